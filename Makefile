@@ -1,0 +1,65 @@
+# Every target works from a clean clone and sets up what it needs. `make` alone lists them.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV ?= .venv
+# The FAISS and ONNX Runtime builds: gpu where a driver answers, else cpu. Force it: make setup EXTRA=cpu
+EXTRA ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready-$(EXTRA)
+
+.PHONY: help setup demo test check format protos lint types imports stubs clean
+
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  Variables: EXTRA=cpu|gpu (now: $(EXTRA)), PYTHON=python3.11 …, VENV=$(VENV)"
+
+setup: $(READY) ## Create .venv with everything installed (cpu or gpu, chosen by itself)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than 3.11; name a newer one: make setup PYTHON=python3.12" >&2; exit 2; }
+	@test -x $(BIN)/python || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@if ls $(VENV)/.ready-* >/dev/null 2>&1 && ! test -e $@; then \
+		echo "switching to the $(EXTRA) builds"; \
+		$(BIN)/pip uninstall --quiet --yes faiss-cpu faiss-gpu onnxruntime onnxruntime-gpu 2>/dev/null; fi
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --constraint constraints.txt --editable '.[$(EXTRA),dev]'
+	@rm -f $(VENV)/.ready-*
+	@touch $@
+
+demo: $(READY) ## From nothing to candidates over gRPC on MovieLens-100k, in minutes
+	$(BIN)/re4 demo
+
+test: $(READY) ## Run the whole test suite
+	$(BIN)/pytest
+
+check: lint types imports stubs ## Format, lint, types, who-imports-whom, and fresh gRPC stubs
+
+lint: $(READY) ## Check formatting and lint (ruff)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(READY) ## Check types (mypy, strict)
+	$(BIN)/mypy
+
+imports: $(READY) ## Check who may import whom (import-linter)
+	$(BIN)/lint-imports
+
+stubs: $(READY) ## Check that the generated gRPC stubs match protos/
+	$(BIN)/python protos/generate.py --check
+
+protos: $(READY) ## Generate the gRPC stubs from protos/
+	$(BIN)/python protos/generate.py
+
+format: $(READY) ## Format the code and apply safe lint fixes
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+clean: ## Remove the environment, caches and the demo's files
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache demo *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The gRPC contract and its generated stubs. See README.md in this folder."""

@@ -1,0 +1,137 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class ItemIds(_message.Message):
+    __slots__ = ("strings", "ints")
+    STRINGS_FIELD_NUMBER: _ClassVar[int]
+    INTS_FIELD_NUMBER: _ClassVar[int]
+    strings: _containers.RepeatedScalarFieldContainer[str]
+    ints: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, strings: _Optional[_Iterable[str]] = ..., ints: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class RetrieveRequest(_message.Message):
+    __slots__ = ("history", "num_candidates", "exclude", "exclude_history", "return_interests")
+    HISTORY_FIELD_NUMBER: _ClassVar[int]
+    NUM_CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_HISTORY_FIELD_NUMBER: _ClassVar[int]
+    RETURN_INTERESTS_FIELD_NUMBER: _ClassVar[int]
+    history: ItemIds
+    num_candidates: int
+    exclude: ItemIds
+    exclude_history: bool
+    return_interests: bool
+    def __init__(self, history: _Optional[_Union[ItemIds, _Mapping]] = ..., num_candidates: _Optional[int] = ..., exclude: _Optional[_Union[ItemIds, _Mapping]] = ..., exclude_history: _Optional[bool] = ..., return_interests: _Optional[bool] = ...) -> None: ...
+
+class RetrieveReply(_message.Message):
+    __slots__ = ("items", "scores", "interest_numbers", "version", "num_unknown_history_ids", "is_popularity_fallback", "interests", "stage_times")
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    INTEREST_NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    NUM_UNKNOWN_HISTORY_IDS_FIELD_NUMBER: _ClassVar[int]
+    IS_POPULARITY_FALLBACK_FIELD_NUMBER: _ClassVar[int]
+    INTERESTS_FIELD_NUMBER: _ClassVar[int]
+    STAGE_TIMES_FIELD_NUMBER: _ClassVar[int]
+    items: ItemIds
+    scores: _containers.RepeatedScalarFieldContainer[float]
+    interest_numbers: _containers.RepeatedScalarFieldContainer[int]
+    version: str
+    num_unknown_history_ids: int
+    is_popularity_fallback: bool
+    interests: Interests
+    stage_times: StageTimes
+    def __init__(self, items: _Optional[_Union[ItemIds, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., interest_numbers: _Optional[_Iterable[int]] = ..., version: _Optional[str] = ..., num_unknown_history_ids: _Optional[int] = ..., is_popularity_fallback: _Optional[bool] = ..., interests: _Optional[_Union[Interests, _Mapping]] = ..., stage_times: _Optional[_Union[StageTimes, _Mapping]] = ...) -> None: ...
+
+class EncodeRequest(_message.Message):
+    __slots__ = ("history",)
+    HISTORY_FIELD_NUMBER: _ClassVar[int]
+    history: ItemIds
+    def __init__(self, history: _Optional[_Union[ItemIds, _Mapping]] = ...) -> None: ...
+
+class EncodeReply(_message.Message):
+    __slots__ = ("interests", "version", "num_unknown_history_ids")
+    INTERESTS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    NUM_UNKNOWN_HISTORY_IDS_FIELD_NUMBER: _ClassVar[int]
+    interests: Interests
+    version: str
+    num_unknown_history_ids: int
+    def __init__(self, interests: _Optional[_Union[Interests, _Mapping]] = ..., version: _Optional[str] = ..., num_unknown_history_ids: _Optional[int] = ...) -> None: ...
+
+class Interests(_message.Message):
+    __slots__ = ("num_interests", "embedding_dim", "vectors", "attention", "attended_items")
+    NUM_INTERESTS_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDING_DIM_FIELD_NUMBER: _ClassVar[int]
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    ATTENTION_FIELD_NUMBER: _ClassVar[int]
+    ATTENDED_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    num_interests: int
+    embedding_dim: int
+    vectors: _containers.RepeatedScalarFieldContainer[float]
+    attention: _containers.RepeatedScalarFieldContainer[float]
+    attended_items: ItemIds
+    def __init__(self, num_interests: _Optional[int] = ..., embedding_dim: _Optional[int] = ..., vectors: _Optional[_Iterable[float]] = ..., attention: _Optional[_Iterable[float]] = ..., attended_items: _Optional[_Union[ItemIds, _Mapping]] = ...) -> None: ...
+
+class StageTimes(_message.Message):
+    __slots__ = ("queue_us", "gather_us", "encode_us", "search_us", "merge_us", "batch_size")
+    QUEUE_US_FIELD_NUMBER: _ClassVar[int]
+    GATHER_US_FIELD_NUMBER: _ClassVar[int]
+    ENCODE_US_FIELD_NUMBER: _ClassVar[int]
+    SEARCH_US_FIELD_NUMBER: _ClassVar[int]
+    MERGE_US_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    queue_us: int
+    gather_us: int
+    encode_us: int
+    search_us: int
+    merge_us: int
+    batch_size: int
+    def __init__(self, queue_us: _Optional[int] = ..., gather_us: _Optional[int] = ..., encode_us: _Optional[int] = ..., search_us: _Optional[int] = ..., merge_us: _Optional[int] = ..., batch_size: _Optional[int] = ...) -> None: ...
+
+class InfoRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class InfoReply(_message.Message):
+    __slots__ = ("version", "created_at", "model", "num_interests", "embedding_dim", "index", "num_items", "item_id_kind", "max_history_length", "max_num_candidates", "max_num_history_ids", "max_num_excluded_ids", "max_message_bytes", "failed_version", "failure", "server_version", "num_processes")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    NUM_INTERESTS_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDING_DIM_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    NUM_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    ITEM_ID_KIND_FIELD_NUMBER: _ClassVar[int]
+    MAX_HISTORY_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    MAX_NUM_CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    MAX_NUM_HISTORY_IDS_FIELD_NUMBER: _ClassVar[int]
+    MAX_NUM_EXCLUDED_IDS_FIELD_NUMBER: _ClassVar[int]
+    MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FAILED_VERSION_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    NUM_PROCESSES_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    created_at: str
+    model: str
+    num_interests: int
+    embedding_dim: int
+    index: str
+    num_items: int
+    item_id_kind: str
+    max_history_length: int
+    max_num_candidates: int
+    max_num_history_ids: int
+    max_num_excluded_ids: int
+    max_message_bytes: int
+    failed_version: str
+    failure: str
+    server_version: str
+    num_processes: int
+    def __init__(self, version: _Optional[str] = ..., created_at: _Optional[str] = ..., model: _Optional[str] = ..., num_interests: _Optional[int] = ..., embedding_dim: _Optional[int] = ..., index: _Optional[str] = ..., num_items: _Optional[int] = ..., item_id_kind: _Optional[str] = ..., max_history_length: _Optional[int] = ..., max_num_candidates: _Optional[int] = ..., max_num_history_ids: _Optional[int] = ..., max_num_excluded_ids: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., failed_version: _Optional[str] = ..., failure: _Optional[str] = ..., server_version: _Optional[str] = ..., num_processes: _Optional[int] = ...) -> None: ...

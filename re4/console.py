@@ -1,0 +1,86 @@
+"""What a person sees on the terminal: progress bars, tables, and JSON where a machine reads.
+
+Everything for people goes to standard error; standard output carries only the answer, so that
+`re4 evaluate RUN --json | jq` works. Bars are drawn only on a terminal; elsewhere (CI, a log file)
+each one prints a single line when it starts.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+people = Console(stderr=True, highlight=False)
+answer = Console(highlight=False, soft_wrap=True)
+
+
+class Bar:
+    """One running progress bar; `advance` moves it, `note` shows the newest figures beside it."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress = progress
+        self._task = task
+
+    def advance(self, steps: int = 1) -> None:
+        """Move the bar on by so many steps."""
+        self._progress.advance(self._task, steps)
+
+    def note(self, text: str) -> None:
+        """Show a short text, such as the newest loss, at the end of the bar."""
+        self._progress.update(self._task, note=text)
+
+
+@contextmanager
+def progress(title: str, total: int | None, *, unit_bytes: bool = False) -> Iterator[Bar]:
+    """Show a bar with time left around work of `total` steps (None where the total is unknown)."""
+    from rich.progress import DownloadColumn
+
+    amount: ProgressColumn = DownloadColumn() if unit_bytes else MofNCompleteColumn()
+    if not people.is_terminal:
+        people.print(f"{title} …")
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        amount,
+        TimeElapsedColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[note]}"),
+        console=people,
+        disable=not people.is_terminal,
+    ) as bars:
+        yield Bar(bars, bars.add_task(title, total=total, note=""))
+
+
+def say(text: str) -> None:
+    """Tell the person one line (standard error)."""
+    people.print(text)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table as the answer: the first column names the row, the others are right-aligned figures."""
+    grid = Table(title=title, title_justify="left", header_style="bold")
+    for number, column in enumerate(columns):
+        grid.add_column(column, justify="left" if number == 0 else "right")
+    for row in rows:
+        grid.add_row(*row)
+    answer.print(grid)
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print one JSON object as the answer, for a machine to read."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.flush()

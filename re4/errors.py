@@ -1,0 +1,81 @@
+"""Every error that this project raises on purpose, as one tree.
+
+    Re4Error
+    ├── UsageError               the command was given wrong words                        exit 2
+    ├── DataError                an event log, catalogue or data set cannot be used
+    │   └── FetchError           a public data set could not be fetched
+    ├── RunError                 a training run is missing, unfinished or damaged
+    ├── TrainingError            training stopped: a loss is not finite, no device, …
+    ├── ExportError              a run could not be turned into a bundle version
+    ├── BundleError              a bundle directory or version cannot be used
+    │   ├── BundleDamagedError   files missing, extra, truncated, changed or swapped
+    │   └── BundleMismatchError  complete, but its parts do not belong together
+    ├── RequestError             the caller's request is wrong                            INVALID_ARGUMENT
+    │   └── NoUsableHistoryError the request is right, but nothing in it is known         FAILED_PRECONDITION
+    ├── OverloadError            the server sheds this request                            RESOURCE_EXHAUSTED
+    ├── NotReadyError            the server has no version to answer from                 UNAVAILABLE
+    └── ServerError              the client's view: a call failed, or no server answered
+
+Messages name the thing, the value seen, the value allowed, and the next step. They go to the person who
+can act: the command prints them without a stack trace, the server sends them as status details.
+"""
+
+
+class Re4Error(Exception):
+    """Root of the tree: catch this to catch everything that this project raises on purpose."""
+
+
+class UsageError(Re4Error):
+    """The command was given wrong words: options that contradict, a value out of range."""
+
+
+class DataError(Re4Error):
+    """An event log, a catalogue or a prepared data set cannot be used."""
+
+
+class FetchError(DataError):
+    """A public data set could not be fetched from any of its sources."""
+
+
+class RunError(Re4Error):
+    """A training run's directory is missing, unfinished or damaged."""
+
+
+class TrainingError(Re4Error):
+    """Training stopped: a loss is not finite, the device is missing, nothing was learned."""
+
+
+class ExportError(Re4Error):
+    """A run could not be turned into a bundle version. Nothing was published."""
+
+
+class BundleError(Re4Error):
+    """A bundle directory or one of its versions cannot be used."""
+
+
+class BundleDamagedError(BundleError):
+    """Files of a version are missing, extra, truncated, changed or swapped."""
+
+
+class BundleMismatchError(BundleError):
+    """A version is complete, but its parts do not belong together or answer wrongly."""
+
+
+class RequestError(Re4Error):
+    """A request is wrong: the message names the field, the value seen and the values allowed."""
+
+
+class NoUsableHistoryError(RequestError):
+    """A request's history is empty, or every id in it is unknown to the live version."""
+
+
+class OverloadError(Re4Error):
+    """The server sheds this request rather than answer it too late."""
+
+
+class NotReadyError(Re4Error):
+    """The server has no verified version to answer from yet."""
+
+
+class ServerError(Re4Error):
+    """A call failed: no server at the address, or the server answered with an error status."""
