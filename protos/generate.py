@@ -1,7 +1,7 @@
 """Generate the Python stubs from the `.proto` files, or check that those in the tree are fresh.
 
-    python protos/generate.py            write them
-    python protos/generate.py --check    fail, naming each file, where they differ
+python protos/generate.py            write them
+python protos/generate.py --check    fail, naming each file, where they differ
 """
 
 import sys

@@ -1,0 +1,190 @@
+"""`re4 demo`: from nothing to candidates over gRPC on MovieLens-100k, by the same commands that a user types.
+
+Each step is a `re4` command in a process of its own, shown before it runs. Only the last part, asking the
+server and showing the answers with titles, is code here.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from re4.console import answer, say
+from re4.errors import Re4Error, ServerError, UsageError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from serving.client import Candidates, RetrievalClient
+    from training.data.dataset import Dataset
+
+_LISTENING = re.compile(r"listening on (\S+:\d+)")
+_NUM_USERS = 3
+_NUM_CANDIDATES = 10
+
+
+def demo(
+    folder: Annotated[
+        Path, typer.Option("--folder", help="Where everything goes; what is there already is not made again.")
+    ] = Path("demo"),
+) -> None:
+    """Go the whole way on MovieLens-100k: fetch, prepare, train, evaluate, export, serve, retrieve.
+
+    Takes a few minutes on two cores. Stop it at any time: the next start goes on after the last step done.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--folder {folder} is a file; give a folder.")
+    raw, data, run, bundles = (folder / name for name in ("raw", "ml-100k", "run", "bundles"))
+    if not (raw / "events.csv").exists():
+        _step("data", "fetch", "ml-100k", "--out", str(raw))
+    if not (data / "dataset.json").exists():
+        catalogue = next(raw.glob("catalogue.*"))
+        _step(
+            *("data", "prepare", "--events", str(raw / "events.csv"), "--catalogue", str(catalogue)),
+            *("--out", str(data)),
+        )
+    if not (run / "config.json").exists():
+        if run.exists():
+            say(f"{run} was left unfinished: training it again")
+            _remove_run(run)
+        _step("train", str(data), "--out", str(run))
+    _step("evaluate", str(run))
+    if not (bundles / "CURRENT").exists():
+        _step("export", str(run), "--bundles", str(bundles))
+    with _server("--bundles", str(bundles), "--address", "127.0.0.1:0") as address:
+        _ask(address, data)
+    _next_commands(folder, data, run, bundles)
+
+
+def _step(*words: str) -> None:
+    answer.print(f"\n[bold green]$[/] [bold]re4 {escape(' '.join(words))}[/]")
+    done = subprocess.run([sys.executable, "-m", "re4.cli", *words], check=False)
+    if done.returncode != 0:
+        raise Re4Error(f"`re4 {words[0]}` ended with exit code {done.returncode}; see its message above.")
+
+
+def _remove_run(run: Path) -> None:
+    for file in run.iterdir():
+        file.unlink()
+
+
+@contextmanager
+def _server(*words: str) -> Iterator[str]:
+    """Run `re4 serve` and give its address; stop it in the end, as a service manager would."""
+    answer.print(f"\n[bold green]$[/] [bold]re4 serve {escape(' '.join(words))}[/]")
+    with tempfile.TemporaryFile("w+") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "re4.cli", "serve", *words], stderr=subprocess.PIPE, text=True
+        )
+        try:
+            assert server.stderr is not None
+            yield _wait_for_address(server.stderr, log)
+        finally:
+            server.send_signal(signal.SIGTERM)
+            code = server.wait(timeout=30)
+            say(f"server stopped, exit code {code}")
+
+
+def _wait_for_address(lines: IO[str], log: IO[str]) -> str:
+    for line in lines:
+        log.write(line)
+        say(f"  {escape(line.rstrip())}")
+        found = _LISTENING.search(line)
+        if found:
+            return found.group(1)
+    log.seek(0)
+    raise ServerError(f"the server ended before it listened; its log:\n{log.read()}")
+
+
+def _ask(address: str, data: Path) -> None:
+    from serving.client import RetrievalClient
+    from training.data.dataset import Dataset
+
+    dataset = Dataset.open(data)
+    items = dataset.items()
+    titles = dict(zip(items["item_id"].to_list(), _titles(items), strict=True))
+    with RetrievalClient(address) as client:
+        for user in _users(dataset):
+            _show_user(client, dataset, user, titles)
+
+
+def _users(dataset: "Dataset") -> Sequence[int]:
+    """Give three held-out users with histories of a readable length."""
+    by_length = sorted(range(dataset.test.num_users), key=lambda user: int(dataset.test.num_history_U[user]))
+    middle = len(by_length) // 2
+    return by_length[middle : middle + _NUM_USERS]
+
+
+def _show_user(
+    client: "RetrievalClient", dataset: "Dataset", user: int, titles: Mapping[object, str]
+) -> None:
+    from training.evaluation import history_and_targets
+
+    ids = dataset.items()["item_id"]
+    history_rows, target_rows = history_and_targets(dataset.test, user)
+    history, later = ids.gather(history_rows).to_list(), set(ids.gather(target_rows).to_list())
+    reply = client.retrieve(history, _NUM_CANDIDATES, exclude_history=True, return_interests=True)
+
+    answer.print(
+        f"\n[bold]User {dataset.users('test')[user]}[/], {len(history)} events, the last five (newest first):"
+    )
+    for item in reversed(history[-5:]):
+        answer.print(f"    {escape(titles[item])}")
+    answer.print(_interest_table(reply, titles))
+    answer.print(_candidate_table(reply, titles, later))
+
+
+def _interest_table(reply: "Candidates", titles: Mapping[object, str]) -> Table:
+    assert reply.interests is not None  # it was asked for
+    grid = Table(title="What each interest attends to", title_justify="left", show_edge=False)
+    grid.add_column("interest", justify="right")
+    grid.add_column("history items, with their share of the attention")
+    for number, attention_L in enumerate(reply.interests.attention_KL):
+        most = attention_L.argsort()[::-1][:3]
+        named = (f"{titles[reply.interests.attended_item_ids[j]]} {attention_L[j]:.0%}" for j in most)
+        grid.add_row(str(number), escape(" · ".join(named)))
+    return grid
+
+
+def _candidate_table(reply: "Candidates", titles: Mapping[object, str], later: set[object]) -> Table:
+    grid = Table(title="Candidates (✓: the user did watch it later)", title_justify="left", show_edge=False)
+    for heading in ("score", "interest"):
+        grid.add_column(heading, justify="right")
+    grid.add_column("title")
+    grid.add_column("")
+    for item, score, number in zip(reply.item_ids, reply.scores_M, reply.interest_numbers_M, strict=True):
+        grid.add_row(f"{score:.3f}", str(number), escape(titles[item]), "✓" if item in later else "")
+    return grid
+
+
+def _titles(items: "pl.DataFrame") -> list[str]:
+    return [
+        f"{title} ({year})" if title and year else title or str(item)
+        for item, title, year in items.select("item_id", "title", "year").rows()
+    ]
+
+
+def _next_commands(folder: Path, data: Path, run: Path, bundles: Path) -> None:
+    re4 = os.path.relpath(Path(sys.executable).parent / "re4")
+    answer.print(
+        f"""
+[bold]What to try next[/]
+
+  {re4} serve --bundles {bundles} --address 127.0.0.1:8700      (in one terminal)
+  {re4} info --address 127.0.0.1:8700                           (in another)
+  {re4} retrieve --address 127.0.0.1:8700 --history 50,181,172 --num-candidates 10
+  {re4} train {data} --out {folder / "comirec"} --model comirec-sa
+  {re4} evaluate {run} --exclude-history --json
+  {re4} data prepare --help                                     (your own event log)
+"""
+    )

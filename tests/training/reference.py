@@ -1,0 +1,100 @@
+"""The Re4 model in float64 NumPy, one user and one interest at a time, straight from the equations.
+
+Slow on purpose, and sharing nothing with `training/`: loops instead of masks, no batching, no padding.
+Every history is a list of vectors without padding, newest first.
+"""
+
+import numpy as np
+
+
+def softmax(x):
+    e = np.exp(x - np.max(x))
+    return e / e.sum()
+
+
+def log_sum_exp(x):
+    x = np.asarray(x, dtype=np.float64)
+    return np.max(x) + np.log(np.exp(x - np.max(x)).sum())
+
+
+def attention(history, W1, w, position=None):
+    """a[k, j], for one user's history [n, D]."""
+    attended = history if position is None else history + position[: len(history)]
+    logits = np.array([[w_k @ np.tanh(W1 @ x) for x in attended] for w_k in w])
+    return np.array([softmax(row) for row in logits])
+
+
+def interests(history, a, W2=None, head=None):
+    """z[k]; `head` is (weight, bias)."""
+    z = []
+    for row in a:
+        z_k = sum(row[j] * (history[j] if W2 is None else W2 @ history[j]) for j in range(len(history)))
+        z.append(z_k if head is None else np.tanh(head[0] @ z_k + head[1]))
+    return np.array(z)
+
+
+def recommend(z, target, items, negatives, log_expected=None):
+    """The loss of one user: interest by argmax, softmax against the negatives that are not the target."""
+    chosen = int(np.argmax([z_k @ items[target] for z_k in z]))
+
+    def score(row):
+        return z[chosen] @ items[row] - (0.0 if log_expected is None else log_expected[row])
+
+    scores = [score(target)] + [score(n) for n in negatives if n != target]
+    return log_sum_exp(scores) - scores[0], chosen
+
+
+def positives(a):
+    """For each interest, the history positions whose attention is above the uniform share."""
+    n = a.shape[1]
+    return [[j for j in range(n) if row[j] > 1 / n] for row in a]
+
+
+def cosine(x, y):
+    return x @ y / (np.linalg.norm(x) * np.linalg.norm(y))
+
+
+def recontrast(histories, zs, attentions, outside, temperature):
+    """Mean over all positives of all users. `outside[b]`: vectors of items outside user b's history."""
+    losses = []
+    for b, (history, z, a) in enumerate(zip(histories, zs, attentions, strict=True)):
+        for k, mine in enumerate(positives(a)):
+            negatives = [history[j] for j in range(len(history)) if j not in mine]
+            negatives += [z[other] for other in range(len(z)) if other != k]
+            negatives += list(outside[b])
+            scores = [cosine(z[k], x) / temperature for x in negatives]
+            for j in mine:
+                positive = cosine(z[k], history[j]) / temperature
+                losses.append(log_sum_exp([positive, *scores]) - positive)
+    return np.mean(losses) if losses else 0.0
+
+
+def reattend(histories, zs, attentions):
+    """Mean over (user, interest) of the cross entropy of a under the target softmax(z·x)."""
+    losses = []
+    for history, z, a in zip(histories, zs, attentions, strict=True):
+        for k in range(len(z)):
+            target = softmax(np.array([z[k] @ x for x in history]))
+            losses.append(-sum(target[j] * np.log(a[k, j]) for j in range(len(history))))
+    return np.mean(losses)
+
+
+def reconstruct(z_k, n, W4, b4, W3, v, W5):
+    """x̂[j] for one interest and a history of n items."""
+    construct_dim = W3.shape[1]
+    pieces = (W4 @ z_k + b4).reshape(-1, construct_dim)[:n]
+    result = []
+    for j in range(n):
+        share = softmax(np.array([v[j] @ np.tanh(W3 @ c) for c in pieces]))
+        result.append(sum(share[i] * (W5 @ pieces[i]) for i in range(n)))
+    return np.array(result)
+
+
+def reconstruct_loss(histories, zs, attentions, weights):
+    """Mean over all positives of all users of the squared distance."""
+    losses = []
+    for history, z, a in zip(histories, zs, attentions, strict=True):
+        for k, mine in enumerate(positives(a)):
+            rebuilt = reconstruct(z[k], len(history), *weights)
+            losses += [((rebuilt[j] - history[j]) ** 2).sum() for j in mine]
+    return np.mean(losses) if losses else 0.0

@@ -1,0 +1,71 @@
+"""Training examples: every event after a user's first, with exactly the events before it."""
+
+import numpy as np
+import pytest
+import torch
+
+from re4.errors import DataError
+from training.batches import TrainingBatches
+from training.data.dataset import Sequences
+
+
+def sequences(*users):
+    return Sequences(
+        items_E=np.concatenate([np.array(user, dtype=np.int32) for user in users]),
+        offsets_U1=np.cumsum([0, *map(len, users)]).astype(np.int64),
+        num_history_U=np.array([len(user) for user in users], dtype=np.int32),
+    )
+
+
+USERS = [[1, 2, 3, 4, 5, 6], [7], [8, 9], [3, 3, 3]]
+
+
+def examples(batches, seed=0):
+    found = []
+    for batch in batches.epoch(np.random.default_rng(seed)):
+        assert batch.rows_BL.dtype == batch.lengths_B.dtype == batch.targets_B.dtype == torch.int64
+        for rows, length, target in zip(batch.rows_BL, batch.lengths_B, batch.targets_B, strict=True):
+            assert (rows[length:] == 0).all(), "padding is row 0"
+            found.append((tuple(rows[:length].tolist()), int(target)))
+    return found
+
+
+def test_one_epoch_has_every_event_after_the_first_with_the_newest_events_before_it():
+    batches = TrainingBatches(sequences(*USERS), max_history_length=3, batch_size=4)
+    expected = [
+        (tuple(reversed(user[max(0, place - 3) : place])), user[place])
+        for user in USERS
+        for place in range(1, len(user))
+    ]
+    assert sorted(examples(batches)) == sorted(expected)
+    assert batches.num_examples == len(expected)
+
+
+def test_the_order_comes_from_the_generator_alone():
+    batches = TrainingBatches(sequences(*USERS), max_history_length=3, batch_size=2, history_dropout=0.5)
+    assert examples(batches, seed=1) == examples(batches, seed=1)
+    assert examples(batches, seed=1) != examples(batches, seed=2)
+
+
+def test_dropout_leaves_events_out_in_order_and_never_all():
+    user = list(range(1, 30))
+    batches = TrainingBatches(sequences(user), max_history_length=10, batch_size=64, history_dropout=0.7)
+    sizes = []
+    for seed in range(20):
+        for history, target in examples(batches, seed):
+            possible = list(reversed(user[max(0, target - 11) : target - 1]))
+            places = [possible.index(item) for item in history]
+            assert places == sorted(set(places))
+            assert len(history) >= 1
+            sizes.append(len(history) / len(possible))
+    assert 0.3 < np.mean(sizes) < 0.45  # 0.3 is left on average, more where at least one must stay
+
+
+def test_nothing_to_learn_from():
+    with pytest.raises(DataError, match="two events"):
+        TrainingBatches(sequences([1], [2]), max_history_length=3, batch_size=2)
+
+
+def test_users_without_events_are_passed_over():
+    batches = TrainingBatches(sequences([], [1, 2], []), max_history_length=3, batch_size=2)
+    assert examples(batches) == [((1,), 2)]

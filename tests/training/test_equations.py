@@ -1,0 +1,315 @@
+"""Every part of the model and every loss, and its gradient, against the float64 NumPy reference."""
+
+import numpy as np
+import pytest
+import reference
+import torch
+
+from training.batches import Batch
+from training.config import TrainConfig
+from training.flows.recontrast import outside_history, positives
+from training.model import MultiInterestModel
+from training.negatives.drawn import Negatives
+from training.recommend import recommend_loss, select_interest
+
+NUM_ITEMS = 30
+LENGTHS = [6, 1, 4, 3, 6]
+OPTIONS = [
+    {"model": "re4"},
+    {"model": "re4", "position": True, "head": True},
+    {"model": "comirec-sa"},
+    {"model": "re4", "num_interests": 1},
+]
+
+
+def make_config(**options):
+    small = {"embedding_dim": 5, "attention_dim": 7, "max_history_length": 6, "construct_dim": 4}
+    weights = {"contrast_weight": 0.3, "attend_weight": 0.2, "construct_weight": 0.5}
+    return TrainConfig(**{"num_interests": 3, "negatives": "uniform", **small, **weights, **options}).resolve(
+        NUM_ITEMS
+    )
+
+
+def make_batch(seed=0):
+    """Histories without repeats, so that a reference by sets of rows is exact; padding holds noise."""
+    random = np.random.default_rng(seed)
+    rows = np.stack([random.permutation(NUM_ITEMS)[:6] for _ in LENGTHS])
+    return Batch(
+        rows_BL=torch.from_numpy(rows),
+        lengths_B=torch.tensor(LENGTHS),
+        targets_B=torch.from_numpy(random.integers(0, NUM_ITEMS, len(LENGTHS))),
+    )
+
+
+class Case:
+    """A model in float64, a batch, and the same numbers as NumPy arrays without padding."""
+
+    def __init__(self, **options):
+        torch.manual_seed(3)
+        self.config = make_config(**options)
+        self.model = MultiInterestModel(self.config, NUM_ITEMS).double()
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                parameter.copy_(torch.randn_like(parameter) * 0.4)
+        self.batch = make_batch()
+        self.negatives = Negatives(rows_M=torch.tensor([1, 5, 5, 9, 20, 28, 3]), log_expected_count_N=None)
+
+    def array(self, name):
+        parameters = dict(self.model.named_parameters())
+        return parameters[name].detach().numpy() if name in parameters else None
+
+    def histories(self):
+        items = self.array("item_embedding.weight")
+        rows = self.batch.rows_BL.numpy()
+        return [items[row[:n]] for row, n in zip(rows, LENGTHS, strict=True)]
+
+    def forward(self):
+        """The reference's interests and attentions, user by user."""
+        head = None
+        if self.config.head:
+            head = (self.array("encoder.head.weight"), self.array("encoder.head.bias"))
+        attentions, zs = [], []
+        for history in self.histories():
+            a = reference.attention(
+                history,
+                self.array("encoder.W1.weight"),
+                self.array("encoder.w.weight"),
+                self.array("encoder.position"),
+            )
+            attentions.append(a)
+            zs.append(reference.interests(history, a, self.array("encoder.W2.weight"), head))
+        return zs, attentions
+
+    def reference_losses(self, outside):
+        zs, attentions = self.forward()
+        items = self.array("item_embedding.weight")
+        targets = self.batch.targets_B.numpy()
+        negatives = self.negatives.rows_M.numpy()
+        histories = self.histories()
+        decoder = ["W4.weight", "W4.bias", "W3.weight", "v.weight", "W5.weight"]
+        return {
+            "recommend": np.mean(
+                [reference.recommend(z, t, items, negatives)[0] for z, t in zip(zs, targets, strict=True)]
+            ),
+            "contrast": reference.recontrast(
+                histories, zs, attentions, outside, self.config.contrast_temperature
+            ),
+            "attend": reference.reattend(histories, zs, attentions),
+            "construct": reference.reconstruct_loss(
+                histories, zs, attentions, [self.array(f"reconstruct.{name}") for name in decoder]
+            ),
+        }
+
+    def losses(self):
+        """The model's losses, and the vectors outside each user's history that it drew."""
+        self.model._sampler = FixedSampler(self.negatives)
+        losses = self.model.losses(self.batch, torch.Generator().manual_seed(5))
+        other, usable = outside_history(
+            self.batch.rows_BL, self.batch.lengths_B, torch.Generator().manual_seed(5)
+        )
+        items = self.array("item_embedding.weight")
+        rows = self.batch.rows_BL.numpy()
+        outside = [items[rows[o][u.numpy()]] for o, u in zip(other, usable, strict=True)]
+        return losses, outside
+
+
+class FixedSampler:
+    def __init__(self, negatives):
+        self.negatives = negatives
+
+    def draw(self, generator):
+        return self.negatives
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_forward_flow(options):
+    case = Case(**options)
+    interests, attention = case.model.interests(case.batch.rows_BL, case.batch.lengths_B)
+    zs, attentions = case.forward()
+    for b, n in enumerate(LENGTHS):
+        np.testing.assert_allclose(interests[b].detach(), zs[b], rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(attention[b, :, :n].detach(), attentions[b], rtol=1e-10, atol=1e-12)
+        assert (attention[b, :, n:] == 0).all()
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_every_loss_and_their_weighted_sum(options):
+    case = Case(**options)
+    losses, outside = case.losses()
+    expected = case.reference_losses(outside)
+    assert losses.terms.keys() == expected.keys()
+    for name, value in expected.items():
+        assert float(losses.terms[name].detach()) == pytest.approx(value, rel=1e-9), name
+        assert value > 0, f"{name} is 0: the case does not test it"
+    config = case.config
+    weighted = (
+        expected["recommend"]
+        + config.contrast_weight * expected["contrast"]
+        + config.attend_weight * expected["attend"]
+        + config.construct_weight * expected["construct"]
+    )
+    assert float(losses.total.detach()) == pytest.approx(weighted, rel=1e-9)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_gradients_against_finite_differences_of_the_reference(options):
+    """Every parameter, at its three largest-gradient entries and two random ones."""
+    case = Case(**options)
+    losses, outside_before = case.losses()
+    losses.total.backward()
+    config = case.config
+    random = np.random.default_rng(1)
+
+    def total():
+        # The items outside the histories move with the table, so they are read again.
+        _, outside = case.losses()
+        value = case.reference_losses(outside)
+        return (
+            value["recommend"]
+            + config.contrast_weight * value["contrast"]
+            + config.attend_weight * value["attend"]
+            + config.construct_weight * value["construct"]
+        )
+
+    assert len(outside_before) == len(LENGTHS)
+    step = 1e-6
+    for name, parameter in case.model.named_parameters():
+        flat, gradient = parameter.data.view(-1), parameter.grad.view(-1)
+        places = {*gradient.abs().topk(min(3, len(flat))).indices.tolist(), *random.integers(0, len(flat), 2)}
+        for place in places:
+            before = float(flat[place])
+            flat[place] = before + step
+            above = total()
+            flat[place] = before - step
+            below = total()
+            flat[place] = before
+            assert float(gradient[place]) == pytest.approx(
+                (above - below) / (2 * step), rel=1e-4, abs=1e-7
+            ), (
+                name,
+                int(place),
+            )
+
+
+def test_padding_and_other_users_change_nothing():
+    """Noise in the padding, longer padding, and other users beside one, leave its interests bit for bit."""
+    case = Case(model="re4", position=True, head=True)
+    encoder = case.model.encoder.float()
+    vectors = torch.randn(5, 6, 5)
+    lengths = torch.tensor(LENGTHS)
+    clean = vectors.clone()
+    for b, n in enumerate(LENGTHS):
+        clean[b, n:] = 0
+    interests, attention = encoder(clean, lengths)
+    noisy_interests, noisy_attention = encoder(
+        torch.where(clean == 0, torch.full_like(clean, 1e4), clean), lengths
+    )
+    assert torch.equal(interests, noisy_interests)
+    assert torch.equal(attention, noisy_attention)
+    for b, n in enumerate(LENGTHS):
+        alone, _ = encoder(clean[b : b + 1, :n], lengths[b : b + 1])
+        torch.testing.assert_close(alone[0], interests[b], rtol=1e-5, atol=1e-6)
+    shuffled = torch.tensor([3, 0, 4, 2, 1])
+    among_others, _ = encoder(clean[shuffled], lengths[shuffled])
+    torch.testing.assert_close(among_others, interests[shuffled], rtol=1e-6, atol=1e-7)
+
+
+def test_padding_and_its_rows_change_no_loss():
+    case = Case(model="re4")
+    losses, _ = case.losses()
+    for b, n in enumerate(LENGTHS):
+        case.batch.rows_BL[b, n:] = 29
+    again, _ = case.losses()
+    for name, value in losses.terms.items():
+        assert float(again.terms[name].detach()) == pytest.approx(float(value.detach()), rel=1e-12), name
+
+
+def test_contrast_negatives_are_redrawn_and_never_from_the_own_history():
+    rows = torch.tensor([[0, 1, 2], [2, 3, 4], [5, 6, 0], [7, 8, 9]])
+    lengths = torch.tensor([3, 3, 2, 1])
+    generator = torch.Generator().manual_seed(0)
+    seen = set()
+    for _ in range(50):
+        other, usable = outside_history(rows, lengths, generator)
+        seen.add(tuple(other.tolist()))
+        for b in range(4):
+            assert other[b] != b
+            own = set(rows[b, : lengths[b]].tolist())
+            theirs = rows[other[b], : lengths[other[b]]].tolist()
+            expected = [position < len(theirs) and theirs[position] not in own for position in range(3)]
+            assert usable[b].tolist() == expected
+    assert len(seen) == 3, "all other users must come up"
+
+
+def test_a_single_user_has_nobody_to_contrast_with():
+    _, usable = outside_history(torch.tensor([[1, 2]]), torch.tensor([2]), torch.Generator())
+    assert not usable.any()
+
+
+def test_positives_are_strictly_above_the_uniform_share():
+    attention = torch.tensor([[[0.5, 0.5, 0.0], [0.6, 0.4, 0.0]], [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]])
+    expected = [[[False] * 3, [True, False, False]], [[False] * 3, [False] * 3]]
+    assert positives(attention, torch.tensor([2, 1])).tolist() == expected
+
+
+@pytest.mark.parametrize("flow", ["contrast", "attend", "construct"])
+def test_a_flow_of_weight_zero_costs_nothing(flow):
+    others = {f"{name}_weight": 0.0 for name in ("contrast", "attend", "construct") if name != flow}
+    alone = Case(model="re4", **others)
+    losses, _ = alone.losses()
+    assert set(losses.terms) == {"recommend", flow}
+    without = Case(model="re4", **{**others, f"{flow}_weight": 0.0})
+    assert without.model.reconstruct is None
+    assert {name.split(".")[0] for name, _ in without.model.named_parameters()} == {
+        "item_embedding",
+        "encoder",
+    }
+
+
+def test_logq_correction_against_the_reference():
+    case = Case(model="re4")
+    items = case.model.item_embedding.weight
+    log_expected = torch.linspace(-3, 2, NUM_ITEMS, dtype=torch.float64)
+    interests, _ = case.model.interests(case.batch.rows_BL, case.batch.lengths_B)
+    negatives = Negatives(rows_M=case.negatives.rows_M, log_expected_count_N=log_expected)
+    loss = recommend_loss(
+        interests_BKD=interests, targets_B=case.batch.targets_B, item_vectors_ND=items, negatives=negatives
+    )
+    zs, _ = case.forward()
+    expected = [
+        reference.recommend(z, t, items.detach().numpy(), negatives.rows_M.tolist(), log_expected.numpy())
+        for z, t in zip(zs, case.batch.targets_B.tolist(), strict=True)
+    ]
+    assert float(loss.detach()) == pytest.approx(np.mean([value for value, _ in expected]), rel=1e-10)
+    chosen = select_interest(interests, items[case.batch.targets_B])
+    assert chosen.tolist() == [k for _, k in expected]
+
+
+def test_the_whole_catalogue_is_the_exact_softmax():
+    case = Case(model="re4")
+    items = case.model.item_embedding.weight
+    interests, _ = case.model.interests(case.batch.rows_BL, case.batch.lengths_B)
+    loss = recommend_loss(
+        interests_BKD=interests,
+        targets_B=case.batch.targets_B,
+        item_vectors_ND=items,
+        negatives=Negatives(rows_M=None, log_expected_count_N=None),
+    )
+    zs, _ = case.forward()
+    expected = [
+        reference.recommend(z, t, items.detach().numpy(), range(NUM_ITEMS))[0]
+        for z, t in zip(zs, case.batch.targets_B.tolist(), strict=True)
+    ]
+    assert float(loss.detach()) == pytest.approx(np.mean(expected), rel=1e-10)
+
+
+def test_a_target_is_never_its_own_negative():
+    """Alone among negatives that are all the target, nothing is left to lose against."""
+    items = torch.randn(4, 3)
+    loss = recommend_loss(
+        interests_BKD=torch.randn(1, 2, 3),
+        targets_B=torch.tensor([2]),
+        item_vectors_ND=items,
+        negatives=Negatives(rows_M=torch.tensor([2, 2, 2]), log_expected_count_N=None),
+    )
+    assert float(loss.detach()) == 0

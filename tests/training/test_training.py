@@ -1,0 +1,210 @@
+"""`re4 train` and `re4 evaluate`, as a user meets them: what a run holds, and what goes wrong well."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from re4.errors import DataError, RunError, TrainingError, UsageError
+from training.config import TrainConfig
+from training.data.dataset import Dataset
+from training.encoders import ENCODERS
+from training.evaluation import evaluate
+from training.loop import choose_device, train
+from training.negatives import NEGATIVES
+from training.run import Run
+
+
+@pytest.fixture(scope="module")
+def run(planted, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "re4"
+    config = TrainConfig(
+        embedding_dim=16,
+        attention_dim=32,
+        num_interests=2,
+        construct_dim=8,
+        batch_size=256,
+        num_epochs=6,
+        learning_rate=0.01,
+    )
+    train(planted, config, out, device="cpu")
+    return Run.open(out)
+
+
+def popularity_recall_20(dataset):
+    """Recall@20 of the most popular items, as a bar that learning must clear."""
+    top = np.argsort(-dataset.item_counts_N(), kind="stable")[:20]
+    recalls = []
+    for user in range(dataset.test.num_users):
+        start, stop = dataset.test.offsets_U1[user : user + 2]
+        targets = set(dataset.test.items_E[start + dataset.test.num_history_U[user] : stop].tolist())
+        recalls.append(len(targets & set(top.tolist())) / len(targets))
+    return np.mean(recalls)
+
+
+def test_learns_the_planted_tastes(planted, run):
+    """Two clusters of 15 items hold each user's future: far better than what is popular."""
+    result = evaluate(run.load_model(), planted.test, exclude_history=False)
+    assert result.recall_20 > 2 * popularity_recall_20(planted)
+    assert result.recall_50 > 0.9
+
+
+def test_a_run_holds_the_best_epoch_and_the_resolved_configuration(planted, run):
+    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(1, len(lines) + 1))
+    assert set(lines[0]["losses"]) == {"total", "recommend", "contrast", "attend", "construct"}
+    best = max(lines, key=lambda line: line["valid"]["recall_50"])
+    assert run.best_epoch == best["epoch"]
+    again = evaluate(run.load_model(), planted.valid, exclude_history=False)
+    assert again.to_json() == pytest.approx(best["valid"])
+    assert None not in run.config.to_json().values()
+    assert run.config.negatives == "all"
+
+
+def test_a_run_holds_what_export_needs(planted, run):
+    assert run.items()["item_id"].to_list() == planted.items()["item_id"].to_list()
+    assert "title" in run.items().columns
+    np.testing.assert_array_equal(run.item_counts_N(), planted.item_counts_N())
+    rows, lengths = run.probe_histories()
+    assert rows.shape == (planted.valid.num_users, run.config.max_history_length)
+    assert (lengths >= 1).all()
+    known = {tuple(row) for row in planted.valid.histories(run.config.max_history_length)[0].tolist()}
+    assert {tuple(row) for row in rows.tolist()} == known
+
+
+def test_seeds_decide_everything(planted, small_options, tmp_path):
+    def weights(name, seed):
+        train(
+            planted,
+            TrainConfig(**{**small_options, "num_epochs": 1, "seed": seed}),
+            tmp_path / name,
+            device="cpu",
+        )
+        return load_file(tmp_path / name / "weights.safetensors")
+
+    first, second, other = weights("a", 1), weights("b", 1), weights("c", 2)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["item_embedding.weight"], other["item_embedding.weight"])
+
+
+@pytest.mark.parametrize("model", ENCODERS)
+@pytest.mark.parametrize("negatives", NEGATIVES)
+def test_every_encoder_trains_with_every_kind_of_negatives(
+    planted, small_options, tmp_path, model, negatives
+):
+    options = {**small_options, "model": model, "negatives": negatives, "num_negatives": 60, "num_epochs": 2}
+    result = train(planted, TrainConfig(**options), tmp_path / "run", device="cpu")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["losses"]["recommend"] for line in lines]
+    assert losses[-1] < losses[0]
+    assert result.valid.recall_50 > 50 / planted.num_items * 0.9
+
+
+def test_stops_when_nothing_improves(planted, small_options, tmp_path):
+    options = {**small_options, "learning_rate": 1e-8, "num_epochs": 30, "patience": 2}
+    result = train(planted, TrainConfig(**options), tmp_path / "run", device="cpu")
+    assert result.num_epochs < 30
+    assert result.num_epochs == result.best_epoch + 2
+
+
+def test_an_exploding_loss_stops_the_run_and_leaves_none(planted, small_options, tmp_path):
+    options = {**small_options, "learning_rate": 1e30}
+    with pytest.raises(TrainingError, match=r"loss is (nan|inf).*recommend.*--learning-rate"):
+        train(planted, TrainConfig(**options), tmp_path / "run", device="cpu")
+    with pytest.raises(RunError, match="no finished run"):
+        Run.open(tmp_path / "run")
+
+
+def test_a_folder_that_holds_anything_is_not_overwritten(planted, small_options, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="not an empty folder"):
+        train(planted, TrainConfig(**small_options), tmp_path, device="cpu")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_cuda_where_there_is_none():
+    with pytest.raises(TrainingError, match="no CUDA device"):
+        choose_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "transformer"}, "--model is 'transformer'; choose one of re4, comirec-sa"),
+        ({"negatives": "hard"}, "--negatives is 'hard'"),
+        ({"num_interests": 0}, "--num-interests is 0; the smallest value is 1"),
+        ({"num_interests": 65}, "the largest value is 64"),
+        ({"contrast_weight": -0.1}, "--contrast-weight is -0.1"),
+        ({"learning_rate": float("nan")}, "--learning-rate is nan"),
+        ({"history_dropout": 1.0}, "--history-dropout is 1.0"),
+    ],
+)
+def test_wrong_settings_name_the_option_and_its_bounds(options, message):
+    with pytest.raises(UsageError, match=message):
+        TrainConfig(**options)
+
+
+def test_comirec_has_no_backward_flow_unless_asked_for():
+    config = TrainConfig(model="comirec-sa").resolve(100)
+    assert (config.contrast_weight, config.attend_weight, config.construct_weight) == (0, 0, 0)
+    assert config.position is True
+    assert TrainConfig(model="comirec-sa", contrast_weight=0.2).resolve(100).contrast_weight == 0.2
+
+
+def test_a_large_catalogue_gets_sampled_negatives():
+    assert TrainConfig().resolve(20_001).negatives == "uniform"
+    assert TrainConfig(negatives="popularity").resolve(20_001).negatives == "popularity"
+
+
+class TestDamagedRuns:
+    @pytest.fixture
+    def damaged(self, run, tmp_path):
+        for file in run.path.iterdir():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+        return tmp_path
+
+    def test_nothing_there(self, tmp_path):
+        with pytest.raises(RunError, match="no run at"):
+            Run.open(tmp_path / "absent")
+
+    def test_an_unfinished_run(self, damaged):
+        (damaged / "config.json").unlink()
+        with pytest.raises(RunError, match="no finished run"):
+            Run.open(damaged)
+
+    @pytest.mark.parametrize("text", ["", "[]", "{}", '{"config": {}}'])
+    def test_a_broken_configuration(self, damaged, text):
+        (damaged / "config.json").write_text(text)
+        with pytest.raises(RunError, match=r"config\.json"):
+            Run.open(damaged)
+
+    def test_truncated_weights(self, damaged):
+        weights = damaged / "weights.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-100])
+        with pytest.raises(RunError, match="weights"):
+            Run.open(damaged).load_model()
+
+    def test_weights_of_another_model(self, damaged):
+        weights = load_file(damaged / "weights.safetensors")
+        weights["item_embedding.weight"] = weights["item_embedding.weight"][:-1].contiguous()
+        save_file(weights, damaged / "weights.safetensors")
+        with pytest.raises(RunError, match="weights"):
+            Run.open(damaged).load_model()
+
+    def test_a_missing_file(self, damaged):
+        (damaged / "items.parquet").unlink()
+        with pytest.raises(RunError, match=r"items\.parquet is missing"):
+            Run.open(damaged).items()
+
+
+def test_another_data_set_is_refused(planted, run, tmp_path):
+    other = Dataset(
+        path=tmp_path, info=planted.info, train=planted.train, valid=planted.valid, test=planted.test
+    )
+    planted.items().reverse().write_parquet(tmp_path / "items.parquet")
+    with pytest.raises(DataError, match="their items differ"):
+        run.check_dataset(other)
+    run.check_dataset(planted)

@@ -1,0 +1,105 @@
+"""Training examples out of users' sequences: each event after a user's first is a target once an epoch.
+
+The history of an example is the up to L events before its target, less those that history dropout leaves
+out. Nothing is laid out beforehand: a batch is gathered from the memory-mapped events when it is asked for.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from re4.errors import DataError
+from training.data.dataset import Sequences
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Examples of one step."""
+
+    rows_BL: Tensor
+    """History as item rows, int64, newest first, padded at the end with 0."""
+
+    lengths_B: Tensor
+    """Valid positions of each history, int64, at least 1."""
+
+    targets_B: Tensor
+    """Row of the item that came next, int64."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """Copy to a device."""
+        return Batch(
+            rows_BL=self.rows_BL.to(device, non_blocking=True),
+            lengths_B=self.lengths_B.to(device, non_blocking=True),
+            targets_B=self.targets_B.to(device, non_blocking=True),
+        )
+
+
+class TrainingBatches:
+    """One epoch after another of shuffled batches; the last batch of an epoch may be smaller."""
+
+    def __init__(
+        self, train: Sequences, *, max_history_length: int, batch_size: int, history_dropout: float = 0.0
+    ) -> None:
+        """Find the targets.
+
+        Raises:
+            DataError: where no user has two events.
+        """
+        self._items_E = train.items_E
+        self._offsets_U1 = np.asarray(train.offsets_U1)
+        self._max_history_length = max_history_length
+        self._batch_size = batch_size
+        self._history_dropout = history_dropout
+        is_target_E = np.ones(train.num_events, dtype=bool)
+        starts = self._offsets_U1[:-1]
+        is_target_E[starts[starts < train.num_events]] = False
+        self._targets = np.flatnonzero(is_target_E)
+        if not len(self._targets):
+            raise DataError(
+                "No user of the training split has two events, so there is nothing to learn from."
+            )
+
+    @property
+    def num_examples(self) -> int:
+        """Examples of one epoch."""
+        return len(self._targets)
+
+    def epoch(self, generator: np.random.Generator) -> Iterator[Batch]:
+        """Give the batches of one epoch, in an order drawn from the generator."""
+        order = generator.permutation(self._targets)
+        for start in range(0, len(order), self._batch_size):
+            yield self._gather(order[start : start + self._batch_size], generator)
+
+    def _gather(self, events_B: NDArray[np.int64], generator: np.random.Generator) -> Batch:
+        first_B = self._offsets_U1[np.searchsorted(self._offsets_U1, events_B, side="right") - 1]
+        lengths_B = np.minimum(events_B - first_B, self._max_history_length)
+        back_L = np.arange(1, lengths_B.max() + 1)
+        valid_BL = back_L[None, :] <= lengths_B[:, None]
+        events_BL = events_B[:, None] - np.where(valid_BL, back_L, 0)
+        rows_BL = self._items_E[events_BL].astype(np.int64)
+        if self._history_dropout:
+            valid_BL = _drop(valid_BL, lengths_B, self._history_dropout, generator)
+            # The events that stay move to the front, in their order.
+            front_BL = np.argsort(~valid_BL, axis=1, kind="stable")
+            rows_BL = np.take_along_axis(rows_BL, front_BL, axis=1)
+            lengths_B = valid_BL.sum(axis=1)
+            valid_BL = back_L[None, :] <= lengths_B[:, None]
+        return Batch(
+            rows_BL=torch.from_numpy(np.where(valid_BL, rows_BL, 0)),
+            lengths_B=torch.from_numpy(lengths_B),
+            targets_B=torch.from_numpy(self._items_E[events_B].astype(np.int64)),
+        )
+
+
+def _drop(
+    valid_BL: NDArray[np.bool_], lengths_B: NDArray[np.int64], share: float, generator: np.random.Generator
+) -> NDArray[np.bool_]:
+    """Drop events at random, but never all of a history: where all would go, a random one stays."""
+    kept_BL = valid_BL & (generator.random(valid_BL.shape, dtype=np.float32) >= share)
+    emptied = np.flatnonzero(~kept_BL.any(axis=1))
+    kept_BL[emptied, generator.integers(0, lengths_B[emptied])] = True
+    return kept_BL

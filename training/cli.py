@@ -1,0 +1,136 @@
+"""The verbs `re4 train` and `re4 evaluate`."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import typer
+
+from re4.console import print_json, say, table
+from training.config import TrainConfig
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, made by `re4 train`.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for a machine to read.")]
+
+
+def _with_config_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """Turn a verb's `**settings` into one option for each field of TrainConfig."""
+    hints = get_type_hints(TrainConfig)
+    own = [
+        parameter
+        for parameter in inspect.signature(verb, eval_str=True).parameters.values()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+    settings = [
+        inspect.Parameter(
+            item.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=item.default,
+            annotation=Annotated[
+                hints[item.name],
+                typer.Option(
+                    help=item.metadata["help"]
+                    + (" [default: the model's own]" if item.default is None else ""),
+                    rich_help_panel="Hyper-parameters",
+                ),
+            ],
+        )
+        for item in fields(TrainConfig)
+    ]
+    verb.__signature__ = inspect.Signature([*own, *settings])  # type: ignore[attr-defined]
+    verb.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *settings]}
+    return verb
+
+
+@_with_config_options
+def train(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A data set made by `re4 data prepare`.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new run; it must not hold anything yet.")],
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes CUDA where PyTorch finds it.")
+    ] = "auto",
+    as_json: AsJson = False,
+    **settings: Any,
+) -> None:
+    """Train a multi-interest model on a prepared data set.
+
+    Every epoch is validated; the one with the best Recall@50 is kept, and training stops when it has not
+    improved for a while. The run holds weights, resolved configuration and metrics.
+
+    Example: re4 train data/ml-100k --out runs/first --num-interests 4
+    """
+    config = TrainConfig(**settings)
+    from training.data.dataset import Dataset
+    from training.loop import train as run_training
+
+    result = run_training(Dataset.open(data), config, out, device=device)
+    if as_json:
+        print_json(
+            {
+                "run": str(out),
+                "best_epoch": result.best_epoch,
+                "num_epochs": result.num_epochs,
+                "seconds_per_epoch": result.seconds_per_epoch,
+                "examples_per_second": result.examples_per_second,
+                "valid": result.valid.to_json(),
+            }
+        )
+    else:
+        say(
+            f"best epoch {result.best_epoch}: validation Recall@50 {result.valid.recall_50:.4f}; "
+            f"{result.seconds_per_epoch:.1f} s an epoch. Next: re4 evaluate {out}"
+        )
+
+
+def evaluate(
+    run: RunFolder,
+    split: Annotated[Literal["valid", "test"], typer.Option(help="Which held-out users.")] = "test",
+    exclude_history: Annotated[
+        bool,
+        typer.Option(
+            "--exclude-history/--keep-history",
+            help="Take a user's history out of the ranked list, as a server asked to would. "
+            "ComiRec's protocol keeps it.",
+        ),
+    ] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="The data set, where it has moved since training.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rank the whole catalogue for held-out users and compare with what they did next.
+
+    A held-out user's first 80 % of events are the history, the rest the targets. The figures are also kept in
+    the run and go into the manifest of the bundles exported from it.
+
+    Example: re4 evaluate runs/first --json
+    """
+    from training.data.dataset import Dataset
+    from training.evaluation import evaluate as run_evaluation
+    from training.run import Run, write_evaluation
+
+    opened = Run.open(run)
+    dataset = Dataset.open(data or opened.dataset_path)
+    opened.check_dataset(dataset)
+    held_out = dataset.valid if split == "valid" else dataset.test
+    result = run_evaluation(opened.load_model(), held_out, exclude_history=exclude_history).to_json()
+    name = f"{split}_history_excluded" if exclude_history else split
+    write_evaluation(run, name, result)
+    if as_json:
+        print_json({"run": str(run), "split": split, "exclude_history": exclude_history, **result})
+        return
+    history = "left out" if exclude_history else "left in"
+    table(
+        f"{run} · {split} · {result['num_users']:,} users · history {history}",
+        ["", "@20", "@50"],
+        [
+            [label, f"{result[f'{key}_20']:.4f}", f"{result[f'{key}_50']:.4f}"]
+            for label, key in (("Recall", "recall"), ("HitRate", "hit_rate"), ("NDCG", "ndcg"))
+        ]
+        + [
+            ["Coverage", "", f"{result['coverage_50']:.4f}"],
+            ["Cosine between interests", "", f"{result['interest_cosine']:.4f}"],
+        ],
+    )

@@ -1,0 +1,58 @@
+"""Self-attention over a history, once per interest: what Re4 and ComiRec-SA share.
+
+`a[k,j] = softmax_j( w_k · tanh(W1 x_j) )` over the valid positions j of a history. What an interest is
+made of from these weights is the subclass's part (`values`).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from training.config import TrainConfig
+
+
+class AttentionEncoder(nn.Module):
+    """K attentions over the history; interest k is the attention-weighted sum of the history's values."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__()
+        dim, width = config.embedding_dim, config.attention_dim
+        self.W1 = nn.Linear(dim, width, bias=False)
+        self.w = nn.Linear(width, config.num_interests, bias=False)
+        self.position: nn.Parameter | None = None
+        if config.position:
+            self.position = nn.Parameter(torch.randn(config.max_history_length, dim) * dim**-0.5)
+        self.head = nn.Linear(dim, dim) if config.head else None
+        for layer in (self.W1, self.w):
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+
+    def values(self, history_vectors_BLD: Tensor) -> Tensor:
+        """Give what the attention weights sum up: [B, L, D]."""
+        raise NotImplementedError
+
+    def log_attention(self, history_vectors_BLD: Tensor, lengths_B: Tensor) -> Tensor:
+        """Give `log a` [B, K, L]; minus infinity on padding."""
+        attended_BLD = history_vectors_BLD
+        length = attended_BLD.shape[1]
+        if self.position is not None:
+            attended_BLD = attended_BLD + self.position[:length]
+        logits_BKL = self.w(torch.tanh(self.W1(attended_BLD))).transpose(1, 2)
+        padding_BL = torch.arange(length, device=lengths_B.device)[None, :] >= lengths_B[:, None]
+        return torch.log_softmax(logits_BKL.masked_fill(padding_BL[:, None, :], -torch.inf), dim=2)
+
+    def interests(self, history_vectors_BLD: Tensor, log_attention_BKL: Tensor) -> Tensor:
+        """Give the interests [B, K, D] that these attentions make of the history."""
+        interests_BKD = log_attention_BKL.exp() @ self.values(history_vectors_BLD)
+        return interests_BKD if self.head is None else torch.tanh(self.head(interests_BKD))
+
+    def forward(self, history_vectors_BLD: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the forward flow.
+
+        Args:
+            history_vectors_BLD: item vectors, newest first, padded at the end with anything finite.
+            lengths_B: int64, valid positions of each history, at least 1.
+
+        Returns:
+            interests [B, K, D] and attention [B, K, L], which is 0 on padding.
+        """
+        log_attention_BKL = self.log_attention(history_vectors_BLD, lengths_B)
+        return self.interests(history_vectors_BLD, log_attention_BKL), log_attention_BKL.exp()

@@ -1,0 +1,16 @@
+"""ComiRec-SA's forward flow: attention with a recency position, then `z_k = Σ_j a[k,j] x_j`.
+
+Source: Cen et al., "Controllable Multi-Interest Framework for Recommendation", KDD 2020.
+"""
+
+from torch import Tensor
+
+from training.encoders.attention import AttentionEncoder
+
+
+class ComiRecSAEncoder(AttentionEncoder):
+    """Attention over the history; an interest is a weighted mean of item vectors."""
+
+    def values(self, history_vectors_BLD: Tensor) -> Tensor:
+        """Take the item vectors as they are."""
+        return history_vectors_BLD

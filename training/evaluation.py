@@ -1,0 +1,114 @@
+"""The evaluation protocol: whole-catalogue exact ranking for held-out users (ComiRec's).
+
+A held-out user's history gives interests; every item of the catalogue is scored by the maximum inner
+product over them; the list is compared with the user's later events. The history stays in the list, as
+in ComiRec, or is taken out, as a server asked to exclude it would.
+"""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from re4.console import progress
+from training.data.dataset import Sequences
+from training.metrics import rank_metrics
+from training.model import MultiInterestModel
+
+CUTS = (20, 50)
+# Scores of one block of users, at most this many, so that memory does not grow with the catalogue.
+_SCORES_PER_BLOCK = 32_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Means over the users of one split; everything between 0 and 1 but the counts and the cosine."""
+
+    num_users: int
+    recall_20: float
+    recall_50: float
+    hit_rate_20: float
+    hit_rate_50: float
+    ndcg_20: float
+    ndcg_50: float
+    coverage_50: float
+    """Share of the catalogue that stands in at least one user's first 50."""
+    interest_cosine: float
+    """Mean cosine between two interests of a user: 1 where they are the same, lower is more distinct."""
+
+    def to_json(self) -> dict[str, float]:
+        """Give the fields as a JSON object."""
+        return asdict(self)
+
+
+def evaluate(
+    model: MultiInterestModel, held_out: Sequences, *, exclude_history: bool, title: str = "evaluating"
+) -> Evaluation:
+    """Rank the whole catalogue for every user of a held-out split and compare with the later events."""
+    device = model.item_embedding.weight.device
+    rows_UL, lengths_U = held_out.histories(model.config.max_history_length)
+    vectors_ND = model.item_vectors_ND()
+    num_items = len(vectors_ND)
+    depth = min(max(CUTS), num_items)
+    num_interests = model.config.num_interests
+    block = max(1, _SCORES_PER_BLOCK // (num_items * num_interests))
+
+    top_UM = np.empty((held_out.num_users, depth), dtype=np.int64)
+    cosines: list[float] = []
+    training = model.training
+    model.eval()
+    with torch.inference_mode(), progress(title, held_out.num_users) as bar:
+        for start in range(0, held_out.num_users, block):
+            stop = min(start + block, held_out.num_users)
+            rows_BL = torch.from_numpy(rows_UL[start:stop]).to(device)
+            lengths_B = torch.from_numpy(lengths_U[start:stop]).to(device)
+            interests_BKD, _ = model.interests(rows_BL, lengths_B)
+            scores_BN = (interests_BKD @ vectors_ND.T).amax(dim=1)
+            if exclude_history:
+                for user in range(start, stop):
+                    history, _ = history_and_targets(held_out, user)
+                    scores_BN[user - start, torch.from_numpy(history).to(device)] = -torch.inf
+            top_UM[start:stop] = scores_BN.topk(depth, dim=1).indices.cpu().numpy()
+            cosines.append(_sum_of_cosines(interests_BKD))
+            bar.advance(stop - start)
+    model.train(training)
+
+    is_target_UM, num_targets_U = _compare(top_UM, held_out)
+    by_cut = {cut: rank_metrics(is_target_UM, num_targets_U, min(cut, depth)) for cut in CUTS}
+    pairs = held_out.num_users * num_interests * (num_interests - 1)
+    return Evaluation(
+        num_users=held_out.num_users,
+        recall_20=float(by_cut[20].recall_U.mean()),
+        recall_50=float(by_cut[50].recall_U.mean()),
+        hit_rate_20=float(by_cut[20].hit_rate_U.mean()),
+        hit_rate_50=float(by_cut[50].hit_rate_U.mean()),
+        ndcg_20=float(by_cut[20].ndcg_U.mean()),
+        ndcg_50=float(by_cut[50].ndcg_U.mean()),
+        coverage_50=len(np.unique(top_UM)) / num_items,
+        interest_cosine=sum(cosines) / pairs if pairs else 1.0,
+    )
+
+
+def history_and_targets(held_out: Sequences, user: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Give a held-out user's whole history and later events, as item rows, oldest first."""
+    start, stop = int(held_out.offsets_U1[user]), int(held_out.offsets_U1[user + 1])
+    middle = start + int(held_out.num_history_U[user])
+    items = held_out.items_E
+    return items[start:middle].astype(np.int64), items[middle:stop].astype(np.int64)
+
+
+def _compare(top_UM: NDArray[np.int64], held_out: Sequences) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    is_target_UM = np.empty(top_UM.shape, dtype=bool)
+    num_targets_U = np.empty(len(top_UM), dtype=np.int64)
+    for user, top_M in enumerate(top_UM):
+        targets = np.unique(history_and_targets(held_out, user)[1])
+        is_target_UM[user] = np.isin(top_M, targets)
+        num_targets_U[user] = len(targets)
+    return is_target_UM, num_targets_U
+
+
+def _sum_of_cosines(interests_BKD: torch.Tensor) -> float:
+    unit_BKD = torch.nn.functional.normalize(interests_BKD, dim=2)
+    cosine_BKK = unit_BKD @ unit_BKD.transpose(1, 2)
+    return float(cosine_BKK.sum() - cosine_BKK.diagonal(dim1=1, dim2=2).sum())

@@ -1,0 +1,28 @@
+"""What a sampler draws for one step, and the form that every sampler has."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Negatives:
+    """Item rows that one step's examples share as negatives."""
+
+    rows_M: Tensor | None
+    """Rows drawn, int64, repeats allowed; None stands for every row 0..N-1 in order."""
+
+    log_expected_count_N: Tensor | None
+    """Log of how often each row is expected in a draw (the logQ correction); None where all are alike."""
+
+
+class Sampler(Protocol):
+    """Draws the negatives of one step."""
+
+    def __init__(self, num_items: int, num_negatives: int) -> None: ...
+
+    def draw(self, generator: torch.Generator) -> Negatives:
+        """Draw anew; all randomness comes from the generator, on the generator's device."""
+        ...

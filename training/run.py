@@ -1,0 +1,177 @@
+"""A run on disk: what training leaves behind, and all that export needs.
+
+    RUN/
+      config.json            resolved configuration, data set, counts, best epoch, code version
+      weights.safetensors    item vectors, encoder and flows at the best epoch
+      items.parquet          row -> external id, with the catalogue's attributes
+      item_counts.npy        int64 [N], training events of each item
+      probe_histories.npz    real held-out histories, for golden queries and index tuning
+      metrics.jsonl          one line an epoch: losses, speed, validation metrics
+      evaluation.json        metrics of the splits evaluated so far, by split
+
+Nothing here is written in place: a file appears whole or not at all. `config.json` comes last: a folder
+without it is not a finished run.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from re4 import __version__
+from re4.errors import DataError, RunError
+from re4.files import replacing, write_json
+from training.config import TrainConfig
+from training.data.dataset import Dataset
+from training.model import MultiInterestModel
+
+CONFIG = "config.json"
+WEIGHTS = "weights.safetensors"
+ITEMS = "items.parquet"
+COUNTS = "item_counts.npy"
+PROBES = "probe_histories.npz"
+METRICS = "metrics.jsonl"
+EVALUATION = "evaluation.json"
+MAX_PROBES = 10_000
+
+
+def new_run_folder(path: Path) -> None:
+    """Make an empty folder for a run.
+
+    Raises:
+        RunError: where the folder exists and holds anything.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunError(f"{path} exists and is not an empty folder. Give another --out, or remove it.")
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def write_metrics_line(path: Path, values: dict[str, Any]) -> None:
+    """Append one epoch's figures to the run's metrics."""
+    with (path / METRICS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(values) + "\n")
+
+
+def write_weights(path: Path, model: MultiInterestModel) -> None:
+    """Save the model's weights, replacing an earlier epoch's."""
+    with replacing(path / WEIGHTS) as part:
+        save_file({name: value.contiguous().cpu() for name, value in model.state_dict().items()}, part)
+
+
+def finish_run(
+    path: Path, *, config: TrainConfig, dataset: Dataset, best_epoch: int, evaluation: dict[str, Any]
+) -> None:
+    """Write everything but weights and metrics, and the configuration last."""
+    with replacing(path / ITEMS) as part:
+        shutil.copyfile(dataset.path / "items.parquet", part)
+    with replacing(path / COUNTS) as part, part.open("wb") as file:
+        np.save(file, dataset.item_counts_N())
+    rows_UL, lengths_U = dataset.valid.histories(config.max_history_length)
+    chosen = np.random.default_rng(config.seed).permutation(len(rows_UL))[:MAX_PROBES]
+    with replacing(path / PROBES) as part, part.open("wb") as file:
+        np.savez(file, rows_QL=rows_UL[chosen], lengths_Q=lengths_U[chosen])
+    write_evaluation(path, "valid", evaluation)
+    write_json(
+        path / CONFIG,
+        {
+            "code_version": __version__,
+            "dataset": str(dataset.path.resolve()),
+            "num_items": dataset.num_items,
+            "best_epoch": best_epoch,
+            "config": config.to_json(),
+        },
+    )
+
+
+def write_evaluation(path: Path, split: str, values: dict[str, Any]) -> None:
+    """Add one split's metrics to the run."""
+    known = json.loads((path / EVALUATION).read_text("utf-8")) if (path / EVALUATION).exists() else {}
+    write_json(path / EVALUATION, {**known, split: values})
+
+
+class Run:
+    """A finished run, opened for reading."""
+
+    def __init__(self, path: Path, facts: dict[str, Any]) -> None:
+        self.path = path
+        self.config = TrainConfig.from_json(facts["config"])
+        self.num_items = int(facts["num_items"])
+        self.best_epoch = int(facts["best_epoch"])
+        self.dataset_path = Path(facts["dataset"])
+
+    @classmethod
+    def open(cls, path: Path) -> "Run":
+        """Open a finished run.
+
+        Raises:
+            RunError: where the folder is missing, is not a run, or was never finished.
+        """
+        if not path.is_dir():
+            raise RunError(f"There is no run at {path}. Train one: re4 train DATA --out {path}")
+        if not (path / CONFIG).exists():
+            raise RunError(f"{path} holds no finished run ({CONFIG} is missing). Train it again.")
+        try:
+            return cls(path, json.loads((path / CONFIG).read_text("utf-8")))
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path / CONFIG} cannot be read: {error}. Train the run again.") from error
+
+    def check_dataset(self, dataset: Dataset) -> None:
+        """Refuse a data set whose items are not those of the run, in the run's order.
+
+        Raises:
+            DataError: naming both folders.
+        """
+        if not dataset.items()["item_id"].equals(self.items()["item_id"]):
+            raise DataError(
+                f"{dataset.path} is not the data set that {self.path} was trained on: their items differ."
+                f" The run was trained on {self.dataset_path}."
+            )
+
+    def items(self) -> pl.DataFrame:
+        """Give the catalogue in row order: `item_id` first, then its attributes."""
+        return pl.read_parquet(self._file(ITEMS))
+
+    def item_counts_N(self) -> NDArray[np.int64]:
+        """Give the number of training events of each item, int64 [N]."""
+        counts_N: NDArray[np.int64] = np.load(self._file(COUNTS), allow_pickle=False)
+        return counts_N
+
+    def probe_histories(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Give up to 10,000 real held-out histories.
+
+        Returns:
+            rows_QL, int64, newest first, padded at the end with 0; lengths_Q, int64, at least 1.
+        """
+        with np.load(self._file(PROBES), allow_pickle=False) as arrays:
+            return arrays["rows_QL"], arrays["lengths_Q"]
+
+    def evaluation(self) -> dict[str, Any]:
+        """Give the metrics recorded so far, by split; empty where there are none."""
+        path = self.path / EVALUATION
+        values: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        return values
+
+    def load_model(self) -> MultiInterestModel:
+        """Build the model and load the best epoch's weights, on the CPU.
+
+        Raises:
+            RunError: where the weights are missing, damaged, or of another shape.
+        """
+        model = MultiInterestModel(self.config, self.num_items)
+        try:
+            model.load_state_dict(load_file(self._file(WEIGHTS)))
+        except (SafetensorError, RuntimeError) as error:
+            raise RunError(f"{self.path / WEIGHTS} does not fit the run: {error}") from error
+        return model.eval()
+
+    def _file(self, name: str) -> Path:
+        path = self.path / name
+        if not path.exists():
+            raise RunError(f"{path} is missing: the run is damaged. Train it again.")
+        return path
