@@ -83,7 +83,7 @@ def _root(
 def main() -> None:
     """Run the command line; print an error of ours as one message, never as a stack trace."""
     try:
-        build_app(sys.argv[1:])()
+        build_app(sys.argv[1:])(prog_name="re4")
     except Re4Error as error:
         people.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(2 if isinstance(error, UsageError) else 1)

@@ -98,7 +98,7 @@ def _server(*words: str) -> Iterator[str]:
 def _wait_for_address(lines: IO[str], log: IO[str]) -> str:
     for line in lines:
         log.write(line)
-        say(f"  {escape(line.rstrip())}")
+        say(f"  {line.rstrip()}")
         found = _LISTENING.search(line)
         if found:
             return found.group(1)

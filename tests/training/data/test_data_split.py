@@ -1,0 +1,154 @@
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from re4.errors import DataError
+from training.data.dataset import Sequences
+from training.data.events import Events
+from training.data.split import split_by_time, split_by_user
+
+User = list[tuple[int, int]]  # (time, item), rising in time
+
+
+def events_of(users: list[User]) -> Events:
+    return Events(
+        users_E=np.array([code for code, user in enumerate(users) for _ in user], dtype=np.uint32),
+        items_E=np.array([item for user in users for _, item in user], dtype=np.uint32),
+        times_E=np.array([time for user in users for time, _ in user], dtype=np.int64),
+        user_ids=pl.Series("id", range(len(users))),
+        item_ids=pl.Series("id", range(100)),
+    )
+
+
+def lists(sequences: Sequences) -> list[tuple[list[int], int]]:
+    offsets = sequences.offsets_U1
+    return [
+        (sequences.items_E[offsets[user] : offsets[user + 1]].tolist(), int(number))
+        for user, number in enumerate(sequences.num_history_U)
+    ]
+
+
+def random_users(num_users: int, seed: int = 0, least: int = 5) -> list[User]:
+    rng = np.random.default_rng(seed)
+    return [
+        sorted((int(time), int(item)) for time, item in rng.integers(0, 100, (int(number), 2)))
+        for number in rng.integers(least, 20, num_users)
+    ]
+
+
+user = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 99)), min_size=1, max_size=8).map(sorted)
+many_users = st.lists(user, min_size=1, max_size=20)
+
+
+@given(users=many_users, seed=st.integers(0, 5))
+def test_by_user_every_user_is_in_one_split_with_all_events(users: list[User], seed: int) -> None:
+    try:
+        split = split_by_user(events_of(users), seed)
+    except DataError:
+        # Right only where there is no room: too few users, or held-out ones with a single event.
+        assert len(users) < 3 or min(len(user) for user in users) == 1
+        return
+    codes = [code for name in ("train", "valid", "test") for code in split.users[name].tolist()]
+    assert len(codes) == len(set(codes)) == len(users) - split.dropped["held_out_users_with_one_event"]
+    for name in ("train", "valid", "test"):
+        for code, (items, num_history) in zip(split.users[name], lists(split.sequences[name]), strict=True):
+            assert items == [item for _, item in users[code]]
+            assert num_history == (len(items) if name == "train" else int(len(items) * 4 // 5))
+
+
+@pytest.mark.parametrize(
+    ("num_users", "counts"), [(3, (1, 1, 1)), (10, (8, 1, 1)), (104, (84, 10, 10)), (1000, (800, 100, 100))]
+)
+def test_by_user_is_eight_to_one_to_one(num_users: int, counts: tuple[int, int, int]) -> None:
+    split = split_by_user(events_of(random_users(num_users)), 0)
+    assert tuple(len(split.users[name]) for name in ("train", "valid", "test")) == counts
+
+
+def test_by_user_the_seed_decides() -> None:
+    events = events_of(random_users(200))
+    first, same, other = (split_by_user(events, seed).users["test"].tolist() for seed in (1, 1, 2))
+    assert first == same
+    assert first != other
+
+
+def test_by_user_the_history_is_the_first_four_fifths_rounded_down() -> None:
+    users = [[(time, time) for time in range(number)] for number in range(2, 60)]
+    split = split_by_user(events_of(users), 0)
+    for name in ("valid", "test"):
+        for items, num_history in lists(split.sequences[name]):
+            assert num_history == int(np.floor(0.8 * len(items) + 1e-9))
+            assert 1 <= num_history < len(items)
+
+
+def test_by_user_two_users_are_too_few() -> None:
+    with pytest.raises(DataError, match="train would have no users out of 2"):
+        split_by_user(events_of(random_users(2)), 0)
+
+
+@given(users=many_users)
+def test_by_time_against_a_plain_python_split(users: list[User]) -> None:
+    times = sorted(time for user in users for time, _ in user)
+    first, second = times[len(times) * 8 // 10], times[len(times) * 9 // 10]
+    expected: dict[str, list[tuple[int, list[int], int]]] = {"train": [], "valid": [], "test": []}
+    no_history = {"valid": 0, "test": 0}
+    for code, events in enumerate(users):
+        early = [item for time, item in events if time < first]
+        middle = [item for time, item in events if first <= time < second]
+        late = [item for time, item in events if time >= second]
+        if early:
+            expected["train"].append((code, early, len(early)))
+        if middle and early:
+            expected["valid"].append((code, early + middle, len(early)))
+        if late and early + middle:
+            expected["test"].append((code, early + middle + late, len(early + middle)))
+        no_history["valid"] += bool(middle and not early)
+        no_history["test"] += bool(late and not early + middle)
+    if not all(expected.values()):
+        with pytest.raises(DataError, match="would have no users"):
+            split_by_time(events_of(users))
+        return
+    split = split_by_time(events_of(users))
+    assert split.cuts == (first, second)
+    for name, rows in expected.items():
+        got = [
+            (code, items, number)
+            for code, (items, number) in zip(
+                split.users[name].tolist(), lists(split.sequences[name]), strict=True
+            )
+        ]
+        assert got == rows
+    assert split.dropped == {f"{name}_users_without_history": number for name, number in no_history.items()}
+
+
+@given(seed=st.integers(0, 20))
+def test_by_time_shares_are_about_eighty_ten_ten_of_the_events(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    num_events = 1000
+    owners = np.sort(rng.integers(0, 50, num_events))
+    assume(len(np.unique(owners)) == 50)
+    times = rng.permutation(num_events)
+    users = [sorted((int(time), 0) for time in times[owners == code]) for code in range(50)]
+    split = split_by_time(events_of(users))
+    assert split.sequences["train"].num_events == 800
+    assert split.cuts == (800, 900)
+
+
+def test_by_time_works_on_fractional_times() -> None:
+    events = events_of(random_users(40))
+    halved = Events(
+        users_E=events.users_E,
+        items_E=events.items_E,
+        times_E=events.times_E / 1000.0,
+        user_ids=events.user_ids,
+        item_ids=events.item_ids,
+    )
+    whole, fractional = split_by_time(events), split_by_time(halved)
+    for name in ("train", "valid", "test"):
+        assert lists(whole.sequences[name]) == lists(fractional.sequences[name])
+
+
+def test_by_time_one_moment_cannot_be_cut() -> None:
+    with pytest.raises(DataError, match="spread over time"):
+        split_by_time(events_of([[(5, 1), (5, 2), (5, 3)] for _ in range(20)]))

@@ -1,0 +1,197 @@
+"""The verbs `re4 data fetch` and `re4 data prepare`. It knows nothing of what a data set holds."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from re4.console import print_json, progress, say, table
+from re4.errors import UsageError
+
+if TYPE_CHECKING:
+    from training.data.dataset import Dataset
+    from training.data.layout import SplitName
+
+_DEFAULT_MIN_EVENTS = 5
+_DEFAULT_SEED = 0
+
+
+class Format(StrEnum):
+    """What the input files hold."""
+
+    EVENTS = "events"
+    SEQUENCES = "sequences"
+
+
+class SplitBy(StrEnum):
+    """How train, valid and test are told apart."""
+
+    USER = "user"
+    TIME = "time"
+
+
+def fetch(
+    name: Annotated[str, typer.Argument(help="The data set: ml-100k.")],
+    out: Annotated[Path, typer.Option(help="The folder to put it in. What is there already is kept.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as one JSON object.")] = False,
+) -> None:
+    """Fetch a public data set: an event log, a catalogue, and a note on its source and terms of use.
+
+    Example: re4 data fetch ml-100k --out ml-100k
+    """
+    from training.data.fetch import fetch as fetch_data_set
+
+    fetched = fetch_data_set(name, out)
+    if as_json:
+        print_json(
+            {
+                "events": str(fetched.events),
+                "catalogue": str(fetched.catalogue),
+                "source": str(fetched.source),
+            }
+        )
+        return
+    say(f"terms of use and source: {fetched.source}")
+    say(f"next: re4 data prepare --events {fetched.events} --catalogue {fetched.catalogue} --out DATA")
+
+
+def prepare(
+    out: Annotated[Path, typer.Option(help="The folder to write. It must not exist yet, or be empty.")],
+    events: Annotated[
+        Path | None,
+        typer.Option(
+            help="The event log: .parquet, .csv, .tsv or .jsonl (the last three also .gz) with a user, an "
+            "item and a timestamp in every row."
+        ),
+    ] = None,
+    catalogue: Annotated[
+        Path | None,
+        typer.Option(
+            help="What the items are (title, genres, …): a file like --events, one row for each item."
+        ),
+    ] = None,
+    input_format: Annotated[
+        Format,
+        typer.Option(
+            "--format", help="events: one --events file. sequences: --train, --valid and --test files."
+        ),
+    ] = Format.EVENTS,
+    train: Annotated[
+        Path | None, typer.Option(help="Ready-split train users: lines `user item item …`, oldest first.")
+    ] = None,
+    valid: Annotated[Path | None, typer.Option(help="Ready-split validation users, like --train.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Ready-split test users, like --train.")] = None,
+    min_events: Annotated[
+        int | None,
+        typer.Option(
+            help="Drop users and items with fewer events, again and again until none are left. 1 drops "
+            f"nothing. Default: {_DEFAULT_MIN_EVENTS}; ready-split files are never filtered."
+        ),
+    ] = None,
+    split: Annotated[
+        SplitBy | None,
+        typer.Option(
+            help="user (default): 80% of users train, 10% validate, 10% test. time: about 80%, 10% and 10% "
+            "of events lie before, between and after two cut times."
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help=f"Draws the held-out users. Default: {_DEFAULT_SEED}.")
+    ] = None,
+    user_column: Annotated[str, typer.Option(help="The event log's column of user ids.")] = "user",
+    item_column: Annotated[str, typer.Option(help="The event log's column of item ids.")] = "item",
+    timestamp_column: Annotated[
+        str, typer.Option(help="The event log's column of times: since 1970, ISO 8601, or dates.")
+    ] = "timestamp",
+    catalogue_item_column: Annotated[
+        str | None, typer.Option(help="The catalogue's column of item ids. Default: as --item-column.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
+) -> None:
+    """Prepare a data set for training: filter, split, and number an event log's users and items.
+
+    Ids stay exactly as they are given, integers or strings; "00123" is never taken for 123.
+
+    Example: re4 data prepare --events events.csv --user-column visitor --out DATA
+
+    Example: re4 data prepare --format sequences --train train.gz --valid valid.gz --test test.gz --out DATA
+    """
+    from training.data.catalogue import read_catalogue
+    from training.data.events import Columns
+    from training.data.prepare import NUM_STEPS, prepare_events, prepare_sequences
+
+    files = _sequence_files(input_format, events, train, valid, test, min_events, split, seed)
+    described = read_catalogue(catalogue, catalogue_item_column or item_column) if catalogue else None
+    with progress(f"preparing {out}", NUM_STEPS) as bar:
+        if events is not None:
+            dataset = prepare_events(
+                events,
+                out,
+                columns=Columns(user=user_column, item=item_column, timestamp=timestamp_column),
+                catalogue=described,
+                min_events=_DEFAULT_MIN_EVENTS if min_events is None else min_events,
+                split_by="time" if split == SplitBy.TIME else "user",
+                seed=_DEFAULT_SEED if seed is None else seed,
+                advance=bar.advance,
+            )
+        else:
+            dataset = prepare_sequences(files, out, catalogue=described, advance=bar.advance)
+    _report(dataset, as_json)
+
+
+def _sequence_files(
+    input_format: Format,
+    events: Path | None,
+    train: Path | None,
+    valid: Path | None,
+    test: Path | None,
+    min_events: int | None,
+    split: SplitBy | None,
+    seed: int | None,
+) -> "dict[SplitName, Path]":
+    """Check that the options fit the format; give the ready-split files, none for an event log."""
+    only_events = {"--events": events, "--min-events": min_events, "--split": split, "--seed": seed}
+    only_sequences = {"--train": train, "--valid": valid, "--test": test}
+    foreign = only_sequences if input_format == Format.EVENTS else only_events
+    given = [option for option, value in foreign.items() if value is not None]
+    if given:
+        other = Format.SEQUENCES if input_format == Format.EVENTS else Format.EVENTS
+        raise UsageError(
+            f"{', '.join(given)} cannot be used with --format {input_format}; add --format {other}, "
+            "or leave it out"
+        )
+    if input_format == Format.EVENTS:
+        if events is None:
+            raise UsageError(
+                "name the event log with --events FILE, or ready-split files with --format sequences"
+            )
+        return {}
+    if train is None or valid is None or test is None:
+        missing = [option for option, value in only_sequences.items() if value is None]
+        raise UsageError(f"--format sequences also needs {', '.join(missing)}")
+    return {"train": train, "valid": valid, "test": test}
+
+
+def _report(dataset: "Dataset", as_json: bool) -> None:
+    from dataclasses import asdict
+
+    info = dataset.info
+    if as_json:
+        print_json({"path": str(dataset.path), **asdict(info)})
+        return
+    table(
+        f"{info.name}: {info.num_items:,} items ({info.item_id_kind} ids)",
+        ("split", "users", "events", "of these targets"),
+        [
+            (split, f"{counts.num_users:,}", f"{counts.num_events:,}", f"{counts.num_targets:,}")
+            for split, counts in info.splits.items()
+        ],
+    )
+    noticed = [(reason.replace("_", " "), f"{number:,}") for reason, number in info.dropped.items() if number]
+    if noticed:
+        table("Dropped or noticed", ("what", "how many"), noticed)
+    if "timestamp_notation" in info.prepared:
+        first, last = info.prepared["first_event"], info.prepared["last_event"]
+        say(f"timestamps: {info.prepared['timestamp_notation']}, from {first} to {last}")
+    say(f"next: re4 train {dataset.path} --out RUN")

@@ -1,0 +1,111 @@
+"""Writing a prepared data set: whole or not at all.
+
+Everything goes to a folder with a temporary name beside the destination, is opened and checked there as
+any reader would, and is then renamed. Killed at any instant, the destination is absent or complete.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from pydantic import JsonValue
+
+from re4.errors import DataError
+from re4.files import sync
+from training.data.dataset import Dataset, Sequences
+from training.data.layout import (
+    INFO_FILE,
+    ITEMS_FILE,
+    SCHEMA_VERSION,
+    SPLITS,
+    DatasetInfo,
+    SplitName,
+    kind_of,
+)
+
+
+def refuse_existing(path: Path) -> None:
+    """Refuse a destination that already holds something: no data set is ever overwritten.
+
+    Raises:
+        DataError: `path` is a file or a folder that is not empty.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise DataError(f"{path} exists and is not a folder; choose another --out")
+    if path.is_dir() and next(path.iterdir(), None) is not None:
+        raise DataError(f"{path} exists and is not empty; choose another --out, or remove it first")
+
+
+def write_dataset(
+    path: Path,
+    *,
+    items: pl.DataFrame,
+    sequences: Mapping[SplitName, Sequences],
+    users: Mapping[SplitName, pl.Series],
+    prepared: Mapping[str, JsonValue],
+    dropped: Mapping[str, int],
+) -> Dataset:
+    """Write a data set under a temporary name beside `path`, check it, and rename it into place.
+
+    Args:
+        path: The destination, absent or an empty folder.
+        items: `item_id` first (Int64 or String), row order = item row.
+        sequences: The sequences of every split.
+        users: The user ids of every split (Int64 or String), in the order of its sequences.
+        prepared: The options used and what was detected in the input, for `dataset.json`.
+        dropped: Counts by reason, for `dataset.json`.
+
+    Returns:
+        The data set, opened.
+
+    Raises:
+        DataError: The destination is not free, or what was to be written is not a valid data set.
+    """
+    refuse_existing(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    info = DatasetInfo(
+        schema_version=SCHEMA_VERSION,
+        name=path.resolve().name,
+        num_items=len(items),
+        item_id_kind=kind_of(items["item_id"]),
+        user_id_kind=kind_of(users["train"]),
+        splits={split: sequences[split].info() for split in SPLITS},
+        prepared=dict(prepared),
+        dropped=dict(dropped),
+    )
+    if items["item_id"].n_unique() != len(items):
+        raise DataError("an item id occurs twice among the items; every item needs a row of its own")
+    part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    try:
+        items.write_parquet(part / ITEMS_FILE)
+        for split in SPLITS:
+            _save_array(part / f"{split}.items.npy", sequences[split].items_E, np.int32)
+            _save_array(part / f"{split}.offsets.npy", sequences[split].offsets_U1, np.int64)
+            _save_array(part / f"{split}.num_history.npy", sequences[split].num_history_U, np.int32)
+            users[split].alias("user_id").to_frame().write_parquet(part / f"{split}_users.parquet")
+        text = json.dumps(asdict(info), ensure_ascii=False, indent=2) + "\n"
+        (part / INFO_FILE).write_text(text, encoding="utf-8")
+        Dataset.open(part)
+        for file in part.iterdir():
+            sync(file)
+        part.chmod(0o755)  # mkdtemp lets nobody else in; a data set is a folder like any other
+        sync(part)
+        try:
+            part.rename(path)
+        except OSError as error:
+            raise DataError(f"{path} could not be put in place: {error}; choose another --out") from error
+        sync(path.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return Dataset.open(path)
+
+
+def _save_array(file: Path, array: npt.NDArray[Any], dtype: type[np.generic]) -> None:
+    np.save(file, np.ascontiguousarray(array, dtype=dtype), allow_pickle=False)
