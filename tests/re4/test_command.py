@@ -17,7 +17,8 @@ def re4(*words, **options):
 def loaded_modules(words):
     """Which modules building the command line for these words loads."""
     code = f"import sys; from re4.cli import build_app; build_app({words!r}); print('\\n'.join(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     return {name.partition(".")[0] for name in done.stdout.split()}
 
 

@@ -1,0 +1,42 @@
+"""Memory-mapped arrays: opened without pickle, and refused where type or shape is not the one expected."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from re4.errors import BundleDamagedError
+
+
+def open_array(path: Path, dtype: DTypeLike, shape: tuple[int | None, ...]) -> NDArray[Any]:
+    """Map an `.npy` file into memory, read-only; pages are read when they are touched.
+
+    Args:
+        path: The file, verified before (see `verify.py`).
+        dtype: What it must hold, byte order included.
+        shape: What it must measure; None where any length will do.
+
+    Returns:
+        A plain array over the mapping, C order.
+
+    Raises:
+        BundleDamagedError: the file is not such an array.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BundleDamagedError(f"{path}: not an array that can be mapped ({error})") from None
+    if not isinstance(array, np.memmap):
+        raise BundleDamagedError(f"{path}: an archive of arrays, not one array")
+    fits = array.ndim == len(shape) and all(
+        want is None or want == got for want, got in zip(shape, array.shape, strict=True)
+    )
+    if array.dtype != np.dtype(dtype) or not fits or not array.flags.c_contiguous:
+        expected = "x".join("any" if length is None else str(length) for length in shape)
+        found = "x".join(str(length) for length in array.shape)
+        raise BundleDamagedError(
+            f"{path}: holds {array.dtype.str} {found}, expected {np.dtype(dtype).str} {expected} in C order"
+        )
+    # A plain view: the memmap class makes every indexing several times slower.
+    return np.asarray(array)

@@ -1,0 +1,51 @@
+"""Names on disk: what a bundle directory and one of its versions are made of.
+
+Knows names only: nothing here opens a file.
+"""
+
+import re
+from typing import Literal, TypeAlias
+
+IdKind: TypeAlias = Literal["string", "int"]
+"""What the catalogue's item ids are: text, or 64-bit signed integers."""
+
+CURRENT = "CURRENT"
+"""In the bundle directory: one line, the name of the live version."""
+
+STAGING_PREFIX = ".staging-"
+"""In the bundle directory: folders of publishers that are at work, or that died at work."""
+
+MANIFEST = "manifest.json"
+ENCODER = "encoder.onnx"
+INDEX = "items.faiss"
+VECTORS = "vectors.npy"
+GOLDEN = "golden.npz"
+POPULAR = "popular.npy"
+
+ID_KEYS = "item_ids.keys.npy"
+ID_ROWS = "item_ids.rows.npy"
+ID_VALUES = "item_ids.values.npy"
+ID_TEXT = "item_ids.utf8"
+ID_OFFSETS = "item_ids.offsets.npy"
+
+VERSION_PATTERN = r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}$"
+"""A version's name: UTC time of publishing, then a short hash of what was published."""
+
+FILE_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+"""Names that a version's files may have: no folders, nothing hidden."""
+
+
+def is_version_name(name: str) -> bool:
+    """Whether a name can be a version's: anything else, such as a path, never reaches the file system."""
+    return name.isascii() and not name.endswith("\n") and re.match(VERSION_PATTERN, name) is not None
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a version may hold a file of this name."""
+    return name.isascii() and not name.endswith("\n") and re.match(FILE_NAME_PATTERN, name) is not None
+
+
+def required_files(id_kind: IdKind) -> frozenset[str]:
+    """The files that every version must hold beside its manifest."""
+    id_files = {ID_KEYS, ID_ROWS} | ({ID_TEXT, ID_OFFSETS} if id_kind == "string" else {ID_VALUES})
+    return frozenset({ENCODER, INDEX, VECTORS, GOLDEN, POPULAR} | id_files)

@@ -1,0 +1,162 @@
+"""The manifest: what a version says about itself, as strict models.
+
+Everything is checked on the way in: unknown keys, wrong types, names that are paths and numbers out of
+range are refused. It knows nothing about whether the files beside it match; see `verify.py` for that.
+"""
+
+import json
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
+from bundle.layout import FILE_NAME_PATTERN, MANIFEST, VERSION_PATTERN, IdKind
+from re4.errors import BundleDamagedError, BundleError
+
+SCHEMA_VERSION: Final = 1
+MAX_MANIFEST_BYTES: Final = 1 << 20
+"""A larger manifest is refused unread: a real one is a few kilobytes."""
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", max_length=64)]
+ShortText = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+def _finite(facts: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    json.dumps(facts, allow_nan=False)  # pydantic lets NaN and Infinity in JSON text through here
+    return facts
+
+
+Facts = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class FileEntry(_Strict):
+    """One file of the version."""
+
+    name: Annotated[str, Field(pattern=FILE_NAME_PATTERN, max_length=100)]
+    num_bytes: Annotated[int, Field(ge=0)]
+    sha256: Sha256
+
+
+class ModelInfo(_Strict):
+    """The model whose encoder this version holds."""
+
+    name: ShortText
+    num_interests: Annotated[int, Field(ge=1)]
+    embedding_dim: Annotated[int, Field(ge=1)]
+    max_history_length: Annotated[int, Field(ge=1)]
+    space: Sha256
+    """Fingerprint of the item vectors that the encoder was trained with."""
+
+
+class IndexInfo(_Strict):
+    """The index, and the search parameters that were chosen for it."""
+
+    kind: ShortText
+    factory: ShortText | None = None
+    """FAISS factory string, for kinds that are built from one."""
+    search_parameters: dict[str, int | float] = {}
+    recall: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Recall measured at `num_candidates` with these parameters; None where it was not measured."""
+    recall_target: Annotated[float, Field(ge=0, le=1)] | None = None
+    num_candidates: Annotated[int, Field(ge=1)] | None = None
+
+
+class ItemsInfo(_Strict):
+    """The catalogue."""
+
+    num_items: Annotated[int, Field(ge=1)]
+    id_kind: IdKind
+    space: Sha256
+    """Fingerprint of the item vectors whose space these vectors live in: equals the encoder's."""
+
+
+class Manifest(_Strict):
+    """What a version says about itself."""
+
+    schema_version: int
+    version: Annotated[str, Field(pattern=VERSION_PATTERN, max_length=25)]
+    created_at: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z$", max_length=27)]
+    """When it was published: ISO 8601, UTC."""
+    files: tuple[FileEntry, ...]
+    model: ModelInfo
+    index: IndexInfo
+    items: ItemsInfo
+    evaluation: Facts
+    """Metrics of the run by split; empty where the run was not evaluated."""
+    lineage: Facts
+    """Where it came from: run, configuration, code and library versions."""
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> "Manifest":
+        names = [entry.name for entry in self.files]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice or MANIFEST in names:
+            raise ValueError(f"files: {twice or MANIFEST} listed twice, or the manifest lists itself")
+        return self
+
+
+class _SchemaVersion(BaseModel):
+    """First look: the schema version decides whether the rest can be understood at all."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+    schema_version: int
+
+
+def parse_manifest(data: bytes, *, where: str) -> Manifest:
+    """Parse a manifest's bytes strictly.
+
+    Args:
+        data: The file's content.
+        where: What to call it in error messages.
+
+    Raises:
+        BundleDamagedError: not JSON, too large, an unknown key, a wrong type or a value out of range.
+        BundleError: a schema version that this code does not read.
+    """
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise BundleDamagedError(f"{where}: larger than {MAX_MANIFEST_BYTES} bytes: not a manifest")
+    try:
+        found = _SchemaVersion.model_validate_json(data).schema_version
+        if found != SCHEMA_VERSION:
+            raise BundleError(
+                f"{where}: schema_version is {found}, this code reads {SCHEMA_VERSION}. "
+                "Export the version again with this code, or run the code that wrote it"
+            )
+        return Manifest.model_validate_json(data)
+    except ValidationError as error:
+        raise BundleDamagedError(f"{where}: {first_problem(error)}") from None
+
+
+def dump_manifest(manifest: Manifest) -> bytes:
+    """The manifest as indented JSON, ready to be written."""
+    text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
+    data = (text + "\n").encode()
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise BundleError(
+            f"the manifest would be {len(data)} bytes, at most {MAX_MANIFEST_BYTES} are allowed: "
+            "put less into evaluation and lineage"
+        )
+    return data
+
+
+def build_manifest(**fields: Any) -> Manifest:
+    """A manifest of this code's schema version.
+
+    Raises:
+        BundleError: a field that no reader would accept.
+    """
+    try:
+        return Manifest(schema_version=SCHEMA_VERSION, **fields)
+    except ValidationError as error:
+        raise BundleError(f"the manifest cannot be written: {first_problem(error)}") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing wrong in words: where, what, and the value seen where that is short."""
+    problem = error.errors(include_url=False, include_context=False)[0]
+    field = ".".join(str(part) for part in problem["loc"]) or "the whole file"
+    seen = repr(problem.get("input"))
+    return f"{field}: {problem['msg']}" + (f" (found {seen})" if len(seen) <= 80 else "")

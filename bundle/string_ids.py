@@ -1,0 +1,137 @@
+"""String ids: row -> id and id -> row over memory-mapped files, 20 bytes an item beside the text itself.
+
+Files: the UTF-8 text of all ids in row order, where each begins (N + 1 offsets), and the ids' 64-bit keys in
+ascending order with the row of each. A look-up finds the key by bisection and compares the text, so that ids
+whose keys collide, and unknown ids, are told apart. Nothing is kept per id in Python.
+"""
+
+import mmap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bundle.arrays import open_array
+from bundle.layout import ID_KEYS, ID_OFFSETS, ID_ROWS, ID_TEXT
+from bundle.string_keys import MAX_ID_BYTES, string_keys
+from re4.errors import BundleDamagedError, BundleError
+
+_IDS_AT_ONCE: Final = 16_384
+
+
+def write_string_ids(folder: Path, ids: Sequence[str]) -> None:
+    """Write the files for N string ids in row order.
+
+    Raises:
+        BundleError: an id that is empty, too long, not a string, not valid text, or there twice.
+    """
+    lengths_N = np.empty(len(ids), np.int64)
+    keys_N = np.empty(len(ids), np.uint64)
+    with (folder / ID_TEXT).open("wb") as file:
+        for start in range(0, len(ids), _IDS_AT_ONCE):
+            encoded = [_encode(id_, start + i) for i, id_ in enumerate(ids[start : start + _IDS_AT_ONCE])]
+            span = slice(start, start + len(encoded))
+            lengths_N[span] = np.fromiter(map(len, encoded), np.int64, len(encoded))
+            keys_N[span] = string_keys(encoded)
+            file.write(b"".join(encoded))
+    rows_N = np.argsort(keys_N, kind="stable")
+    keys_N = keys_N[rows_N]
+    _refuse_duplicates(ids, keys_N, rows_N)
+    offsets = np.zeros(len(ids) + 1, "<u8")
+    np.cumsum(lengths_N, out=offsets[1:], dtype=np.uint64)
+    np.save(folder / ID_OFFSETS, offsets)
+    np.save(folder / ID_KEYS, keys_N.astype("<u8"))
+    np.save(folder / ID_ROWS, rows_N.astype("<i4"))
+
+
+class StringIds:
+    """Row -> id and id -> row over the files of `write_string_ids`."""
+
+    def __init__(self, folder: Path, num_items: int) -> None:
+        """Map the files; raises BundleDamagedError where they are not what they should be."""
+        self._keys = open_array(folder / ID_KEYS, "<u8", (num_items,))
+        self._rows = open_array(folder / ID_ROWS, "<i4", (num_items,))
+        self._offsets = open_array(folder / ID_OFFSETS, "<u8", (num_items + 1,))
+        try:
+            with (folder / ID_TEXT).open("rb") as file:
+                self._text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise BundleDamagedError(f"{folder / ID_TEXT}: cannot be mapped ({error})") from None
+        if int(self._offsets[-1]) != len(self._text):
+            raise BundleDamagedError(
+                f"{folder / ID_TEXT}: {len(self._text)} bytes, the offsets end at {int(self._offsets[-1])}"
+            )
+
+    def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """Rows of ids, -1 where unknown: int64 [number of ids]."""
+        rows = np.full(len(ids), -1, np.int64)
+        if not ids:
+            return rows
+        encoded = [_encode_or_empty(id_) for id_ in ids]
+        keys = string_keys(encoded)
+        places = np.searchsorted(self._keys, keys)
+        # One round settles everything but colliding keys: those try the next place.
+        pending = np.arange(len(ids))
+        while (pending := pending[self._holds(places[pending], keys[pending])]).size:
+            found = self._rows[places[pending]]
+            texts = self._texts(found)
+            same = np.array([encoded[i] == text for i, text in zip(pending.tolist(), texts, strict=True)])
+            rows[pending[same]] = found[same]
+            pending = pending[~same]
+            places[pending] += 1
+        return rows
+
+    def ids(self, rows: NDArray[np.integer]) -> list[str]:
+        """Ids of rows, which must be valid."""
+        return [text.decode() for text in self._texts(rows)]
+
+    def _holds(self, places: NDArray[np.int64], keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        last = len(self._keys) - 1
+        held: NDArray[np.bool_] = (places <= last) & (self._keys[np.minimum(places, last)] == keys)
+        return held
+
+    def _texts(self, rows: NDArray[np.integer]) -> list[bytes]:
+        text = self._text
+        starts, ends = self._offsets[rows].tolist(), self._offsets[rows + 1].tolist()
+        return [text[start:end] for start, end in zip(starts, ends, strict=True)]
+
+
+def _encode(id_: str, row: int) -> bytes:
+    if not isinstance(id_, str):
+        raise BundleError(f"item id in row {row}: {id_!r} is not a string, but the ids before it are")
+    try:
+        encoded = id_.encode()
+    except UnicodeEncodeError:
+        raise BundleError(f"item id in row {row}: {id_!r} is not valid text (a lone surrogate)") from None
+    if not 0 < len(encoded) <= MAX_ID_BYTES:
+        raise BundleError(
+            f"item id in row {row}: {len(encoded)} UTF-8 bytes, 1 to {MAX_ID_BYTES} are allowed: {id_[:60]!r}"
+        )
+    return encoded
+
+
+def _encode_or_empty(id_: str) -> bytes:
+    """UTF-8 of an id, empty (which is no item's id) for one that cannot be in any catalogue."""
+    try:
+        encoded = id_.encode()
+    except UnicodeEncodeError:
+        return b""
+    return encoded if len(encoded) <= MAX_ID_BYTES else b""
+
+
+def _refuse_duplicates(ids: Sequence[str], keys_N: NDArray[np.uint64], rows_N: NDArray[np.int64]) -> None:
+    """Compare the ids whose keys are equal; both arrays are in the order of the keys."""
+    seen: dict[str, int] = {}
+    previous = -2  # no place: the next place is nobody's neighbour
+    for place in np.flatnonzero(keys_N[1:] == keys_N[:-1]).tolist():
+        if place != previous + 1:
+            seen = {ids[rows_N[place]]: int(rows_N[place])}
+        previous = place
+        row = int(rows_N[place + 1])
+        if ids[row] in seen:
+            raise BundleError(
+                f"item id {ids[row]!r}: in row {seen[ids[row]]} and in row {row}; every id must be there once"
+            )
+        seen[ids[row]] = row

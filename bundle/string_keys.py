@@ -1,0 +1,50 @@
+"""A 64-bit key for every string id, computed for many ids at once.
+
+The ids are laid out as a matrix of 64-bit words; each word is multiplied by an odd number of its
+position and mixed (the finalizer of MurmurHash3, by Austin Appleby, public domain), the words are summed, and
+sum and length are mixed once more. A word of zeros adds nothing, so that an id's key does not depend on how
+long the other ids of the call are. The keys are stored in bundles: changing this changes the format.
+
+Equal keys for different ids are possible: whoever uses keys compares the ids themselves.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_ID_BYTES: Final = 1024
+"""Longest string id, in UTF-8 bytes."""
+
+_WORD_BYTES: Final = 8
+_GOLDEN: Final = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio, odd
+
+
+def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    words ^= words >> np.uint64(33)
+    words *= np.uint64(0xFF51AFD7ED558CCD)
+    words ^= words >> np.uint64(33)
+    words *= np.uint64(0xC4CEB9FE1A85EC53)
+    words ^= words >> np.uint64(33)
+    return words
+
+
+_POSITIONS: Final = _mix(np.arange(1, MAX_ID_BYTES // _WORD_BYTES + 1, dtype=np.uint64)) | np.uint64(1)
+
+
+def string_keys(ids: Sequence[bytes]) -> NDArray[np.uint64]:
+    """Keys of ids.
+
+    Args:
+        ids: At least one UTF-8 id; none longer than `MAX_ID_BYTES`.
+
+    Returns:
+        uint64 [number of ids].
+    """
+    lengths = np.fromiter(map(len, ids), np.uint64, len(ids))
+    num_words = max(1, -(-int(lengths.max()) // _WORD_BYTES))
+    padded = np.array(ids, dtype=f"S{num_words * _WORD_BYTES}")
+    words = padded.view("<u8").astype(np.uint64, copy=False).reshape(len(ids), num_words)
+    sums = _mix(words * _POSITIONS[:num_words]).sum(axis=1, dtype=np.uint64)
+    return _mix(sums + lengths * np.uint64(_GOLDEN))

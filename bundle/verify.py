@@ -1,0 +1,120 @@
+"""Is a version complete and unchanged? Answered before any parser of arrays, graphs or indexes sees it.
+
+A version is untrusted until `verify_version` returns. It reads the manifest (JSON, size-limited, strict),
+compares the folder's listing with it, then sizes, then the SHA-256 of every byte. It never opens an array,
+an index or a graph, so whether those agree with each other beyond the manifest is the loader's business.
+"""
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from bundle.files import names_in, open_folder, open_regular, read_small, sha256_of
+from bundle.layout import MANIFEST, is_version_name, required_files
+from bundle.manifest import MAX_MANIFEST_BYTES, FileEntry, Manifest, parse_manifest
+from re4.errors import BundleDamagedError, BundleError, BundleMismatchError
+
+MAX_HASHING_THREADS: Final = 4
+_ADVICE: Final = "Publish the version again, or point CURRENT at another one"
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of the version in a folder, parsed strictly; nothing else is looked at.
+
+    Raises:
+        BundleError: the folder or its manifest cannot be used.
+    """
+    with open_folder(path) as folder:
+        return _read_manifest(folder, path)
+
+
+def verify_version(path: Path) -> Manifest:
+    """Check every byte of the version in a folder against its manifest.
+
+    Args:
+        path: The version's folder. Its own name must be the version's name.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        BundleDamagedError: the manifest cannot be parsed or names another version; files are missing,
+            extra, links or other irregular things, of another size or of other content.
+        BundleMismatchError: everything is intact, but encoder and item vectors are of different spaces.
+        BundleError: the folder is missing, or was written by code with another schema version.
+    """
+    if not is_version_name(path.name):
+        raise BundleError(f"{path}: not named like a version (20260131T235959Z-0123abcd)")
+    with open_folder(path) as folder:
+        manifest = _read_manifest(folder, path)
+        if manifest.version != path.name:
+            raise BundleDamagedError(
+                f"{path / MANIFEST}: is of version {manifest.version}, the folder is {path.name}. {_ADVICE}"
+            )
+        _check_listing(folder, manifest, path)
+        for entry in manifest.files:
+            _check_size(folder, entry, path)
+        _check_contents(folder, manifest.files, path)
+    check_spaces(manifest, where=str(path))
+    return manifest
+
+
+def check_spaces(manifest: Manifest, *, where: str) -> None:
+    """Refuse an encoder beside item vectors of another run.
+
+    Raises:
+        BundleMismatchError: the two fingerprints differ.
+    """
+    encoder, items = manifest.model.space, manifest.items.space
+    if encoder != items:
+        raise BundleMismatchError(
+            f"{where}: the encoder was trained with the item vectors {encoder[:12]}…, but the items are of "
+            f"{items[:12]}…. Encoder and items must come from one run: export that run again"
+        )
+
+
+def _read_manifest(folder: int, path: Path) -> Manifest:
+    where = str(path / MANIFEST)
+    with open_regular(MANIFEST, folder=folder, where=where) as descriptor:
+        data = read_small(descriptor, max_bytes=MAX_MANIFEST_BYTES, where=where)
+    return parse_manifest(data, where=where)
+
+
+def _check_listing(folder: int, manifest: Manifest, path: Path) -> None:
+    present = names_in(folder) - {MANIFEST}
+    listed = {entry.name for entry in manifest.files}
+    _refuse(required_files(manifest.items.id_kind) - listed, "not listed in the manifest", path)
+    _refuse(listed - present, "missing", path)
+    _refuse(present - listed, "not part of the version", path)
+
+
+def _refuse(names: Iterable[str], what: str, path: Path) -> None:
+    if names := sorted(names):
+        raise BundleDamagedError(f"{path}: {', '.join(names)}: {what}. {_ADVICE}")
+
+
+def _check_size(folder: int, entry: FileEntry, path: Path) -> None:
+    where = str(path / entry.name)
+    with open_regular(entry.name, folder=folder, where=where) as descriptor:
+        num_bytes = os.fstat(descriptor).st_size
+    if num_bytes != entry.num_bytes:
+        raise BundleDamagedError(
+            f"{where}: {num_bytes} bytes, the manifest says {entry.num_bytes}: changed. {_ADVICE}"
+        )
+
+
+def _check_contents(folder: int, entries: tuple[FileEntry, ...], path: Path) -> None:
+    def check(entry: FileEntry) -> None:
+        where = str(path / entry.name)
+        with open_regular(entry.name, folder=folder, where=where) as descriptor:
+            num_bytes, digest = sha256_of(descriptor)
+        if (num_bytes, digest) != (entry.num_bytes, entry.sha256):
+            raise BundleDamagedError(
+                f"{where}: SHA-256 {digest[:12]}…, the manifest says {entry.sha256[:12]}…: changed. {_ADVICE}"
+            )
+
+    with ThreadPoolExecutor(max_workers=min(MAX_HASHING_THREADS, os.cpu_count() or 1)) as pool:
+        for _ in pool.map(check, entries):
+            pass

@@ -1,0 +1,65 @@
+"""Golden queries: written and read back, and refused where they are not what they should be."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bundle.golden import GoldenQueries
+from re4.errors import BundleDamagedError
+
+
+def arrays() -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    return {
+        "rows_QL": rng.integers(0, 9, (2, 3)),
+        "lengths_Q": np.array([3, 1]),
+        "interests_QKD": rng.standard_normal((2, 4, 5)).astype(np.float32),
+        "candidate_rows_QM": rng.integers(0, 9, (2, 6)),
+        "scores_QM": rng.standard_normal((2, 6)).astype(np.float32),
+    }
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    GoldenQueries(**arrays()).write(tmp_path / "golden.npz")
+    read = GoldenQueries.read(tmp_path / "golden.npz")
+    for name, array in arrays().items():
+        np.testing.assert_array_equal(getattr(read, name), array)
+        assert getattr(read, name).dtype == array.dtype
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lengths_Q": np.array([3, 1, 1])}, "Q is 2 elsewhere"),
+        ({"scores_QM": np.zeros((2, 7), np.float32)}, "M is 6 elsewhere"),
+        ({"scores_QM": np.zeros((2, 6), np.float64)}, "expected <f4 QM"),
+        ({"rows_QL": np.zeros((2, 0), np.int64)}, "rows_QL"),
+        ({"rows_QL": np.array([[None, None, None]] * 2)}, "not an archive of arrays"),
+        ({"more": np.zeros(1)}, "more"),
+    ],
+)
+def test_other_arrays_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    np.savez(tmp_path / "golden.npz", **{**arrays(), **change})
+    with pytest.raises(BundleDamagedError, match=message):
+        GoldenQueries.read(tmp_path / "golden.npz")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and no more", b"text"])
+def test_not_an_archive(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "golden.npz").write_bytes(content)
+    with pytest.raises(BundleDamagedError, match="not an archive"):
+        GoldenQueries.read(tmp_path / "golden.npz")
+
+
+def test_one_array_in_place_of_the_archive(tmp_path: Path) -> None:
+    with (tmp_path / "golden.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(BundleDamagedError, match="not an archive"):
+        GoldenQueries.read(tmp_path / "golden.npz")
+
+
+def test_missing(tmp_path: Path) -> None:
+    with pytest.raises(BundleDamagedError, match=r"golden\.npz"):
+        GoldenQueries.read(tmp_path / "golden.npz")
