@@ -1,0 +1,23 @@
+"""What a process that computes needs in its environment before it imports numpy, faiss or onnxruntime.
+
+One thread for each library that would otherwise start one per core: a server scales by processes, each with
+one compute lane. Pools inside it would fight over the same cores, and two (OpenMP and BLAS) spin while they
+wait. And no telemetry: ONNX Runtime's builds for Linux otherwise keep a database in the home folder and send
+events to their maker.
+"""
+
+from typing import Final
+
+COMPUTE_ENVIRONMENT: Final = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "ORT_DISABLE_TELEMETRY": "1",
+}
+
+
+def cap_this_thread() -> None:
+    """Run OpenMP loops that this thread starts in this thread alone: the setting is a thread's own."""
+    import faiss
+
+    faiss.omp_set_num_threads(1)

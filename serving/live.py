@@ -1,0 +1,34 @@
+"""What this process answers from: one reference, swapped whole."""
+
+from dataclasses import dataclass
+
+from re4.errors import NotReadyError
+from serving.snapshot import Snapshot
+
+
+@dataclass(kw_only=True)
+class Live:
+    """The version that answers, and the newest one that was refused."""
+
+    snapshot: Snapshot | None = None
+    failed_version: str = ""
+    """Name of the published version that could not be loaded; empty where the newest one is live."""
+    failure: str = ""
+
+    def current(self) -> Snapshot:
+        """The version to answer the whole of a call from.
+
+        Raises:
+            NotReadyError: none is loaded yet.
+        """
+        if self.snapshot is None:
+            raise NotReadyError("no version is loaded yet; ask again when the health service says SERVING")
+        return self.snapshot
+
+    def swap(self, snapshot: Snapshot) -> None:
+        """Answer from this version from now on. Calls under way keep theirs, which then frees itself."""
+        self.snapshot, self.failed_version, self.failure = snapshot, "", ""
+
+    def refuse(self, version: str, failure: str) -> None:
+        """Keep what is live, and remember which version was refused and why."""
+        self.failed_version, self.failure = version, failure

@@ -1,0 +1,68 @@
+"""What the supervisor and its workers say to each other: one JSON object a line, over stdin and stdout.
+
+A worker that reads the end of its stdin has lost its supervisor, and stops. Nothing else ties the two.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """First order: what to be."""
+
+    number: int
+    """1 to the number of processes; for the log."""
+    host: str
+    port: int
+    settings: str
+    """`ServerSettings.to_json`."""
+    path: str
+    """Folder of the version to begin with; checked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """Answer from the version in this folder, which was checked. Forget what was refused before."""
+
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refuse:
+    """The newest version was refused: tell those who ask. What is live stays live."""
+
+    version: str
+    failure: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """Report: this version answers now."""
+
+    version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """Report: an order could not be carried out."""
+
+    failure: str
+
+
+Line: TypeAlias = Start | Load | Refuse | Serving | Failed
+
+_KINDS: dict[str, Any] = {kind.__name__: kind for kind in (Start, Load, Refuse, Serving, Failed)}
+
+
+def to_line(message: Line) -> bytes:
+    """The message as one line."""
+    return json.dumps({type(message).__name__: asdict(message)}).encode() + b"\n"
+
+
+def from_line(line: bytes) -> Line:
+    """The message of a line that `to_line` made."""
+    ((kind, values),) = json.loads(line).items()
+    message: Line = _KINDS[kind](**values)
+    return message

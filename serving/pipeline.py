@@ -1,0 +1,147 @@
+"""From checked queries to candidates, in this process: gather, encode, search, merge.
+
+A batch shares one run of the encoder and one search. Knows nothing about gRPC, ids or other versions.
+
+Legend: B batch, L history length, K interests, D embedding, N items, M candidates, S results per interest.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import perf_counter_ns
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from re4.errors import BundleMismatchError, Re4Error
+from serving.encoder import Encoder
+from serving.merging import Merged, MergePolicy
+from serving.search import Searcher
+
+NO_ROWS: Final = np.empty(0, np.int64)
+_NOTHING_MERGED: Final = Merged(NO_ROWS, np.empty(0, np.float32), NO_ROWS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """One user's question, checked: rows instead of ids."""
+
+    history_rows_L: NDArray[np.int64]
+    """Rows of the history's known items, newest first: 1 to `max_history_length` of them."""
+    num_candidates: int
+    """How many candidates; 0 for the interests alone."""
+    excluded_rows: NDArray[np.int64] = field(default_factory=lambda: NO_ROWS)
+    """Rows that must not be among the candidates, ascending and unique."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageTimes:
+    """Where a batch's time went, in microseconds."""
+
+    gather_us: int
+    encode_us: int
+    search_us: int
+    merge_us: int
+    batch_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One user's interests and candidates."""
+
+    interests_KD: NDArray[np.float32]
+    attention_KL: NDArray[np.float32]
+    """Over the query's history, newest first; every row sums to 1."""
+    merged: Merged
+    times: StageTimes
+    """Of the whole batch."""
+
+
+class Pipeline:
+    """The online path of one loaded version. `run` may be called by one thread at a time."""
+
+    def __init__(
+        self,
+        *,
+        vectors_ND: NDArray[np.float32],
+        encoder: Encoder,
+        searcher: Searcher,
+        merge: MergePolicy,
+        max_history_length: int,
+    ) -> None:
+        self._vectors_ND = vectors_ND
+        self._encoder = encoder
+        self._searcher = searcher
+        self._merge = merge
+        self._max_history_length = max_history_length
+
+    def run(self, queries: Sequence[Query]) -> list[Answer | Re4Error]:
+        """Answer a batch.
+
+        Args:
+            queries: 1 to `max_batch_size` of them; what one asks for changes nothing for the others.
+
+        Returns:
+            An answer for each, in order; an error in place of an answer that would be garbage.
+        """
+        began = perf_counter_ns()
+        history_BLD, lengths_B = self._gather(queries)
+        gathered = perf_counter_ns()
+        interests_BKD, attention_BKL = self._encoder.encode(history_BLD, lengths_B)
+        finite_B = np.all(np.isfinite(interests_BKD), axis=(1, 2))
+        encoded = perf_counter_ns()
+        searching = [i for i, query in enumerate(queries) if query.num_candidates > 0 and finite_B[i]]
+        scores, rows = self._search(queries, searching, interests_BKD)
+        searched = perf_counter_ns()
+        merged = [_NOTHING_MERGED] * len(queries)
+        for number, place in enumerate(searching):
+            query = queries[place]
+            enough = query.num_candidates + len(query.excluded_rows)
+            merged[place] = self._merge(
+                scores[number, :, :enough],
+                rows[number, :, :enough],
+                query.excluded_rows,
+                query.num_candidates,
+            )
+        times = StageTimes(
+            gather_us=(gathered - began) // 1000,
+            encode_us=(encoded - gathered) // 1000,
+            search_us=(searched - encoded) // 1000,
+            merge_us=(perf_counter_ns() - searched) // 1000,
+            batch_size=len(queries),
+        )
+        return [
+            Answer(
+                interests_KD=interests_BKD[place],
+                attention_KL=attention_BKL[place, :, : len(query.history_rows_L)],
+                merged=merged[place],
+                times=times,
+            )
+            if finite_B[place]
+            else BundleMismatchError("the live version's encoder answers this history with values not finite")
+            for place, query in enumerate(queries)
+        ]
+
+    def _gather(self, queries: Sequence[Query]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        rows_BL = np.zeros((len(queries), self._max_history_length), np.int64)
+        lengths_B = np.empty(len(queries), np.int64)
+        for place, query in enumerate(queries):
+            length = len(query.history_rows_L)
+            rows_BL[place, :length] = query.history_rows_L
+            lengths_B[place] = length
+        return self._vectors_ND[rows_BL], lengths_B
+
+    def _search(
+        self, queries: Sequence[Query], searching: Sequence[int], interests_BKD: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """One search for the queries at the given places: `scores_BKS` and `rows_BKS` for those."""
+        if not searching:
+            return np.empty((0, 0, 0), np.float32), np.empty((0, 0, 0), np.int64)
+        num_results = max(
+            queries[place].num_candidates + len(queries[place].excluded_rows) for place in searching
+        )
+        wanted_BKD = interests_BKD[searching]
+        num_wanted, num_interests, embedding_dim = wanted_BKD.shape
+        scores, rows = self._searcher.search(wanted_BKD.reshape(-1, embedding_dim), num_results)
+        shape = (num_wanted, num_interests, -1)
+        return scores.reshape(shape), rows.reshape(shape)

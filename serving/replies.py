@@ -1,0 +1,100 @@
+"""From answers to messages: rows to ids, newest first to oldest first. Knows no rule of retrieval."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protos.v1 import retrieval_pb2
+from serving.pipeline import Answer, Query
+from serving.requests import CheckedRequest
+from serving.settings import ServerSettings
+from serving.snapshot import Snapshot
+
+
+def retrieve_reply(
+    answer: Answer, queue_us: int, checked: CheckedRequest, snapshot: Snapshot
+) -> retrieval_pb2.RetrieveReply:
+    """The reply of Retrieve for an answer from the index."""
+    times = answer.times
+    return retrieval_pb2.RetrieveReply(
+        items=_item_ids(answer.merged.rows_M, snapshot),
+        scores=answer.merged.scores_M.tolist(),
+        interest_numbers=answer.merged.interest_numbers_M.tolist(),
+        version=snapshot.manifest.version,
+        num_unknown_history_ids=checked.num_unknown_history_ids,
+        interests=_interests(answer, checked.query, snapshot) if checked.return_interests else None,
+        stage_times=retrieval_pb2.StageTimes(
+            queue_us=queue_us,
+            gather_us=times.gather_us,
+            encode_us=times.encode_us,
+            search_us=times.search_us,
+            merge_us=times.merge_us,
+            batch_size=times.batch_size,
+        ),
+    )
+
+
+def popular_reply(checked: CheckedRequest, snapshot: Snapshot) -> retrieval_pb2.RetrieveReply:
+    """The reply of Retrieve with the most popular items: scores and interest numbers are 0."""
+    query, rows = checked.query, snapshot.popular_rows
+    allowed = rows[~np.isin(rows, query.excluded_rows)][: query.num_candidates]
+    return retrieval_pb2.RetrieveReply(
+        items=_item_ids(allowed, snapshot),
+        scores=[0.0] * len(allowed),
+        interest_numbers=[0] * len(allowed),
+        version=snapshot.manifest.version,
+        num_unknown_history_ids=checked.num_unknown_history_ids,
+        is_popularity_fallback=True,
+    )
+
+
+def encode_reply(answer: Answer, checked: CheckedRequest, snapshot: Snapshot) -> retrieval_pb2.EncodeReply:
+    """The reply of Encode."""
+    return retrieval_pb2.EncodeReply(
+        interests=_interests(answer, checked.query, snapshot),
+        version=snapshot.manifest.version,
+        num_unknown_history_ids=checked.num_unknown_history_ids,
+    )
+
+
+def info_reply(
+    snapshot: Snapshot, settings: ServerSettings, *, failed_version: str, failure: str, server_version: str
+) -> retrieval_pb2.InfoReply:
+    """The reply of Info."""
+    manifest, limits = snapshot.manifest, settings.limits
+    return retrieval_pb2.InfoReply(
+        version=manifest.version,
+        created_at=manifest.created_at,
+        model=manifest.model.name,
+        num_interests=manifest.model.num_interests,
+        embedding_dim=manifest.model.embedding_dim,
+        index=manifest.index.factory or manifest.index.kind,
+        num_items=manifest.items.num_items,
+        item_id_kind=manifest.items.id_kind,
+        max_history_length=manifest.model.max_history_length,
+        max_num_candidates=limits.max_num_candidates,
+        max_num_history_ids=limits.max_num_history_ids,
+        max_num_excluded_ids=limits.max_num_excluded_ids,
+        max_message_bytes=limits.max_message_bytes,
+        failed_version=failed_version,
+        failure=failure,
+        server_version=server_version,
+        num_processes=settings.num_processes,
+    )
+
+
+def _item_ids(rows: NDArray[np.int64], snapshot: Snapshot) -> retrieval_pb2.ItemIds:
+    ids = snapshot.item_ids.ids(rows)
+    if snapshot.item_ids.kind == "string":
+        return retrieval_pb2.ItemIds(strings=ids)  # type: ignore[arg-type]  # the kind says so
+    return retrieval_pb2.ItemIds(ints=ids)  # type: ignore[arg-type]
+
+
+def _interests(answer: Answer, query: Query, snapshot: Snapshot) -> retrieval_pb2.Interests:
+    num_interests, embedding_dim = answer.interests_KD.shape
+    return retrieval_pb2.Interests(
+        num_interests=num_interests,
+        embedding_dim=embedding_dim,
+        vectors=answer.interests_KD.reshape(-1).tolist(),
+        attention=answer.attention_KL[:, ::-1].reshape(-1).tolist(),
+        attended_items=_item_ids(query.history_rows_L[::-1], snapshot),
+    )

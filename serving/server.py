@@ -1,0 +1,85 @@
+"""One process's gRPC server: the service, health, reflection, and a stop that loses no call in flight."""
+
+import asyncio
+from typing import Final
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from re4.errors import ServerError
+from serving.addresses import Address
+from serving.live import Live
+from serving.service import SERVICE_NAME, RetrievalService
+from serving.settings import ServerSettings
+
+_SETTLE_S: Final = 0.05
+"""How long the server must have been idle before a stop counts as clean: a call that the transport has taken
+reaches its handler well within this."""
+
+
+class RetrievalServer:
+    """Serves what is live on an address. Belongs to one event loop."""
+
+    def __init__(self, live: Live, settings: ServerSettings) -> None:
+        """Assemble the server; it listens from `start` on."""
+        self._settings = settings
+        self._service = RetrievalService(live, settings)
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", settings.limits.max_message_bytes),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 1),
+            ]
+        )
+        self._server.add_generic_rpc_handlers((self._service.handler(),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if settings.reflection:
+            names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._server)
+
+    async def start(self, address: Address) -> Address:
+        """Listen, and say NOT_SERVING until `set_serving`.
+
+        Returns:
+            The address with the port that was chosen where 0 was asked for.
+
+        Raises:
+            ServerError: the address cannot be listened on.
+        """
+        for name in ("", SERVICE_NAME):
+            await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+        try:
+            port = self._server.add_insecure_port(str(address))
+        except RuntimeError as error:
+            raise ServerError(f"cannot listen on {address}: {error}") from None
+        await self._server.start()
+        return Address(host=address.host, port=port)
+
+    async def set_serving(self) -> None:
+        """Say SERVING to whoever asks for the server's health."""
+        for name in ("", SERVICE_NAME):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self) -> None:
+        """Say NOT_SERVING, take no further call, and end with those in flight answered, or after the grace.
+
+        Watchers of the health service never finish by themselves: they do not hold the stop up.
+        """
+        await self._health.enter_graceful_shutdown()
+        stopping = asyncio.create_task(self._server.stop(self._settings.grace_s))
+        idle = asyncio.create_task(self._idle_for_a_moment())
+        await asyncio.wait({stopping, idle}, return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.done():
+            await self._server.stop(None)
+        await stopping
+        idle.cancel()
+        self._service.close()
+
+    async def _idle_for_a_moment(self) -> None:
+        was_idle = False
+        while not was_idle:
+            await self._service.wait_idle()
+            await asyncio.sleep(_SETTLE_S)
+            was_idle = self._service.is_idle

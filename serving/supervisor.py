@@ -1,0 +1,169 @@
+"""The parent of a server: holds the port, keeps the workers running, has new versions checked.
+
+It answers no call itself and loads no FAISS, no ONNX Runtime and no gRPC, so that whatever kills a worker or
+a check leaves it standing, with the last good version for the next worker.
+"""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Coroutine, Iterable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from re4.errors import ServerError
+from serving.addresses import Address, hold_port
+from serving.check import check_version
+from serving.logs import log_to_stderr
+from serving.orders import Failed, Load, Refuse, Start
+from serving.settings import ServerSettings
+from serving.watcher import GoLive, Watcher
+from serving.worker_process import WorkerProcess
+
+_FIRST_DELAY_S: Final = 0.5
+_LONGEST_DELAY_S: Final = 30.0
+_KILL_AFTER_S: Final = 5.0
+"""Beyond the grace: how long a worker may take to end before it is killed."""
+
+_log = logging.getLogger(__name__)
+
+
+def run_server(bundles: Path, address: Address, settings: ServerSettings) -> None:
+    """Serve the live version of a bundle directory until SIGTERM or SIGINT; then finish what is in flight.
+
+    Args:
+        bundles: The bundle directory, whose `CURRENT` is followed.
+        address: Where to listen; port 0 lets the system choose.
+        settings: How.
+
+    Raises:
+        BundleError: the first version cannot be served.
+        ServerError: the address cannot be listened on, or a worker does not start.
+    """
+    log_to_stderr("server")
+    asyncio.run(_Supervisor(bundles, settings).run(address))
+
+
+class _Supervisor:
+    def __init__(self, bundles: Path, settings: ServerSettings) -> None:
+        self._settings = settings
+        self._bundles = bundles
+        self._watcher = Watcher(bundles, partial(check_version, settings=settings))
+        self._workers: dict[int, WorkerProcess] = {}
+        self._live: Path | None = None
+        self._refused: Refuse | None = None
+
+    async def run(self, address: Address) -> None:
+        serving = asyncio.create_task(self._serve(address))
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop_once, serving)
+        try:
+            await serving
+        except asyncio.CancelledError:
+            pass
+        finally:
+            patience_s = self._settings.grace_s + _KILL_AFTER_S
+            await asyncio.gather(*(worker.stop(patience_s) for worker in self._workers.values()))
+        _log.info("stopped")
+
+    def _stop_once(self, serving: "asyncio.Task[None]") -> None:
+        if not serving.cancelling():
+            _log.info("stopping: calls in flight have %g seconds to finish", self._settings.grace_s)
+            serving.cancel()
+
+    async def _serve(self, address: Address) -> None:
+        self._say_choices()
+        with hold_port(address) as bound:
+            self._live = await self._watcher.first()
+            orders = [
+                Start(
+                    number=number,
+                    host=bound.host,
+                    port=bound.port,
+                    settings=self._settings.to_json(),
+                    path=str(self._live),
+                )
+                for number in range(1, self._settings.num_processes + 1)
+            ]
+            await _all_or_first_failure(self._start(order) for order in orders)
+            _log.info("listening on %s", bound)
+            await _all_or_first_failure([*(self._keep(order) for order in orders), self._follow()])
+
+    async def _start(self, order: Start) -> None:
+        self._workers[order.number] = await WorkerProcess.start(order)
+
+    async def _keep(self, order: Start) -> None:
+        """Hear a worker out; start another where it ends."""
+        while True:
+            worker = self._workers[order.number]
+            async for report in worker.reports():
+                if isinstance(report, Failed):
+                    _log.error("worker %d keeps its version: %s", order.number, report.failure)
+            _log.error(
+                "worker %d (pid %d) ended with %s; starting another",
+                order.number,
+                worker.pid,
+                await worker.wait(),
+            )
+            await self._start_again(order)
+
+    async def _start_again(self, order: Start) -> None:
+        delay_s = _FIRST_DELAY_S
+        while True:
+            try:
+                await self._start(replace(order, path=str(self._live)))
+                break
+            except ServerError as error:
+                _log.error("%s; trying again in %g seconds", error, delay_s)
+            await asyncio.sleep(delay_s)
+            delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
+        # What became live or was refused while it started.
+        self._workers[order.number].send(Load(path=str(self._live)))
+        if self._refused is not None:
+            self._workers[order.number].send(self._refused)
+
+    async def _follow(self) -> None:
+        """Look at `CURRENT` again and again; a new version is checked once and then goes to every worker."""
+        while True:
+            await asyncio.sleep(self._settings.poll_interval_s)
+            change = await self._watcher.poll()
+            if change is None:
+                continue
+            order: Load | Refuse
+            if isinstance(change, GoLive):
+                self._live, self._refused = change.path, None
+                order = Load(path=str(change.path))
+                _log.info("version %s passed its check: going live", change.path.name)
+            else:
+                order = self._refused = Refuse(version=change.version, failure=change.failure)
+                _log.error("version %s refused, the old one stays live: %s", change.version, change.failure)
+            for worker in self._workers.values():
+                worker.send(order)
+
+    def _say_choices(self) -> None:
+        settings = self._settings
+        _log.info("bundles in %s, CURRENT read every %g seconds", self._bundles, settings.poll_interval_s)
+        _log.info(
+            "%d worker process(es) with one compute lane each; pools of ONNX Runtime, OpenMP and BLAS have "
+            "one thread, because lanes that share cores would wait for each other",
+            settings.num_processes,
+        )
+        _log.info(
+            "merge policy %s; fallback %s; reflection %s",
+            settings.merge_policy,
+            settings.fallback.value,
+            "on" if settings.reflection else "off",
+        )
+
+
+async def _all_or_first_failure(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run all of them; where one raises, stop the others and raise that."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for coroutine in coroutines:
+                tasks.create_task(coroutine)
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None

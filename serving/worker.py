@@ -1,0 +1,144 @@
+"""A worker process: loads versions that were checked, answers calls, and follows its supervisor's orders.
+
+    python -m serving.worker        (by `serving.supervisor`, which talks to it as `serving.orders` says)
+
+It stops, with the calls in flight answered, on SIGTERM or when its stdin ends.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import IO
+
+from bundle.verify import read_manifest
+from re4.errors import Re4Error
+from serving.addresses import Address
+from serving.encoder import PROVIDERS
+from serving.live import Live
+from serving.logs import log_to_stderr
+from serving.orders import Failed, Line, Load, Refuse, Serving, Start, from_line, to_line
+from serving.server import RetrievalServer
+from serving.settings import ServerSettings
+from serving.snapshot import Snapshot, load_snapshot
+
+_MAX_LINE_BYTES = 1 << 20
+
+_log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Carries out orders on what this process serves."""
+
+    def __init__(self, start: Start, reports: IO[bytes]) -> None:
+        self._start = start
+        self._settings = ServerSettings.from_json(start.settings)
+        self._reports = reports
+        self._live = Live()
+        self._server = RetrievalServer(self._live, self._settings)
+
+    async def run(self, orders: asyncio.StreamReader, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set or the orders end.
+
+        Raises:
+            Re4Error: the first version cannot be loaded, or the address not listened on.
+        """
+        # The port opens when the version is warm: until then the other workers get the connections.
+        self._live.swap(await self._load(self._start.path))
+        await self._server.start(Address(host=self._start.host, port=self._start.port))
+        try:
+            await self._server.set_serving()
+            self._say_live()
+            following = asyncio.create_task(self._follow(orders))
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            following.cancel()
+            stopping.cancel()
+        finally:
+            await self._server.stop()
+
+    async def _follow(self, orders: asyncio.StreamReader) -> None:
+        while line := await orders.readline():
+            order = from_line(line)
+            if isinstance(order, Load):
+                await self._go_live(order)
+            elif isinstance(order, Refuse):
+                self._live.refuse(order.version, order.failure)
+
+    async def _go_live(self, order: Load) -> None:
+        current = self._live.current()
+        try:
+            if order.path == str(current.path):
+                self._live.swap(current)
+            else:
+                self._live.swap(await self._load(order.path))
+                self._say_live()
+        except Exception as error:  # whatever it is, what is live stays live
+            _log.exception("%s cannot be loaded", order.path)
+            self._live.refuse(Path(order.path).name, str(error))
+            self._report(Failed(failure=str(error)))
+
+    async def _load(self, folder: str) -> Snapshot:
+        """Load in a thread, so that calls go on being answered."""
+        path, settings = Path(folder), self._settings
+
+        def load() -> Snapshot:
+            return load_snapshot(
+                path,
+                read_manifest(path),
+                max_batch_size=settings.max_batch_size,
+                merge_policy=settings.merge_policy,
+            )
+
+        return await asyncio.to_thread(load)
+
+    def _say_live(self) -> None:
+        manifest = self._live.current().manifest
+        _log.info(
+            "serving %s: %s encoder on %s (too small a graph to gain from a device), %s index of %d items",
+            manifest.version,
+            manifest.model.name,
+            ", ".join(PROVIDERS),
+            manifest.index.kind,
+            manifest.items.num_items,
+        )
+        self._report(Serving(version=manifest.version))
+
+    def _report(self, message: Line) -> None:
+        self._reports.write(to_line(message))
+        self._reports.flush()
+
+
+async def _main(reports: IO[bytes]) -> int:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    # Ctrl-C reaches every process of the terminal; the supervisor decides what follows from it.
+    loop.add_signal_handler(signal.SIGINT, lambda: None)
+    orders = asyncio.StreamReader(limit=_MAX_LINE_BYTES)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
+    start = from_line(await orders.readline())
+    if not isinstance(start, Start):
+        raise ValueError(f"the first order must be Start, not {start!r}")
+    log_to_stderr(f"worker {start.number}")
+    try:
+        await Worker(start, reports).run(orders, stop)
+    except Re4Error as error:
+        reports.write(to_line(Failed(failure=str(error))))
+        reports.flush()
+        return 1
+    return 0
+
+
+def main() -> int:
+    """Run the process; 0 where it was stopped, 1 where it could not serve."""
+    # Reports go to where stdout was; what a library prints joins the log.
+    with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as reports:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        return asyncio.run(_main(reports))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

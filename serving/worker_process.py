@@ -1,0 +1,78 @@
+"""The supervisor's view of one worker process: start it, give it orders, hear its reports, stop it."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+
+from re4.errors import ServerError
+from serving.environment import COMPUTE_ENVIRONMENT
+from serving.orders import Failed, Line, Serving, Start, from_line, to_line
+
+_MAX_LINE_BYTES = 1 << 20
+
+
+class WorkerProcess:
+    """A running worker. Make one by `start`."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self.pid = process.pid
+
+    @classmethod
+    async def start(cls, order: Start) -> "WorkerProcess":
+        """Start a worker and wait until it serves.
+
+        Raises:
+            ServerError: it ended, or said that it cannot serve.
+        """
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "serving.worker"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=os.environ | COMPUTE_ENVIRONMENT,
+            limit=_MAX_LINE_BYTES,
+        )
+        worker = cls(process)
+        try:
+            worker.send(order)
+            async for report in worker.reports():
+                if isinstance(report, Serving):
+                    return worker
+                if isinstance(report, Failed):
+                    raise ServerError(f"worker {order.number} cannot serve: {report.failure}")
+            ended = await worker.wait()
+            raise ServerError(f"worker {order.number} ended with {ended} before it could serve")
+        except BaseException:  # cancelled too: no process is left behind
+            await worker.stop(0)
+            raise
+
+    def send(self, order: Line) -> None:
+        """Give an order; a worker that is ending gets none."""
+        stdin = self._process.stdin
+        if stdin is not None and not stdin.is_closing():
+            stdin.write(to_line(order))
+
+    async def reports(self) -> AsyncIterator[Line]:
+        """What the worker says, until it ends."""
+        stdout = self._process.stdout
+        while stdout is not None and (line := await stdout.readline()):
+            yield from_line(line)
+
+    async def wait(self) -> str:
+        """Wait for the end; how it ended, in words."""
+        code = await self._process.wait()
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+    async def stop(self, timeout_s: float) -> None:
+        """Ask the worker to end; kill it where it has not within the time."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        if self._process.returncode is None and timeout_s == 0:
+            self._process.kill()
+        try:
+            await asyncio.wait_for(self._process.wait(), timeout_s or None)
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()

@@ -1,0 +1,165 @@
+"""Batches form while the lane is busy; those who left are not worked for. Driven by events, never by time."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import pytest
+
+from serving.batcher import Batcher, Finished
+
+
+class Lane:
+    """A fake pipeline: notes each batch, and stays in it until the test lets it go on."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.threads: set[int] = set()
+        self.entered = threading.Semaphore(0)
+        self.may_leave = threading.Semaphore(0)
+
+    def run(self, queries: Sequence[str]) -> list[str | Exception]:
+        self.batches.append(list(queries))
+        self.threads.add(threading.get_ident())
+        self.entered.release()
+        assert self.may_leave.acquire(timeout=30)
+        if "crash" in queries:
+            raise RuntimeError("the whole batch failed")
+        return [ValueError(query) if query.startswith("bad") else query.upper() for query in queries]
+
+    async def is_busy(self) -> None:
+        """Wait until the lane is in the next batch."""
+        assert await asyncio.to_thread(self.entered.acquire, timeout=30)
+
+
+def drive(
+    test: Callable[[Lane, Batcher[str, str]], Coroutine[Any, Any, None]], max_batch_size: int = 4
+) -> Lane:
+    lane = Lane()
+
+    async def main() -> None:
+        batcher: Batcher[str, str] = Batcher(
+            lane.run,
+            max_batch_size=max_batch_size,
+            may_share=lambda first, other: first[-1].isdigit() == other[-1].isdigit(),
+            on_lane_start=lambda: None,
+        )
+        try:
+            await test(lane, batcher)
+        finally:
+            lane.may_leave.release(100)
+            batcher.close()
+
+    asyncio.run(main())
+    return lane
+
+
+async def submit(batcher: Batcher[str, str], *queries: str) -> list["asyncio.Task[Finished[str]]"]:
+    tasks = [asyncio.create_task(batcher.submit(query)) for query in queries]
+    await asyncio.sleep(0)  # one turn of the loop: every task has submitted
+    return tasks
+
+
+def test_what_queues_while_a_batch_runs_is_the_next_batch() -> None:
+    async def test(lane: Lane, batcher: Batcher[str, str]) -> None:
+        first = await submit(batcher, "a")
+        await lane.is_busy()
+        later = await submit(batcher, "b", "c", "d", "e", "f")
+        lane.may_leave.release(3)
+        results = await asyncio.gather(*first, *later)
+        assert [finished.result for finished in results] == ["A", "B", "C", "D", "E", "F"]
+        assert all(finished.queue_us >= 0 for finished in results)
+
+    lane = drive(test)
+    assert lane.batches == [["a"], ["b", "c", "d", "e"], ["f"]]
+    assert len(lane.threads) == 1
+    assert threading.get_ident() not in lane.threads
+
+
+def test_a_lone_query_is_run_at_once() -> None:
+    async def test(lane: Lane, batcher: Batcher[str, str]) -> None:
+        for query in ("a", "b"):
+            (task,) = await submit(batcher, query)
+            await lane.is_busy()
+            lane.may_leave.release()
+            assert (await task).result == query.upper()
+
+    assert drive(test).batches == [["a"], ["b"]]
+
+
+def test_queries_that_arrive_together_share_a_batch() -> None:
+    async def test(lane: Lane, batcher: Batcher[str, str]) -> None:
+        lane.may_leave.release()
+        await asyncio.gather(*await submit(batcher, "a", "b", "c"))
+
+    assert drive(test).batches == [["a", "b", "c"]]
+
+
+def test_cancelled_queries_are_never_run() -> None:
+    async def test(lane: Lane, batcher: Batcher[str, str]) -> None:
+        first = await submit(batcher, "a")
+        await lane.is_busy()
+        kept, left, other, last = await submit(batcher, "b", "c", "d", "e")
+        left.cancel()
+        last.cancel()
+        await asyncio.wait({left, last})
+        lane.may_leave.release(2)
+        await asyncio.gather(*first, kept, other)
+
+    assert drive(test).batches == [["a"], ["b", "d"]]
+
+
+def test_when_all_have_left_the_lane_rests_and_works_again() -> None:
+    async def test(lane: Lane, batcher: Batcher[str, str]) -> None:
+        first = await submit(batcher, "a")
+        await lane.is_busy()
+        (left,) = await submit(batcher, "b")
+        left.cancel()
+        await asyncio.wait({left})
+        lane.may_leave.release(2)
+        await asyncio.gather(*first)
+        assert (await (await submit(batcher, "c"))[0]).result == "C"
+
+    assert drive(test).batches == [["a"], ["c"]]
+
+
+def test_leaving_during_the_own_batch_harms_nobody() -> None:
+    async def test(lane: Lane, batcher: Batcher[str, str]) -> None:
+        left, kept = await submit(batcher, "a", "b")
+        await lane.is_busy()
+        left.cancel()
+        await asyncio.wait({left})
+        lane.may_leave.release()
+        assert (await kept).result == "B"
+
+    assert drive(test).batches == [["a", "b"]]
+
+
+def test_queries_of_another_version_wait_for_the_next_batch_in_order() -> None:
+    async def test(lane: Lane, batcher: Batcher[str, str]) -> None:
+        lane.may_leave.release(3)
+        await asyncio.gather(*await submit(batcher, "a", "b", "1", "2", "c"))
+
+    assert drive(test).batches == [["a", "b"], ["1", "2"], ["c"]]
+
+
+def test_an_error_in_place_of_a_result_concerns_that_query_alone() -> None:
+    async def test(lane: Lane, batcher: Batcher[str, str]) -> None:
+        lane.may_leave.release()
+        good, bad = await submit(batcher, "good", "bad-b")
+        assert (await good).result == "GOOD"
+        with pytest.raises(ValueError, match="bad-b"):
+            await bad
+
+    drive(test)
+
+
+def test_a_batch_that_fails_as_a_whole_tells_all_and_does_not_stop_the_lane() -> None:
+    async def test(lane: Lane, batcher: Batcher[str, str]) -> None:
+        lane.may_leave.release(2)
+        crashed = await asyncio.gather(*await submit(batcher, "a", "crash"), return_exceptions=True)
+        assert [str(error) for error in crashed] == ["the whole batch failed"] * 2
+        assert (await (await submit(batcher, "c"))[0]).result == "C"
+
+    drive(test)

@@ -1,0 +1,229 @@
+"""One process's server, driven in this process: stopping under load, readiness, defects that leak nothing."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from running_server import DEADLINE_S
+from small_bundles import SmallVersion, load
+
+from protos.v1 import retrieval_pb2 as pb
+from serving.addresses import Address
+from serving.live import Live
+from serving.pipeline import Query
+from serving.server import RetrievalServer
+from serving.settings import ServerSettings
+from serving.snapshot import Snapshot
+
+REQUEST = pb.RetrieveRequest(history=pb.ItemIds(strings=["item-1-é"]), num_candidates=5).SerializeToString()
+ITEM_59 = pb.RetrieveRequest(history=pb.ItemIds(strings=["item-59-é"]), num_candidates=5).SerializeToString()
+
+
+class Held:
+    """A pipeline that stays in a batch until the test lets it go."""
+
+    def __init__(self, pipeline: Any) -> None:
+        self._pipeline = pipeline
+        self.entered = threading.Event()
+        self.may_leave = threading.Event()
+
+    def run(self, queries: Sequence[Query]) -> Any:
+        self.entered.set()
+        assert self.may_leave.wait(DEADLINE_S)
+        return self._pipeline.run(queries)
+
+
+class Broken:
+    def run(self, queries: Sequence[Query]) -> Any:
+        raise ZeroDivisionError("secret-internals")
+
+
+def serving(snapshot: Snapshot) -> Live:
+    live = Live()
+    live.swap(snapshot)
+    return live
+
+
+def drive(
+    live: Live, test: Callable[[RetrievalServer, grpc.aio.Channel], Awaitable[None]], **settings: Any
+) -> None:
+    async def main() -> None:
+        server = RetrievalServer(live, ServerSettings(max_batch_size=8, **settings))
+        address = await server.start(Address(host="127.0.0.1", port=0))
+        async with grpc.aio.insecure_channel(str(address)) as channel:
+            try:
+                await test(server, channel)
+            finally:
+                await server.stop()
+
+    asyncio.run(main())
+
+
+async def until_in_flight(server: RetrievalServer, num_calls: int) -> None:
+    """Let the loop run until the server's handlers have so many calls, all of them queued by then."""
+    while server._service._num_in_flight < num_calls:
+        await asyncio.sleep(0)
+
+
+def call(channel: grpc.aio.Channel, data: bytes = REQUEST) -> "asyncio.Task[pb.RetrieveReply]":
+    async def answered() -> pb.RetrieveReply:
+        method = channel.unary_unary("/re4.v1.Retrieval/Retrieve")
+        return pb.RetrieveReply.FromString(await method(data, timeout=DEADLINE_S))
+
+    return asyncio.create_task(answered())
+
+
+async def health_of(channel: grpc.aio.Channel) -> int:
+    stub = health_pb2_grpc.HealthStub(channel)
+    return (await stub.Check(health_pb2.HealthCheckRequest(service="re4.v1.Retrieval"))).status
+
+
+def test_a_stop_finishes_what_is_in_flight_and_takes_nothing_new(snapshot: Snapshot) -> None:
+    held = Held(snapshot.pipeline)
+
+    async def test(server: RetrievalServer, channel: grpc.aio.Channel) -> None:
+        await server.set_serving()
+        in_flight = call(channel)
+        await asyncio.to_thread(held.entered.wait, DEADLINE_S)
+        watching = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watching.read()).status == health_pb2.HealthCheckResponse.SERVING
+        stopping = asyncio.create_task(server.stop())
+        assert (await watching.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert not in_flight.done()
+        assert not stopping.done()
+        held.may_leave.set()
+        assert len((await in_flight).items.strings) == 5
+        await stopping
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call(channel)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+
+    drive(serving(replace(snapshot, pipeline=held)), test, grace_s=DEADLINE_S)
+
+
+def test_a_stop_does_not_wait_longer_than_the_grace(snapshot: Snapshot) -> None:
+    held = Held(snapshot.pipeline)
+
+    async def test(server: RetrievalServer, channel: grpc.aio.Channel) -> None:
+        in_flight = call(channel)
+        await asyncio.to_thread(held.entered.wait, DEADLINE_S)
+        await server.stop()
+        with pytest.raises(grpc.aio.AioRpcError):
+            await in_flight
+        held.may_leave.set()
+
+    drive(serving(replace(snapshot, pipeline=held)), test, grace_s=0.01)
+
+
+def test_watchers_of_the_health_do_not_hold_a_stop_up(snapshot: Snapshot) -> None:
+    async def test(server: RetrievalServer, channel: grpc.aio.Channel) -> None:
+        watching = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watching.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        await server.set_serving()
+        assert (await watching.read()).status == health_pb2.HealthCheckResponse.SERVING
+        stopping = asyncio.create_task(server.stop())
+        assert (await watching.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        await asyncio.wait_for(stopping, DEADLINE_S)  # a fraction of the grace
+
+    drive(serving(snapshot), test, grace_s=100 * DEADLINE_S)
+
+
+def test_not_serving_until_told(snapshot: Snapshot) -> None:
+    async def test(server: RetrievalServer, channel: grpc.aio.Channel) -> None:
+        assert await health_of(channel) == health_pb2.HealthCheckResponse.NOT_SERVING
+        await server.set_serving()
+        assert await health_of(channel) == health_pb2.HealthCheckResponse.SERVING
+
+    drive(serving(snapshot), test)
+
+
+def test_a_server_without_a_version_says_so() -> None:
+    async def test(server: RetrievalServer, channel: grpc.aio.Channel) -> None:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call(channel)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "no version is loaded yet" in refused.value.details()
+
+    drive(Live(), test)
+
+
+def test_a_defect_is_internal_and_its_text_stays_in_the_log(
+    snapshot: Snapshot, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(server: RetrievalServer, channel: grpc.aio.Channel) -> None:
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await call(channel)
+        assert failed.value.code() is grpc.StatusCode.INTERNAL
+        assert failed.value.details() == "Retrieve failed; the server's log says why"
+
+    drive(serving(replace(snapshot, pipeline=Broken())), test)
+    assert "ZeroDivisionError: secret-internals" in caplog.text
+
+
+def test_interests_that_overflow_are_internal_for_that_caller_alone(tmp_path: Path) -> None:
+    """Item 59 is finite, but so long that the encoder's sums are not."""
+    version = SmallVersion(seed=8)
+    version.vectors_ND[:, 0] = 0
+    version.vectors_ND[59] = 0
+    version.vectors_ND[59, 0] = 1e30
+    version.W2_DD[0] = 1e10
+    snapshot = load(version, tmp_path)
+
+    async def test(server: RetrievalServer, channel: grpc.aio.Channel) -> None:
+        calls = [call(channel, data) for data in (REQUEST, ITEM_59, REQUEST)]
+        good, bad, also_good = await asyncio.gather(*calls, return_exceptions=True)
+        expected = [version.ids[row] for row in version.best([1], 5)]
+        assert list(good.items.strings) == list(also_good.items.strings) == expected
+        assert bad.code() is grpc.StatusCode.INTERNAL
+        assert "not finite" in bad.details()
+
+    drive(serving(snapshot), test)
+
+
+def test_callers_share_a_batch_while_the_lane_is_busy(snapshot: Snapshot) -> None:
+    held = Held(snapshot.pipeline)
+
+    async def test(server: RetrievalServer, channel: grpc.aio.Channel) -> None:
+        first = call(channel)
+        await asyncio.to_thread(held.entered.wait, DEADLINE_S)
+        others = [call(channel) for _ in range(5)]
+        await until_in_flight(server, 6)
+        held.may_leave.set()
+        replies = await asyncio.gather(first, *others)
+        assert [reply.stage_times.batch_size for reply in replies] == [1, 5, 5, 5, 5, 5]
+        assert len({tuple(reply.items.strings) for reply in replies}) == 1
+
+    drive(serving(replace(snapshot, pipeline=held)), test)
+
+
+def test_calls_that_queued_across_a_swap_are_answered_from_their_own_version(
+    snapshot: Snapshot, small_version: SmallVersion, tmp_path: Path
+) -> None:
+    other = SmallVersion(seed=4)
+    held = Held(snapshot.pipeline)
+    live = serving(replace(snapshot, pipeline=held))
+
+    async def test(server: RetrievalServer, channel: grpc.aio.Channel) -> None:
+        first = call(channel)
+        await asyncio.to_thread(held.entered.wait, DEADLINE_S)
+        before = [call(channel) for _ in range(3)]
+        await until_in_flight(server, 4)
+        live.swap(load(other, tmp_path))
+        after = [call(channel) for _ in range(3)]
+        await until_in_flight(server, 7)
+        held.may_leave.set()
+        for calls, version, loaded in (
+            ([first, *before], small_version, snapshot),
+            (after, other, live.current()),
+        ):
+            for reply in await asyncio.gather(*calls):
+                assert list(reply.items.strings) == [version.ids[row] for row in version.best([1], 5)]
+                assert reply.version == loaded.manifest.version
+
+    drive(live, test)

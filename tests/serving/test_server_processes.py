@@ -1,0 +1,186 @@
+"""The server as processes: what it loads, how it starts or does not, how it ends, what it survives."""
+
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from damaged_versions import CHANGED_FILES, publish
+from running_server import DEADLINE_S, RE4, RunningServer, open_files
+from small_bundles import SmallVersion
+
+from re4.errors import UsageError
+from serving.cli import serve
+from serving.client import RetrievalClient
+
+
+def serve_and_fail(bundles: Path, *options: str) -> tuple[int, str]:
+    """Exit code and words of a server that does not start."""
+    command = [*RE4, "serve", "--bundles", str(bundles), "--address", "127.0.0.1:0", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert "Traceback" not in done.stderr
+    return done.returncode, " ".join(done.stderr.split())
+
+
+def test_the_running_server_never_loads_what_belongs_offline(tmp_path: Path) -> None:
+    """Python itself lists what every process of the server imports: parent, check and worker."""
+    SmallVersion(seed=1).publish(tmp_path)
+    env = {"PYTHONPROFILEIMPORTTIME": "1"}
+    with (
+        RunningServer(tmp_path, "--poll-interval-s", "0.02", env=env) as running,
+        RetrievalClient(running.address) as client,
+    ):
+        client.retrieve(["item-1-é"], return_interests=True)
+        client.encode(["item-1-é"])
+        seen = running.num_lines
+        name = SmallVersion(seed=2).publish(tmp_path)
+        running.wait_for(f"worker 1: serving {name}", after=seen)
+        client.retrieve(["item-1-é"])
+    packages = {
+        line.rpartition("|")[2].strip().partition(".")[0]
+        for line in running.log.splitlines()
+        if line.startswith("import time:")
+    }
+    assert {"serving", "bundle", "protos", "faiss", "onnxruntime", "grpc"} <= packages
+    assert not packages & {"torch", "training", "export", "benchmarks", "polars", "onnx", "pandas", "scipy"}
+
+
+def test_workers_keep_to_one_thread_and_send_no_telemetry(server: RunningServer) -> None:
+    (worker,) = server.workers()
+    environment = Path(f"/proc/{worker}/environ").read_bytes().split(b"\0")
+    assert {b"OMP_NUM_THREADS=1", b"OPENBLAS_NUM_THREADS=1"} <= set(environment)
+    assert not [name for name in open_files(worker) if "onnxruntime.db" in name]
+
+
+def test_the_parent_loads_no_parser(server: RunningServer) -> None:
+    """So that nothing in a bundle can reach the process that keeps the others running."""
+    mapped = Path(f"/proc/{server.pid}/maps").read_text()
+    (worker,) = server.workers()
+    assert "faiss" not in mapped
+    assert "onnxruntime" not in mapped
+    assert "faiss" in Path(f"/proc/{worker}/maps").read_text()
+
+
+def test_a_stop_exits_with_0_leaves_no_process_and_frees_the_port(bundles: Path) -> None:
+    address = "127.0.0.1:0"
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with (
+            RunningServer(bundles, "--address", address) as running,
+            RetrievalClient(running.address) as client,
+        ):
+            client.info()
+            workers = running.workers()
+            running.signal(number)  # the server closes the connection: its side lingers for a while
+            assert running.wait() == 0
+        assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
+        assert "stopped" in running.log
+        assert "Traceback" not in running.log
+        address = running.address
+
+
+def test_a_killed_worker_is_replaced_and_answers_from_the_last_good_version(tmp_path: Path) -> None:
+    bundles = tmp_path / "bundles"
+    good = SmallVersion(seed=1).publish(bundles)
+    with RunningServer(bundles, "--poll-interval-s", "0.02") as running:
+        failed = publish(bundles, SmallVersion(seed=2), CHANGED_FILES["truncated"][0])
+        running.wait_for(f"version {failed} refused")
+        (worker,) = running.workers()
+        seen = running.num_lines
+        os.kill(worker, signal.SIGKILL)
+        running.wait_for(
+            rf"worker 1 \(pid {worker}\) ended with signal SIGKILL; starting another", after=seen
+        )
+        running.wait_for(f"worker 1: serving {good}", after=seen)
+        with RetrievalClient(running.address) as client:
+            assert client.retrieve(["item-1-é"], 5).version == good
+
+
+def test_workers_end_with_a_parent_that_was_killed(bundles: Path) -> None:
+    with RunningServer(bundles, "--num-processes", "2") as running:
+        workers = running.workers()
+        assert len(workers) == 2
+        running.signal(signal.SIGKILL)
+        assert running.wait() == -signal.SIGKILL
+        # The log ended, so every process that held it has.
+        assert running.has_ended
+
+
+def test_a_damaged_first_version_ends_the_start(tmp_path: Path) -> None:
+    bundles = tmp_path / "bundles"
+    bundles.mkdir()
+    publish(bundles, SmallVersion(), CHANGED_FILES["a flipped bit"][0])
+    code, words = serve_and_fail(bundles)
+    assert code == 1
+    assert "encoder.onnx: SHA-256" in words
+
+
+def test_a_directory_without_a_version_ends_the_start(tmp_path: Path) -> None:
+    code, words = serve_and_fail(tmp_path)
+    assert code == 1
+    assert "no version was published here yet. Publish one: re4 export" in words
+
+
+def test_a_worker_that_cannot_start_ends_the_start(bundles: Path, tmp_path: Path) -> None:
+    """The check runs well; then a worker finds a grpc that cannot be imported."""
+    (tmp_path / "grpc.py").write_text("raise ImportError('no gRPC here')\n")
+    command = [*RE4, "serve", "--bundles", str(bundles), "--address", "127.0.0.1:0"]
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, env=env, check=False)
+    assert done.returncode == 1
+    assert "worker 1 ended with exit code 1 before it could serve" in " ".join(done.stderr.split())
+
+
+def test_a_port_that_is_taken_ends_the_start(bundles: Path, server: RunningServer) -> None:
+    """By another server as well, whose port the kernel would share."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = f"127.0.0.1:{other.getsockname()[1]}"
+        for address in (taken, server.address):
+            code, words = serve_and_fail(bundles, "--address", address)
+            assert code == 1
+            assert f"cannot listen on {address}: Address already in use" in words
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"address": "0.0.0.0:0"}, "can be reached from other machines"),
+        ({"address": "127.0.0.1"}, "expected HOST:PORT"),
+        ({"address": "127.0.0.1:70000"}, "with a port from 0 (the system chooses) to 65535"),
+        ({"address": "no.such.host.invalid:1"}, "the host 'no.such.host.invalid' is not known here"),
+        ({"merge": "average"}, "no such policy; there is max-score"),
+        ({"num_processes": 0}, "num_processes is 0; it must be at least 1"),
+        ({"max_num_candidates": 0}, "max_num_candidates is 0; it must be at least 1"),
+        ({"poll_interval_s": 0}, "poll_interval_s is 0; it must be more than 0 seconds"),
+        ({"grace_s": -1}, "grace_s is -1; it must be 0 seconds or more"),
+    ],
+)
+def test_wrong_words_are_refused(options: dict[str, Any], text: str, bundles: Path) -> None:
+    with pytest.raises(UsageError) as refused:
+        serve(bundles, **options)
+    assert text in str(refused.value)
+
+
+def test_wrong_words_exit_with_2(bundles: Path) -> None:
+    code, words = serve_and_fail(bundles, "--address", "0.0.0.0:0")
+    assert code == 2
+    assert "add --insecure" in words
+
+
+def test_an_address_that_others_reach_needs_a_word(bundles: Path) -> None:
+    with RunningServer(bundles, "--address", "0.0.0.0:0", "--insecure") as running:
+        assert "reflection off" in running.log
+        port = running.address.rpartition(":")[2]
+        with RetrievalClient(f"127.0.0.1:{port}") as client:
+            client.info()
+
+
+def test_the_help_loads_nothing_heavy() -> None:
+    env = os.environ | {"PYTHONPROFILEIMPORTTIME": "1"}
+    done = subprocess.run([*RE4, "serve", "--help"], capture_output=True, text=True, env=env, check=True)
+    assert "--bundles" in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "serving.settings" in imported
+    assert not imported & {"torch", "faiss", "onnxruntime", "grpc", "numpy"}

@@ -1,0 +1,85 @@
+"""`re4 retrieve` and `re4 info` against running servers: for people and for machines."""
+
+import json
+import subprocess
+
+import pytest
+from running_server import RE4, RunningServer
+from small_bundles import SmallVersion
+
+from re4.errors import UsageError
+from serving.cli import info, retrieve
+
+
+def test_retrieve_as_json(
+    server: RunningServer, small_version: SmallVersion, capsys: pytest.CaptureFixture[str]
+) -> None:
+    history = [4, 9]
+    retrieve(
+        f"{small_version.ids[4]}, {small_version.ids[9]},unknown",
+        address=server.address,
+        num_candidates=5,
+        exclude=small_version.ids[7],
+        exclude_history=True,
+        as_json=True,
+    )
+    answer = json.loads(capsys.readouterr().out)
+    expected = small_version.best(history, 5, excluded=[7, *history])
+    assert [one["item_id"] for one in answer["candidates"]] == [small_version.ids[row] for row in expected]
+    assert answer["num_unknown_history_ids"] == 1
+
+
+def test_integers_are_sent_as_integers(
+    int_server: RunningServer, int_version: SmallVersion, capsys: pytest.CaptureFixture[str]
+) -> None:
+    retrieve(
+        f"{int_version.ids[4]},{int_version.ids[9]}",
+        address=int_server.address,
+        num_candidates=5,
+        as_json=True,
+    )
+    answer = json.loads(capsys.readouterr().out)
+    expected = [int_version.ids[row] for row in int_version.best([4, 9], 5)]
+    assert [one["item_id"] for one in answer["candidates"]] == expected
+    with pytest.raises(UsageError, match="--history 'a,b': this catalogue's ids are integers"):
+        retrieve("a,b", address=int_server.address)
+
+
+def test_retrieve_for_people(
+    server: RunningServer, small_version: SmallVersion, capsys: pytest.CaptureFixture[str]
+) -> None:
+    retrieve(f"unknown,{small_version.ids[4]}", address=server.address, num_candidates=3)
+    said = capsys.readouterr()
+    for row in small_version.best([4], 3):
+        assert str(small_version.ids[row]) in said.out
+    assert "1 of the history's ids are unknown" in said.err
+
+
+def test_info(server: RunningServer, capsys: pytest.CaptureFixture[str]) -> None:
+    info(address=server.address, as_json=True)
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["num_items"] == 60
+    info(address=server.address)
+    assert facts["version"] in capsys.readouterr().out
+
+
+def test_the_command_prints_an_error_as_one_message(server: RunningServer) -> None:
+    command = [
+        *RE4,
+        "retrieve",
+        "--address",
+        server.address,
+        "--history",
+        "item-1-é",
+        "--num-candidates",
+        "0",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "num_candidates is 0; it must be from 1 to 1000" in done.stderr
+    assert "Traceback" not in done.stderr
+    lost = subprocess.run(
+        [*RE4, "info", "--address", "127.0.0.1:1"], capture_output=True, text=True, check=False
+    )
+    assert lost.returncode == 1
+    assert "re4 serve --bundles DIR --address 127.0.0.1:1" in " ".join(lost.stderr.split())
