@@ -2,8 +2,7 @@
 
 One thread for each library that would otherwise start one per core: a server scales by processes, each with
 one compute lane. Pools inside it would fight over the same cores, and two (OpenMP and BLAS) spin while they
-wait. And no telemetry: ONNX Runtime's builds for Linux otherwise keep a database in the home folder and send
-events to their maker.
+wait.
 """
 
 from typing import Final
@@ -12,7 +11,6 @@ COMPUTE_ENVIRONMENT: Final = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-    "ORT_DISABLE_TELEMETRY": "1",
 }
 
 

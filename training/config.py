@@ -5,6 +5,7 @@ from these fields. A field that is None takes the model's own default (`training
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self
 
@@ -13,27 +14,41 @@ from training.encoders import ENCODERS
 from training.negatives import NEGATIVES
 
 
-def _option(default: Any, help_text: str, *, low: float | None = None, high: float | None = None) -> Any:
-    """Declare a field with its default, its line of help, and the smallest and largest value allowed."""
-    return field(default=default, metadata={"help": help_text, "low": low, "high": high})
+def _option(
+    default: Any,
+    help_text: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: Collection[str] = (),
+) -> Any:
+    """Declare a field with its default, its line of help, and the values allowed."""
+    return field(default=default, metadata={"help": help_text, "low": low, "high": high, "choices": choices})
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """The settings of one run. Built with `TrainConfig.resolve`, stored as `config.json` in the run."""
 
-    model: str = _option("re4", f"Encoder: {', '.join(ENCODERS)}.")
+    model: str = _option("re4", f"Encoder: {', '.join(ENCODERS)}.", choices=ENCODERS)
     num_interests: int = _option(4, "K, interest vectors per user.", low=1, high=64)
     embedding_dim: int = _option(64, "D, width of item and interest vectors.", low=2, high=4096)
     attention_dim: int = _option(256, "H, width inside the attention.", low=1, high=16384)
     max_history_length: int = _option(20, "L, newest events of a history that count.", low=1, high=1024)
+    initial_vectors: str = _option(
+        "svd", "Item vectors to start from: svd (of who chose what) or random.", choices=("svd", "random")
+    )
     history_dropout: float = _option(
         0.3, "Share of history events left out of each training example, at random.", low=0, high=0.95
     )
     position: bool | None = _option(None, "Add a learned recency position inside the attention.")
     head: bool | None = _option(None, "Pass each interest through tanh(FC z), as the authors' code does.")
 
-    negatives: str = _option("auto", f"Negatives: {', '.join(NEGATIVES)}; auto: all up to 20,000 items.")
+    negatives: str = _option(
+        "auto",
+        f"Negatives: {', '.join(NEGATIVES)}; auto: all up to 20,000 items.",
+        choices=("auto", *NEGATIVES),
+    )
     num_negatives: int = _option(5000, "M, shared negatives a step (where they are sampled).", low=1)
 
     contrast_weight: float | None = _option(None, "Weight of re-contrast; 0 switches it off.", low=0)
@@ -55,12 +70,13 @@ class TrainConfig:
         Raises:
             UsageError: naming the option, the value and the values allowed.
         """
-        if self.model not in ENCODERS:
-            raise UsageError(f"--model is {self.model!r}; choose one of {', '.join(ENCODERS)}.")
-        if self.negatives not in (*NEGATIVES, "auto"):
-            raise UsageError(f"--negatives is {self.negatives!r}; choose auto, {', '.join(NEGATIVES)}.")
         for item in fields(self):
             value, low, high = getattr(self, item.name), item.metadata["low"], item.metadata["high"]
+            choices = item.metadata["choices"]
+            if choices and value not in choices:
+                raise UsageError(
+                    f"{option_name(item.name)} is {value!r}; choose one of {', '.join(choices)}."
+                )
             if isinstance(value, float) and not math.isfinite(value):
                 raise UsageError(f"{option_name(item.name)} is {value}; it must be a finite number.")
             if value is not None and low is not None and value < low:

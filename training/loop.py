@@ -17,6 +17,7 @@ from training.batches import TrainingBatches
 from training.config import TrainConfig
 from training.data.dataset import Dataset
 from training.evaluation import Evaluation, evaluate
+from training.initial_vectors import svd_item_vectors
 from training.model import MultiInterestModel
 from training.run import finish_run, new_run_folder, write_metrics_line, write_weights
 
@@ -69,7 +70,17 @@ def train(dataset: Dataset, config: TrainConfig, out: Path, *, device: str = "au
     )
     new_run_folder(out)
     torch.manual_seed(config.seed)
-    model = MultiInterestModel(config, dataset.num_items).to(target)
+    model = MultiInterestModel(config, dataset.num_items)
+    if config.initial_vectors == "svd":
+        model.start_from(
+            svd_item_vectors(
+                dataset.train,
+                dataset.num_items,
+                config.embedding_dim,
+                torch.Generator().manual_seed(config.seed),
+            )
+        )
+    model.to(target)
     generator = torch.Generator(device=target).manual_seed(config.seed)
     order = np.random.default_rng(config.seed)
     optimiser = torch.optim.Adam(

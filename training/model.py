@@ -45,6 +45,11 @@ class MultiInterestModel(nn.Module):
             )
         self._sampler = build_sampler(config.negatives, num_items, config.num_negatives)
 
+    def start_from(self, vectors_ND: Tensor) -> None:
+        """Replace the item vectors, before training."""
+        with torch.no_grad():
+            self.item_embedding.weight.copy_(vectors_ND)
+
     def item_vectors_ND(self) -> Tensor:
         """Give the item vectors [N, D], float32, detached."""
         return self.item_embedding.weight.detach()

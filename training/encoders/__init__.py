@@ -32,7 +32,7 @@ ENCODERS: Mapping[str, EncoderKind] = {
         module="training.encoders.re4",
         class_name="Re4Encoder",
         defaults={
-            "position": False,
+            "position": True,
             "head": False,
             "contrast_weight": 0.1,
             "attend_weight": 0.01,

@@ -44,7 +44,7 @@ def similarities(
     """Give each interest's cosines, divided by the temperature.
 
     Returns:
-        To the own history [B, K, L], to the user's interests [B, K, K], to the other user's history [B, K, L].
+        To the own history [B, K, L], to the user's interests [B, K, K], to the other's history [B, K, L].
     """
     interests_BKD = F.normalize(interests_BKD, dim=2)
     history_BLD = F.normalize(history_vectors_BLD, dim=2)
