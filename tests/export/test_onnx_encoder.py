@@ -73,7 +73,7 @@ def test_nothing_of_the_backward_flow_is_exported(tmp_path: Path) -> None:
 
     graph = onnx.load(tmp_path / "encoder.onnx")
     held = {name: value.shape for name, value in list_initializers(graph).items()}
-    assert sorted(held) == ["W1.weight", "W2.weight", "w.weight"]
+    assert sorted(held) == ["W1.weight", "W2.weight", "position", "w.weight"]
     assert not set(held.values()) & set(backward.values())
     constants = [
         onnx.numpy_helper.to_array(attribute.t).size
