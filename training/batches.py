@@ -18,7 +18,7 @@ from training.data.dataset import Sequences
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Examples of one step."""
+    """Examples of one step, the longest history first: blocks of alike lengths have little padding."""
 
     rows_BL: Tensor
     """History as item rows, int64, newest first, padded at the end with 0."""
@@ -88,10 +88,12 @@ class TrainingBatches:
             rows_BL = np.take_along_axis(rows_BL, front_BL, axis=1)
             lengths_B = valid_BL.sum(axis=1)
             valid_BL = back_L[None, :] <= lengths_B[:, None]
+        by_length = np.argsort(-lengths_B, kind="stable")
+        rows_BL = np.where(valid_BL, rows_BL, 0)[by_length, : lengths_B.max()]
         return Batch(
-            rows_BL=torch.from_numpy(np.where(valid_BL, rows_BL, 0)),
-            lengths_B=torch.from_numpy(lengths_B),
-            targets_B=torch.from_numpy(self._items_E[events_B].astype(np.int64)),
+            rows_BL=torch.from_numpy(rows_BL),
+            lengths_B=torch.from_numpy(lengths_B[by_length]),
+            targets_B=torch.from_numpy(self._items_E[events_B[by_length]].astype(np.int64)),
         )
 
 

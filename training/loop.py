@@ -19,6 +19,7 @@ from training.data.dataset import Dataset
 from training.evaluation import Evaluation, evaluate
 from training.initial_vectors import svd_item_vectors
 from training.model import MultiInterestModel
+from training.optimiser import Optimiser
 from training.run import finish_run, new_run_folder, write_metrics_line, write_weights
 
 
@@ -83,9 +84,7 @@ def train(dataset: Dataset, config: TrainConfig, out: Path, *, device: str = "au
     model.to(target)
     generator = torch.Generator(device=target).manual_seed(config.seed)
     order = np.random.default_rng(config.seed)
-    optimiser = torch.optim.Adam(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
+    optimiser = Optimiser(model)
 
     best: Evaluation | None = None
     best_epoch = 0
@@ -131,7 +130,7 @@ def train(dataset: Dataset, config: TrainConfig, out: Path, *, device: str = "au
 def _train_epoch(
     model: MultiInterestModel,
     batches: TrainingBatches,
-    optimiser: torch.optim.Optimizer,
+    optimiser: Optimiser,
     order: np.random.Generator,
     generator: torch.Generator,
     *,
@@ -150,9 +149,7 @@ def _train_epoch(
                     f"The loss is {total} ({title}): {terms}. Lower --learning-rate, or the weight of the "
                     "term that is not finite."
                 )
-            optimiser.zero_grad(set_to_none=True)
-            losses.total.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            optimiser.step(losses)
             num_examples = len(batch.targets_B)
             sums["total"] += total * num_examples
             for name, value in losses.terms.items():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from training.batches import Batch
 from training.config import TrainConfig
@@ -15,7 +16,9 @@ from training.encoders import build_encoder
 from training.flows.reattend import reattend_loss
 from training.flows.reconstruct import Reconstruct
 from training.flows.recontrast import outside_history, positives, recontrast_loss
+from training.item_table import TouchedRows
 from training.negatives import build_sampler
+from training.negatives.drawn import Negatives
 from training.recommend import recommend_loss
 
 
@@ -25,6 +28,8 @@ class Losses:
 
     total: Tensor
     terms: dict[str, Tensor]
+    touched: TouchedRows
+    """The item vectors that the losses saw; after the backward pass they hold the table's gradient."""
 
 
 class MultiInterestModel(nn.Module):
@@ -35,6 +40,8 @@ class MultiInterestModel(nn.Module):
         self.config = config
         self.item_embedding = nn.Embedding(num_items, config.embedding_dim)
         nn.init.normal_(self.item_embedding.weight, std=config.embedding_dim**-0.5)
+        # Its gradient goes by way of the rows that a step touches, never through the whole table.
+        self.item_embedding.weight.requires_grad_(False)
         self.encoder = build_encoder(config)
         self.reconstruct: Reconstruct | None = None
         if config.construct_weight:
@@ -47,8 +54,7 @@ class MultiInterestModel(nn.Module):
 
     def start_from(self, vectors_ND: Tensor) -> None:
         """Replace the item vectors, before training."""
-        with torch.no_grad():
-            self.item_embedding.weight.copy_(vectors_ND)
+        self.item_embedding.weight.copy_(vectors_ND)
 
     def item_vectors_ND(self) -> Tensor:
         """Give the item vectors [N, D], float32, detached."""
@@ -63,16 +69,23 @@ class MultiInterestModel(nn.Module):
         """Compute the loss of a batch; negatives and other users are drawn from the generator."""
         config = self.config
         lengths_B = batch.lengths_B
-        history_BLD = self.item_embedding(batch.rows_BL)
+        negatives = self._sampler.draw(generator)
+        touched, places_BL, places_B, places_M = self._touch(batch, negatives)
+        vectors_RD = touched.vectors_RD
+        history_BLD = F.embedding(places_BL, vectors_RD)
         log_attention_BKL = self.encoder.log_attention(history_BLD, lengths_B)
         interests_BKD = self.encoder.interests(history_BLD, log_attention_BKL)
 
+        drawn_M, correction = negatives.rows_M, negatives.log_expected_count
         terms = {
             "recommend": recommend_loss(
                 interests_BKD=interests_BKD,
-                targets_B=batch.targets_B,
-                item_vectors_ND=self.item_embedding.weight,
-                negatives=self._sampler.draw(generator),
+                target_vectors_BD=F.embedding(places_B, vectors_RD),
+                targets_B=places_B,
+                negative_vectors_MD=vectors_RD if drawn_M is None else F.embedding(places_M, vectors_RD),
+                negatives_M=places_M,
+                target_correction_B=None if correction is None else correction(batch.targets_B),
+                negative_correction_M=None if correction is None or drawn_M is None else correction(drawn_M),
             )
         }
         total = terms["recommend"]
@@ -106,4 +119,18 @@ class MultiInterestModel(nn.Module):
                 lengths_B=lengths_B,
             )
             total = total + config.construct_weight * terms["construct"]
-        return Losses(total=total, terms=terms)
+        return Losses(total=total, terms=terms, touched=touched)
+
+    def _touch(self, batch: Batch, negatives: Negatives) -> tuple[TouchedRows, Tensor, Tensor, Tensor]:
+        """Gather the rows of a step; give them, and where history, targets and negatives are among them."""
+        weight_ND = self.item_embedding.weight
+        if negatives.rows_M is None:
+            every_N = torch.arange(len(weight_ND), device=weight_ND.device)
+            return TouchedRows(weight_ND, None), batch.rows_BL, batch.targets_B, every_N
+        history = batch.rows_BL.flatten()
+        rows_R, places = torch.unique(
+            torch.cat([history, batch.targets_B, negatives.rows_M]), return_inverse=True
+        )
+        counts = [len(history), len(batch.targets_B), len(negatives.rows_M)]
+        places_BL, places_B, places_M = places.split(counts)
+        return TouchedRows(weight_ND, rows_R), places_BL.view_as(batch.rows_BL), places_B, places_M

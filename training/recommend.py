@@ -6,8 +6,12 @@ examples of the step share, by log-sum-exp, with the target masked out of its ow
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from training.negatives.drawn import Negatives
+from training.blockwise import blockwise_sum
+
+# Scores of a block, a few MB: they stay in the processor's cache.
+_BLOCK_SCORES = 640_000
 
 
 def select_interest(interests_BKD: Tensor, targets_BD: Tensor) -> Tensor:
@@ -16,27 +20,53 @@ def select_interest(interests_BKD: Tensor, targets_BD: Tensor) -> Tensor:
 
 
 def recommend_loss(
-    *, interests_BKD: Tensor, targets_B: Tensor, item_vectors_ND: Tensor, negatives: Negatives
+    *,
+    interests_BKD: Tensor,
+    target_vectors_BD: Tensor,
+    targets_B: Tensor,
+    negative_vectors_MD: Tensor,
+    negatives_M: Tensor,
+    target_correction_B: Tensor | None = None,
+    negative_correction_M: Tensor | None = None,
 ) -> Tensor:
     """Give the mean over the batch of the sampled (or full) softmax loss, a scalar.
 
     Args:
         interests_BKD: the users' interests.
-        targets_B: int64, rows of the items to be ranked high.
-        item_vectors_ND: the whole item table; only target and negative rows are read from it.
-        negatives: shared by the batch, see `training.negatives`.
+        target_vectors_BD: vectors of the items to be ranked high.
+        targets_B: their rows, int64.
+        negative_vectors_MD: vectors of the negatives, shared by the batch.
+        negatives_M: their rows, int64, repeats allowed.
+        target_correction_B: log of the expected count of each target in a draw, subtracted from its score.
+        negative_correction_M: the same for each negative. Both or neither are given.
     """
     batch = torch.arange(len(targets_B), device=targets_B.device)
-    target_vectors_BD = item_vectors_ND[targets_B]
     chosen_B = select_interest(interests_BKD.detach(), target_vectors_BD.detach())
     interest_BD = interests_BKD[batch, chosen_B]
-    if negatives.rows_M is None:
-        return torch.nn.functional.cross_entropy(interest_BD @ item_vectors_ND.T, targets_B)
+    target_scores_B = (interest_BD * target_vectors_BD).sum(dim=1)
+    if target_correction_B is not None:
+        target_scores_B = target_scores_B - target_correction_B
+    if negative_correction_M is None:
+        negative_correction_M = negative_vectors_MD.new_zeros(len(negatives_M))
+    block = max(1, _BLOCK_SCORES // len(negatives_M)) if targets_B.device.type == "cpu" else len(targets_B)
+    total = blockwise_sum(
+        _sum_of_losses,
+        rows=(interest_BD, target_scores_B, targets_B),
+        shared=(negative_vectors_MD, negatives_M, negative_correction_M),
+        block_rows=block,
+    )
+    return total / len(targets_B)
 
-    target_B = (interest_BD * target_vectors_BD).sum(dim=1)
-    scores_BM = interest_BD @ item_vectors_ND[negatives.rows_M].T
-    if negatives.log_expected_count_N is not None:
-        target_B = target_B - negatives.log_expected_count_N[targets_B]
-        scores_BM = scores_BM - negatives.log_expected_count_N[negatives.rows_M]
-    scores_BM = scores_BM.masked_fill(negatives.rows_M[None, :] == targets_B[:, None], -torch.inf)
-    return (torch.cat([target_B[:, None], scores_BM], dim=1).logsumexp(dim=1) - target_B).mean()
+
+def _sum_of_losses(
+    interest_BD: Tensor,
+    target_scores_B: Tensor,
+    targets_B: Tensor,
+    negative_vectors_MD: Tensor,
+    negatives_M: Tensor,
+    negative_correction_M: Tensor,
+) -> Tensor:
+    scores_BM = torch.addmm(negative_correction_M, interest_BD, negative_vectors_MD.T, beta=-1)
+    scores_BM = scores_BM.masked_fill(negatives_M[None, :] == targets_B[:, None], -torch.inf)
+    # -log(e^t / (e^t + e^n)) = log(1 + e^(n - t)), with n the log-sum-exp of the negatives.
+    return F.softplus(scores_BM.logsumexp(dim=1) - target_scores_B).sum()

@@ -52,7 +52,7 @@ class Case:
             for parameter in self.model.parameters():
                 parameter.copy_(torch.randn_like(parameter) * 0.4)
         self.batch = make_batch()
-        self.negatives = Negatives(rows_M=torch.tensor([1, 5, 5, 9, 20, 28, 3]), log_expected_count_N=None)
+        self.negatives = Negatives(rows_M=torch.tensor([1, 5, 5, 9, 20, 28, 3]), log_expected_count=None)
 
     def array(self, name):
         parameters = dict(self.model.named_parameters())
@@ -157,6 +157,10 @@ def test_gradients_against_finite_differences_of_the_reference(options):
     case = Case(**options)
     losses, outside_before = case.losses()
     losses.total.backward()
+    gradients = {name: parameter.grad for name, parameter in case.model.named_parameters()}
+    table = torch.zeros_like(case.model.item_embedding.weight)
+    table[losses.touched.rows_R] = losses.touched.gradient_RD
+    gradients["item_embedding.weight"] = table
     config = case.config
     random = np.random.default_rng(1)
 
@@ -174,7 +178,7 @@ def test_gradients_against_finite_differences_of_the_reference(options):
     assert len(outside_before) == len(LENGTHS)
     step = 1e-6
     for name, parameter in case.model.named_parameters():
-        flat, gradient = parameter.data.view(-1), parameter.grad.view(-1)
+        flat, gradient = parameter.data.view(-1), gradients[name].view(-1)
         places = {*gradient.abs().topk(min(3, len(flat))).indices.tolist(), *random.integers(0, len(flat), 2)}
         for place in places:
             before = float(flat[place])
@@ -266,50 +270,72 @@ def test_a_flow_of_weight_zero_costs_nothing(flow):
     }
 
 
-def test_logq_correction_against_the_reference():
-    case = Case(model="re4")
-    items = case.model.item_embedding.weight
-    log_expected = torch.linspace(-3, 2, NUM_ITEMS, dtype=torch.float64)
-    interests, _ = case.model.interests(case.batch.rows_BL, case.batch.lengths_B)
-    negatives = Negatives(rows_M=case.negatives.rows_M, log_expected_count_N=log_expected)
-    loss = recommend_loss(
-        interests_BKD=interests, targets_B=case.batch.targets_B, item_vectors_ND=items, negatives=negatives
-    )
-    zs, _ = case.forward()
-    expected = [
-        reference.recommend(z, t, items.detach().numpy(), negatives.rows_M.tolist(), log_expected.numpy())
-        for z, t in zip(zs, case.batch.targets_B.tolist(), strict=True)
-    ]
-    assert float(loss.detach()) == pytest.approx(np.mean([value for value, _ in expected]), rel=1e-10)
-    chosen = select_interest(interests, items[case.batch.targets_B])
-    assert chosen.tolist() == [k for _, k in expected]
-
-
-def test_the_whole_catalogue_is_the_exact_softmax():
-    case = Case(model="re4")
-    items = case.model.item_embedding.weight
+def recommend_by_rows(case, negatives, log_expected=None):
+    """The loss of the case's batch against rows of the table, and its interests."""
+    items, targets = case.model.item_embedding.weight, case.batch.targets_B
     interests, _ = case.model.interests(case.batch.rows_BL, case.batch.lengths_B)
     loss = recommend_loss(
         interests_BKD=interests,
-        targets_B=case.batch.targets_B,
-        item_vectors_ND=items,
-        negatives=Negatives(rows_M=None, log_expected_count_N=None),
+        target_vectors_BD=items[targets],
+        targets_B=targets,
+        negative_vectors_MD=items[negatives],
+        negatives_M=negatives,
+        target_correction_B=None if log_expected is None else log_expected[targets],
+        negative_correction_M=None if log_expected is None else log_expected[negatives],
     )
-    zs, _ = case.forward()
-    expected = [
-        reference.recommend(z, t, items.detach().numpy(), range(NUM_ITEMS))[0]
-        for z, t in zip(zs, case.batch.targets_B.tolist(), strict=True)
+    return float(loss.detach()), interests
+
+
+def reference_recommend(case, negatives, log_expected=None):
+    items = case.array("item_embedding.weight")
+    losses = [
+        reference.recommend(z, target, items, negatives.tolist(), log_expected)[0]
+        for z, target in zip(case.forward()[0], case.batch.targets_B.tolist(), strict=True)
     ]
-    assert float(loss.detach()) == pytest.approx(np.mean(expected), rel=1e-10)
+    return np.mean(losses)
+
+
+def test_logq_correction_against_the_reference():
+    case = Case(model="re4")
+    log_expected = torch.linspace(-3, 2, NUM_ITEMS, dtype=torch.float64)
+    loss, _ = recommend_by_rows(case, case.negatives.rows_M, log_expected)
+    expected = reference_recommend(case, case.negatives.rows_M, log_expected.numpy())
+    assert loss == pytest.approx(expected, rel=1e-10)
+
+
+def test_the_training_interest_is_the_one_that_fits_the_target_best():
+    case = Case(model="re4")
+    targets = case.model.item_embedding.weight[case.batch.targets_B]
+    interests, _ = case.model.interests(case.batch.rows_BL, case.batch.lengths_B)
+    chosen = select_interest(interests, targets)
+    for b, k in enumerate(chosen.tolist()):
+        scores = (interests[b] @ targets[b]).detach().numpy()
+        assert scores[k] == pytest.approx(scores.max(), rel=1e-12)
+    assert len(set(chosen.tolist())) > 1
+
+
+def test_the_whole_catalogue_is_the_exact_softmax():
+    case = Case(model="re4", negatives="all")
+    every = torch.arange(NUM_ITEMS)
+    loss, interests = recommend_by_rows(case, every)
+    assert loss == pytest.approx(reference_recommend(case, every), rel=1e-10)
+    items, targets = case.model.item_embedding.weight, case.batch.targets_B
+    chosen = interests[range(len(targets)), select_interest(interests, items[targets])]
+    exact = torch.nn.functional.cross_entropy(chosen @ items.T, targets)
+    assert loss == pytest.approx(float(exact.detach()), rel=1e-10)
+    by_model = case.model.losses(case.batch, torch.Generator()).terms["recommend"]
+    assert loss == pytest.approx(float(by_model.detach()), rel=1e-10)
 
 
 def test_a_target_is_never_its_own_negative():
     """Alone among negatives that are all the target, nothing is left to lose against."""
     items = torch.randn(4, 3)
+    negatives = torch.tensor([2, 2, 2])
     loss = recommend_loss(
         interests_BKD=torch.randn(1, 2, 3),
+        target_vectors_BD=items[2:3],
         targets_B=torch.tensor([2]),
-        item_vectors_ND=items,
-        negatives=Negatives(rows_M=torch.tensor([2, 2, 2]), log_expected_count_N=None),
+        negative_vectors_MD=items[negatives],
+        negatives_M=negatives,
     )
-    assert float(loss.detach()) == 0
+    assert float(loss) == 0

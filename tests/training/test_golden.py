@@ -19,7 +19,6 @@ from training.encoders.re4 import Re4Encoder
 from training.flows.reattend import reattend_loss
 from training.flows.reconstruct import Reconstruct
 from training.flows.recontrast import positives, similarities
-from training.negatives.drawn import Negatives
 from training.recommend import recommend_loss, select_interest
 
 FOLDER = Path(os.environ.get("RE4_GOLDEN_DIR", Path(__file__).parent / "golden"))
@@ -159,10 +158,12 @@ def test_recommend(golden):
     items, targets = golden.data["item_embedding"], golden.data["target_item"]
     chosen = select_interest(golden.served, items[targets])
     assert chosen.tolist() == golden.data["selected_interest"].tolist()
+    negatives = golden.data["negative_items"]
     loss = recommend_loss(
         interests_BKD=golden.served,
+        target_vectors_BD=items[targets],
         targets_B=targets,
-        item_vectors_ND=items,
-        negatives=Negatives(rows_M=golden.data["negative_items"], log_expected_count_N=None),
+        negative_vectors_MD=items[negatives],
+        negatives_M=negatives,
     )
     assert float(loss) == pytest.approx(float(golden.data["loss_recommend"]), rel=2e-5)

@@ -1,7 +1,7 @@
 """Self-attention over a history, once per interest: what Re4 and ComiRec-SA share.
 
 `a[k,j] = softmax_j( w_k · tanh(W1 x_j) )` over the valid positions j of a history. What an interest is
-made of from these weights is the subclass's part (`values`).
+made of from these weights is the subclass's part (`pool`).
 """
 
 import torch
@@ -11,7 +11,7 @@ from training.config import TrainConfig
 
 
 class AttentionEncoder(nn.Module):
-    """K attentions over the history; interest k is the attention-weighted sum of the history's values."""
+    """K attentions over the history, each the source of one interest."""
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
@@ -25,8 +25,8 @@ class AttentionEncoder(nn.Module):
         for layer in (self.W1, self.w):
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
 
-    def values(self, history_vectors_BLD: Tensor) -> Tensor:
-        """Give what the attention weights sum up: [B, L, D]."""
+    def pool(self, history_vectors_BLD: Tensor, attention_BKL: Tensor) -> Tensor:
+        """Give what the attention makes of the history, before the head: [B, K, D]."""
         raise NotImplementedError
 
     def log_attention(self, history_vectors_BLD: Tensor, lengths_B: Tensor) -> Tensor:
@@ -35,13 +35,21 @@ class AttentionEncoder(nn.Module):
         length = attended_BLD.shape[1]
         if self.position is not None:
             attended_BLD = attended_BLD + self.position[:length]
-        logits_BKL = self.w(torch.tanh(self.W1(attended_BLD))).transpose(1, 2)
-        padding_BL = torch.arange(length, device=lengths_B.device)[None, :] >= lengths_B[:, None]
-        return torch.log_softmax(logits_BKL.masked_fill(padding_BL[:, None, :], -torch.inf), dim=2)
+        valid_BL = torch.arange(length, device=lengths_B.device)[None, :] < lengths_B[:, None]
+        if self.training:  # padding is left out of the work; the exported graph has fixed shapes instead
+            logits_BLK = attended_BLD.new_full((*valid_BL.shape, self.w.out_features), -torch.inf)
+            logits_BLK[valid_BL] = self._logits(attended_BLD[valid_BL])
+        else:
+            logits_BLK = self._logits(attended_BLD).masked_fill(~valid_BL[:, :, None], -torch.inf)
+        return torch.log_softmax(logits_BLK.transpose(1, 2), dim=2)
+
+    def _logits(self, attended: Tensor) -> Tensor:
+        logits: Tensor = self.w(torch.tanh(self.W1(attended)))
+        return logits
 
     def interests(self, history_vectors_BLD: Tensor, log_attention_BKL: Tensor) -> Tensor:
         """Give the interests [B, K, D] that these attentions make of the history."""
-        interests_BKD = log_attention_BKL.exp() @ self.values(history_vectors_BLD)
+        interests_BKD = self.pool(history_vectors_BLD, log_attention_BKL.exp())
         return interests_BKD if self.head is None else torch.tanh(self.head(interests_BKD))
 
     def forward(self, history_vectors_BLD: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:

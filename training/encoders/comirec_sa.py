@@ -11,6 +11,6 @@ from training.encoders.attention import AttentionEncoder
 class ComiRecSAEncoder(AttentionEncoder):
     """Attention over the history; an interest is a weighted mean of item vectors."""
 
-    def values(self, history_vectors_BLD: Tensor) -> Tensor:
-        """Take the item vectors as they are."""
-        return history_vectors_BLD
+    def pool(self, history_vectors_BLD: Tensor, attention_BKL: Tensor) -> Tensor:
+        """Take the weighted sum as it is."""
+        return attention_BKL @ history_vectors_BLD

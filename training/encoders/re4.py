@@ -11,7 +11,7 @@ from training.encoders.attention import AttentionEncoder
 
 
 class Re4Encoder(AttentionEncoder):
-    """Attention over the history with values mapped by W2 [D, D]."""
+    """Attention over the history; an interest is a weighted sum of item vectors, mapped by W2 [D, D]."""
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
@@ -19,7 +19,7 @@ class Re4Encoder(AttentionEncoder):
         # Starting at the identity, interests start inside the items' own space.
         nn.init.eye_(self.W2.weight)
 
-    def values(self, history_vectors_BLD: Tensor) -> Tensor:
-        """Map each item vector by W2."""
-        values_BLD: Tensor = self.W2(history_vectors_BLD)
-        return values_BLD
+    def pool(self, history_vectors_BLD: Tensor, attention_BKL: Tensor) -> Tensor:
+        """Map the weighted sum by W2: the same as summing mapped vectors, and K / L as much work."""
+        interests_BKD: Tensor = self.W2(attention_BKL @ history_vectors_BLD)
+        return interests_BKD

@@ -2,13 +2,21 @@
 
 `C_k = W4 z_k`, reshaped to L pieces of width D_b; piece i is weighted for history position j by
 `β[k,i,j] = softmax_i( v_j · tanh(W3 c_{k,i}) )` over the valid positions, and
-`x̂_{k,j} = W5 Σ_i β[k,i,j] c_{k,i}` (W5 is applied after the sum: the same by linearity, L times
-cheaper). The loss is the mean over positives of `‖x̂_{k,j} − x_j‖²`. W4 has a bias, which the authors'
-code has and the equations leave out; it starts at 0.
+`x̂_{k,j} = Σ_i β[k,i,j] W5 c_{k,i}`. The loss is the mean over positives of `‖x̂_{k,j} − x_j‖²`. W4 has a bias,
+which the authors' code has and the equations leave out; it starts at 0.
+
+The pieces themselves are never made: `W3 c` and `W5 c` are linear in z, so W3 W4 and W5 W4 are multiplied
+once a step, and an interest goes through these two instead of W4 once and W3 and W5 L times.
 """
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.blockwise import blockwise_sum
+
+# Users of a block: their logits and pieces, a few MB, stay in the processor's cache.
+_BLOCK_USERS = 32
 
 
 class Reconstruct(nn.Module):
@@ -20,7 +28,6 @@ class Reconstruct(nn.Module):
         self.W3 = nn.Linear(construct_dim, construct_dim, bias=False)
         self.v = nn.Linear(construct_dim, max_history_length, bias=False)
         self.W5 = nn.Linear(construct_dim, embedding_dim, bias=False)
-        self._construct_dim = construct_dim
         for layer in (self.W4, self.W3, self.v, self.W5):
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
         nn.init.zeros_(self.W4.bias)
@@ -36,21 +43,60 @@ class Reconstruct(nn.Module):
         Returns:
             [B, K, L, D]; positions beyond a user's length mean nothing.
         """
-        batch, num_interests, _ = interests_BKD.shape
-        pieces_BKLD = self.W4(interests_BKD).view(batch, num_interests, -1, self._construct_dim)[
-            :, :, :length
-        ]
-        logits_BKij = self.v(torch.tanh(self.W3(pieces_BKLD)))[..., :length]
-        padding_Bi = torch.arange(length, device=lengths_B.device)[None, :] >= lengths_B[:, None]
-        share_BKij = logits_BKij.masked_fill(padding_Bi[:, None, :, None], -torch.inf).softmax(dim=2)
-        reconstruction_BKLD: Tensor = self.W5(share_BKij.transpose(2, 3) @ pieces_BKLD)
-        return reconstruction_BKLD
+        return _reconstruct(interests_BKD, lengths_B, *self._composed(length))
 
     def loss(
         self, *, interests_BKD: Tensor, history_vectors_BLD: Tensor, positives_BKL: Tensor, lengths_B: Tensor
     ) -> Tensor:
         """Give the mean over positives of the squared distance, a scalar; 0 where there is none."""
-        length = history_vectors_BLD.shape[1]
-        reconstruction_BKLD: Tensor = self(interests_BKD, lengths_B, length)
-        distance_BKL = (reconstruction_BKLD - history_vectors_BLD[:, None]).square().sum(dim=3)
-        return (distance_BKL * positives_BKL).sum() / positives_BKL.sum().clamp_min(1)
+        distances = blockwise_sum(
+            _sum_of_distances,
+            rows=(interests_BKD, history_vectors_BLD, positives_BKL, lengths_B),
+            shared=self._composed(history_vectors_BLD.shape[1]),
+            block_rows=_BLOCK_USERS if interests_BKD.device.type == "cpu" else len(interests_BKD),
+        )
+        return distances / positives_BKL.sum().clamp_min(1)
+
+    def _composed(self, length: int) -> tuple[Tensor, ...]:
+        """Give W3 W4 and W5 W4 with their biases, for the first `length` pieces, and the position queries."""
+        construct_dim, dim = self.W3.in_features, self.W4.in_features
+        W4 = self.W4.weight.view(-1, construct_dim, dim)[:length]
+        bias = self.W4.bias.view(-1, construct_dim)[:length]
+        matrices = (self.W3.weight, self.W5.weight)
+        weights = [(matrix @ W4).flatten(0, 1) for matrix in matrices]
+        biases = [(bias @ matrix.T).flatten() for matrix in matrices]
+        return weights[0], biases[0], weights[1], biases[1], self.v.weight[:length]
+
+
+def _reconstruct(
+    interests_BKD: Tensor,
+    lengths_B: Tensor,
+    to_logits: Tensor,
+    logits_bias: Tensor,
+    to_pieces: Tensor,
+    pieces_bias: Tensor,
+    queries: Tensor,
+) -> Tensor:
+    length = len(queries)
+    shape = (*interests_BKD.shape[:2], length, -1)
+    hidden_BKiC = torch.tanh(F.linear(interests_BKD, to_logits, logits_bias)).view(shape)
+    padding_Bi = torch.arange(length, device=lengths_B.device)[None, :] >= lengths_B[:, None]
+    logits_BKij = (hidden_BKiC @ queries.T).masked_fill(padding_Bi[:, None, :, None], -torch.inf)
+    pieces_BKiD = F.linear(interests_BKD, to_pieces, pieces_bias).view(shape)
+    return logits_BKij.softmax(dim=2).transpose(2, 3) @ pieces_BKiD
+
+
+def _sum_of_distances(
+    interests_BKD: Tensor,
+    history_vectors_BLD: Tensor,
+    positives_BKL: Tensor,
+    lengths_B: Tensor,
+    *composed: Tensor,
+) -> Tensor:
+    """Sum over a block's positives; the block's longest history says how many pieces it needs."""
+    longest = int(lengths_B.max())
+    share = longest / history_vectors_BLD.shape[1]
+    needed = [tensor[: round(len(tensor) * share)] for tensor in composed]
+    reconstruction_BKLD = _reconstruct(interests_BKD, lengths_B, *needed)
+    distance_BKL = (reconstruction_BKLD - history_vectors_BLD[:, None, :longest]).square().sum(dim=3)
+    return (distance_BKL * positives_BKL[:, :, :longest]).sum()

@@ -1,5 +1,6 @@
 """What a sampler draws for one step, and the form that every sampler has."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,8 +15,9 @@ class Negatives:
     rows_M: Tensor | None
     """Rows drawn, int64, repeats allowed; None stands for every row 0..N-1 in order."""
 
-    log_expected_count_N: Tensor | None
-    """Log of how often each row is expected in a draw (the logQ correction); None where all are alike."""
+    log_expected_count: Callable[[Tensor], Tensor] | None
+    """Gives the log of how often rows are expected in a draw (the logQ correction); None: all are alike.
+    Only samplers that draw have one."""
 
 
 class Sampler(Protocol):

@@ -17,4 +17,4 @@ class Uniform:
         rows_M = torch.randint(
             self._num_items, (self._num_negatives,), generator=generator, device=generator.device
         )
-        return Negatives(rows_M=rows_M, log_expected_count_N=None)
+        return Negatives(rows_M=rows_M, log_expected_count=None)

@@ -13,4 +13,4 @@ class WholeCatalogue:
 
     def draw(self, generator: torch.Generator) -> Negatives:
         """Give all rows."""
-        return Negatives(rows_M=None, log_expected_count_N=None)
+        return Negatives(rows_M=None, log_expected_count=None)

@@ -1,0 +1,52 @@
+"""The item table's optimiser moves touched rows only, and as Adam would where its two forms agree."""
+
+import torch
+
+from training.item_table import RowAdam, TouchedRows
+
+
+def table(num_items, dim, seed=0):
+    embedding = torch.nn.Embedding(num_items, dim)
+    with torch.no_grad():
+        embedding.weight.copy_(torch.randn(num_items, dim, generator=torch.Generator().manual_seed(seed)))
+    embedding.weight.requires_grad_(False)
+    return embedding
+
+
+def step(optimiser, embedding, rows, target):
+    touched = TouchedRows(embedding.weight, rows)
+    (touched.vectors_RD - target).square().sum().backward()
+    optimiser.step(touched)
+
+
+def test_rows_that_are_not_touched_stay_as_they_are():
+    embedding = table(10, 4)
+    before = embedding.weight.clone()
+    optimiser = RowAdam(embedding, learning_rate=0.1, weight_decay=0.01)
+    for rows in ([1, 3], [3, 7]):
+        step(optimiser, embedding, torch.tensor(rows), 5.0)
+    changed = (embedding.weight != before).any(dim=1)
+    assert changed.nonzero().flatten().tolist() == [1, 3, 7]
+
+
+def test_all_rows_touched_is_the_same_as_the_whole_table():
+    one, other = table(6, 3), table(6, 3)
+    optimisers = [RowAdam(each, learning_rate=0.1, weight_decay=0.01) for each in (one, other)]
+    for _ in range(5):
+        step(optimisers[0], one, None, 2.0)
+        step(optimisers[1], other, torch.arange(6), 2.0)
+    torch.testing.assert_close(one.weight, other.weight)
+
+
+def test_with_one_entry_a_row_it_is_adam():
+    """The mean over a row of one entry is the entry: then row-wise Adam is Adam."""
+    ours, theirs = table(5, 1), table(5, 1)
+    optimiser = RowAdam(ours, learning_rate=0.05, weight_decay=0.1)
+    theirs.weight.requires_grad_(True)
+    adam = torch.optim.Adam(theirs.parameters(), lr=0.05, weight_decay=0.1)
+    for target in (1.0, 2.0, -3.0, 0.5):
+        step(optimiser, ours, None, target)
+        adam.zero_grad()
+        (theirs.weight - target).square().sum().backward()
+        adam.step()
+    torch.testing.assert_close(ours.weight, theirs.weight.detach())
