@@ -22,6 +22,7 @@ VERBS: Mapping[str, str] = {
     "data fetch": "training.data.cli:fetch",
     "data prepare": "training.data.cli:prepare",
     "train": "training.cli:train",
+    "resume": "training.cli:resume",
     "evaluate": "training.cli:evaluate",
     "export": "export.cli:export",
     "serve": "serving.cli:serve",

@@ -4,7 +4,7 @@ The history of an example is the up to L events before its target, less those th
 out. Nothing is laid out beforehand: a batch is gathered from the memory-mapped events when it is asked for.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,11 +68,20 @@ class TrainingBatches:
         """Examples of one epoch."""
         return len(self._targets)
 
-    def epoch(self, generator: np.random.Generator) -> Iterator[Batch]:
-        """Give the batches of one epoch, in an order drawn from the generator."""
-        order = generator.permutation(self._targets)
-        for start in range(0, len(order), self._batch_size):
-            yield self._gather(order[start : start + self._batch_size], generator)
+    @property
+    def num_steps(self) -> int:
+        """Batches of one epoch."""
+        return -(-self.num_examples // self._batch_size)
+
+    def epoch(self, seed: Sequence[int], *, first_step: int = 0) -> Iterator[Batch]:
+        """Give the batches of one epoch, from the given step on.
+
+        Order and dropout depend on the seed and the step alone: an epoch can be entered in the middle.
+        """
+        order = np.random.default_rng(seed).permutation(self._targets)
+        for step in range(first_step, self.num_steps):
+            events_B = order[step * self._batch_size : (step + 1) * self._batch_size]
+            yield self._gather(events_B, np.random.default_rng([*seed, step + 1]))
 
     def _gather(self, events_B: NDArray[np.int64], generator: np.random.Generator) -> Batch:
         first_B = self._offsets_U1[np.searchsorted(self._offsets_U1, events_B, side="right") - 1]

@@ -1,17 +1,27 @@
-"""The verbs `re4 train` and `re4 evaluate`."""
+"""The verbs `re4 train`, `re4 resume` and `re4 evaluate`."""
 
 import inspect
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
 from re4.console import print_json, say, table
 from training.config import TrainConfig
 
+if TYPE_CHECKING:
+    from training.loop import TrainResult
+
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, made by `re4 train`.")]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes CUDA where PyTorch finds it.")
+]
+CheckpointMinutes = Annotated[
+    float, typer.Option(help="Save the state so often within an epoch, beside every epoch's end.", min=0)
+]
+DataMoved = Annotated[Path | None, typer.Option(help="The data set, where it has moved since training.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for a machine to read.")]
 
 
@@ -48,9 +58,8 @@ def _with_config_options(verb: Callable[..., None]) -> Callable[..., None]:
 def train(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="A data set made by `re4 data prepare`.")],
     out: Annotated[Path, typer.Option(help="Folder of the new run; it must not hold anything yet.")],
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes CUDA where PyTorch finds it.")
-    ] = "auto",
+    device: Device = "auto",
+    checkpoint_minutes: CheckpointMinutes = 10.0,
     as_json: AsJson = False,
     **settings: Any,
 ) -> None:
@@ -65,22 +74,40 @@ def train(
     from training.data.dataset import Dataset
     from training.loop import train as run_training
 
-    result = run_training(Dataset.open(data), config, out, device=device)
+    result = run_training(
+        Dataset.open(data), config, out, device=device, checkpoint_minutes=checkpoint_minutes
+    )
+    _print_result(out, result, as_json=as_json)
+
+
+def resume(
+    run: RunFolder,
+    data: DataMoved = None,
+    device: Device = "auto",
+    checkpoint_minutes: CheckpointMinutes = 10.0,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a training that was stopped or killed, with the settings it began with.
+
+    On a CPU it ends with the very weights that it would have had.
+
+    Example: re4 resume runs/first
+    """
+    from training.data.dataset import Dataset
+    from training.loop import resume as resume_training
+
+    dataset = None if data is None else Dataset.open(data)
+    result = resume_training(run, dataset, device=device, checkpoint_minutes=checkpoint_minutes)
+    _print_result(run, result, as_json=as_json)
+
+
+def _print_result(run: Path, result: "TrainResult", *, as_json: bool) -> None:
     if as_json:
-        print_json(
-            {
-                "run": str(out),
-                "best_epoch": result.best_epoch,
-                "num_epochs": result.num_epochs,
-                "seconds_per_epoch": result.seconds_per_epoch,
-                "examples_per_second": result.examples_per_second,
-                "valid": result.valid.to_json(),
-            }
-        )
+        print_json({"run": str(run), **asdict(result)})
     else:
         say(
             f"best epoch {result.best_epoch}: validation Recall@50 {result.valid.recall_50:.4f}; "
-            f"{result.seconds_per_epoch:.1f} s an epoch. Next: re4 evaluate {out}"
+            f"{result.seconds_per_epoch:.1f} s an epoch. Next: re4 evaluate {run}"
         )
 
 

@@ -43,6 +43,17 @@ class RowAdam:
         self._first_ND = torch.zeros_like(table.weight)
         self._second_N = torch.zeros_like(table.weight[:, 0])
 
+    def state(self) -> dict[str, Tensor]:
+        """Give the moments and the step count by name, for a checkpoint."""
+        steps = torch.tensor(self._num_steps)
+        return {"first": self._first_ND, "second": self._second_N, "num_steps": steps}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        self._num_steps = int(state["num_steps"])
+        self._first_ND.copy_(state["first"])
+        self._second_N.copy_(state["second"])
+
     @torch.no_grad()
     def step(self, touched: TouchedRows) -> None:
         """Move the touched rows along their gradient."""

@@ -4,23 +4,30 @@ It knows the model only by `losses` and the data only by batches.
 """
 
 import time
-from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from re4.console import progress, say
+from re4.console import progress as progress_bar
+from re4.console import say
 from re4.errors import TrainingError
 from training.batches import TrainingBatches
+from training.checkpoint import Progress, read_facts, remove_checkpoint, restore, save_checkpoint
 from training.config import TrainConfig
 from training.data.dataset import Dataset
 from training.evaluation import Evaluation, evaluate
 from training.initial_vectors import svd_item_vectors
-from training.model import MultiInterestModel
+from training.interrupt import stop_requested
+from training.model import Losses, MultiInterestModel
 from training.optimiser import Optimiser
-from training.run import finish_run, new_run_folder, write_metrics_line, write_weights
+from training.run import finish_run, new_run_folder, write_metrics, write_weights
+
+CHECKPOINT_MINUTES = 10.0
+"""Between two checkpoints within an epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,25 +58,27 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def train(dataset: Dataset, config: TrainConfig, out: Path, *, device: str = "auto") -> TrainResult:
+def train(
+    dataset: Dataset,
+    config: TrainConfig,
+    out: Path,
+    *,
+    device: str = "auto",
+    checkpoint_minutes: float = CHECKPOINT_MINUTES,
+) -> TrainResult:
     """Train a model and leave a run at `out`.
 
-    The epoch with the highest validation Recall@50 (history left in the list) is the one kept.
+    The epoch with the highest validation Recall@50 (history left in the list) is the one kept. The state is
+    saved at every epoch's end and every so many minutes: whatever kills the training, `resume` goes on.
 
     Raises:
         RunError: where `out` is not an empty or new folder.
         DataError: where there is nothing to learn from or to validate on.
         TrainingError: where a loss is not finite, or the device is missing.
+        KeyboardInterrupt: at Ctrl-C or SIGTERM, when the state is saved.
     """
     target = choose_device(device)
     config = config.resolve(dataset.num_items)
-    batches = TrainingBatches(
-        dataset.train,
-        max_history_length=config.max_history_length,
-        batch_size=config.batch_size,
-        history_dropout=config.history_dropout,
-    )
-    new_run_folder(out)
     torch.manual_seed(config.seed)
     model = MultiInterestModel(config, dataset.num_items)
     if config.initial_vectors == "svd":
@@ -81,79 +90,178 @@ def train(dataset: Dataset, config: TrainConfig, out: Path, *, device: str = "au
                 torch.Generator().manual_seed(config.seed),
             )
         )
-    model.to(target)
-    generator = torch.Generator(device=target).manual_seed(config.seed)
-    order = np.random.default_rng(config.seed)
-    optimiser = Optimiser(model)
-
-    best: Evaluation | None = None
-    best_epoch = 0
-    seconds: list[float] = []
-    for epoch in range(1, config.num_epochs + 1):
-        started = time.perf_counter()
-        losses = _train_epoch(model, batches, optimiser, order, generator, title=f"epoch {epoch}")
-        seconds.append(time.perf_counter() - started)
-        valid = evaluate(model, dataset.valid, exclude_history=False, title=f"epoch {epoch} validation")
-        is_best = best is None or valid.recall_50 > best.recall_50
-        if is_best:
-            best, best_epoch = valid, epoch
-            write_weights(out, model)
-        say(
-            f"epoch {epoch:>3}  loss {losses['total']:.4f}  validation Recall@50 {valid.recall_50:.4f}"
-            f"  {batches.num_examples / seconds[-1]:,.0f} examples/s{'  *' if is_best else ''}"
-        )
-        write_metrics_line(
-            out,
-            {
-                "epoch": epoch,
-                "seconds": round(seconds[-1], 3),
-                "examples_per_second": round(batches.num_examples / seconds[-1], 1),
-                "losses": losses,
-                "valid": valid.to_json(),
-            },
-        )
-        if epoch - best_epoch >= config.patience:
-            say(f"no better epoch since {best_epoch}: stopping")
-            break
-    assert best is not None  # there is at least one epoch
-    finish_run(out, config=config, dataset=dataset, best_epoch=best_epoch, evaluation=best.to_json())
-    mean_seconds = sum(seconds) / len(seconds)
-    return TrainResult(
-        best_epoch=best_epoch,
-        num_epochs=len(seconds),
-        seconds_per_epoch=mean_seconds,
-        examples_per_second=batches.num_examples / mean_seconds,
-        valid=best,
-    )
+    training = _Training(dataset, model.to(target), out, Progress(), checkpoint_minutes)
+    new_run_folder(out)
+    return training.run()
 
 
-def _train_epoch(
-    model: MultiInterestModel,
-    batches: TrainingBatches,
-    optimiser: Optimiser,
-    order: np.random.Generator,
-    generator: torch.Generator,
+def resume(
+    run: Path,
+    dataset: Dataset | None = None,
     *,
-    title: str,
-) -> dict[str, float]:
-    """Take one step for each batch; give the mean of the total loss and of each of its terms."""
-    device = model.item_embedding.weight.device
-    sums: dict[str, float] = defaultdict(float)
-    with progress(title, batches.num_examples) as bar:
-        for batch in batches.epoch(order):
-            losses = model.losses(batch.to(device), generator)
-            total = losses.total.item()
-            if not np.isfinite(total):
-                terms = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.terms.items())
-                raise TrainingError(
-                    f"The loss is {total} ({title}): {terms}. Lower --learning-rate, or the weight of the "
-                    "term that is not finite."
-                )
-            optimiser.step(losses)
-            num_examples = len(batch.targets_B)
-            sums["total"] += total * num_examples
-            for name, value in losses.terms.items():
-                sums[name] += value.item() * num_examples
-            bar.advance(num_examples)
-            bar.note(f"loss {total:.3f}")
-    return {name: value / batches.num_examples for name, value in sums.items()}
+    device: str = "auto",
+    checkpoint_minutes: float = CHECKPOINT_MINUTES,
+) -> TrainResult:
+    """Go on with a training that was stopped or killed; on a CPU it ends with the weights it would have had.
+
+    Args:
+        run: the run's folder.
+        dataset: the data set, where it has moved.
+        device: as for `train`.
+        checkpoint_minutes: as for `train`.
+
+    Raises:
+        RunError: where there is no unfinished training, or its checkpoint is damaged.
+    """
+    facts = read_facts(run)
+    dataset = dataset or Dataset.open(facts.dataset_path)
+    model = MultiInterestModel(facts.config, dataset.num_items).to(choose_device(device))
+    training = _Training(dataset, model, run, facts.progress, checkpoint_minutes)
+    training.restore()
+    return training.run()
+
+
+class _Training:
+    """A training under way: the model, its optimiser, and how far it has come."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        model: MultiInterestModel,
+        out: Path,
+        progress: Progress,
+        checkpoint_minutes: float,
+    ) -> None:
+        config = model.config
+        self._dataset, self._model, self._out, self._progress = dataset, model, out, progress
+        self._checkpoint_s = 60 * checkpoint_minutes
+        self._optimiser = Optimiser(model)
+        self._batches = TrainingBatches(
+            dataset.train,
+            max_history_length=config.max_history_length,
+            batch_size=config.batch_size,
+            history_dropout=config.history_dropout,
+        )
+
+    def restore(self) -> None:
+        restore(self._out, self._model, self._optimiser)
+        write_metrics(self._out, self._progress.records)
+
+    def run(self) -> TrainResult:
+        config, progress = self._model.config, self._progress
+        with stop_requested() as is_stopped:
+            while progress.epoch <= config.num_epochs and not self._has_stalled():
+                self._train_epoch(is_stopped)
+                self._close_epoch()
+        best = self._best_record()
+        valid = Evaluation(**best["valid"])
+        finish_run(
+            self._out,
+            config=config,
+            dataset=self._dataset,
+            best_epoch=best["epoch"],
+            evaluation=valid.to_json(),
+        )
+        remove_checkpoint(self._out)
+        mean_seconds = sum(record["seconds"] for record in progress.records) / len(progress.records)
+        return TrainResult(
+            best_epoch=best["epoch"],
+            num_epochs=len(progress.records),
+            seconds_per_epoch=mean_seconds,
+            examples_per_second=self._batches.num_examples / mean_seconds,
+            valid=valid,
+        )
+
+    def _best_record(self) -> dict[str, Any]:
+        return max(self._progress.records, key=lambda record: float(record["valid"]["recall_50"]))
+
+    def _has_stalled(self) -> bool:
+        if not self._progress.records:
+            return False
+        best_epoch = int(self._best_record()["epoch"])
+        has_stalled = self._progress.epoch - 1 - best_epoch >= self._model.config.patience
+        if has_stalled:
+            say(f"no better epoch since {best_epoch}: stopping")
+        return has_stalled
+
+    def _train_epoch(self, is_stopped: Callable[[], bool]) -> None:
+        """Take the epoch's steps that are left."""
+        progress, seed = self._progress, self._model.config.seed
+        device = self._model.item_embedding.weight.device
+        generator = torch.Generator(device=device)
+        saved = started = time.perf_counter()
+        seconds_before = progress.seconds
+        with progress_bar(f"epoch {progress.epoch}", self._batches.num_examples) as bar:
+            bar.advance(min(progress.step * self._model.config.batch_size, self._batches.num_examples))
+            for batch in self._batches.epoch([seed, progress.epoch], first_step=progress.step):
+                generator.manual_seed(_step_seed(seed, progress.epoch, progress.step))
+                losses = self._model.losses(batch.to(device), generator)
+                total = self._checked_total(losses)
+                self._optimiser.step(losses)
+                num_examples = len(batch.targets_B)
+                for name, value in {"total": losses.total, **losses.terms}.items():
+                    progress.sums[name] = progress.sums.get(name, 0.0) + value.item() * num_examples
+                progress.step += 1
+                now = time.perf_counter()
+                progress.seconds = seconds_before + now - started
+                bar.advance(num_examples)
+                bar.note(f"loss {total:.3f}")
+                if is_stopped():
+                    self._save()
+                    say(f"stopped in epoch {progress.epoch}; go on with: re4 resume {self._out}")
+                    raise KeyboardInterrupt
+                if now - saved >= self._checkpoint_s:
+                    self._save()
+                    saved = now
+
+    def _checked_total(self, losses: Losses) -> float:
+        total = losses.total.item()
+        if not np.isfinite(total):
+            terms = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.terms.items())
+            raise TrainingError(
+                f"The loss is {total} (epoch {self._progress.epoch}, step {self._progress.step + 1}): "
+                f"{terms}. "
+                "Lower --learning-rate, or the weight of the term that is not finite."
+            )
+        return total
+
+    def _close_epoch(self) -> None:
+        """Validate, keep the weights if they are the best, record the epoch, and save the state."""
+        progress, num_examples = self._progress, self._batches.num_examples
+        epoch = progress.epoch
+        valid = evaluate(
+            self._model, self._dataset.valid, exclude_history=False, title=f"epoch {epoch} validation"
+        )
+        record: dict[str, Any] = {
+            "epoch": epoch,
+            "seconds": round(progress.seconds, 3),
+            "examples_per_second": round(num_examples / progress.seconds, 1),
+            "losses": {name: value / num_examples for name, value in progress.sums.items()},
+            "valid": valid.to_json(),
+        }
+        progress.records.append(record)
+        is_best = self._best_record() is record
+        if is_best:
+            write_weights(self._out, self._model)
+        say(
+            f"epoch {epoch:>3}  loss {record['losses']['total']:.4f}  "
+            f"validation Recall@50 {valid.recall_50:.4f}  "
+            f"{record['examples_per_second']:,.0f} examples/s{'  *' if is_best else ''}"
+        )
+        write_metrics(self._out, progress.records)
+        progress.epoch, progress.step, progress.seconds, progress.sums = epoch + 1, 0, 0.0, {}
+        self._save()
+
+    def _save(self) -> None:
+        save_checkpoint(
+            self._out,
+            model=self._model,
+            optimiser=self._optimiser,
+            progress=self._progress,
+            dataset_path=self._dataset.path,
+        )
+
+
+def _step_seed(seed: int, epoch: int, step: int) -> int:
+    """Seed the draws of one step, 63 bits, from the seed and the place in the training alone."""
+    return int(np.random.SeedSequence([seed, epoch, step + 1]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,6 +1,7 @@
 """One optimiser step: Adam for the encoder and the flows, row-wise Adam for the item table."""
 
 import torch
+from torch import Tensor
 
 from training.item_table import RowAdam
 from training.model import Losses, MultiInterestModel
@@ -18,6 +19,29 @@ class Optimiser:
         self._items = RowAdam(
             model.item_embedding, learning_rate=config.learning_rate, weight_decay=config.weight_decay
         )
+
+    def state(self) -> dict[str, Tensor]:
+        """Give the moments and step counts by name, for a checkpoint."""
+        moments = {
+            f"dense.{number}.{name}": value
+            for number, values in self._dense.state_dict()["state"].items()
+            for name, value in values.items()
+        }
+        return moments | {f"items.{name}": value for name, value in self._items.state().items()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        dense: dict[int, dict[str, Tensor]] = {}
+        items: dict[str, Tensor] = {}
+        for name, value in state.items():
+            part, _, rest = name.partition(".")
+            if part == "items":
+                items[rest] = value
+            else:
+                number, _, moment = rest.partition(".")
+                dense.setdefault(int(number), {})[moment] = value
+        self._dense.load_state_dict({**self._dense.state_dict(), "state": dense})
+        self._items.restore(items)
 
     def step(self, losses: Losses) -> None:
         """Go back from the total loss to the gradients, and move every parameter that has one."""

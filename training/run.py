@@ -8,6 +8,7 @@
       probe_histories.npz    real held-out histories, for golden queries and index tuning
       metrics.jsonl          one line an epoch: losses, speed, validation metrics
       evaluation.json        metrics of the splits evaluated so far, by split
+      checkpoint.safetensors only while training: the whole state, for `re4 resume`
 
 Nothing here is written in place: a file appears whole or not at all. `config.json` comes last: a folder
 without it is not a finished run.
@@ -52,10 +53,10 @@ def new_run_folder(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
 
 
-def write_metrics_line(path: Path, values: dict[str, Any]) -> None:
-    """Append one epoch's figures to the run's metrics."""
-    with (path / METRICS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(values) + "\n")
+def write_metrics(path: Path, records: list[dict[str, Any]]) -> None:
+    """Write the figures of all epochs so far, a line each."""
+    with replacing(path / METRICS) as part:
+        part.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
 
 def write_weights(path: Path, model: MultiInterestModel) -> None:
@@ -115,7 +116,10 @@ class Run:
         if not path.is_dir():
             raise RunError(f"There is no run at {path}. Train one: re4 train DATA --out {path}")
         if not (path / CONFIG).exists():
-            raise RunError(f"{path} holds no finished run ({CONFIG} is missing). Train it again.")
+            raise RunError(
+                f"{path} holds no finished run ({CONFIG} is missing). "
+                f"Go on with it: re4 resume {path}, or train it again."
+            )
         try:
             return cls(path, json.loads((path / CONFIG).read_text("utf-8")))
         except (ValueError, KeyError, TypeError) as error:

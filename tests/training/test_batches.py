@@ -22,7 +22,7 @@ USERS = [[1, 2, 3, 4, 5, 6], [7], [8, 9], [3, 3, 3]]
 
 def examples(batches, seed=0):
     found = []
-    for batch in batches.epoch(np.random.default_rng(seed)):
+    for batch in batches.epoch([seed]):
         assert batch.rows_BL.dtype == batch.lengths_B.dtype == batch.targets_B.dtype == torch.int64
         for rows, length, target in zip(batch.rows_BL, batch.lengths_B, batch.targets_B, strict=True):
             assert (rows[length:] == 0).all(), "padding is row 0"
@@ -69,3 +69,13 @@ def test_nothing_to_learn_from():
 def test_users_without_events_are_passed_over():
     batches = TrainingBatches(sequences([], [1, 2], []), max_history_length=3, batch_size=2)
     assert examples(batches) == [((1,), 2)]
+
+
+def test_an_epoch_can_be_entered_in_the_middle():
+    batches = TrainingBatches(sequences(*USERS), max_history_length=3, batch_size=2, history_dropout=0.5)
+    whole = [(batch.rows_BL, batch.targets_B) for batch in batches.epoch([4, 1])]
+    assert len(whole) == batches.num_steps
+    for step in range(batches.num_steps):
+        later = [(batch.rows_BL, batch.targets_B) for batch in batches.epoch([4, 1], first_step=step)]
+        for one, other in zip(later, whole[step:], strict=True):
+            assert all(torch.equal(*pair) for pair in zip(one, other, strict=True))

@@ -1,0 +1,115 @@
+"""A training that can be killed at any moment: its whole state in one file, replaced atomically.
+
+All randomness of a step is drawn from seeds made of (run's seed, epoch, step), so there is no generator
+whose state would have to be kept: weights, the optimiser's moments and the place in the epoch are all.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from re4 import __version__
+from re4.errors import RunError
+from re4.files import replacing
+from training.config import TrainConfig
+from training.model import MultiInterestModel
+from training.optimiser import Optimiser
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """How far a training has come."""
+
+    epoch: int = 1
+    """The epoch that is under way, from 1."""
+    step: int = 0
+    """Steps of it that are done."""
+    seconds: float = 0.0
+    """Time that they took."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """Sums of the losses over their examples."""
+    records: list[dict[str, Any]] = field(default_factory=list)
+    """What `metrics.jsonl` holds: a record of each epoch that is over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointFacts:
+    """What a checkpoint says before its tensors are read."""
+
+    config: TrainConfig
+    dataset_path: Path
+    progress: Progress
+
+
+def save_checkpoint(
+    run: Path, *, model: MultiInterestModel, optimiser: Optimiser, progress: Progress, dataset_path: Path
+) -> None:
+    """Replace the run's checkpoint by the state as it is now."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"optimiser.{name}": value for name, value in optimiser.state().items()}
+    facts = {
+        "code_version": __version__,
+        "config": model.config.to_json(),
+        "dataset": str(dataset_path.resolve()),
+        "progress": asdict(progress),
+    }
+    with replacing(run / CHECKPOINT) as part:
+        save_file(
+            {name: value.contiguous().cpu() for name, value in tensors.items()},
+            part,
+            metadata={"re4": json.dumps(facts)},
+        )
+
+
+def read_facts(run: Path) -> CheckpointFacts:
+    """Read what the run's checkpoint says of itself.
+
+    Raises:
+        RunError: where there is none, or it is damaged.
+    """
+    path = run / CHECKPOINT
+    if not path.exists():
+        raise RunError(
+            f"{run} holds no unfinished training ({CHECKPOINT} is missing): it is finished, or never began. "
+            "Start one: re4 train DATA --out RUN"
+        )
+    try:
+        with safe_open(path, "pt") as file:
+            facts = json.loads(file.metadata()["re4"])
+        return CheckpointFacts(
+            config=TrainConfig.from_json(facts["config"]),
+            dataset_path=Path(facts["dataset"]),
+            progress=Progress(**facts["progress"]),
+        )
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} cannot be read: {error}. Train again, to another --out.") from error
+
+
+def restore(run: Path, model: MultiInterestModel, optimiser: Optimiser) -> None:
+    """Load the weights and the optimiser's moments of the run's checkpoint.
+
+    Raises:
+        RunError: where they do not fit.
+    """
+    try:
+        with safe_open(run / CHECKPOINT, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        parts: dict[str, dict[str, Any]] = {"model": {}, "optimiser": {}}
+        for name, value in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = value
+        model.load_state_dict(parts["model"])
+        optimiser.restore(parts["optimiser"])
+    except (SafetensorError, RuntimeError, KeyError) as error:
+        raise RunError(f"{run / CHECKPOINT} does not fit its own configuration: {error}") from error
+
+
+def remove_checkpoint(run: Path) -> None:
+    """Drop the checkpoint of a training that is over."""
+    (run / CHECKPOINT).unlink(missing_ok=True)
