@@ -2,14 +2,14 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import Field, asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
 from re4.console import print_json, say, table
-from training.config import TrainConfig
+from training.config import TrainConfig, read_settings
 
 if TYPE_CHECKING:
     from training.loop import TrainResult
@@ -37,14 +37,10 @@ def _with_config_options(verb: Callable[..., None]) -> Callable[..., None]:
         inspect.Parameter(
             item.name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=item.default,
+            default=None,  # not given: the file's value, or the default
             annotation=Annotated[
-                hints[item.name],
-                typer.Option(
-                    help=item.metadata["help"]
-                    + (" [default: the model's own]" if item.default is None else ""),
-                    rich_help_panel="Hyper-parameters",
-                ),
+                hints[item.name] | None,
+                typer.Option(help=_help_with_default(item), rich_help_panel="Hyper-parameters"),
             ],
         )
         for item in fields(TrainConfig)
@@ -54,10 +50,19 @@ def _with_config_options(verb: Callable[..., None]) -> Callable[..., None]:
     return verb
 
 
+def _help_with_default(item: Field[Any]) -> str:
+    default = "the model's own" if item.default is None else item.default
+    return f"{item.metadata['help']} (default: {default})"
+
+
 @_with_config_options
 def train(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="A data set made by `re4 data prepare`.")],
     out: Annotated[Path, typer.Option(help="Folder of the new run; it must not hold anything yet.")],
+    config: Annotated[
+        Path | None,
+        typer.Option(help="A TOML file of hyper-parameters, `_` for `-` in names; options win over it."),
+    ] = None,
     device: Device = "auto",
     checkpoint_minutes: CheckpointMinutes = 10.0,
     as_json: AsJson = False,
@@ -70,12 +75,13 @@ def train(
 
     Example: re4 train data/ml-100k --out runs/first --num-interests 4
     """
-    config = TrainConfig(**settings)
+    given = {name: value for name, value in settings.items() if value is not None}
+    resolved = TrainConfig(**(read_settings(config) | given if config else given))
     from training.data.dataset import Dataset
     from training.loop import train as run_training
 
     result = run_training(
-        Dataset.open(data), config, out, device=device, checkpoint_minutes=checkpoint_minutes
+        Dataset.open(data), resolved, out, device=device, checkpoint_minutes=checkpoint_minutes
     )
     _print_result(out, result, as_json=as_json)
 

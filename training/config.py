@@ -5,9 +5,11 @@ from these fields. A field that is None takes the model's own default (`training
 """
 
 import math
+import tomllib
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, Self, get_args, get_type_hints
 
 from re4.errors import RunError, UsageError
 from training.encoders import ENCODERS
@@ -108,6 +110,29 @@ class TrainConfig:
             odd = ", ".join(sorted(values.keys() ^ known))
             raise RunError(f"config.json is of another version of this program: {odd}. Train the run again.")
         return cls(**values)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read hyper-parameters from a TOML file: `name = value` lines, the names as in `TrainConfig`.
+
+    Raises:
+        UsageError: where the file cannot be read, or holds an unknown name or a value of another type.
+    """
+    try:
+        values = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"--config {path} cannot be read: {error}") from error
+    hints = get_type_hints(TrainConfig)
+    unknown = sorted(values.keys() - hints.keys())
+    if unknown:
+        raise UsageError(f"--config {path}: unknown {', '.join(unknown)}; known are {', '.join(hints)}.")
+    for name, value in values.items():
+        allowed = get_args(hints[name]) or (hints[name],)
+        fits = isinstance(value, (*allowed, int)) if float in allowed else isinstance(value, allowed)
+        if not fits or (isinstance(value, bool) and bool not in allowed):
+            wanted = " or ".join(each.__name__ for each in allowed if each is not type(None))
+            raise UsageError(f"--config {path}: {name} is {value!r}; it must be of type {wanted}.")
+    return values
 
 
 def option_name(field_name: str) -> str:
