@@ -28,8 +28,13 @@ VERBS: Mapping[str, str] = {
     "serve": "serving.cli:serve",
     "retrieve": "serving.cli:retrieve",
     "info": "serving.cli:info",
+    "bench train": "benchmarks.train:train",
+    "bench quality": "benchmarks.quality:quality",
 }
-GROUPS: Mapping[str, str] = {"data": "Fetch public data sets; prepare event logs for training."}
+GROUPS: Mapping[str, str] = {
+    "data": "Fetch public data sets; prepare event logs for training.",
+    "bench": "Measure the system from outside.",
+}
 
 
 def _load(place: str) -> Callable[..., Any]:

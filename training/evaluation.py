@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from re4.console import progress
 from training.data.dataset import Sequences
-from training.metrics import rank_metrics
+from training.metrics import UserMetrics, rank_metrics
 from training.model import MultiInterestModel
 
 CUTS = (20, 50)
@@ -42,10 +42,26 @@ class Evaluation:
         return asdict(self)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ranking:
+    """What a model puts first for each user of a split."""
+
+    top_UM: NDArray[np.int64]
+    """Item rows, best first, as many as the deepest cut."""
+    interest_cosine: float
+    """Mean cosine between two interests of a user; 1 for a model with one interest."""
+
+
 def evaluate(
     model: MultiInterestModel, held_out: Sequences, *, exclude_history: bool, title: str = "evaluating"
 ) -> Evaluation:
     """Rank the whole catalogue for every user of a held-out split and compare with the later events."""
+    ranking = rank(model, held_out, exclude_history=exclude_history, title=title)
+    return summarise(ranking, held_out, len(model.item_vectors_ND()))
+
+
+def rank(model: MultiInterestModel, held_out: Sequences, *, exclude_history: bool, title: str) -> Ranking:
+    """Rank the whole catalogue for every user of a held-out split, exactly."""
     device = model.item_embedding.weight.device
     rows_UL, lengths_U = held_out.histories(model.config.max_history_length)
     vectors_ND = model.item_vectors_ND()
@@ -73,10 +89,13 @@ def evaluate(
             cosines.append(_sum_of_cosines(interests_BKD))
             bar.advance(stop - start)
     model.train(training)
-
-    is_target_UM, num_targets_U = _compare(top_UM, held_out)
-    by_cut = {cut: rank_metrics(is_target_UM, num_targets_U, min(cut, depth)) for cut in CUTS}
     pairs = held_out.num_users * num_interests * (num_interests - 1)
+    return Ranking(top_UM=top_UM, interest_cosine=sum(cosines) / pairs if pairs else 1.0)
+
+
+def summarise(ranking: Ranking, held_out: Sequences, num_items: int) -> Evaluation:
+    """Give the means over the users of a split."""
+    by_cut = judge(ranking.top_UM, held_out)
     return Evaluation(
         num_users=held_out.num_users,
         recall_20=float(by_cut[20].recall_U.mean()),
@@ -85,8 +104,8 @@ def evaluate(
         hit_rate_50=float(by_cut[50].hit_rate_U.mean()),
         ndcg_20=float(by_cut[20].ndcg_U.mean()),
         ndcg_50=float(by_cut[50].ndcg_U.mean()),
-        coverage_50=len(np.unique(top_UM)) / num_items,
-        interest_cosine=sum(cosines) / pairs if pairs else 1.0,
+        coverage_50=len(np.unique(ranking.top_UM)) / num_items,
+        interest_cosine=ranking.interest_cosine,
     )
 
 
@@ -98,14 +117,15 @@ def history_and_targets(held_out: Sequences, user: int) -> tuple[NDArray[np.int6
     return items[start:middle].astype(np.int64), items[middle:stop].astype(np.int64)
 
 
-def _compare(top_UM: NDArray[np.int64], held_out: Sequences) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+def judge(top_UM: NDArray[np.int64], held_out: Sequences) -> dict[int, UserMetrics]:
+    """Compare each user's list, best first and without repeats, with the later events, at every cut."""
     is_target_UM = np.empty(top_UM.shape, dtype=bool)
     num_targets_U = np.empty(len(top_UM), dtype=np.int64)
     for user, top_M in enumerate(top_UM):
         targets = np.unique(history_and_targets(held_out, user)[1])
         is_target_UM[user] = np.isin(top_M, targets)
         num_targets_U[user] = len(targets)
-    return is_target_UM, num_targets_U
+    return {cut: rank_metrics(is_target_UM, num_targets_U, min(cut, top_UM.shape[1])) for cut in CUTS}
 
 
 def _sum_of_cosines(interests_BKD: torch.Tensor) -> float:

@@ -1,0 +1,121 @@
+"""`re4 bench quality`: baselines that are what their papers say, and a table that adds up."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from planted_tastes import write_planted
+
+from benchmarks.baselines import Ease, ItemCosine, MostPopular, fit_baselines, rank_baseline
+from benchmarks.quality import parse_variant, quality
+from re4.errors import UsageError
+from training.data.dataset import Sequences
+from training.evaluation import history_and_targets, summarise
+
+USERS = [[0, 1, 1, 2], [1, 2], [2, 3, 0], [1], [3, 4, 2]]
+NUM_ITEMS = 5
+
+
+@pytest.fixture
+def train():
+    lengths = [len(user) for user in USERS]
+    return Sequences(
+        items_E=np.concatenate(USERS).astype(np.int32),
+        offsets_U1=np.cumsum([0, *lengths]).astype(np.int64),
+        num_history_U=np.array(lengths, dtype=np.int32),
+    )
+
+
+@pytest.fixture
+def matrix():
+    matrix = np.zeros((len(USERS), NUM_ITEMS))
+    for user, items in enumerate(USERS):
+        matrix[user, items] = 1
+    return matrix
+
+
+HISTORY = torch.tensor([[1.0, 0, 1, 0, 0], [0, 0, 0, 0, 1]])
+
+
+def test_most_popular_counts_users(train, matrix):
+    scores = MostPopular(train, NUM_ITEMS).scores_BN(HISTORY)
+    np.testing.assert_allclose(scores, np.tile(matrix.sum(axis=0), (2, 1)))
+
+
+def test_item_cosine(train, matrix):
+    length = np.linalg.norm(matrix, axis=0)
+    cosine = matrix.T @ matrix / np.outer(length, length)
+    np.fill_diagonal(cosine, 0)
+    scores = ItemCosine(train, NUM_ITEMS).scores_BN(HISTORY)
+    np.testing.assert_allclose(scores, HISTORY.numpy() @ cosine, rtol=1e-5)
+
+
+def test_ease_minimises_its_objective_with_a_zero_diagonal(train, matrix):
+    """The solution solved column by column: ridge regression of each item on all others."""
+    expected = np.zeros((NUM_ITEMS, NUM_ITEMS))
+    for item in range(NUM_ITEMS):
+        others = [other for other in range(NUM_ITEMS) if other != item]
+        x = matrix[:, others]
+        expected[others, item] = np.linalg.solve(x.T @ x + 3 * np.eye(len(others)), x.T @ matrix[:, item])
+    scores = Ease(train, NUM_ITEMS, penalty=3.0).scores_BN(torch.eye(NUM_ITEMS))
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    return write_planted(tmp_path_factory.mktemp("planted") / "data")
+
+
+def test_baselines_rank_by_the_protocol(planted):
+    for baseline in fit_baselines(planted.train, planted.valid, planted.num_items).values():
+        left_out = rank_baseline(baseline, planted.test, planted.num_items, exclude_history=True)
+        for user, top in enumerate(left_out.top_UM):
+            assert len(set(top.tolist())) == 50
+            assert not set(top.tolist()) & set(history_and_targets(planted.test, user)[0].tolist())
+
+
+def test_ease_finds_the_planted_tastes(planted):
+    fitted = fit_baselines(planted.train, planted.valid, planted.num_items)
+    recall = {
+        name: summarise(
+            rank_baseline(baseline, planted.test, planted.num_items, exclude_history=False),
+            planted.test,
+            planted.num_items,
+        ).recall_20
+        for name, baseline in fitted.items()
+    }
+    assert recall["EASE"] > 2 * recall["most popular"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("re4:num_interest=1", "num_interest=1"), ("re4:position", "'position'"), ("bert", "--model is 'bert'")],
+)
+def test_wrong_variants_are_named(text, message):
+    with pytest.raises(UsageError, match=message):
+        parse_variant(text)
+
+
+def test_the_table_adds_up_and_finished_runs_are_used_again(planted, tmp_path, capsys):
+    torch.set_num_threads(1)
+    small = "embedding_dim=8:attention_dim=8:construct_dim=4:num_epochs=1:batch_size=1024"
+    variants = f"re4:{small},comirec-sa:{small}"
+    options = {"out": tmp_path / "runs", "variants": variants, "num_seeds": 2, "as_json": True}
+    quality(planted.path, **options)
+    report = json.loads(capsys.readouterr().out)
+    assert report == {**json.loads((tmp_path / "runs" / "quality.json").read_text())}
+    by_name = {(each["name"], each["is_history_excluded"]): each for each in report["outcomes"]}
+    assert len(by_name) == 2 * (3 + 2)
+    for is_excluded in (False, True):
+        first = by_name[variants.split(",")[0], is_excluded]["metrics"]["recall_50"]
+        for name in (variants.split(",")[1], "EASE"):
+            figures = by_name[name, is_excluded]["metrics"]["recall_50"]
+            assert figures["difference"] == pytest.approx(figures["mean"] - first["mean"], abs=1e-9)
+        assert first["difference"] == 0
+        assert first["half_width_over_seeds"] is not None
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("weights.safetensors")}
+    assert len(written) == 4
+    quality(planted.path, **options)
+    assert json.loads(capsys.readouterr().out) == report
+    assert {path: path.stat().st_mtime_ns for path in written} == written
