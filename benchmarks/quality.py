@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from benchmarks.intervals import half_width
 from re4.console import print_json, say, table
 from re4.errors import UsageError
 from re4.files import write_json
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 METRICS = ("recall_20", "recall_50", "hit_rate_20", "hit_rate_50", "ndcg_20", "ndcg_50")
 _SHOWN = ("recall_20", "recall_50", "ndcg_20", "ndcg_50")
-# 97.5 % points of Student's t for 1, 2, … degrees of freedom; the normal's beyond.
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -165,9 +164,9 @@ def _summary(outcome: Outcome, reference: Outcome) -> dict[str, Any]:
         difference_U = outcome.by_user[metric] - reference.by_user[metric]
         metrics[metric] = {
             "mean": float(np.mean(values)),
-            "half_width_over_seeds": _half_width(np.array(values)),
+            "half_width_over_seeds": half_width(values),
             "difference": float(difference_U.mean()),
-            "difference_half_width": _half_width(difference_U),
+            "difference_half_width": half_width(difference_U.tolist()),
         }
     return {
         "name": outcome.name,
@@ -177,15 +176,6 @@ def _summary(outcome: Outcome, reference: Outcome) -> dict[str, Any]:
         "coverage_50": float(np.mean([seed["coverage_50"] for seed in outcome.by_seed])),
         "interest_cosine": float(np.mean([seed["interest_cosine"] for seed in outcome.by_seed])),
     }
-
-
-def _half_width(values: "NDArray[np.float64]") -> float | None:
-    """Half the 95 % interval of the mean, by Student's t; None for a single value."""
-    freedom = len(values) - 1
-    if freedom < 1:
-        return None
-    factor = _T[freedom - 1] if freedom <= len(_T) else 1.96
-    return float(factor * values.std(ddof=1) / len(values) ** 0.5)
 
 
 def _folder(variant: str) -> str:

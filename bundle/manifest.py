@@ -51,17 +51,41 @@ class ModelInfo(_Strict):
     """Fingerprint of the item vectors that the encoder was trained with."""
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+SearchParameters = dict[str, int | float]
+
+
+class FrontierPoint(_Strict):
+    """One setting of the index that no other one tried beats in both recall and time."""
+
+    search_parameters: SearchParameters
+    recall: Share
+    """On the queries that the index was tuned with."""
+    request_us: Positive
+    """Processor time of searching for one request, microseconds, one thread."""
+    bytes_per_item: Positive
+    """Size of the index file over the number of items."""
+
+
 class IndexInfo(_Strict):
     """The index, and the search parameters that were chosen for it."""
 
     kind: ShortText
     factory: ShortText | None = None
     """FAISS factory string, for kinds that are built from one."""
-    search_parameters: dict[str, int | float] = {}
-    recall: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Recall measured at `num_candidates` with these parameters; None where it was not measured."""
-    recall_target: Annotated[float, Field(ge=0, le=1)] | None = None
+    reason: ShortText | None = None
+    """Why this kind, where it was chosen automatically."""
+    search_parameters: SearchParameters = {}
+    recall: Share | None = None
+    """Recall of the merged candidates at `num_candidates` with these parameters, on real queries that had no
+    part in choosing them; None where it was not measured."""
+    recall_target: Share | None = None
     num_candidates: Annotated[int, Field(ge=1)] | None = None
+    num_queries: Annotated[int, Field(ge=1)] | None = None
+    """How many queries `recall` is the mean of."""
+    frontier: tuple[FrontierPoint, ...] = ()
+    """What else could have been chosen, fastest first."""
 
 
 class ItemsInfo(_Strict):

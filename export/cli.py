@@ -1,11 +1,14 @@
 """The verb `re4 export`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from re4.console import print_json, table
+
+if TYPE_CHECKING:
+    from bundle.manifest import IndexInfo
 
 
 def export(
@@ -13,7 +16,21 @@ def export(
     bundles: Annotated[
         Path, typer.Option(help="Bundle directory to publish into; created where it does not exist.")
     ],
-    index: Annotated[str, typer.Option(help="Index kind: flat compares every item and is exact.")] = "flat",
+    index: Annotated[
+        str,
+        typer.Option(
+            help="auto chooses by the number of items. flat compares every item and is exact. hnsw, "
+            "hnsw-sq8, ivf, ivf-sq8, ivf-pq and ivf-rabitq are approximate and faster. So is a FAISS factory "
+            "string of an index that servers load, such as IVF1024,PQ32x4fs."
+        ),
+    ] = "auto",
+    recall: Annotated[
+        float,
+        typer.Option(help="Share of the exact candidates that an approximate index must find, 0.6 to 1."),
+    ] = 0.95,
+    num_candidates: Annotated[
+        int, typer.Option(help="Candidates of a request, for which the index is tuned.")
+    ] = 100,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object, for a machine to read.")
     ] = False,
@@ -24,12 +41,18 @@ def export(
     the items become a FAISS index, and everything is published at once: a
     server on the same directory sees the version before or the new one.
 
+    An approximate index is tuned on half of the run's held-out histories to the
+    fastest setting that reaches --recall on the other half. Where none does,
+    nothing is published. What else could be had is in frontier.png.
+
     Example: re4 export runs/first --bundles bundles
     """
     from bundle.verify import read_manifest
     from export.exporter import ENCODER_DIFFERENCE, export_run
+    from export.tuning import Goal
 
-    version = export_run(run, bundles, index=index)
+    goal = Goal(recall=recall, num_candidates=num_candidates)
+    version = export_run(run, bundles, index=index, goal=goal)
     manifest = read_manifest(bundles / version)
     difference = manifest.lineage[ENCODER_DIFFERENCE]
     if as_json:
@@ -37,7 +60,7 @@ def export(
             {
                 "version": version,
                 "path": str(bundles / version),
-                "index": manifest.index.kind,
+                "index": manifest.index.model_dump(mode="json"),
                 "num_items": manifest.items.num_items,
                 "num_bytes": {entry.name: entry.num_bytes for entry in manifest.files},
                 ENCODER_DIFFERENCE: difference,
@@ -48,5 +71,13 @@ def export(
         f"Published {version}",
         ["file", "bytes"],
         [[entry.name, f"{entry.num_bytes:,}"] for entry in manifest.files]
-        + [["largest difference ONNX Runtime − PyTorch", f"{difference:.2g}"]],
+        + [["largest difference ONNX Runtime − PyTorch", f"{difference:.2g}"]]
+        + _index_rows(manifest.index),
     )
+
+
+def _index_rows(info: "IndexInfo") -> list[list[str]]:
+    settings = ", ".join(f"{name} {value:g}" for name, value in info.search_parameters.items())
+    rows = [["index", f"{info.kind} ({info.factory})"], ["search parameters", settings or "none"]]
+    recall = f"recall of {info.num_candidates} candidates, {info.num_queries} held-out requests"
+    return [*rows, [recall, f"{info.recall:.4f}"]]

@@ -20,23 +20,28 @@ from torch import nn
 
 from bundle.golden import GoldenQueries
 from bundle.ids import write_item_ids
-from bundle.layout import ENCODER, GOLDEN, INDEX, POPULAR, VECTORS
+from bundle.layout import ENCODER, GOLDEN, POPULAR, VECTORS
 from bundle.manifest import ItemsInfo, ModelInfo
 from bundle.publish import stage_version
+from export.choosing import AUTO
 from export.exact import exact_candidates
-from export.indexes import INDEX_KINDS
+from export.indexing import check_request, factory_for, make_index
 from export.onnx_encoder import export_encoder
 from export.onnx_runner import OnnxEncoder
 from export.parity import compare
+from export.tuning import Goal, num_queries_for
 from re4 import __version__
-from re4.console import progress
-from re4.errors import ExportError, UsageError
+from re4.console import progress, say
+from re4.errors import ExportError
 from training.config import TrainConfig
 from training.run import Run
 
 NUM_GOLDEN_QUERIES: Final = 64
 NUM_GOLDEN_CANDIDATES: Final = 100
 MAX_NUM_POPULAR: Final = 10_000
+DEFAULT_GOAL: Final = Goal(recall=0.95, num_candidates=100)
+
+_ENCODED_AT_ONCE: Final = 64
 
 ENCODER_DIFFERENCE: Final = "encoder_max_abs_difference"
 """Key in the manifest's lineage: largest difference between PyTorch and ONNX Runtime."""
@@ -75,29 +80,29 @@ class RunToExport(Protocol):
         """Metrics by split."""
 
 
-def export_run(run_path: Path, bundles: Path, *, index: str = "flat") -> str:
+def export_run(run_path: Path, bundles: Path, *, index: str = AUTO, goal: Goal = DEFAULT_GOAL) -> str:
     """Publish a finished run as the live version of a bundle directory.
 
     Args:
         run_path: The run's folder.
         bundles: The bundle directory; created where it does not exist.
-        index: Name of the index kind.
+        index: `auto`, a name in `export.indexes.RECIPES`, or a FAISS factory string.
+        goal: The recall that the index is tuned to.
 
     Returns:
         The version's name.
 
     Raises:
-        UsageError: there is no such index kind.
+        UsageError: there is no such index, no server loads it, or the goal is out of range.
         RunError: the run is missing, unfinished or damaged.
         ExportError: the run cannot become a version; the directory is as it was.
         BundleError: the directory cannot be written, or an item id cannot be stored.
     """
-    if index not in INDEX_KINDS:
-        raise UsageError(f"--index is {index!r}; choose one of {', '.join(INDEX_KINDS)}.")
-    return publish_run(Run.open(run_path), bundles, index=index)
+    check_request(index, goal)
+    return publish_run(Run.open(run_path), bundles, index=index, goal=goal)
 
 
-def publish_run(run: RunToExport, bundles: Path, *, index: str) -> str:
+def publish_run(run: RunToExport, bundles: Path, *, index: str, goal: Goal = DEFAULT_GOAL) -> str:
     """Publish an opened run; as `export_run`."""
     config = run.config
     with progress("Exporting", total=5) as bar, stage_version(bundles) as staged:
@@ -108,7 +113,10 @@ def publish_run(run: RunToExport, bundles: Path, *, index: str) -> str:
         np.save(staged.path / VECTORS, vectors_ND)
         id_kind = write_item_ids(staged.path, item_ids)
         np.save(staged.path / POPULAR, _most_popular(run, len(vectors_ND)))
-        rows_QL, lengths_Q = _golden_histories(run, len(vectors_ND))
+        rows_PL, lengths_P = _probe_histories(run, len(vectors_ND))
+        factory, reason = factory_for(index, len(vectors_ND), config.embedding_dim)
+        if reason is not None:
+            say(f"index {factory}: {reason}")
         bar.advance()
 
         bar.note("encoder")
@@ -124,6 +132,8 @@ def publish_run(run: RunToExport, bundles: Path, *, index: str) -> str:
 
         bar.note("golden queries")
         exported = OnnxEncoder((staged.path / ENCODER).read_bytes())
+        chosen = _spread(len(rows_PL), NUM_GOLDEN_QUERIES)
+        rows_QL, lengths_Q = rows_PL[chosen], lengths_P[chosen]
         golden = _golden_queries(exported, vectors_ND, rows_QL, lengths_Q)
         golden.write(staged.path / GOLDEN)
         difference = max(
@@ -134,9 +144,18 @@ def publish_run(run: RunToExport, bundles: Path, *, index: str) -> str:
         )
         bar.advance()
 
-        bar.note(f"{index} index")
-        built = INDEX_KINDS[index](vectors_ND)
-        _write_index(built.index, staged.path / INDEX)
+        bar.note(f"index {factory}")
+        tuning = _spread(len(rows_PL), num_queries_for(len(vectors_ND), config.num_interests))
+        index_info = make_index(
+            factory,
+            vectors_ND,
+            _interests(exported, vectors_ND, rows_PL[tuning], lengths_P[tuning]),
+            golden.interests_QKD,
+            goal,
+            staged.path,
+            num_golden_candidates=golden.candidate_rows_QM.shape[1],
+            reason=reason,
+        )
         bar.advance()
 
         bar.note("checksums")
@@ -148,7 +167,7 @@ def publish_run(run: RunToExport, bundles: Path, *, index: str) -> str:
                 max_history_length=config.max_history_length,
                 space=space,
             ),
-            index=built.info,
+            index=index_info,
             items=ItemsInfo(num_items=len(vectors_ND), id_kind=id_kind, space=space),
             evaluation=run.evaluation(),
             lineage={
@@ -197,30 +216,42 @@ def _most_popular(run: RunToExport, num_items: int) -> NDArray[np.int64]:
     return np.argsort(-counts_N, kind="stable")[:MAX_NUM_POPULAR].astype(np.int64)
 
 
-def _write_index(index: faiss.Index, path: Path) -> None:
-    try:
-        faiss.write_index(index, str(path))
-    except RuntimeError as error:  # FAISS says so of a full disk, too
-        raise ExportError(f"{path}: FAISS could not write the index: {error}") from error
-
-
-def _golden_histories(run: RunToExport, num_items: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Real histories, spread evenly over those of the run: rows_QL and lengths_Q."""
+def _probe_histories(run: RunToExport, num_items: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The run's real histories, checked: rows_PL and lengths_P."""
     rows_PL, lengths_P = run.probe_histories()
     if len(rows_PL) == 0:
         raise ExportError(
             f"{run.path}: holds no held-out histories to make golden queries of. Train it again"
         )
-    chosen = np.unique(np.linspace(0, len(rows_PL) - 1, NUM_GOLDEN_QUERIES).round().astype(np.int64))
-    rows_QL, lengths_Q = rows_PL[chosen], lengths_P[chosen]
-    longest = min(rows_QL.shape[1], run.config.max_history_length)
-    for name, seen, low, high in (("row", rows_QL, 0, num_items - 1), ("length", lengths_Q, 1, longest)):
+    longest = min(rows_PL.shape[1], run.config.max_history_length)
+    for name, seen, low, high in (("row", rows_PL, 0, num_items - 1), ("length", lengths_P, 1, longest)):
         if not low <= seen.min() <= seen.max() <= high:
             raise ExportError(
                 f"{run.path}: held-out histories with a {name} from {seen.min()} to {seen.max()}; {low} to "
                 f"{high} is allowed: the run is damaged. Train it again"
             )
-    return rows_QL, lengths_Q
+    return rows_PL, lengths_P
+
+
+def _spread(num: int, num_wanted: int) -> NDArray[np.int64]:
+    """Places of at most so many, evenly over all."""
+    return np.unique(np.linspace(0, num - 1, num_wanted).round().astype(np.int64))
+
+
+def _interests(
+    exported: OnnxEncoder,
+    vectors_ND: NDArray[np.float32],
+    rows_QL: NDArray[np.int64],
+    lengths_Q: NDArray[np.int64],
+) -> NDArray[np.float32]:
+    """Interests of histories, encoded a few at a time: [Q, K, D]."""
+    return np.concatenate(
+        [
+            exported(vectors_ND[rows_QL[start : start + _ENCODED_AT_ONCE]], lengths)[0]
+            for start in range(0, len(rows_QL), _ENCODED_AT_ONCE)
+            for lengths in (lengths_Q[start : start + _ENCODED_AT_ONCE],)
+        ]
+    )
 
 
 def _golden_queries(

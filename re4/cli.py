@@ -28,6 +28,10 @@ VERBS: Mapping[str, str] = {
     "serve": "serving.cli:serve",
     "retrieve": "serving.cli:retrieve",
     "info": "serving.cli:info",
+    "versions": "bundle.cli:versions",
+    "rollback": "bundle.cli:rollback",
+    "prune": "bundle.cli:prune",
+    "bench serve": "benchmarks.cli:serve",
     "bench train": "benchmarks.train:train",
     "bench quality": "benchmarks.quality:quality",
 }

@@ -12,13 +12,17 @@
     │   └── BundleMismatchError  complete, but its parts do not belong together
     ├── RequestError             the caller's request is wrong                            INVALID_ARGUMENT
     │   └── NoUsableHistoryError the request is right, but nothing in it is known         FAILED_PRECONDITION
-    ├── OverloadError            the server sheds this request                            RESOURCE_EXHAUSTED
+    ├── OverloadError            the server turns this request away
+    │   ├── ShedError            it would wait longer than the server allows              RESOURCE_EXHAUSTED
+    │   └── TooLateError         its deadline passes before its turn                      DEADLINE_EXCEEDED
     ├── NotReadyError            the server has no version to answer from                 UNAVAILABLE
     └── ServerError              the client's view: a call failed, or no server answered
 
 Messages name the thing, the value seen, the value allowed, and the next step. They go to the person who
 can act: the command prints them without a stack trace, the server sends them as status details.
 """
+
+import math
 
 
 class Re4Error(Exception):
@@ -70,7 +74,30 @@ class NoUsableHistoryError(RequestError):
 
 
 class OverloadError(Re4Error):
-    """The server sheds this request rather than answer it too late."""
+    """The server turns this request away rather than answer it too late."""
+
+
+class ShedError(OverloadError):
+    """This call would wait longer than the server allows; `retry_after_ms` says when to try again."""
+
+    def __init__(self, *, wait_ms: float, max_wait_ms: float) -> None:
+        """Make the error and the advice.
+
+        Args:
+            wait_ms: How long the call would have waited.
+            max_wait_ms: How long a call may wait.
+        """
+        # By then half of the room is free again: callers who all came back at the limit would be shed again.
+        self.retry_after_ms = max(1, math.ceil(wait_ms - max_wait_ms / 2))
+        super().__init__(
+            f"the server is overloaded: this call would wait about {wait_ms:.0f} ms for its turn, "
+            f"{max_wait_ms:g} ms is allowed. Try again in {self.retry_after_ms} ms; where this lasts, "
+            "give the server more processes or machines"
+        )
+
+
+class TooLateError(OverloadError):
+    """The caller's deadline passes before this call's turn comes: no work is spent on it."""
 
 
 class NotReadyError(Re4Error):

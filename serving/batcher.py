@@ -1,17 +1,22 @@
 """Work-conserving batches: whatever queued while the last batch ran is the next one. No timer.
 
 An idle server answers a lone query at once; a busy one shares each run among all who wait. One thread, the
-compute lane, runs the batches, so that the event loop stays free to read the next calls. Knows nothing about
-what a query is.
+compute lane, runs the batches, so that the event loop stays free to read the next calls. Work is spent only
+on those who can still be answered: who would wait too long is turned away on arrival, who left or whose
+deadline passed is dropped when the batch is formed. Knows nothing about what a query is.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter_ns
 from typing import Generic, NamedTuple, TypeVar
+
+from re4.errors import ShedError, TooLateError
+from serving.admission import Pace
+from serving.backlog import Backlog, Group
 
 QueryT = TypeVar("QueryT")
 ResultT = TypeVar("ResultT")
@@ -20,7 +25,16 @@ ResultT = TypeVar("ResultT")
 @dataclass(eq=False, slots=True)
 class _Waiting(Generic[QueryT, ResultT]):
     query: QueryT
+    group: Group
     future: "asyncio.Future[Finished[ResultT]]"
+    since_ns: int
+    deadline_ns: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    group: Group
+    num_queries: int
     since_ns: int
 
 
@@ -39,63 +53,138 @@ class Batcher(Generic[QueryT, ResultT]):
         run: Callable[[Sequence[QueryT]], Sequence[ResultT | Exception]],
         *,
         max_batch_size: int,
-        may_share: Callable[[QueryT, QueryT], bool],
+        max_wait_ms: float,
+        group_of: Callable[[QueryT], Group],
         on_lane_start: Callable[[], None],
+        clock_ns: Callable[[], int] = perf_counter_ns,
     ) -> None:
         """Start the lane.
 
         Args:
             run: Answers a batch, in the lane; an exception in place of a result concerns that query alone.
             max_batch_size: Most queries that `run` is given.
-            may_share: Whether a query may share the batch of the first one.
+            max_wait_ms: Queries that would wait longer for their batch to start are turned away.
+            group_of: Says which queries may share a batch, and how deep they are.
             on_lane_start: Called once in the lane's thread.
+            clock_ns: What time it is, in nanoseconds since any moment.
         """
         self._run = run
-        self._max_batch_size = max_batch_size
-        self._may_share = may_share
+        self._max_wait_ms = max_wait_ms
+        self._group_of = group_of
+        self._clock_ns = clock_ns
         self._lane = ThreadPoolExecutor(1, thread_name_prefix="compute-lane", initializer=on_lane_start)
-        self._waiting: deque[_Waiting[QueryT, ResultT]] = deque()
+        self._backlog = Backlog[_Waiting[QueryT, ResultT]](max_batch_size)
+        self._pace = Pace()
         self._is_busy = False
+        self._running: _Running | None = None
 
-    async def submit(self, query: QueryT) -> Finished[ResultT]:
-        """The result of a query. Cancelled while it waits, it is never run.
+    def admit(self, group: Group, *, time_left_s: float | None) -> None:
+        """Say whether a query of this group would be let in now; cheap, so worth asking before it is read.
 
         Raises:
+            ShedError, TooLateError: it would not, as `enqueue` says.
+        """
+        wait_ms = self._running_ms(self._clock_ns()) + self._backlog.wait_ms(group, self._pace.ms)
+        if time_left_s is not None and wait_ms >= time_left_s * 1e3:
+            raise TooLateError(
+                f"the caller's deadline is {max(time_left_s, 0) * 1e3:.0f} ms away, and this call would wait "
+                f"about {wait_ms:.0f} ms for its turn: nothing was computed for it"
+            )
+        if wait_ms > self._max_wait_ms:
+            raise ShedError(wait_ms=wait_ms, max_wait_ms=self._max_wait_ms)
+
+    async def submit(self, query: QueryT, *, time_left_s: float | None = None) -> Finished[ResultT]:
+        """The result of a query. Cancelled while it waits, it is never run.
+
+        Args:
+            query: What to run.
+            time_left_s: When the caller will have gone; None for never.
+
+        Raises:
+            ShedError: it would wait longer than is allowed.
+            TooLateError: its turn would come, or came, after the caller's deadline.
             Exception: whatever `run` gave for this query, or raised for its batch.
         """
+        (future,) = self.enqueue([query], time_left_s=time_left_s)
+        return await future
+
+    def enqueue(
+        self, queries: Sequence[QueryT], *, time_left_s: float | None = None, is_let_in: bool = False
+    ) -> list["asyncio.Future[Finished[ResultT]]"]:
+        """Let all the queries of one call in, or none: a future for each. Cancel one, and it is not run.
+
+        Args:
+            queries: What to run; in as many batches as it takes.
+            time_left_s: When the caller will have gone; None for never.
+            is_let_in: The call was let in with earlier queries: what waits by now does not turn it away.
+
+        Raises:
+            ShedError: the first would wait longer than is allowed.
+            TooLateError: the first one's turn would come after the caller's deadline.
+        """
         loop = asyncio.get_running_loop()
-        entry = _Waiting[QueryT, ResultT](query, loop.create_future(), perf_counter_ns())
-        self._waiting.append(entry)
-        if not self._is_busy:
+        now_ns = self._clock_ns()
+        groups = [self._group_of(query) for query in queries]
+        if not is_let_in:
+            for group in set(groups):
+                self.admit(group, time_left_s=time_left_s)
+        deadline_ns = float("inf") if time_left_s is None else now_ns + time_left_s * 1e9
+        futures = []
+        for query, group in zip(queries, groups, strict=True):
+            entry = _Waiting[QueryT, ResultT](query, group, loop.create_future(), now_ns, deadline_ns)
+            self._backlog.add(group, entry)
+            entry.future.add_done_callback(partial(self._forget, entry))
+            futures.append(entry.future)
+        if futures and not self._is_busy:
             self._is_busy = True
             # Not at once: calls that arrived in the same turn of the loop share the batch.
             loop.call_soon(self._start_next)
-        return await entry.future
+        return futures
 
     def close(self) -> None:
         """End the lane after the batch that is running."""
         self._lane.shutdown(wait=False)
 
+    def _forget(self, entry: _Waiting[QueryT, ResultT], _: object) -> None:
+        """Remove the entry of a caller who left; others are out of the backlog already."""
+        self._backlog.discard(entry.group, entry)
+
+    def _running_ms(self, now_ns: int) -> float:
+        """How much longer the batch in the lane should take; nothing where it should be done by now."""
+        if self._running is None:
+            return 0.0
+        expected_ms = self._running.num_queries * self._pace.ms(self._running.group.depth)
+        return max(expected_ms - (now_ns - self._running.since_ns) / 1e6, 0.0)
+
     def _start_next(self) -> None:
-        batch = self._next_batch()
+        started_ns = self._clock_ns()
+        batch = self._next_batch(started_ns)
         self._is_busy = bool(batch)
+        self._running = _Running(batch[0].group, len(batch), started_ns) if batch else None
         if not batch:
             return
         queries = [entry.query for entry in batch]
-        started_ns = perf_counter_ns()
         running = asyncio.get_running_loop().run_in_executor(self._lane, self._run, queries)
         running.add_done_callback(lambda done: self._finish(batch, started_ns, done))
 
-    def _next_batch(self) -> list[_Waiting[QueryT, ResultT]]:
-        batch: list[_Waiting[QueryT, ResultT]] = []
-        while self._waiting and len(batch) < self._max_batch_size:
-            entry = self._waiting[0]
-            if not entry.future.done():  # done here means that the caller has gone
-                if batch and not self._may_share(batch[0].query, entry.query):
-                    break
+    def _next_batch(self, now_ns: int) -> list[_Waiting[QueryT, ResultT]]:
+        while taken := self._backlog.take():
+            batch = []
+            for entry in taken:
+                if entry.future.done():  # the caller has gone
+                    continue
+                if entry.deadline_ns <= now_ns:
+                    entry.future.set_exception(
+                        TooLateError(
+                            "the caller's deadline passed while this call waited for its turn: nothing was "
+                            "computed for it"
+                        )
+                    )
+                    continue
                 batch.append(entry)
-            self._waiting.popleft()
-        return batch
+            if batch:
+                return batch
+        return []
 
     def _finish(
         self,
@@ -103,6 +192,7 @@ class Batcher(Generic[QueryT, ResultT]):
         started_ns: int,
         done: "asyncio.Future[Sequence[ResultT | Exception]]",
     ) -> None:
+        self._pace.note(batch[0].group.depth, len(batch), (self._clock_ns() - started_ns) / 1e6)
         self._start_next()  # the lane works while the replies are built
         failure = done.exception()
         results = [failure] * len(batch) if failure is not None else done.result()

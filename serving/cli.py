@@ -26,11 +26,21 @@ def serve(
     max_batch_size: Annotated[
         int, typer.Option(help="Most calls that share one run of the encoder and one search.")
     ] = ServerSettings.max_batch_size,
+    max_queue_ms: Annotated[
+        float,
+        typer.Option(
+            help="A call that would wait longer for its turn is shed: RESOURCE_EXHAUSTED, with retry advice."
+        ),
+    ] = ServerSettings.max_queue_ms,
     max_num_candidates: Annotated[
         int, typer.Option(help="Most candidates that one call may ask for.")
     ] = Limits.max_num_candidates,
     merge: Annotated[
-        str, typer.Option(help="How the interests' lists become one list of candidates.")
+        str,
+        typer.Option(
+            help="How the interests' lists become one, where a call does not say: max-score, equal-quota, "
+            "attention-quota or round-robin."
+        ),
     ] = ServerSettings.merge_policy,
     fallback: Annotated[
         Fallback,
@@ -49,6 +59,13 @@ def serve(
     grace_s: Annotated[
         float, typer.Option(help="Seconds that calls in flight get to finish after SIGTERM or Ctrl-C.")
     ] = ServerSettings.grace_s,
+    metrics_address: Annotated[
+        str | None,
+        typer.Option(
+            help="HOST:PORT of a page for Prometheus: calls, latency by stage, versions. Default: none.",
+            show_default=False,
+        ),
+    ] = None,
     insecure: Annotated[
         bool,
         typer.Option(
@@ -67,16 +84,22 @@ def serve(
     from serving.supervisor import run_server
 
     where = parse_address(address)
-    if not where.is_loopback and not insecure:
-        raise UsageError(
-            f"--address {address} can be reached from other machines, and this server has neither TLS nor "
-            "log-in. Listen on 127.0.0.1, or add --insecure where the network itself keeps strangers out"
-        )
+    metrics_where = None if metrics_address is None else parse_address(metrics_address)
+    for option, text, parsed in (
+        ("--address", address, where),
+        ("--metrics-address", metrics_address, metrics_where),
+    ):
+        if parsed is not None and not parsed.is_loopback and not insecure:
+            raise UsageError(
+                f"{option} {text} can be reached from other machines, and this server has neither TLS nor "
+                "log-in. Listen on 127.0.0.1, or add --insecure where the network itself keeps strangers out"
+            )
     if merge not in POLICIES:
         raise UsageError(f"--merge {merge}: no such policy; there is {', '.join(POLICIES)}")
     settings = ServerSettings(
         num_processes=num_processes,
         max_batch_size=max_batch_size,
+        max_queue_ms=max_queue_ms,
         merge_policy=merge,
         fallback=fallback,
         reflection=where.is_loopback if reflection is None else reflection,
@@ -84,7 +107,7 @@ def serve(
         grace_s=grace_s,
         limits=Limits(max_num_candidates=max_num_candidates),
     )
-    run_server(bundles, where, settings)
+    run_server(bundles, where, settings, metrics_where)
 
 
 def retrieve(
@@ -95,6 +118,14 @@ def retrieve(
     exclude_history: Annotated[
         bool, typer.Option("--exclude-history/--keep-history", help="Leave the history's items out.")
     ] = False,
+    merge: Annotated[
+        str | None,
+        typer.Option(
+            help="How the interests' lists become one: max-score, equal-quota, attention-quota, round-robin. "
+            "Default: the server's choice.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: _AsJson = False,
 ) -> None:
     """Ask a running server for one user's candidates.
@@ -110,6 +141,7 @@ def retrieve(
             num_candidates,
             exclude=_split_ids(exclude, "--exclude", kind),
             exclude_history=exclude_history,
+            merge_policy=merge,
         )
     candidates = list(
         zip(found.item_ids, found.scores_M.tolist(), found.interest_numbers_M.tolist(), strict=True)

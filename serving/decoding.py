@@ -49,7 +49,8 @@ def _field_not_utf8(descriptor: Any, data: bytes, prefix: str) -> str | None:
         num_seen[field.number] = place + 1
         path = f"{prefix}{field.name}"
         if field.message_type is not None:
-            inner = _field_not_utf8(field.message_type, raw.data, f"{path}.")
+            outer = f"{path}[{place}]" if field.is_repeated else path
+            inner = _field_not_utf8(field.message_type, raw.data, f"{outer}.")
             if inner is not None:
                 return inner
         elif field.type == FieldDescriptor.TYPE_STRING and not _is_utf8(raw.data):

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from re4.errors import BundleMismatchError, Re4Error
 from serving.encoder import Encoder
+from serving.exact import exact_search
 from serving.merging import Merged, MergePolicy
 from serving.search import Searcher
 
 NO_ROWS: Final = np.empty(0, np.int64)
-_NOTHING_MERGED: Final = Merged(NO_ROWS, np.empty(0, np.float32), NO_ROWS)
+NOTHING_MERGED: Final = Merged(NO_ROWS, np.empty(0, np.float32), NO_ROWS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,13 @@ class Query:
     """How many candidates; 0 for the interests alone."""
     excluded_rows: NDArray[np.int64] = field(default_factory=lambda: NO_ROWS)
     """Rows that must not be among the candidates, ascending and unique."""
+    merge: MergePolicy | None = None
+    """How the interests' lists become one; None for the pipeline's default."""
+
+    @property
+    def search_depth(self) -> int:
+        """How many results each interest must find for the best candidates to be among them; 0 for none."""
+        return self.num_candidates and self.num_candidates + len(self.excluded_rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +51,8 @@ class StageTimes:
     search_us: int
     merge_us: int
     batch_size: int
+    num_exact_searches: int
+    """Queries for which the index found too few eligible items, so that the whole catalogue was scored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,22 +103,23 @@ class Pipeline:
         searching = [i for i, query in enumerate(queries) if query.num_candidates > 0 and finite_B[i]]
         scores, rows = self._search(queries, searching, interests_BKD)
         searched = perf_counter_ns()
-        merged = [_NOTHING_MERGED] * len(queries)
+        merged = [NOTHING_MERGED] * len(queries)
+        num_exact_searches = 0
         for number, place in enumerate(searching):
             query = queries[place]
-            enough = query.num_candidates + len(query.excluded_rows)
-            merged[place] = self._merge(
-                scores[number, :, :enough],
-                rows[number, :, :enough],
-                query.excluded_rows,
-                query.num_candidates,
-            )
+            merged[place] = self._merge_lists(query, scores[number], rows[number], attention_BKL[place])
+            num_eligible = len(self._vectors_ND) - len(query.excluded_rows)
+            if len(merged[place].rows_M) < min(query.num_candidates, num_eligible):
+                exact = exact_search(interests_BKD[place], self._vectors_ND, query.search_depth)
+                merged[place] = self._merge_lists(query, *exact, attention_BKL[place])
+                num_exact_searches += 1
         times = StageTimes(
             gather_us=(gathered - began) // 1000,
             encode_us=(encoded - gathered) // 1000,
             search_us=(searched - encoded) // 1000,
             merge_us=(perf_counter_ns() - searched) // 1000,
             batch_size=len(queries),
+            num_exact_searches=num_exact_searches,
         )
         return [
             Answer(
@@ -131,15 +142,29 @@ class Pipeline:
             lengths_B[place] = length
         return self._vectors_ND[rows_BL], lengths_B
 
+    def _merge_lists(
+        self,
+        query: Query,
+        scores_KS: NDArray[np.float32],
+        rows_KS: NDArray[np.int64],
+        attention_KL: NDArray[np.float32],
+    ) -> Merged:
+        depth = query.search_depth
+        return (query.merge or self._merge)(
+            scores_KS[:, :depth],
+            rows_KS[:, :depth],
+            query.excluded_rows,
+            query.num_candidates,
+            attention_KL[:, : len(query.history_rows_L)],
+        )
+
     def _search(
         self, queries: Sequence[Query], searching: Sequence[int], interests_BKD: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """One search for the queries at the given places: `scores_BKS` and `rows_BKS` for those."""
         if not searching:
             return np.empty((0, 0, 0), np.float32), np.empty((0, 0, 0), np.int64)
-        num_results = max(
-            queries[place].num_candidates + len(queries[place].excluded_rows) for place in searching
-        )
+        num_results = max(queries[place].search_depth for place in searching)
         wanted_BKD = interests_BKD[searching]
         num_wanted, num_interests, embedding_dim = wanted_BKD.shape
         scores, rows = self._searcher.search(wanted_BKD.reshape(-1, embedding_dim), num_results)

@@ -16,12 +16,12 @@ def retrieve_reply(
     """The reply of Retrieve for an answer from the index."""
     times = answer.times
     return retrieval_pb2.RetrieveReply(
-        items=_item_ids(answer.merged.rows_M, snapshot),
+        items=item_ids(answer.merged.rows_M, snapshot),
         scores=answer.merged.scores_M.tolist(),
         interest_numbers=answer.merged.interest_numbers_M.tolist(),
         version=snapshot.manifest.version,
         num_unknown_history_ids=checked.num_unknown_history_ids,
-        interests=_interests(answer, checked.query, snapshot) if checked.return_interests else None,
+        interests=interests(answer, checked.query, snapshot) if checked.return_interests else None,
         stage_times=retrieval_pb2.StageTimes(
             queue_us=queue_us,
             gather_us=times.gather_us,
@@ -35,10 +35,9 @@ def retrieve_reply(
 
 def popular_reply(checked: CheckedRequest, snapshot: Snapshot) -> retrieval_pb2.RetrieveReply:
     """The reply of Retrieve with the most popular items: scores and interest numbers are 0."""
-    query, rows = checked.query, snapshot.popular_rows
-    allowed = rows[~np.isin(rows, query.excluded_rows)][: query.num_candidates]
+    allowed = popular_rows(checked, snapshot)
     return retrieval_pb2.RetrieveReply(
-        items=_item_ids(allowed, snapshot),
+        items=item_ids(allowed, snapshot),
         scores=[0.0] * len(allowed),
         interest_numbers=[0] * len(allowed),
         version=snapshot.manifest.version,
@@ -47,10 +46,16 @@ def popular_reply(checked: CheckedRequest, snapshot: Snapshot) -> retrieval_pb2.
     )
 
 
+def popular_rows(checked: CheckedRequest, snapshot: Snapshot) -> NDArray[np.int64]:
+    """Rows of the most popular items that the request allows, most popular first."""
+    query, rows = checked.query, snapshot.popular_rows
+    return rows[~np.isin(rows, query.excluded_rows)][: query.num_candidates]
+
+
 def encode_reply(answer: Answer, checked: CheckedRequest, snapshot: Snapshot) -> retrieval_pb2.EncodeReply:
     """The reply of Encode."""
     return retrieval_pb2.EncodeReply(
-        interests=_interests(answer, checked.query, snapshot),
+        interests=interests(answer, checked.query, snapshot),
         version=snapshot.manifest.version,
         num_unknown_history_ids=checked.num_unknown_history_ids,
     )
@@ -74,6 +79,7 @@ def info_reply(
         max_num_candidates=limits.max_num_candidates,
         max_num_history_ids=limits.max_num_history_ids,
         max_num_excluded_ids=limits.max_num_excluded_ids,
+        max_num_users=limits.max_num_users,
         max_message_bytes=limits.max_message_bytes,
         failed_version=failed_version,
         failure=failure,
@@ -82,19 +88,21 @@ def info_reply(
     )
 
 
-def _item_ids(rows: NDArray[np.int64], snapshot: Snapshot) -> retrieval_pb2.ItemIds:
+def item_ids(rows: NDArray[np.int64], snapshot: Snapshot) -> retrieval_pb2.ItemIds:
+    """The ids of rows, in the field of the catalogue's kind."""
     ids = snapshot.item_ids.ids(rows)
     if snapshot.item_ids.kind == "string":
         return retrieval_pb2.ItemIds(strings=ids)  # type: ignore[arg-type]  # the kind says so
     return retrieval_pb2.ItemIds(ints=ids)  # type: ignore[arg-type]
 
 
-def _interests(answer: Answer, query: Query, snapshot: Snapshot) -> retrieval_pb2.Interests:
+def interests(answer: Answer, query: Query, snapshot: Snapshot) -> retrieval_pb2.Interests:
+    """An answer's interests, and their attention over the history, oldest first."""
     num_interests, embedding_dim = answer.interests_KD.shape
     return retrieval_pb2.Interests(
         num_interests=num_interests,
         embedding_dim=embedding_dim,
         vectors=answer.interests_KD.reshape(-1).tolist(),
         attention=answer.attention_KL[:, ::-1].reshape(-1).tolist(),
-        attended_items=_item_ids(query.history_rows_L[::-1], snapshot),
+        attended_items=item_ids(query.history_rows_L[::-1], snapshot),
     )

@@ -4,7 +4,9 @@ All that is wrong with a request is found here, before any work is spent on it, 
 field, the value seen and the values allowed. Knows one version, whose ids it looks up; does no retrieval.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -13,7 +15,9 @@ from numpy.typing import NDArray
 from bundle.string_keys import MAX_ID_BYTES
 from protos.v1 import retrieval_pb2
 from re4.errors import NoUsableHistoryError, RequestError
+from serving.merging import POLICIES, MergePolicy
 from serving.pipeline import NO_ROWS, Query
+from serving.policy_names import enum_name
 from serving.settings import Fallback, Limits, ServerSettings
 from serving.snapshot import Snapshot
 
@@ -21,6 +25,12 @@ _FIELDS: Final = {"string": "strings", "int": "ints"}
 _KINDS: Final = {"string": "strings", "int": "integers"}
 _MAX_CHARACTERS: Final = MAX_ID_BYTES // 4
 """A shorter text cannot be too many bytes: a character is four at most."""
+
+MERGE_POLICIES: Final[Mapping[int, MergePolicy | None]] = MappingProxyType(
+    {retrieval_pb2.MERGE_POLICY_UNSPECIFIED: None}
+    | {retrieval_pb2.MergePolicy.Value(enum_name(name)): merge for name, merge in POLICIES.items()}
+)
+"""What each value of the request's field means; None for the server's own choice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +58,11 @@ def check_retrieve(
         raise RequestError(
             f"num_candidates is {request.num_candidates}; it must be from 1 to {limits.max_num_candidates}"
         )
+    if request.merge_policy not in MERGE_POLICIES:
+        raise RequestError(
+            f"merge_policy is {request.merge_policy}; it must be from 0 to {max(MERGE_POLICIES)}: "
+            f"the server's choice, {', '.join(POLICIES)}"
+        )
     known, num_unknown = _history(request.history, snapshot, limits)
     excluded, _ = _known_rows(request.exclude, "exclude", limits.max_num_excluded_ids, snapshot)
     if request.exclude_history:
@@ -61,6 +76,7 @@ def check_retrieve(
             history_rows_L=_newest_first(known, snapshot),
             num_candidates=request.num_candidates,
             excluded_rows=excluded_rows,
+            merge=MERGE_POLICIES[request.merge_policy],
         ),
         num_unknown_history_ids=num_unknown,
         return_interests=request.return_interests,

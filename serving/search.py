@@ -8,19 +8,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.indexes.kind import SearchPlan
+from serving.indexes.parts import check_parts
+
 
 class Searcher:
     """A loaded index with the search parameters of its version. Safe to share between threads."""
 
-    def __init__(self, index: Any, parameters: Any) -> None:
+    def __init__(self, index: Any, plan: SearchPlan | None) -> None:
         """Wrap an index.
 
         Args:
             index: A FAISS index that ranks by inner product; its labels are item rows.
-            parameters: Per-call FAISS search parameters, or None.
+            plan: How every call searches it; None where there is nothing to set.
+
+        Raises:
+            BundleMismatchError: the index has a part that is not allowed, or the plan is for another kind.
         """
+        check_parts(index, plan)
         self._index = index
-        self._parameters = parameters
+        self._parameters = None if plan is None else plan.parameters
 
     def search(
         self, queries_QD: NDArray[np.float32], num_results: int

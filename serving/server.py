@@ -10,6 +10,7 @@ from grpc_reflection.v1alpha import reflection
 from re4.errors import ServerError
 from serving.addresses import Address
 from serving.live import Live
+from serving.metrics import CallMetrics
 from serving.service import SERVICE_NAME, RetrievalService
 from serving.settings import ServerSettings
 
@@ -24,7 +25,8 @@ class RetrievalServer:
     def __init__(self, live: Live, settings: ServerSettings) -> None:
         """Assemble the server; it listens from `start` on."""
         self._settings = settings
-        self._service = RetrievalService(live, settings)
+        self.metrics = CallMetrics()
+        self._service = RetrievalService(live, settings, self.metrics)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
             options=[

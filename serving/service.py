@@ -8,28 +8,43 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Final, TypeAlias
 
 import grpc
 
 from protos.v1 import retrieval_pb2
 from re4 import __version__
-from re4.errors import Re4Error
+from re4.errors import OverloadError, Re4Error, ShedError
 from serving import replies
-from serving.batcher import Batcher
+from serving.backlog import Group
+from serving.batch_retrieve import batch_retrieve
+from serving.batcher import Batcher, Finished
 from serving.decoding import decode
 from serving.environment import cap_this_thread
 from serving.live import Live
+from serving.metrics import CallMetrics
 from serving.pipeline import Answer, Query
-from serving.requests import check_encode, check_retrieve
+from serving.requests import CheckedRequest, check_encode, check_retrieve
 from serving.settings import ServerSettings
 from serving.snapshot import Snapshot
-from serving.status import status_of
+from serving.status import STATUS_NAMES, status_of
 
 SERVICE_NAME: Final = retrieval_pb2.DESCRIPTOR.services_by_name["Retrieval"].full_name
 
+RETRY_ADVICE: Final = "grpc-retry-pushback-ms"
+"""Trailing metadata of a shed call: milliseconds to wait before trying again. gRPC clients whose retry policy
+includes RESOURCE_EXHAUSTED keep to it by themselves (gRFC A6)."""
+
+_USUAL_DEPTH_BITS: Final = 9
+"""Searches for up to 2^9 results share batches of full size; deeper ones stay among their own, in fewer."""
+
 _log = logging.getLogger(__name__)
 
+TimeLeft: TypeAlias = Callable[[], float | None]
+"""Seconds until the caller's deadline; None where there is none."""
+Method: TypeAlias = Callable[[bytes, TimeLeft], Awaitable[bytes]]
+"""From a request to a reply, both bytes."""
 Handler: TypeAlias = Callable[[bytes, "grpc.aio.ServicerContext[bytes, bytes]"], Awaitable[bytes]]
 
 
@@ -39,21 +54,23 @@ class _Job:
     query: Query
 
 
-def _run(jobs: Sequence[_Job]) -> Sequence[Answer | Exception]:
-    """Answer a batch of one version, in the compute lane."""
-    return jobs[0].snapshot.pipeline.run([job.query for job in jobs])
+def _group_of(job: _Job) -> Group:
+    depth_bits = (job.query.search_depth - 1).bit_length() if job.query.search_depth else 0
+    return Group(owner=id(job.snapshot), depth=1 << max(0, depth_bits - _USUAL_DEPTH_BITS))
 
 
 class RetrievalService:
     """Answers calls from what is live. Belongs to one event loop."""
 
-    def __init__(self, live: Live, settings: ServerSettings) -> None:
+    def __init__(self, live: Live, settings: ServerSettings, metrics: CallMetrics) -> None:
         self._live = live
         self._settings = settings
+        self._metrics = metrics
         self._batcher: Batcher[_Job, Answer] = Batcher(
-            _run,
+            self._run,
             max_batch_size=settings.max_batch_size,
-            may_share=lambda first, other: first.snapshot is other.snapshot,
+            max_wait_ms=settings.max_queue_ms,
+            group_of=_group_of,
             on_lane_start=cap_this_thread,
         )
         self._num_in_flight = 0
@@ -62,7 +79,12 @@ class RetrievalService:
 
     def handler(self) -> grpc.GenericRpcHandler:
         """What a gRPC server dispatches calls by."""
-        methods = {"Retrieve": self._retrieve, "Encode": self._encode, "Info": self._info}
+        methods: dict[str, Method] = {
+            "Retrieve": self._retrieve,
+            "BatchRetrieve": self._batch_retrieve,
+            "Encode": self._encode,
+            "Info": self._info,
+        }
         return grpc.method_handlers_generic_handler(
             SERVICE_NAME,
             {
@@ -84,45 +106,95 @@ class RetrievalService:
         """End the compute lane."""
         self._batcher.close()
 
-    def _guarded(self, name: str, method: Callable[[bytes], Awaitable[bytes]]) -> Handler:
+    def _run(self, jobs: Sequence[_Job]) -> Sequence[Answer | Exception]:
+        """Answer a batch of one version, in the compute lane."""
+        answers = jobs[0].snapshot.pipeline.run([job.query for job in jobs])
+        times = next((answer.times for answer in answers if isinstance(answer, Answer)), None)
+        if times is not None:
+            self._metrics.batch(times)
+        return answers
+
+    def _guarded(self, name: str, method: Method) -> Handler:
         """A method with errors turned into statuses, counted while it runs."""
 
         async def guarded(data: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
+            began_s = perf_counter()
+            code, details = grpc.StatusCode.CANCELLED, ""
             self._num_in_flight += 1
             self._idle.clear()
+            advice: tuple[tuple[str, str], ...] = ()
             try:
-                return await method(data)
+                reply = await method(data, context.time_remaining)
+                code = grpc.StatusCode.OK
+                return reply
             except Re4Error as error:
                 code, details = status_of(type(error)), str(error)
+                if isinstance(error, ShedError):
+                    advice = ((RETRY_ADVICE, str(error.retry_after_ms)),)
+                if isinstance(error, OverloadError):
+                    self._metrics.shed("overload" if isinstance(error, ShedError) else "deadline")
                 if code is grpc.StatusCode.INTERNAL:
                     _log.error("%s: %s", name, error)
             except Exception:
                 _log.exception("%s failed", name)
                 code, details = grpc.StatusCode.INTERNAL, f"{name} failed; the server's log says why"
             finally:
+                self._metrics.call(name, code.name, perf_counter() - began_s)
                 self._num_in_flight -= 1
                 if not self._num_in_flight:
                     self._idle.set()
-            return await context.abort(code, details)
+            return await context.abort(code, details, advice)
 
         return guarded
 
-    async def _retrieve(self, data: bytes) -> bytes:
-        snapshot = self._live.current()
-        request = decode(retrieval_pb2.RetrieveRequest, data)
-        checked = check_retrieve(request, snapshot, self._settings)
+    async def _retrieve(self, data: bytes, time_left: TimeLeft) -> bytes:
+        with self._metrics.timed("check"):
+            snapshot = self._live.current()
+            self._admit(snapshot, time_left)
+            request = decode(retrieval_pb2.RetrieveRequest, data)
+            checked = check_retrieve(request, snapshot, self._settings)
         if checked.is_popularity_fallback:
             return replies.popular_reply(checked, snapshot).SerializeToString()
-        answer, queue_us = await self._batcher.submit(_Job(snapshot, checked.query))
-        return replies.retrieve_reply(answer, queue_us, checked, snapshot).SerializeToString()
+        answer, queue_us = await self._submit(checked, snapshot, time_left)
+        with self._metrics.timed("reply"):
+            return replies.retrieve_reply(answer, queue_us, checked, snapshot).SerializeToString()
 
-    async def _encode(self, data: bytes) -> bytes:
+    async def _batch_retrieve(self, data: bytes, time_left: TimeLeft) -> bytes:
         snapshot = self._live.current()
-        checked = check_encode(decode(retrieval_pb2.EncodeRequest, data), snapshot, self._settings)
-        answer, _ = await self._batcher.submit(_Job(snapshot, checked.query))
-        return replies.encode_reply(answer, checked, snapshot).SerializeToString()
+        self._admit(snapshot, time_left)
+        request = decode(retrieval_pb2.BatchRetrieveRequest, data)
 
-    async def _info(self, data: bytes) -> bytes:
+        def enqueue(queries: Sequence[Query], is_let_in: bool) -> list["asyncio.Future[Finished[Answer]]"]:
+            jobs = [_Job(snapshot, query) for query in queries]
+            return self._batcher.enqueue(jobs, time_left_s=time_left(), is_let_in=is_let_in)
+
+        reply = await batch_retrieve(request, snapshot, self._settings, enqueue)
+        for error in reply.errors:
+            self._metrics.user_error(STATUS_NAMES[error.code])
+        return reply.SerializeToString()
+
+    async def _encode(self, data: bytes, time_left: TimeLeft) -> bytes:
+        with self._metrics.timed("check"):
+            snapshot = self._live.current()
+            self._admit(snapshot, time_left)
+            checked = check_encode(decode(retrieval_pb2.EncodeRequest, data), snapshot, self._settings)
+        answer, _ = await self._submit(checked, snapshot, time_left)
+        with self._metrics.timed("reply"):
+            return replies.encode_reply(answer, checked, snapshot).SerializeToString()
+
+    def _admit(self, snapshot: Snapshot, time_left: TimeLeft) -> None:
+        """Turn a call away before it is even read, where not so much as a usual search would be let in."""
+        self._batcher.admit(Group(owner=id(snapshot), depth=1), time_left_s=time_left())
+
+    async def _submit(
+        self, checked: CheckedRequest, snapshot: Snapshot, time_left: TimeLeft
+    ) -> Finished[Answer]:
+        job = _Job(snapshot, checked.query)
+        finished = await self._batcher.submit(job, time_left_s=time_left())
+        self._metrics.stage("queue", finished.queue_us / 1e6)
+        return finished
+
+    async def _info(self, data: bytes, _: TimeLeft) -> bytes:
         decode(retrieval_pb2.InfoRequest, data)
         reply = replies.info_reply(
             self._live.current(),

@@ -32,6 +32,8 @@ class Limits:
     """Ids that one request may give as history; only the newest known ones are attended to."""
     max_num_excluded_ids: int = 10_000
     """Ids that one request may exclude."""
+    max_num_users: int = 256
+    """Users that one BatchRetrieve may have."""
     max_message_bytes: int = 1 << 20
     """Size of one request on the wire, in bytes."""
 
@@ -54,6 +56,8 @@ class ServerSettings:
     """Worker processes that share the port, each with one compute lane."""
     max_batch_size: int = 64
     """Requests that one run of the encoder and one search may share."""
+    max_queue_ms: float = 200.0
+    """A call that would wait longer than this for its turn, in milliseconds, is shed on arrival."""
     merge_policy: str = "max-score"
     """Name of the policy, in `serving.merging`, that makes one list of the interests' lists."""
     fallback: Fallback = Fallback.NONE
@@ -80,6 +84,8 @@ class ServerSettings:
         for name in ("poll_interval_s", "check_timeout_s"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be more than 0 seconds")
+        if not self.max_queue_ms >= 0:
+            raise UsageError(f"max_queue_ms is {self.max_queue_ms}; it must be 0 milliseconds or more")
         if not self.grace_s >= 0:
             raise UsageError(f"grace_s is {self.grace_s}; it must be 0 seconds or more")
 

@@ -10,7 +10,14 @@ from typing import Final
 
 import grpc
 
-from re4.errors import NotReadyError, NoUsableHistoryError, OverloadError, Re4Error, RequestError
+from re4.errors import (
+    NotReadyError,
+    NoUsableHistoryError,
+    OverloadError,
+    Re4Error,
+    RequestError,
+    TooLateError,
+)
 
 STATUS_CODES: Final[Mapping[type[Re4Error], grpc.StatusCode]] = MappingProxyType(
     {
@@ -18,9 +25,15 @@ STATUS_CODES: Final[Mapping[type[Re4Error], grpc.StatusCode]] = MappingProxyType
         RequestError: grpc.StatusCode.INVALID_ARGUMENT,
         NoUsableHistoryError: grpc.StatusCode.FAILED_PRECONDITION,
         OverloadError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+        TooLateError: grpc.StatusCode.DEADLINE_EXCEEDED,
         NotReadyError: grpc.StatusCode.UNAVAILABLE,
     }
 )
+
+STATUS_NAMES: Final[Mapping[int, str]] = MappingProxyType(
+    {code.value[0]: code.name for code in grpc.StatusCode}
+)
+"""Name of each status code by its number, as messages carry it."""
 
 
 def status_of(error: type[Re4Error]) -> grpc.StatusCode:

@@ -7,7 +7,8 @@ a check leaves it standing, with the last good version for the next worker.
 import asyncio
 import logging
 import signal
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,8 @@ from re4.errors import ServerError
 from serving.addresses import Address, hold_port
 from serving.check import check_version
 from serving.logs import log_to_stderr
+from serving.metrics import ServerFacts
+from serving.metrics_page import metrics_page
 from serving.orders import Failed, Load, Refuse, Start
 from serving.settings import ServerSettings
 from serving.watcher import GoLive, Watcher
@@ -30,25 +33,31 @@ _KILL_AFTER_S: Final = 5.0
 _log = logging.getLogger(__name__)
 
 
-def run_server(bundles: Path, address: Address, settings: ServerSettings) -> None:
+def run_server(
+    bundles: Path, address: Address, settings: ServerSettings, metrics_address: Address | None = None
+) -> None:
     """Serve the live version of a bundle directory until SIGTERM or SIGINT; then finish what is in flight.
 
     Args:
         bundles: The bundle directory, whose `CURRENT` is followed.
         address: Where to listen; port 0 lets the system choose.
         settings: How.
+        metrics_address: Where to serve the metrics page; None for nowhere.
 
     Raises:
         BundleError: the first version cannot be served.
         ServerError: the address cannot be listened on, or a worker does not start.
     """
     log_to_stderr("server")
-    asyncio.run(_Supervisor(bundles, settings).run(address))
+    asyncio.run(_Supervisor(bundles, settings, metrics_address).run(address))
 
 
 class _Supervisor:
-    def __init__(self, bundles: Path, settings: ServerSettings) -> None:
+    def __init__(self, bundles: Path, settings: ServerSettings, metrics_address: Address | None) -> None:
         self._settings = settings
+        self._metrics_address = metrics_address
+        self._facts = ServerFacts()
+        self._worker_environment: Mapping[str, str] = {}
         self._bundles = bundles
         self._watcher = Watcher(bundles, partial(check_version, settings=settings))
         self._workers: dict[int, WorkerProcess] = {}
@@ -76,8 +85,9 @@ class _Supervisor:
 
     async def _serve(self, address: Address) -> None:
         self._say_choices()
-        with hold_port(address) as bound:
-            self._live = await self._watcher.first()
+        with hold_port(address) as bound, self._metrics_page():
+            self._live = self._facts.live = await self._watcher.first()
+            self._facts.num_loads_ok += 1
             orders = [
                 Start(
                     number=number,
@@ -92,8 +102,18 @@ class _Supervisor:
             _log.info("listening on %s", bound)
             await _all_or_first_failure([*(self._keep(order) for order in orders), self._follow()])
 
+    @contextmanager
+    def _metrics_page(self) -> Iterator[None]:
+        if self._metrics_address is None:
+            yield
+            return
+        with metrics_page(self._metrics_address, self._facts) as (where, environment):
+            self._worker_environment = environment
+            _log.info("metrics on http://%s/metrics", where)
+            yield
+
     async def _start(self, order: Start) -> None:
-        self._workers[order.number] = await WorkerProcess.start(order)
+        self._workers[order.number] = await WorkerProcess.start(order, self._worker_environment)
 
     async def _keep(self, order: Start) -> None:
         """Hear a worker out; start another where it ends."""
@@ -101,6 +121,7 @@ class _Supervisor:
             worker = self._workers[order.number]
             async for report in worker.reports():
                 if isinstance(report, Failed):
+                    self._facts.num_loads_failed += 1
                     _log.error("worker %d keeps its version: %s", order.number, report.failure)
             _log.error(
                 "worker %d (pid %d) ended with %s; starting another",
@@ -112,6 +133,7 @@ class _Supervisor:
 
     async def _start_again(self, order: Start) -> None:
         delay_s = _FIRST_DELAY_S
+        self._facts.num_worker_restarts += 1
         while True:
             try:
                 await self._start(replace(order, path=str(self._live)))
@@ -135,9 +157,12 @@ class _Supervisor:
             order: Load | Refuse
             if isinstance(change, GoLive):
                 self._live, self._refused = change.path, None
+                self._facts.live = change.path
+                self._facts.num_loads_ok += 1
                 order = Load(path=str(change.path))
                 _log.info("version %s passed its check: going live", change.path.name)
             else:
+                self._facts.num_loads_failed += 1
                 order = self._refused = Refuse(version=change.version, failure=change.failure)
                 _log.error("version %s refused, the old one stays live: %s", change.version, change.failure)
             for worker in self._workers.values():
@@ -152,7 +177,8 @@ class _Supervisor:
             settings.num_processes,
         )
         _log.info(
-            "merge policy %s; fallback %s; reflection %s",
+            "calls that would wait longer than %g ms are shed; merge policy %s; fallback %s; reflection %s",
+            settings.max_queue_ms,
             settings.merge_policy,
             settings.fallback.value,
             "on" if settings.reflection else "off",

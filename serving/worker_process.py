@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 from re4.errors import ServerError
 from serving.environment import COMPUTE_ENVIRONMENT
@@ -21,8 +21,12 @@ class WorkerProcess:
         self.pid = process.pid
 
     @classmethod
-    async def start(cls, order: Start) -> "WorkerProcess":
+    async def start(cls, order: Start, environment: Mapping[str, str]) -> "WorkerProcess":
         """Start a worker and wait until it serves.
+
+        Args:
+            order: What it is to be.
+            environment: Variables that it needs beside this process's own.
 
         Raises:
             ServerError: it ended, or said that it cannot serve.
@@ -31,7 +35,7 @@ class WorkerProcess:
             *(sys.executable, "-P", "-m", "serving.worker"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            env=os.environ | COMPUTE_ENVIRONMENT,
+            env=os.environ | COMPUTE_ENVIRONMENT | dict(environment),
             limit=_MAX_LINE_BYTES,
         )
         worker = cls(process)

@@ -1,12 +1,41 @@
-"""Index kinds that items can be exported to. A new kind is a file beside `flat.py` and one line here."""
+"""Index kinds that items can be exported to.
 
-from collections.abc import Mapping
+A new family is a file beside `flat.py` and one line in `FAMILIES`; a name for `--index` is one line in
+`RECIPES`.
+"""
+
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeAlias
 
-from export.indexes import flat
-from export.indexes.kind import BuiltIndex, IndexBuilder
+from export.indexes.flat import FLAT
+from export.indexes.hnsw import HNSW
+from export.indexes.ivf import IVF
+from export.indexes.kind import IndexFamily, Settings
 
-INDEX_KINDS: Final[Mapping[str, IndexBuilder]] = MappingProxyType({"flat": flat.build})
+FAMILIES: Final = (FLAT, HNSW, IVF)
 
-__all__ = ["INDEX_KINDS", "BuiltIndex", "IndexBuilder"]
+Recipe: TypeAlias = Callable[[int, int], str]
+"""Makes a FAISS factory string for a number of items and a width."""
+
+
+def num_lists(num_items: int) -> int:
+    """Lists of an IVF index: the power of two nearest below 4 √N, each with at least 39 items to train on."""
+    wanted = min(4 * num_items**0.5, num_items / 39)
+    return 1 << (max(1, int(wanted)).bit_length() - 1)
+
+
+RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
+    {
+        "flat": lambda num_items, embedding_dim: "Flat",
+        "hnsw": lambda num_items, embedding_dim: "HNSW32,Flat",
+        "hnsw-sq8": lambda num_items, embedding_dim: "HNSW32_SQ8",
+        "ivf": lambda num_items, embedding_dim: f"IVF{num_lists(num_items)},Flat",
+        "ivf-sq8": lambda num_items, embedding_dim: f"IVF{num_lists(num_items)},SQ8",
+        # Four bits a dimension: half as many needed so many more items refined that they were slower.
+        "ivf-pq": lambda num_items, embedding_dim: f"IVF{num_lists(num_items)},PQ{embedding_dim}x4fs",
+        "ivf-rabitq": lambda num_items, embedding_dim: f"IVF{num_lists(num_items)},RaBitQ",
+    }
+)
+
+__all__ = ["FAMILIES", "FLAT", "RECIPES", "IndexFamily", "Recipe", "Settings", "num_lists"]

@@ -1,15 +1,20 @@
 """The flat index: every item compared, so every answer exact and nothing to tune."""
 
-import faiss
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Sequence
+from typing import Any, Final
 
-from bundle.manifest import IndexInfo
-from export.indexes.kind import BuiltIndex
+from export.indexes.kind import IndexFamily, Settings
 
 
-def build(vectors_ND: NDArray[np.float32]) -> BuiltIndex:
-    """Put the item vectors into a flat inner-product index."""
-    index = faiss.IndexFlatIP(vectors_ND.shape[1])
-    index.add(vectors_ND)
-    return BuiltIndex(index=index, info=IndexInfo(kind="flat", recall=1.0))
+def _settings(index: Any, num_results: int) -> Sequence[Settings]:
+    return [{}]
+
+
+FLAT: Final = IndexFamily(
+    name="flat",
+    exact_types=frozenset({"IndexFlat", "IndexFlatIP"}),
+    coded_types=frozenset(),
+    settings=_settings,
+    parameters=lambda settings: None,
+    advice="nothing: it is exact",
+)

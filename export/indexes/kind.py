@@ -1,25 +1,26 @@
-"""What every index kind gives: the index, and what the manifest says about it."""
+"""What export must know about a family of indexes. A family is one way of searching: one thing to tune."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-import faiss
-import numpy as np
-from numpy.typing import NDArray
-
-from bundle.manifest import IndexInfo
+Settings: TypeAlias = Mapping[str, int | float]
+"""Search parameters as the manifest has them: `nprobe`, `ef_search`, `k_factor`."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuiltIndex:
-    """A filled index."""
+class IndexFamily:
+    """FAISS classes that are searched alike."""
 
-    index: faiss.Index
-    """Holds row i of the item vectors under the id i; answers with raw inner products."""
-    info: IndexInfo
-    """Its kind, the search parameters to use, and the recall measured with them."""
-
-
-IndexBuilder: TypeAlias = Callable[[NDArray[np.float32]], BuiltIndex]
-"""Builds an index over item vectors, float32 [N, D], finite, C order."""
+    name: str
+    """The manifest's `index.kind`; with `-refined` behind it for classes that hold codes."""
+    exact_types: frozenset[str]
+    """FAISS classes that hold the vectors themselves, so that the scores that they give are true."""
+    coded_types: frozenset[str]
+    """FAISS classes that hold codes: they find, and the exact vectors rank what they found."""
+    settings: Callable[[Any, int], Sequence[Settings]]
+    """What to try for an index and a number of results, cheapest first."""
+    parameters: Callable[[Settings], Any]
+    """The per-call FAISS search parameters of a setting; None where there are none."""
+    advice: str
+    """What would help an index of this family that cannot reach its recall."""

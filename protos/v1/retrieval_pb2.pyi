@@ -1,10 +1,24 @@
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class MergePolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MERGE_POLICY_UNSPECIFIED: _ClassVar[MergePolicy]
+    MERGE_POLICY_MAX_SCORE: _ClassVar[MergePolicy]
+    MERGE_POLICY_EQUAL_QUOTA: _ClassVar[MergePolicy]
+    MERGE_POLICY_ATTENTION_QUOTA: _ClassVar[MergePolicy]
+    MERGE_POLICY_ROUND_ROBIN: _ClassVar[MergePolicy]
+MERGE_POLICY_UNSPECIFIED: MergePolicy
+MERGE_POLICY_MAX_SCORE: MergePolicy
+MERGE_POLICY_EQUAL_QUOTA: MergePolicy
+MERGE_POLICY_ATTENTION_QUOTA: MergePolicy
+MERGE_POLICY_ROUND_ROBIN: MergePolicy
 
 class ItemIds(_message.Message):
     __slots__ = ("strings", "ints")
@@ -15,18 +29,20 @@ class ItemIds(_message.Message):
     def __init__(self, strings: _Optional[_Iterable[str]] = ..., ints: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class RetrieveRequest(_message.Message):
-    __slots__ = ("history", "num_candidates", "exclude", "exclude_history", "return_interests")
+    __slots__ = ("history", "num_candidates", "exclude", "exclude_history", "return_interests", "merge_policy")
     HISTORY_FIELD_NUMBER: _ClassVar[int]
     NUM_CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_HISTORY_FIELD_NUMBER: _ClassVar[int]
     RETURN_INTERESTS_FIELD_NUMBER: _ClassVar[int]
+    MERGE_POLICY_FIELD_NUMBER: _ClassVar[int]
     history: ItemIds
     num_candidates: int
     exclude: ItemIds
     exclude_history: bool
     return_interests: bool
-    def __init__(self, history: _Optional[_Union[ItemIds, _Mapping]] = ..., num_candidates: _Optional[int] = ..., exclude: _Optional[_Union[ItemIds, _Mapping]] = ..., exclude_history: _Optional[bool] = ..., return_interests: _Optional[bool] = ...) -> None: ...
+    merge_policy: MergePolicy
+    def __init__(self, history: _Optional[_Union[ItemIds, _Mapping]] = ..., num_candidates: _Optional[int] = ..., exclude: _Optional[_Union[ItemIds, _Mapping]] = ..., exclude_history: _Optional[bool] = ..., return_interests: _Optional[bool] = ..., merge_policy: _Optional[_Union[MergePolicy, str]] = ...) -> None: ...
 
 class RetrieveReply(_message.Message):
     __slots__ = ("items", "scores", "interest_numbers", "version", "num_unknown_history_ids", "is_popularity_fallback", "interests", "stage_times")
@@ -47,6 +63,44 @@ class RetrieveReply(_message.Message):
     interests: Interests
     stage_times: StageTimes
     def __init__(self, items: _Optional[_Union[ItemIds, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., interest_numbers: _Optional[_Iterable[int]] = ..., version: _Optional[str] = ..., num_unknown_history_ids: _Optional[int] = ..., is_popularity_fallback: _Optional[bool] = ..., interests: _Optional[_Union[Interests, _Mapping]] = ..., stage_times: _Optional[_Union[StageTimes, _Mapping]] = ...) -> None: ...
+
+class BatchRetrieveRequest(_message.Message):
+    __slots__ = ("users",)
+    USERS_FIELD_NUMBER: _ClassVar[int]
+    users: _containers.RepeatedCompositeFieldContainer[RetrieveRequest]
+    def __init__(self, users: _Optional[_Iterable[_Union[RetrieveRequest, _Mapping]]] = ...) -> None: ...
+
+class BatchRetrieveReply(_message.Message):
+    __slots__ = ("items", "scores", "interest_numbers", "num_candidates", "num_unknown_history_ids", "is_popularity_fallback", "interests", "errors", "version")
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    INTEREST_NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    NUM_CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    NUM_UNKNOWN_HISTORY_IDS_FIELD_NUMBER: _ClassVar[int]
+    IS_POPULARITY_FALLBACK_FIELD_NUMBER: _ClassVar[int]
+    INTERESTS_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    items: ItemIds
+    scores: _containers.RepeatedScalarFieldContainer[float]
+    interest_numbers: _containers.RepeatedScalarFieldContainer[int]
+    num_candidates: _containers.RepeatedScalarFieldContainer[int]
+    num_unknown_history_ids: _containers.RepeatedScalarFieldContainer[int]
+    is_popularity_fallback: _containers.RepeatedScalarFieldContainer[bool]
+    interests: _containers.RepeatedCompositeFieldContainer[Interests]
+    errors: _containers.RepeatedCompositeFieldContainer[UserError]
+    version: str
+    def __init__(self, items: _Optional[_Union[ItemIds, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., interest_numbers: _Optional[_Iterable[int]] = ..., num_candidates: _Optional[_Iterable[int]] = ..., num_unknown_history_ids: _Optional[_Iterable[int]] = ..., is_popularity_fallback: _Optional[_Iterable[bool]] = ..., interests: _Optional[_Iterable[_Union[Interests, _Mapping]]] = ..., errors: _Optional[_Iterable[_Union[UserError, _Mapping]]] = ..., version: _Optional[str] = ...) -> None: ...
+
+class UserError(_message.Message):
+    __slots__ = ("user", "code", "message")
+    USER_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    user: int
+    code: int
+    message: str
+    def __init__(self, user: _Optional[int] = ..., code: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
 
 class EncodeRequest(_message.Message):
     __slots__ = ("history",)
@@ -99,7 +153,7 @@ class InfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class InfoReply(_message.Message):
-    __slots__ = ("version", "created_at", "model", "num_interests", "embedding_dim", "index", "num_items", "item_id_kind", "max_history_length", "max_num_candidates", "max_num_history_ids", "max_num_excluded_ids", "max_message_bytes", "failed_version", "failure", "server_version", "num_processes")
+    __slots__ = ("version", "created_at", "model", "num_interests", "embedding_dim", "index", "num_items", "item_id_kind", "max_history_length", "max_num_candidates", "max_num_history_ids", "max_num_excluded_ids", "max_message_bytes", "failed_version", "failure", "server_version", "num_processes", "max_num_users")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -117,6 +171,7 @@ class InfoReply(_message.Message):
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     NUM_PROCESSES_FIELD_NUMBER: _ClassVar[int]
+    MAX_NUM_USERS_FIELD_NUMBER: _ClassVar[int]
     version: str
     created_at: str
     model: str
@@ -134,4 +189,5 @@ class InfoReply(_message.Message):
     failure: str
     server_version: str
     num_processes: int
-    def __init__(self, version: _Optional[str] = ..., created_at: _Optional[str] = ..., model: _Optional[str] = ..., num_interests: _Optional[int] = ..., embedding_dim: _Optional[int] = ..., index: _Optional[str] = ..., num_items: _Optional[int] = ..., item_id_kind: _Optional[str] = ..., max_history_length: _Optional[int] = ..., max_num_candidates: _Optional[int] = ..., max_num_history_ids: _Optional[int] = ..., max_num_excluded_ids: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., failed_version: _Optional[str] = ..., failure: _Optional[str] = ..., server_version: _Optional[str] = ..., num_processes: _Optional[int] = ...) -> None: ...
+    max_num_users: int
+    def __init__(self, version: _Optional[str] = ..., created_at: _Optional[str] = ..., model: _Optional[str] = ..., num_interests: _Optional[int] = ..., embedding_dim: _Optional[int] = ..., index: _Optional[str] = ..., num_items: _Optional[int] = ..., item_id_kind: _Optional[str] = ..., max_history_length: _Optional[int] = ..., max_num_candidates: _Optional[int] = ..., max_num_history_ids: _Optional[int] = ..., max_num_excluded_ids: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., failed_version: _Optional[str] = ..., failure: _Optional[str] = ..., server_version: _Optional[str] = ..., num_processes: _Optional[int] = ..., max_num_users: _Optional[int] = ...) -> None: ...

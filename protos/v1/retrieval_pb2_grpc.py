@@ -39,6 +39,11 @@ class RetrievalStub:
                 request_serializer=protos_dot_v1_dot_retrieval__pb2.RetrieveRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_retrieval__pb2.RetrieveReply.FromString,
                 _registered_method=True)
+        self.BatchRetrieve = channel.unary_unary(
+                '/re4.v1.Retrieval/BatchRetrieve',
+                request_serializer=protos_dot_v1_dot_retrieval__pb2.BatchRetrieveRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_retrieval__pb2.BatchRetrieveReply.FromString,
+                _registered_method=True)
         self.Encode = channel.unary_unary(
                 '/re4.v1.Retrieval/Encode',
                 request_serializer=protos_dot_v1_dot_retrieval__pb2.EncodeRequest.SerializeToString,
@@ -56,6 +61,13 @@ class RetrievalServicer:
 
     def Retrieve(self, request, context):
         """Candidates for one user, from that user's recent items.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchRetrieve(self, request, context):
+        """The same for many users in one call. What is wrong with one user's request fails that user alone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -82,6 +94,11 @@ def add_RetrievalServicer_to_server(servicer, server):
                     servicer.Retrieve,
                     request_deserializer=protos_dot_v1_dot_retrieval__pb2.RetrieveRequest.FromString,
                     response_serializer=protos_dot_v1_dot_retrieval__pb2.RetrieveReply.SerializeToString,
+            ),
+            'BatchRetrieve': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchRetrieve,
+                    request_deserializer=protos_dot_v1_dot_retrieval__pb2.BatchRetrieveRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_retrieval__pb2.BatchRetrieveReply.SerializeToString,
             ),
             'Encode': grpc.unary_unary_rpc_method_handler(
                     servicer.Encode,
@@ -121,6 +138,33 @@ class Retrieval:
             '/re4.v1.Retrieval/Retrieve',
             protos_dot_v1_dot_retrieval__pb2.RetrieveRequest.SerializeToString,
             protos_dot_v1_dot_retrieval__pb2.RetrieveReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchRetrieve(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/re4.v1.Retrieval/BatchRetrieve',
+            protos_dot_v1_dot_retrieval__pb2.BatchRetrieveRequest.SerializeToString,
+            protos_dot_v1_dot_retrieval__pb2.BatchRetrieveReply.FromString,
             options,
             channel_credentials,
             insecure,

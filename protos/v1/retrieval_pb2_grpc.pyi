@@ -39,6 +39,8 @@ class RetrievalStub:
     def __new__(cls, channel: _aio.Channel) -> RetrievalAsyncStub: ...
     Retrieve: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.RetrieveRequest, _retrieval_pb2.RetrieveReply]
     """Candidates for one user, from that user's recent items."""
+    BatchRetrieve: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.BatchRetrieveRequest, _retrieval_pb2.BatchRetrieveReply]
+    """The same for many users in one call. What is wrong with one user's request fails that user alone."""
     Encode: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.EncodeRequest, _retrieval_pb2.EncodeReply]
     """The user's interest vectors alone, without a search."""
     Info: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.InfoRequest, _retrieval_pb2.InfoReply]
@@ -49,6 +51,8 @@ class RetrievalAsyncStub(RetrievalStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Retrieve: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.RetrieveRequest, _retrieval_pb2.RetrieveReply]  # type: ignore[assignment]
     """Candidates for one user, from that user's recent items."""
+    BatchRetrieve: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.BatchRetrieveRequest, _retrieval_pb2.BatchRetrieveReply]  # type: ignore[assignment]
+    """The same for many users in one call. What is wrong with one user's request fails that user alone."""
     Encode: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.EncodeRequest, _retrieval_pb2.EncodeReply]  # type: ignore[assignment]
     """The user's interest vectors alone, without a search."""
     Info: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.InfoRequest, _retrieval_pb2.InfoReply]  # type: ignore[assignment]
@@ -62,6 +66,14 @@ class RetrievalServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_pb2.RetrieveReply, _abc.Awaitable[_retrieval_pb2.RetrieveReply]]:
         """Candidates for one user, from that user's recent items."""
+
+    @_abc_1.abstractmethod
+    def BatchRetrieve(
+        self,
+        request: _retrieval_pb2.BatchRetrieveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retrieval_pb2.BatchRetrieveReply, _abc.Awaitable[_retrieval_pb2.BatchRetrieveReply]]:
+        """The same for many users in one call. What is wrong with one user's request fails that user alone."""
 
     @_abc_1.abstractmethod
     def Encode(

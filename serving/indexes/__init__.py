@@ -1,7 +1,8 @@
 """Index kinds that this server may load: the allow-list, and how each kind is searched.
 
 FAISS can deserialise dozens of types, each with a parser of its own. Only files that begin like a kind on
-this list reach it. A new kind is a file beside `flat.py` and one line in `KINDS`.
+this list reach it. A new kind is a file beside `flat.py` and one line in `KINDS`; what may lie inside
+one is in `parts.py`.
 """
 
 from collections.abc import Mapping
@@ -9,8 +10,13 @@ from types import MappingProxyType
 from typing import Final
 
 from serving.indexes.flat import FLAT
+from serving.indexes.hnsw import HNSW
+from serving.indexes.ivf import IVF
 from serving.indexes.kind import IndexKind
+from serving.indexes.refined import HNSW_REFINED, IVF_REFINED
 
-KINDS: Final[Mapping[str, IndexKind]] = MappingProxyType({kind.name: kind for kind in (FLAT,)})
+KINDS: Final[Mapping[str, IndexKind]] = MappingProxyType(
+    {kind.name: kind for kind in (FLAT, HNSW, HNSW_REFINED, IVF, IVF_REFINED)}
+)
 
 __all__ = ["KINDS", "IndexKind"]

@@ -2,7 +2,23 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+
+MIN_APPROXIMATE_RECALL: Final = 0.5
+"""The golden queries' floor for kinds that are not exact. What a version reaches is in its manifest; less
+than this is an index of something else."""
+
+_MAX_VALUE: Final = (1 << 31) - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchPlan:
+    """How an index is searched: the parameters of every call, and the classes that they are made for."""
+
+    parameters: Any
+    """Per-call FAISS search parameters. Never set them on the index itself: that is shared state."""
+    base_types: frozenset[str]
+    """Names of the FAISS classes that may do the search: of the index, or of the one that it refines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +33,19 @@ class IndexKind:
     """Names of the FAISS classes that such a file may turn into."""
     min_golden_recall: float
     """The share of the golden queries' exact candidates that an index of this kind must find, 0 to 1."""
-    search_parameters: Callable[[Mapping[str, int | float]], Any]
-    """Makes the per-call FAISS search parameters (None for none) of the manifest's; KeyError or ValueError
-    where they are not this kind's. Never set them on the index itself: that is shared state."""
+    search_parameters: Callable[[Mapping[str, int | float]], SearchPlan | None]
+    """Makes the plan (None where there is nothing to set) of the manifest's parameters; ValueError where they
+    are not this kind's."""
+
+
+def only(parameters: Mapping[str, int | float], *names: str) -> None:
+    """Require exactly these parameters, each at least 1 and small; all but `k_factor` are whole numbers.
+
+    Raises:
+        ValueError: others, missing ones, or a value out of range.
+    """
+    if set(parameters) != set(names):
+        raise ValueError(f"{', '.join(names)} are needed, found {', '.join(sorted(parameters)) or 'none'}")
+    for name, value in parameters.items():
+        if not 1 <= value <= _MAX_VALUE or (name != "k_factor" and not isinstance(value, int)):
+            raise ValueError(f"{name} is {value}, a number from 1 to {_MAX_VALUE} is needed")

@@ -3,7 +3,7 @@
 Exact: an item of the true answer is beaten, in the list of the interest that likes it best, only by excluded
 items and by better items of the answer. So lists of M + (number excluded) results hold the whole answer.
 
-Legend: K interests, S results per interest, M candidates.
+Legend: K interests, S results per interest, L history length, M candidates.
 """
 
 import numpy as np
@@ -17,6 +17,7 @@ def merge_max_score(
     rows_KS: NDArray[np.int64],
     excluded_rows: NDArray[np.int64],
     num_candidates: int,
+    attention_KL: NDArray[np.float32],
 ) -> Merged:
     """The policy `max-score`: see `MergePolicy`.
 

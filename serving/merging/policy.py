@@ -1,6 +1,6 @@
 """What a merge policy is: the shape of its question and of its answer.
 
-Legend: K interests, S results per interest, M candidates.
+Legend: K interests, S results per interest, L history length, M candidates.
 """
 
 from typing import NamedTuple, Protocol
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 class Merged(NamedTuple):
-    """One list of candidates, best first; no row twice, none that was excluded."""
+    """One list of candidates in the policy's order; no row twice, none that was excluded."""
 
     rows_M: NDArray[np.int64]
     scores_M: NDArray[np.float32]
@@ -27,6 +27,7 @@ class MergePolicy(Protocol):
         rows_KS: NDArray[np.int64],
         excluded_rows: NDArray[np.int64],
         num_candidates: int,
+        attention_KL: NDArray[np.float32],
     ) -> Merged:
         """Merge.
 
@@ -35,6 +36,7 @@ class MergePolicy(Protocol):
             rows_KS: Item rows of the results, -1 where an interest found no further item.
             excluded_rows: Rows that must not be returned, ascending and unique.
             num_candidates: How many to return at most.
+            attention_KL: Each interest's attention over the history, newest first; every row sums to 1.
 
         Returns:
             Fewer than `num_candidates` only where the lists hold no more.

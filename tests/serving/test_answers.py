@@ -50,6 +50,21 @@ def test_integer_ids_stay_integers(int_client: RetrievalClient, int_version: Sma
     assert not found.is_popularity_fallback
 
 
+def test_the_caller_chooses_the_merge_policy(client: RetrievalClient, small_version: SmallVersion) -> None:
+    history = ids(small_version, [4, 9, 30])
+    default, best = (client.retrieve(history, 9, merge_policy=policy) for policy in (None, "max-score"))
+    assert default.item_ids == best.item_ids
+    equal = client.retrieve(history, 9, merge_policy="equal-quota")
+    assert np.bincount(equal.interest_numbers_M, minlength=3).tolist() == [3, 3, 3]
+    in_turns = client.retrieve(history, 9, merge_policy="round-robin")
+    assert sorted(in_turns.item_ids) == sorted(equal.item_ids)
+    assert sorted(in_turns.interest_numbers_M[:3].tolist()) == [0, 1, 2]
+    by_attention = client.retrieve(history, 9, merge_policy="attention-quota", exclude_history=True)
+    assert len(set(by_attention.item_ids) - set(history)) == 9
+    with pytest.raises(RequestError, match="merge_policy is 'best'; there is max-score, equal-quota"):
+        client.retrieve(history, 9, merge_policy="best")
+
+
 def test_only_the_newest_known_ids_of_a_long_history_count(
     client: RetrievalClient, small_version: SmallVersion
 ) -> None:

@@ -128,6 +128,11 @@ BAD_RETRIEVES = {
         BAD,
         "history has 1 ids in strings and 1 in ints; only one may be filled",
     ),
+    "no such merge policy": (
+        pb.RetrieveRequest(history=KNOWN, num_candidates=5, merge_policy=9),
+        BAD,
+        "merge_policy is 9; it must be from 0 to 4: the server's choice, max-score, equal-quota",
+    ),
     "an empty id": (
         pb.RetrieveRequest(history=strings("item-1-é", ""), num_candidates=5),
         BAD,

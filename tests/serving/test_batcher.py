@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from serving.backlog import Group
 from serving.batcher import Batcher, Finished
 
 
@@ -42,7 +43,8 @@ def drive(
         batcher: Batcher[str, str] = Batcher(
             lane.run,
             max_batch_size=max_batch_size,
-            may_share=lambda first, other: first[-1].isdigit() == other[-1].isdigit(),
+            max_wait_ms=1e9,
+            group_of=lambda query: Group(owner=query[-1].isdigit(), depth=1),
             on_lane_start=lambda: None,
         )
         try:
@@ -136,12 +138,12 @@ def test_leaving_during_the_own_batch_harms_nobody() -> None:
     assert drive(test).batches == [["a", "b"]]
 
 
-def test_queries_of_another_version_wait_for_the_next_batch_in_order() -> None:
+def test_queries_of_another_version_have_a_batch_of_their_own() -> None:
     async def test(lane: Lane, batcher: Batcher[str, str]) -> None:
         lane.may_leave.release(3)
         await asyncio.gather(*await submit(batcher, "a", "b", "1", "2", "c"))
 
-    assert drive(test).batches == [["a", "b"], ["1", "2"], ["c"]]
+    assert drive(test).batches == [["a", "b", "c"], ["1", "2"]]
 
 
 def test_an_error_in_place_of_a_result_concerns_that_query_alone() -> None:

@@ -20,6 +20,7 @@ def test_list_and_describe(server: RunningServer) -> None:
     listed = grpcurl(server.address, "list").stdout.split()
     assert {"re4.v1.Retrieval", "grpc.health.v1.Health"} <= set(listed)
     assert grpcurl(server.address, "list", "re4.v1.Retrieval").stdout.split() == [
+        "re4.v1.Retrieval.BatchRetrieve",
         "re4.v1.Retrieval.Encode",
         "re4.v1.Retrieval.Info",
         "re4.v1.Retrieval.Retrieve",

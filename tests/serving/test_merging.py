@@ -9,6 +9,8 @@ from serving.merging import POLICIES
 from serving.search import Searcher
 
 merge = POLICIES["max-score"]
+ONE_ITEM = np.ones((1, 1), np.float32)
+"""Attention to a history of one item: nothing to this policy."""
 
 
 @st.composite
@@ -35,7 +37,9 @@ def ask(
     index.add(items_ND)
     excluded_rows = np.unique(np.array(excluded, np.int64))
     enough = num_candidates + len(excluded_rows)
-    found = merge(*Searcher(index, None).search(interests_KD, enough), excluded_rows, num_candidates)
+    found = merge(
+        *Searcher(index, None).search(interests_KD, enough), excluded_rows, num_candidates, ONE_ITEM
+    )
     return tuple(part.tolist() for part in found)
 
 
@@ -64,16 +68,16 @@ def test_missing_results_are_left_out_and_are_not_the_last_item() -> None:
     """An index that finds nothing more says -1, which as an index into a table is the last row."""
     scores_KS = np.array([[2.0, -3e38, -3e38], [1.0, -3e38, -3e38]], np.float32)
     rows_KS = np.array([[4, -1, -1], [6, -1, -1]])
-    found = merge(scores_KS, rows_KS, np.empty(0, np.int64), 3)
+    found = merge(scores_KS, rows_KS, np.empty(0, np.int64), 3, ONE_ITEM)
     assert found.rows_M.tolist() == [4, 6]
-    nothing = merge(scores_KS, np.full((2, 3), -1), np.array([0]), 3)
+    nothing = merge(scores_KS, np.full((2, 3), -1), np.array([0]), 3, ONE_ITEM)
     assert nothing.rows_M.tolist() == []
 
 
 def test_the_lowest_interest_is_named_where_several_give_the_best_score() -> None:
     scores_KS = np.array([[1.0, 0.0], [5.0, 1.0], [5.0, 1.0]], np.float32)
     rows_KS = np.array([[8, 9], [9, 8], [8, 9]])
-    found = merge(scores_KS, rows_KS, np.empty(0, np.int64), 5)
+    found = merge(scores_KS, rows_KS, np.empty(0, np.int64), 5, ONE_ITEM)
     assert found.rows_M.tolist() == [8, 9]
     assert found.scores_M.tolist() == [5.0, 5.0]
     assert found.interest_numbers_M.tolist() == [2, 1]

@@ -1,5 +1,6 @@
 """Batches of mixed queries are answered exactly, and one query changes nothing for another."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from small_bundles import MAX_HISTORY, NUM_INTERESTS, SmallVersion, load
 
 from re4.errors import BundleMismatchError
 from serving.encoder import bucket_sizes
+from serving.merging import POLICIES
 from serving.pipeline import Answer, Pipeline, Query
 from serving.snapshot import Snapshot
 
@@ -126,3 +128,50 @@ def test_padding_does_not_matter(snapshot: Snapshot) -> None:
     ):
         np.testing.assert_array_equal(first, second)
     assert not encoder.encode(history_BLD, lengths_B)[1][0, :, 3:].any()
+
+
+class Nearsighted:
+    """An approximate index: it finds the first few items of a few, and nothing for other interests."""
+
+    def __init__(self, snapshot: Snapshot, num_found: int) -> None:
+        self._searcher = snapshot.pipeline._searcher
+        self._num_found = num_found
+
+    def search(self, queries_QD: np.ndarray, num_results: int) -> tuple[np.ndarray, np.ndarray]:
+        scores_QS, rows_QS = self._searcher.search(queries_QD, num_results)
+        rows_QS[:, self._num_found :], scores_QS[:, self._num_found :] = -1, -3e38
+        rows_QS[1::2], scores_QS[1::2] = -1, -3e38
+        return scores_QS, rows_QS
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_an_answer_is_never_short_while_eligible_items_exist(
+    policy: str, snapshot: Snapshot, small_version: SmallVersion
+) -> None:
+    nearsighted = Pipeline(
+        vectors_ND=snapshot.vectors_ND,
+        encoder=snapshot.pipeline._encoder,
+        searcher=Nearsighted(snapshot, 12),
+        merge=POLICIES[policy],
+        max_history_length=MAX_HISTORY,
+    )
+    excluded = list(range(0, 60, 2))
+    asked = [query([3, 4], 5), query([3, 4], 25, excluded), query([3, 4], 100, excluded), query([3, 4], 100)]
+    answers = nearsighted.run(asked)
+    assert [len(answer.merged.rows_M) for answer in answers] == [5, 25, 30, 60]
+    for answer, question in zip(answers, asked, strict=True):
+        assert not set(answer.merged.rows_M.tolist()) & set(question.excluded_rows.tolist())
+    if policy == "max-score":  # the second was too deep for what the index found: its answer is exact
+        assert_right(answers[1], small_version, [3, 4], asked[1])
+
+
+def test_each_query_of_a_batch_has_its_own_policy(snapshot: Snapshot) -> None:
+    plain = query([3, 4], 9)
+    asked = [plain, *(replace(plain, merge=POLICIES[policy]) for policy in POLICIES)]
+    by_default, *answers = (answer.merged for answer in snapshot.pipeline.run(asked))
+    found = dict(zip(POLICIES, answers, strict=True))
+    assert by_default.rows_M.tolist() == found["max-score"].rows_M.tolist()
+    counts = np.bincount(found["equal-quota"].interest_numbers_M, minlength=NUM_INTERESTS)
+    assert counts.tolist() == [3, 3, 3]
+    first_round = found["round-robin"].interest_numbers_M[:NUM_INTERESTS]
+    assert sorted(first_round.tolist()) == [0, 1, 2]

@@ -227,3 +227,72 @@ def test_calls_that_queued_across_a_swap_are_answered_from_their_own_version(
                 assert reply.version == loaded.manifest.version
 
     drive(live, test)
+
+
+def test_a_shed_call_is_resource_exhausted_and_told_when_to_come_back(snapshot: Snapshot) -> None:
+    held = Held(snapshot.pipeline)
+
+    async def test(server: RetrievalServer, channel: grpc.aio.Channel) -> None:
+        held.may_leave.set()
+        await call(channel)  # from now on the server knows that a call costs something
+        held.entered.clear()
+        held.may_leave.clear()
+        in_flight = call(channel)
+        await asyncio.to_thread(held.entered.wait, DEADLINE_S)
+        # The first may come when the batch in the lane should be done; the second has the first before it.
+        others = [call(channel), call(channel)]
+        await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
+        held.may_leave.set()
+        outcomes = await asyncio.gather(*others, return_exceptions=True)
+        assert (await in_flight).items.strings
+        shed = [outcome for outcome in outcomes if isinstance(outcome, grpc.aio.AioRpcError)]
+        assert shed
+        for error in shed:
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "the server is overloaded" in error.details()
+            assert int(dict(error.trailing_metadata())["grpc-retry-pushback-ms"]) >= 1
+
+    drive(serving(replace(snapshot, pipeline=held)), test, max_queue_ms=0)
+
+
+def test_a_call_whose_deadline_passes_in_the_queue_is_not_computed(snapshot: Snapshot) -> None:
+    held = Held(snapshot.pipeline)
+    seen: list[int] = []
+
+    class Counting:
+        def run(self, queries: Sequence[Query]) -> Any:
+            seen.append(len(queries))
+            return held.run(queries)
+
+    async def test(server: RetrievalServer, channel: grpc.aio.Channel) -> None:
+        in_flight = call(channel)
+        await asyncio.to_thread(held.entered.wait, DEADLINE_S)
+        method = channel.unary_unary("/re4.v1.Retrieval/Retrieve")
+        with pytest.raises(grpc.aio.AioRpcError) as late:
+            await method(REQUEST, timeout=0.05)
+        assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        held.may_leave.set()
+        await in_flight
+        await call(channel)
+
+    drive(serving(replace(snapshot, pipeline=Counting())), test)
+    assert seen == [1, 1]
+
+
+def test_deep_searches_share_no_batch_with_usual_ones(snapshot: Snapshot) -> None:
+    held = Held(snapshot.pipeline)
+    deep = pb.RetrieveRequest(history=pb.ItemIds(strings=["item-1-é"]), num_candidates=600)
+
+    async def test(server: RetrievalServer, channel: grpc.aio.Channel) -> None:
+        first = call(channel)
+        await asyncio.to_thread(held.entered.wait, DEADLINE_S)
+        requests = (REQUEST, deep.SerializeToString()) * 3
+        others = [call(channel, data) for data in requests]
+        await until_in_flight(server, 7)
+        held.may_leave.set()
+        replies = await asyncio.gather(*others)
+        assert [reply.stage_times.batch_size for reply in replies] == [3] * 6
+        assert [len(reply.items.strings) for reply in replies] == [5, 60] * 3
+        await first
+
+    drive(serving(replace(snapshot, pipeline=held)), test)

@@ -154,6 +154,7 @@ def test_a_port_that_is_taken_ends_the_start(bundles: Path, server: RunningServe
         ({"num_processes": 0}, "num_processes is 0; it must be at least 1"),
         ({"max_num_candidates": 0}, "max_num_candidates is 0; it must be at least 1"),
         ({"poll_interval_s": 0}, "poll_interval_s is 0; it must be more than 0 seconds"),
+        ({"max_queue_ms": -1}, "max_queue_ms is -1; it must be 0 milliseconds or more"),
         ({"grace_s": -1}, "grace_s is -1; it must be 0 seconds or more"),
     ],
 )

@@ -21,6 +21,7 @@ def test_retrieve_as_json(
         num_candidates=5,
         exclude=small_version.ids[7],
         exclude_history=True,
+        merge="max-score",
         as_json=True,
     )
     answer = json.loads(capsys.readouterr().out)

@@ -3,6 +3,7 @@
 import grpc
 
 from re4 import errors
+from serving import admission
 from serving.status import STATUS_CODES, status_of
 
 INTERNAL = grpc.StatusCode.INTERNAL
@@ -22,13 +23,14 @@ EXPECTED = {
     "OverloadError": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "NotReadyError": grpc.StatusCode.UNAVAILABLE,
     "ServerError": INTERNAL,
+    "ShedError": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "TooLateError": grpc.StatusCode.DEADLINE_EXCEEDED,
 }
+OURS = {errors.__name__, admission.__name__}
 
 
 def tree(root: type[errors.Re4Error]) -> set[type[errors.Re4Error]]:
-    return {root}.union(
-        *(tree(child) for child in root.__subclasses__() if child.__module__ == errors.__name__)
-    )
+    return {root}.union(*(tree(child) for child in root.__subclasses__() if child.__module__ in OURS))
 
 
 def test_every_class_of_the_tree_has_its_status() -> None:

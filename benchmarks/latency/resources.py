@@ -1,0 +1,67 @@
+"""Processor time and memory of process trees, before and after a run. Knows process ids only."""
+
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import psutil
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """What some processes used over a run."""
+
+    cores: float
+    """Processor seconds per second."""
+    memory_bytes: int
+    """Resident memory at the end. Pages that several processes share count once for each of them."""
+    num_processes: int
+
+
+class Meter:
+    """Measures from its making to `read`."""
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        self._pids = list(pids)
+        self._start = time.monotonic()
+        self._before = self._cpu_seconds()
+
+    @classmethod
+    def of(cls, pids: Sequence[int] | None) -> Self | None:
+        """A meter, or None where the processes are not known."""
+        return cls(pids) if pids else None
+
+    def read(self) -> Usage | None:
+        """Usage so far; None where none of the processes is there any more."""
+        after = self._cpu_seconds()
+        if not after:
+            return None
+        # A process that ended in between is left out, one that began is counted whole.
+        used_s = sum(seconds - self._before.get(pid, 0.0) for pid, seconds in after.items())
+        memory_bytes = 0
+        for process in self._processes():
+            with contextlib.suppress(psutil.Error):
+                memory_bytes += process.memory_info().rss
+        return Usage(
+            cores=used_s / max(time.monotonic() - self._start, 1e-9),
+            memory_bytes=memory_bytes,
+            num_processes=len(after),
+        )
+
+    def _processes(self) -> list[psutil.Process]:
+        found: dict[int, psutil.Process] = {}
+        for pid in self._pids:
+            with contextlib.suppress(psutil.Error):
+                process = psutil.Process(pid)
+                found |= {each.pid: each for each in (process, *process.children(recursive=True))}
+        return list(found.values())
+
+    def _cpu_seconds(self) -> dict[int, float]:
+        seconds = {}
+        for process in self._processes():
+            with contextlib.suppress(psutil.Error):
+                times = process.cpu_times()
+                seconds[process.pid] = times.user + times.system
+        return seconds

@@ -1,0 +1,258 @@
+"""One benchmark from its options to its report: look at the server, measure the client, then the server.
+
+What was measured is written whatever happens afterwards, and marked where it is not what was asked for.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.latency.client import INTERRUPTED, ClientSettings, LoadClient
+from benchmarks.latency.load import Load, OpenLoad, Timing
+from benchmarks.latency.machine import describe_machine
+from benchmarks.latency.markdown import render_markdown
+from benchmarks.latency.measure import Bench, StoppedError, measure_ceiling
+from benchmarks.latency.picture import draw
+from benchmarks.latency.recall import measure_recall
+from benchmarks.latency.report import SCHEMA_VERSION, point_facts
+from benchmarks.latency.requests import BundleIds, Histories, generated_histories, read_ids, real_histories
+from benchmarks.latency.sweep import find_knee
+from benchmarks.latency.target import running_server, sample_reply, server_info
+from bundle.current import live_version
+from bundle.ids import ItemIds
+from bundle.verify import read_manifest
+from re4.console import say
+from re4.errors import Re4Error, UsageError
+from re4.files import replacing, write_json
+
+JSON_FILE: Final = "report.json"
+MARKDOWN_FILE: Final = "report.md"
+PICTURE_FILE: Final = "report.png"
+_SAME_SERVER: Final = ("version", "server_version", "num_processes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Find the highest rate that meets an objective, from this rate on."""
+
+    first: OpenLoad
+    p99_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to measure, and on what."""
+
+    address: str | None
+    """The server; None to start one on `bundles`."""
+    bundles: Path | None
+    """Bundle directory: for a server of our own, for ids and for recall."""
+    data: Path | None
+    """Prepared data set with real histories."""
+    ids: Path | None
+    """File of item ids to generate histories from."""
+    work: Load | Sweep
+    num_runs: int
+    timing: Timing
+    client: ClientSettings
+    num_candidates: int
+    exclude_history: bool
+    num_processes: int
+    """Of a server of our own."""
+    server_pid: int | None
+    """Of a server at `address` on this machine."""
+    seed: int
+    command: str
+    """What the person typed."""
+
+
+def run(plan: Plan, out: Path) -> dict[str, Any]:
+    """Measure and write the report's files into `out`; gives the report.
+
+    Its `status` is `complete`, `client-limited` or `partial`.
+
+    Raises:
+        UsageError: a rate that the client cannot offer.
+        Re4Error: nothing could be measured.
+    """
+    machine = describe_machine()
+    with _server(plan) as (address, pid):
+        info = server_info(address)
+        histories = _histories(plan, info)
+        payloads = histories.payloads(
+            num_candidates=plan.num_candidates, exclude_history=plan.exclude_history
+        )
+        reply = sample_reply(address, payloads)
+        say(f"{address}: version {info['version']}, {info['num_items']:,} items; {histories.source}")
+        ceiling_per_s = measure_ceiling(payloads, reply, plan.client, version=info["version"])
+        say(f"this client does {ceiling_per_s:,.0f} calls/s against a null server")
+
+        def check_server() -> str | None:
+            return _difference(address, info)
+
+        with LoadClient(address, payloads, plan.client) as client:
+            bench = Bench(
+                client,
+                timing=plan.timing,
+                version=info["version"],
+                seed=plan.seed,
+                ceiling_per_s=ceiling_per_s,
+                server_pids=[pid] if pid else [],
+                check_server=check_server,
+            )
+            knee, problem = _work(plan, bench)
+        recall = None if problem else _recall(plan, address, info, histories)
+    points = [point_facts(point) for point in bench.points if point.runs]
+    if knee is None:
+        limits = [point.limit for point in bench.points if point.limit]
+    else:  # a sweep takes no limited point for its knee, but may have found no more than the client's own end
+        limits = [knee["reason"]] if knee["is_client_limited"] else []
+    report = {
+        "schema_version": SCHEMA_VERSION,
+        "status": "partial" if problem else "client-limited" if limits else "complete",
+        "status_reason": problem or (limits[0] if limits else None),
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": plan.command,
+        "machine": machine,
+        "server": {"address": address, "started_here": plan.address is None, "info": info},
+        "bundle": _bundle(plan, info),
+        "requests": {
+            "source": histories.source,
+            "num_different": len(payloads),
+            "num_candidates": plan.num_candidates,
+            "exclude_history": plan.exclude_history,
+        },
+        "timing": asdict(plan.timing),
+        "client": asdict(plan.client)
+        | {"ceiling_per_s": ceiling_per_s, "max_rate_per_s": bench.max_rate_per_s},
+        "recall": recall,
+        "knee": knee,
+        "points": points,
+        "picture": PICTURE_FILE if any(point["num_answered"] for point in points) else None,
+    }
+    _write(report, out)
+    return report
+
+
+def _work(plan: Plan, bench: Bench) -> tuple[dict[str, Any] | None, str | None]:
+    """Measure; the knee where there is one, and why it ended early where it did."""
+    work = plan.work
+    rate = work.first.rate_per_s if isinstance(work, Sweep) else getattr(work, "rate_per_s", 0.0)
+    if rate > bench.max_rate_per_s:
+        raise UsageError(
+            f"--rate {rate:g}: this client does {bench.ceiling_per_s:,.0f} calls/s against a null server and "
+            f"is asked for at most {bench.max_rate_per_s:,.0f}/s, so that it does not measure itself. "
+            "Ask for less, give it more --num-workers on free cores, or run it on another machine"
+        )
+    try:
+        if isinstance(work, Sweep):
+            found = find_knee(
+                bench,
+                first_rate_per_s=work.first.rate_per_s,
+                arrivals=work.first.arrivals,
+                p99_ms=work.p99_ms,
+                num_runs=plan.num_runs,
+            )
+            load = found.point.load if found.point else None
+            return {
+                "label": load.label if load else None,
+                "rate_per_s": load.rate_per_s if isinstance(load, OpenLoad) else None,
+                "p99_objective_ms": work.p99_ms,
+                "reason": found.reason,
+                "is_client_limited": found.is_client_limited,
+            }, None
+        bench.measure(work, num_runs=plan.num_runs)
+    except StoppedError as error:
+        return None, str(error)
+    except KeyboardInterrupt:
+        return None, INTERRUPTED
+    return None, None
+
+
+@contextmanager
+def _server(plan: Plan) -> Iterator[tuple[str, int | None]]:
+    """Address and process id of the server under test, started here where none was named."""
+    with ExitStack() as stack:
+        if plan.address is not None:
+            yield plan.address, plan.server_pid
+        elif plan.bundles is not None:
+            yield stack.enter_context(running_server(plan.bundles, num_processes=plan.num_processes))
+        else:
+            raise UsageError("name a running server, --address HOST:PORT, or --bundles DIR to start one")
+
+
+def _histories(plan: Plan, info: dict[str, Any]) -> Histories:
+    max_length = int(info["max_history_length"])
+    if plan.data is not None:
+        return real_histories(plan.data, max_length=max_length, seed=plan.seed)
+    if plan.ids is not None:
+        ids = read_ids(plan.ids, kind=info["item_id_kind"])
+        return generated_histories(ids, max_length=max_length, seed=plan.seed)
+    if plan.bundles is not None:
+        path = live_version(plan.bundles)
+        items = read_manifest(path).items
+        lookup = ItemIds.open(path, items.id_kind, items.num_items)
+        return generated_histories(BundleIds(lookup, items.num_items), max_length=max_length, seed=plan.seed)
+    raise UsageError(
+        "no item ids to ask with: give --data DIR (a prepared data set, real histories), --ids FILE "
+        "(one id a line) or the server's --bundles DIR"
+    )
+
+
+def _recall(plan: Plan, address: str, info: dict[str, Any], histories: Histories) -> dict[str, Any] | None:
+    if plan.bundles is None:
+        return None
+    try:
+        return measure_recall(
+            address,
+            plan.bundles / str(info["version"]),
+            histories.ids,
+            num_candidates=plan.num_candidates,
+            exclude_history=plan.exclude_history,
+        )
+    except Re4Error as error:  # the latencies are measured by now, and worth writing
+        return {"problem": str(error)}
+    except KeyboardInterrupt:
+        return {"problem": INTERRUPTED}
+
+
+def _bundle(plan: Plan, info: dict[str, Any]) -> dict[str, Any] | None:
+    """Model, index and items of the version's manifest, where its bundle was given."""
+    if plan.bundles is None:
+        return None
+    try:
+        manifest = read_manifest(plan.bundles / str(info["version"]))
+    except Re4Error as error:
+        return {"problem": str(error)}
+    return manifest.model_dump(mode="json", include={"version", "created_at", "model", "index", "items"})
+
+
+def _difference(address: str, info: dict[str, Any]) -> str | None:
+    """What has changed of the server since the beginning."""
+    try:
+        now = server_info(address)
+    except Re4Error as error:
+        return f"the server does not answer any more: {error}"
+    changed = [name for name in _SAME_SERVER if now[name] != info[name]]
+    return (
+        "the server changed in the middle: "
+        + ", ".join(f"{name} from {info[name]} to {now[name]}" for name in changed)
+        if changed
+        else None
+    )
+
+
+def _write(report: dict[str, Any], out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / JSON_FILE, report)
+        with replacing(out / MARKDOWN_FILE) as part:
+            part.write_text(render_markdown(report), encoding="utf-8")
+        if report["picture"]:
+            with replacing(out / PICTURE_FILE) as part:
+                draw(report, part)
+    except OSError as error:
+        raise Re4Error(f"the report cannot be written to {out}: {error}") from None

@@ -1,0 +1,35 @@
+"""IVF: vectors in lists around centroids. `nprobe`, the lists that a search reads, buys recall with time."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import faiss
+
+from export.indexes.kind import IndexFamily, Settings
+
+_faiss: Any = faiss  # its type hints are incomplete
+
+
+def _settings(index: Any, num_results: int) -> Sequence[Settings]:
+    num_lists = index.nlist
+    steps = {1 << power for power in range(num_lists.bit_length())}
+    steps |= {3 * step // 2 for step in steps if step > 1}
+    return [{"nprobe": nprobe} for nprobe in sorted({min(step, num_lists) for step in steps | {num_lists}})]
+
+
+IVF: Final = IndexFamily(
+    name="ivf",
+    exact_types=frozenset({"IndexIVFFlat"}),
+    coded_types=frozenset(
+        {
+            "IndexIVFScalarQuantizer",
+            "IndexIVFPQ",
+            "IndexIVFPQFastScan",
+            "IndexIVFRaBitQ",
+            "IndexIVFRaBitQFastScan",
+        }
+    ),
+    settings=_settings,
+    parameters=lambda settings: _faiss.SearchParametersIVF(nprobe=settings["nprobe"]),
+    advice="codes that lose less, such as --index ivf-sq8, or none: --index ivf",
+)

@@ -1,0 +1,109 @@
+"""The index of a version: which one, built, written, tuned, and drawn.
+
+Legend: Q requests, K interests, D embedding, N items.
+"""
+
+import re
+from pathlib import Path
+from typing import Final
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from bundle.layout import INDEX
+from bundle.manifest import IndexInfo
+from export.building import BuiltIndex, build_index, check_factory
+from export.choosing import AUTO, choose
+from export.frontier_plot import FRONTIER, draw_frontier
+from export.indexes import RECIPES
+from export.tuning import Goal, Queries, tune
+from re4.errors import ExportError, UsageError
+
+MIN_RECALL: Final = 0.6
+"""Lowest target: servers refuse an index that finds less than half of the golden candidates."""
+
+_MIN_GOLDEN_RECALL: Final = 0.5
+_FACTORY: Final = re.compile(r"(Flat|HNSW|IVF)[A-Za-z0-9_,()]*")
+
+
+def check_request(index: str, goal: Goal) -> None:
+    """Refuse what can be refused before any work.
+
+    Raises:
+        UsageError: no such index, or a goal out of range.
+    """
+    if index not in {AUTO, *RECIPES} and not _FACTORY.fullmatch(index):
+        raise UsageError(
+            f"--index is {index!r}; choose one of {', '.join((AUTO, *RECIPES))}, or a FAISS factory string "
+            "such as IVF1024,PQ32x4fs"
+        )
+    if not MIN_RECALL <= goal.recall <= 1:
+        raise UsageError(f"--recall is {goal.recall:g}; choose {MIN_RECALL:g} to 1")
+    if goal.num_candidates < 1:
+        raise UsageError(f"--num-candidates is {goal.num_candidates}; at least 1 is needed")
+
+
+def factory_for(index: str, num_items: int, embedding_dim: int) -> tuple[str, str | None]:
+    """The factory string of what was asked for, and why, where `auto` left the choice to us.
+
+    Raises:
+        UsageError: FAISS does not understand the string, or no server loads what it makes.
+    """
+    name, reason = choose(num_items) if index == AUTO else (index, None)
+    factory = RECIPES[name](num_items, embedding_dim) if name in RECIPES else name
+    check_factory(factory, embedding_dim)
+    return factory, reason
+
+
+def make_index(
+    factory: str,
+    vectors_ND: NDArray[np.float32],
+    interests_QKD: NDArray[np.float32],
+    golden_QKD: NDArray[np.float32],
+    goal: Goal,
+    folder: Path,
+    *,
+    num_golden_candidates: int,
+    reason: str | None = None,
+) -> IndexInfo:
+    """Build an index, write it into a version's folder, and find the search parameters that reach the goal.
+
+    Args:
+        factory: As `factory_for` gives it.
+        vectors_ND: Item vectors, finite, C order; may be memory-mapped.
+        interests_QKD: Interests of real requests to tune with.
+        golden_QKD: Interests of the golden queries.
+        goal: What to reach.
+        folder: Gets the index, and where there was something to choose, the plot of its frontier.
+        num_golden_candidates: Candidates of a golden query.
+        reason: Why this index, for the manifest.
+
+    Returns:
+        What the manifest says about it.
+
+    Raises:
+        ExportError: it cannot be built or written, the goal is out of reach, or servers would refuse it.
+    """
+    built = build_index(factory, vectors_ND)
+    num_bytes = _write(built, folder / INDEX)
+    info = tune(built, vectors_ND, interests_QKD, goal, num_bytes=num_bytes, reason=reason)
+    golden = Queries(golden_QKD, vectors_ND, num_golden_candidates)
+    golden_recall = golden.measure(built, info.search_parameters).recall
+    if golden_recall < _MIN_GOLDEN_RECALL:
+        raise ExportError(
+            f"{factory}: as tuned for {goal.num_candidates} candidates it finds {golden_recall:.2%} of the "
+            f"golden queries' {golden.num_candidates}, servers ask for {_MIN_GOLDEN_RECALL:.0%}. "
+            "Raise --recall or --num-candidates"
+        )
+    if any(point.search_parameters for point in info.frontier):
+        draw_frontier(info, folder / FRONTIER)
+    return info
+
+
+def _write(built: BuiltIndex, path: Path) -> int:
+    try:
+        faiss.write_index(built.index, str(path))
+    except RuntimeError as error:  # FAISS says so of a full disk, too
+        raise ExportError(f"{path}: FAISS could not write the index: {error}") from error
+    return path.stat().st_size

@@ -1,0 +1,228 @@
+"""Choosing search parameters: the fastest setting whose merged candidates reach the recall target.
+
+The queries are real: interests of held-out histories, which lie elsewhere than item vectors do. Half of them
+choose, the other half judge what was chosen: a setting that misses the target there is passed over for the
+next slower one, and the recall that is reported is theirs.
+
+Times are of searching alone, on one thread, as a server's worker searches: requests in small batches. They
+are processor time, so that what else runs on the machine has no part in the choice.
+
+Legend: Q requests, K interests, D embedding, N items.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import thread_time
+from typing import Final
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from bundle.manifest import FrontierPoint, IndexInfo
+from export.building import BuiltIndex
+from export.indexes import Settings
+from export.merged_recall import exact_thresholds, merge_max_score, merged_recall
+from re4.errors import ExportError
+
+BATCH_SIZE: Final = 8
+"""Requests in one search."""
+
+_MAX_QUERIES: Final = 1000
+_MIN_QUERIES: Final = 200
+_MAX_COMPARISONS: Final = 4_000_000_000
+"""Interests times items compared for the exact answers, while that leaves `_MIN_QUERIES`."""
+
+
+_TOO_SLOW: Final = 2
+"""A setting this many times slower than one that reaches the goal is not improved upon."""
+_ENOUGH: Final = 3
+"""Settings past the goal, or without a gain, after which a ladder is left."""
+_IDLE: Final = 1e-4
+"""A gain in recall below this is none."""
+_STEPS_BACK: Final = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """What an index has to reach."""
+
+    recall: float
+    """Mean share of the exact merged candidates to find, 0 to 1."""
+    num_candidates: int
+    """Candidates of a request."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What one setting gave."""
+
+    settings: Settings
+    recall: float
+    request_us: float
+
+
+class Queries:
+    """Requests with their exact answers."""
+
+    def __init__(
+        self, interests_QKD: NDArray[np.float32], vectors_ND: NDArray[np.float32], num_candidates: int
+    ) -> None:
+        self.interests_QKD = interests_QKD
+        self.vectors_ND = vectors_ND
+        self.num_candidates = min(num_candidates, len(vectors_ND))
+        self._thresholds_Q = exact_thresholds(interests_QKD, vectors_ND, self.num_candidates)
+
+    def __len__(self) -> int:
+        """Number of requests."""
+        return len(self.interests_QKD)
+
+    def measure(self, built: BuiltIndex, settings: Settings) -> Measured:
+        """Search for every request with one setting; the time is the median over batches."""
+        parameters = built.parameters(settings)
+        scores, rows, times_us = [], [], []
+        num_interests, embedding_dim = self.interests_QKD.shape[1:]
+        with _one_thread():
+            for start in range(0, len(self), BATCH_SIZE):
+                batch_BKD = self.interests_QKD[start : start + BATCH_SIZE]
+                queries = np.ascontiguousarray(batch_BKD.reshape(-1, embedding_dim))
+                began = thread_time()
+                found_scores, found_rows = built.index.search(queries, self.num_candidates, params=parameters)
+                times_us.append((thread_time() - began) * 1e6 / len(batch_BKD))
+                scores.append(found_scores.reshape(len(batch_BKD), num_interests, -1))
+                rows.append(found_rows.reshape(len(batch_BKD), num_interests, -1))
+        rows_QM = merge_max_score(np.concatenate(scores), np.concatenate(rows), self.num_candidates)
+        recall = merged_recall(self.interests_QKD, self.vectors_ND, rows_QM, self._thresholds_Q)
+        return Measured(settings=settings, recall=recall, request_us=float(np.median(times_us)))
+
+
+def num_queries_for(num_items: int, num_interests: int) -> int:
+    """How many requests tuning can afford to answer exactly."""
+    affordable = _MAX_COMPARISONS // (num_items * num_interests)
+    return max(_MIN_QUERIES, min(_MAX_QUERIES, affordable))
+
+
+def tune(
+    built: BuiltIndex,
+    vectors_ND: NDArray[np.float32],
+    interests_QKD: NDArray[np.float32],
+    goal: Goal,
+    *,
+    num_bytes: int,
+    reason: str | None = None,
+) -> IndexInfo:
+    """Find the fastest setting that reaches the goal.
+
+    Args:
+        built: A filled index.
+        vectors_ND: The vectors in it; may be memory-mapped.
+        interests_QKD: Interests of real requests, at least one, finite. Of a single request, which cannot be
+            halved, both halves are that request.
+        goal: What to reach.
+        num_bytes: Size of the index file.
+        reason: Why this kind of index, for the manifest.
+
+    Returns:
+        What the manifest says about the index.
+
+    Raises:
+        ExportError: no setting reaches the goal; says what the best one reached and what would help.
+    """
+    half = interests_QKD[1::2] if len(interests_QKD) > 1 else interests_QKD
+    choosing = Queries(interests_QKD[::2], vectors_ND, goal.num_candidates)
+    judging = Queries(half, vectors_ND, goal.num_candidates)
+    measured = _climb(built, choosing, goal)
+    judged: list[Measured] = []
+    for point in sorted(measured, key=lambda point: point.request_us):
+        if point.recall >= goal.recall:
+            judged.append(judging.measure(built, point.settings))
+            if judged[-1].recall >= goal.recall:
+                break
+    chosen = max(judged or measured, key=lambda point: point.recall)
+    if chosen.recall < goal.recall or not judged:
+        raise _missed(built, goal, chosen)
+    return IndexInfo(
+        kind=built.kind,
+        factory=built.factory,
+        reason=reason,
+        search_parameters=dict(chosen.settings),
+        recall=chosen.recall,
+        recall_target=goal.recall,
+        num_candidates=choosing.num_candidates,
+        num_queries=len(judging),
+        frontier=tuple(
+            FrontierPoint(
+                search_parameters=dict(point.settings),
+                recall=point.recall,
+                request_us=point.request_us,
+                bytes_per_item=num_bytes / len(vectors_ND),
+            )
+            for point in pareto(measured)
+        ),
+    )
+
+
+def pareto(measured: list[Measured]) -> list[Measured]:
+    """Those that no other one beats in both recall and time, fastest first."""
+    best: list[Measured] = []
+    for point in sorted(measured, key=lambda point: (point.request_us, -point.recall)):
+        if not best or point.recall > best[-1].recall:
+            best.append(point)
+    return best
+
+
+def _climb(built: BuiltIndex, queries: Queries, goal: Goal) -> list[Measured]:
+    """Measure settings from cheap to dear, ladder by ladder, while there is something to gain."""
+    ladders = built.ladders(queries.num_candidates)
+    queries.measure(built, ladders[0][0])  # touches what the others then find in memory
+    measured: list[Measured] = []
+    fastest_us, first = np.inf, 0
+    for ladder in ladders:
+        steps = _climb_ladder(built, queries, goal, ladder[min(first, len(ladder) - 1) :], fastest_us)
+        measured += steps
+        if steps[0].request_us > _TOO_SLOW * fastest_us:
+            break
+        fastest_us = min((step.request_us for step in measured if step.recall >= goal.recall), default=np.inf)
+        # The low end is known by now: the next ladder differs near where this one came to its best.
+        best = max(steps, key=lambda step: step.recall)
+        first = max(0, ladder.index(best.settings) - _STEPS_BACK)
+    return measured
+
+
+def _climb_ladder(
+    built: BuiltIndex, queries: Queries, goal: Goal, ladder: Sequence[Settings], fastest_us: float
+) -> list[Measured]:
+    """Measure until settings are well past the goal, too slow to be chosen, or gain nothing."""
+    steps: list[Measured] = []
+    num_past, best, num_idle = 0, 0.0, 0
+    for settings in ladder:
+        step = queries.measure(built, settings)
+        steps.append(step)
+        if step.recall >= goal.recall:
+            num_past += 1
+            fastest_us = min(fastest_us, step.request_us)
+        num_idle = 0 if step.recall > best + _IDLE else num_idle + 1
+        best = max(best, step.recall)
+        if num_past == _ENOUGH or num_idle == _ENOUGH or step.request_us > _TOO_SLOW * fastest_us:
+            break
+    return steps
+
+
+def _missed(built: BuiltIndex, goal: Goal, best: Measured) -> ExportError:
+    settings = ", ".join(f"{name} {value}" for name, value in best.settings.items())
+    return ExportError(
+        f"--recall {goal.recall:g} for {goal.num_candidates} candidates is out of reach of {built.factory}: "
+        f"the best is {best.recall:.4f} (with {settings or 'nothing to set'}, {best.request_us:,.0f} µs a "
+        f"request). What would help: {built.family.advice}, or --index flat, or a lower --recall"
+    )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)

@@ -1,0 +1,28 @@
+"""Who is let in: what waiting costs, as measured.
+
+The bound is on time, not on a number of calls: a queue that drains in time is no overload, however long.
+An idle server lets everyone in, whatever was measured before, so that one slow batch cannot shut a server
+for good. Knows nothing about what a query is, or how batches are formed.
+"""
+
+from typing import Final
+
+_NEWEST_SHARE: Final = 0.2
+"""Weight of the newest batch in the moving average: a change of pace is seen within some ten batches."""
+
+
+class Pace:
+    """How long one query takes when it shares a batch, by depth of search: a moving average."""
+
+    def __init__(self) -> None:
+        self._ms: dict[int, float] = {}
+
+    def note(self, depth: int, num_queries: int, took_ms: float) -> None:
+        """Take in a batch of queries of one depth that took so many milliseconds."""
+        newest = took_ms / num_queries
+        before = self._ms.get(depth, newest)
+        self._ms[depth] = before + _NEWEST_SHARE * (newest - before)
+
+    def ms(self, depth: int) -> float:
+        """Expected milliseconds for each query of this depth; 0 where none was seen yet."""
+        return self._ms.get(depth, 0.0)

@@ -1,0 +1,74 @@
+"""What waits, in groups that can share a batch; groups take turns, so that none holds up the others.
+
+A flood of deep searches then delays a shallow one by a batch, not by the flood. Within a group the order is
+that of arrival. Knows no clock and no event loop.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Generic, NamedTuple, TypeVar
+
+EntryT = TypeVar("EntryT")
+
+
+class Group(NamedTuple):
+    """What must be equal for queries to share a batch."""
+
+    owner: int
+    """Whose data the query needs; for a server, the version's."""
+    depth: int
+    """How many times the usual work a query may be, at least 1: so many fewer of them share a batch."""
+
+
+class Backlog(Generic[EntryT]):
+    """Entries that wait for their turn."""
+
+    def __init__(self, max_batch_size: int) -> None:
+        """Hold nothing yet.
+
+        Args:
+            max_batch_size: Most entries in a batch of depth 1.
+        """
+        self._max_batch_size = max_batch_size
+        # Dictionaries as ordered sets: those who leave are removed at once, wherever they stand.
+        self._groups: dict[Group, dict[EntryT, None]] = {}
+
+    def add(self, group: Group, entry: EntryT) -> None:
+        """Put an entry at the end of its group."""
+        self._groups.setdefault(group, {})[entry] = None
+
+    def discard(self, group: Group, entry: EntryT) -> None:
+        """Remove an entry that left; nothing happens where it has been taken already."""
+        entries = self._groups.get(group)
+        if entries is not None:
+            entries.pop(entry, None)
+            if not entries:
+                del self._groups[group]
+
+    def take(self) -> list[EntryT]:
+        """Remove and return the next batch; empty where nothing waits."""
+        if not self._groups:
+            return []
+        group = next(iter(self._groups))
+        entries = self._groups.pop(group)
+        batch = [entry for entry, _ in zip(entries, range(self._batch_size(group)), strict=False)]
+        for entry in batch:
+            del entries[entry]
+        if entries:
+            self._groups[group] = entries  # at the end: the other groups come first
+        return batch
+
+    def wait_ms(self, group: Group, ms_each: Callable[[int], float]) -> float:
+        """How long a newcomer of this group waits for the batches before its own, by `ms_each` of a depth."""
+        num_own = len(self._groups.get(group, ()))
+        num_rounds = num_own // self._batch_size(group) + 1
+        return num_own * ms_each(group.depth) + sum(
+            min(num_others, num_rounds * self._batch_size(other)) * ms_each(other.depth)
+            for other, num_others in self._sizes()
+            if other != group
+        )
+
+    def _sizes(self) -> Iterator[tuple[Group, int]]:
+        return ((group, len(entries)) for group, entries in self._groups.items())
+
+    def _batch_size(self, group: Group) -> int:
+        return max(1, self._max_batch_size // group.depth)

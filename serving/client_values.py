@@ -1,0 +1,187 @@
+"""What callers give and get as plain Python values, and the messages that carry it.
+
+Legend: K interests, D embedding, L history length, M candidates.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protos.v1 import retrieval_pb2
+from re4.errors import RequestError, ServerError
+from serving.policy_names import enum_name, policy_names
+from serving.status import STATUS_NAMES
+
+ItemIdList: TypeAlias = list[str] | list[int]
+
+_MessageT = TypeVar("_MessageT")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Interests:
+    """K interest vectors and what each attends to."""
+
+    vectors_KD: NDArray[np.float32]
+    attention_KL: NDArray[np.float32]
+    """Each interest's attention over `attended_item_ids`; every row sums to 1."""
+    attended_item_ids: ItemIdList
+    """The history items that counted, oldest first."""
+    version: str
+    """The bundle version that answered."""
+    num_unknown_history_ids: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Candidates:
+    """Candidates for one user, best first, in parallel arrays."""
+
+    item_ids: ItemIdList
+    scores_M: NDArray[np.float32]
+    interest_numbers_M: NDArray[np.int64]
+    """The interest, 0 to K-1, that gave the score."""
+    version: str
+    """The bundle version that gave the whole answer."""
+    num_unknown_history_ids: int
+    is_popularity_fallback: bool
+    """These are the most popular items, because nothing in the history was usable."""
+    interests: Interests | None
+    """Where they were asked for."""
+    stage_times: dict[str, int]
+    """Where the time went on the server, in microseconds, and the number of calls that shared the batch."""
+
+
+def retrieve_request(
+    history: Sequence[str] | Sequence[int],
+    num_candidates: int,
+    exclude: Sequence[str] | Sequence[int],
+    exclude_history: bool,
+    return_interests: bool,
+    merge_policy: str | None,
+) -> retrieval_pb2.RetrieveRequest:
+    """The request of Retrieve.
+
+    Raises:
+        RequestError: a value that no request can carry.
+    """
+    policy = _policy(merge_policy)
+    return _request(
+        lambda: retrieval_pb2.RetrieveRequest(
+            history=_item_ids(history, "history"),
+            num_candidates=num_candidates,
+            exclude=_item_ids(exclude, "exclude"),
+            exclude_history=exclude_history,
+            return_interests=return_interests,
+            merge_policy=policy,
+        )
+    )
+
+
+def encode_request(history: Sequence[str] | Sequence[int]) -> retrieval_pb2.EncodeRequest:
+    """The request of Encode.
+
+    Raises:
+        RequestError: ids that are neither all strings nor all integers.
+    """
+    return _request(lambda: retrieval_pb2.EncodeRequest(history=_item_ids(history, "history")))
+
+
+def to_candidates(reply: retrieval_pb2.RetrieveReply) -> Candidates:
+    """The values of a reply of Retrieve."""
+    has_interests, num_unknown = reply.HasField("interests"), reply.num_unknown_history_ids
+    return Candidates(
+        item_ids=_id_list(reply.items),
+        scores_M=np.array(reply.scores, np.float32),
+        interest_numbers_M=np.array(reply.interest_numbers, np.int64),
+        version=reply.version,
+        num_unknown_history_ids=num_unknown,
+        is_popularity_fallback=reply.is_popularity_fallback,
+        interests=to_interests(reply.interests, reply.version, num_unknown) if has_interests else None,
+        stage_times={
+            field.name: getattr(reply.stage_times, field.name)
+            for field in reply.stage_times.DESCRIPTOR.fields
+        },
+    )
+
+
+def to_batch(reply: retrieval_pb2.BatchRetrieveReply) -> list[Candidates | ServerError]:
+    """The values of a reply of BatchRetrieve: one entry for each user."""
+    item_ids = _id_list(reply.items)
+    scores, interest_numbers = np.array(reply.scores, np.float32), np.array(reply.interest_numbers, np.int64)
+    errors = {error.user: error for error in reply.errors}
+    found: list[Candidates | ServerError] = []
+    end = 0
+    for user, num_candidates in enumerate(reply.num_candidates):
+        start, end = end, end + num_candidates
+        if user in errors:
+            found.append(_user_error(errors[user]))
+            continue
+        num_unknown = reply.num_unknown_history_ids[user]
+        interests = reply.interests[user] if reply.interests else None
+        found.append(
+            Candidates(
+                item_ids=item_ids[start:end],
+                scores_M=scores[start:end],
+                interest_numbers_M=interest_numbers[start:end],
+                version=reply.version,
+                num_unknown_history_ids=num_unknown,
+                is_popularity_fallback=reply.is_popularity_fallback[user],
+                interests=to_interests(interests, reply.version, num_unknown)
+                if interests is not None and interests.num_interests
+                else None,
+                stage_times={},
+            )
+        )
+    return found
+
+
+def to_interests(found: retrieval_pb2.Interests, version: str, num_unknown_history_ids: int) -> Interests:
+    """The values of an Interests message."""
+    return Interests(
+        vectors_KD=np.array(found.vectors, np.float32).reshape(found.num_interests, found.embedding_dim),
+        attention_KL=np.array(found.attention, np.float32).reshape(found.num_interests, -1),
+        attended_item_ids=_id_list(found.attended_items),
+        version=version,
+        num_unknown_history_ids=num_unknown_history_ids,
+    )
+
+
+def _user_error(error: retrieval_pb2.UserError) -> ServerError:
+    code = STATUS_NAMES.get(error.code, error.code)
+    return ServerError(f"{code} for user {error.user}: {error.message}")
+
+
+def _request(build: Callable[[], _MessageT]) -> _MessageT:
+    try:
+        return build()
+    except (ValueError, TypeError) as error:  # out of range, a lone surrogate, not a number: from protobuf
+        raise RequestError(f"the request cannot be sent: {error}") from None
+
+
+def _policy(name: str | None) -> Any:
+    if name is None:
+        return retrieval_pb2.MERGE_POLICY_UNSPECIFIED
+    if name not in policy_names():
+        raise RequestError(f"merge_policy is {name!r}; there is {', '.join(policy_names())}")
+    return retrieval_pb2.MergePolicy.Value(enum_name(name))
+
+
+def _item_ids(ids: Sequence[str] | Sequence[int], field: str) -> retrieval_pb2.ItemIds:
+    if isinstance(ids, str | bytes):
+        raise RequestError(f"{field} is one text, {ids!r:.60}; give a list of ids")
+    values: list[Any] = [id_.item() if isinstance(id_, np.generic) else id_ for id_ in ids]
+    kinds = {type(value) for value in values}
+    if kinds <= {str}:
+        return retrieval_pb2.ItemIds(strings=values)
+    if kinds == {int}:
+        return retrieval_pb2.ItemIds(ints=values)
+    raise RequestError(
+        f"{field} holds {', '.join(sorted(kind.__name__ for kind in kinds))}; ids are all str or all int, "
+        "as the catalogue has them"
+    )
+
+
+def _id_list(ids: retrieval_pb2.ItemIds) -> ItemIdList:
+    return list(ids.strings) or list(ids.ints)

@@ -1,0 +1,28 @@
+"""Every interest gets the same number of places: small tastes are heard as well as large ones.
+
+Legend: K interests, S results per interest, L history length.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.merging.policy import Merged
+from serving.merging.quota import merge_by_quotas
+
+
+def merge_equal_quota(
+    scores_KS: NDArray[np.float32],
+    rows_KS: NDArray[np.int64],
+    excluded_rows: NDArray[np.int64],
+    num_candidates: int,
+    attention_KL: NDArray[np.float32],
+) -> Merged:
+    """The policy `equal-quota`: see `MergePolicy` and `merge_by_quotas`."""
+    quotas_K = equal_quotas(len(rows_KS), num_candidates)
+    return merge_by_quotas(scores_KS, rows_KS, excluded_rows, num_candidates, attention_KL, quotas_K)
+
+
+def equal_quotas(num_interests: int, num_candidates: int) -> list[int]:
+    """Places for each interest; where they cannot be equal, the lower numbers get one more."""
+    each, rest = divmod(num_candidates, num_interests)
+    return [each + (k < rest) for k in range(num_interests)]

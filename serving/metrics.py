@@ -1,0 +1,165 @@
+"""Every metric of a server: names, labels, buckets. Dashboards and alerts are written against this file.
+
+A worker counts calls in `CallMetrics`; the supervisor, which answers none, tells of versions and workers in
+`ServerFacts`. How they are published is the business of `metrics_page.py`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:  # the supervisor, which loads no parser, reads this file too
+    from serving.pipeline import StageTimes
+
+CALL_SECONDS_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+STAGE_SECONDS_BUCKETS: Final = (
+    0.0001,
+    0.0002,
+    0.0005,
+    0.001,
+    0.002,
+    0.005,
+    0.01,
+    0.02,
+    0.05,
+    0.1,
+    0.2,
+    0.5,
+    1.0,
+)
+BATCH_SIZE_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+STAGES: Final = ("check", "queue", "gather", "encode", "search", "merge", "reply")
+"""In the order of a call. `check`, `queue` and `reply` are measured for each Retrieve and Encode, the others
+for each batch, which its users share."""
+
+
+class CallMetrics:
+    """What one worker process counts. Safe to use from its event loop and its compute lane at once."""
+
+    def __init__(self) -> None:
+        """Start counting from zero, in a registry of its own."""
+        registry = CollectorRegistry()
+        self._calls = Counter(
+            "re4_calls", "Calls that ended, by gRPC status code.", ["method", "code"], registry=registry
+        )
+        self._call_seconds = Histogram(
+            "re4_call_seconds",
+            "From a call's arrival in its handler to its end, whatever the status.",
+            ["method"],
+            buckets=CALL_SECONDS_BUCKETS,
+            registry=registry,
+        )
+        stage_seconds = Histogram(
+            "re4_stage_seconds",
+            "Where the time of answered calls went.",
+            ["stage"],
+            buckets=STAGE_SECONDS_BUCKETS,
+            registry=registry,
+        )
+        self._stage_seconds = {stage: stage_seconds.labels(stage) for stage in STAGES}
+        self._batch_size = Histogram(
+            "re4_batch_size",
+            "Users that shared one run of the encoder and one search.",
+            buckets=BATCH_SIZE_BUCKETS,
+            registry=registry,
+        )
+        self._shed = Counter(
+            "re4_shed",
+            "Calls on which no work was spent: the queue was too long (overload), or the caller's deadline "
+            "too near (deadline).",
+            ["reason"],
+            registry=registry,
+        )
+        for reason in ("overload", "deadline"):
+            self._shed.labels(reason)
+        self._user_errors = Counter(
+            "re4_batch_user_errors",
+            "Users of BatchRetrieve who got no answer, by gRPC status code.",
+            ["code"],
+            registry=registry,
+        )
+        self._exact_searches = Counter(
+            "re4_exact_searches",
+            "Answers that needed an exact search, because the index found too few eligible items.",
+            registry=registry,
+        )
+        self.registry = registry
+
+    def call(self, method: str, code: str, seconds: float) -> None:
+        """A call ended."""
+        self._calls.labels(method, code).inc()
+        self._call_seconds.labels(method).observe(seconds)
+
+    def stage(self, stage: str, seconds: float) -> None:
+        """A stage of `STAGES` took so long."""
+        self._stage_seconds[stage].observe(seconds)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Measure a stage of `STAGES`; nothing is counted where the block raises."""
+        began_s = perf_counter()
+        yield
+        self.stage(stage, perf_counter() - began_s)
+
+    def batch(self, times: "StageTimes") -> None:
+        """A batch was run."""
+        self._batch_size.observe(times.batch_size)
+        self._exact_searches.inc(times.num_exact_searches)
+        for stage in ("gather", "encode", "search", "merge"):
+            self.stage(stage, getattr(times, f"{stage}_us") / 1e6)
+
+    def shed(self, reason: str) -> None:
+        """A call was turned away or dropped: `overload` or `deadline`."""
+        self._shed.labels(reason).inc()
+
+    def user_error(self, code: str) -> None:
+        """A user of a BatchRetrieve got no answer, but this gRPC status code."""
+        self._user_errors.labels(code).inc()
+
+
+@dataclass(kw_only=True, eq=False)
+class ServerFacts(Collector):
+    """What the supervisor knows; read whenever a scraper asks."""
+
+    live: Path | None = None
+    num_loads_ok: int = 0
+    num_loads_failed: int = 0
+    num_worker_restarts: int = 0
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics of this moment."""
+        loads = CounterMetricFamily(
+            "re4_version_loads",
+            "Bundle versions looked at: gone live (ok), or not (failed).",
+            labels=["result"],
+        )
+        loads.add_metric(["ok"], self.num_loads_ok)
+        loads.add_metric(["failed"], self.num_loads_failed)
+        yield loads
+        yield CounterMetricFamily(
+            "re4_worker_restarts", "Worker processes that ended and were replaced.", self.num_worker_restarts
+        )
+        if self.live is not None:
+            version = GaugeMetricFamily(
+                "re4_live_version", "Always 1; the label says what is live.", labels=["version"]
+            )
+            version.add_metric([self.live.name], 1)
+            yield version
+            age = datetime.now(UTC) - _published(self.live.name)
+            yield GaugeMetricFamily(
+                "re4_index_age_seconds", "Since the live version was published.", age.total_seconds()
+            )
+
+
+def _published(version: str) -> datetime:
+    """When a version was published, as its name says."""
+    return datetime.strptime(version.partition("-")[0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)

@@ -1,0 +1,302 @@
+"""`re4 bench serve` as a person meets it: reports, refusals, and what is left when something goes wrong."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import polars as pl
+import pytest
+from known_server import DEADLINE_S, KnownServer, info, reply
+from running_server import RE4
+
+from benchmarks.cli import serve
+from benchmarks.latency import measure
+from benchmarks.latency.client import ClientSettings
+from benchmarks.latency.load import ClosedLoad, OpenLoad, Timing
+from benchmarks.latency.session import Plan, Sweep, run
+from protos.v1 import retrieval_pb2 as pb
+from re4.errors import DataError, Re4Error, UsageError
+from tests.serving.small_bundles import SmallVersion
+
+QUICK = Timing(warmup_s=0.2, duration_s=0.6, deadline_s=3)
+
+
+@pytest.fixture(autouse=True)
+def _known_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most tests are not about the client's own limit."""
+    monkeypatch.setattr("benchmarks.latency.session.measure_ceiling", lambda *_, **__: 5000.0)
+    monkeypatch.setattr(measure, "MIN_LAG_MS", 1000.0)  # a busy machine is late by itself
+
+
+@pytest.fixture
+def real_ceiling(_known_ceiling: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure the client against a null server, but shortly."""
+    monkeypatch.setattr(measure, "_CEILING_TIMING", Timing(warmup_s=0.1, duration_s=0.4, deadline_s=10))
+    monkeypatch.setattr("benchmarks.latency.session.measure_ceiling", measure.measure_ceiling)
+
+
+@pytest.fixture
+def ids_file(tmp_path: Path) -> Path:
+    path = tmp_path / "ids.txt"
+    path.write_text("".join(f"{item_id}\n" for item_id in range(100)))
+    return path
+
+
+def plan(server: KnownServer | str, ids: Path | None, **changes: Any) -> Plan:
+    return replace(
+        Plan(
+            address=server if isinstance(server, str) else server.address,
+            bundles=None,
+            data=None,
+            ids=ids,
+            work=OpenLoad(rate_per_s=50, arrivals="constant"),
+            num_runs=3,
+            timing=QUICK,
+            client=ClientSettings(num_channels=2),
+            num_candidates=5,
+            exclude_history=False,
+            num_processes=1,
+            server_pid=None,
+            seed=0,
+            command="re4 bench serve --rate 50",
+        ),
+        **changes,
+    )
+
+
+def read(out: Path) -> dict[str, Any]:
+    return json.loads((out / "report.json").read_text())
+
+
+@pytest.mark.usefixtures("real_ceiling")
+def test_a_report_has_every_figure_as_json_text_and_picture(tmp_path: Path, ids_file: Path) -> None:
+    out = tmp_path / "out"
+    with KnownServer() as server:
+        told = run(plan(server, ids_file, server_pid=os.getpid()), out)
+    report = read(out)
+    assert report == json.loads(json.dumps(told))
+    assert report["status"] == "complete"
+    assert report["server"]["info"]["model"] == "known"
+    assert report["client"]["ceiling_per_s"] > report["client"]["max_rate_per_s"] > 50
+    assert report["machine"]["cpu_flags"]
+    assert "grpcio" in report["machine"]["packages"]
+    (point,) = report["points"]
+    assert (point["loop"], point["num_runs"], point["num_calls"]) == ("open", 3, 90)
+    assert point["offered_per_s"]["mean"] == pytest.approx(50)
+    for name in ("p50", "p90", "p99", "p99.9"):
+        figure = point["latency_ms"][name]
+        assert 0 <= figure["low"] <= figure["mean"] <= figure["high"]
+        assert figure["pooled"] > 0
+    assert point["batch_size"]["mean"] == pytest.approx(3, rel=0.01)
+    assert point["stages_us"]["search"]["p50"] == 40
+    assert point["server_usage"]["num_processes"] >= 1
+    assert point["client_usage"]["max_memory_bytes"] > 0
+    text = (out / "report.md").read_text()
+    assert "re4 bench serve --rate 50" in text
+    assert "REPORT" not in text
+    assert (out / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_closed_loop_at_the_client_s_own_limit_is_marked(
+    tmp_path: Path, ids_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.latency.session.measure_ceiling", lambda *_, **__: 10.0)
+    with KnownServer() as server:
+        run(plan(server, ids_file, work=ClosedLoad(concurrency=2), num_runs=1), tmp_path)
+    report = read(tmp_path)
+    assert report["status"] == "client-limited"
+    assert "over 80% of the 10/s" in report["status_reason"]
+
+
+def test_a_closed_loop_says_so(tmp_path: Path, ids_file: Path) -> None:
+    with KnownServer() as server:
+        run(plan(server, ids_file, work=ClosedLoad(concurrency=2), num_runs=1), tmp_path)
+    assert read(tmp_path)["points"][0]["loop"] == "closed"
+    assert "**Closed loop**" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.usefixtures("real_ceiling")
+def test_a_rate_that_the_client_cannot_offer_is_refused(tmp_path: Path, ids_file: Path) -> None:
+    work = OpenLoad(rate_per_s=10_000_000, arrivals="poisson")
+    with KnownServer() as server, pytest.raises(UsageError, match="does not measure itself"):
+        run(plan(server, ids_file, work=work), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert server.num_calls < 100  # a first look, and no load
+
+
+def test_a_client_that_sent_late_marks_its_report(
+    tmp_path: Path, ids_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "MIN_LAG_MS", 0.0)
+    monkeypatch.setattr(measure, "MAX_LAG_SHARE", 0.0)
+    with KnownServer() as server:
+        run(plan(server, ids_file, num_runs=1), tmp_path)
+    report = read(tmp_path)
+    assert report["status"] == "client-limited"
+    assert "ms late" in report["status_reason"]
+    assert (tmp_path / "report.md").read_text().splitlines()[2].startswith("**CLIENT-LIMITED REPORT")
+
+
+def test_a_server_replaced_between_runs_leaves_a_partial_report(tmp_path: Path, ids_file: Path) -> None:
+    with KnownServer(info=lambda number: info(server_version="1" if number < 2 else "2")) as server:
+        run(plan(server, ids_file), tmp_path)
+    report = read(tmp_path)
+    assert report["status"] == "partial"
+    assert report["status_reason"] == "the server changed in the middle: server_version from 1 to 2"
+    assert report["points"][0]["num_runs"] == 2
+
+
+def test_a_version_published_in_the_middle_leaves_a_partial_report(tmp_path: Path, ids_file: Path) -> None:
+    with KnownServer(answer=lambda number: reply() if number < 60 else reply("other")) as server:
+        run(plan(server, ids_file), tmp_path)
+    report = read(tmp_path)
+    assert report["status"] == "partial"
+    assert "version changed in the middle" in report["status_reason"]
+    assert report["points"][0]["num_answered"] > 0
+    assert "PARTIAL" in (tmp_path / "report.md").read_text()
+
+
+def test_a_sweep_ends_where_the_objective_is_missed(tmp_path: Path, ids_file: Path) -> None:
+    lock = asyncio.Lock()
+
+    async def queue(number: int) -> None:
+        async with lock:  # one call at a time, 10 ms each: 100 calls a second are all that it can do
+            await asyncio.sleep(0.01)
+
+    with KnownServer(queue) as server:
+        work = Sweep(first=OpenLoad(rate_per_s=50, arrivals="constant"), p99_ms=100)
+        run(plan(server, ids_file, work=work, num_runs=1, timing=replace(QUICK, duration_s=0.8)), tmp_path)
+    report = read(tmp_path)
+    assert report["status"] == "complete"
+    assert 20 <= report["knee"]["rate_per_s"] <= 110
+    assert not report["knee"]["is_client_limited"]
+    assert report["knee"]["reason"] == "higher rates miss a 99th percentile of 100 ms"
+    assert any(point["latency_ms"]["p99"]["pooled"] > 100 for point in report["points"])
+
+
+def test_a_sweep_that_reaches_the_client_s_end_does_not_call_it_the_server_s(
+    tmp_path: Path, ids_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.latency.session.measure_ceiling", lambda *_, **__: 100.0)
+    with KnownServer() as server:
+        work = Sweep(first=OpenLoad(rate_per_s=50, arrivals="constant"), p99_ms=3000)
+        run(plan(server, ids_file, work=work, num_runs=1), tmp_path)
+    report = read(tmp_path)
+    assert report["status"] == "client-limited"
+    assert report["knee"]["rate_per_s"] == 80
+    assert "cannot offer more than 80/s" in report["status_reason"]
+
+
+def test_a_server_that_refuses_the_requests_is_said_at_once(tmp_path: Path, ids_file: Path) -> None:
+    with (
+        KnownServer(status=lambda number: grpc.StatusCode.INVALID_ARGUMENT) as server,
+        pytest.raises(Re4Error, match="INVALID_ARGUMENT: on purpose"),
+    ):
+        run(plan(server, ids_file), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "say what to measure"),
+        ({"rate": 10.0, "concurrency": 2}, "closed loop"),
+        ({"rate": 0.0}, "--rate 0: must be greater than 0"),
+        ({"rate": 10.0, "num_runs": 0}, "--num-runs 0: must be greater than 0"),
+        ({"rate": 10.0, "arrivals": "bursts"}, "poisson or constant"),
+        ({"rate": 10.0}, "--address HOST:PORT"),
+    ],
+)
+def test_wrong_words_are_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        serve(**options, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_ids_there_is_nothing_to_ask(tmp_path: Path) -> None:
+    with KnownServer() as server, pytest.raises(UsageError, match="--data DIR"):
+        run(plan(server, None), tmp_path / "out")
+
+
+def test_what_is_no_data_set_is_named(tmp_path: Path) -> None:
+    with KnownServer() as server, pytest.raises(DataError, match="not a prepared data set"):
+        run(plan(server, None, data=tmp_path), tmp_path / "out")
+
+
+def bench(*words: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [*RE4, "bench", "serve", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_ctrl_c_leaves_a_partial_report(tmp_path: Path, ids_file: Path) -> None:
+    out = tmp_path / "out"
+    with KnownServer() as server:
+        words = ("--rate", "50", "--ids", str(ids_file), "--duration-s", "60", "--warmup-s", "0")
+        process = bench("--address", server.address, *words, "--out", str(out))
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "run 1 of 3" in line:
+                break
+        server.wait_for_calls(60)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 1
+    assert "partial report" in said
+    assert "interrupted" in said
+    report = read(out)
+    assert (report["status"], report["status_reason"]) == ("partial", "interrupted")
+    assert report["points"][0]["num_answered"] > 0
+
+
+def test_a_wrong_address_is_said_in_words(tmp_path: Path, ids_file: Path) -> None:
+    words = ("--rate", "5", "--ids", str(ids_file), "--out", str(tmp_path / "o"))
+    process = bench("--address", "127.0.0.1:1", *words)
+    _, said = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 1
+    assert "UNAVAILABLE from 127.0.0.1:1" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "o").exists()
+
+
+def test_bundles_start_a_server_and_give_recall(tmp_path: Path) -> None:
+    SmallVersion().publish(tmp_path / "bundles")
+    out = tmp_path / "out"
+    words = ("--rate", "40", "--duration-s", "1", "--warmup-s", "0.2", "--out", str(out), "--json")
+    asked = ("--num-candidates", "7", "--exclude-history")
+    process = bench("--bundles", str(tmp_path / "bundles"), *words, *asked)
+    told, said = process.communicate(timeout=DEADLINE_S)
+    report = read(out)
+    # On a busy machine the client is late by itself, and must say so.
+    assert (process.returncode, report["status"]) in {(0, "complete"), (1, "client-limited")}, said
+    assert json.loads(told) == report
+    assert report["recall"]["mean"] == pytest.approx(1.0)
+    assert report["recall"]["num_requests"] == 200
+    assert report["bundle"]["items"]["num_items"] == 60
+    assert report["points"][0]["failures"] == {}
+    assert report["points"][0]["server_usage"]["num_processes"] >= 2
+    assert "generated" in report["requests"]["source"]
+    assert report["command"].startswith("re4 bench serve --bundles ")
+
+
+def test_real_histories_are_a_data_set_s_test_users_newest_items(tmp_path: Path, ids_file: Path) -> None:
+    pl.DataFrame({"item_id": [70, 71, 72, 73]}).write_parquet(tmp_path / "items.parquet")
+    np.save(tmp_path / "test.items.npy", np.array([0, 1, 2, 3, 3, 2], np.int32))
+    np.save(tmp_path / "test.offsets.npy", np.array([0, 4, 6], np.int64))
+    np.save(tmp_path / "test.num_history.npy", np.array([3, 1], np.int32))
+    asked: set[tuple[int, ...]] = set()
+
+    class Listening(KnownServer):
+        async def _retrieve(self, data: bytes, context: Any) -> bytes:
+            asked.add(tuple(pb.RetrieveRequest.FromString(data).history.ints))
+            return await super()._retrieve(data, context)
+
+    with Listening(info=lambda number: info(max_history_length=2)) as server:
+        run(plan(server, None, data=tmp_path, num_runs=1), tmp_path / "out")
+    assert asked == {(71, 72), (73,)}

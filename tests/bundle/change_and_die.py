@@ -1,0 +1,92 @@
+"""Roll back and prune again and again in child processes, each killed one line of code later than the last.
+
+usage: change_and_die.py BUNDLES
+
+The directory holds versions of different times, the newest live. After each death `CURRENT` must name a
+version, every version must be complete, and those that must stay must be there. Prints one JSON object: how
+many died.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import bundle.exclusive
+import bundle.retention
+import bundle.rollback
+import re4.files
+from bundle.current import read_current
+from bundle.retention import prune
+from bundle.rollback import roll_back
+from bundle.verify import verify_version
+from bundle.versions import version_names
+
+TRACED = {
+    module.__file__ for module in (bundle.exclusive, bundle.retention, bundle.rollback, re4.files, shutil)
+}
+
+
+def lives(change: Callable[[], object], line_number: int) -> bool:
+    """Make the change in a child that dies at the line; whether it lived."""
+    process = os.fork()
+    if process == 0:
+        left = line_number
+
+        def trace(frame: FrameType, event: str, argument: object) -> Any:
+            nonlocal left
+            if frame.f_code.co_filename not in TRACED:
+                return None
+            if event == "line":
+                left -= 1
+                if left < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return trace
+
+        sys.settrace(trace)
+        change()
+        sys.settrace(None)
+        os._exit(0)
+    _, status = os.waitpid(process, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, status
+    return not os.WIFSIGNALED(status)
+
+
+def die_at_every_line(change: Callable[[], object], check: Callable[[], None]) -> int:
+    """Number of deaths before a child lived."""
+    num_deaths = 0
+    while not lives(change, num_deaths):
+        check()
+        num_deaths += 1
+    check()
+    return num_deaths
+
+
+def main() -> None:
+    bundles = Path(sys.argv[1])
+    names = version_names(bundles)
+    live, before = names[-1], names[-2]
+
+    def is_sound(allowed: set[str]) -> None:
+        assert read_current(bundles) in allowed, read_current(bundles)
+        left = version_names(bundles)
+        assert {live, before} <= set(left) <= set(names)
+        for name in left:
+            verify_version(bundles / name)
+
+    rollback_deaths = die_at_every_line(lambda: roll_back(bundles, before), lambda: is_sound({live, before}))
+    assert read_current(bundles) == before
+    roll_back(bundles, live)
+    prune_deaths = die_at_every_line(lambda: prune(bundles, num_kept=1), lambda: is_sound({live}))
+    assert version_names(bundles) == [before, live]
+    assert not list(bundles.glob(".pruned-*")), "left-overs of the dead"
+    sys.stdout.write(json.dumps({"rollback_deaths": rollback_deaths, "prune_deaths": prune_deaths}))
+
+
+if __name__ == "__main__":
+    main()

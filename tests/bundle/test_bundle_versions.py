@@ -1,0 +1,268 @@
+"""Listing, rolling back, pruning: what goes live is verified, what is needed stays, nothing is half done."""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sample_versions import publish_one
+
+from bundle import cli
+from bundle.current import read_current
+from bundle.layout import CURRENT, ENCODER, INDEX, MANIFEST, is_version_name
+from bundle.retention import prunable, prune
+from bundle.rollback import roll_back
+from bundle.versions import list_versions, version_names
+from re4.errors import BundleDamagedError, BundleError, UsageError
+
+
+@pytest.fixture
+def names(bundles: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Five versions, an hour apart, oldest first; the last is live."""
+    hours = iter(range(5))
+
+    class Clock:
+        @staticmethod
+        def now(zone: Any) -> datetime:
+            return datetime(2026, 1, 31, 12, tzinfo=UTC) + timedelta(hours=next(hours))
+
+    monkeypatch.setattr("bundle.publish.datetime", Clock)
+    return [publish_one(bundles, f"version {number}").name for number in range(5)]
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_the_list_is_newest_first_and_says_what_is_live(bundles: Path, names: list[str]) -> None:
+    found = list_versions(bundles, verify=True)
+    assert [facts.name for facts in found] == names[::-1]
+    assert [facts.is_live for facts in found] == [True] + [False] * 4
+    assert not any(facts.problem for facts in found)
+    newest = found[0]
+    assert (newest.model, newest.index, newest.num_items) == ("re4", "flat", 3)
+    assert newest.created_at.startswith("2026-01-31T16:00:00")
+    files = [path for path in (bundles / newest.name).iterdir() if path.name != MANIFEST]
+    assert newest.num_bytes == sum(path.stat().st_size for path in files)
+
+
+def test_damaged_versions_are_listed_as_such(bundles: Path, names: list[str]) -> None:
+    flip_a_bit(bundles / names[0] / INDEX)
+    (bundles / names[1] / MANIFEST).write_text("{")
+    seen = {facts.name: facts.problem for facts in list_versions(bundles, verify=False)}
+    assert [bool(seen[name]) for name in names] == [False, True, False, False, False]
+    seen = {facts.name: facts.problem for facts in list_versions(bundles, verify=True)}
+    assert [bool(seen[name]) for name in names] == [True, True, False, False, False]
+    assert INDEX in seen[names[0]]
+
+
+def test_the_list_needs_no_current(bundles: Path, names: list[str]) -> None:
+    (bundles / CURRENT).unlink()
+    assert not any(facts.is_live for facts in list_versions(bundles, verify=False))
+    with pytest.raises(BundleError, match="not a folder"):
+        list_versions(bundles / "nowhere", verify=False)
+
+
+def test_only_real_folders_named_like_versions_count(bundles: Path, names: list[str]) -> None:
+    (bundles / "20260131T235959Z-0123abcd").symlink_to(bundles / names[0])
+    (bundles / "20260131T235959Z-0123abce").write_text("a file")
+    (bundles / "notes").mkdir()
+    assert version_names(bundles) == names
+
+
+def test_rolling_back_goes_one_version_back_each_time(bundles: Path, names: list[str]) -> None:
+    for expected in names[-2::-1]:
+        assert roll_back(bundles) == expected == read_current(bundles)
+    with pytest.raises(BundleError, match=f"no version before the live one, {names[0]}"):
+        roll_back(bundles)
+    assert read_current(bundles) == names[0]
+    assert roll_back(bundles, names[4]) == read_current(bundles) == names[4]
+    assert sorted(path.name for path in bundles.iterdir()) == sorted([*names, CURRENT])
+
+
+def test_a_named_version_repairs_a_current_that_is_lost_or_wrong(bundles: Path, names: list[str]) -> None:
+    for content in (None, "../../etc\n", f"{names[0]}x\n"):
+        (bundles / CURRENT).unlink() if content is None else (bundles / CURRENT).write_text(content)
+        with pytest.raises(BundleError, match=CURRENT):
+            roll_back(bundles)
+        roll_back(bundles, names[2])
+        assert read_current(bundles) == names[2]
+
+
+def test_the_live_version_can_be_announced_anew(bundles: Path, names: list[str]) -> None:
+    before = (bundles / CURRENT).stat()
+    roll_back(bundles, names[4])
+    after = (bundles / CURRENT).stat()
+    assert (after.st_ino, after.st_mtime_ns) != (before.st_ino, before.st_mtime_ns)
+
+
+@pytest.mark.parametrize(
+    "damage", ["a flipped bit", "a missing file", "an extra file", "another one's manifest"]
+)
+def test_a_version_that_is_not_verified_does_not_go_live(
+    damage: str, bundles: Path, names: list[str]
+) -> None:
+    target = bundles / names[3]
+    if damage == "a flipped bit":
+        flip_a_bit(target / ENCODER)
+    elif damage == "a missing file":
+        (target / INDEX).unlink()
+    elif damage == "an extra file":
+        (target / "extra").write_text("x")
+    else:
+        (target / MANIFEST).write_bytes((bundles / names[2] / MANIFEST).read_bytes())
+    before = (bundles / CURRENT).stat()
+    for version in (None, names[3]):
+        with pytest.raises(BundleDamagedError, match=names[3]):
+            roll_back(bundles, version)
+    assert (bundles / CURRENT).stat() == before
+
+
+@pytest.mark.parametrize("version", ["../elsewhere", "", "20260131T235959Z-0123abcd", ".", "CURRENT"])
+def test_a_version_that_is_not_there_does_not_go_live(version: str, bundles: Path, names: list[str]) -> None:
+    with pytest.raises(BundleError, match=f"no version .*there is {names[4]}, {names[3]}"):
+        roll_back(bundles, version)
+    assert read_current(bundles) == names[4]
+
+
+def test_changes_wait_for_each_other(
+    bundles: Path, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the choice of a version to its going live, or its going, nobody else may change anything."""
+    num_tries = 0
+
+    def is_held(path: Path) -> Any:
+        nonlocal num_tries
+        num_tries += 1
+        folder = os.open(bundles, os.O_RDONLY)
+        try:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.close(folder)
+        return verified(path)
+
+    from bundle.verify import verify_version as verified
+
+    for module in ("bundle.rollback", "bundle.retention"):
+        monkeypatch.setattr(f"{module}.verify_version", is_held)
+    roll_back(bundles)
+    prune(bundles, num_kept=0)
+    assert num_tries == 2
+
+
+def test_pruning_keeps_the_live_version_newer_ones_and_some_older_ones(
+    bundles: Path, names: list[str]
+) -> None:
+    roll_back(bundles, names[3])
+    assert prunable(bundles, num_kept=3) == []
+    assert prunable(bundles, num_kept=2) == names[:1]
+    assert prune(bundles, num_kept=2) == names[:1]
+    assert prune(bundles, num_kept=0) == names[1:3]
+    assert version_names(bundles) == names[3:]
+    assert prune(bundles, num_kept=0) == []
+    assert sorted(path.name for path in bundles.iterdir()) == sorted([*names[3:], CURRENT])
+
+
+def test_pruning_touches_nothing_that_is_not_a_version(
+    bundles: Path, names: list[str], tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "precious").write_text("x")
+    (bundles / "20200131T235959Z-0123abcd").symlink_to(elsewhere)
+    (bundles / ".staging-0123456789abcdef").mkdir()
+    (bundles / "notes").mkdir()
+    prune(bundles, num_kept=0)
+    left = {path.name for path in bundles.iterdir() if not is_version_name(path.name)}
+    assert left == {".staging-0123456789abcdef", "notes", CURRENT}
+    assert (elsewhere / "precious").exists()
+
+
+def test_versions_of_the_live_ones_second_stay(bundles: Path, publish: Callable[[str], Path]) -> None:
+    """One of them may have been published a moment ago, and be about to go live."""
+    for number in range(4):
+        publish(str(number))
+    seconds = {name.partition("-")[0] for name in version_names(bundles)}
+    live = read_current(bundles).partition("-")[0]
+    prune(bundles, num_kept=0)
+    assert {name.partition("-")[0] for name in version_names(bundles)} == seconds & {live}
+
+
+@pytest.mark.parametrize("damage", ["the live version", "CURRENT"])
+def test_nothing_is_pruned_while_the_live_version_is_in_doubt(
+    damage: str, bundles: Path, names: list[str]
+) -> None:
+    if damage == "CURRENT":
+        (bundles / CURRENT).write_text("nonsense\n")
+    else:
+        flip_a_bit(bundles / names[4] / INDEX)
+    with pytest.raises(BundleError):
+        prune(bundles, num_kept=0)
+    assert version_names(bundles) == names
+
+
+def test_killed_at_any_line_every_version_is_complete_and_current_names_one(
+    bundles: Path, names: list[str]
+) -> None:
+    script = Path(__file__).with_name("change_and_die.py")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, str(script), str(bundles)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    deaths = json.loads(done.stdout)
+    assert deaths["rollback_deaths"] > 20
+    assert deaths["prune_deaths"] > 20
+
+
+def test_the_verbs(bundles: Path, names: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    def answer() -> dict[str, Any]:
+        answered: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return answered
+
+    cli.versions(bundles, as_json=True)
+    listed = answer()
+    assert listed["live"] == names[4]
+    assert [version["name"] for version in listed["versions"]] == names[::-1]
+    cli.rollback(bundles, as_json=True)
+    assert answer() == {"live": names[3]}
+    cli.prune(bundles, keep=1, dry_run=True, as_json=True)
+    assert answer() == {"would_remove": names[:2]}
+    assert version_names(bundles) == names
+    cli.prune(bundles, keep=1, as_json=True)
+    assert answer() == {"removed": names[:2]}
+    with pytest.raises(UsageError, match="--keep -1"):
+        cli.prune(bundles, keep=-1)
+
+
+def test_the_verbs_for_people(bundles: Path, names: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    flip_a_bit(bundles / names[1] / INDEX)
+    (bundles / CURRENT).unlink()
+    cli.versions(bundles, verify=True)
+    said = capsys.readouterr()
+    assert all(name in said.out for name in names)
+    assert "damaged" in said.out
+    assert INDEX in said.err
+    assert f"re4 rollback {bundles} VERSION" in said.err
+    cli.rollback(bundles, names[4])
+    assert f"{names[4]} is live" in capsys.readouterr().err
+    cli.prune(bundles, keep=3, dry_run=True)
+    cli.prune(bundles, keep=3)
+    cli.prune(bundles, keep=3)
+    said = capsys.readouterr()
+    assert f"{names[0]} would be removed" in said.err
+    assert f"{names[0]} was removed" in said.err
+    assert "nothing to remove" in said.err

@@ -1,0 +1,164 @@
+"""Exporting with an index that is not flat: what is published, and what is refused."""
+
+import json
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+from run_samples import FakeRun
+from typer.testing import CliRunner
+
+from bundle.current import live_version
+from bundle.golden import GoldenQueries
+from bundle.layout import CURRENT, GOLDEN, INDEX, VECTORS
+from bundle.manifest import IndexInfo
+from bundle.verify import verify_version
+from export import exporter, indexing
+from export.choosing import MAX_FLAT_ITEMS, choose
+from export.exporter import export_run, publish_run
+from export.frontier_plot import FRONTIER
+from export.indexes import RECIPES
+from export.tuning import Goal
+from re4.errors import ExportError, UsageError
+
+GOAL = Goal(recall=0.8, num_candidates=20)
+
+
+@pytest.fixture(scope="module")
+def large_run() -> FakeRun:
+    return FakeRun(num_items=3000, num_probes=300)
+
+
+@pytest.fixture(scope="module")
+def published(large_run: FakeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    bundles = tmp_path_factory.mktemp("bundles")
+    publish_run(large_run, bundles, index="ivf-pq", goal=GOAL)
+    return live_version(bundles)
+
+
+def test_the_manifest_says_what_was_chosen_and_what_else_there_was(published: Path) -> None:
+    info = verify_version(published).index
+    assert (info.kind, info.factory) == ("ivf-refined", "IVF64,PQ8x4fs")
+    assert set(info.search_parameters) == {"nprobe", "k_factor"}
+    assert info.recall >= info.recall_target == GOAL.recall
+    assert (info.num_candidates, info.num_queries) == (20, 150)
+    assert len(info.frontier) > 3
+    size = (published / INDEX).stat().st_size / 3000
+    assert {point.bytes_per_item for point in info.frontier} == {size}
+
+
+def test_the_plot_is_a_listed_file_of_the_version(published: Path) -> None:
+    assert FRONTIER in {entry.name for entry in verify_version(published).files}
+    assert (published / FRONTIER).read_bytes().startswith(b"\x89PNG\r\n")
+
+
+def test_the_published_index_reaches_the_goal(published: Path) -> None:
+    """On the golden queries, with the manifest's parameters, by the plainest count."""
+    info, vectors = verify_version(published).index, np.load(published / VECTORS)
+    index = faiss.read_index(str(published / INDEX))
+    parameters = faiss.IndexRefineSearchParameters(
+        k_factor=float(info.search_parameters["k_factor"]),
+        base_index_params=faiss.SearchParametersIVF(nprobe=info.search_parameters["nprobe"]),
+    )
+    shares = []
+    for interests_KD in GoldenQueries.read(published / GOLDEN).interests_QKD:
+        scores, rows = index.search(interests_KD, 20, params=parameters)
+        order = np.argsort(-scores, axis=None)
+        found = list(dict.fromkeys(rows.ravel()[order].tolist()))[:20]
+        exact = np.argsort(-(vectors @ interests_KD.T).max(axis=1))[:20]
+        shares.append(len(set(found) & set(exact.tolist())) / 20)
+    assert np.mean(shares) > GOAL.recall - 0.05
+
+
+def test_a_flat_version_has_no_plot(tmp_path: Path) -> None:
+    publish_run(FakeRun(), tmp_path, index="flat")
+    assert not (live_version(tmp_path) / FRONTIER).exists()
+
+
+def test_a_goal_out_of_reach_publishes_nothing(large_run: FakeRun, tmp_path: Path) -> None:
+    publish_run(FakeRun(), tmp_path, index="flat")
+    old = live_version(tmp_path)
+    with pytest.raises(ExportError, match="out of reach of HNSW2,Flat"):
+        publish_run(large_run, tmp_path, index="HNSW2,Flat", goal=Goal(recall=1.0, num_candidates=20))
+    assert {path.name for path in tmp_path.iterdir()} == {CURRENT, old.name}
+
+
+def test_an_index_that_servers_would_refuse_is_not_published(large_run: FakeRun, tmp_path: Path) -> None:
+    """Tuned for one candidate, it finds too few of the golden queries' hundred."""
+    with pytest.raises(ExportError, match=r"golden queries' 100, servers ask for 50%"):
+        publish_run(large_run, tmp_path, index="IVF500,Flat", goal=Goal(recall=0.6, num_candidates=1))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("index", "goal", "message"),
+    [
+        ("magic", GOAL, "or a FAISS factory string"),
+        ("IVF16;rm", GOAL, "choose one of auto"),
+        ("ivf", Goal(recall=0.5, num_candidates=10), r"--recall is 0\.5; choose 0\.6 to 1"),
+        ("ivf", Goal(recall=1.01, num_candidates=10), "--recall is 1.01"),
+        ("ivf", Goal(recall=float("nan"), num_candidates=10), "--recall is nan"),
+        ("ivf", Goal(recall=0.9, num_candidates=0), "--num-candidates is 0"),
+    ],
+)
+def test_wrong_words_are_refused_before_any_work(
+    index: str, goal: Goal, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        export_run(tmp_path / "no run", tmp_path / "bundles", index=index, goal=goal)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_factory_string_that_does_not_fit_the_width_publishes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot make an index of width 8"):
+        publish_run(FakeRun(), tmp_path, index="IVF2,PQ3x4fs")
+    assert not list(tmp_path.iterdir())
+
+
+def test_fewer_items_than_candidates(tmp_path: Path) -> None:
+    publish_run(FakeRun(num_items=30), tmp_path, index="hnsw", goal=Goal(recall=1.0, num_candidates=500))
+    info = verify_version(live_version(tmp_path)).index
+    assert (info.kind, info.recall, info.num_candidates) == ("hnsw", 1.0, 30)
+
+
+def test_a_single_history_tunes_and_judges(tmp_path: Path) -> None:
+    publish_run(FakeRun(num_probes=1), tmp_path, index="ivf", goal=GOAL)
+    assert verify_version(live_version(tmp_path)).index.num_queries == 1
+
+
+@pytest.mark.parametrize(
+    ("num_items", "name"),
+    [(1, "flat"), (MAX_FLAT_ITEMS, "flat"), (MAX_FLAT_ITEMS + 1, "ivf-pq"), (10**8, "ivf-pq")],
+)
+def test_auto_chooses_by_size_and_says_why_in_one_line(num_items: int, name: str) -> None:
+    chosen, reason = choose(num_items)
+    assert chosen == name
+    assert f"{num_items:,} items" in reason
+    assert "\n" not in reason
+    assert IndexInfo(kind="flat", reason=reason).reason == reason
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("dim", [7, 64])
+def test_every_recipe_fits_every_width(name: str, dim: int) -> None:
+    factory, reason = indexing.factory_for(name, 100_000, dim)
+    assert factory
+    assert reason is None
+
+
+def test_auto_is_told_and_kept(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import typer
+
+    from export.cli import export
+
+    told: list[str] = []
+    monkeypatch.setattr(exporter, "say", told.append)
+    app = typer.Typer()
+    app.command()(export)
+    line = [str(tiny_run), "--bundles", str(tmp_path), "--index", "auto", "--json"]
+    done = CliRunner().invoke(app, [*line, "--recall", "0.9", "--num-candidates", "7"])
+    assert done.exit_code == 0, done.output
+    index = json.loads(done.stdout)["index"]
+    assert told == [f"index Flat: {index['reason']}"]
+    assert (index["recall_target"], index["num_candidates"]) == (0.9, 7)

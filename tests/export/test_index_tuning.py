@@ -1,0 +1,175 @@
+"""Tuning keeps its promise: the recall of the merged list, by the plainest count, on new requests."""
+
+from itertools import pairwise
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from benchmarks.vectors import VectorSpace
+from export import tuning
+from export.building import BuiltIndex, build_index
+from export.indexes import RECIPES
+from export.indexes.flat import FLAT
+from export.merged_recall import exact_thresholds, merge_max_score, merged_recall
+from export.tuning import Goal, Measured, Queries, num_queries_for, pareto, tune
+from re4.errors import ExportError
+
+NUM_ITEMS, DIM, NUM_QUERIES, NUM_CANDIDATES = 4000, 16, 60, 25
+GOAL = Goal(recall=0.9, num_candidates=NUM_CANDIDATES)
+
+
+@pytest.fixture(scope="module")
+def vectors(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    path = tmp_path_factory.mktemp("vectors") / "vectors.npy"
+    VectorSpace(num_items=NUM_ITEMS, embedding_dim=DIM).write_items(path)
+    return np.load(path, mmap_mode="r")
+
+
+@pytest.fixture(scope="module")
+def interests() -> np.ndarray:
+    return VectorSpace(num_items=NUM_ITEMS, embedding_dim=DIM).interests(NUM_QUERIES, 3)
+
+
+def plain_recall(built: BuiltIndex, settings: dict, interests: np.ndarray, vectors: np.ndarray) -> float:
+    """Sets of rows, one request at a time."""
+    shares = []
+    for interests_KD in interests:
+        scores, rows = built.index.search(interests_KD, NUM_CANDIDATES, params=built.parameters(settings))
+        best: dict[int, float] = {}
+        for row, score in zip(rows.ravel().tolist(), scores.ravel().tolist(), strict=True):
+            if row >= 0:
+                best[row] = max(score, best.get(row, -np.inf))
+        found = sorted(best, key=lambda row: -best[row])[:NUM_CANDIDATES]
+        exact = np.argsort(-(vectors @ interests_KD.T).max(axis=1))[:NUM_CANDIDATES]
+        shares.append(len(set(found) & set(exact.tolist())) / NUM_CANDIDATES)
+    return float(np.mean(shares))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_goal_is_reached_on_requests_that_had_no_part(
+    name: str, vectors: np.ndarray, interests: np.ndarray
+) -> None:
+    built = build_index(RECIPES[name](NUM_ITEMS, DIM), vectors)
+    info = tune(built, vectors, interests, GOAL, num_bytes=NUM_ITEMS * 100, reason="a test")
+    held_out = interests[1::2]
+    assert info.recall == pytest.approx(
+        plain_recall(built, info.search_parameters, held_out, vectors), abs=0.002
+    )
+    assert info.recall >= GOAL.recall == info.recall_target
+    assert (info.num_queries, info.num_candidates) == (len(held_out), NUM_CANDIDATES)
+    assert (info.factory, info.reason) == (built.factory, "a test")
+    assert (info.kind == "flat") == (info.search_parameters == {})
+    assert info.kind.endswith("-refined") == ("k_factor" in info.search_parameters)
+
+    frontier = info.frontier
+    assert all(point.bytes_per_item == 100 for point in frontier)
+    assert all(
+        slower.recall > faster.recall and slower.request_us >= faster.request_us
+        for faster, slower in pairwise(frontier)
+    )
+    for point in frontier[:: max(1, len(frontier) // 3)]:
+        again = plain_recall(built, point.search_parameters, interests[::2], vectors)
+        assert point.recall == pytest.approx(again, abs=0.002)
+
+
+def test_more_recall_costs_more_effort(vectors: np.ndarray, interests: np.ndarray) -> None:
+    built = build_index("IVF64,Flat", vectors)
+    little, much = (
+        tune(
+            built, vectors, interests, Goal(recall=recall, num_candidates=NUM_CANDIDATES), num_bytes=1
+        ).search_parameters["nprobe"]
+        for recall in (0.6, 0.99)
+    )
+    assert little < much
+
+
+def test_a_goal_out_of_reach_says_what_was_reached_and_what_helps(
+    vectors: np.ndarray, interests: np.ndarray
+) -> None:
+    poor = build_index("HNSW2,Flat", vectors)
+    with pytest.raises(ExportError) as missed:
+        tune(poor, vectors, interests, Goal(recall=1.0, num_candidates=NUM_CANDIDATES), num_bytes=1)
+    text = str(missed.value)
+    assert "--recall 1 for 25 candidates is out of reach of HNSW2,Flat: the best is 0." in text
+    assert "with ef_search" in text
+    assert "HNSW64" in text
+    assert "--index flat" in text
+
+
+def test_a_setting_that_fails_the_other_half_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two halves that disagree: what choosing liked best, judging refuses."""
+    recalls = {"choosing": {1: 0.97, 2: 0.98, 3: 1.0}, "judging": {1: 0.94, 2: 0.96, 3: 0.99}}
+    family = FLAT.__class__(
+        name="fake",
+        exact_types=frozenset(),
+        coded_types=frozenset(),
+        settings=lambda index, num_results: [{"nprobe": step} for step in (1, 2, 3)],
+        parameters=lambda settings: None,
+        advice="nothing",
+    )
+    halves = iter(("choosing", "judging"))
+
+    class Scripted:
+        num_candidates = 5
+
+        def __init__(self, *_: object) -> None:
+            self.recalls = recalls[next(halves)]
+
+        def __len__(self) -> int:
+            return 7
+
+        def measure(self, built: BuiltIndex, settings: dict) -> Measured:
+            step = settings["nprobe"]
+            return Measured(settings=settings, recall=self.recalls[step], request_us=10.0 + step)
+
+    monkeypatch.setattr(tuning, "Queries", Scripted)
+    built = BuiltIndex(index=SimpleNamespace(), factory="fake", family=family, is_refined=False)
+    goal = Goal(recall=0.95, num_candidates=5)
+    info = tune(built, np.zeros((10, 2), np.float32), np.zeros((8, 1, 2), np.float32), goal, num_bytes=1)
+    assert (info.search_parameters, info.recall) == ({"nprobe": 2}, 0.96)
+    recalls["judging"] = dict.fromkeys((1, 2, 3), 0.9)
+    halves = iter(("choosing", "judging"))
+    with pytest.raises(ExportError, match=r"the best is 0\.9000"):
+        tune(built, np.zeros((10, 2), np.float32), np.zeros((8, 1, 2), np.float32), goal, num_bytes=1)
+
+
+def test_thresholds_and_merging_are_those_of_brute_force(vectors: np.ndarray, interests: np.ndarray) -> None:
+    scores_QN = np.einsum("qkd,nd->qkn", interests, vectors).max(axis=1)
+    thresholds = exact_thresholds(interests, vectors, 10)
+    np.testing.assert_allclose(thresholds, np.sort(scores_QN, axis=1)[:, -10], rtol=1e-5)
+    exact = np.argsort(-scores_QN, axis=1)[:, :10]
+    assert merged_recall(interests, vectors, exact, thresholds) == 1.0
+
+
+def test_ties_harm_nobody_and_missing_results_find_nothing() -> None:
+    vectors = np.ones((20, 4), np.float32)
+    interests = np.ones((1, 2, 4), np.float32)
+    thresholds = exact_thresholds(interests, vectors, 3)
+    assert merged_recall(interests, vectors, np.array([[17, 18, 19]]), thresholds) == 1.0
+    assert merged_recall(interests, vectors, np.array([[17, -1, -1]]), thresholds) == pytest.approx(1 / 3)
+    scores = np.array([[[5, 4, -9], [6, 5, -9]]], np.float32)
+    rows = np.array([[[2, 3, -1], [3, 7, -1]]])
+    assert merge_max_score(scores, rows, 4).tolist() == [[3, 2, 7, -1]]
+
+
+def test_the_frontier_holds_what_nothing_beats() -> None:
+    points = [
+        Measured(settings={"nprobe": n}, recall=recall, request_us=us)
+        for n, (recall, us) in enumerate([(0.5, 10), (0.4, 12), (0.9, 20), (0.9, 25), (0.6, 20), (1.0, 90)])
+    ]
+    assert [point.settings["nprobe"] for point in pareto(points)] == [0, 2, 5]
+
+
+def test_exact_answers_stay_affordable() -> None:
+    assert num_queries_for(10**4, 4) == 1000
+    assert num_queries_for(2 * 10**6, 4) == 500
+    assert num_queries_for(10**8, 4) == 200
+
+
+def test_measuring_leaves_the_number_of_threads_alone(vectors: np.ndarray, interests: np.ndarray) -> None:
+    import faiss
+
+    before = faiss.omp_get_max_threads()
+    Queries(interests[:3], vectors, 5).measure(build_index("Flat", vectors), {})
+    assert faiss.omp_get_max_threads() == before

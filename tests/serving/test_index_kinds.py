@@ -1,0 +1,263 @@
+"""Every kind on the allow-list serves with its manifest's parameters; nothing else gets through."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+from running_server import RunningServer
+from small_bundles import MAX_HISTORY, NUM_INTERESTS, SmallVersion
+
+from bundle.manifest import IndexInfo, ItemsInfo, ModelInfo
+from bundle.publish import stage_version
+from bundle.verify import verify_version
+from export.building import BuiltIndex, build_index
+from export.merged_recall import merge_max_score
+from re4.errors import BundleError
+from serving.check import load_and_try
+from serving.client import RetrievalClient
+from serving.indexes import KINDS
+from serving.pipeline import Query
+from serving.settings import ServerSettings
+from serving.snapshot import Snapshot, load_snapshot
+
+NUM_ITEMS, NUM_CANDIDATES = 800, 10
+
+KIND_SETTINGS = {
+    "hnsw": ("HNSW6,Flat", {"ef_search": 60}),
+    "hnsw-refined": ("HNSW6_SQ8", {"ef_search": 60, "k_factor": 2}),
+    "ivf": ("IVF16,Flat", {"nprobe": 4}),
+    "ivf-refined": ("IVF16,PQ8x4fs", {"nprobe": 4, "k_factor": 3}),
+}
+
+
+class VersionOfKind(SmallVersion):
+    """A small version with an index that is not flat."""
+
+    def __init__(self, factory: str, info: IndexInfo) -> None:
+        super().__init__(num_items=NUM_ITEMS, seed=8)
+        self.info = info
+        self.built = build_index(factory, self.vectors_ND)
+        self.index = faiss.serialize_index(self.built.index).tobytes()
+
+    def publish(self, bundles: Path) -> str:
+        with stage_version(bundles) as staged:
+            self.write(staged.path)
+            return staged.publish(
+                model=ModelInfo(
+                    name="re4",
+                    num_interests=NUM_INTERESTS,
+                    embedding_dim=self.vectors_ND.shape[1],
+                    max_history_length=MAX_HISTORY,
+                    space=self.space,
+                ),
+                index=self.info,
+                items=ItemsInfo(num_items=NUM_ITEMS, id_kind="string", space=self.space),
+                evaluation={},
+                lineage={},
+            )
+
+
+def version_of(kind: str, **changes: object) -> VersionOfKind:
+    factory, settings = KIND_SETTINGS[kind]
+    info = {"kind": kind, "factory": factory, "search_parameters": settings} | changes
+    return VersionOfKind(factory, IndexInfo(**info))
+
+
+def expected_rows(built: BuiltIndex, interests_KD: np.ndarray, parameters: object) -> list[int]:
+    """K searches in this process, and their merge."""
+    found = built.index.search(interests_KD.astype(np.float32), NUM_CANDIDATES, params=parameters)
+    return merge_max_score(found[0][None], found[1][None], NUM_CANDIDATES)[0].tolist()
+
+
+def assert_true_scores(
+    version: SmallVersion,
+    interests_KD: np.ndarray,
+    rows: list[int],
+    scores_M: np.ndarray,
+    interest_numbers_M: np.ndarray,
+) -> None:
+    """The score is the named interest's inner product with the item's own vector, codes or not."""
+    products = (version.vectors_ND[rows] * interests_KD[interest_numbers_M]).sum(axis=1)
+    np.testing.assert_allclose(scores_M, products, rtol=1e-4, atol=1e-4)
+
+
+def test_the_allow_list_is_this() -> None:
+    assert set(KINDS) == {"flat"} | set(KIND_SETTINGS)
+
+
+@pytest.mark.parametrize("kind", KIND_SETTINGS)
+def test_a_server_searches_with_the_manifests_parameters(kind: str, tmp_path: Path) -> None:
+    version = version_of(kind)
+    version.publish(tmp_path)
+    rng = np.random.default_rng(2)
+    histories = [rng.integers(NUM_ITEMS, size=4).tolist() for _ in range(40)]
+    wanted = version.built.parameters(KIND_SETTINGS[kind][1])
+    differs, shares = 0, []
+    with RunningServer(tmp_path) as server, RetrievalClient(server.address) as client:
+        for history in histories:
+            reply = client.retrieve([version.ids[row] for row in history], NUM_CANDIDATES)
+            rows = [version.ids.index(item) for item in reply.item_ids]
+            interests_KD, _ = version.encode(history)
+            assert rows == expected_rows(version.built, interests_KD, wanted)
+            assert_true_scores(version, interests_KD, rows, reply.scores_M, reply.interest_numbers_M)
+            differs += rows != expected_rows(version.built, interests_KD, None)
+            shares.append(len(set(rows) & set(version.best(history, NUM_CANDIDATES))) / NUM_CANDIDATES)
+    assert differs > 0, "with FAISS's own defaults the answers would be others"
+    assert np.mean(shares) > 0.7
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Callable[[str], tuple[VersionOfKind, Snapshot]]:
+    def load_kind(kind: str) -> tuple[VersionOfKind, Snapshot]:
+        version = version_of(kind)
+        path = tmp_path / version.publish(tmp_path)
+        return version, load_snapshot(path, verify_version(path), max_batch_size=8, merge_policy="max-score")
+
+    return load_kind
+
+
+@pytest.mark.parametrize("kind", KIND_SETTINGS)
+def test_missing_results_are_never_candidates(
+    kind: str, load: Callable[[str], tuple[VersionOfKind, Snapshot]]
+) -> None:
+    """Asked for more than it can find, an index fills up with -1, which is no item, least of all the last."""
+    version, snapshot = load(kind)
+    excluded = np.arange(0, NUM_ITEMS, 2)
+    asked = [
+        Query(history_rows_L=np.array([3, 4]), num_candidates=NUM_ITEMS),
+        Query(history_rows_L=np.array([700]), num_candidates=NUM_ITEMS, excluded_rows=excluded),
+        Query(history_rows_L=np.array([9, 1, 5]), num_candidates=3),
+    ]
+    answers = snapshot.pipeline.run(asked)
+    for answer, query in zip(answers, asked, strict=True):
+        rows = answer.merged.rows_M.tolist()
+        assert 0 <= min(rows) <= max(rows) < NUM_ITEMS
+        assert len(set(rows)) == len(rows)
+        assert not set(rows) & set(query.excluded_rows.tolist())
+        assert_true_scores(
+            version, answer.interests_KD, rows, answer.merged.scores_M, answer.merged.interest_numbers_M
+        )
+    raw = snapshot.pipeline._searcher.search(answers[0].interests_KD, NUM_ITEMS)[1]
+    assert (raw == -1).any() or kind.startswith("hnsw")
+    assert len(answers[2].merged.rows_M) == 3
+
+
+@pytest.mark.parametrize("kind", KIND_SETTINGS)
+def test_answers_do_not_depend_on_the_batch(
+    kind: str, load: Callable[[str], tuple[VersionOfKind, Snapshot]]
+) -> None:
+    _, snapshot = load(kind)
+    asked = [Query(history_rows_L=np.array([row, row + 1]), num_candidates=7) for row in range(8)]
+    together = snapshot.pipeline.run(asked)
+    for query, answer in zip(asked, together, strict=True):
+        alone = snapshot.pipeline.run([query])[0]
+        assert alone.merged.rows_M.tolist() == answer.merged.rows_M.tolist()
+
+
+def serialised(index: faiss.Index) -> bytes:
+    return faiss.serialize_index(index).tobytes()
+
+
+def filled(factory: str, vectors_ND: np.ndarray, metric: int = faiss.METRIC_INNER_PRODUCT) -> faiss.Index:
+    index = faiss.index_factory(vectors_ND.shape[1], factory, metric)
+    index.train(vectors_ND)
+    index.add(vectors_ND)
+    return index
+
+
+def _base_of_other_size(version: VersionOfKind) -> bytes:
+    index = build_index("IVF16,PQ8x4fs", version.vectors_ND).index
+    faiss.downcast_index(index.base_index).add(version.vectors_ND[:5])
+    return serialised(index)
+
+
+def _lists_around_other_centroids(vectors_ND: np.ndarray) -> faiss.Index:
+    index = faiss.IndexIVFFlat(faiss.IndexFlatL2(8), 8, 16, faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors_ND)
+    index.add(vectors_ND)
+    return index
+
+
+WRONG_INDEXES: dict[str, tuple[str, Callable[[VersionOfKind], bytes], str]] = {
+    "a graph where lists belong": (
+        "ivf-refined",
+        lambda version: serialised(filled("HNSW8_SQ8,RFlat", version.vectors_ND)),
+        "refined index: IndexHNSWSQ; with these search parameters it may be IndexIVFFlat",
+    ),
+    "lists where a graph belongs": (
+        "hnsw-refined",
+        lambda version: serialised(filled("IVF8,SQ8,RFlat", version.vectors_ND)),
+        "refined index: IndexIVFScalarQuantizer",
+    ),
+    "a type inside that is on no list": (
+        "ivf-refined",
+        lambda version: serialised(filled("PCA4,IVF8,Flat,RFlat", version.vectors_ND)),
+        "refined index: IndexPreTransform",
+    ),
+    "codes that do the refining": (
+        "ivf-refined",
+        lambda version: serialised(filled("IVF8,SQ8,Refine(SQ8)", version.vectors_ND)),
+        "holds a IndexRefine, a ivf-refined index is one of IndexRefineFlat",
+    ),
+    "centroids of another metric": (
+        "ivf",
+        lambda version: serialised(_lists_around_other_centroids(version.vectors_ND)),
+        "centroids: IndexFlatL2",
+    ),
+    "more items behind than in front": ("ivf-refined", _base_of_other_size, "refined index: 805 vectors"),
+    "codes without refinement": (
+        "ivf",
+        lambda version: serialised(filled("IVF8,SQ8", version.vectors_ND)),
+        "begins with b'IwSq'",
+    ),
+    "another metric": (
+        "hnsw",
+        lambda version: serialised(filled("HNSW8", version.vectors_ND, faiss.METRIC_L2)),
+        "metric 1",
+    ),
+    "another catalogue": (
+        "ivf-refined",
+        lambda version: serialised(
+            build_index("IVF16,PQ8x4fs", SmallVersion(num_items=NUM_ITEMS).vectors_ND).index
+        ),
+        "not of one catalogue",
+    ),
+    "cut off": ("ivf-refined", lambda version: version.index[:-100], "FAISS refuses it"),
+    "noise behind the right signature": (
+        "hnsw",
+        lambda version: b"IHNf" + np.random.default_rng(0).bytes(5000),
+        "FAISS refuses it",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_INDEXES)
+def test_an_index_of_other_parts_is_refused(name: str, tmp_path: Path) -> None:
+    kind, make, message = WRONG_INDEXES[name]
+    version = version_of(kind)
+    version.index = make(version)
+    path = tmp_path / version.publish(tmp_path)
+    with pytest.raises(BundleError) as refused:
+        load_and_try(path, ServerSettings(max_batch_size=4))
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        ("flat", {"nprobe": 3}, "takes no search parameters"),
+        ("ivf", {}, "nprobe are needed, found none"),
+        ("ivf", {"nprobe": 0}, "nprobe is 0"),
+        ("ivf", {"nprobe": 2.5}, r"nprobe is 2\.5"),
+        ("ivf", {"nprobe": 2, "ef_search": 3}, "nprobe are needed, found ef_search, nprobe"),
+        ("hnsw", {"ef_search": 1 << 40}, "ef_search is 1099511627776"),
+        ("ivf-refined", {"nprobe": 2}, "nprobe, k_factor are needed"),
+        ("ivf-refined", {"nprobe": 2, "k_factor": 0.5}, r"k_factor is 0\.5"),
+        ("hnsw-refined", {"nprobe": 2, "k_factor": 2}, "ef_search, k_factor are needed"),
+    ],
+)
+def test_parameters_of_another_kind_are_refused(kind: str, settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        KINDS[kind].search_parameters(settings)

@@ -1,0 +1,215 @@
+"""The metrics page of a real server, scraped: right counts over all workers, kept when one dies."""
+
+import asyncio
+import os
+import signal
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from damaged_versions import CHANGED_FILES, publish
+from prometheus_client.parser import text_string_to_metric_families
+from running_server import DEADLINE_S, RunningServer, raw_call
+from small_bundles import SmallVersion
+from test_server_in_process import Held, call, drive, serving
+from test_server_processes import serve_and_fail
+
+from re4.errors import ServerError
+from serving.client import RetrievalClient
+from serving.metrics import STAGES
+from serving.pipeline import Pipeline
+from serving.server import RetrievalServer
+from serving.snapshot import Snapshot
+
+README = Path(__file__).parents[2] / "serving" / "README.md"
+
+
+class Scraped:
+    """One look at the page."""
+
+    def __init__(self, url: str) -> None:
+        with urllib.request.urlopen(url, timeout=DEADLINE_S) as page:  # our own server
+            self.families = list(text_string_to_metric_families(page.read().decode()))
+
+    def value(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that have these labels."""
+        return sum(sample.value for sample in self._samples(name) if labels.items() <= sample.labels.items())
+
+    def labels(self, name: str) -> list[dict[str, str]]:
+        return [sample.labels for sample in self._samples(name)]
+
+    def _samples(self, name: str) -> list[Any]:
+        return [sample for family in self.families for sample in family.samples if sample.name == name]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    bundles = tmp_path_factory.mktemp("measured") / "bundles"
+    SmallVersion(seed=1).publish(bundles)
+    return bundles
+
+
+@pytest.fixture(scope="module")
+def measured(folder: Path) -> Iterator[RunningServer]:
+    options = ("--num-processes", "2", "--poll-interval-s", "0.02", "--metrics-address", "127.0.0.1:0")
+    with RunningServer(folder, *options) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def url(measured: RunningServer) -> str:
+    return measured.wait_for(r"metrics on (http://127\.0\.0\.1:\d+/metrics)").group(1)
+
+
+def test_calls_are_counted_by_method_and_status_over_all_workers(measured: RunningServer, url: str) -> None:
+    before = Scraped(url)
+    for _ in range(8):  # each on a connection of its own, which the kernel gives to one of the two workers
+        with RetrievalClient(measured.address) as client:
+            client.retrieve(["item-1-é"], 5)
+    with RetrievalClient(measured.address) as client:
+        client.encode(["item-1-é"])
+        client.info()
+        found = client.retrieve_batch([["item-1-é"], ["unknown"], ["item-2-é"]], 5)
+        assert isinstance(found[1], ServerError)
+        with pytest.raises(ServerError):
+            client.retrieve(["item-1-é"], 0)
+    with grpc.insecure_channel(measured.address) as channel:
+        raw_call(channel, "Retrieve", b"\xff")
+    after = Scraped(url)
+
+    def grown(name: str, **labels: str) -> float:
+        return after.value(name, **labels) - before.value(name, **labels)
+
+    assert grown("re4_calls_total") == 13
+    assert grown("re4_calls_total", method="Retrieve", code="OK") == 8
+    assert grown("re4_calls_total", method="Retrieve", code="INVALID_ARGUMENT") == 2
+    for method in ("Encode", "Info", "BatchRetrieve"):
+        assert grown("re4_calls_total", method=method, code="OK") == 1
+    assert grown("re4_call_seconds_count", method="Retrieve") == 10
+    assert grown("re4_call_seconds_sum", method="Retrieve") > 0
+    assert grown("re4_batch_user_errors_total", code="FAILED_PRECONDITION") == 1
+    assert grown("re4_batch_size_count") == 10
+    assert grown("re4_batch_size_sum") == 11  # the two good users of the BatchRetrieve shared a batch
+    assert grown("re4_stage_seconds_count", stage="queue") == 9
+    for stage in ("gather", "encode", "search", "merge"):
+        assert grown("re4_stage_seconds_count", stage=stage) == 10
+    assert {labels["stage"] for labels in after.labels("re4_stage_seconds_count")} == set(STAGES)
+    assert after.value("re4_shed_total") == after.value("re4_exact_searches_total") == 0
+
+
+def test_counts_outlive_a_worker_that_dies(measured: RunningServer, url: str) -> None:
+    with RetrievalClient(measured.address) as client:
+        client.retrieve(["item-1-é"], 5)
+    before = Scraped(url)
+    seen = measured.num_lines
+    for worker in measured.workers():
+        os.kill(worker, signal.SIGKILL)
+    for number in (1, 2):
+        measured.wait_for(rf"worker {number}: serving", after=seen)
+    with RetrievalClient(measured.address) as client:
+        client.retrieve(["item-1-é"], 5)
+    after = Scraped(url)
+    for scraped, num_calls in ((before, 0), (after, 1)):
+        assert scraped.value("re4_calls_total", method="Retrieve", code="OK") == num_calls + before.value(
+            "re4_calls_total", method="Retrieve", code="OK"
+        )
+    assert after.value("re4_worker_restarts_total") - before.value("re4_worker_restarts_total") == 2
+
+
+def test_versions_that_went_live_or_were_refused_and_the_age_of_the_live_one(
+    folder: Path, measured: RunningServer, url: str
+) -> None:
+    assert Scraped(url).value("re4_version_loads_total", result="ok") == 1
+    seen = measured.num_lines
+    good = SmallVersion(seed=2).publish(folder)
+    for number in (1, 2):
+        measured.wait_for(rf"worker {number}: serving {good}", after=seen)
+    bad = publish(folder, SmallVersion(seed=3), CHANGED_FILES["a flipped bit"][0])
+    measured.wait_for(f"version {bad} refused", after=seen)
+    scraped = Scraped(url)
+    assert scraped.value("re4_version_loads_total", result="ok") == 2
+    assert scraped.value("re4_version_loads_total", result="failed") == 1
+    assert scraped.value("re4_live_version", version=good) == scraped.value("re4_live_version") == 1
+    assert 0 <= scraped.value("re4_index_age_seconds") < DEADLINE_S
+    assert Scraped(url).value("re4_index_age_seconds") > scraped.value("re4_index_age_seconds")
+
+
+def test_every_metric_is_in_the_readme(url: str) -> None:
+    text = README.read_text()
+    names = {family.name for family in Scraped(url).families}
+    assert len(names) == 11
+    assert not [name for name in names if f"`{name}" not in text]
+
+
+def test_there_is_no_page_unless_it_is_asked_for(server: RunningServer) -> None:
+    assert "metrics on" not in server.log
+
+
+def test_a_page_that_cannot_be_served_ends_the_start(folder: Path, url: str) -> None:
+    taken = url.removeprefix("http://").removesuffix("/metrics")
+    code, words = serve_and_fail(folder, "--metrics-address", taken)
+    assert code == 1
+    assert f"cannot serve metrics on {taken}: Address already in use" in words
+    code, words = serve_and_fail(folder, "--metrics-address", "0.0.0.0:0")
+    assert code == 2
+    assert "--metrics-address 0.0.0.0:0 can be reached from other machines" in words
+
+
+def counted(server: RetrievalServer, name: str, **labels: str) -> float:
+    value: Any = server.metrics.registry.get_sample_value(name, labels)
+    return value or 0.0
+
+
+def test_calls_that_were_cancelled_shed_or_too_late(snapshot: Snapshot) -> None:
+    held = Held(snapshot.pipeline)
+
+    async def test(server: RetrievalServer, channel: grpc.aio.Channel) -> None:
+        held.may_leave.set()
+        await call(channel)
+        held.entered.clear()
+        held.may_leave.clear()
+        in_flight = call(channel)
+        await asyncio.to_thread(held.entered.wait, DEADLINE_S)
+        # There is room for one whose wait is 0, which the first may be; the others are shed.
+        others = [call(channel) for _ in range(3)]
+        while counted(server, "re4_shed_total", reason="overload") < 2:
+            await asyncio.sleep(0)
+        in_flight.cancel()
+        while not counted(server, "re4_calls_total", method="Retrieve", code="CANCELLED"):
+            await asyncio.sleep(0)
+        held.may_leave.set()
+        await asyncio.gather(*others, return_exceptions=True)
+        assert counted(server, "re4_shed_total", reason="deadline") == 0
+        shed = counted(server, "re4_calls_total", method="Retrieve", code="RESOURCE_EXHAUSTED")
+        assert shed == counted(server, "re4_shed_total", reason="overload")
+
+    drive(serving(replace(snapshot, pipeline=held)), test, max_queue_ms=0)
+
+
+def test_answers_that_needed_an_exact_search(snapshot: Snapshot) -> None:
+    class Blind:
+        """An index that finds nothing."""
+
+        def search(self, queries_QD: Any, num_results: int) -> Any:
+            scores_QS, rows_QS = searcher.search(queries_QD, num_results)
+            rows_QS[:] = -1
+            return scores_QS, rows_QS
+
+    searcher = snapshot.pipeline._searcher
+    pipeline = Pipeline(
+        vectors_ND=snapshot.vectors_ND,
+        encoder=snapshot.pipeline._encoder,
+        searcher=Blind(),
+        merge=snapshot.pipeline._merge,
+        max_history_length=snapshot.manifest.model.max_history_length,
+    )
+
+    async def test(server: RetrievalServer, channel: grpc.aio.Channel) -> None:
+        assert len((await call(channel)).items.strings) == 5
+        assert counted(server, "re4_exact_searches_total") == 1
+
+    drive(serving(replace(snapshot, pipeline=pipeline)), test)
