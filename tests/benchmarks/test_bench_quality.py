@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from planted_tastes import write_planted
+from user_sequences import sequences
 
 from benchmarks.baselines import Ease, ItemCosine, MostPopular, fit_baselines, rank_baseline
 from benchmarks.quality import parse_variant, quality
 from re4.errors import UsageError
-from training.data.dataset import Sequences
 from training.evaluation import history_and_targets, summarise
 
 USERS = [[0, 1, 1, 2], [1, 2], [2, 3, 0], [1], [3, 4, 2]]
@@ -19,12 +19,7 @@ NUM_ITEMS = 5
 
 @pytest.fixture
 def train():
-    lengths = [len(user) for user in USERS]
-    return Sequences(
-        items_E=np.concatenate(USERS).astype(np.int32),
-        offsets_U1=np.cumsum([0, *lengths]).astype(np.int64),
-        num_history_U=np.array(lengths, dtype=np.int32),
-    )
+    return sequences(*USERS)
 
 
 @pytest.fixture

@@ -3,19 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from user_sequences import sequences
 
 from re4.errors import DataError
 from training.batches import TrainingBatches
-from training.data.dataset import Sequences
-
-
-def sequences(*users):
-    return Sequences(
-        items_E=np.concatenate([np.array(user, dtype=np.int32) for user in users]),
-        offsets_U1=np.cumsum([0, *map(len, users)]).astype(np.int64),
-        num_history_U=np.array([len(user) for user in users], dtype=np.int32),
-    )
-
 
 USERS = [[1, 2, 3, 4, 5, 6], [7], [8, 9], [3, 3, 3]]
 

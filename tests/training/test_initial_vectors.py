@@ -3,17 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from user_sequences import sequences
 
-from training.data.dataset import Sequences
 from training.initial_vectors import svd_item_vectors
-
-
-def sequences(*users):
-    return Sequences(
-        items_E=np.concatenate([np.array(user, dtype=np.int32) for user in users]),
-        offsets_U1=np.cumsum([0, *map(len, users)]).astype(np.int64),
-        num_history_U=np.array([len(user) for user in users], dtype=np.int32),
-    )
 
 
 def exact_gram(users, num_items, dim):
