@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 from known_server import DEADLINE_S, KnownServer, info, reply
 from running_server import RE4
+from small_bundles import SmallVersion
 
 from benchmarks.cli import serve
 from benchmarks.latency import measure
@@ -23,7 +24,6 @@ from benchmarks.latency.load import ClosedLoad, OpenLoad, Timing
 from benchmarks.latency.session import Plan, Sweep, run
 from protos.v1 import retrieval_pb2 as pb
 from re4.errors import DataError, Re4Error, UsageError
-from tests.serving.small_bundles import SmallVersion
 
 QUICK = Timing(warmup_s=0.2, duration_s=0.6, deadline_s=3)
 

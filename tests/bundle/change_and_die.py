@@ -8,14 +8,12 @@ many died.
 """
 
 import json
-import os
 import shutil
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import Any
+
+from dying_child import lives
 
 import bundle.exclusive
 import bundle.retention
@@ -27,40 +25,13 @@ from bundle.rollback import roll_back
 from bundle.verify import verify_version
 from bundle.versions import version_names
 
-TRACED = {
-    module.__file__ for module in (bundle.exclusive, bundle.retention, bundle.rollback, re4.files, shutil)
-}
-
-
-def lives(change: Callable[[], object], line_number: int) -> bool:
-    """Make the change in a child that dies at the line; whether it lived."""
-    process = os.fork()
-    if process == 0:
-        left = line_number
-
-        def trace(frame: FrameType, event: str, argument: object) -> Any:
-            nonlocal left
-            if frame.f_code.co_filename not in TRACED:
-                return None
-            if event == "line":
-                left -= 1
-                if left < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-            return trace
-
-        sys.settrace(trace)
-        change()
-        sys.settrace(None)
-        os._exit(0)
-    _, status = os.waitpid(process, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, status
-    return not os.WIFSIGNALED(status)
+TRACED = (bundle.exclusive, bundle.retention, bundle.rollback, re4.files, shutil)
 
 
 def die_at_every_line(change: Callable[[], object], check: Callable[[], None]) -> int:
     """Number of deaths before a child lived."""
     num_deaths = 0
-    while not lives(change, num_deaths):
+    while not lives(change, num_deaths, traced=TRACED):
         check()
         num_deaths += 1
     check()

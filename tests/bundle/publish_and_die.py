@@ -12,12 +12,11 @@ Prints one JSON object: how many died, and how often `CURRENT` named the old and
 import json
 import os
 import shutil
-import signal
 import sys
+from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
+from dying_child import lives
 from sample_versions import publish_one
 
 import bundle.files
@@ -29,37 +28,7 @@ from bundle.layout import CURRENT, INDEX, STAGING_PREFIX
 from bundle.publish import stage_version
 from bundle.verify import verify_version
 
-TRACED = {module.__file__ for module in (bundle.publish, bundle.files, bundle.manifest, re4.files, shutil)}
-
-
-def kill_at(line_number: int) -> None:
-    """Arm this process: it dies at the given line event of the traced files."""
-    left = line_number
-
-    def trace(frame: FrameType, event: str, argument: object) -> Any:
-        nonlocal left
-        if frame.f_code.co_filename not in TRACED:
-            return None
-        if event == "line":
-            left -= 1
-            if left < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return trace
-
-    sys.settrace(trace)
-
-
-def child(bundles: Path, content: str, line_number: int) -> bool:
-    """Publish in a child that dies at the line; whether it lived."""
-    process = os.fork()
-    if process == 0:
-        kill_at(line_number)
-        publish_one(bundles, content)
-        sys.settrace(None)
-        os._exit(0)
-    _, status = os.waitpid(process, 0)
-    assert status in (0, signal.SIGKILL), status
-    return status == 0
+TRACED = (bundle.publish, bundle.files, bundle.manifest, re4.files, shutil)
 
 
 def plant_leftover(bundles: Path) -> None:
@@ -86,10 +55,11 @@ def main(bundles: Path) -> None:
     while not lived:
         before = read_current(bundles)
         plant_leftover(bundles)
-        lived = child(bundles, f"content {counts['died']}", line_number=counts["died"])
+        content = f"content {counts['died']}"
+        lived = lives(partial(publish_one, bundles, content), counts["died"], traced=TRACED)
         after = live_version(bundles)
         verify_version(after)
-        contents.setdefault(after.name, f"content {counts['died']}")
+        contents.setdefault(after.name, content)
         assert (after / INDEX).read_bytes() == f"index {contents[after.name]}".encode() * 100
         if not lived:
             counts["died"] += 1
