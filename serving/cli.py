@@ -1,113 +1,63 @@
 """The verbs `re4 serve`, `re4 retrieve` and `re4 info`."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from re4 import console
 from re4.errors import UsageError
-from serving.settings import DEFAULT_ADDRESS, Fallback, Limits, ServerSettings
+from re4.setting_options import with_options
+from serving.settings import DEFAULT_ADDRESS, ENVIRONMENT_PREFIX, ServerSettings, bundles_of
 
 _ServerAddress = Annotated[str, typer.Option("--address", help="HOST:PORT of a running server.")]
 _AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.")]
 
 
+@with_options(ServerSettings, "Settings")
 def serve(
-    bundles: Annotated[
-        Path, typer.Option(help="Bundle directory, as `re4 export` writes it. Its CURRENT is followed.")
-    ],
-    address: Annotated[
-        str, typer.Option(help="HOST:PORT to listen on. Port 0 lets the system choose; the log says which.")
-    ] = DEFAULT_ADDRESS,
-    num_processes: Annotated[
-        int, typer.Option(help="Worker processes on the one port: about one for each core to spend.")
-    ] = ServerSettings.num_processes,
-    max_batch_size: Annotated[
-        int, typer.Option(help="Most calls that share one run of the encoder and one search.")
-    ] = ServerSettings.max_batch_size,
-    max_queue_ms: Annotated[
-        float,
+    config: Annotated[
+        Path | None,
         typer.Option(
-            help="A call that would wait longer for its turn is shed: RESOURCE_EXHAUSTED, with retry advice."
-        ),
-    ] = ServerSettings.max_queue_ms,
-    max_num_candidates: Annotated[
-        int, typer.Option(help="Most candidates that one call may ask for.")
-    ] = Limits.max_num_candidates,
-    merge: Annotated[
-        str,
-        typer.Option(
-            help="How the interests' lists become one, where a call does not say: max-score, equal-quota, "
-            "attention-quota or round-robin."
-        ),
-    ] = ServerSettings.merge_policy,
-    fallback: Annotated[
-        Fallback,
-        typer.Option(help="What a user without a usable history gets: an error, or the most popular items."),
-    ] = ServerSettings.fallback,
-    reflection: Annotated[
-        bool | None,
-        typer.Option(
-            help="Describe the methods to whoever asks, such as grpcurl. Default: on loopback only.",
-            show_default=False,
+            envvar=f"{ENVIRONMENT_PREFIX}CONFIG",
+            help="A TOML file of settings, `_` for `-` in names. Variables RE4_SERVE_… win over it, such as "
+            "RE4_SERVE_MAX_QUEUE_MS=50, and options win over both.",
+            show_envvar=False,
         ),
     ] = None,
-    poll_interval_s: Annotated[
-        float, typer.Option(help="Seconds between two looks at CURRENT.")
-    ] = ServerSettings.poll_interval_s,
-    grace_s: Annotated[
-        float, typer.Option(help="Seconds that calls in flight get to finish after SIGTERM or Ctrl-C.")
-    ] = ServerSettings.grace_s,
-    metrics_address: Annotated[
-        str | None,
-        typer.Option(
-            help="HOST:PORT of a page for Prometheus: calls, latency by stage, versions. Default: none.",
-            show_default=False,
-        ),
-    ] = None,
-    insecure: Annotated[
-        bool,
-        typer.Option(
-            "--insecure", help="Allow an address that other machines reach, with neither TLS nor log-in."
-        ),
-    ] = False,
+    **settings: Any,
 ) -> None:
     """Answer calls over gRPC from the live bundle version, and follow new versions as they are published.
 
     Stop it with Ctrl-C or SIGTERM: calls in flight are finished first.
 
     Example: re4 serve --bundles bundles --num-processes 2
+
+    Example: re4 serve --config deploy/serve.toml
     """
+    environment = {name: text for name, text in os.environ.items() if name != f"{ENVIRONMENT_PREFIX}CONFIG"}
+    chosen = ServerSettings.gather(settings, file=config, environment=environment)
+    bundles = bundles_of(chosen)
     from serving.addresses import parse_address
     from serving.merging import POLICIES
     from serving.supervisor import run_server
 
-    where = parse_address(address)
-    metrics_where = None if metrics_address is None else parse_address(metrics_address)
-    for option, text, parsed in (
-        ("--address", address, where),
-        ("--metrics-address", metrics_address, metrics_where),
-    ):
-        if parsed is not None and not parsed.is_loopback and not insecure:
+    where = parse_address(chosen.address)
+    metrics_where = None if chosen.metrics_address is None else parse_address(chosen.metrics_address)
+    for name, parsed in (("address", where), ("metrics_address", metrics_where)):
+        if parsed is not None and not parsed.is_loopback and not chosen.insecure:
             raise UsageError(
-                f"{option} {text} can be reached from other machines, and this server has neither TLS nor "
-                "log-in. Listen on 127.0.0.1, or add --insecure where the network itself keeps strangers out"
+                f"{chosen.said_as(name)} can be reached from other machines, and this server has neither "
+                "TLS nor log-in. Listen on 127.0.0.1, or add --insecure where the network itself keeps "
+                "strangers out"
             )
-    if merge not in POLICIES:
-        raise UsageError(f"--merge {merge}: no such policy; there is {', '.join(POLICIES)}")
-    settings = ServerSettings(
-        num_processes=num_processes,
-        max_batch_size=max_batch_size,
-        max_queue_ms=max_queue_ms,
-        merge_policy=merge,
-        fallback=fallback,
-        reflection=where.is_loopback if reflection is None else reflection,
-        poll_interval_s=poll_interval_s,
-        grace_s=grace_s,
-        limits=Limits(max_num_candidates=max_num_candidates),
-    )
-    run_server(bundles, where, settings, metrics_where)
+    if chosen.merge_policy not in POLICIES:
+        raise UsageError(f"{chosen.said_as('merge_policy')}: no such policy; there is {', '.join(POLICIES)}")
+    if chosen.reflection is None:
+        chosen = replace(chosen, reflection=where.is_loopback)
+    run_server(bundles, where, chosen, metrics_where)
 
 
 def retrieve(
@@ -182,8 +132,14 @@ def info(address: _ServerAddress = DEFAULT_ADDRESS, as_json: _AsJson = False) ->
         facts = client.info()
     if as_json:
         console.print_json(facts)
-    else:
-        console.table(f"server at {address}", ["", ""], [[name, str(value)] for name, value in facts.items()])
+        return
+    settings = facts.pop("settings")
+    console.table(f"server at {address}", ["", ""], [[name, str(value)] for name, value in facts.items()])
+    console.table(
+        "its settings",
+        ["", "value", "from"],
+        [[name, each["value"], each["source"]] for name, each in settings.items()],
+    )
 
 
 def _split_ids(text: str, option: str, kind: str) -> list[str] | list[int]:

@@ -15,6 +15,7 @@ from serving.client_values import (
     retrieve_request,
     to_batch,
     to_candidates,
+    to_facts,
     to_interests,
 )
 
@@ -137,13 +138,12 @@ class RetrievalClient:
         return to_interests(reply.interests, reply.version, reply.num_unknown_history_ids)
 
     def info(self) -> dict[str, Any]:
-        """The live version, model, index and limits, by the names of `InfoReply`'s fields.
+        """The live version, model, index, limits and settings, by the names of `InfoReply`'s fields.
 
         Raises:
             ServerError: the server answered with an error, or none answered.
         """
-        reply = self._call(self._stub.Info, retrieval_pb2.InfoRequest())
-        return {field.name: getattr(reply, field.name) for field in reply.DESCRIPTOR.fields}
+        return to_facts(self._call(self._stub.Info, retrieval_pb2.InfoRequest()))
 
     def _call(self, method: Callable[..., _ReplyT], request: object) -> _ReplyT:
         try:

@@ -148,6 +148,13 @@ def to_interests(found: retrieval_pb2.Interests, version: str, num_unknown_histo
     )
 
 
+def to_facts(reply: retrieval_pb2.InfoReply) -> dict[str, Any]:
+    """The values of a reply of Info; `settings` maps each name to its value and its source."""
+    facts = {field.name: getattr(reply, field.name) for field in reply.DESCRIPTOR.fields}
+    facts["settings"] = {each.name: {"value": each.value, "source": each.source} for each in reply.settings}
+    return facts
+
+
 def _user_error(error: retrieval_pb2.UserError) -> ServerError:
     code = STATUS_NAMES.get(error.code, error.code)
     return ServerError(f"{code} for user {error.user}: {error.message}")

@@ -85,6 +85,10 @@ def info_reply(
         failure=failure,
         server_version=server_version,
         num_processes=settings.num_processes,
+        settings=[
+            retrieval_pb2.Setting(name=name, value=value, source=source)
+            for name, value, source in settings.effective()
+        ],
     )
 
 

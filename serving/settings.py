@@ -1,16 +1,23 @@
 """Every choice that a server is started with, checked once. Knows names and numbers, opens nothing.
 
-The supervisor hands these to its worker processes as JSON, so that all of them run on the same choices.
+This is the only list: a field here is an option of `re4 serve`, a variable `RE4_SERVE_…`, a line of the
+settings file, and an entry of `Info`. None of them may hold a secret, only the name of a file that does. The
+supervisor hands them to its worker processes as JSON, so that all of them run on the same choices.
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Final
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Self
 
 from re4.errors import UsageError
+from re4.setting_sources import DEFAULT_SOURCE, checked, gather
+from re4.settings import check, construct, declared, flat, option_name, plain, setting
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:8700"
+ENVIRONMENT_PREFIX: Final = "RE4_SERVE_"
 
 
 class Fallback(StrEnum):
@@ -26,16 +33,13 @@ class Fallback(StrEnum):
 class Limits:
     """What one request may ask for; `Info` tells the callers."""
 
-    max_num_candidates: int = 1_000
-    """Candidates that one request may ask for."""
-    max_num_history_ids: int = 10_000
-    """Ids that one request may give as history; only the newest known ones are attended to."""
-    max_num_excluded_ids: int = 10_000
-    """Ids that one request may exclude."""
-    max_num_users: int = 256
-    """Users that one BatchRetrieve may have."""
-    max_message_bytes: int = 1 << 20
-    """Size of one request on the wire, in bytes."""
+    max_num_candidates: int = setting(1_000, "Most candidates that one request may ask for.", low=1)
+    max_num_history_ids: int = setting(
+        10_000, "Most ids that one request may give as history; only the newest known ones count.", low=1
+    )
+    max_num_excluded_ids: int = setting(10_000, "Most ids that one request may exclude.", low=1)
+    max_num_users: int = setting(256, "Most users that one BatchRetrieve may have.", low=1)
+    max_message_bytes: int = setting(1 << 20, "Largest request on the wire, in bytes.", low=1)
 
     def __post_init__(self) -> None:
         """Refuse limits that no request could keep.
@@ -43,59 +47,128 @@ class Limits:
         Raises:
             UsageError: a limit below 1.
         """
-        for name, value in asdict(self).items():
-            if value < 1:
-                raise UsageError(f"{name} is {value}; it must be at least 1")
+        check(self)
+
+
+class EffectiveSetting(NamedTuple):
+    """One setting as this server runs on it."""
+
+    name: str
+    value: str
+    source: str
+    """Where the value came from, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSettings:
     """How a server runs, whatever version it serves."""
 
-    num_processes: int = 1
-    """Worker processes that share the port, each with one compute lane."""
-    max_batch_size: int = 64
-    """Requests that one run of the encoder and one search may share."""
-    max_queue_ms: float = 200.0
-    """A call that would wait longer than this for its turn, in milliseconds, is shed on arrival."""
-    merge_policy: str = "max-score"
-    """Name of the policy, in `serving.merging`, that makes one list of the interests' lists."""
-    fallback: Fallback = Fallback.NONE
-    """What a user without a usable history gets."""
-    reflection: bool = False
-    """Whether the server describes its methods to anyone who asks (grpcurl does)."""
-    poll_interval_s: float = 1.0
-    """Seconds between two looks at `CURRENT`."""
-    check_timeout_s: float = 600.0
-    """Seconds that checking one version may take before the version is refused."""
-    grace_s: float = 10.0
-    """Seconds that calls in flight get to finish when the server is asked to stop."""
+    bundles: Path | None = setting(
+        None,
+        "Bundle directory, as `re4 export` writes it. Its CURRENT is followed.",
+        default_text="none; one must be given",
+    )
+    address: str = setting(
+        DEFAULT_ADDRESS,
+        "HOST:PORT to listen on. Port 0 lets the system choose; the log says which.",
+    )
+    insecure: bool = setting(
+        False, "Allow an address that other machines reach, with neither TLS nor log-in."
+    )
+    metrics_address: str | None = setting(
+        None,
+        "HOST:PORT of a page for Prometheus: calls, latency by stage, versions.",
+        default_text="no page",
+    )
+    reflection: bool | None = setting(
+        None, "Describe the methods to whoever asks, such as grpcurl.", default_text="on loopback only"
+    )
+    num_processes: int = setting(
+        1, "Worker processes on the one port, each with one compute lane: about one for each core.", low=1
+    )
+    max_batch_size: int = setting(64, "Most users that share one run of the encoder and one search.", low=1)
+    max_queue_ms: float = setting(
+        200.0,
+        "Milliseconds: a call that would wait longer for its turn is shed on arrival, RESOURCE_EXHAUSTED "
+        "with retry advice.",
+        low=0,
+    )
+    merge_policy: str = setting(
+        "max-score",
+        "How the interests' lists become one, where a call does not say: max-score, equal-quota, "
+        "attention-quota or round-robin.",
+    )
+    fallback: Fallback = setting(
+        Fallback.NONE,
+        "What a user without a usable history gets: an error (none), or the most popular items (popular).",
+    )
+    poll_interval_s: float = setting(1.0, "Seconds between two looks at CURRENT.", low=0.001)
+    check_timeout_s: float = setting(
+        600.0, "Seconds that checking one version may take before the version is refused.", low=0.001
+    )
+    grace_s: float = setting(
+        10.0, "Seconds that calls in flight get to finish after SIGTERM or Ctrl-C.", low=0
+    )
     limits: Limits = field(default_factory=Limits)
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Where the values that are not defaults came from, in words; by name."""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work.
 
         Raises:
-            UsageError: a number out of range.
+            UsageError: a value out of its bounds.
         """
-        for name in ("num_processes", "max_batch_size"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("poll_interval_s", "check_timeout_s"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be more than 0 seconds")
-        if not self.max_queue_ms >= 0:
-            raise UsageError(f"max_queue_ms is {self.max_queue_ms}; it must be 0 milliseconds or more")
-        if not self.grace_s >= 0:
-            raise UsageError(f"grace_s is {self.grace_s}; it must be 0 seconds or more")
+        check(self)
+
+    @classmethod
+    def gather(cls, flags: Mapping[str, Any], *, file: Path | None, environment: Mapping[str, str]) -> Self:
+        """The settings that a command line, the environment and a file give together, flags first.
+
+        Raises:
+            UsageError: a name that is no setting, or a value that is not allowed.
+        """
+        values, sources = gather(cls, flags, file=file, environment=environment, prefix=ENVIRONMENT_PREFIX)
+        return replace(construct(cls, values), sources=sources)
+
+    def effective(self) -> list[EffectiveSetting]:
+        """Every setting with its value and where that came from."""
+        return [
+            EffectiveSetting(name, str(plain(value)), self.sources.get(name, DEFAULT_SOURCE))
+            for name, value in flat(self).items()
+        ]
+
+    def said_as(self, name: str) -> str:
+        """A setting with its value and where that came from, for an error about it."""
+        value, source = plain(flat(self)[name]), self.sources.get(name, DEFAULT_SOURCE)
+        origin = "" if source.startswith("flag") else f" (from: {source})"
+        return f"{option_name(name)} {value}{origin}"
 
     def to_json(self) -> str:
         """The settings as one line, for `from_json` in another process."""
-        return json.dumps(asdict(self))
+        values = {name: plain(value) for name, value in flat(self).items()}
+        return json.dumps({"values": values, "sources": dict(self.sources)})
 
     @classmethod
-    def from_json(cls, text: str) -> "ServerSettings":
+    def from_json(cls, text: str) -> Self:
         """The settings that `to_json` wrote."""
-        values = json.loads(text)
-        limits, fallback = Limits(**values.pop("limits")), Fallback(values.pop("fallback"))
-        return cls(limits=limits, fallback=fallback, **values)
+        written, known = json.loads(text), declared(cls)
+        values = {
+            name: None if value is None else checked(name, value, known[name])
+            for name, value in written["values"].items()
+        }
+        return replace(construct(cls, values), sources=written["sources"])
+
+
+def bundles_of(settings: ServerSettings) -> Path:
+    """The bundle directory.
+
+    Raises:
+        UsageError: none was given.
+    """
+    if settings.bundles is None:
+        raise UsageError(
+            "which bundles to serve? Give --bundles DIR, or RE4_SERVE_BUNDLES=DIR, or a line "
+            'bundles = "DIR" in the file that --config names'
+        )
+    return settings.bundles

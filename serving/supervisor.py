@@ -176,13 +176,11 @@ class _Supervisor:
             "one thread, because lanes that share cores would wait for each other",
             settings.num_processes,
         )
-        _log.info(
-            "calls that would wait longer than %g ms are shed; merge policy %s; fallback %s; reflection %s",
-            settings.max_queue_ms,
-            settings.merge_policy,
-            settings.fallback.value,
-            "on" if settings.reflection else "off",
-        )
+        by_source: dict[str, list[str]] = {}
+        for name, value, source in settings.effective():
+            by_source.setdefault(source, []).append(f"{name}={value}")
+        for source, pairs in by_source.items():
+            _log.info("settings from %s: %s", source, ", ".join(pairs))
 
 
 async def _all_or_first_failure(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:

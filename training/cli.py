@@ -1,14 +1,13 @@
 """The verbs `re4 train`, `re4 resume` and `re4 evaluate`."""
 
-import inspect
-from collections.abc import Callable
-from dataclasses import Field, asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from re4.console import print_json, say, table
+from re4.setting_options import with_options
 from training.config import TrainConfig, read_settings
 
 if TYPE_CHECKING:
@@ -25,37 +24,7 @@ DataMoved = Annotated[Path | None, typer.Option(help="The data set, where it has
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for a machine to read.")]
 
 
-def _with_config_options(verb: Callable[..., None]) -> Callable[..., None]:
-    """Turn a verb's `**settings` into one option for each field of TrainConfig."""
-    hints = get_type_hints(TrainConfig)
-    own = [
-        parameter
-        for parameter in inspect.signature(verb, eval_str=True).parameters.values()
-        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
-    ]
-    settings = [
-        inspect.Parameter(
-            item.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,  # not given: the file's value, or the default
-            annotation=Annotated[
-                hints[item.name] | None,
-                typer.Option(help=_help_with_default(item), rich_help_panel="Hyper-parameters"),
-            ],
-        )
-        for item in fields(TrainConfig)
-    ]
-    verb.__signature__ = inspect.Signature([*own, *settings])  # type: ignore[attr-defined]
-    verb.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *settings]}
-    return verb
-
-
-def _help_with_default(item: Field[Any]) -> str:
-    default = "the model's own" if item.default is None else item.default
-    return f"{item.metadata['help']} (default: {default})"
-
-
-@_with_config_options
+@with_options(TrainConfig, "Hyper-parameters")
 def train(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="A data set made by `re4 data prepare`.")],
     out: Annotated[Path, typer.Option(help="Folder of the new run; it must not hold anything yet.")],

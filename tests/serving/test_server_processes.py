@@ -150,17 +150,17 @@ def test_a_port_that_is_taken_ends_the_start(bundles: Path, server: RunningServe
         ({"address": "127.0.0.1"}, "expected HOST:PORT"),
         ({"address": "127.0.0.1:70000"}, "with a port from 0 (the system chooses) to 65535"),
         ({"address": "no.such.host.invalid:1"}, "the host 'no.such.host.invalid' is not known here"),
-        ({"merge": "average"}, "no such policy; there is max-score"),
-        ({"num_processes": 0}, "num_processes is 0; it must be at least 1"),
-        ({"max_num_candidates": 0}, "max_num_candidates is 0; it must be at least 1"),
-        ({"poll_interval_s": 0}, "poll_interval_s is 0; it must be more than 0 seconds"),
-        ({"max_queue_ms": -1}, "max_queue_ms is -1; it must be 0 milliseconds or more"),
-        ({"grace_s": -1}, "grace_s is -1; it must be 0 seconds or more"),
+        ({"merge_policy": "average"}, "no such policy; there is max-score"),
+        ({"num_processes": 0}, "--num-processes is 0; the smallest value is 1"),
+        ({"max_num_candidates": 0}, "--max-num-candidates is 0; the smallest value is 1"),
+        ({"poll_interval_s": 0}, "--poll-interval-s is 0; the smallest value is 0.001"),
+        ({"max_queue_ms": -1}, "--max-queue-ms is -1; the smallest value is 0"),
+        ({"grace_s": -1}, "--grace-s is -1; the smallest value is 0"),
     ],
 )
 def test_wrong_words_are_refused(options: dict[str, Any], text: str, bundles: Path) -> None:
     with pytest.raises(UsageError) as refused:
-        serve(bundles, **options)
+        serve(bundles=bundles, **options)
     assert text in str(refused.value)
 
 
@@ -172,7 +172,7 @@ def test_wrong_words_exit_with_2(bundles: Path) -> None:
 
 def test_an_address_that_others_reach_needs_a_word(bundles: Path) -> None:
     with RunningServer(bundles, "--address", "0.0.0.0:0", "--insecure") as running:
-        assert "reflection off" in running.log
+        assert "reflection=False" in running.log
         port = running.address.rpartition(":")[2]
         with RetrievalClient(f"127.0.0.1:{port}") as client:
             client.info()
