@@ -48,7 +48,8 @@ def export(
     Example: re4 export runs/first --bundles bundles
     """
     from bundle.verify import read_manifest
-    from export.exporter import ENCODER_DIFFERENCE, export_run
+    from export.assembling import ENCODER_DIFFERENCE
+    from export.exporter import export_run
     from export.tuning import Goal
 
     goal = Goal(recall=recall, num_candidates=num_candidates)

@@ -17,8 +17,10 @@ from bundle.golden import GoldenQueries
 from bundle.ids import ItemIds
 from bundle.layout import CURRENT, ENCODER, GOLDEN, INDEX, POPULAR, VECTORS
 from bundle.verify import verify_version
+from export.assembling import ENCODER_DIFFERENCE
 from export.cli import export as export_verb
-from export.exporter import ENCODER_DIFFERENCE, export_run, publish_run, space_of
+from export.exporter import export_run, publish_run
+from export.material import space_of
 from export.onnx_encoder import SPACE_KEY
 from re4.errors import BundleError, ExportError, RunError, UsageError
 from training.run import Run

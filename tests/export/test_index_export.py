@@ -14,7 +14,7 @@ from bundle.golden import GoldenQueries
 from bundle.layout import CURRENT, GOLDEN, INDEX, VECTORS
 from bundle.manifest import IndexInfo
 from bundle.verify import verify_version
-from export import exporter, indexing
+from export import assembling, indexing
 from export.choosing import MAX_FLAT_ITEMS, choose
 from export.exporter import export_run, publish_run
 from export.frontier_plot import FRONTIER
@@ -153,7 +153,7 @@ def test_auto_is_told_and_kept(tiny_run: Path, tmp_path: Path, monkeypatch: pyte
     from export.cli import export
 
     told: list[str] = []
-    monkeypatch.setattr(exporter, "say", told.append)
+    monkeypatch.setattr(assembling, "say", told.append)
     app = typer.Typer()
     app.command()(export)
     line = [str(tiny_run), "--bundles", str(tmp_path), "--index", "auto", "--json"]

@@ -1,0 +1,187 @@
+"""The files of a version, one stage after another, in a folder where it can be published from.
+
+The stages that every way to a version shares: items, encoder, golden queries, index. Knows nothing about
+where the material comes from, nor about what becomes of the version.
+
+Legend: P histories, Q queries, L history length, K interests, D embedding, N items.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import JsonValue
+
+from bundle.golden import GoldenQueries
+from bundle.ids import write_item_ids
+from bundle.layout import ENCODER, GOLDEN, POPULAR, VECTORS
+from bundle.manifest import IndexInfo, ItemsInfo
+from bundle.publish import StagedVersion
+from export.exact import exact_candidates
+from export.indexing import factory_for, make_index
+from export.material import Material
+from export.onnx_runner import OnnxEncoder
+from export.tuning import Goal, num_queries_for
+from re4 import __version__
+from re4.console import say
+from re4.errors import ExportError
+
+NUM_GOLDEN_QUERIES: Final = 64
+NUM_GOLDEN_CANDIDATES: Final = 100
+MAX_NUM_POPULAR: Final = 10_000
+
+ENCODER_DIFFERENCE: Final = "encoder_max_abs_difference"
+"""Key in the manifest's lineage: largest difference between PyTorch and ONNX Runtime."""
+
+NUM_STAGES: Final = 4
+_ENCODED_AT_ONCE: Final = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assembled:
+    """A version whose files are all written, ready to be judged and published."""
+
+    material: Material
+    exported: OnnxEncoder
+    golden: GoldenQueries
+    index: IndexInfo
+    items: ItemsInfo
+    encoder_difference: float
+    interests_QKD: NDArray[np.float32]
+    """Interests of the histories that the index was tuned with."""
+
+    def publish(self, staged: StagedVersion, extra: dict[str, JsonValue] | None = None) -> str:
+        """Make it the live version; its name.
+
+        Args:
+            staged: Where the files were written.
+            extra: More to be kept in the manifest's lineage.
+        """
+        return staged.publish(
+            model=self.material.model,
+            index=self.index,
+            items=self.items,
+            evaluation=self.material.evaluation,
+            lineage={
+                "code_version": __version__,
+                "faiss": faiss.__version__,
+                ENCODER_DIFFERENCE: self.encoder_difference,
+                **self.material.lineage,
+                **(extra or {}),
+            },
+        )
+
+
+def assemble(
+    material: Material, folder: Path, *, index: str, goal: Goal, stage: Callable[[str], None]
+) -> Assembled:
+    """Write all files of a version.
+
+    Args:
+        material: What it is made of.
+        folder: An empty folder.
+        index: `auto`, a name in `export.indexes.RECIPES`, or a FAISS factory string.
+        goal: The recall that the index is tuned to.
+        stage: Called with the name of each of the `NUM_STAGES` stages as it begins.
+
+    Raises:
+        UsageError: there is no such index for vectors of this width.
+        ExportError: the encoder or the index cannot be made, or the goal is out of reach.
+        BundleError: an item id cannot be stored.
+    """
+    stage("item vectors")
+    vectors_ND, model = material.vectors_ND, material.model
+    np.save(folder / VECTORS, vectors_ND)
+    id_kind = write_item_ids(folder, material.item_ids)
+    np.save(folder / POPULAR, _most_popular(material.counts_N))
+    factory, reason = factory_for(index, len(vectors_ND), model.embedding_dim)
+    if reason is not None:
+        say(f"index {factory}: {reason}")
+
+    stage("encoder")
+    difference = material.encoder.write(folder / ENCODER, model)
+    exported = OnnxEncoder((folder / ENCODER).read_bytes())
+
+    stage("golden queries")
+    rows_PL, lengths_P = material.rows_PL, material.lengths_P
+    chosen = spread(len(rows_PL), NUM_GOLDEN_QUERIES)
+    rows_QL, lengths_Q = rows_PL[chosen], lengths_P[chosen]
+    golden = _golden_queries(exported, vectors_ND, rows_QL, lengths_Q)
+    golden.write(folder / GOLDEN)
+    difference = max(difference, material.encoder.check(exported, vectors_ND[rows_QL], lengths_Q))
+
+    stage(f"index {factory}")
+    tuning = spread(len(rows_PL), num_queries_for(len(vectors_ND), model.num_interests))
+    interests_QKD = interests_of(exported, vectors_ND, rows_PL[tuning], lengths_P[tuning])
+    info = make_index(
+        factory,
+        vectors_ND,
+        interests_QKD,
+        golden.interests_QKD,
+        goal,
+        folder,
+        num_golden_candidates=golden.candidate_rows_QM.shape[1],
+        reason=reason,
+    )
+    return Assembled(
+        material=material,
+        exported=exported,
+        golden=golden,
+        index=info,
+        items=ItemsInfo(num_items=len(vectors_ND), id_kind=id_kind, space=model.space),
+        encoder_difference=difference,
+        interests_QKD=interests_QKD,
+    )
+
+
+def spread(num: int, num_wanted: int) -> NDArray[np.int64]:
+    """Places of at most so many, evenly over all."""
+    return np.unique(np.linspace(0, num - 1, num_wanted).round().astype(np.int64))
+
+
+def interests_of(
+    exported: OnnxEncoder,
+    vectors_ND: NDArray[np.float32],
+    rows_QL: NDArray[np.int64],
+    lengths_Q: NDArray[np.int64],
+) -> NDArray[np.float32]:
+    """Interests of histories, encoded a few at a time: [Q, K, D]."""
+    return np.concatenate(
+        [
+            exported(vectors_ND[rows_QL[start : start + _ENCODED_AT_ONCE]], lengths)[0]
+            for start in range(0, len(rows_QL), _ENCODED_AT_ONCE)
+            for lengths in (lengths_Q[start : start + _ENCODED_AT_ONCE],)
+        ]
+    )
+
+
+def _most_popular(counts_N: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.argsort(-counts_N, kind="stable")[:MAX_NUM_POPULAR].astype(np.int64)
+
+
+def _golden_queries(
+    exported: OnnxEncoder,
+    vectors_ND: NDArray[np.float32],
+    rows_QL: NDArray[np.int64],
+    lengths_Q: NDArray[np.int64],
+) -> GoldenQueries:
+    """What the exported encoder and exact search answer to histories."""
+    interests_QKD, _ = exported(vectors_ND[rows_QL], lengths_Q)
+    if not np.isfinite(interests_QKD).all():
+        raise ExportError(
+            "the encoder answers real histories with values that are not finite: do not publish it"
+        )
+    candidate_rows_QM, scores_QM = exact_candidates(
+        interests_QKD, vectors_ND, min(NUM_GOLDEN_CANDIDATES, len(vectors_ND))
+    )
+    return GoldenQueries(
+        rows_QL=rows_QL,
+        lengths_Q=lengths_Q,
+        interests_QKD=interests_QKD,
+        candidate_rows_QM=candidate_rows_QM,
+        scores_QM=scores_QM,
+    )

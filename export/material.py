@@ -1,0 +1,210 @@
+"""What a version is made of, wherever it comes from: item vectors, ids, popularity, histories, an encoder.
+
+`run_material` takes it from a run. Everything is checked against everything else here, so that what follows
+(`assembling.py`) need not look again. Knows nothing about indexes or bundles.
+
+Legend: P histories, L history length, N items, D embedding, B batch.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+import onnxruntime
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from pydantic import JsonValue
+from torch import nn
+
+from bundle.manifest import ModelInfo
+from export.onnx_encoder import export_encoder
+from export.onnx_runner import OnnxEncoder
+from export.parity import compare
+from re4.errors import ExportError
+from training.config import TrainConfig
+
+_BYTES_AT_ONCE: Final = 1 << 26
+
+
+class ModelToExport(Protocol):
+    """What export needs of a trained model."""
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The forward flow."""
+
+    def item_vectors_ND(self) -> torch.Tensor:
+        """Item vectors, float32."""
+
+
+class RunToExport(Protocol):
+    """What export needs of a run; `training.run.Run` is one."""
+
+    path: Path
+    config: TrainConfig
+
+    def items(self) -> pl.DataFrame:
+        """Catalogue in row order, `item_id` among its columns."""
+
+    def item_counts_N(self) -> NDArray[np.int64]:
+        """Training events of each item."""
+
+    def load_model(self) -> ModelToExport:
+        """The trained model."""
+
+    def probe_histories(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Real held-out histories: rows_PL, newest first, padded with 0, and lengths_P."""
+
+    def evaluation(self) -> dict[str, Any]:
+        """Metrics by split."""
+
+
+class EncoderSource(Protocol):
+    """An encoder that can become a version's."""
+
+    def write(self, path: Path, model: ModelInfo) -> float:
+        """Write it as an ONNX file; the largest difference from the trained one that its checks met."""
+
+    def check(
+        self, exported: OnnxEncoder, history_vectors_BLD: NDArray[np.float32], lengths_B: NDArray[np.int64]
+    ) -> float:
+        """Compare what was written with the trained encoder on real histories; the largest difference."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedEncoder:
+    """The encoder of a run: PyTorch, still to be converted."""
+
+    module: nn.Module
+    num_interests: int
+
+    def write(self, path: Path, model: ModelInfo) -> float:
+        """Convert it; see `EncoderSource`."""
+        return export_encoder(
+            self.module,
+            num_interests=model.num_interests,
+            embedding_dim=model.embedding_dim,
+            max_history_length=model.max_history_length,
+            space=model.space,
+            path=path,
+        )
+
+    def check(
+        self, exported: OnnxEncoder, history_vectors_BLD: NDArray[np.float32], lengths_B: NDArray[np.int64]
+    ) -> float:
+        """Run both; see `EncoderSource`."""
+        trained = self.module.cpu().eval()
+        return compare(trained, exported, history_vectors_BLD, lengths_B, self.num_interests)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """Everything that a version is made of, in rows: row 0 is the most popular item."""
+
+    where: str
+    """Where it comes from, for error messages."""
+    vectors_ND: NDArray[np.float32]
+    """Finite, C order; may be memory-mapped."""
+    item_ids: Sequence[Any]
+    """The id of every row: all strings, or all integers."""
+    counts_N: NDArray[np.int64]
+    """Events of each item: its popularity."""
+    rows_PL: NDArray[np.int64]
+    """Real histories, at least one: newest first, padded with 0."""
+    lengths_P: NDArray[np.int64]
+    """How many of them are real, 1 to the model's `max_history_length`."""
+    encoder: EncoderSource
+    model: ModelInfo
+    """`model.space` is the fingerprint of the trained vectors, in whose space all of `vectors_ND` are."""
+    evaluation: Mapping[str, JsonValue]
+    lineage: Mapping[str, JsonValue]
+
+
+def run_material(run: RunToExport) -> Material:
+    """Take everything from a finished run.
+
+    Raises:
+        RunError: the run is damaged.
+        ExportError: its parts do not fit together, or a vector is not finite.
+    """
+    config, model = run.config, run.load_model()
+    vectors_ND, item_ids = _items(run, model)
+    rows_PL, lengths_P = _probe_histories(run, len(vectors_ND))
+    counts_N = run.item_counts_N()
+    if counts_N.shape != (len(vectors_ND),):
+        raise ExportError(
+            f"{run.path}: {len(counts_N)} item counts for {len(vectors_ND)} items. Train it again"
+        )
+    return Material(
+        where=str(run.path),
+        vectors_ND=vectors_ND,
+        item_ids=item_ids,
+        counts_N=counts_N,
+        rows_PL=rows_PL,
+        lengths_P=lengths_P,
+        encoder=TrainedEncoder(module=model.encoder, num_interests=config.num_interests),
+        model=ModelInfo(
+            name=config.model,
+            num_interests=config.num_interests,
+            embedding_dim=config.embedding_dim,
+            max_history_length=config.max_history_length,
+            space=space_of(vectors_ND),
+        ),
+        evaluation=run.evaluation(),
+        lineage={
+            "run": run.path.resolve().name,
+            "config": config.to_json(),
+            "torch": torch.__version__,
+            "onnxruntime": onnxruntime.__version__,
+        },
+    )
+
+
+def space_of(vectors_ND: NDArray[np.float32]) -> str:
+    """Fingerprint of trained item vectors: SHA-256 of their bytes, float32, little-endian, C order."""
+    digest = hashlib.sha256()
+    rows_at_once = max(1, _BYTES_AT_ONCE // (4 * max(1, vectors_ND.shape[1])))
+    for start in range(0, len(vectors_ND), rows_at_once):
+        digest.update(np.ascontiguousarray(vectors_ND[start : start + rows_at_once], "<f4").data)
+    return digest.hexdigest()
+
+
+def _items(run: RunToExport, model: ModelToExport) -> tuple[NDArray[np.float32], list[Any]]:
+    """Item vectors and ids, checked against each other."""
+    vectors_ND = np.ascontiguousarray(model.item_vectors_ND().detach().cpu().numpy(), np.float32)
+    item_ids = run.items()["item_id"].to_list()
+    if not item_ids:
+        raise ExportError(f"{run.path}: the run has no items: nothing can be retrieved from it")
+    if vectors_ND.shape != (len(item_ids), run.config.embedding_dim):
+        raise ExportError(
+            f"{run.path}: item vectors of shape {vectors_ND.shape} for {len(item_ids)} items of width "
+            f"{run.config.embedding_dim}: the run is damaged. Train it again"
+        )
+    wrong = np.flatnonzero(~np.isfinite(vectors_ND).all(axis=1))
+    if wrong.size:
+        raise ExportError(
+            f"{run.path}: the vector of item {item_ids[wrong[0]]!r} (row {wrong[0]}) is not finite, nor are "
+            f"those of {wrong.size - 1} others: training went astray. See its metrics, and train it again"
+        )
+    return vectors_ND, item_ids
+
+
+def _probe_histories(run: RunToExport, num_items: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The run's real histories, checked: rows_PL and lengths_P."""
+    rows_PL, lengths_P = run.probe_histories()
+    if len(rows_PL) == 0:
+        raise ExportError(
+            f"{run.path}: holds no held-out histories to make golden queries of. Train it again"
+        )
+    longest = min(rows_PL.shape[1], run.config.max_history_length)
+    for name, seen, low, high in (("row", rows_PL, 0, num_items - 1), ("length", lengths_P, 1, longest)):
+        if not low <= seen.min() <= seen.max() <= high:
+            raise ExportError(
+                f"{run.path}: held-out histories with a {name} from {seen.min()} to {seen.max()}; {low} to "
+                f"{high} is allowed: the run is damaged. Train it again"
+            )
+    return rows_PL, lengths_P
