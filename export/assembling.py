@@ -96,7 +96,7 @@ def assemble(
     stage("item vectors")
     vectors_ND, model = material.vectors_ND, material.model
     np.save(folder / VECTORS, vectors_ND)
-    id_kind = write_item_ids(folder, material.item_ids)
+    id_kind = write_item_ids(folder, material.items["item_id"].to_list())
     np.save(folder / POPULAR, _most_popular(material.counts_N))
     factory, reason = factory_for(index, len(vectors_ND), model.embedding_dim)
     if reason is not None:

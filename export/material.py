@@ -7,7 +7,7 @@ Legend: P histories, L history length, N items, D embedding, B batch.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -109,8 +109,8 @@ class Material:
     """Where it comes from, for error messages."""
     vectors_ND: NDArray[np.float32]
     """Finite, C order; may be memory-mapped."""
-    item_ids: Sequence[Any]
-    """The id of every row: all strings, or all integers."""
+    items: pl.DataFrame
+    """`item_id` (all strings, or all integers) and the catalogue's other columns, row by row."""
     counts_N: NDArray[np.int64]
     """Events of each item: its popularity."""
     rows_PL: NDArray[np.int64]
@@ -132,7 +132,8 @@ def run_material(run: RunToExport) -> Material:
         ExportError: its parts do not fit together, or a vector is not finite.
     """
     config, model = run.config, run.load_model()
-    vectors_ND, item_ids = _items(run, model)
+    items = run.items()
+    vectors_ND = _vectors(run, items, model)
     rows_PL, lengths_P = _probe_histories(run, len(vectors_ND))
     counts_N = run.item_counts_N()
     if counts_N.shape != (len(vectors_ND),):
@@ -142,7 +143,7 @@ def run_material(run: RunToExport) -> Material:
     return Material(
         where=str(run.path),
         vectors_ND=vectors_ND,
-        item_ids=item_ids,
+        items=items,
         counts_N=counts_N,
         rows_PL=rows_PL,
         lengths_P=lengths_P,
@@ -173,11 +174,11 @@ def space_of(vectors_ND: NDArray[np.float32]) -> str:
     return digest.hexdigest()
 
 
-def _items(run: RunToExport, model: ModelToExport) -> tuple[NDArray[np.float32], list[Any]]:
-    """Item vectors and ids, checked against each other."""
+def _vectors(run: RunToExport, items: pl.DataFrame, model: ModelToExport) -> NDArray[np.float32]:
+    """Item vectors, checked against the ids."""
     vectors_ND = np.ascontiguousarray(model.item_vectors_ND().detach().cpu().numpy(), np.float32)
-    item_ids = run.items()["item_id"].to_list()
-    if not item_ids:
+    item_ids = items["item_id"]
+    if item_ids.is_empty():
         raise ExportError(f"{run.path}: the run has no items: nothing can be retrieved from it")
     if vectors_ND.shape != (len(item_ids), run.config.embedding_dim):
         raise ExportError(
@@ -187,10 +188,10 @@ def _items(run: RunToExport, model: ModelToExport) -> tuple[NDArray[np.float32],
     wrong = np.flatnonzero(~np.isfinite(vectors_ND).all(axis=1))
     if wrong.size:
         raise ExportError(
-            f"{run.path}: the vector of item {item_ids[wrong[0]]!r} (row {wrong[0]}) is not finite, nor are "
-            f"those of {wrong.size - 1} others: training went astray. See its metrics, and train it again"
+            f"{run.path}: the vector of item {item_ids[int(wrong[0])]!r} (row {wrong[0]}) is not finite, nor "
+            f"are those of {wrong.size - 1} others: training went astray. See its metrics, and train it again"
         )
-    return vectors_ND, item_ids
+    return vectors_ND
 
 
 def _probe_histories(run: RunToExport, num_items: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
