@@ -1,5 +1,6 @@
-"""Memory-mapped arrays: opened without pickle, and refused where type or shape is not the one expected."""
+"""Memory-mapped arrays and texts: opened without pickle, and refused where type or size is another."""
 
+import mmap
 from pathlib import Path
 from typing import Any
 
@@ -40,3 +41,19 @@ def open_array(path: Path, dtype: DTypeLike, shape: tuple[int | None, ...]) -> N
         )
     # A plain view: the memmap class makes every indexing several times slower.
     return np.asarray(array)
+
+
+def map_text(path: Path, num_bytes: int) -> mmap.mmap:
+    """Map a file of text into memory, read-only.
+
+    Raises:
+        BundleDamagedError: it cannot be mapped, or has not so many bytes.
+    """
+    try:
+        with path.open("rb") as file:
+            text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise BundleDamagedError(f"{path}: cannot be mapped ({error})") from None
+    if num_bytes != len(text):
+        raise BundleDamagedError(f"{path}: {len(text)} bytes, the offsets end at {num_bytes}")
+    return text

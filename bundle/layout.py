@@ -4,7 +4,8 @@ Knows names only: nothing here opens a file.
 """
 
 import re
-from typing import Literal, TypeAlias
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, TypeAlias
 
 IdKind: TypeAlias = Literal["string", "int"]
 """What the catalogue's item ids are: text, or 64-bit signed integers."""
@@ -28,6 +29,35 @@ ID_VALUES = "item_ids.values.npy"
 ID_TEXT = "item_ids.utf8"
 ID_OFFSETS = "item_ids.offsets.npy"
 
+
+class AttributeFiles(NamedTuple):
+    """Names of the files of one catalogue attribute."""
+
+    text: str
+    """UTF-8 of its values, in ascending order."""
+    text_offsets: str
+    codes: str
+    """Each item's values, as places in that order."""
+    starts: str
+    rows: str
+    """The rows that have each value."""
+    offsets: str | None
+    """Where each item's codes begin; None where every item has one."""
+
+
+def attribute_files(place: int, *, is_multi_valued: bool) -> AttributeFiles:
+    """The files of the attribute at a place of the manifest's list."""
+    stem = f"attribute_{place}"
+    return AttributeFiles(
+        text=f"{stem}.values.utf8",
+        text_offsets=f"{stem}.values.offsets.npy",
+        codes=f"{stem}.codes.npy",
+        starts=f"{stem}.starts.npy",
+        rows=f"{stem}.rows.npy",
+        offsets=f"{stem}.offsets.npy" if is_multi_valued else None,
+    )
+
+
 VERSION_PATTERN = r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}$"
 """A version's name: UTC time of publishing, then a short hash of what was published."""
 
@@ -45,7 +75,18 @@ def is_file_name(name: str) -> bool:
     return name.isascii() and not name.endswith("\n") and re.match(FILE_NAME_PATTERN, name) is not None
 
 
-def required_files(id_kind: IdKind) -> frozenset[str]:
-    """The files that every version must hold beside its manifest."""
+def required_files(id_kind: IdKind, attributes_are_multi_valued: Sequence[bool] = ()) -> frozenset[str]:
+    """The files that a version must hold beside its manifest.
+
+    Args:
+        id_kind: What the item ids are.
+        attributes_are_multi_valued: One entry for each catalogue attribute.
+    """
     id_files = {ID_KEYS, ID_ROWS} | ({ID_TEXT, ID_OFFSETS} if id_kind == "string" else {ID_VALUES})
-    return frozenset({ENCODER, INDEX, VECTORS, GOLDEN, POPULAR} | id_files)
+    of_attributes = {
+        name
+        for place, is_multi_valued in enumerate(attributes_are_multi_valued)
+        for name in attribute_files(place, is_multi_valued=is_multi_valued)
+        if name is not None
+    }
+    return frozenset({ENCODER, INDEX, VECTORS, GOLDEN, POPULAR} | id_files | of_attributes)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
-from bundle.layout import FILE_NAME_PATTERN, MANIFEST, VERSION_PATTERN, IdKind
+from bundle.layout import FILE_NAME_PATTERN, MANIFEST, VERSION_PATTERN, IdKind, required_files
 from re4.errors import BundleDamagedError, BundleError
 
 SCHEMA_VERSION: Final = 1
@@ -88,6 +88,17 @@ class IndexInfo(_Strict):
     """What else could have been chosen, fastest first."""
 
 
+MAX_NUM_ATTRIBUTES: Final = 64
+
+
+class AttributeInfo(_Strict):
+    """One attribute of the catalogue's items."""
+
+    name: ShortText
+    num_values: Annotated[int, Field(ge=1)]
+    is_multi_valued: bool
+
+
 class ItemsInfo(_Strict):
     """The catalogue."""
 
@@ -95,6 +106,19 @@ class ItemsInfo(_Strict):
     id_kind: IdKind
     space: Sha256
     """Fingerprint of the item vectors whose space these vectors live in: equals the encoder's."""
+    attributes: Annotated[tuple[AttributeInfo, ...], Field(max_length=MAX_NUM_ATTRIBUTES)] = ()
+    """What the items can be filtered by; the place in this list is part of the files' names."""
+
+    @model_validator(mode="after")
+    def _attribute_names_are_unique(self) -> "ItemsInfo":
+        names = [attribute.name for attribute in self.attributes]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"attributes: {twice} listed twice")
+        return self
+
+    def required_files(self) -> frozenset[str]:
+        """The files that a version of such items must hold beside its manifest."""
+        return required_files(self.id_kind, [attribute.is_multi_valued for attribute in self.attributes])
 
 
 class Manifest(_Strict):

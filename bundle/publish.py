@@ -29,7 +29,7 @@ from typing import Final
 from pydantic import JsonValue
 
 from bundle.files import names_in, open_folder, open_regular, sha256_of
-from bundle.layout import CURRENT, MANIFEST, STAGING_PREFIX, is_file_name, required_files
+from bundle.layout import CURRENT, MANIFEST, STAGING_PREFIX, is_file_name
 from bundle.manifest import (
     FileEntry,
     IndexInfo,
@@ -196,7 +196,7 @@ def _hash_and_sync(path: Path, items: ItemsInfo) -> tuple[FileEntry, ...]:
     entries = []
     with open_folder(path) as folder:
         names = sorted(names_in(folder) - {MANIFEST})
-        if missing := sorted(required_files(items.id_kind) - set(names)):
+        if missing := sorted(items.required_files() - set(names)):
             raise BundleError(f"{path}: cannot be published without {', '.join(missing)}")
         for name in names:
             if not is_file_name(name):

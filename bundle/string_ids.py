@@ -5,7 +5,6 @@ ascending order with the row of each. A look-up finds the key by bisection and c
 whose keys collide, and unknown ids, are told apart. Nothing is kept per id in Python.
 """
 
-import mmap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -13,10 +12,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle.arrays import open_array
+from bundle.arrays import map_text, open_array
 from bundle.layout import ID_KEYS, ID_OFFSETS, ID_ROWS, ID_TEXT
 from bundle.string_keys import MAX_ID_BYTES, string_keys
-from re4.errors import BundleDamagedError, BundleError
+from re4.errors import BundleError
 
 _IDS_AT_ONCE: Final = 16_384
 
@@ -54,15 +53,7 @@ class StringIds:
         self._keys = open_array(folder / ID_KEYS, "<u8", (num_items,))
         self._rows = open_array(folder / ID_ROWS, "<i4", (num_items,))
         self._offsets = open_array(folder / ID_OFFSETS, "<u8", (num_items + 1,))
-        try:
-            with (folder / ID_TEXT).open("rb") as file:
-                self._text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            raise BundleDamagedError(f"{folder / ID_TEXT}: cannot be mapped ({error})") from None
-        if int(self._offsets[-1]) != len(self._text):
-            raise BundleDamagedError(
-                f"{folder / ID_TEXT}: {len(self._text)} bytes, the offsets end at {int(self._offsets[-1])}"
-            )
+        self._text = map_text(folder / ID_TEXT, int(self._offsets[-1]))
 
     def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """Rows of ids, -1 where unknown: int64 [number of ids]."""

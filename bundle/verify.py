@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from bundle.files import names_in, open_folder, open_regular, read_small, sha256_of
-from bundle.layout import MANIFEST, is_version_name, required_files
+from bundle.layout import MANIFEST, is_version_name
 from bundle.manifest import MAX_MANIFEST_BYTES, FileEntry, Manifest, parse_manifest
 from re4.errors import BundleDamagedError, BundleError, BundleMismatchError
 
@@ -85,7 +85,7 @@ def _read_manifest(folder: int, path: Path) -> Manifest:
 def _check_listing(folder: int, manifest: Manifest, path: Path) -> None:
     present = names_in(folder) - {MANIFEST}
     listed = {entry.name for entry in manifest.files}
-    _refuse(required_files(manifest.items.id_kind) - listed, "not listed in the manifest", path)
+    _refuse(manifest.items.required_files() - listed, "not listed in the manifest", path)
     _refuse(listed - present, "missing", path)
     _refuse(present - listed, "not part of the version", path)
 

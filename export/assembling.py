@@ -6,7 +6,7 @@ where the material comes from, nor about what becomes of the version.
 Legend: P histories, Q queries, L history length, K interests, D embedding, N items.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
+from bundle.attribute_writing import write_attributes
 from bundle.golden import GoldenQueries
 from bundle.ids import write_item_ids
 from bundle.layout import ENCODER, GOLDEN, POPULAR, VECTORS
 from bundle.manifest import IndexInfo, ItemsInfo
 from bundle.publish import StagedVersion
+from export.attributes import choose_attributes
 from export.exact import exact_candidates
 from export.indexing import factory_for, make_index
 from export.material import Material
@@ -77,7 +79,13 @@ class Assembled:
 
 
 def assemble(
-    material: Material, folder: Path, *, index: str, goal: Goal, stage: Callable[[str], None]
+    material: Material,
+    folder: Path,
+    *,
+    index: str,
+    goal: Goal,
+    attributes: Sequence[str] | None = None,
+    stage: Callable[[str], None],
 ) -> Assembled:
     """Write all files of a version.
 
@@ -86,17 +94,22 @@ def assemble(
         folder: An empty folder.
         index: `auto`, a name in `export.indexes.RECIPES`, or a FAISS factory string.
         goal: The recall that the index is tuned to.
+        attributes: Columns of the items to keep as attributes; None to keep those that describe.
         stage: Called with the name of each of the `NUM_STAGES` stages as it begins.
 
     Raises:
         UsageError: there is no such index for vectors of this width.
         ExportError: the encoder or the index cannot be made, or the goal is out of reach.
-        BundleError: an item id cannot be stored.
+        BundleError: an item id or an attribute's value cannot be stored.
     """
     stage("item vectors")
     vectors_ND, model = material.vectors_ND, material.model
     np.save(folder / VECTORS, vectors_ND)
     id_kind = write_item_ids(folder, material.items["item_id"].to_list())
+    chosen_attributes = choose_attributes(material.items, attributes)
+    attribute_infos = write_attributes(folder, chosen_attributes.columns, len(vectors_ND))
+    for name, why in chosen_attributes.left_out.items():
+        say(f"catalogue column {name} is no attribute: {why}")
     np.save(folder / POPULAR, _most_popular(material.counts_N))
     factory, reason = factory_for(index, len(vectors_ND), model.embedding_dim)
     if reason is not None:
@@ -132,7 +145,9 @@ def assemble(
         exported=exported,
         golden=golden,
         index=info,
-        items=ItemsInfo(num_items=len(vectors_ND), id_kind=id_kind, space=model.space),
+        items=ItemsInfo(
+            num_items=len(vectors_ND), id_kind=id_kind, space=model.space, attributes=attribute_infos
+        ),
         encoder_difference=difference,
         interests_QKD=interests_QKD,
     )

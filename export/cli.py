@@ -31,6 +31,15 @@ def export(
     num_candidates: Annotated[
         int, typer.Option(help="Candidates of a request, for which the index is tuned.")
     ] = 100,
+    attributes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME",
+            help='Columns of the catalogue that callers can filter by; "" for none. Without this: every '
+            "column of texts, whole numbers, booleans or lists of those that has at least 2 items to a value "
+            "and at most 100,000 values, so no titles.",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object, for a machine to read.")
     ] = False,
@@ -53,7 +62,8 @@ def export(
     from export.tuning import Goal
 
     goal = Goal(recall=recall, num_candidates=num_candidates)
-    version = export_run(run, bundles, index=index, goal=goal)
+    columns = None if attributes is None else [name for name in attributes.split(",") if name]
+    version = export_run(run, bundles, index=index, goal=goal, attributes=columns)
     manifest = read_manifest(bundles / version)
     difference = manifest.lineage[ENCODER_DIFFERENCE]
     if as_json:
@@ -63,6 +73,7 @@ def export(
                 "path": str(bundles / version),
                 "index": manifest.index.model_dump(mode="json"),
                 "num_items": manifest.items.num_items,
+                "attributes": [info.model_dump(mode="json") for info in manifest.items.attributes],
                 "num_bytes": {entry.name: entry.num_bytes for entry in manifest.files},
                 ENCODER_DIFFERENCE: difference,
             }
@@ -73,6 +84,7 @@ def export(
         ["file", "bytes"],
         [[entry.name, f"{entry.num_bytes:,}"] for entry in manifest.files]
         + [["largest difference ONNX Runtime − PyTorch", f"{difference:.2g}"]]
+        + [[f"attribute {info.name}", f"{info.num_values:,} values"] for info in manifest.items.attributes]
         + _index_rows(manifest.index),
     )
 

@@ -4,6 +4,7 @@ Takes the material from a run, has the version's files written, and publishes th
 how any of these is done, nor about serving.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,14 @@ from training.run import Run
 DEFAULT_GOAL: Final = Goal(recall=0.95, num_candidates=100)
 
 
-def export_run(run_path: Path, bundles: Path, *, index: str = AUTO, goal: Goal = DEFAULT_GOAL) -> str:
+def export_run(
+    run_path: Path,
+    bundles: Path,
+    *,
+    index: str = AUTO,
+    goal: Goal = DEFAULT_GOAL,
+    attributes: Sequence[str] | None = None,
+) -> str:
     """Publish a finished run as the live version of a bundle directory.
 
     Args:
@@ -27,6 +35,7 @@ def export_run(run_path: Path, bundles: Path, *, index: str = AUTO, goal: Goal =
         bundles: The bundle directory; created where it does not exist.
         index: `auto`, a name in `export.indexes.RECIPES`, or a FAISS factory string.
         goal: The recall that the index is tuned to.
+        attributes: Columns of the catalogue to keep as attributes; None to keep those that describe.
 
     Returns:
         The version's name.
@@ -38,10 +47,17 @@ def export_run(run_path: Path, bundles: Path, *, index: str = AUTO, goal: Goal =
         BundleError: the directory cannot be written, or an item id cannot be stored.
     """
     check_request(index, goal)
-    return publish_run(Run.open(run_path), bundles, index=index, goal=goal)
+    return publish_run(Run.open(run_path), bundles, index=index, goal=goal, attributes=attributes)
 
 
-def publish_run(run: RunToExport, bundles: Path, *, index: str, goal: Goal = DEFAULT_GOAL) -> str:
+def publish_run(
+    run: RunToExport,
+    bundles: Path,
+    *,
+    index: str,
+    goal: Goal = DEFAULT_GOAL,
+    attributes: Sequence[str] | None = None,
+) -> str:
     """Publish an opened run; as `export_run`."""
     with progress("Exporting", total=NUM_STAGES + 2) as bar, stage_version(bundles) as staged:
 
@@ -50,7 +66,9 @@ def publish_run(run: RunToExport, bundles: Path, *, index: str, goal: Goal = DEF
             bar.note(name)
 
         bar.note("reading the run")
-        assembled = assemble(run_material(run), staged.path, index=index, goal=goal, stage=stage)
+        assembled = assemble(
+            run_material(run), staged.path, index=index, goal=goal, attributes=attributes, stage=stage
+        )
         stage("checksums")
         version = assembled.publish(staged)
         bar.advance()

@@ -7,7 +7,7 @@ import numpy as np
 from bundle.golden import GoldenQueries
 from bundle.ids import write_item_ids
 from bundle.layout import ENCODER, GOLDEN, INDEX, POPULAR, VECTORS
-from bundle.manifest import IndexInfo, ItemsInfo, ModelInfo
+from bundle.manifest import AttributeInfo, IndexInfo, ItemsInfo, ModelInfo
 from bundle.publish import StagedVersion, stage_version
 
 SPACE = "5" * 64
@@ -29,13 +29,19 @@ def fill(folder: Path, content: str) -> None:
     ).write(folder / GOLDEN)
 
 
-def publish_staged(staged: StagedVersion, *, model_space: str = SPACE, recall: float = 0.5) -> str:
+def publish_staged(
+    staged: StagedVersion,
+    *,
+    model_space: str = SPACE,
+    recall: float = 0.5,
+    attributes: tuple[AttributeInfo, ...] = (),
+) -> str:
     return staged.publish(
         model=ModelInfo(
             name="re4", num_interests=1, embedding_dim=2, max_history_length=2, space=model_space
         ),
         index=IndexInfo(kind="flat"),
-        items=ItemsInfo(num_items=3, id_kind="string", space=SPACE),
+        items=ItemsInfo(num_items=3, id_kind="string", space=SPACE, attributes=attributes),
         evaluation={"test": {"recall@50": recall}},
         lineage={"run": "runs/one"},
     )

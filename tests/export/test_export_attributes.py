@@ -1,0 +1,78 @@
+"""Which catalogue columns become attributes of a version, and that they come out as they went in."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from run_samples import FakeRun
+
+from bundle.attributes import Attributes
+from bundle.verify import verify_version
+from export.attributes import choose_attributes
+from export.exporter import publish_run
+from re4.errors import ExportError
+
+ITEMS = pl.DataFrame(
+    {
+        "item_id": range(8),
+        "title": [f"Title {row}" for row in range(8)],
+        "genres": [["Drama"], ["Drama", "Comedy"], [], None, ["Comedy", None], ["Drama"], ["Drama"], [""]],
+        "year": [1999, 1999, None, 2001, 2001, 2001, 1999, 1999],
+        "in_print": [True, False, None, True, True, True, True, False],
+        "price": [1.5] * 8,
+        "empty": pl.Series([None] * 8, dtype=pl.String),
+    }
+)
+
+
+def test_columns_that_describe_are_kept_and_columns_that_name_are_not() -> None:
+    chosen = choose_attributes(ITEMS)
+    assert list(chosen.columns) == ["genres", "year", "in_print"]
+    assert set(chosen.left_out) == {"title", "price", "empty"}
+    assert "names items" in chosen.left_out["title"]
+
+
+def test_a_wanted_column_is_kept_whatever_its_values() -> None:
+    assert list(choose_attributes(ITEMS, ["title", "year"]).columns) == ["title", "year"]
+    assert not choose_attributes(ITEMS, []).columns
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [("colour", "it has 'title', 'genres'"), ("price", "Float64"), ("empty", "no item has a value")],
+)
+def test_a_wanted_column_that_cannot_be_kept_is_an_error(wanted: str, message: str) -> None:
+    with pytest.raises(ExportError, match=message):
+        choose_attributes(ITEMS, [wanted])
+
+
+def test_a_column_of_too_many_or_too_long_values_is_left_out() -> None:
+    num_items = 200_002
+    items = pl.DataFrame({"item_id": range(num_items)}).with_columns(
+        many=pl.col("item_id") // 2, long=pl.lit("x" * 1025)
+    )
+    chosen = choose_attributes(items)
+    assert not chosen.columns
+    assert "100,001 different values" in chosen.left_out["many"]
+    assert "1025 bytes" in chosen.left_out["long"]
+
+
+def test_a_version_holds_the_attributes_of_its_catalogue(tmp_path: Path) -> None:
+    run = FakeRun(num_items=len(ITEMS))
+    run.items = lambda: ITEMS  # type: ignore[method-assign]
+    path = tmp_path / publish_run(run, tmp_path, index="flat")
+    items = verify_version(path).items
+    attributes = Attributes.open(path, items.attributes, items.num_items)
+    assert attributes.names == ("genres", "year", "in_print")
+    found = {
+        name: {
+            value: attributes[name].rows_with([code]).tolist()
+            for code, value in enumerate(attributes[name].values())
+        }
+        for name in attributes.names
+    }
+    assert found == {
+        "genres": {"Comedy": [1, 4], "Drama": [0, 1, 5, 6]},
+        "year": {"1999": [0, 1, 6, 7], "2001": [3, 4, 5]},
+        "in_print": {"false": [1, 7], "true": [0, 3, 4, 5, 6]},
+    }
