@@ -32,6 +32,10 @@ class Backlog(Generic[EntryT]):
         # Dictionaries as ordered sets: those who leave are removed at once, wherever they stand.
         self._groups: dict[Group, dict[EntryT, None]] = {}
 
+    def __len__(self) -> int:
+        """How many entries wait."""
+        return sum(len(entries) for entries in self._groups.values())
+
     def add(self, group: Group, entry: EntryT) -> None:
         """Put an entry at the end of its group."""
         self._groups.setdefault(group, {})[entry] = None

@@ -1,4 +1,4 @@
-"""Work-conserving batches: whatever queued while the last batch ran is the next one. No timer.
+"""Work-conserving batches: whatever queued while the last batch ran is the next one. No timer by default.
 
 An idle server answers a lone query at once; a busy one shares each run among all who wait. One thread, the
 compute lane, runs the batches, so that the event loop stays free to read the next calls. Work is spent only
@@ -54,6 +54,7 @@ class Batcher(Generic[QueryT, ResultT]):
         *,
         max_batch_size: int,
         max_wait_ms: float,
+        max_delay_ms: float = 0.0,
         group_of: Callable[[QueryT], Group],
         on_lane_start: Callable[[], None],
         clock_ns: Callable[[], int] = perf_counter_ns,
@@ -64,18 +65,22 @@ class Batcher(Generic[QueryT, ResultT]):
             run: Answers a batch, in the lane; an exception in place of a result concerns that query alone.
             max_batch_size: Most queries that `run` is given.
             max_wait_ms: Queries that would wait longer for their batch to start are turned away.
+            max_delay_ms: How long an idle lane waits for company before it runs a batch that is not full.
             group_of: Says which queries may share a batch, and how deep they are.
             on_lane_start: Called once in the lane's thread.
             clock_ns: What time it is, in nanoseconds since any moment.
         """
         self._run = run
         self._max_wait_ms = max_wait_ms
+        self._max_batch_size = max_batch_size
+        self._delay_s = max_delay_ms / 1e3
         self._group_of = group_of
         self._clock_ns = clock_ns
         self._lane = ThreadPoolExecutor(1, thread_name_prefix="compute-lane", initializer=on_lane_start)
         self._backlog = Backlog[_Waiting[QueryT, ResultT]](max_batch_size)
         self._pace = Pace()
         self._is_busy = False
+        self._delayed: asyncio.TimerHandle | None = None
         self._running: _Running | None = None
 
     def admit(self, group: Group, *, time_left_s: float | None) -> None:
@@ -137,8 +142,13 @@ class Batcher(Generic[QueryT, ResultT]):
             futures.append(entry.future)
         if futures and not self._is_busy:
             self._is_busy = True
-            # Not at once: calls that arrived in the same turn of the loop share the batch.
-            loop.call_soon(self._start_next)
+            if self._delay_s:
+                self._delayed = loop.call_later(self._delay_s, self._start_next)
+            else:
+                # Not at once: calls that arrived in the same turn of the loop share the batch.
+                loop.call_soon(self._start_next)
+        if self._delayed is not None and len(self._backlog) >= self._max_batch_size:
+            self._start_next()
         return futures
 
     def close(self) -> None:
@@ -157,6 +167,9 @@ class Batcher(Generic[QueryT, ResultT]):
         return max(expected_ms - (now_ns - self._running.since_ns) / 1e6, 0.0)
 
     def _start_next(self) -> None:
+        if self._delayed is not None:
+            self._delayed.cancel()
+            self._delayed = None
         started_ns = self._clock_ns()
         batch = self._next_batch(started_ns)
         self._is_busy = bool(batch)

@@ -17,6 +17,8 @@ from re4.errors import BundleDamagedError, BundleMismatchError
 from serving.onnx_guard import refuse_outside_references
 
 PROVIDERS: Final = ("CPUExecutionProvider",)
+NUM_THREADS: Final = 1
+"""Of each of ONNX Runtime's two pools: the calling thread itself."""
 SPACE_KEY: Final = "re4.space"
 """Where the model's metadata names the item vectors that it was trained with."""
 
@@ -131,8 +133,8 @@ def bucket_sizes(max_batch_size: int) -> tuple[int, ...]:
 
 def _options() -> Any:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
+    options.intra_op_num_threads = NUM_THREADS
+    options.inter_op_num_threads = NUM_THREADS
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3  # errors only: they are raised as well
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -18,8 +18,9 @@ class Start:
     port: int
     settings: str
     """`ServerSettings.to_json`."""
-    path: str
-    """Folder of the version to begin with; checked."""
+    path: str | None
+    """Folder of the version to begin with; checked. None at a server's start: open the port at once, say
+    NOT_SERVING, and wait for `Load` and `Announce`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,11 @@ class Load:
     """Answer from the version in this folder, which was checked. Forget what was refused before."""
 
     path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Announce:
+    """Every worker answers: say SERVING to whoever asks for the health."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +48,8 @@ class Serving:
     """Report: this version answers now."""
 
     version: str
+    thread_pools: dict[str, int]
+    """Threads of each pool in this process, as its library says, and of the process altogether."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +59,16 @@ class Failed:
     failure: str
 
 
-Line: TypeAlias = Start | Load | Refuse | Serving | Failed
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """Report: the port is open, and nothing is answered yet but the health."""
 
-_KINDS: dict[str, Any] = {kind.__name__: kind for kind in (Start, Load, Refuse, Serving, Failed)}
+
+Line: TypeAlias = Start | Load | Announce | Refuse | Opened | Serving | Failed
+
+_KINDS: dict[str, Any] = {
+    kind.__name__: kind for kind in (Start, Load, Announce, Refuse, Opened, Serving, Failed)
+}
 
 
 def to_line(message: Line) -> bytes:

@@ -70,6 +70,7 @@ class RetrievalService:
             self._run,
             max_batch_size=settings.max_batch_size,
             max_wait_ms=settings.max_queue_ms,
+            max_delay_ms=settings.max_batch_delay_ms,
             group_of=_group_of,
             on_lane_start=cap_this_thread,
         )

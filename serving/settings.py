@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, Self
 from re4.errors import UsageError
 from re4.setting_sources import DEFAULT_SOURCE, checked, gather
 from re4.settings import check, construct, declared, flat, option_name, plain, setting
+from serving.allowance import usable_cores
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:8700"
 ENVIRONMENT_PREFIX: Final = "RE4_SERVE_"
@@ -84,9 +85,19 @@ class ServerSettings:
         None, "Describe the methods to whoever asks, such as grpcurl.", default_text="on loopback only"
     )
     num_processes: int = setting(
-        1, "Worker processes on the one port, each with one compute lane: about one for each core.", low=1
+        usable_cores(),
+        "Worker processes on the one port, each with one compute lane.",
+        low=1,
+        default_text="one for each core that affinity and control groups leave",
     )
     max_batch_size: int = setting(64, "Most users that share one run of the encoder and one search.", low=1)
+    max_batch_delay_ms: float = setting(
+        0.0,
+        "Milliseconds that an idle worker waits for more calls before it runs a batch: more throughput for "
+        "clients of few calls at a time, and every lone call pays for it.",
+        low=0,
+        high=1,
+    )
     max_queue_ms: float = setting(
         200.0,
         "Milliseconds: a call that would wait longer for its turn is shed on arrival, RESOURCE_EXHAUSTED "

@@ -7,26 +7,27 @@ a check leaves it standing, with the last good version for the next worker.
 import asyncio
 import logging
 import signal
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final
 
 from re4.errors import ServerError
 from serving.addresses import Address, hold_port
+from serving.allowance import usable_cores
+from serving.backoff import Backoff
 from serving.check import check_version
 from serving.logs import log_to_stderr
 from serving.metrics import ServerFacts
 from serving.metrics_page import metrics_page
-from serving.orders import Failed, Load, Refuse, Start
+from serving.orders import Announce, Failed, Load, Refuse, Start
 from serving.settings import ServerSettings
 from serving.watcher import GoLive, Watcher
 from serving.worker_process import WorkerProcess
 
-_FIRST_DELAY_S: Final = 0.5
-_LONGEST_DELAY_S: Final = 30.0
 _KILL_AFTER_S: Final = 5.0
 """Beyond the grace: how long a worker may take to end before it is killed."""
 
@@ -86,19 +87,25 @@ class _Supervisor:
     async def _serve(self, address: Address) -> None:
         self._say_choices()
         with hold_port(address) as bound, self._metrics_page():
-            self._live = self._facts.live = await self._watcher.first()
-            self._facts.num_loads_ok += 1
             orders = [
                 Start(
                     number=number,
                     host=bound.host,
                     port=bound.port,
                     settings=self._settings.to_json(),
-                    path=str(self._live),
+                    path=None,
                 )
                 for number in range(1, self._settings.num_processes + 1)
             ]
-            await _all_or_first_failure(self._start(order) for order in orders)
+            # The version is checked while the workers start: whoever asks by then is told NOT_SERVING.
+            await _all_or_first_failure([self._open(orders, bound), self._check_first()])
+            assert self._live is not None
+            first = self._live
+            await _all_or_first_failure(worker.load_first(first) for worker in self._workers.values())
+            # Not before all are warm: a probe that reaches one stands for callers who reach another.
+            for worker in self._workers.values():
+                worker.send(Announce())
+            _log.info("threads of a worker: %s", _in_words(self._workers[1].thread_pools))
             _log.info("listening on %s", bound)
             await _all_or_first_failure([*(self._keep(order) for order in orders), self._follow()])
 
@@ -112,12 +119,22 @@ class _Supervisor:
             _log.info("metrics on http://%s/metrics", where)
             yield
 
+    async def _open(self, orders: Sequence[Start], bound: Address) -> None:
+        await _all_or_first_failure(self._start(order) for order in orders)
+        _log.info("port %d is open, NOT_SERVING until the first version is warm", bound.port)
+
+    async def _check_first(self) -> None:
+        self._live = self._facts.live = await self._watcher.first()
+        self._facts.num_loads_ok += 1
+
     async def _start(self, order: Start) -> None:
         self._workers[order.number] = await WorkerProcess.start(order, self._worker_environment)
 
     async def _keep(self, order: Start) -> None:
         """Hear a worker out; start another where it ends."""
+        backoff = Backoff()
         while True:
+            began_s = monotonic()
             worker = self._workers[order.number]
             async for report in worker.reports():
                 if isinstance(report, Failed):
@@ -129,19 +146,21 @@ class _Supervisor:
                 worker.pid,
                 await worker.wait(),
             )
-            await self._start_again(order)
+            await self._start_again(order, backoff, lived_s=monotonic() - began_s)
 
-    async def _start_again(self, order: Start) -> None:
-        delay_s = _FIRST_DELAY_S
+    async def _start_again(self, order: Start, backoff: Backoff, *, lived_s: float) -> None:
         self._facts.num_worker_restarts += 1
         while True:
+            delay_s = backoff.delay_s(lived_s)
+            if delay_s:
+                _log.error("worker %d: waiting %g seconds before the next try", order.number, delay_s)
+                await asyncio.sleep(delay_s)
             try:
                 await self._start(replace(order, path=str(self._live)))
                 break
-            except ServerError as error:
-                _log.error("%s; trying again in %g seconds", error, delay_s)
-            await asyncio.sleep(delay_s)
-            delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
+            except (ServerError, OSError) as error:  # OSError: the system gives no further process
+                _log.error("%s", error)
+                lived_s = 0.0
         # What became live or was refused while it started.
         self._workers[order.number].send(Load(path=str(self._live)))
         if self._refused is not None:
@@ -172,15 +191,21 @@ class _Supervisor:
         settings = self._settings
         _log.info("bundles in %s, CURRENT read every %g seconds", self._bundles, settings.poll_interval_s)
         _log.info(
-            "%d worker process(es) with one compute lane each; pools of ONNX Runtime, OpenMP and BLAS have "
-            "one thread, because lanes that share cores would wait for each other",
+            "%d worker process(es) with one compute lane each, %d core(s) are theirs to use; pools of ONNX "
+            "Runtime, OpenMP and BLAS have one thread, because lanes that share cores would wait for each "
+            "other",
             settings.num_processes,
+            usable_cores(),
         )
         by_source: dict[str, list[str]] = {}
         for name, value, source in settings.effective():
             by_source.setdefault(source, []).append(f"{name}={value}")
         for source, pairs in by_source.items():
             _log.info("settings from %s: %s", source, ", ".join(pairs))
+
+
+def _in_words(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 async def _all_or_first_failure(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:

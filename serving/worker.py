@@ -19,10 +19,22 @@ from serving.addresses import Address
 from serving.encoder import PROVIDERS
 from serving.live import Live
 from serving.logs import log_to_stderr
-from serving.orders import Failed, Line, Load, Refuse, Serving, Start, from_line, to_line
+from serving.orders import (
+    Announce,
+    Failed,
+    Line,
+    Load,
+    Opened,
+    Refuse,
+    Serving,
+    Start,
+    from_line,
+    to_line,
+)
 from serving.server import RetrievalServer
 from serving.settings import ServerSettings
 from serving.snapshot import Snapshot, load_snapshot
+from serving.thread_pools import thread_pools
 
 _MAX_LINE_BYTES = 1 << 20
 
@@ -45,12 +57,17 @@ class Worker:
         Raises:
             Re4Error: the first version cannot be loaded, or the address not listened on.
         """
-        # The port opens when the version is warm: until then the other workers get the connections.
-        self._live.swap(await self._load(self._start.path))
+        # A replacement opens the port when it is warm: until then the other workers get the connections. At
+        # the server's start there are no others: whoever asks is told at once that it is not ready yet.
+        if self._start.path is not None:
+            self._live.swap(await self._load(self._start.path))
         await self._server.start(Address(host=self._start.host, port=self._start.port))
         try:
-            await self._server.set_serving()
-            self._say_live()
+            if self._start.path is None:
+                self._report(Opened())
+            else:
+                await self._server.set_serving()
+                self._say_live()
             following = asyncio.create_task(self._follow(orders))
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -64,13 +81,15 @@ class Worker:
             order = from_line(line)
             if isinstance(order, Load):
                 await self._go_live(order)
+            elif isinstance(order, Announce):
+                await self._server.set_serving()
             elif isinstance(order, Refuse):
                 self._live.refuse(order.version, order.failure)
 
     async def _go_live(self, order: Load) -> None:
-        current = self._live.current()
+        current = self._live.snapshot
         try:
-            if order.path == str(current.path):
+            if current is not None and order.path == str(current.path):
                 self._live.swap(current)
             else:
                 self._live.swap(await self._load(order.path))
@@ -104,7 +123,7 @@ class Worker:
             manifest.index.kind,
             manifest.items.num_items,
         )
-        self._report(Serving(version=manifest.version))
+        self._report(Serving(version=manifest.version, thread_pools=thread_pools()))
 
     def _report(self, message: Line) -> None:
         self._reports.write(to_line(message))

@@ -5,10 +5,11 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 
 from re4.errors import ServerError
 from serving.environment import COMPUTE_ENVIRONMENT
-from serving.orders import Failed, Line, Serving, Start, from_line, to_line
+from serving.orders import Failed, Line, Load, Opened, Serving, Start, from_line, to_line
 
 _MAX_LINE_BYTES = 1 << 20
 
@@ -16,13 +17,16 @@ _MAX_LINE_BYTES = 1 << 20
 class WorkerProcess:
     """A running worker. Make one by `start`."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, number: int) -> None:
         self._process = process
+        self._number = number
         self.pid = process.pid
+        self.thread_pools: Mapping[str, int] = {}
+        """Threads by pool, as the worker last said."""
 
     @classmethod
     async def start(cls, order: Start, environment: Mapping[str, str]) -> "WorkerProcess":
-        """Start a worker and wait until it serves.
+        """Start a worker and wait until it serves; where it gets no version yet, until its port is open.
 
         Args:
             order: What it is to be.
@@ -38,19 +42,31 @@ class WorkerProcess:
             env=os.environ | COMPUTE_ENVIRONMENT | dict(environment),
             limit=_MAX_LINE_BYTES,
         )
-        worker = cls(process)
+        worker = cls(process, order.number)
         try:
             worker.send(order)
-            async for report in worker.reports():
-                if isinstance(report, Serving):
-                    return worker
-                if isinstance(report, Failed):
-                    raise ServerError(f"worker {order.number} cannot serve: {report.failure}")
-            ended = await worker.wait()
-            raise ServerError(f"worker {order.number} ended with {ended} before it could serve")
+            await worker._hear(Opened if order.path is None else Serving)
         except BaseException:  # cancelled too: no process is left behind
             await worker.stop(0)
             raise
+        return worker
+
+    async def load_first(self, path: Path) -> None:
+        """Have a worker that was started without a version load one, and wait until it answers from it.
+
+        Raises:
+            ServerError: it ended, or said that it cannot.
+        """
+        self.send(Load(path=str(path)))
+        await self._hear(Serving)
+
+    async def _hear(self, wanted: type[Opened] | type[Serving]) -> None:
+        async for report in self.reports():
+            if isinstance(report, wanted):
+                return
+            if isinstance(report, Failed):
+                raise ServerError(f"worker {self._number} cannot serve: {report.failure}")
+        raise ServerError(f"worker {self._number} ended with {await self.wait()} before it could serve")
 
     def send(self, order: Line) -> None:
         """Give an order; a worker that is ending gets none."""
@@ -62,7 +78,10 @@ class WorkerProcess:
         """What the worker says, until it ends."""
         stdout = self._process.stdout
         while stdout is not None and (line := await stdout.readline()):
-            yield from_line(line)
+            report = from_line(line)
+            if isinstance(report, Serving):
+                self.thread_pools = report.thread_pools
+            yield report
 
     async def wait(self) -> str:
         """Wait for the end; how it ended, in words."""

@@ -14,6 +14,9 @@ import grpc
 DEADLINE_S = 60
 """Nobody waits this long: it ends a test that would wait for ever."""
 
+_ONE = ("--num-processes", "1")
+"""Unless a test says otherwise: the default is the machine's business."""
+
 RE4 = (sys.executable, "-P", "-m", "re4.cli")
 
 
@@ -22,7 +25,7 @@ class RunningServer:
 
     def __init__(self, bundles: Path, *options: str, env: dict[str, str] | None = None) -> None:
         self._process = subprocess.Popen(
-            [*RE4, "serve", "--bundles", str(bundles), "--address", "127.0.0.1:0", *options],
+            [*RE4, "serve", "--bundles", str(bundles), "--address", "127.0.0.1:0", *_ONE, *options],
             stderr=subprocess.PIPE,
             text=True,
             env=os.environ | (env or {}),
@@ -85,9 +88,13 @@ class RunningServer:
             return len(self._lines)
 
     def workers(self) -> set[int]:
-        """Process ids of the server's child processes."""
+        """Process ids of the server's worker processes."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
-        return {int(child) for child in children.split()}
+        return {
+            int(child)
+            for child in children.split()
+            if b"serving.worker" in Path(f"/proc/{child}/cmdline").read_bytes()
+        }
 
     def signal(self, number: int) -> None:
         self._process.send_signal(number)

@@ -22,13 +22,14 @@ MAX_WAIT_MS = 100.0
 class Overloaded:
     """A batcher whose lane and clock move only when the test says so. Queries like `deep-x` are 2 deep."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_delay_ms: float = 0.0) -> None:
         self.lane = Lane()
         self.now_ms = 0.0
         self.batcher: Batcher[str, str] = Batcher(
             self.lane.run,
             max_batch_size=MAX_BATCH,
             max_wait_ms=MAX_WAIT_MS,
+            max_delay_ms=max_delay_ms,
             group_of=lambda query: Group(owner=0, depth=2 if query.startswith("deep") else 1),
             on_lane_start=lambda: None,
             clock_ns=lambda: int(self.now_ms * 1e6),
@@ -51,9 +52,9 @@ class Overloaded:
         await future
 
 
-def drive(test: Callable[[Overloaded], Coroutine[Any, Any, None]]) -> Overloaded:
+def drive(test: Callable[[Overloaded], Coroutine[Any, Any, None]], max_delay_ms: float = 0.0) -> Overloaded:
     async def main() -> Overloaded:
-        overloaded = Overloaded()
+        overloaded = Overloaded(max_delay_ms)
         try:
             await test(overloaded)
         finally:
@@ -187,6 +188,26 @@ def test_the_pace_is_a_moving_average_by_depth() -> None:
     for _ in range(50):
         pace.note(1, 1, 6.0)
     assert pace.ms(1) == pytest.approx(6.0, rel=1e-3)
+
+
+def test_with_a_delay_the_first_waits_for_company_but_a_full_batch_for_nobody() -> None:
+    async def test(server: Overloaded) -> None:
+        for each in range(2):
+            accepted = server.ask(f"a{each}")
+            await asyncio.sleep(0)  # without a delay, the batch would be formed by now
+            await asyncio.sleep(0)
+            accepted += server.ask(f"b{each}")
+            server.lane.may_leave.release()
+            await asyncio.gather(*accepted)
+        server.lane.may_leave.release(2)
+        await asyncio.gather(*server.ask("c", "d", "e", "f", "g"))
+
+    assert drive(test, max_delay_ms=50.0).lane.batches == [
+        ["a0", "b0"],
+        ["a1", "b1"],
+        ["c", "d", "e", "f"],
+        ["g"],
+    ]
 
 
 @given(

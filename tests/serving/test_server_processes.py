@@ -7,9 +7,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from damaged_versions import CHANGED_FILES, publish
-from running_server import DEADLINE_S, RE4, RunningServer, open_files
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from running_server import DEADLINE_S, RE4, RunningServer, open_files, raw_call
 from small_bundles import SmallVersion
 
 from re4.errors import UsageError
@@ -98,6 +100,53 @@ def test_a_killed_worker_is_replaced_and_answers_from_the_last_good_version(tmp_
             assert client.retrieve(["item-1-é"], 5).version == good
 
 
+def test_a_worker_that_keeps_dying_is_started_ever_more_slowly(bundles: Path) -> None:
+    with RunningServer(bundles) as running:
+        for restart in range(3):
+            (worker,) = running.workers()
+            seen = running.num_lines
+            os.kill(worker, signal.SIGKILL)
+            running.wait_for("worker 1: serving", after=seen)
+            waited = [line for line in running.log.splitlines()[seen:] if "waiting" in line]
+            assert len(waited) == (restart > 0)
+
+
+def test_the_threads_of_a_worker_are_said(server: RunningServer) -> None:
+    found = server.wait_for(r"threads of a worker: onnxruntime 1, openmp 1, blas 1, process (\d+)")
+    (worker,) = server.workers()
+    assert 1 <= int(found.group(1)) <= len(list(Path(f"/proc/{worker}/task").iterdir())) + 4
+
+
+def test_the_port_is_open_and_not_serving_until_the_version_is_warm(bundles: Path, tmp_path: Path) -> None:
+    """The process that checks the version waits at its very beginning, until the test opens a pipe."""
+    held = tmp_path / "held"
+    os.mkfifo(held)
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import sys\nif 'serving.check' in sys.orig_argv:\n    open({str(held)!r}).close()\n"
+    )
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    running = RunningServer(bundles, "--num-processes", "2", env={"PYTHONPATH": path})
+    try:
+        address = "127.0.0.1:" + running.wait_for(r"port (\d+) is open, NOT_SERVING").group(1)
+        with grpc.insecure_channel(address) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            for name in ("", "re4.v1.Retrieval"):
+                answer = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=DEADLINE_S)
+                assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
+            code, details = raw_call(channel, "Retrieve", b"")
+            assert code is grpc.StatusCode.UNAVAILABLE
+            assert "no version is loaded yet" in details
+            watching = health.Watch(health_pb2.HealthCheckRequest(service="re4.v1.Retrieval"))
+            assert next(watching).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            held.open("w").close()
+            assert next(watching).status == health_pb2.HealthCheckResponse.SERVING
+            watching.cancel()
+            assert raw_call(channel, "Retrieve", b"")[0] is grpc.StatusCode.INVALID_ARGUMENT
+    finally:
+        running.__exit__()
+    assert running.wait() == 0
+
+
 def test_workers_end_with_a_parent_that_was_killed(bundles: Path) -> None:
     with RunningServer(bundles, "--num-processes", "2") as running:
         workers = running.workers()
@@ -154,6 +203,7 @@ def test_a_port_that_is_taken_ends_the_start(bundles: Path, server: RunningServe
         ({"num_processes": 0}, "--num-processes is 0; the smallest value is 1"),
         ({"max_num_candidates": 0}, "--max-num-candidates is 0; the smallest value is 1"),
         ({"poll_interval_s": 0}, "--poll-interval-s is 0; the smallest value is 0.001"),
+        ({"max_batch_delay_ms": 1.5}, "--max-batch-delay-ms is 1.5; the largest value is 1"),
         ({"max_queue_ms": -1}, "--max-queue-ms is -1; the smallest value is 0"),
         ({"grace_s": -1}, "--grace-s is -1; the smallest value is 0"),
     ],
