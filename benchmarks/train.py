@@ -97,6 +97,7 @@ def measure(
     from training.batches import TrainingBatches
     from training.config import TrainConfig
     from training.model import MultiInterestModel
+    from training.negatives import build_sampler
     from training.optimiser import Optimiser
 
     if num_threads:
@@ -113,6 +114,7 @@ def measure(
     torch.manual_seed(0)
     model = MultiInterestModel(config, num_items)
     optimiser = Optimiser(model)
+    sampler = build_sampler(config.negatives, config.num_negatives, torch.ones(num_items))
     generator = torch.Generator().manual_seed(0)
     gflops = _matmul_gflops()
     seconds, input_seconds, lengths, owed = [], [], [], []
@@ -122,7 +124,8 @@ def measure(
             started = time.perf_counter()
             batch = next(examples)
             gathered = time.perf_counter()
-            optimiser.step(model.losses(batch, generator))
+            negatives = sampler.draw(generator, batch.targets_B)
+            optimiser.step(model.losses(batch, negatives, generator))
             ended = time.perf_counter()
             if step < 3:
                 continue

@@ -1,16 +1,17 @@
 """Every hyper-parameter of a training run, with its default, its unit and its bounds.
 
 This file knows nothing of torch, so that `re4 train --help` is quick: the command's options are made
-from these fields. A field that is None takes the model's own default (`training.encoders.ENCODERS`).
+from these fields. A field that is None takes the model's own default (`training.encoders.ENCODERS`); a field
+that the model fixes takes that value, and refuses another.
 """
 
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-from re4.errors import RunError
+from re4.errors import RunError, UsageError
 from re4.setting_sources import read_file
-from re4.settings import check, setting
+from re4.settings import check, option_name, setting
 from training.encoders import ENCODERS
 from training.negatives import NEGATIVES
 
@@ -26,8 +27,11 @@ class TrainConfig:
     embedding_dim: int = setting(64, "D, width of item and interest vectors.", low=2, high=4096)
     attention_dim: int = setting(256, "H, width inside the attention.", low=1, high=16384)
     max_history_length: int = setting(20, "L, newest events of a history that count.", low=1, high=1024)
-    initial_vectors: str = setting(
-        "svd", "Item vectors to start from: svd (of who chose what) or random.", choices=("svd", "random")
+    initial_vectors: str | None = setting(
+        None,
+        "Item vectors to start from: svd (of who chose what), random, or popularity (one axis, log counts).",
+        choices=("svd", "random", "popularity"),
+        default_text=_MODELS_OWN,
     )
     history_dropout: float = setting(
         0.3, "Share of history events left out of each training example, at random.", low=0, high=0.95
@@ -39,12 +43,34 @@ class TrainConfig:
         None, "Pass each interest through tanh(FC z), as the authors' code does.", default_text=_MODELS_OWN
     )
 
+    scores: str = setting(
+        "inner", "Score of interest and item: inner product or cosine.", choices=("inner", "cosine")
+    )
+    temperature: float = setting(1.0, "Scores are divided by it, in training and in serving.", low=1e-3)
+    interest_choice: str | None = setting(
+        None,
+        "The interest that a target trains: hard (the best one) or soft (all, by their scores).",
+        choices=("hard", "soft"),
+        default_text=_MODELS_OWN,
+    )
+    choice_sharpness: float = setting(
+        1.0, "Soft choice: weights are softmax(sharpness x score) over interests.", low=0
+    )
     negatives: str = setting(
         "auto",
         f"Negatives: {', '.join(NEGATIVES)}; auto: all up to 20,000 items.",
         choices=("auto", *NEGATIVES),
     )
-    num_negatives: int = setting(5000, "M, shared negatives a step (where they are sampled).", low=1)
+    num_negatives: int = setting(5000, "M, shared negatives a step (where they are drawn).", low=1)
+    hard_negatives: float = setting(
+        0.0, "REMI's beta: weigh negatives by exp(beta x score); 0 weighs them alike.", low=0
+    )
+    routing_weight: float | None = setting(
+        None,
+        "Weight of REMI's regularisation of attention that gathers on few items.",
+        low=0,
+        default_text=_MODELS_OWN,
+    )
 
     contrast_weight: float | None = setting(
         None, "Weight of re-contrast; 0 switches it off.", low=0, default_text=_MODELS_OWN
@@ -61,7 +87,9 @@ class TrainConfig:
     batch_size: int = setting(1024, "Examples a step.", low=1)
     learning_rate: float = setting(2e-3, "Adam's step size.", low=1e-8)
     weight_decay: float = setting(1e-6, "L2 penalty on every weight.", low=0)
-    num_epochs: int = setting(40, "Most passes over the training events.", low=1)
+    num_epochs: int = setting(
+        40, "Most passes over the training events; 0 keeps what training starts from.", low=0
+    )
     patience: int = setting(5, "Stop after so many epochs without a better validation Recall@50.", low=1)
     seed: int = setting(0, "Seed of every random choice.", low=0)
 
@@ -74,9 +102,21 @@ class TrainConfig:
         check(self)
 
     def resolve(self, num_items: int) -> Self:
-        """Fill in what depends on the model and on the catalogue, so that nothing is left to choose."""
-        own = ENCODERS[self.model].defaults
-        chosen: dict[str, Any] = {name: value for name, value in own.items() if getattr(self, name) is None}
+        """Fill in what depends on the model and on the catalogue, so that nothing is left to choose.
+
+        Raises:
+            UsageError: a setting that the model does not have is given.
+        """
+        kind = ENCODERS[self.model]
+        chosen = {name: value for name, value in kind.defaults.items() if getattr(self, name) is None}
+        defaults = {item.name: item.default for item in fields(self)}
+        for name, value in kind.fixed.items():
+            if getattr(self, name) not in (value, defaults[name]):
+                raise UsageError(
+                    f"{option_name(name)} is {getattr(self, name)}; "
+                    f"with --model {self.model} it is always {value}."
+                )
+            chosen[name] = value
         if self.negatives == "auto":
             chosen["negatives"] = "all" if num_items <= 20_000 else "uniform"
         return replace(self, **chosen)

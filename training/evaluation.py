@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from re4.console import progress
 from training.data.dataset import Sequences
+from training.encoders.encoder import Encoded
 from training.metrics import UserMetrics, rank_metrics
 from training.model import MultiInterestModel
 
@@ -71,7 +72,7 @@ def rank(model: MultiInterestModel, held_out: Sequences, *, exclude_history: boo
     block = max(1, _SCORES_PER_BLOCK // (num_items * num_interests))
 
     top_UM = np.empty((held_out.num_users, depth), dtype=np.int64)
-    cosines: list[float] = []
+    sum_of_cosines, num_pairs = 0.0, 0
     training = model.training
     model.eval()
     with torch.inference_mode(), progress(title, held_out.num_users) as bar:
@@ -79,18 +80,18 @@ def rank(model: MultiInterestModel, held_out: Sequences, *, exclude_history: boo
             stop = min(start + block, held_out.num_users)
             rows_BL = torch.from_numpy(rows_UL[start:stop]).to(device)
             lengths_B = torch.from_numpy(lengths_U[start:stop]).to(device)
-            interests_BKD, _ = model.interests(rows_BL, lengths_B)
-            scores_BN = (interests_BKD @ vectors_ND.T).amax(dim=1)
+            encoded = model.interests(rows_BL, lengths_B)
+            scores_BN = (encoded.interests_BKD @ vectors_ND.T).amax(dim=1)
             if exclude_history:
                 for user in range(start, stop):
                     history, _ = history_and_targets(held_out, user)
                     scores_BN[user - start, torch.from_numpy(history).to(device)] = -torch.inf
             top_UM[start:stop] = scores_BN.topk(depth, dim=1).indices.cpu().numpy()
-            cosines.append(_sum_of_cosines(interests_BKD))
+            total, count = _cosines(encoded)
+            sum_of_cosines, num_pairs = sum_of_cosines + total, num_pairs + count
             bar.advance(stop - start)
     model.train(training)
-    pairs = held_out.num_users * num_interests * (num_interests - 1)
-    return Ranking(top_UM=top_UM, interest_cosine=sum(cosines) / pairs if pairs else 1.0)
+    return Ranking(top_UM=top_UM, interest_cosine=sum_of_cosines / num_pairs if num_pairs else 1.0)
 
 
 def summarise(ranking: Ranking, held_out: Sequences, num_items: int) -> Evaluation:
@@ -128,7 +129,15 @@ def judge(top_UM: NDArray[np.int64], held_out: Sequences) -> dict[int, UserMetri
     return {cut: rank_metrics(is_target_UM, num_targets_U, min(cut, top_UM.shape[1])) for cut in CUTS}
 
 
-def _sum_of_cosines(interests_BKD: torch.Tensor) -> float:
-    unit_BKD = torch.nn.functional.normalize(interests_BKD, dim=2)
+def _cosines(encoded: Encoded) -> tuple[float, int]:
+    """Sum the cosines over the ordered pairs of interests that the users have, and count the pairs."""
+    unit_BKD = torch.nn.functional.normalize(encoded.interests_BKD, dim=2)
+    if encoded.active_BK is not None:
+        unit_BKD = unit_BKD * encoded.active_BK[:, :, None]
+        num_B = encoded.active_BK.sum(dim=1)
+        num_pairs = int((num_B * (num_B - 1)).sum())
+    else:
+        num_users, num_interests = unit_BKD.shape[:2]
+        num_pairs = num_users * num_interests * (num_interests - 1)
     cosine_BKK = unit_BKD @ unit_BKD.transpose(1, 2)
-    return float(cosine_BKK.sum() - cosine_BKK.diagonal(dim1=1, dim2=2).sum())
+    return float(cosine_BKK.sum() - cosine_BKK.diagonal(dim1=1, dim2=2).sum()), num_pairs

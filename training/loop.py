@@ -20,9 +20,10 @@ from training.checkpoint import Progress, read_facts, remove_checkpoint, restore
 from training.config import TrainConfig
 from training.data.dataset import Dataset
 from training.evaluation import Evaluation, evaluate
-from training.initial_vectors import svd_item_vectors
+from training.initial_vectors import popularity_vectors, svd_item_vectors
 from training.interrupt import stop_requested
 from training.model import Losses, MultiInterestModel
+from training.negatives import build_sampler
 from training.optimiser import Optimiser
 from training.run import finish_run, new_run_folder, write_metrics, write_weights
 
@@ -81,6 +82,8 @@ def train(
     config = config.resolve(dataset.num_items)
     torch.manual_seed(config.seed)
     model = MultiInterestModel(config, dataset.num_items)
+    if config.initial_vectors == "popularity":
+        model.start_from(popularity_vectors(torch.from_numpy(dataset.item_counts_N()), config.embedding_dim))
     if config.initial_vectors == "svd":
         model.start_from(
             svd_item_vectors(
@@ -142,6 +145,9 @@ class _Training:
             batch_size=config.batch_size,
             history_dropout=config.history_dropout,
         )
+        self._sampler = build_sampler(
+            config.negatives, config.num_negatives, torch.from_numpy(dataset.item_counts_N())
+        )
 
     def restore(self) -> None:
         restore(self._out, self._model, self._optimiser)
@@ -149,6 +155,9 @@ class _Training:
 
     def run(self) -> TrainResult:
         config, progress = self._model.config, self._progress
+        if config.num_epochs == 0 and not progress.records:
+            progress.epoch = 0  # what training starts from, judged as it is
+            self._close_epoch()
         with stop_requested() as is_stopped:
             while progress.epoch <= config.num_epochs and not self._has_stalled():
                 self._train_epoch(is_stopped)
@@ -166,9 +175,9 @@ class _Training:
         mean_seconds = sum(record["seconds"] for record in progress.records) / len(progress.records)
         return TrainResult(
             best_epoch=best["epoch"],
-            num_epochs=len(progress.records),
+            num_epochs=progress.epoch - 1,
             seconds_per_epoch=mean_seconds,
-            examples_per_second=self._batches.num_examples / mean_seconds,
+            examples_per_second=self._examples_per_second(mean_seconds),
             valid=valid,
         )
 
@@ -195,7 +204,9 @@ class _Training:
             bar.advance(min(progress.step * self._model.config.batch_size, self._batches.num_examples))
             for batch in self._batches.epoch([seed, progress.epoch], first_step=progress.step):
                 generator.manual_seed(_step_seed(seed, progress.epoch, progress.step))
-                losses = self._model.losses(batch.to(device), generator)
+                batch = batch.to(device)
+                negatives = self._sampler.draw(generator, batch.targets_B)
+                losses = self._model.losses(batch, negatives, generator)
                 total = self._checked_total(losses)
                 self._optimiser.step(losses)
                 num_examples = len(batch.targets_B)
@@ -235,7 +246,7 @@ class _Training:
         record: dict[str, Any] = {
             "epoch": epoch,
             "seconds": round(progress.seconds, 3),
-            "examples_per_second": round(num_examples / progress.seconds, 1),
+            "examples_per_second": round(self._examples_per_second(progress.seconds), 1),
             "losses": {name: value / num_examples for name, value in progress.sums.items()},
             "valid": valid.to_json(),
         }
@@ -243,14 +254,16 @@ class _Training:
         is_best = self._best_record() is record
         if is_best:
             write_weights(self._out, self._model)
-        say(
-            f"epoch {epoch:>3}  loss {record['losses']['total']:.4f}  "
-            f"validation Recall@50 {valid.recall_50:.4f}  "
-            f"{record['examples_per_second']:,.0f} examples/s{'  *' if is_best else ''}"
-        )
+        trained = f"loss {record['losses']['total']:.4f}  " if epoch else ""
+        speed = f"  {record['examples_per_second']:,.0f} examples/s" if epoch else ""
+        star = "  *" if is_best else ""
+        say(f"epoch {epoch:>3}  {trained}validation Recall@50 {valid.recall_50:.4f}{speed}{star}")
         write_metrics(self._out, progress.records)
         progress.epoch, progress.step, progress.seconds, progress.sums = epoch + 1, 0, 0.0, {}
         self._save()
+
+    def _examples_per_second(self, seconds: float) -> float:
+        return self._batches.num_examples / seconds if seconds else 0.0
 
     def _save(self) -> None:
         save_checkpoint(

@@ -1,7 +1,7 @@
 """The model in training: item table, encoder, backward flows, and the sum of their losses.
 
-`L = L_Rec + λ_CL L_CL + λ_ATT L_ATT + λ_CT L_CT`. A flow whose weight is 0 has no parameters and
-costs nothing. Only `item_embedding` and `encoder` leave this folder (see `export/`).
+`L = L_Rec + λ_CL L_CL + λ_ATT L_ATT + λ_CT L_CT + λ_RR L_RR`. A flow whose weight is 0 has no parameters and
+costs nothing. Only the item vectors and `encoder` leave this folder (see `export/`).
 """
 
 from dataclasses import dataclass
@@ -13,13 +13,14 @@ from torch.nn import functional as F
 from training.batches import Batch
 from training.config import TrainConfig
 from training.encoders import build_encoder
+from training.encoders.encoder import Encoded
 from training.flows.reattend import reattend_loss
 from training.flows.reconstruct import Reconstruct
 from training.flows.recontrast import outside_history, positives, recontrast_loss
 from training.item_table import TouchedRows
-from training.negatives import build_sampler
 from training.negatives.drawn import Negatives
-from training.recommend import recommend_loss
+from training.recommend import blend_interests, recommend_loss, select_interest
+from training.routing import routing_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,47 +51,56 @@ class MultiInterestModel(nn.Module):
                 max_history_length=config.max_history_length,
                 construct_dim=config.construct_dim,
             )
-        self._sampler = build_sampler(config.negatives, num_items, config.num_negatives)
 
     def start_from(self, vectors_ND: Tensor) -> None:
         """Replace the item vectors, before training."""
         self.item_embedding.weight.copy_(vectors_ND)
 
     def item_vectors_ND(self) -> Tensor:
-        """Give the item vectors [N, D], float32, detached."""
-        return self.item_embedding.weight.detach()
+        """Give the item vectors [N, D] as served, float32, detached; of length 1 for cosine scores."""
+        return self._as_seen(self.item_embedding.weight.detach())
 
-    def interests(self, rows_BL: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Give interests [B, K, D] and attention [B, K, L] for histories of item rows, newest first."""
-        interests_BKD, attention_BKL = self.encoder(self.item_embedding(rows_BL), lengths_B)
-        return interests_BKD, attention_BKL
+    def interests(self, rows_BL: Tensor, lengths_B: Tensor) -> Encoded:
+        """Encode histories of item rows, newest first."""
+        encoded: Encoded = self.encoder.encode(self._as_seen(self.item_embedding(rows_BL)), lengths_B)
+        return encoded
 
-    def losses(self, batch: Batch, generator: torch.Generator) -> Losses:
-        """Compute the loss of a batch; negatives and other users are drawn from the generator."""
+    def _as_seen(self, vectors: Tensor) -> Tensor:
+        return F.normalize(vectors, dim=-1) if self.config.scores == "cosine" else vectors
+
+    def losses(self, batch: Batch, negatives: Negatives, generator: torch.Generator) -> Losses:
+        """Compute the loss of a batch against the negatives; other users are drawn from the generator."""
         config = self.config
         lengths_B = batch.lengths_B
-        negatives = self._sampler.draw(generator)
         touched, places_BL, places_B, places_M = self._touch(batch, negatives)
-        vectors_RD = touched.vectors_RD
+        vectors_RD = self._as_seen(touched.vectors_RD)
         history_BLD = F.embedding(places_BL, vectors_RD)
-        log_attention_BKL = self.encoder.log_attention(history_BLD, lengths_B)
-        interests_BKD = self.encoder.interests(history_BLD, log_attention_BKL)
+        encoded = self.encoder.encode(history_BLD, lengths_B)
+        interests_BKD = encoded.interests_BKD
 
+        target_BD = F.embedding(places_B, vectors_RD)
         drawn_M, correction = negatives.rows_M, negatives.log_expected_count
         terms = {
             "recommend": recommend_loss(
-                interests_BKD=interests_BKD,
-                target_vectors_BD=F.embedding(places_B, vectors_RD),
+                interest_BD=self._training_interest(encoded, target_BD),
+                target_vectors_BD=target_BD,
                 targets_B=places_B,
                 negative_vectors_MD=vectors_RD if drawn_M is None else F.embedding(places_M, vectors_RD),
                 negatives_M=places_M,
+                hardness=config.hard_negatives,
                 target_correction_B=None if correction is None else correction(batch.targets_B),
                 negative_correction_M=None if correction is None or drawn_M is None else correction(drawn_M),
             )
         }
         total = terms["recommend"]
+        if config.routing_weight:
+            terms["routing"] = routing_loss(encoded.attention_BKL, lengths_B)
+            total = total + config.routing_weight * terms["routing"]
+        log_attention_BKL = encoded.log_attention_BKL
+        if log_attention_BKL is None:  # the flows work on attention
+            return Losses(total=total, terms=terms, touched=touched)
         if config.contrast_weight or config.construct_weight:
-            positives_BKL = positives(log_attention_BKL.detach().exp(), lengths_B)
+            positives_BKL = positives(encoded.attention_BKL.detach(), lengths_B)
         if config.contrast_weight:
             other_B, outside_BL = outside_history(batch.rows_BL, lengths_B, generator)
             terms["contrast"] = recontrast_loss(
@@ -120,6 +130,15 @@ class MultiInterestModel(nn.Module):
             )
             total = total + config.construct_weight * terms["construct"]
         return Losses(total=total, terms=terms, touched=touched)
+
+    def _training_interest(self, encoded: Encoded, target_BD: Tensor) -> Tensor:
+        """Give the interest of each user that the target trains, [B, D]."""
+        interests_BKD, sharpness = encoded.interests_BKD, self.config.choice_sharpness
+        if self.config.interest_choice == "soft":
+            active_BK = encoded.active_BK
+            return blend_interests(interests_BKD, target_BD, sharpness=sharpness, active_BK=active_BK)
+        chosen_B = select_interest(interests_BKD.detach(), target_BD.detach())
+        return interests_BKD[torch.arange(len(chosen_B), device=chosen_B.device), chosen_B]
 
     def _touch(self, batch: Batch, negatives: Negatives) -> tuple[TouchedRows, Tensor, Tensor, Tensor]:
         """Gather the rows of a step; give them, and where history, targets and negatives are among them."""

@@ -13,8 +13,9 @@ class Optimiser:
     def __init__(self, model: MultiInterestModel) -> None:
         config = model.config
         dense = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        # Some encoders have no weights: a group may be empty, a list of groups may not.
         self._dense = torch.optim.Adam(
-            dense, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+            [{"params": dense}], lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self._items = RowAdam(
             model.item_embedding, learning_rate=config.learning_rate, weight_decay=config.weight_decay

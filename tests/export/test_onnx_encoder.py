@@ -20,9 +20,11 @@ from training.model import MultiInterestModel
 
 
 def model_configs() -> list[object]:
-    """Every encoder at its defaults, and with each of the forward flow's options alone."""
+    """Every encoder at its defaults and with cosine scores, and with each option of an attention alone."""
     configs = [TrainConfig(model=name).resolve(100) for name in ENCODERS]
-    for name in ENCODERS:
+    trained = [name for name in ENCODERS if name != "most-popular"]
+    configs += [TrainConfig(model=name, scores="cosine", temperature=0.1).resolve(100) for name in trained]
+    for name in ("re4", "comirec-sa"):
         for position in (False, True):
             config = TrainConfig(
                 model=name,
@@ -35,7 +37,12 @@ def model_configs() -> list[object]:
             )
             configs.append(config.resolve(100))
     return [
-        pytest.param(config, id=f"{config.model}-D{config.embedding_dim}-{config.position}-{config.head}")
+        pytest.param(
+            config,
+            id="-".join(
+                map(str, (config.model, config.embedding_dim, config.scores, config.position, config.head))
+            ),
+        )
         for config in configs
     ]
 

@@ -98,3 +98,38 @@ def reconstruct_loss(histories, zs, attentions, weights):
             rebuilt = reconstruct(z[k], len(history), *weights)
             losses += [((rebuilt[j] - history[j]) ** 2).sum() for j in mine]
     return np.mean(losses) if losses else 0.0
+
+
+def squash(s):
+    square = s @ s
+    return square / (1 + square) * s / np.sqrt(square)
+
+
+def mind(history, S, logits, num_interests):
+    """Interests and couplings of one user: three rounds of routing from drawn `logits` [K, n]."""
+    n = len(history)
+    active = max(1, min(num_interests, int(np.log2(n))))
+    mapped = [S @ x for x in history]
+    b = logits[:active, :n].copy()
+    for round_number in range(3):
+        w = np.array([softmax(b[:, j]) for j in range(n)]).T
+        z = np.array([squash(sum(w[k, j] * mapped[j] for j in range(n))) for k in range(active)])
+        if round_number < 2:
+            b += np.array([[z[k] @ mapped[j] for j in range(n)] for k in range(active)])
+    return z, w
+
+
+def hard_negatives(target_score, negative_scores, beta):
+    """The loss where negatives stand for M draws in proportion to e^(beta s)."""
+    s = np.asarray(negative_scores)
+    expected = len(s) * np.exp((1 + beta) * s).sum() / np.exp(beta * s).sum()
+    return np.log(np.exp(target_score) + expected) - target_score
+
+
+def routing(attentions):
+    """Mean over users of the squared norm of diag((A - mean)(A - mean)^T)."""
+    values = []
+    for a in attentions:
+        centred = a - a.mean(axis=1, keepdims=True)
+        values.append((np.diag(centred @ centred.T) ** 2).sum())
+    return np.mean(values)

@@ -102,8 +102,7 @@ class Case:
 
     def losses(self):
         """The model's losses, and the vectors outside each user's history that it drew."""
-        self.model._sampler = FixedSampler(self.negatives)
-        losses = self.model.losses(self.batch, torch.Generator().manual_seed(5))
+        losses = self.model.losses(self.batch, self.negatives, torch.Generator().manual_seed(5))
         other, usable = outside_history(
             self.batch.rows_BL, self.batch.lengths_B, torch.Generator().manual_seed(5)
         )
@@ -113,18 +112,11 @@ class Case:
         return losses, outside
 
 
-class FixedSampler:
-    def __init__(self, negatives):
-        self.negatives = negatives
-
-    def draw(self, generator):
-        return self.negatives
-
-
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_forward_flow(options):
     case = Case(**options)
-    interests, attention = case.model.interests(case.batch.rows_BL, case.batch.lengths_B)
+    encoded = case.model.interests(case.batch.rows_BL, case.batch.lengths_B)
+    interests, attention = encoded.interests_BKD, encoded.attention_BKL
     zs, attentions = case.forward()
     for b, n in enumerate(LENGTHS):
         np.testing.assert_allclose(interests[b].detach(), zs[b], rtol=1e-10, atol=1e-12)
@@ -273,9 +265,10 @@ def test_a_flow_of_weight_zero_costs_nothing(flow):
 def recommend_by_rows(case, negatives, log_expected=None):
     """The loss of the case's batch against rows of the table, and its interests."""
     items, targets = case.model.item_embedding.weight, case.batch.targets_B
-    interests, _ = case.model.interests(case.batch.rows_BL, case.batch.lengths_B)
+    interests = case.model.interests(case.batch.rows_BL, case.batch.lengths_B).interests_BKD
+    chosen = select_interest(interests, items[targets])
     loss = recommend_loss(
-        interests_BKD=interests,
+        interest_BD=interests[range(len(targets)), chosen],
         target_vectors_BD=items[targets],
         targets_B=targets,
         negative_vectors_MD=items[negatives],
@@ -306,7 +299,7 @@ def test_logq_correction_against_the_reference():
 def test_the_training_interest_is_the_one_that_fits_the_target_best():
     case = Case(model="re4")
     targets = case.model.item_embedding.weight[case.batch.targets_B]
-    interests, _ = case.model.interests(case.batch.rows_BL, case.batch.lengths_B)
+    interests = case.model.interests(case.batch.rows_BL, case.batch.lengths_B).interests_BKD
     chosen = select_interest(interests, targets)
     for b, k in enumerate(chosen.tolist()):
         scores = (interests[b] @ targets[b]).detach().numpy()
@@ -323,7 +316,8 @@ def test_the_whole_catalogue_is_the_exact_softmax():
     chosen = interests[range(len(targets)), select_interest(interests, items[targets])]
     exact = torch.nn.functional.cross_entropy(chosen @ items.T, targets)
     assert loss == pytest.approx(float(exact.detach()), rel=1e-10)
-    by_model = case.model.losses(case.batch, torch.Generator()).terms["recommend"]
+    everything = Negatives(rows_M=None, log_expected_count=None)
+    by_model = case.model.losses(case.batch, everything, torch.Generator()).terms["recommend"]
     assert loss == pytest.approx(float(by_model.detach()), rel=1e-10)
 
 
@@ -332,7 +326,7 @@ def test_a_target_is_never_its_own_negative():
     items = torch.randn(4, 3)
     negatives = torch.tensor([2, 2, 2])
     loss = recommend_loss(
-        interests_BKD=torch.randn(1, 2, 3),
+        interest_BD=torch.randn(1, 3),
         target_vectors_BD=items[2:3],
         targets_B=torch.tensor([2]),
         negative_vectors_MD=items[negatives],

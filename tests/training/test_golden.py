@@ -160,7 +160,7 @@ def test_recommend(golden):
     assert chosen.tolist() == golden.data["selected_interest"].tolist()
     negatives = golden.data["negative_items"]
     loss = recommend_loss(
-        interests_BKD=golden.served,
+        interest_BD=golden.served[range(len(chosen)), chosen],
         target_vectors_BD=items[targets],
         targets_B=targets,
         negative_vectors_MD=items[negatives],

@@ -35,10 +35,10 @@ def slow_evaluation(model, held_out, *, exclude_history):
     values, seen, cosines = {"recall": [], "hit_rate": [], "ndcg": []}, set(), []
     for user in range(held_out.num_users):
         with torch.no_grad():
-            z, _ = model.interests(
+            encoded = model.interests(
                 torch.from_numpy(rows[user : user + 1]), torch.from_numpy(lengths[user : user + 1])
             )
-        z = z[0].numpy()
+        z = encoded.interests_BKD[0].numpy()
         scores = (items @ z.T).max(axis=1)
         history, targets = history_and_targets(held_out, user)
         if exclude_history:

@@ -1,19 +1,20 @@
 """The encoders that can be trained: one line each, loaded when asked for.
 
 An encoder is the *forward flow*, all that serving ever runs: a module whose
-`forward(history_vectors_BLD, lengths_B)` gives `(interests_BKD, attention_BKL)`. It holds no item
-table. Histories are newest first, padded at the end; a length is at least 1; attention is 0 on padding
-and sums to 1 over the rest.
+`forward(history_vectors_BLD, lengths_B)` gives `(interests_BKD, attention_BKL)` (see `encoder.py`). It holds
+no item table. Histories are newest first, padded at the end; a length is at least 1; attention is 0 on
+padding and sums to 1 over the rest. Some encoders give users with short histories fewer than K interests:
+those that are not there repeat the first one and attend to nothing.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from training.config import TrainConfig
-    from training.encoders.attention import AttentionEncoder
+    from training.encoders.encoder import Encoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +24,15 @@ class EncoderKind:
     module: str
     class_name: str
     defaults: Mapping[str, Any]
+    """Settings that a configuration may leave to the model."""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that the model has no choice of."""
 
 
 _NO_FLOWS = {"contrast_weight": 0.0, "attend_weight": 0.0, "construct_weight": 0.0}
+_NO_ATTENTION = {"position": False, "head": False, "routing_weight": 0.0, **_NO_FLOWS}
+_HARD = {"interest_choice": "hard", "initial_vectors": "svd", "routing_weight": 0.0}
+_ONE_INTEREST = {"num_interests": 1, "interest_choice": "hard", **_NO_ATTENTION}
 
 ENCODERS: Mapping[str, EncoderKind] = {
     "re4": EncoderKind(
@@ -37,18 +44,43 @@ ENCODERS: Mapping[str, EncoderKind] = {
             "contrast_weight": 0.1,
             "attend_weight": 0.01,
             "construct_weight": 0.1,
+            **_HARD,
         },
     ),
     "comirec-sa": EncoderKind(
         module="training.encoders.comirec_sa",
         class_name="ComiRecSAEncoder",
-        defaults={"position": True, "head": False, **_NO_FLOWS},
+        defaults={"position": True, "head": False, **_NO_FLOWS, **_HARD},
+    ),
+    "mind": EncoderKind(
+        module="training.encoders.mind",
+        class_name="MindEncoder",
+        defaults={"interest_choice": "soft", "initial_vectors": "svd"},
+        fixed=_NO_ATTENTION,
+    ),
+    "mean-pool": EncoderKind(
+        module="training.encoders.mean_pool",
+        class_name="MeanPoolEncoder",
+        defaults={"initial_vectors": "svd"},
+        fixed=_ONE_INTEREST,
+    ),
+    "most-popular": EncoderKind(
+        module="training.encoders.most_popular",
+        class_name="MostPopularEncoder",
+        defaults={},
+        fixed={
+            **_ONE_INTEREST,
+            "initial_vectors": "popularity",
+            "num_epochs": 0,
+            "scores": "inner",
+            "temperature": 1.0,
+        },
     ),
 }
 
 
-def build_encoder(config: "TrainConfig") -> "AttentionEncoder":
+def build_encoder(config: "TrainConfig") -> "Encoder":
     """Make the encoder that a resolved configuration names, with fresh weights."""
     kind = ENCODERS[config.model]
-    encoder: AttentionEncoder = getattr(import_module(kind.module), kind.class_name)(config)
+    encoder: Encoder = getattr(import_module(kind.module), kind.class_name)(config)
     return encoder

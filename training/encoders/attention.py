@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from training.config import TrainConfig
+from training.encoders.encoder import Encoded, Encoder
 
 
-class AttentionEncoder(nn.Module):
+class AttentionEncoder(Encoder):
     """K attentions over the history, each the source of one interest."""
 
     def __init__(self, config: TrainConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         dim, width = config.embedding_dim, config.attention_dim
         self.W1 = nn.Linear(dim, width, bias=False)
         self.w = nn.Linear(width, config.num_interests, bias=False)
@@ -50,17 +51,15 @@ class AttentionEncoder(nn.Module):
     def interests(self, history_vectors_BLD: Tensor, log_attention_BKL: Tensor) -> Tensor:
         """Give the interests [B, K, D] that these attentions make of the history."""
         interests_BKD = self.pool(history_vectors_BLD, log_attention_BKL.exp())
-        return interests_BKD if self.head is None else torch.tanh(self.head(interests_BKD))
+        if self.head is not None:
+            interests_BKD = torch.tanh(self.head(interests_BKD))
+        return self.scaled(interests_BKD)
 
-    def forward(self, history_vectors_BLD: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the forward flow.
-
-        Args:
-            history_vectors_BLD: item vectors, newest first, padded at the end with anything finite.
-            lengths_B: int64, valid positions of each history, at least 1.
-
-        Returns:
-            interests [B, K, D] and attention [B, K, L], which is 0 on padding.
-        """
+    def encode(self, history_vectors_BLD: Tensor, lengths_B: Tensor) -> Encoded:
+        """Attend, then pool."""
         log_attention_BKL = self.log_attention(history_vectors_BLD, lengths_B)
-        return self.interests(history_vectors_BLD, log_attention_BKL), log_attention_BKL.exp()
+        return Encoded(
+            interests_BKD=self.interests(history_vectors_BLD, log_attention_BKL),
+            attention_BKL=log_attention_BKL.exp(),
+            log_attention_BKL=log_attention_BKL,
+        )

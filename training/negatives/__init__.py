@@ -1,7 +1,7 @@
 """The kinds of negatives for the recommendation loss: one line each, loaded when asked for.
 
-A kind is a class made with `(num_items, num_negatives)` and having one method, `draw(generator)`, called once
-a step: all examples of the step share what it draws.
+A kind is a class made with `(num_negatives, item_counts_N)`, the training events of each item, and having one
+method, `draw(generator, targets_B)`, called once a step: all examples of the step share what it draws.
 """
 
 from collections.abc import Mapping
@@ -9,17 +9,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from training.negatives.drawn import Sampler
 
 NEGATIVES: Mapping[str, str] = {
     "uniform": "training.negatives.uniform:Uniform",
     "popularity": "training.negatives.popularity:LogUniform",
+    "in-batch": "training.negatives.in_batch:InBatch",
+    "mixed": "training.negatives.mixed:Mixed",
     "all": "training.negatives.whole_catalogue:WholeCatalogue",
 }
 
 
-def build_sampler(name: str, num_items: int, num_negatives: int) -> "Sampler":
-    """Make the sampler of a kind for a catalogue and a number of negatives a step."""
+def build_sampler(name: str, num_negatives: int, item_counts_N: "Tensor") -> "Sampler":
+    """Make the sampler of a kind for a number of negatives a step and the items' training events."""
     module, _, class_name = NEGATIVES[name].partition(":")
-    sampler: Sampler = getattr(import_module(module), class_name)(num_items, num_negatives)
+    sampler: Sampler = getattr(import_module(module), class_name)(num_negatives, item_counts_N)
     return sampler

@@ -23,8 +23,8 @@ class Negatives:
 class Sampler(Protocol):
     """Draws the negatives of one step."""
 
-    def __init__(self, num_items: int, num_negatives: int) -> None: ...
+    def __init__(self, num_negatives: int, item_counts_N: Tensor) -> None: ...
 
-    def draw(self, generator: torch.Generator) -> Negatives:
-        """Draw anew; all randomness comes from the generator, on the generator's device."""
+    def draw(self, generator: torch.Generator, targets_B: Tensor) -> Negatives:
+        """Draw anew for a batch of targets; all randomness comes from the generator, on its device."""
         ...

@@ -17,11 +17,11 @@ from training.negatives.drawn import Negatives
 class LogUniform:
     """Draws rows log-uniformly over the popularity rank, with replacement."""
 
-    def __init__(self, num_items: int, num_negatives: int) -> None:
-        self._num_items = num_items
+    def __init__(self, num_negatives: int, item_counts_N: Tensor) -> None:
+        self._num_items = len(item_counts_N)
         self._num_negatives = num_negatives
 
-    def draw(self, generator: torch.Generator) -> Negatives:
+    def draw(self, generator: torch.Generator, targets_B: Tensor) -> Negatives:
         """Draw one step's negatives, with the correction for any row of the catalogue."""
         uniform_M = torch.rand(
             self._num_negatives, generator=generator, device=generator.device, dtype=torch.float64

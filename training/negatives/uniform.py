@@ -1,6 +1,7 @@
 """Uniform negatives: every item is equally likely."""
 
 import torch
+from torch import Tensor
 
 from training.negatives.drawn import Negatives
 
@@ -8,11 +9,11 @@ from training.negatives.drawn import Negatives
 class Uniform:
     """Draws rows uniformly, with replacement."""
 
-    def __init__(self, num_items: int, num_negatives: int) -> None:
-        self._num_items = num_items
+    def __init__(self, num_negatives: int, item_counts_N: Tensor) -> None:
+        self._num_items = len(item_counts_N)
         self._num_negatives = num_negatives
 
-    def draw(self, generator: torch.Generator) -> Negatives:
+    def draw(self, generator: torch.Generator, targets_B: Tensor) -> Negatives:
         """Draw one step's negatives."""
         rows_M = torch.randint(
             self._num_items, (self._num_negatives,), generator=generator, device=generator.device

@@ -1,6 +1,7 @@
 """The whole catalogue as negatives: the exact softmax, affordable for small catalogues."""
 
 import torch
+from torch import Tensor
 
 from training.negatives.drawn import Negatives
 
@@ -8,9 +9,9 @@ from training.negatives.drawn import Negatives
 class WholeCatalogue:
     """Takes every item, every step; nothing is drawn."""
 
-    def __init__(self, num_items: int, num_negatives: int) -> None:
-        """Both numbers are the catalogue's own business here."""
+    def __init__(self, num_negatives: int, item_counts_N: Tensor) -> None:
+        """Both are the catalogue's own business here."""
 
-    def draw(self, generator: torch.Generator) -> Negatives:
+    def draw(self, generator: torch.Generator, targets_B: Tensor) -> Negatives:
         """Give all rows."""
         return Negatives(rows_M=None, log_expected_count=None)

@@ -1,0 +1,68 @@
+"""What every encoder gives, and the last step that all of them share: the scale of the scores.
+
+With `scores = "cosine"` an interest is brought to length 1, and with a temperature it is divided by it,
+*inside* the forward flow. So the inner product of interest and item vector is the score of training
+everywhere behind it: in the index, in the merge, and in replies.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.config import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """The interests of a batch of histories, and what they were made of."""
+
+    interests_BKD: Tensor
+    """As they are served. An interest that a user does not have repeats the user's first one, so that the
+    maximum over interests needs no mask anywhere."""
+    attention_BKL: Tensor
+    """Shares of the history's items, 0 on padding. A row sums to 1, or to 0 where the interest is missing."""
+    log_attention_BKL: Tensor | None = None
+    """From encoders with attention, minus infinity on padding: what the backward flows work on."""
+    active_BK: Tensor | None = None
+    """Which interests a user has, bool; None where every user has all K."""
+
+
+class Encoder(nn.Module):
+    """The forward flow: item vectors of a history to K interests. It holds no item table."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__()
+        self._is_cosine = config.scores == "cosine"
+        self._temperature = config.temperature
+
+    def encode(self, history_vectors_BLD: Tensor, lengths_B: Tensor) -> Encoded:
+        """Encode histories; see `forward` for the arguments."""
+        raise NotImplementedError
+
+    def forward(self, history_vectors_BLD: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the forward flow, as it is exported.
+
+        Args:
+            history_vectors_BLD: item vectors, newest first, padded at the end with anything finite.
+            lengths_B: int64, valid positions of each history, at least 1.
+
+        Returns:
+            interests [B, K, D] and attention [B, K, L], which is 0 on padding.
+        """
+        encoded = self.encode(history_vectors_BLD, lengths_B)
+        return encoded.interests_BKD, encoded.attention_BKL
+
+    def scaled(self, interests_BKD: Tensor) -> Tensor:
+        """Bring interests to the scale at which their inner products with items are scores."""
+        if self._is_cosine:
+            interests_BKD = F.normalize(interests_BKD, dim=2)
+        return interests_BKD if self._temperature == 1 else interests_BKD / self._temperature
+
+
+def even_attention(history_vectors_BLD: Tensor, lengths_B: Tensor) -> Tensor:
+    """Give every item of a history the same share: [B, 1, L]."""
+    positions_L = torch.arange(history_vectors_BLD.shape[1], device=lengths_B.device)
+    valid_BL = (positions_L < lengths_B[:, None]).to(history_vectors_BLD.dtype)
+    return (valid_BL / lengths_B[:, None])[:, None, :]

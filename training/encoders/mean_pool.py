@@ -1,0 +1,19 @@
+"""Mean-pooled history: one interest, the plain mean of the history's item vectors.
+
+The baseline with nothing but item vectors to learn; what an encoder adds is its distance from this one.
+"""
+
+from torch import Tensor
+
+from training.encoders.encoder import Encoded, Encoder, even_attention
+
+
+class MeanPoolEncoder(Encoder):
+    """The mean, in which every item of the history counts alike."""
+
+    def encode(self, history_vectors_BLD: Tensor, lengths_B: Tensor) -> Encoded:
+        """Take the mean over the valid positions."""
+        attention_BKL = even_attention(history_vectors_BLD, lengths_B)
+        return Encoded(
+            interests_BKD=self.scaled(attention_BKL @ history_vectors_BLD), attention_BKL=attention_BKL
+        )

@@ -1,0 +1,22 @@
+"""Most popular: the same list for everyone, as an encoder, so that it is exported and served like any other.
+
+The one interest is the first axis, whatever the history; item vectors start at the log of the item's count on
+that axis (`initial_vectors = "popularity"`), so scores are in order of popularity. Nothing is trained.
+"""
+
+import torch
+from torch import Tensor
+
+from training.encoders.encoder import Encoded, Encoder, even_attention
+
+
+class MostPopularEncoder(Encoder):
+    """A constant interest; all of the history has an equal share in it."""
+
+    def encode(self, history_vectors_BLD: Tensor, lengths_B: Tensor) -> Encoded:
+        """Give the first axis to everyone."""
+        zero_B1D = torch.zeros_like(history_vectors_BLD[:, :1])
+        return Encoded(
+            interests_BKD=torch.cat([zero_B1D[:, :, :1] + 1, zero_B1D[:, :, 1:]], dim=2),
+            attention_BKL=even_attention(history_vectors_BLD, lengths_B),
+        )
