@@ -4,8 +4,8 @@
 examples of the step share, by log-sum-exp, with the target masked out of its own negatives. Two options:
 
 - soft choice, as MIND's label-aware attention: `z = Σ_k softmax_k(p z_k · e_y) z_k` in place of `z_k*`;
-- hard negatives, as REMI's: the sum over negatives `Σ e^s` becomes `M Σ e^((1+β) s) / Σ e^(β s)`, its expected
-  value with negatives drawn in proportion to `e^(β s)` (Xie et al., "Rethinking Multi-Interest Learning for
+- hard negatives, as REMI's: the sum over negatives `Σ e^s` becomes `M Σ e^((1+β) s) / Σ e^(β s)`, what is
+  expected of negatives drawn in proportion to `e^(β s)` (Xie et al., "Rethinking Multi-Interest Learning for
   Candidate Matching in Recommender Systems", RecSys 2023).
 """
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.merging.policy import Merged
-from serving.merging.quota import merge_by_quotas
+from serving.merging.quota import merge_by_quotas, present_interests
 
 
 def merge_equal_quota(
@@ -18,11 +18,13 @@ def merge_equal_quota(
     attention_KL: NDArray[np.float32],
 ) -> Merged:
     """The policy `equal-quota`: see `MergePolicy` and `merge_by_quotas`."""
-    quotas_K = equal_quotas(len(rows_KS), num_candidates)
+    quotas_K = equal_quotas(present_interests(attention_KL), num_candidates)
     return merge_by_quotas(scores_KS, rows_KS, excluded_rows, num_candidates, attention_KL, quotas_K)
 
 
-def equal_quotas(num_interests: int, num_candidates: int) -> list[int]:
-    """Places for each interest; where they cannot be equal, the lower numbers get one more."""
-    each, rest = divmod(num_candidates, num_interests)
-    return [each + (k < rest) for k in range(num_interests)]
+def equal_quotas(is_present_K: NDArray[np.bool_], num_candidates: int) -> list[int]:
+    """Places for each interest that is there; where they cannot be equal, the lower numbers get one more."""
+    each, rest = divmod(num_candidates, int(is_present_K.sum()))
+    ranks_K = np.cumsum(is_present_K)  # from 1
+    quotas_K: list[int] = np.where(is_present_K, each + (ranks_K <= rest), 0).tolist()
+    return quotas_K

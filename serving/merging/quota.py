@@ -16,6 +16,15 @@ from serving.merging.max_score import merge_max_score
 from serving.merging.policy import Merged
 
 
+def present_interests(attention_KL: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Tell which interests a user has, bool [K]: some encoders give short histories fewer than K.
+
+    One that is missing attends to nothing and repeats the first; it must not be heard twice.
+    """
+    is_present_K: NDArray[np.bool_] = attention_KL.any(axis=1)
+    return is_present_K
+
+
 def merge_by_quotas(
     scores_KS: NDArray[np.float32],
     rows_KS: NDArray[np.int64],

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from serving.merging.draft import draft
 from serving.merging.policy import Merged
+from serving.merging.quota import present_interests
 
 
 def merge_round_robin(
@@ -22,6 +23,6 @@ def merge_round_robin(
     Candidates come in the order in which they were chosen (see `draft`). An interest whose list is empty
     drops out, the others go on.
     """
-    unlimited = [num_candidates] * len(rows_KS)
-    numbers_M, places_M = draft(scores_KS, rows_KS, excluded_rows, num_candidates, unlimited)
+    no_limit_K = np.where(present_interests(attention_KL), num_candidates, 0).tolist()
+    numbers_M, places_M = draft(scores_KS, rows_KS, excluded_rows, num_candidates, no_limit_K)
     return Merged(rows_KS[numbers_M, places_M], scores_KS[numbers_M, places_M], numbers_M)

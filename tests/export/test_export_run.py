@@ -61,7 +61,8 @@ def test_the_golden_answers_are_those_of_the_trained_model(tiny_run: Path, tmp_p
     assert {tuple(row) for row in golden.rows_QL.tolist()} <= probes
     model = run.load_model()
     with torch.inference_mode():
-        interests, _ = model.interests(torch.from_numpy(golden.rows_QL), torch.from_numpy(golden.lengths_Q))
+        encoded = model.interests(torch.from_numpy(golden.rows_QL), torch.from_numpy(golden.lengths_Q))
+        interests = encoded.interests_BKD
         scores = (interests @ model.item_vectors_ND().T).amax(dim=1)
     np.testing.assert_allclose(golden.interests_QKD, interests.numpy(), rtol=0, atol=1e-5)
     np.testing.assert_allclose(golden.scores_QM, scores.sort(descending=True).values.numpy(), atol=1e-5)

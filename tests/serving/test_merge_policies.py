@@ -112,7 +112,7 @@ def test_round_robin_is_the_order_of_choosing(question: Question) -> None:
 def test_quotas_are_kept_and_filled_by_turns(question: Question, policy: str) -> None:
     assume(question.num_eligible >= question.num_candidates)
     if policy == "equal-quota":
-        quotas = equal_quotas(len(question.interests_KD), question.num_candidates)
+        quotas = equal_quotas(np.ones(len(question.interests_KD), bool), question.num_candidates)
     else:
         quotas = attention_quotas(question.attention_KL, question.num_candidates)
     found = question.ask(policy)
@@ -140,9 +140,22 @@ def test_never_short_while_a_list_holds_an_eligible_item(question: Question, pol
 
 
 def test_equal_quotas_differ_by_one_at_most_and_add_up() -> None:
-    assert equal_quotas(4, 10) == [3, 3, 2, 2]
-    assert equal_quotas(4, 3) == [1, 1, 1, 0]
-    assert equal_quotas(1, 7) == [7]
+    four = np.ones(4, bool)
+    assert equal_quotas(four, 10) == [3, 3, 2, 2]
+    assert equal_quotas(four, 3) == [1, 1, 1, 0]
+    assert equal_quotas(np.ones(1, bool), 7) == [7]
+    assert equal_quotas(np.array([True, False, True]), 5) == [3, 0, 2]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_an_interest_that_a_user_does_not_have_is_not_heard_twice(policy: str) -> None:
+    """Encoders with fewer interests for short histories repeat the first one, without attention."""
+    question = Question(seed=3, num_items=40, num_interests=2, num_excluded=0, num_candidates=12)
+    wanted = question.ask(policy)
+    question.scores_KS = np.concatenate([question.scores_KS, question.scores_KS[:1]])
+    question.rows_KS = np.concatenate([question.rows_KS, question.rows_KS[:1]])
+    question.attention_KL = np.concatenate([question.attention_KL, 0 * question.attention_KL[:1]])
+    assert question.ask(policy) == wanted
 
 
 def test_attention_mass_is_the_share_of_the_historys_votes() -> None:
