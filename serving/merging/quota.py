@@ -21,8 +21,7 @@ def present_interests(attention_KL: NDArray[np.float32]) -> NDArray[np.bool_]:
 
     One that is missing attends to nothing and repeats the first; it must not be heard twice.
     """
-    is_present_K: NDArray[np.bool_] = attention_KL.any(axis=1)
-    return is_present_K
+    return np.asarray(attention_KL.any(axis=1))
 
 
 def merge_by_quotas(
