@@ -11,7 +11,7 @@ EXTRA ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(EXTRA)
 
-.PHONY: help setup demo bench test check format protos lint types imports stubs clean
+.PHONY: help setup demo bench harden test check format protos lint types imports stubs clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ demo: $(READY) ## From nothing to candidates over gRPC on MovieLens-100k, in min
 bench: $(READY) ## Measure the demo's server under load, in a minute
 	@test -e demo/bundles/CURRENT || $(BIN)/re4 demo
 	$(BIN)/re4 bench serve --bundles demo/bundles --data demo/ml-100k --rate 100 --duration-s 5 --out demo/bench
+
+harden: $(READY) ## Prove that the server is hard to hurt: swaps, damage, kills, a fuzzer; minutes
+	$(BIN)/pytest tests/hardening --hardening long --hardening-report hardening.json
 
 test: $(READY) ## Run the whole test suite
 	$(BIN)/pytest

@@ -1,6 +1,8 @@
 """One process's gRPC server: the service, health, reflection, and a stop that loses no call in flight."""
 
 import asyncio
+import contextlib
+from time import monotonic
 from typing import Final
 
 import grpc
@@ -14,9 +16,14 @@ from serving.metrics import CallMetrics
 from serving.service import SERVICE_NAME, RetrievalService
 from serving.settings import ServerSettings
 
-_SETTLE_S: Final = 0.05
-"""How long the server must have been idle before a stop counts as clean: a call that the transport has taken
-reaches its handler well within this."""
+_QUIET_S: Final = 0.2
+"""A server that was idle before and after so many seconds has nobody who calls steadily."""
+_GAP_S: Final = 0.002
+"""An idle time so long lies between two calls of those who do: whatever gRPC held was handed over."""
+_LEAVE_S: Final = 1.0
+"""How long a stop waits for each of the two."""
+_REPLIES_S: Final = 0.5
+"""From the last handler's return to the end of the stop, where a stream that never ends holds it up."""
 
 
 class RetrievalServer:
@@ -65,23 +72,33 @@ class RetrievalServer:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self) -> None:
-        """Say NOT_SERVING, take no further call, and end with those in flight answered, or after the grace.
+        """Say NOT_SERVING, let callers leave, take no further call, end with those in flight answered.
 
-        Watchers of the health service never finish by themselves: they do not hold the stop up.
+        A call that reaches gRPC while it tells its callers to go is not refused but cancelled. So whoever
+        heeds the health service gets the time to stop calling, and the end comes between two calls.
         """
         await self._health.enter_graceful_shutdown()
-        stopping = asyncio.create_task(self._server.stop(self._settings.grace_s))
-        idle = asyncio.create_task(self._idle_for_a_moment())
+        grace_s = self._settings.grace_s
+        leave_s = min(_LEAVE_S, grace_s / 4)
+        began_s = monotonic()
+        for idle_s in (_QUIET_S, _GAP_S):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle_for(idle_s), leave_s)
+                break
+        stopping = asyncio.create_task(self._server.stop(max(0.0, began_s + grace_s - monotonic())))
+        idle = asyncio.create_task(self._service.wait_idle())
         await asyncio.wait({stopping, idle}, return_when=asyncio.FIRST_COMPLETED)
+        # Replies are on their way. What is left then is streams that never end: Watch of the health service.
+        await asyncio.wait({stopping}, timeout=_REPLIES_S)
         if not stopping.done():
             await self._server.stop(None)
         await stopping
         idle.cancel()
         self._service.close()
 
-    async def _idle_for_a_moment(self) -> None:
+    async def _idle_for(self, seconds: float) -> None:
         was_idle = False
         while not was_idle:
             await self._service.wait_idle()
-            await asyncio.sleep(_SETTLE_S)
+            await asyncio.sleep(seconds)
             was_idle = self._service.is_idle

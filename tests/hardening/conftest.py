@@ -1,0 +1,36 @@
+"""Every proof has two sizes: short with the other tests, long by `make harden`, with a table of figures."""
+
+from pathlib import Path
+
+import pytest
+from findings import Findings
+
+FINDINGS = pytest.StashKey[Findings]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[FINDINGS] = Findings(size=config.getoption("--hardening"))
+
+
+@pytest.fixture
+def findings(request: pytest.FixtureRequest) -> Findings:
+    """Where a proof puts its figures."""
+    return request.config.stash[FINDINGS]
+
+
+@pytest.fixture
+def is_long(request: pytest.FixtureRequest) -> bool:
+    """Whether the proofs run at the size that they are stated for."""
+    return request.config.getoption("--hardening") == "long"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    found = config.stash[FINDINGS]
+    report = config.getoption("--hardening-report")
+    if report is not None:
+        failed = [each.nodeid for each in terminalreporter.getreports("failed")]
+        found.write(Path(report), failed=failed)
+    if found.size == "long" and found.findings:
+        terminalreporter.section("what was proved")
+        for line in found.table():
+            terminalreporter.write_line(line)
