@@ -26,13 +26,13 @@ def write_string_ids(folder: Path, ids: Sequence[str]) -> None:
     Raises:
         BundleError: an id that is empty, too long, not a string, not valid text, or there twice.
     """
-    lengths_N = np.empty(len(ids), np.int64)
+    lengths_N = np.empty(len(ids), np.uint16)  # of at most MAX_ID_BYTES
     keys_N = np.empty(len(ids), np.uint64)
     with (folder / ID_TEXT).open("wb") as file:
         for start in range(0, len(ids), _IDS_AT_ONCE):
             encoded = [_encode(id_, start + i) for i, id_ in enumerate(ids[start : start + _IDS_AT_ONCE])]
             span = slice(start, start + len(encoded))
-            lengths_N[span] = np.fromiter(map(len, encoded), np.int64, len(encoded))
+            lengths_N[span] = np.fromiter(map(len, encoded), np.uint16, len(encoded))
             keys_N[span] = string_keys(encoded)
             file.write(b"".join(encoded))
     rows_N = np.argsort(keys_N, kind="stable")

@@ -1,6 +1,6 @@
-"""Building an index from a FAISS factory string: checked, trained on a sample, filled in chunks.
+"""Building an index from a FAISS factory string: checked, trained on a sample, filled (see `filling.py`).
 
-The vectors may be memory-mapped: no more than a sample and a chunk of them is held beside the index. Knows
+The vectors may be memory-mapped: no more than a sample and a piece of them is held beside the index. Knows
 nothing about recall.
 
 Legend: N items, D embedding.
@@ -14,15 +14,18 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from export.checkpoints import Checkpoints
+from export.filling import FILLED, fill, fill_on_disk
 from export.indexes import FAMILIES, FLAT, IndexFamily, Settings
+from export.mapped import rows_of
+from export.memory import check_memory, need_of
+from export.time_left import Note, unnoted
 from re4.errors import ExportError, UsageError
-
-CHUNK_SIZE: Final = 65_536
-"""Items added to the index at once."""
 
 _MIN_TRAINING: Final = 65_536
 _TRAINING_PER_LIST: Final = 64
 _SEED: Final = 20220425
+_TRAINED: Final = "trained.faiss"
 _K_FACTORS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _faiss: Any = faiss  # its type hints are incomplete
 
@@ -80,40 +83,86 @@ def check_factory(factory: str, embedding_dim: int) -> None:
     _empty_index(factory, embedding_dim)
 
 
-def build_index(factory: str, vectors_ND: NDArray[np.float32]) -> BuiltIndex:
+def training_size(num_lists: int) -> int:
+    """How many vectors an index of so many lists (0: none) is trained on, where there are so many."""
+    return max(_MIN_TRAINING, _TRAINING_PER_LIST * num_lists)
+
+
+def build_index(
+    factory: str,
+    vectors_ND: NDArray[np.float32],
+    *,
+    stages: Checkpoints | None = None,
+    memory_limit: int | None = None,
+    note: Note = unnoted,
+) -> BuiltIndex:
     """Train and fill an index.
 
     Args:
         factory: A FAISS factory string.
         vectors_ND: Item vectors, finite, C order; may be memory-mapped.
+        stages: Where finished stages are kept, and found again; None to build in memory alone. The stage
+            `FILLED` is the finished index's file.
+        memory_limit: Bytes that may be held at once; None for no limit.
+        note: Is told how far it is.
 
     Raises:
         UsageError: as `check_factory`.
-        ExportError: there are too few items to train such an index on, or FAISS gives up.
+        ExportError: there are too few items to train such an index on, it takes more memory than the limit,
+            or FAISS gives up.
     """
-    built = _empty_index(factory, vectors_ND.shape[1])
-    base = faiss.downcast_index(built.index.base_index) if built.is_refined else built.index
+    base, family, is_refined = _empty_index(factory, vectors_ND.shape[1])
     num_lists = base.nlist if isinstance(base, faiss.IndexIVF) else 0
     if num_lists > len(vectors_ND):
         raise ExportError(
             f"{factory}: {num_lists} lists for {len(vectors_ND)} items, at most one for an item is possible. "
             "Choose fewer lists, or --index auto"
         )
+    need = need_of(base, len(vectors_ND), memory_limit)
+    check_memory(factory, need, len(vectors_ND), memory_limit)
     try:
-        if not built.index.is_trained:
-            _hush(base)
-            built.index.train(_sample(vectors_ND, max(_MIN_TRAINING, _TRAINING_PER_LIST * num_lists)))
-        for start in range(0, len(vectors_ND), CHUNK_SIZE):
-            built.index.add(np.ascontiguousarray(vectors_ND[start : start + CHUNK_SIZE]))
+        if stages is None:
+            _train(base, vectors_ND, training_size(num_lists))
+            fill(base, vectors_ND, note)
+        else:
+            base = _train_once(base, vectors_ND, training_size(num_lists), stages, note)
+            base = fill_on_disk(base, vectors_ND, need, stages, note)
     except (RuntimeError, MemoryError) as error:
         raise ExportError(
             f"{factory}: FAISS could not build it over {len(vectors_ND)} items of width "
             f"{vectors_ND.shape[1]}: {str(error)[-300:]}. Choose another --index, such as flat"
         ) from error
-    return built
+    return BuiltIndex(
+        index=_refined(base, vectors_ND) if is_refined else base,
+        factory=factory,
+        family=family,
+        is_refined=is_refined,
+    )
 
 
-def _empty_index(factory: str, embedding_dim: int) -> BuiltIndex:
+def _train_once(
+    base: Any, vectors_ND: NDArray[np.float32], size: int, stages: Checkpoints, note: Note
+) -> Any:
+    """The trained index: as an earlier try left it, or trained now and kept."""
+    if base.is_trained or stages.has(FILLED):
+        return base
+    if stages.has(_TRAINED):
+        return faiss.read_index(str(stages.path(_TRAINED)))
+    note("training")
+    _train(base, vectors_ND, size)
+    with stages.finishing(_TRAINED) as part:
+        faiss.write_index(base, str(part))
+    return base
+
+
+def _train(base: Any, vectors_ND: NDArray[np.float32], size: int) -> None:
+    if not base.is_trained:
+        _hush(base)
+        base.train(_sample(vectors_ND, size))
+
+
+def _empty_index(factory: str, embedding_dim: int) -> tuple[Any, IndexFamily, bool]:
+    """The index without its refinement, its family, and whether it is to be refined."""
     try:
         index = _faiss.index_factory(embedding_dim, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
@@ -122,7 +171,10 @@ def _empty_index(factory: str, embedding_dim: int) -> BuiltIndex:
             f"{str(error)[-200:]}"
         ) from None
     is_refined = isinstance(index, faiss.IndexRefineFlat)
-    base = faiss.downcast_index(index.base_index) if is_refined else index
+    base: Any = index
+    if is_refined:
+        base = faiss.downcast_index(index.base_index)
+        base.referenced_objects = [index]  # the wrapper owns it
     name = type(base).__name__
     family = next((one for one in FAMILIES if name in one.exact_types | one.coded_types), None)
     if family is None or base.metric_type != faiss.METRIC_INNER_PRODUCT:
@@ -135,10 +187,16 @@ def _empty_index(factory: str, embedding_dim: int) -> BuiltIndex:
         raise UsageError(
             f"--index {factory}: a flat index is exact, there is nothing to refine. Use --index flat"
         )
-    if name in family.coded_types and not is_refined:
-        # The wrapper does not own what it wraps; FAISS's Python layer keeps a reference to it.
-        index, is_refined = faiss.IndexRefineFlat(index), True
-    return BuiltIndex(index=index, factory=factory, family=family, is_refined=is_refined)
+    return base, family, is_refined or name in family.coded_types
+
+
+def _refined(base: Any, vectors_ND: NDArray[np.float32]) -> Any:
+    """A filled index with the exact vectors beside it."""
+    num_items, base.ntotal = base.ntotal, 0  # the wrapper wants to begin empty
+    index = faiss.IndexRefineFlat(base)  # FAISS's Python layer keeps a reference to the base
+    index.ntotal = base.ntotal = num_items
+    fill(faiss.downcast_index(index.refine_index), vectors_ND, unnoted)
+    return index
 
 
 def _hush(base: Any) -> None:
@@ -152,4 +210,4 @@ def _sample(vectors_ND: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     if len(vectors_ND) <= size:
         return np.ascontiguousarray(vectors_ND)
     rows = np.random.default_rng(_SEED).choice(len(vectors_ND), size, replace=False)
-    return np.ascontiguousarray(vectors_ND[np.sort(rows)])  # sorted: a mapped file is read in one direction
+    return rows_of(vectors_ND, np.sort(rows))

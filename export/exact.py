@@ -1,5 +1,6 @@
 """The exact best items for given interests: brute force over the whole catalogue, no index involved.
 
+The catalogue is read in pieces, smaller ones for more queries, so that memory depends on neither's number.
 Scores are summed in float64 and rounded to float32 once, so that equal item vectors score equally.
 
 Legend: Q queries, K interests, D embedding, N items, M candidates.
@@ -10,7 +11,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from export.mapped import pieces
+
 _ITEMS_AT_ONCE: Final = 65_536
+_MAX_PRODUCTS: Final = 1 << 24
+"""Inner products held at once."""
 
 
 def exact_candidates(
@@ -29,9 +34,10 @@ def exact_candidates(
     num_queries, num_interests, embedding_dim = interests_QKD.shape
     flat_interests = interests_QKD.reshape(num_queries * num_interests, embedding_dim).astype(np.float64)
     best = [(np.empty(0, np.int64), np.empty(0, np.float32))] * num_queries
-    for start in range(0, len(vectors_ND), _ITEMS_AT_ONCE):
-        block = vectors_ND[start : start + _ITEMS_AT_ONCE].astype(np.float64)
-        products = (flat_interests @ block.T).reshape(num_queries, num_interests, len(block))
+    items_at_once = max(1, min(_ITEMS_AT_ONCE, _MAX_PRODUCTS // len(flat_interests)))
+    for start, piece in pieces(vectors_ND, items_at_once):
+        products = flat_interests @ piece.astype(np.float64).T
+        products = products.reshape(num_queries, num_interests, len(piece))
         scores_QB = products.max(axis=1).astype(np.float32)
         best = [
             _keep_best(rows, scores, start, scores_B, num_candidates)

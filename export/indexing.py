@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from bundle.layout import INDEX
 from bundle.manifest import IndexInfo
 from export.building import BuiltIndex, build_index, check_factory
+from export.checkpoints import Checkpoints
 from export.choosing import AUTO, choose
 from export.frontier_plot import FRONTIER, draw_frontier
 from export.indexes import RECIPES
+from export.time_left import Note, unnoted
 from export.tuning import Goal, Queries, tune
 from re4.errors import ExportError, UsageError
 
@@ -66,6 +68,9 @@ def make_index(
     *,
     num_golden_candidates: int,
     reason: str | None = None,
+    stages: Checkpoints | None = None,
+    memory_limit: int | None = None,
+    note: Note = unnoted,
 ) -> IndexInfo:
     """Build an index, write it into a version's folder, and find the search parameters that reach the goal.
 
@@ -78,6 +83,9 @@ def make_index(
         folder: Gets the index, and where there was something to choose, the plot of its frontier.
         num_golden_candidates: Candidates of a golden query.
         reason: Why this index, for the manifest.
+        stages: Where finished stages are kept, and found again after an interruption.
+        memory_limit: Bytes that building may hold at once; None for no limit.
+        note: Is told how far it is.
 
     Returns:
         What the manifest says about it.
@@ -85,8 +93,10 @@ def make_index(
     Raises:
         ExportError: it cannot be built or written, the goal is out of reach, or servers would refuse it.
     """
-    built = build_index(factory, vectors_ND)
+    built = build_index(factory, vectors_ND, stages=stages, memory_limit=memory_limit, note=note)
+    note("writing")
     num_bytes = _write(built, folder / INDEX)
+    note("tuning")
     info = tune(built, vectors_ND, interests_QKD, goal, num_bytes=num_bytes, reason=reason)
     golden = Queries(golden_QKD, vectors_ND, num_golden_candidates)
     golden_recall = golden.measure(built, info.search_parameters).recall

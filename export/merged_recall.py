@@ -12,6 +12,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from export.mapped import let_go, pieces
+
 _TOLERANCE: Final = 1e-5
 """Relative to the largest score: float32 sums in another order differ by less."""
 
@@ -27,15 +29,21 @@ def exact_thresholds(
         num_candidates: M, at most N.
     """
     num_queries, num_interests, embedding_dim = interests_QKD.shape
-    scores, rows = faiss.knn(
-        np.ascontiguousarray(interests_QKD.reshape(-1, embedding_dim)),
-        vectors_ND,
-        num_candidates,
-        metric=faiss.METRIC_INNER_PRODUCT,
-    )
+    queries = np.ascontiguousarray(interests_QKD.reshape(-1, embedding_dim))
+    scores, rows = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+    for start, piece in pieces(vectors_ND):
+        in_piece = faiss.knn(
+            queries, piece, min(num_candidates, len(piece)), metric=faiss.METRIC_INNER_PRODUCT
+        )
+        scores = np.concatenate([scores, in_piece[0]], axis=1)
+        rows = np.concatenate([rows, start + in_piece[1]], axis=1)
+        if scores.shape[1] > num_candidates:
+            best = np.argpartition(-scores, num_candidates - 1, axis=1)[:, :num_candidates]
+            scores, rows = np.take_along_axis(scores, best, 1), np.take_along_axis(rows, best, 1)
     shape = (num_queries, num_interests, num_candidates)
     rows_QM = merge_max_score(scores.reshape(shape), rows.reshape(shape), num_candidates)
     thresholds_Q: NDArray[np.float32] = true_scores(interests_QKD, vectors_ND, rows_QM).min(axis=1)
+    let_go(vectors_ND)
     return thresholds_Q
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.vectors import VectorSpace
-from export import building
+from export import building, mapped
 from export.building import build_index, check_factory
 from export.indexes import RECIPES, num_lists
 from re4.errors import ExportError, UsageError
@@ -38,7 +38,7 @@ def queries() -> np.ndarray:
 def test_every_kind_finds_what_brute_force_finds(
     name: str, vectors: np.ndarray, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(building, "CHUNK_SIZE", 700)
+    monkeypatch.setattr(mapped, "ROWS_AT_ONCE", 700)
     built = build_index(FACTORIES[name], vectors)
     assert built.index.ntotal == NUM_ITEMS
     dearest = built.ladders(NUM_RESULTS)[-1][-1]

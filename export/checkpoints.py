@@ -1,0 +1,119 @@
+"""The finished stages of a build, kept where the next try finds them.
+
+    bundles/.building-<key>/lock        held while a build lives
+    bundles/.building-<key>/<stage>     a stage's file: there whole, or not at all
+
+The key says of what the stages are: vectors, index, settings, versions of the libraries. Who builds the same
+again goes on from the last finished stage; what a build of something else left is discarded. A build that
+ends, well or with an error of ours, leaves nothing; one that was killed or interrupted leaves one folder.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from re4.console import say
+from re4.errors import ExportError, Re4Error
+from re4.files import replacing
+
+PREFIX: Final = ".building-"
+_LOCK: Final = "lock"
+
+
+class Checkpoints:
+    """The stages of one build."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, stage: str) -> Path:
+        """Where the file of a stage is, or would be."""
+        return self.folder / stage
+
+    def has(self, stage: str) -> bool:
+        """Whether a stage is finished."""
+        return self.path(stage).exists()
+
+    @contextmanager
+    def finishing(self, stage: str) -> Iterator[Path]:
+        """Give a path to write the stage's file to; the stage is finished when the block ends well."""
+        with replacing(self.path(stage)) as part:
+            yield part
+
+    def drop(self, stage: str) -> None:
+        """Remove the file of a stage that no later one needs."""
+        self.path(stage).unlink(missing_ok=True)
+
+
+@contextmanager
+def checkpoints(bundles: Path, facts: Mapping[str, Any]) -> Iterator[Checkpoints]:
+    """Keep the stages of a build in a bundle directory until it ends; an interrupted one has not ended.
+
+    Args:
+        bundles: The bundle directory, which must exist.
+        facts: What the stages follow from, in plain values.
+
+    Raises:
+        ExportError: another process builds the same at this moment.
+    """
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    folder = bundles / f"{PREFIX}{key}"
+    for other in sorted(bundles.glob(f"{PREFIX}*")):
+        if other != folder and remove_if_left(other):
+            say(f"{other}: left by an interrupted build of something else: discarded")
+    folder.mkdir(exist_ok=True)
+    lock = _try_lock(folder)
+    if lock is None:
+        raise ExportError(f"{folder}: another process is building this very index. Wait for it to end")
+    try:
+        _remove_parts(folder)
+        if found := sorted(path.name for path in folder.iterdir() if path.name != _LOCK):
+            say(f"going on from where a build was interrupted: {', '.join(found)} finished")
+        try:
+            yield Checkpoints(folder)
+        except (Re4Error, OSError, MemoryError):
+            shutil.rmtree(folder)
+            raise
+        shutil.rmtree(folder)
+    finally:
+        os.close(lock)
+
+
+def remove_if_left(folder: Path) -> bool:
+    """Remove what an interrupted build left; False where a build is at work in it."""
+    lock = None if folder.is_symlink() else _try_lock(folder)
+    if lock is None:
+        return False
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(lock)
+    return True
+
+
+def _try_lock(folder: Path) -> int | None:
+    """Lock a folder: a descriptor to keep, or None where another process has it."""
+    try:
+        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if (folder / _LOCK).stat().st_ino == os.fstat(lock).st_ino:
+            return lock
+    except OSError:
+        pass
+    os.close(lock)
+    return None
+
+
+def _remove_parts(folder: Path) -> None:
+    """Remove what a killed build was in the middle of writing."""
+    for part in folder.glob(".*.part"):
+        part.unlink()

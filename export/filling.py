@@ -1,0 +1,123 @@
+"""Filling a trained index with the item vectors, piece by piece, and going on where an earlier try stopped.
+
+FAISS's growing arrays get their final size first, so that they never take twice what they hold. Lists of many
+bytes are built in shards that are merged in the file and mapped from there; other indexes are filled in one
+piece, and saved every few minutes. Knows nothing about training.
+
+Legend: N items, D embedding.
+"""
+
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from export.checkpoints import Checkpoints
+from export.index_file import merge_shards
+from export.mapped import pieces
+from export.memory import Need
+from export.time_left import Note, TimeLeft
+
+FILLED: Final = "filled.faiss"
+"""The stage: the finished index, without the exact vectors that refine it."""
+
+_SAVED: Final = "partly-filled.faiss"
+_SECONDS_BETWEEN_SAVES: Final = 300.0
+
+
+def fill(base: Any, vectors_ND: NDArray[np.float32], note: Note) -> None:
+    """Add all items to a trained, empty index in this process's memory; row i gets the id i."""
+    _reserve(base, len(vectors_ND))
+    _add(base, vectors_ND, base.ntotal, len(vectors_ND), note)
+
+
+def fill_on_disk(
+    base: Any, vectors_ND: NDArray[np.float32], need: Need, stages: Checkpoints, note: Note
+) -> Any:
+    """Fill a trained, empty index so that it can be interrupted; the stage `FILLED` is finished afterwards.
+
+    Args:
+        base: The index, without refinement.
+        vectors_ND: Finite, C order; may be memory-mapped.
+        need: As `need_of` the index.
+        stages: Where the stages are kept.
+        note: Is told how far it is.
+
+    Returns:
+        The filled index: the one given, or where it was built in shards, one that is mapped from its file.
+    """
+    if stages.has(FILLED):
+        return read_mapped(stages.path(FILLED))
+    if need.shard_bytes:
+        _fill_shards(base, vectors_ND, need, stages, note)
+        return read_mapped(stages.path(FILLED))
+    if stages.has(_SAVED):
+        base = faiss.read_index(str(stages.path(_SAVED)))
+    else:
+        _reserve(base, len(vectors_ND))
+    _add(base, vectors_ND, base.ntotal, len(vectors_ND), note, stages)
+    with stages.finishing(FILLED) as part:
+        faiss.write_index(base, str(part))
+    stages.drop(_SAVED)
+    return base
+
+
+def read_mapped(path: Path) -> Any:
+    """Read an index file; what FAISS can map of it stays in the file."""
+    return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+
+
+def _add(
+    base: Any,
+    vectors_ND: NDArray[np.float32],
+    first: int,
+    stop: int,
+    note: Note,
+    stages: Checkpoints | None = None,
+) -> None:
+    time_left = TimeLeft(note, "filling", len(vectors_ND), done=first)
+    saved = monotonic()
+    for start, piece in pieces(vectors_ND, first=first, stop=stop):
+        if stages is not None and monotonic() - saved > _SECONDS_BETWEEN_SAVES:
+            with stages.finishing(_SAVED) as part:
+                faiss.write_index(base, str(part))
+            saved = monotonic()
+        base.add(piece)
+        time_left.at(start + len(piece))
+
+
+def _fill_shards(
+    trained: Any, vectors_ND: NDArray[np.float32], need: Need, stages: Checkpoints, note: Note
+) -> None:
+    num_items = len(vectors_ND)
+    num_shards = -(-need.lists_bytes // need.shard_bytes)
+    bounds = np.linspace(0, num_items, num_shards + 1).round().astype(np.int64).tolist()
+    names = [f"shard-{number + 1}-of-{num_shards}.faiss" for number in range(num_shards)]
+    done = [stages.has(name) for name in names]
+    time_left = TimeLeft(note, "filling", num_items, done=bounds[sum(done)])
+    for name, first, stop, is_done in zip(names, bounds[:-1], bounds[1:], done, strict=True):
+        if is_done:
+            continue
+        shard = faiss.clone_index(trained)
+        for start, piece in pieces(vectors_ND, first=first, stop=stop):
+            shard.add_with_ids(piece, np.arange(start, start + len(piece)))
+            time_left.at(start + len(piece))
+        with stages.finishing(name) as part:
+            faiss.write_index(shard, str(part))
+        del shard
+    note("merging the shards")
+    with stages.finishing(FILLED) as part:
+        merge_shards(trained, [stages.path(name) for name in names], part)
+    for name in names:
+        stages.drop(name)
+
+
+def _reserve(base: Any, num_items: int) -> None:
+    """Give arrays of vectors the size that they will have: an array that is emptied again keeps its room."""
+    flat = faiss.downcast_index(base.storage) if isinstance(base, faiss.IndexHNSW) else base
+    if isinstance(flat, faiss.IndexFlatCodes) and flat.ntotal == 0:
+        flat.codes.resize(num_items * flat.code_size)
+        flat.codes.resize(0)
