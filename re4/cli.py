@@ -28,6 +28,7 @@ VERBS: Mapping[str, str] = {
     "serve": "serving.cli:serve",
     "retrieve": "serving.cli:retrieve",
     "info": "serving.cli:info",
+    "token": "serving.token_cli:token",
     "versions": "bundle.cli:versions",
     "rollback": "bundle.cli:rollback",
     "prune": "bundle.cli:prune",

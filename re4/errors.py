@@ -10,10 +10,13 @@
     ├── BundleError              a bundle directory or version cannot be used
     │   ├── BundleDamagedError   files missing, extra, truncated, changed or swapped
     │   └── BundleMismatchError  complete, but its parts do not belong together
+    ├── SecurityError            a certificate, key or tokens file cannot be used
+    ├── UnauthenticatedError     the call brings no token, or a wrong one                 UNAUTHENTICATED
     ├── RequestError             the caller's request is wrong                            INVALID_ARGUMENT
     │   └── NoUsableHistoryError the request is right, but nothing in it is known         FAILED_PRECONDITION
     ├── OverloadError            the server turns this request away
     │   ├── ShedError            it would wait longer than the server allows              RESOURCE_EXHAUSTED
+    │   ├── RateError            its caller's own rate is used up                         RESOURCE_EXHAUSTED
     │   └── TooLateError         its deadline passes before its turn                      DEADLINE_EXCEEDED
     ├── NotReadyError            the server has no version to answer from                 UNAVAILABLE
     └── ServerError              the client's view: a call failed, or no server answered
@@ -65,6 +68,14 @@ class BundleMismatchError(BundleError):
     """A version is complete, but its parts do not belong together or answer wrongly."""
 
 
+class SecurityError(Re4Error):
+    """A certificate, a key or a file of tokens cannot be used. Its message holds no secret."""
+
+
+class UnauthenticatedError(Re4Error):
+    """A call brings no token, or one that is not known. The message never repeats it."""
+
+
 class RequestError(Re4Error):
     """A request is wrong: the message names the field, the value seen and the values allowed."""
 
@@ -74,7 +85,10 @@ class NoUsableHistoryError(RequestError):
 
 
 class OverloadError(Re4Error):
-    """The server turns this request away rather than answer it too late."""
+    """The server turns this request away rather than answer it too late, or too often."""
+
+    retry_after_ms: int | None = None
+    """When trying again makes sense, in milliseconds; None where it does not."""
 
 
 class ShedError(OverloadError):
@@ -93,6 +107,24 @@ class ShedError(OverloadError):
             f"the server is overloaded: this call would wait about {wait_ms:.0f} ms for its turn, "
             f"{max_wait_ms:g} ms is allowed. Try again in {self.retry_after_ms} ms; where this lasts, "
             "give the server more processes or machines"
+        )
+
+
+class RateError(OverloadError):
+    """The caller asks more often than its token allows; `retry_after_ms` says when to try again."""
+
+    def __init__(self, name: str, *, users_per_s: float, wait_s: float) -> None:
+        """Make the error and the advice.
+
+        Args:
+            name: Who calls.
+            users_per_s: What the caller may ask for.
+            wait_s: How soon the next call would be let in.
+        """
+        self.retry_after_ms = max(1, math.ceil(wait_s * 1e3))
+        super().__init__(
+            f"caller {name} asks for more than its {users_per_s:g} users per second. Try again in "
+            f"{self.retry_after_ms} ms; where more is needed, its operator can raise users_per_s"
         )
 
 

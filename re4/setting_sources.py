@@ -93,16 +93,23 @@ def read_environment(environment: Mapping[str, str], prefix: str, kind: type) ->
     }
 
 
-def _refuse_unknown(place: str, given: Collection[str], known: Collection[str]) -> None:
+def unknown_names(place: str, given: Collection[str], known: Collection[str]) -> str | None:
+    """What to say about names that are not known, with the nearest that are; None where all are."""
     unknown = sorted(set(given) - set(known))
     if not unknown:
-        return
+        return None
     advice = "".join(
         f" Did you mean {near[0]} for {name}?"
         for name in unknown
         if (near := difflib.get_close_matches(name, known, n=1))
     )
-    raise UsageError(f"{place} unknown {', '.join(unknown)}; known are {', '.join(known)}.{advice}")
+    return f"{place} unknown {', '.join(unknown)}; known are {', '.join(known)}.{advice}"
+
+
+def _refuse_unknown(place: str, given: Collection[str], known: Collection[str]) -> None:
+    problem = unknown_names(place, given, known)
+    if problem:
+        raise UsageError(problem)
 
 
 def _parsed(text: str, item: Declared) -> Any:

@@ -10,6 +10,7 @@ import typer
 from re4 import console
 from re4.errors import UsageError
 from re4.setting_options import with_options
+from serving.connection_options import Ca, Certificate, Key, Tls, TokenFile
 from serving.settings import DEFAULT_ADDRESS, ENVIRONMENT_PREFIX, ServerSettings, bundles_of
 
 _ServerAddress = Annotated[str, typer.Option("--address", help="HOST:PORT of a running server.")]
@@ -41,18 +42,32 @@ def serve(
     chosen = ServerSettings.gather(settings, file=config, environment=environment)
     bundles = bundles_of(chosen)
     from serving.addresses import parse_address
+    from serving.certificates import read_certificates
     from serving.merging import POLICIES
     from serving.supervisor import run_server
+    from serving.tokens import read_tokens
 
     where = parse_address(chosen.address)
     metrics_where = None if chosen.metrics_address is None else parse_address(chosen.metrics_address)
-    for name, parsed in (("address", where), ("metrics_address", metrics_where)):
-        if parsed is not None and not parsed.is_loopback and not chosen.insecure:
+    files, tokens = chosen.access.certificate_files, chosen.access.tokens
+    for name, parsed, is_private in (
+        ("address", where, files is not None),
+        ("metrics_address", metrics_where, False),
+    ):
+        if parsed is not None and not (parsed.is_loopback or is_private or chosen.access.insecure):
             raise UsageError(
-                f"{chosen.said_as(name)} can be reached from other machines, and this server has neither "
-                "TLS nor log-in. Listen on 127.0.0.1, or add --insecure where the network itself keeps "
-                "strangers out"
+                f"{chosen.said_as(name)} can be reached from other machines, and is not protected by TLS. "
+                f"Listen "
+                "on 127.0.0.1, give --tls-certificate and --tls-key (which protect calls, not the "
+                "metrics page), "
+                "or add --insecure where the network itself keeps strangers out"
             )
+    if chosen.access.health_address is not None:
+        parse_address(chosen.access.health_address)
+    if files is not None:
+        read_certificates(files)
+    if tokens is not None:
+        read_tokens(tokens)
     if chosen.merge_policy not in POLICIES:
         raise UsageError(f"{chosen.said_as('merge_policy')}: no such policy; there is {', '.join(POLICIES)}")
     if chosen.reflection is None:
@@ -76,15 +91,21 @@ def retrieve(
             show_default=False,
         ),
     ] = None,
+    tls: Tls = False,
+    ca: Ca = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    token_file: TokenFile = None,
     as_json: _AsJson = False,
 ) -> None:
     """Ask a running server for one user's candidates.
 
     Example: re4 retrieve --history 50,172,181 --num-candidates 20 --exclude-history
     """
-    from serving.client import RetrievalClient
+    from serving.client import Connection, RetrievalClient
 
-    with RetrievalClient(address) as client:
+    connection = Connection.read(tls=tls, ca=ca, certificate=certificate, key=key, token_file=token_file)
+    with RetrievalClient(address, connection=connection) as client:
         kind = str(client.info()["item_id_kind"])
         found = client.retrieve(
             _split_ids(history, "--history", kind),
@@ -121,14 +142,23 @@ def retrieve(
     )
 
 
-def info(address: _ServerAddress = DEFAULT_ADDRESS, as_json: _AsJson = False) -> None:
+def info(
+    address: _ServerAddress = DEFAULT_ADDRESS,
+    tls: Tls = False,
+    ca: Ca = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    token_file: TokenFile = None,
+    as_json: _AsJson = False,
+) -> None:
     """Show what a running server serves, and the limits that calls must keep.
 
     Example: re4 info --address 127.0.0.1:8700 --json
     """
-    from serving.client import RetrievalClient
+    from serving.client import Connection, RetrievalClient
 
-    with RetrievalClient(address) as client:
+    connection = Connection.read(tls=tls, ca=ca, certificate=certificate, key=key, token_file=token_file)
+    with RetrievalClient(address, connection=connection) as client:
         facts = client.info()
     if as_json:
         console.print_json(facts)

@@ -18,8 +18,9 @@ from serving.client_values import (
     to_facts,
     to_interests,
 )
+from serving.connection import Connection
 
-__all__ = ["Candidates", "Interests", "RetrievalClient"]
+__all__ = ["Candidates", "Connection", "Interests", "RetrievalClient"]
 
 _ReplyT = TypeVar("_ReplyT")
 
@@ -27,23 +28,20 @@ _ReplyT = TypeVar("_ReplyT")
 class RetrievalClient:
     """Calls to one server. Use it in a `with` block; safe to share between threads."""
 
-    def __init__(self, address: str, *, timeout_s: float = 10.0) -> None:
+    def __init__(
+        self, address: str, *, timeout_s: float = 10.0, connection: Connection | None = None
+    ) -> None:
         """Prepare a connection; it is made with the first call.
 
         Args:
             address: HOST:PORT of a server.
             timeout_s: How long one call may take, in seconds.
+            connection: TLS and token, such as `Connection.read(ca=…, token_file=…)`; None for neither.
         """
         self.address = address
         self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(
-            address,
-            options=[
-                ("grpc.max_receive_message_length", -1),
-                # A connection of its own: clients of one process would share one, and so one server process.
-                ("grpc.use_local_subchannel_pool", 1),
-            ],
-        )
+        self._connection = connection or Connection()
+        self._channel = self._connection.channel(address)
         self._stub = retrieval_pb2_grpc.RetrievalStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -147,14 +145,14 @@ class RetrievalClient:
 
     def _call(self, method: Callable[..., _ReplyT], request: object) -> _ReplyT:
         try:
-            return method(request, timeout=self._timeout_s)
+            return method(request, timeout=self._timeout_s, metadata=self._connection.metadata)
         except grpc.RpcError as error:
             # Every error that a call raises is also a Call, which carries status and details.
             code, details = error.code(), error.details()
             message = f"{code.name} from {self.address}: {details}"
             if code is grpc.StatusCode.UNAVAILABLE:
                 message += (
-                    ". Is a server running there? "
+                    ". Is a server running there, and does it speak TLS as this caller does? "
                     f"Start one: re4 serve --bundles DIR --address {self.address}"
                 )
             elif code is grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -51,6 +51,12 @@ class CallMetrics:
         self._calls = Counter(
             "re4_calls", "Calls that ended, by gRPC status code.", ["method", "code"], registry=registry
         )
+        self._caller_calls = Counter(
+            "re4_caller_calls",
+            "Calls that brought a known token, by its caller's name and gRPC status code.",
+            ["caller", "code"],
+            registry=registry,
+        )
         self._call_seconds = Histogram(
             "re4_call_seconds",
             "From a call's arrival in its handler to its end, whatever the status.",
@@ -74,12 +80,13 @@ class CallMetrics:
         )
         self._shed = Counter(
             "re4_shed",
-            "Calls on which no work was spent: the queue was too long (overload), or the caller's deadline "
-            "too near (deadline).",
+            "Calls on which no work was spent: the queue was too long (overload), the caller's deadline "
+            "too near "
+            "(deadline), or the caller's own rate used up (rate).",
             ["reason"],
             registry=registry,
         )
-        for reason in ("overload", "deadline"):
+        for reason in ("overload", "deadline", "rate"):
             self._shed.labels(reason)
         self._user_errors = Counter(
             "re4_batch_user_errors",
@@ -98,6 +105,10 @@ class CallMetrics:
         """A call ended."""
         self._calls.labels(method, code).inc()
         self._call_seconds.labels(method).observe(seconds)
+
+    def caller(self, name: str, code: str) -> None:
+        """A call of somebody with a token ended."""
+        self._caller_calls.labels(name, code).inc()
 
     def stage(self, stage: str, seconds: float) -> None:
         """A stage of `STAGES` took so long."""
@@ -118,7 +129,7 @@ class CallMetrics:
             self.stage(stage, getattr(times, f"{stage}_us") / 1e6)
 
     def shed(self, reason: str) -> None:
-        """A call was turned away or dropped: `overload` or `deadline`."""
+        """A call was turned away or dropped: `overload`, `deadline` or `rate`."""
         self._shed.labels(reason).inc()
 
     def user_error(self, code: str) -> None:

@@ -21,6 +21,8 @@ class Start:
     path: str | None
     """Folder of the version to begin with; checked. None at a server's start: open the port at once, say
     NOT_SERVING, and wait for `Load` and `Announce`."""
+    folder: str
+    """A folder that all workers share while the server runs."""
 
 
 @dataclass(frozen=True, kw_only=True)

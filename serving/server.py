@@ -2,17 +2,20 @@
 
 import asyncio
 import contextlib
+from pathlib import Path
 from time import monotonic
 from typing import Final
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from re4.errors import ServerError
-from serving.addresses import Address
+from serving.addresses import Address, parse_address
+from serving.certificates import CertificateSource
+from serving.gate import Gate
 from serving.live import Live
 from serving.metrics import CallMetrics
+from serving.reflection import add_reflection
 from serving.service import SERVICE_NAME, RetrievalService
 from serving.settings import ServerSettings
 
@@ -29,11 +32,24 @@ _REPLIES_S: Final = 0.5
 class RetrievalServer:
     """Serves what is live on an address. Belongs to one event loop."""
 
-    def __init__(self, live: Live, settings: ServerSettings) -> None:
-        """Assemble the server; it listens from `start` on."""
+    def __init__(self, live: Live, settings: ServerSettings, folder: Path | None = None) -> None:
+        """Assemble the server; it listens from `start` on.
+
+        Args:
+            live: What answers.
+            settings: How.
+            folder: A folder that all workers of the server share; None for one that is alone.
+
+        Raises:
+            SecurityError: certificates or tokens cannot be used.
+        """
         self._settings = settings
         self.metrics = CallMetrics()
-        self._service = RetrievalService(live, settings, self.metrics)
+        access = settings.access
+        self._gate = None if access.tokens is None else Gate(access.tokens, folder)
+        files = access.certificate_files
+        self._certificates = None if files is None else CertificateSource(files)
+        self._service = RetrievalService(live, settings, self.metrics, self._gate)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
             options=[
@@ -45,8 +61,10 @@ class RetrievalServer:
         self._server.add_generic_rpc_handlers((self._service.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if settings.reflection:
-            names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self._server)
+            add_reflection(self._server, (SERVICE_NAME, health.SERVICE_NAME), self._gate)
+        self._health_server = grpc.aio.server(options=[("grpc.so_reuseport", 1)])
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._health_server)
+        self._following: asyncio.Task[None] | None = None
 
     async def start(self, address: Address) -> Address:
         """Listen, and say NOT_SERVING until `set_serving`.
@@ -60,10 +78,21 @@ class RetrievalServer:
         for name in ("", SERVICE_NAME):
             await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
         try:
-            port = self._server.add_insecure_port(str(address))
+            if self._certificates is None:
+                port = self._server.add_insecure_port(str(address))
+            else:
+                port = self._server.add_secure_port(str(address), self._certificates.credentials())
+            if self._settings.access.health_address is not None:
+                self._health_server.add_insecure_port(
+                    str(parse_address(self._settings.access.health_address))
+                )
         except RuntimeError as error:
             raise ServerError(f"cannot listen on {address}: {error}") from None
         await self._server.start()
+        if self._settings.access.health_address is not None:
+            await self._health_server.start()
+        if self._gate is not None:
+            self._following = asyncio.create_task(self._gate.follow(self._settings.poll_interval_s))
         return Address(host=address.host, port=port)
 
     async def set_serving(self) -> None:
@@ -94,6 +123,9 @@ class RetrievalServer:
             await self._server.stop(None)
         await stopping
         idle.cancel()
+        await self._health_server.stop(None)
+        if self._following is not None:
+            self._following.cancel()
         self._service.close()
 
     async def _idle_for(self, seconds: float) -> None:

@@ -15,13 +15,15 @@ import grpc
 
 from protos.v1 import retrieval_pb2
 from re4 import __version__
-from re4.errors import OverloadError, Re4Error, ShedError
+from re4.errors import OverloadError, RateError, Re4Error, ShedError
 from serving import replies
 from serving.backlog import Group
 from serving.batch_retrieve import batch_retrieve
 from serving.batcher import Batcher, Finished
+from serving.calls import CURRENT_CALL, Call
 from serving.decoding import decode
 from serving.environment import cap_this_thread
+from serving.gate import Gate
 from serving.live import Live
 from serving.metrics import CallMetrics
 from serving.pipeline import Answer, Query
@@ -59,13 +61,23 @@ def _group_of(job: _Job) -> Group:
     return Group(owner=id(job.snapshot), depth=1 << max(0, depth_bits - _USUAL_DEPTH_BITS))
 
 
+def _shed_reason(error: OverloadError) -> str:
+    """What the metric calls it."""
+    if isinstance(error, ShedError):
+        return "overload"
+    return "rate" if isinstance(error, RateError) else "deadline"
+
+
 class RetrievalService:
     """Answers calls from what is live. Belongs to one event loop."""
 
-    def __init__(self, live: Live, settings: ServerSettings, metrics: CallMetrics) -> None:
+    def __init__(
+        self, live: Live, settings: ServerSettings, metrics: CallMetrics, gate: Gate | None = None
+    ) -> None:
         self._live = live
         self._settings = settings
         self._metrics = metrics
+        self._gate = gate
         self._batcher: Batcher[_Job, Answer] = Batcher(
             self._run,
             max_batch_size=settings.max_batch_size,
@@ -120,20 +132,24 @@ class RetrievalService:
 
         async def guarded(data: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
             began_s = perf_counter()
+            call = Call(name)
+            CURRENT_CALL.set(call)
             code, details = grpc.StatusCode.CANCELLED, ""
             self._num_in_flight += 1
             self._idle.clear()
             advice: tuple[tuple[str, str], ...] = ()
             try:
+                if self._gate is not None:
+                    call.caller = self._gate.admit(context.invocation_metadata() or ())
                 reply = await method(data, context.time_remaining)
                 code = grpc.StatusCode.OK
                 return reply
             except Re4Error as error:
                 code, details = status_of(type(error)), str(error)
-                if isinstance(error, ShedError):
-                    advice = ((RETRY_ADVICE, str(error.retry_after_ms)),)
                 if isinstance(error, OverloadError):
-                    self._metrics.shed("overload" if isinstance(error, ShedError) else "deadline")
+                    self._metrics.shed(_shed_reason(error))
+                    if error.retry_after_ms is not None:
+                        advice = ((RETRY_ADVICE, str(error.retry_after_ms)),)
                 if code is grpc.StatusCode.INTERNAL:
                     _log.error("%s: %s", name, error)
             except Exception:
@@ -141,6 +157,8 @@ class RetrievalService:
                 code, details = grpc.StatusCode.INTERNAL, f"{name} failed; the server's log says why"
             finally:
                 self._metrics.call(name, code.name, perf_counter() - began_s)
+                if call.caller is not None:
+                    self._metrics.caller(call.caller.name, code.name)
                 self._num_in_flight -= 1
                 if not self._num_in_flight:
                     self._idle.set()
@@ -164,6 +182,7 @@ class RetrievalService:
         snapshot = self._live.current()
         self._admit(snapshot, time_left)
         request = decode(retrieval_pb2.BatchRetrieveRequest, data)
+        CURRENT_CALL.get().owe(len(request.users) - 1)
 
         def enqueue(queries: Sequence[Query], is_let_in: bool) -> list["asyncio.Future[Finished[Answer]]"]:
             jobs = [_Job(snapshot, query) for query in queries]

@@ -16,6 +16,7 @@ from re4.errors import UsageError
 from re4.setting_sources import DEFAULT_SOURCE, checked, gather
 from re4.settings import check, construct, declared, flat, option_name, plain, setting
 from serving.allowance import usable_cores
+from serving.certificates import CertificateFiles
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:8700"
 ENVIRONMENT_PREFIX: Final = "RE4_SERVE_"
@@ -51,6 +52,65 @@ class Limits:
         check(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """Who may call, and how the wire is protected."""
+
+    tls_certificate: Path | None = setting(
+        None,
+        "PEM file: the server's certificate, then those between it and its authority. Followed: renew it "
+        "in place.",
+        default_text="none: no TLS",
+    )
+    tls_key: Path | None = setting(
+        None, "PEM file: the certificate's private key, without a passphrase.", default_text="none"
+    )
+    tls_client_ca: Path | None = setting(
+        None,
+        "PEM file: authorities whose clients alone may call (mutual TLS).",
+        default_text="none: clients need no certificate",
+    )
+    tokens: Path | None = setting(
+        None,
+        "File of callers, with the hashes of their tokens and their rates. Followed. `re4 token NAME` "
+        "prints an "
+        "entry.",
+        default_text="none: calls need no token",
+    )
+    insecure: bool = setting(False, "Allow addresses that other machines reach without TLS.")
+    health_address: str | None = setting(
+        None,
+        "HOST:PORT of a second port with the health service alone, without TLS: probes such as "
+        "Kubernetes' speak "
+        "none.",
+        default_text="no second port",
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse halves.
+
+        Raises:
+            UsageError: a certificate without its key, or the other way round, or client authorities without
+            them.
+        """
+        check(self)
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise UsageError(
+                "--tls-certificate and --tls-key belong together: give both, or neither for no TLS"
+            )
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise UsageError("--tls-client-ca asks for TLS: give --tls-certificate and --tls-key too")
+
+    @property
+    def certificate_files(self) -> CertificateFiles | None:
+        """Where the certificates are; None without TLS."""
+        if self.tls_certificate is None or self.tls_key is None:
+            return None
+        return CertificateFiles(
+            certificate=self.tls_certificate, key=self.tls_key, client_ca=self.tls_client_ca
+        )
+
+
 class EffectiveSetting(NamedTuple):
     """One setting as this server runs on it."""
 
@@ -72,9 +132,6 @@ class ServerSettings:
     address: str = setting(
         DEFAULT_ADDRESS,
         "HOST:PORT to listen on. Port 0 lets the system choose; the log says which.",
-    )
-    insecure: bool = setting(
-        False, "Allow an address that other machines reach, with neither TLS nor log-in."
     )
     metrics_address: str | None = setting(
         None,
@@ -121,6 +178,7 @@ class ServerSettings:
         10.0, "Seconds that calls in flight get to finish after SIGTERM or Ctrl-C.", low=0
     )
     limits: Limits = field(default_factory=Limits)
+    access: Access = field(default_factory=Access)
     sources: Mapping[str, str] = field(default_factory=dict)
     """Where the values that are not defaults came from, in words; by name."""
 

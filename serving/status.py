@@ -17,11 +17,13 @@ from re4.errors import (
     Re4Error,
     RequestError,
     TooLateError,
+    UnauthenticatedError,
 )
 
 STATUS_CODES: Final[Mapping[type[Re4Error], grpc.StatusCode]] = MappingProxyType(
     {
         Re4Error: grpc.StatusCode.INTERNAL,
+        UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
         RequestError: grpc.StatusCode.INVALID_ARGUMENT,
         NoUsableHistoryError: grpc.StatusCode.FAILED_PRECONDITION,
         OverloadError: grpc.StatusCode.RESOURCE_EXHAUSTED,

@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any, Final
 
 from re4.errors import ServerError
-from serving.addresses import Address, hold_port
+from serving.addresses import Address, hold_port, parse_address
 from serving.allowance import usable_cores
 from serving.backoff import Backoff
 from serving.check import check_version
@@ -86,14 +87,20 @@ class _Supervisor:
 
     async def _serve(self, address: Address) -> None:
         self._say_choices()
-        with hold_port(address) as bound, self._metrics_page():
+        with (
+            hold_port(address) as bound,
+            self._health_port() as settings,
+            self._metrics_page(),
+            TemporaryDirectory(prefix="re4-workers-") as folder,
+        ):
             orders = [
                 Start(
                     number=number,
                     host=bound.host,
                     port=bound.port,
-                    settings=self._settings.to_json(),
+                    settings=settings.to_json(),
                     path=None,
+                    folder=folder,
                 )
                 for number in range(1, self._settings.num_processes + 1)
             ]
@@ -106,8 +113,20 @@ class _Supervisor:
             for worker in self._workers.values():
                 worker.send(Announce())
             _log.info("threads of a worker: %s", _in_words(self._workers[1].thread_pools))
+            if settings.access.health_address is not None:
+                _log.info("health on %s", settings.access.health_address)
             _log.info("listening on %s", bound)
             await _all_or_first_failure([*(self._keep(order) for order in orders), self._follow()])
+
+    @contextmanager
+    def _health_port(self) -> Iterator[ServerSettings]:
+        """Hold the port of the health service; the settings with its number."""
+        access = self._settings.access
+        if access.health_address is None:
+            yield self._settings
+            return
+        with hold_port(parse_address(access.health_address)) as bound:
+            yield replace(self._settings, access=replace(access, health_address=str(bound)))
 
     @contextmanager
     def _metrics_page(self) -> Iterator[None]:

@@ -49,7 +49,7 @@ class Worker:
         self._settings = ServerSettings.from_json(start.settings)
         self._reports = reports
         self._live = Live()
-        self._server = RetrievalServer(self._live, self._settings)
+        self._server = RetrievalServer(self._live, self._settings, Path(start.folder))
 
     async def run(self, orders: asyncio.StreamReader, stop: asyncio.Event) -> None:
         """Serve until `stop` is set or the orders end.

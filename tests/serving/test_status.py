@@ -24,6 +24,9 @@ EXPECTED = {
     "NotReadyError": grpc.StatusCode.UNAVAILABLE,
     "ServerError": INTERNAL,
     "ShedError": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "SecurityError": INTERNAL,
+    "UnauthenticatedError": grpc.StatusCode.UNAUTHENTICATED,
+    "RateError": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "TooLateError": grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 OURS = {errors.__name__, admission.__name__}

@@ -1,0 +1,289 @@
+"""Bearer tokens: who is refused, rates shared by all workers, changes taken up, no secret in a log."""
+
+import multiprocessing
+import subprocess
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from hypothesis import given
+from hypothesis import strategies as st
+from running_server import DEADLINE_S, RE4, RunningServer
+
+from re4.errors import RateError, SecurityError, ServerError, UnauthenticatedError
+from serving.client import Connection, RetrievalClient
+from serving.gate import Gate
+from serving.rates import Rate
+from serving.tokens import digest_of, read_tokens
+
+GOOD, OLD, SLOW = "a-token-of-ranking", "an-older-token-of-ranking", "a-token-of-mail"
+
+
+def entry(name: str, *tokens: str, more: str = "") -> str:
+    hashes = ", ".join(f'"{digest_of(token).hex()}"' for token in tokens)
+    return f"[{name}]\nsha256 = [{hashes}]\n{more}\n"
+
+
+@pytest.fixture(scope="module")
+def tokens_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tokens") / "tokens.toml"
+    path.write_text(entry("ranking", GOOD, OLD) + entry("mail", SLOW, more="users_per_s = 0.001\nburst = 3"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def guarded(bundles: Path, tokens_file: Path) -> Iterator[RunningServer]:
+    """Two workers that ask for tokens, with reflection."""
+    options = ("--tokens", str(tokens_file), "--num-processes", "2", "--reflection")
+    with RunningServer(
+        bundles, *options, "--poll-interval-s", "0.1", "--metrics-address", "127.0.0.1:0"
+    ) as one:
+        yield one
+
+
+def client(server: RunningServer, token: str | None) -> RetrievalClient:
+    return RetrievalClient(server.address, connection=Connection(token=token))
+
+
+def raw(server: RunningServer, *metadata: tuple[str, str], method: str = "Info") -> grpc.StatusCode:
+    with grpc.insecure_channel(server.address) as channel:
+        try:
+            channel.unary_unary(f"/re4.v1.Retrieval/{method}")(b"", timeout=DEADLINE_S, metadata=metadata)
+        except grpc.RpcError as error:
+            return error.code()
+    return grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("token", [GOOD, OLD])
+def test_whoever_brings_a_known_token_is_served(guarded: RunningServer, token: str) -> None:
+    with client(guarded, token) as caller:
+        assert caller.retrieve(["item-1-é"], 3).item_ids
+        assert caller.info()["settings"]["tokens"]["value"].endswith("tokens.toml")
+
+
+@pytest.mark.parametrize("method", ["Retrieve", "BatchRetrieve", "Encode", "Info"])
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        (),
+        (("authorization", ""),),
+        (("authorization", "Bearer"),),
+        (("authorization", "Bearer "),),
+        (("authorization", GOOD),),
+        (("authorization", f"Basic {GOOD}"),),
+        (("authorization", f"Bearer {GOOD} "),),
+        (("authorization", f"Bearer {GOOD}x"),),
+        (("authorization", f"Bearer {GOOD[:-1]}"),),
+        (("authorization", f"Bearer {digest_of(GOOD).hex()}"),),
+        (("authorization", "Bearer ranking"),),
+        (("authorization", "Bearer " + "x" * 4000),),
+        (("token", GOOD),),
+        (("authorization", "Bearer wrong"), ("authorization", f"Bearer {GOOD}")),
+    ],
+    ids=range(14),
+)
+def test_no_token_and_wrong_tokens_are_refused(
+    guarded: RunningServer, method: str, metadata: tuple[tuple[str, str], ...]
+) -> None:
+    assert raw(guarded, *metadata, method=method) is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_the_scheme_is_written_as_one_likes(guarded: RunningServer) -> None:
+    assert raw(guarded, ("authorization", f"bearer {GOOD}")) is grpc.StatusCode.OK
+
+
+def test_health_needs_no_token_and_reflection_does(guarded: RunningServer) -> None:
+    with grpc.insecure_channel(guarded.address) as channel:
+        health = health_pb2_grpc.HealthStub(channel).Check(
+            health_pb2.HealthCheckRequest(), timeout=DEADLINE_S
+        )
+        assert health.status == health_pb2.HealthCheckResponse.SERVING
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        request = reflection_pb2.ServerReflectionRequest(list_services="")
+        with pytest.raises(grpc.RpcError) as refused:
+            list(stub.ServerReflectionInfo(iter([request]), timeout=DEADLINE_S))
+        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        metadata = Connection(token=GOOD).metadata
+        (answer,) = stub.ServerReflectionInfo(iter([request]), timeout=DEADLINE_S, metadata=metadata)
+        assert len(answer.list_services_response.service) == 3
+
+
+def test_a_rate_is_one_for_all_workers_and_says_when_to_come_back(guarded: RunningServer) -> None:
+    """Each client has a connection of its own, and so its own worker."""
+    metadata = Connection(token=SLOW).metadata
+    statuses = [raw(guarded, *metadata) for _ in range(12)]
+    assert statuses.count(grpc.StatusCode.OK) == 3
+    assert statuses.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == 9
+    with grpc.insecure_channel(guarded.address) as channel, pytest.raises(grpc.RpcError) as error:
+        channel.unary_unary("/re4.v1.Retrieval/Info")(b"", timeout=DEADLINE_S, metadata=metadata)
+    advice = dict(error.value.trailing_metadata())["grpc-retry-pushback-ms"]
+    assert 0 < int(advice) <= 1_000_000
+    assert "caller mail asks for more than its 0.001 users per second" in error.value.details()
+    with client(guarded, GOOD) as other:
+        other.info()
+
+
+def test_every_user_of_a_batch_counts(bundles: Path, tmp_path: Path) -> None:
+    path = tmp_path / "tokens.toml"
+    path.write_text(entry("batch", GOOD, more="users_per_s = 0.001\nburst = 10"))
+    with RunningServer(bundles, "--tokens", str(path)) as running, client(running, GOOD) as caller:
+        assert len(caller.retrieve_batch([["item-1-é"]] * 9, 2)) == 9
+        caller.info()
+        with pytest.raises(ServerError, match="RESOURCE_EXHAUSTED"):
+            caller.info()
+
+
+def test_changes_of_the_file_are_taken_up_and_bad_ones_are_not(bundles: Path, tmp_path: Path) -> None:
+    path = tmp_path / "tokens.toml"
+    path.write_text(entry("ranking", OLD))
+    with RunningServer(bundles, "--tokens", str(path), "--poll-interval-s", "0.05") as running:
+        assert raw(running, *Connection(token=GOOD).metadata) is grpc.StatusCode.UNAUTHENTICATED
+        path.write_text(entry("ranking", GOOD))
+        running.wait_for("tokens read again: ranking")
+        assert raw(running, *Connection(token=GOOD).metadata) is grpc.StatusCode.OK
+        assert raw(running, *Connection(token=OLD).metadata) is grpc.StatusCode.UNAUTHENTICATED
+        path.write_text("[ranking")
+        running.wait_for("the tokens known so far stay: ")
+        assert raw(running, *Connection(token=GOOD).metadata) is grpc.StatusCode.OK
+        path.unlink()
+        running.wait_for("No such file")
+        assert raw(running, *Connection(token=GOOD).metadata) is grpc.StatusCode.OK
+
+
+def test_callers_are_named_in_metrics_and_no_token_is_in_any_word(guarded: RunningServer) -> None:
+    """Whatever the tests before sent, in this log, page and Info there is neither a token nor a hash."""
+    from urllib.request import urlopen
+
+    page = guarded.wait_for(r"metrics on (\S+)").group(1)
+    with client(guarded, GOOD) as caller:
+        told = str(caller.info())
+    with urlopen(page, timeout=DEADLINE_S) as answer:
+        metrics = answer.read().decode()
+    assert 're4_caller_calls_total{caller="ranking",code="OK"}' in metrics
+    for place in (guarded.log, metrics, told):
+        for token in (GOOD, OLD, SLOW):
+            assert token not in place
+            assert digest_of(token).hex() not in place
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no token, so nobody could call"),
+        ("[a", "cannot be read"),
+        ("a = 3", r"\[a\]: expected a table"),
+        ("[a]", r"\[a\]: sha256 is missing"),
+        ("[a]\nsha256 = []", "sha256 is missing"),
+        ('[a]\nsha256 = "SECRET"', "sha256 is not 64 digits"),
+        ('["../a"]\nsha256 = "0"', "a name has 1 to 64 letters"),
+        (entry("a", GOOD, more="user_per_s = 3"), "unknown user_per_s; .* Did you mean users_per_s"),
+        (entry("a", GOOD, more="users_per_s = 0"), "users_per_s is 0; it must be a number above 0"),
+        (entry("a", GOOD, more="users_per_s = true"), "users_per_s is True"),
+        (entry("a", GOOD, more="users_per_s = nan"), "users_per_s is nan"),
+        (entry("a", GOOD, more="burst = 2"), "burst without users_per_s"),
+        (entry("a", GOOD) + entry("b", GOOD), "a and b have the same token"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_said_at_start(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "tokens.toml").write_text(text)
+    with pytest.raises(SecurityError, match=message) as error:
+        read_tokens(tmp_path / "tokens.toml")
+    assert "SECRET" not in str(error.value)
+    assert GOOD not in str(error.value)
+
+
+def test_a_server_without_a_usable_file_does_not_start(bundles: Path, tmp_path: Path) -> None:
+    command = [*RE4, "serve", "--bundles", str(bundles), "--address", "127.0.0.1:0"]
+    done = subprocess.run(
+        [*command, "--tokens", str(tmp_path / "absent")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "absent cannot be read" in " ".join(done.stderr.split())
+
+
+def test_bytes_that_are_no_text_are_no_token(tokens_file: Path) -> None:
+    gate = Gate(tokens_file, None)
+    with pytest.raises(UnauthenticatedError):
+        gate.admit([("authorization", b"Bearer \xff")])
+
+
+def test_a_new_token_fits_the_entry_that_comes_with_it(tmp_path: Path) -> None:
+    made = subprocess.run(
+        [*RE4, "token", "new.caller", "--users-per-s", "5"], capture_output=True, text=True, check=True
+    )
+    (tmp_path / "tokens.toml").write_text(made.stderr)
+    (tmp_path / "token").write_text(made.stdout)
+    callers = read_tokens(tmp_path / "tokens.toml")
+    token = Connection.read(token_file=tmp_path / "token").token
+    assert token is not None
+    assert callers[digest_of(token)].name == "new.caller"
+    assert token not in made.stderr
+    assert token not in repr(Connection(token=token))
+
+
+@pytest.mark.parametrize("text", ["", " \n", "two words", "ünicode"])
+def test_a_file_that_holds_no_token_is_refused(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "token").write_text(text)
+    with pytest.raises(SecurityError, match="does not hold one token"):
+        Connection.read(token_file=tmp_path / "token")
+    monkeypatch.setenv("RE4_TOKEN", text)
+    with pytest.raises(SecurityError, match="RE4_TOKEN does not hold one token"):
+        Connection.read()
+
+
+@given(
+    steps_s=st.lists(st.floats(0, 2), max_size=60),
+    users_per_s=st.floats(0.1, 50),
+    burst=st.floats(1, 20),
+)
+def test_no_span_of_time_lets_more_in_than_burst_and_rate(
+    steps_s: list[float], users_per_s: float, burst: float
+) -> None:
+    now = 1000.0
+    rate = Rate("a", users_per_s=users_per_s, burst=burst, clock_s=lambda: now)
+    let_in = []
+    for step_s in steps_s:
+        now += step_s
+        try:
+            rate.charge()
+            let_in.append(now)
+        except RateError as error:
+            now += error.retry_after_ms / 1e3
+            rate.charge()  # the advice is good
+            let_in.append(now)
+    for first in range(len(let_in)):
+        for last in range(first, len(let_in)):
+            span_s = let_in[last] - let_in[first]
+            assert last - first + 1 <= burst + users_per_s * span_s + 1e-3
+    assert all(earlier <= later for earlier, later in pairwise(let_in))
+
+
+def _charge(folder: Path, results: "multiprocessing.Queue[int]") -> None:
+    rate = Rate("shared", users_per_s=1e-6, burst=1000, folder=folder)
+    num_let_in = 0
+    for _ in range(1000):
+        try:
+            rate.charge()
+            num_let_in += 1
+        except RateError:
+            break
+    results.put(num_let_in)
+
+
+def test_processes_share_a_bucket(tmp_path: Path) -> None:
+    """Without a lock a charge may be lost where two meet within a microsecond; the rate hardly changes."""
+    context = multiprocessing.get_context("spawn")
+    results: multiprocessing.Queue[int] = context.Queue()
+    workers = [context.Process(target=_charge, args=(tmp_path, results)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    total = sum(results.get(timeout=DEADLINE_S) for _ in workers)
+    for worker in workers:
+        worker.join()
+    assert 1000 <= total < 1900
