@@ -77,8 +77,8 @@ def brute_force(run, history, num_candidates):
     model = run.load_model()
     rows = [ids.index(item) for item in reversed(history)][: run.config.max_history_length]
     with torch.no_grad():
-        interests, _ = model.interests(torch.tensor([rows]), torch.tensor([len(rows)]))
-    scores_KN = interests[0].numpy() @ model.item_vectors_ND().numpy().T
+        encoded = model.interests(torch.tensor([rows]), torch.tensor([len(rows)]))
+    scores_KN = encoded.interests_BKD[0].numpy() @ model.item_vectors_ND().numpy().T
     best_N = scores_KN.max(axis=0)
     best_N[[ids.index(item) for item in history]] = -np.inf
     order = np.argsort(-best_N, kind="stable")[:num_candidates]

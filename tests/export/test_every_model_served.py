@@ -1,0 +1,42 @@
+"""Every model that can be trained is exported and answers online with the candidates of its own training scores."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from planted_tastes import write_planted
+
+from bundle.current import live_version
+from bundle.verify import read_manifest
+from export.exporter import export_run
+from serving.pipeline import Answer, Query
+from serving.snapshot import load_snapshot
+from training.config import TrainConfig
+from training.encoders import ENCODERS
+from training.loop import train
+from training.run import Run
+
+
+@pytest.mark.parametrize("model", [name for name in ENCODERS if name != "re4"])
+def test_every_model_is_served_as_it_was_trained(model: str, tmp_path: Path) -> None:
+    scores = {} if model == "most-popular" else {"scores": "cosine", "temperature": 0.2}
+    epochs = {} if model == "most-popular" else {"num_epochs": 1}
+    config = TrainConfig(model=model, embedding_dim=8, attention_dim=8, **scores, **epochs)
+    train(write_planted(tmp_path / "data"), config, tmp_path / "run", device="cpu")
+    export_run(tmp_path / "run", tmp_path / "bundles", index="flat")
+
+    trained = Run.open(tmp_path / "run").load_model()
+    path = live_version(tmp_path / "bundles")
+    snapshot = load_snapshot(path, read_manifest(path), max_batch_size=4, merge_policy="max-score")
+    for history in ([3], [7, 1, 12], [5, 9, 2, 4, 11, 8]):
+        query = Query(history_rows_L=np.array(history), num_candidates=20)
+        (answer,) = snapshot.pipeline.run([query])
+        assert isinstance(answer, Answer)
+        with torch.inference_mode():
+            encoded = trained.interests(torch.tensor([history]), torch.tensor([len(history)]))
+            scores_N = (encoded.interests_BKD[0] @ trained.item_vectors_ND().T).amax(dim=0).numpy()
+        np.testing.assert_allclose(answer.merged.scores_M, np.sort(scores_N)[::-1][:20], atol=2e-5)
+        np.testing.assert_allclose(scores_N[answer.merged.rows_M], answer.merged.scores_M, atol=2e-5)
+        is_present_K = encoded.attention_BKL[0].sum(dim=1).numpy() > 0
+        assert is_present_K[answer.merged.interest_numbers_M].all(), "found by an interest that is there"
