@@ -1,4 +1,4 @@
-"""Every model that can be trained is exported and answers online with the candidates of its own training scores."""
+"""Every model that can be trained is exported, and answers online with its own training scores."""
 
 from pathlib import Path
 
