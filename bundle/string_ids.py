@@ -118,7 +118,7 @@ def _refuse_duplicates(ids: Sequence[str], keys_N: NDArray[np.uint64], rows_N: N
     previous = -2  # no place: the next place is nobody's neighbour
     for place in np.flatnonzero(keys_N[1:] == keys_N[:-1]).tolist():
         if place != previous + 1:
-            seen = {ids[rows_N[place]]: int(rows_N[place])}
+            seen = {ids[int(rows_N[place])]: int(rows_N[place])}
         previous = place
         row = int(rows_N[place + 1])
         if ids[row] in seen:

@@ -9,13 +9,15 @@ Legend: P histories, Q queries, L history length, K interests, D embedding, N it
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import faiss
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
+from bundle.arrays import open_array
 from bundle.attribute_writing import write_attributes
 from bundle.golden import GoldenQueries
 from bundle.ids import write_item_ids
@@ -23,10 +25,13 @@ from bundle.layout import ENCODER, GOLDEN, POPULAR, VECTORS
 from bundle.manifest import IndexInfo, ItemsInfo
 from bundle.publish import StagedVersion
 from export.attributes import choose_attributes
+from export.checkpoints import Room
 from export.exact import exact_candidates
 from export.indexing import factory_for, make_index
+from export.mapped import digest_of, pieces
 from export.material import Material
 from export.onnx_runner import OnnxEncoder
+from export.time_left import Note, unnoted
 from export.tuning import Goal, num_queries_for
 from re4 import __version__
 from re4.console import say
@@ -86,6 +91,9 @@ def assemble(
     goal: Goal,
     attributes: Sequence[str] | None = None,
     stage: Callable[[str], None],
+    room: Room | None = None,
+    memory_limit: int | None = None,
+    note: Note = unnoted,
 ) -> Assembled:
     """Write all files of a version.
 
@@ -96,6 +104,9 @@ def assemble(
         goal: The recall that the index is tuned to.
         attributes: Columns of the items to keep as attributes; None to keep those that describe.
         stage: Called with the name of each of the `NUM_STAGES` stages as it begins.
+        room: Where the stages of building the index are kept, for a next try; None to begin afresh.
+        memory_limit: Bytes that building the index may hold at once; None for no limit.
+        note: Is told how far a long stage is.
 
     Raises:
         UsageError: there is no such index for vectors of this width.
@@ -104,8 +115,9 @@ def assemble(
     """
     stage("item vectors")
     vectors_ND, model = material.vectors_ND, material.model
-    np.save(folder / VECTORS, vectors_ND)
-    id_kind = write_item_ids(folder, material.items["item_id"].to_list())
+    _write_vectors(folder / VECTORS, vectors_ND)
+    vectors_ND = open_array(folder / VECTORS, "<f4", vectors_ND.shape)
+    id_kind = write_item_ids(folder, _ids(material.items["item_id"]))
     chosen_attributes = choose_attributes(material.items, attributes)
     attribute_infos = write_attributes(folder, chosen_attributes.columns, len(vectors_ND))
     for name, why in chosen_attributes.left_out.items():
@@ -139,6 +151,9 @@ def assemble(
         folder,
         num_golden_candidates=golden.candidate_rows_QM.shape[1],
         reason=reason,
+        stages=None if room is None else room.stages(_facts(factory, vectors_ND)),
+        memory_limit=memory_limit,
+        note=lambda text: note(f"index {factory}, {text}"),
     )
     return Assembled(
         material=material,
@@ -172,6 +187,31 @@ def interests_of(
             for lengths in (lengths_Q[start : start + _ENCODED_AT_ONCE],)
         ]
     )
+
+
+def _write_vectors(path: Path, vectors_ND: NDArray[np.float32]) -> None:
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<f4", "fortran_order": False, "shape": vectors_ND.shape}
+        )
+        for _, piece in pieces(vectors_ND):
+            file.write(np.ascontiguousarray(piece, "<f4").data)
+
+
+def _ids(item_id: pl.Series) -> Any:
+    """The ids as a sequence that makes no objects of them all at once."""
+    return item_id.to_numpy() if item_id.dtype.is_integer() and not item_id.has_nulls() else item_id
+
+
+def _facts(factory: str, vectors_ND: NDArray[np.float32]) -> dict[str, JsonValue]:
+    """What the stages of building an index follow from."""
+    return {
+        "factory": factory,
+        "vectors": digest_of(vectors_ND),
+        "shape": list(vectors_ND.shape),
+        "faiss": faiss.__version__,
+        "code_version": __version__,
+    }
 
 
 def _most_popular(counts_N: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from export.checkpoints import Checkpoints
 from export.filling import FILLED, fill, fill_on_disk
+from export.index_file import write_index
 from export.indexes import FAMILIES, FLAT, IndexFamily, Settings
 from export.mapped import rows_of
 from export.memory import check_memory, need_of
@@ -151,7 +152,7 @@ def _train_once(
     note("training")
     _train(base, vectors_ND, size)
     with stages.finishing(_TRAINED) as part:
-        faiss.write_index(base, str(part))
+        write_index(base, part)
     return base
 
 

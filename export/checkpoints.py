@@ -51,38 +51,65 @@ class Checkpoints:
         self.path(stage).unlink(missing_ok=True)
 
 
-@contextmanager
-def checkpoints(bundles: Path, facts: Mapping[str, Any]) -> Iterator[Checkpoints]:
-    """Keep the stages of a build in a bundle directory until it ends; an interrupted one has not ended.
+class Room:
+    """Where a job keeps the stages of its build until it has ended."""
 
-    Args:
-        bundles: The bundle directory, which must exist.
-        facts: What the stages follow from, in plain values.
+    def __init__(self, bundles: Path) -> None:
+        self._bundles = bundles
+        self._folder: Path | None = None
+        self._lock: int | None = None
 
-    Raises:
-        ExportError: another process builds the same at this moment.
-    """
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    folder = bundles / f"{PREFIX}{key}"
-    for other in sorted(bundles.glob(f"{PREFIX}*")):
-        if other != folder and remove_if_left(other):
-            say(f"{other}: left by an interrupted build of something else: discarded")
-    folder.mkdir(exist_ok=True)
-    lock = _try_lock(folder)
-    if lock is None:
-        raise ExportError(f"{folder}: another process is building this very index. Wait for it to end")
-    try:
-        _remove_parts(folder)
+    def stages(self, facts: Mapping[str, Any]) -> Checkpoints:
+        """The stages of the build that these facts, in plain values, determine: those finished before, too.
+
+        Called once for a job. What builds of something else left is discarded.
+
+        Raises:
+            ExportError: another process builds the same at this moment.
+        """
+        key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        folder = self._bundles / f"{PREFIX}{key}"
+        for other in sorted(self._bundles.glob(f"{PREFIX}*")):
+            if other != folder and remove_if_left(other):
+                say(f"{other}: left by an interrupted build of something else: discarded")
+        folder.mkdir(exist_ok=True)
+        self._lock = _try_lock(folder)
+        if self._lock is None:
+            raise ExportError(f"{folder}: another process is building this very index. Wait for it to end")
+        self._folder = folder
+        for part in folder.glob(".*.part"):  # a killed build was in the middle of writing it
+            part.unlink()
         if found := sorted(path.name for path in folder.iterdir() if path.name != _LOCK):
-            say(f"going on from where a build was interrupted: {', '.join(found)} finished")
-        try:
-            yield Checkpoints(folder)
-        except (Re4Error, OSError, MemoryError):
-            shutil.rmtree(folder)
-            raise
-        shutil.rmtree(folder)
+            say(f"going on where a build was interrupted, with {', '.join(found)}")
+        return Checkpoints(folder)
+
+    def clear(self) -> None:
+        """The job has ended: nothing stays."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def leave(self) -> None:
+        """Let others in."""
+        if self._lock is not None:
+            os.close(self._lock)
+
+
+@contextmanager
+def building_room(bundles: Path) -> Iterator[Room]:
+    """A room in a bundle directory for the job that the block is.
+
+    Where the block ends, well or with an error that trying again would not change, nothing stays; where it is
+    interrupted, its finished stages do.
+    """
+    room = Room(bundles)
+    try:
+        yield room
+        room.clear()
+    except (Re4Error, OSError, MemoryError):
+        room.clear()
+        raise
     finally:
-        os.close(lock)
+        room.leave()
 
 
 def remove_if_left(folder: Path) -> bool:
@@ -111,9 +138,3 @@ def _try_lock(folder: Path) -> int | None:
         pass
     os.close(lock)
     return None
-
-
-def _remove_parts(folder: Path) -> None:
-    """Remove what a killed build was in the middle of writing."""
-    for part in folder.glob(".*.part"):
-        part.unlink()

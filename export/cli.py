@@ -40,6 +40,14 @@ def export(
             "and at most 100,000 values, so no titles.",
         ),
     ] = None,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Most memory that building the index may take, such as 8GiB; what would take more is "
+            "refused before it begins. Without this: what the index needs.",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object, for a machine to read.")
     ] = False,
@@ -54,16 +62,21 @@ def export(
     fastest setting that reaches --recall on the other half. Where none does,
     nothing is published. What else could be had is in frontier.png.
 
+    Interrupted, it keeps the finished stages of the index in the bundle
+    directory: the same command goes on from there.
+
     Example: re4 export runs/first --bundles bundles
     """
     from bundle.verify import read_manifest
     from export.assembling import ENCODER_DIFFERENCE
     from export.exporter import export_run
+    from export.memory import parse_bytes
     from export.tuning import Goal
 
     goal = Goal(recall=recall, num_candidates=num_candidates)
     columns = None if attributes is None else [name for name in attributes.split(",") if name]
-    version = export_run(run, bundles, index=index, goal=goal, attributes=columns)
+    limit = None if memory_limit is None else parse_bytes(memory_limit)
+    version = export_run(run, bundles, index=index, goal=goal, attributes=columns, memory_limit=limit)
     manifest = read_manifest(bundles / version)
     difference = manifest.lineage[ENCODER_DIFFERENCE]
     if as_json:

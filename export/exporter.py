@@ -10,6 +10,7 @@ from typing import Final
 
 from bundle.publish import stage_version
 from export.assembling import NUM_STAGES, assemble
+from export.checkpoints import building_room
 from export.choosing import AUTO
 from export.indexing import check_request
 from export.material import RunToExport, run_material
@@ -27,6 +28,7 @@ def export_run(
     index: str = AUTO,
     goal: Goal = DEFAULT_GOAL,
     attributes: Sequence[str] | None = None,
+    memory_limit: int | None = None,
 ) -> str:
     """Publish a finished run as the live version of a bundle directory.
 
@@ -36,6 +38,7 @@ def export_run(
         index: `auto`, a name in `export.indexes.RECIPES`, or a FAISS factory string.
         goal: The recall that the index is tuned to.
         attributes: Columns of the catalogue to keep as attributes; None to keep those that describe.
+        memory_limit: Bytes that building the index may hold at once; None for no limit.
 
     Returns:
         The version's name.
@@ -47,7 +50,14 @@ def export_run(
         BundleError: the directory cannot be written, or an item id cannot be stored.
     """
     check_request(index, goal)
-    return publish_run(Run.open(run_path), bundles, index=index, goal=goal, attributes=attributes)
+    return publish_run(
+        Run.open(run_path),
+        bundles,
+        index=index,
+        goal=goal,
+        attributes=attributes,
+        memory_limit=memory_limit,
+    )
 
 
 def publish_run(
@@ -57,9 +67,14 @@ def publish_run(
     index: str,
     goal: Goal = DEFAULT_GOAL,
     attributes: Sequence[str] | None = None,
+    memory_limit: int | None = None,
 ) -> str:
     """Publish an opened run; as `export_run`."""
-    with progress("Exporting", total=NUM_STAGES + 2) as bar, stage_version(bundles) as staged:
+    with (
+        progress("Exporting", total=NUM_STAGES + 2) as bar,
+        building_room(bundles) as room,
+        stage_version(bundles) as staged,
+    ):
 
         def stage(name: str) -> None:
             bar.advance()
@@ -67,7 +82,15 @@ def publish_run(
 
         bar.note("reading the run")
         assembled = assemble(
-            run_material(run), staged.path, index=index, goal=goal, attributes=attributes, stage=stage
+            run_material(run),
+            staged.path,
+            index=index,
+            goal=goal,
+            attributes=attributes,
+            stage=stage,
+            room=room,
+            memory_limit=memory_limit,
+            note=bar.note,
         )
         stage("checksums")
         version = assembled.publish(staged)

@@ -7,7 +7,6 @@ piece, and saved every few minutes. Knows nothing about training.
 Legend: N items, D embedding.
 """
 
-from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.checkpoints import Checkpoints
-from export.index_file import merge_shards
+from export.index_file import merge_shards, read_mapped, write_index
 from export.mapped import pieces
 from export.memory import Need
 from export.time_left import Note, TimeLeft
@@ -60,14 +59,9 @@ def fill_on_disk(
         _reserve(base, len(vectors_ND))
     _add(base, vectors_ND, base.ntotal, len(vectors_ND), note, stages)
     with stages.finishing(FILLED) as part:
-        faiss.write_index(base, str(part))
+        write_index(base, part)
     stages.drop(_SAVED)
     return base
-
-
-def read_mapped(path: Path) -> Any:
-    """Read an index file; what FAISS can map of it stays in the file."""
-    return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
 
 
 def _add(
@@ -83,7 +77,7 @@ def _add(
     for start, piece in pieces(vectors_ND, first=first, stop=stop):
         if stages is not None and monotonic() - saved > _SECONDS_BETWEEN_SAVES:
             with stages.finishing(_SAVED) as part:
-                faiss.write_index(base, str(part))
+                write_index(base, part)
             saved = monotonic()
         base.add(piece)
         time_left.at(start + len(piece))
@@ -106,7 +100,7 @@ def _fill_shards(
             shard.add_with_ids(piece, np.arange(start, start + len(piece)))
             time_left.at(start + len(piece))
         with stages.finishing(name) as part:
-            faiss.write_index(shard, str(part))
+            write_index(shard, part)
         del shard
     note("merging the shards")
     with stages.finishing(FILLED) as part:

@@ -1,4 +1,4 @@
-"""One index file out of shards of an IVF index, list by list, without holding any of them in memory.
+"""Index files: written, mapped, and one made of the shards of an IVF index without holding any in memory.
 
 FAISS writes the lists of such an index last in its file: their sizes, then the codes and ids of one list
 after another. So the merged file is the head of the trained index, the summed sizes, and for each list what
@@ -39,6 +39,23 @@ class _Shard:
     """Where each list's codes begin in the file; its ids follow."""
 
 
+def write_index(index: Any, path: Path) -> None:
+    """Write an index as FAISS does.
+
+    Raises:
+        ExportError: it cannot be written.
+    """
+    try:
+        faiss.write_index(index, str(path))
+    except RuntimeError as error:  # FAISS says so of a full disk, too
+        raise ExportError(f"{path}: FAISS could not write the index: {error}") from error
+
+
+def read_mapped(path: Path) -> Any:
+    """Read an index file; what FAISS can map of it stays in the file."""
+    return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+
+
 def merge_shards(trained: Any, shards: Sequence[Path], path: Path) -> None:
     """Write the index that holds what all the shards hold, in the order of the shards.
 
@@ -55,19 +72,19 @@ def merge_shards(trained: Any, shards: Sequence[Path], path: Path) -> None:
         sizes_C = np.stack([shard.sizes_C for shard in found]).sum(axis=0)
         trained.ntotal = int(sizes_C.sum())
         try:
-            faiss.write_index(trained, str(path))
+            write_index(trained, path)
         finally:
             trained.ntotal = 0
         _cut_empty_lists(path, trained)
         with path.open("ab") as file:
             file.write(_sizes_as_written(sizes_C, trained.code_size))
             _write_lists(file, found, trained.code_size)
-    except (OSError, RuntimeError) as error:  # FAISS raises the latter, of a full disk too
+    except (OSError, RuntimeError) as error:
         raise ExportError(f"{path}: the shards of the index could not be merged: {error}") from error
 
 
 def _look_into(path: Path, code_size: int) -> _Shard:
-    index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    index = read_mapped(path)
     lists = faiss.downcast_InvertedLists(index.invlists)
     sizes_C = np.array([lists.list_size(number) for number in range(lists.nlist)], np.int64)
     lengths_C = sizes_C * (code_size + _ID_BYTES)

@@ -3,11 +3,12 @@
 Legend: Q requests, K interests, D embedding, N items.
 """
 
+import hashlib
 import re
+import shutil
 from pathlib import Path
 from typing import Final
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +17,9 @@ from bundle.manifest import IndexInfo
 from export.building import BuiltIndex, build_index, check_factory
 from export.checkpoints import Checkpoints
 from export.choosing import AUTO, choose
+from export.filling import FILLED
 from export.frontier_plot import FRONTIER, draw_frontier
+from export.index_file import write_index
 from export.indexes import RECIPES
 from export.time_left import Note, unnoted
 from export.tuning import Goal, Queries, tune
@@ -95,9 +98,16 @@ def make_index(
     """
     built = build_index(factory, vectors_ND, stages=stages, memory_limit=memory_limit, note=note)
     note("writing")
-    num_bytes = _write(built, folder / INDEX)
+    num_bytes = _write(built, folder / INDEX, stages)
     note("tuning")
-    info = tune(built, vectors_ND, interests_QKD, goal, num_bytes=num_bytes, reason=reason)
+    tuned = _tuned(interests_QKD, goal)
+    if stages is not None and stages.has(tuned):
+        info = IndexInfo.model_validate_json(stages.path(tuned).read_bytes())
+    else:
+        info = tune(built, vectors_ND, interests_QKD, goal, num_bytes=num_bytes, reason=reason)
+        if stages is not None:
+            with stages.finishing(tuned) as part:
+                part.write_text(info.model_dump_json(), encoding="utf-8")
     golden = Queries(golden_QKD, vectors_ND, num_golden_candidates)
     golden_recall = golden.measure(built, info.search_parameters).recall
     if golden_recall < _MIN_GOLDEN_RECALL:
@@ -111,9 +121,23 @@ def make_index(
     return info
 
 
-def _write(built: BuiltIndex, path: Path) -> int:
-    try:
-        faiss.write_index(built.index, str(path))
-    except RuntimeError as error:  # FAISS says so of a full disk, too
-        raise ExportError(f"{path}: FAISS could not write the index: {error}") from error
+def _write(built: BuiltIndex, path: Path, stages: Checkpoints | None) -> int:
+    if stages is not None and not built.is_refined:
+        _place(stages.path(FILLED), path)
+    else:
+        write_index(built.index, path)
     return path.stat().st_size
+
+
+def _place(source: Path, path: Path) -> None:
+    """The same file under another name, or a copy where the file system has no such thing."""
+    try:
+        path.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, path)
+
+
+def _tuned(interests_QKD: NDArray[np.float32], goal: Goal) -> str:
+    """The stage of having tuned, for these queries and this goal."""
+    digest = hashlib.sha256(repr(goal).encode() + np.ascontiguousarray(interests_QKD).tobytes())
+    return f"tuned-{digest.hexdigest()[:16]}.json"
