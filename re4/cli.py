@@ -24,6 +24,7 @@ VERBS: Mapping[str, str] = {
     "train": "training.cli:train",
     "resume": "training.cli:resume",
     "evaluate": "training.cli:evaluate",
+    "report": "training.cli:report",
     "export": "export.cli:export",
     "serve": "serving.cli:serve",
     "retrieve": "serving.cli:retrieve",
