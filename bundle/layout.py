@@ -58,6 +58,10 @@ def attribute_files(place: int, *, is_multi_valued: bool) -> AttributeFiles:
     )
 
 
+IS_COLD = "is_cold"
+"""Attribute of versions that were rebuilt: `true` for an item whose vector was not trained, but made from the
+vectors of items that have something in common with it."""
+
 VERSION_PATTERN = r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}$"
 """A version's name: UTC time of publishing, then a short hash of what was published."""
 

@@ -99,7 +99,7 @@ def assemble(
 
     Args:
         material: What it is made of.
-        folder: An empty folder.
+        folder: An empty folder, or one with the vectors' file that `material.vectors_ND` is mapped from.
         index: `auto`, a name in `export.indexes.RECIPES`, or a FAISS factory string.
         goal: The recall that the index is tuned to.
         attributes: Columns of the items to keep as attributes; None to keep those that describe.
@@ -115,7 +115,8 @@ def assemble(
     """
     stage("item vectors")
     vectors_ND, model = material.vectors_ND, material.model
-    _write_vectors(folder / VECTORS, vectors_ND)
+    if not (folder / VECTORS).exists():
+        _write_vectors(folder / VECTORS, vectors_ND)
     vectors_ND = open_array(folder / VECTORS, "<f4", vectors_ND.shape)
     id_kind = write_item_ids(folder, _ids(material.items["item_id"]))
     chosen_attributes = choose_attributes(material.items, attributes)

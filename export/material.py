@@ -8,7 +8,7 @@ Legend: P histories, L history length, N items, D embedding, B batch.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -122,6 +122,13 @@ class Material:
     """`model.space` is the fingerprint of the trained vectors, in whose space all of `vectors_ND` are."""
     evaluation: Mapping[str, JsonValue]
     lineage: Mapping[str, JsonValue]
+    cold_rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    """Items whose vector was not trained, but made from what they have in common with others."""
+
+    @property
+    def trained_rows(self) -> NDArray[np.int64]:
+        """Items whose vector was trained, ascending."""
+        return np.setdiff1d(np.arange(len(self.vectors_ND)), self.cold_rows, assume_unique=True)
 
 
 def run_material(run: RunToExport) -> Material:

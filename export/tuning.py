@@ -24,7 +24,7 @@ from bundle.manifest import FrontierPoint, IndexInfo
 from export.building import BuiltIndex
 from export.indexes import Settings
 from export.merged_recall import exact_thresholds, merge_max_score, merged_recall
-from re4.errors import ExportError
+from re4.errors import GateError
 
 BATCH_SIZE: Final = 8
 """Requests in one search."""
@@ -127,7 +127,7 @@ def tune(
         What the manifest says about the index.
 
     Raises:
-        ExportError: no setting reaches the goal; says what the best one reached and what would help.
+        GateError: no setting reaches the goal; says what the best one reached and what would help.
     """
     half = interests_QKD[1::2] if len(interests_QKD) > 1 else interests_QKD
     choosing = Queries(interests_QKD[::2], vectors_ND, goal.num_candidates)
@@ -209,12 +209,13 @@ def _climb_ladder(
     return steps
 
 
-def _missed(built: BuiltIndex, goal: Goal, best: Measured) -> ExportError:
+def _missed(built: BuiltIndex, goal: Goal, best: Measured) -> GateError:
     settings = ", ".join(f"{name} {value}" for name, value in best.settings.items())
-    return ExportError(
-        f"--recall {goal.recall:g} for {goal.num_candidates} candidates is out of reach of {built.factory}: "
-        f"the best is {best.recall:.4f} (with {settings or 'nothing to set'}, {best.request_us:,.0f} µs a "
-        f"request). What would help: {built.family.advice}, or --index flat, or a lower --recall"
+    return GateError(
+        f"gate recall: --recall {goal.recall:g} for {goal.num_candidates} candidates is out of reach of "
+        f"{built.factory}: the best is {best.recall:.4f} (with {settings or 'nothing to set'}, "
+        f"{best.request_us:,.0f} µs a request). What would help: {built.family.advice}, or --index "
+        "flat, or a lower --recall"
     )
 
 

@@ -1,7 +1,8 @@
 """The command `re4`: which verb lives where.
 
 A verb's module is imported only when the verb is used (or its help is shown), so that `re4 serve` never
-loads PyTorch. Exit codes: 0 done, 1 failed, 2 wrong use.
+loads PyTorch. Exit codes: 0 done, 1 failed, 2 wrong use, 3 a gate failed, 4 another job is at work, 130 and
+143 stopped by Ctrl-C or SIGTERM (see `re4.errors`).
 """
 
 import sys
@@ -14,7 +15,7 @@ from rich.markup import escape
 
 from re4 import __version__
 from re4.console import people
-from re4.errors import Re4Error, UsageError
+from re4.errors import Re4Error
 
 # verb, or group and verb -> module and function. A new verb is one line here.
 VERBS: Mapping[str, str] = {
@@ -24,8 +25,8 @@ VERBS: Mapping[str, str] = {
     "train": "training.cli:train",
     "resume": "training.cli:resume",
     "evaluate": "training.cli:evaluate",
-    "report": "training.cli:report",
     "export": "export.cli:export",
+    "rebuild": "export.rebuild_cli:rebuild",
     "serve": "serving.cli:serve",
     "retrieve": "serving.cli:retrieve",
     "info": "serving.cli:info",
@@ -98,7 +99,7 @@ def main() -> None:
         build_app(sys.argv[1:])(prog_name="re4")
     except Re4Error as error:
         people.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-        sys.exit(2 if isinstance(error, UsageError) else 1)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         people.print("interrupted")
         sys.exit(130)

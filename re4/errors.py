@@ -7,7 +7,9 @@
     ├── RunError                 a training run is missing, unfinished or damaged
     ├── TrainingError            training stopped: a loss is not finite, no device, …
     ├── ExportError              a run could not be turned into a bundle version
+    │   └── GateError            a version was made, but is not good enough to publish    exit 3
     ├── BundleError              a bundle directory or version cannot be used
+    │   ├── BundleBusyError      another job is at work on the directory                  exit 4
     │   ├── BundleDamagedError   files missing, extra, truncated, changed or swapped
     │   └── BundleMismatchError  complete, but its parts do not belong together
     ├── SecurityError            a certificate, key or tokens file cannot be used
@@ -26,14 +28,20 @@ can act: the command prints them without a stack trace, the server sends them as
 """
 
 import math
+from typing import ClassVar
 
 
 class Re4Error(Exception):
     """Root of the tree: catch this to catch everything that this project raises on purpose."""
 
+    exit_code: ClassVar[int] = 1
+    """What the command ends with where this error stops it."""
+
 
 class UsageError(Re4Error):
     """The command was given wrong words: options that contradict, a value out of range."""
+
+    exit_code = 2
 
 
 class DataError(Re4Error):
@@ -56,8 +64,20 @@ class ExportError(Re4Error):
     """A run could not be turned into a bundle version. Nothing was published."""
 
 
+class GateError(ExportError):
+    """A version was made, but a gate found it not good enough to publish. Nothing was published."""
+
+    exit_code = 3
+
+
 class BundleError(Re4Error):
     """A bundle directory or one of its versions cannot be used."""
+
+
+class BundleBusyError(BundleError):
+    """Another job is at work on the bundle directory; the message says whose, since when, and where."""
+
+    exit_code = 4
 
 
 class BundleDamagedError(BundleError):

@@ -1,6 +1,5 @@
 """Listing, rolling back, pruning: what goes live is verified, what is needed stays, nothing is half done."""
 
-import fcntl
 import json
 import os
 import subprocess
@@ -15,11 +14,12 @@ from sample_versions import publish_one
 
 from bundle import cli
 from bundle.current import read_current
+from bundle.exclusive import exclusive
 from bundle.layout import CURRENT, ENCODER, INDEX, MANIFEST, is_version_name
 from bundle.retention import prunable, prune
 from bundle.rollback import roll_back
 from bundle.versions import list_versions, version_names
-from re4.errors import BundleDamagedError, BundleError, UsageError
+from re4.errors import BundleBusyError, BundleDamagedError, BundleError, UsageError
 
 
 @pytest.fixture
@@ -142,16 +142,13 @@ def test_changes_wait_for_each_other(
     def is_held(path: Path) -> Any:
         nonlocal num_tries
         num_tries += 1
-        folder = os.open(bundles, os.O_RDONLY)
-        try:
-            with pytest.raises(BlockingIOError):
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        finally:
-            os.close(folder)
+        with pytest.raises(BundleBusyError, match=str(os.getpid())), exclusive(bundles):
+            pass
         return verified(path)
 
     from bundle.verify import verify_version as verified
 
+    monkeypatch.setattr("bundle.exclusive._PATIENCE_S", 0)
     for module in ("bundle.rollback", "bundle.retention"):
         monkeypatch.setattr(f"{module}.verify_version", is_held)
     roll_back(bundles)

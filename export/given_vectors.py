@@ -1,0 +1,160 @@
+"""Item vectors and ids that were made elsewhere: read, and checked to the last row.
+
+From two `.npy` files, or from one parquet file with a column of ids and a column of lists. Knows nothing
+about what becomes of them.
+
+Legend: N items, D embedding.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from re4.errors import DataError
+from training.data.ids import kind_of_type
+from training.data.layout import TYPE_OF_KIND
+from training.data.tables import open_table, reading
+
+_ROWS_AT_ONCE: Final = 65_536
+_NUM_NAMED: Final = 3
+"""Offending rows that an error names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenVectors:
+    """Vectors and ids, row by row."""
+
+    where: str
+    vectors_ND: NDArray[np.float32]
+    """Finite; memory-mapped where the file allows it."""
+    item_ids: pl.Series
+    """Int64 or String; each once."""
+
+
+def read_npy(vectors: Path, ids: Path) -> GivenVectors:
+    """Read vectors [N, D] and ids [N] from two `.npy` files; ids are integers or text (`<U…`, `S…`).
+
+    Raises:
+        DataError: a file is missing or no such array, lengths differ, a value is not finite, an id is missing
+            or there twice. The message names the first offending rows.
+    """
+    vectors_ND = _as_float32(vectors, _load(vectors))
+    found = _load(ids)
+    if found.ndim != 1 or found.dtype.kind not in "iuUS":
+        raise DataError(
+            f"{ids} holds {found.dtype} {list(found.shape)}; ids are one row of integers or text (dtype "
+            f"int64, U or S)"
+        )
+    if found.dtype.kind == "u" and found.size and int(found.max()) >= 1 << 63:
+        row = int(found.argmax())
+        raise DataError(f"{ids}: row {row}: {found[row]} is more than 64-bit signed integers hold")
+    if found.dtype.kind == "S":
+        try:
+            found = np.char.decode(found, "utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{ids}: an id is not UTF-8 ({error}); write ids as text (dtype U)") from None
+    series = pl.Series("item_id", found.tolist() if found.dtype.kind == "U" else found.astype(np.int64))
+    return _checked(f"{vectors} and {ids}", vectors_ND, series)
+
+
+def read_parquet(file: Path, id_column: str, vector_column: str) -> GivenVectors:
+    """Read ids and vectors from two columns of a parquet file.
+
+    Raises:
+        DataError: as `read_npy`; or a column is missing, or a vector is, or is of another length.
+    """
+    table = open_table(file)
+    for option, column in (("--id-column", id_column), ("--vector-column", vector_column)):
+        if column not in table.schema:
+            raise DataError(
+                f"{file} has no column {column!r}; it has {', '.join(map(repr, table.schema))}; name it "
+                f"with {option}"
+            )
+    kind = kind_of_type(f"{file}: column {id_column!r}", table.schema[id_column])
+    stored = table.schema[vector_column]
+    if not isinstance(stored, pl.List | pl.Array) or not (
+        stored.inner.is_float() or stored.inner.is_integer()
+    ):
+        raise DataError(f"{file}: column {vector_column!r} holds {stored}; vectors are lists of numbers")
+    with reading(file):
+        frame = table.frame.select(id_column, vector_column).collect()
+        item_ids = frame[id_column].cast(TYPE_OF_KIND[kind]).alias("item_id")
+    vectors = frame[vector_column].cast(pl.List(pl.Float32))
+    lengths = vectors.list.len().fill_null(0).to_numpy()
+    width = int(np.median(lengths)) if len(lengths) else 0
+    _refuse(file, lengths != width, lambda row: f"{lengths[row]} numbers, most rows have {width}")
+    flat = vectors.explode()
+    if flat.null_count():
+        places = np.flatnonzero(flat.is_null().to_numpy()) // max(1, width)
+        raise DataError(f"{file}: {_rows(places)}: a vector with a missing number; write every number")
+    vectors_ND = np.ascontiguousarray(flat.to_numpy().reshape(len(frame), width), np.float32)
+    return _checked(str(file), vectors_ND, item_ids)
+
+
+def _load(file: Path) -> NDArray[Any]:
+    if not file.is_file():
+        raise DataError(f"{file} is not a file; check the path")
+    try:
+        array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{file} is no array that can be read: {error}; write it with numpy.save") from None
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{file} is an archive of arrays; write one array with numpy.save")
+    return array
+
+
+def _as_float32(file: Path, array: NDArray[Any]) -> NDArray[np.float32]:
+    if array.ndim != 2 or array.dtype.kind != "f":
+        raise DataError(
+            f"{file} holds {array.dtype} {list(array.shape)}; vectors are [items, width] of float32 (or "
+            f"float16 or "
+            "float64, which are rounded to it)"
+        )
+    # Left as it is where it can be: a mapped file need not fit into memory.
+    is_ready = array.dtype == np.dtype("<f4") and array.flags.c_contiguous
+    return np.asarray(array) if is_ready else np.ascontiguousarray(array, "<f4")
+
+
+def _checked(where: str, vectors_ND: NDArray[np.float32], item_ids: pl.Series) -> GivenVectors:
+    if len(vectors_ND) != len(item_ids):
+        raise DataError(
+            f"{where}: {len(vectors_ND):,} vectors for {len(item_ids):,} ids; one for each is needed"
+        )
+    if not vectors_ND.size:
+        raise DataError(
+            f"{where}: {len(vectors_ND)} vectors of width {vectors_ND.shape[1]}: nothing to retrieve"
+        )
+    is_wrong_N = np.concatenate(
+        [
+            ~np.isfinite(vectors_ND[start : start + _ROWS_AT_ONCE]).all(axis=1)
+            for start in range(0, len(vectors_ND), _ROWS_AT_ONCE)
+        ]
+    )
+    _refuse(where, is_wrong_N, lambda row: f"the vector of {item_ids[row]!r} is not finite")
+    is_blank = item_ids.is_null() if item_ids.dtype != pl.String else item_ids.is_null() | (item_ids == "")
+    _refuse(where, is_blank.to_numpy(), lambda row: "no id")
+    _refuse(
+        where,
+        (~item_ids.is_first_distinct()).to_numpy(),
+        lambda row: f"id {item_ids[row]!r} is there before, in row {item_ids.index_of(item_ids[row])}",
+    )
+    return GivenVectors(where=where, vectors_ND=vectors_ND, item_ids=item_ids)
+
+
+def _refuse(where: object, is_wrong_N: NDArray[np.bool_], why: Any) -> None:
+    rows = np.flatnonzero(is_wrong_N)
+    if rows.size:
+        raise DataError(
+            f"{where}: {_rows(rows)}: {why(int(rows[0]))}. Correct or leave out such rows; nothing was "
+            f"published"
+        )
+
+
+def _rows(rows: NDArray[np.integer]) -> str:
+    named = ", ".join(str(row) for row in rows[:_NUM_NAMED])
+    more = f" and {len(rows) - _NUM_NAMED:,} more" if len(rows) > _NUM_NAMED else ""
+    return f"{'rows' if len(rows) > 1 else 'row'} {named}{more}"

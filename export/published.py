@@ -1,0 +1,108 @@
+"""A published version opened offline: to take its encoder from, or to compare a new one with.
+
+Every byte is verified before anything is parsed. Knows nothing about servers.
+
+Legend: Q queries, P histories, L history length, K interests, D embedding, M candidates, N items.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from bundle.arrays import open_array
+from bundle.attributes import Attributes
+from bundle.golden import GoldenQueries
+from bundle.ids import ItemIds
+from bundle.layout import ENCODER, GOLDEN, INDEX, IS_COLD, VECTORS
+from bundle.manifest import IndexInfo, Manifest
+from bundle.verify import verify_version
+from export.building import BuiltIndex
+from export.indexes import FAMILIES
+from export.merged_recall import merge_max_score
+from export.onnx_runner import OnnxEncoder
+from re4.errors import BundleMismatchError
+
+_REFINED = "-refined"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedVersion:
+    """A verified version."""
+
+    path: Path
+    manifest: Manifest
+    item_ids: ItemIds
+    vectors_ND: NDArray[np.float32]
+    """Memory-mapped."""
+    encoder: OnnxEncoder
+
+    def histories(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Real histories in this version's rows: rows_PL, newest first, padded with 0, and lengths_P."""
+        golden = GoldenQueries.read(self.path / GOLDEN)
+        return golden.rows_QL, golden.lengths_Q
+
+    def is_cold_N(self) -> NDArray[np.bool_]:
+        """Which items have a vector that was not trained."""
+        attributes = Attributes.open(self.path, self.manifest.items.attributes, self.manifest.items.num_items)
+        if IS_COLD not in attributes:
+            return np.zeros(self.manifest.items.num_items, np.bool_)
+        is_cold = attributes[IS_COLD]
+        return is_cold.mask_with([code for code in is_cold.value_codes(["true"]).tolist() if code >= 0])
+
+    def index(self) -> BuiltIndex:
+        """The index, read from its file."""
+        return open_index(self.path / INDEX, self.manifest.index)
+
+
+def open_version(path: Path) -> PublishedVersion:
+    """Verify a version and open it.
+
+    Raises:
+        BundleError: it is missing, damaged, or does not fit together.
+    """
+    manifest = verify_version(path)
+    num_items = manifest.items.num_items
+    return PublishedVersion(
+        path=path,
+        manifest=manifest,
+        item_ids=ItemIds.open(path, manifest.items.id_kind, num_items),
+        vectors_ND=open_array(path / VECTORS, "<f4", (num_items, manifest.model.embedding_dim)),
+        encoder=OnnxEncoder((path / ENCODER).read_bytes()),
+    )
+
+
+def open_index(path: Path, info: IndexInfo) -> BuiltIndex:
+    """Read an index from its file, mapped where its kind allows it.
+
+    Raises:
+        BundleMismatchError: of a kind that this code does not know.
+    """
+    name = info.kind.removesuffix(_REFINED)
+    family = next((family for family in FAMILIES if family.name == name), None)
+    if family is None:
+        raise BundleMismatchError(f"{path}: of the kind {info.kind!r}, which this code does not know")
+    return BuiltIndex(
+        index=faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC),
+        factory=info.factory or info.kind,
+        family=family,
+        is_refined=info.kind.endswith(_REFINED),
+    )
+
+
+def answers(
+    built: BuiltIndex, info: IndexInfo, interests_QKD: NDArray[np.float32], num_candidates: int
+) -> NDArray[np.int64]:
+    """What an index answers with the parameters chosen for it: merged rows [Q, M], -1 where it has none."""
+    num_queries, num_interests, embedding_dim = interests_QKD.shape
+    num_candidates = min(num_candidates, int(built.index.ntotal))
+    found: tuple[Any, Any] = built.index.search(
+        np.ascontiguousarray(interests_QKD.reshape(-1, embedding_dim)),
+        num_candidates,
+        params=built.parameters(info.search_parameters),
+    )
+    shape = (num_queries, num_interests, num_candidates)
+    return merge_max_score(found[0].reshape(shape), found[1].reshape(shape), num_candidates)

@@ -1,0 +1,286 @@
+"""The offline job that keeps a bundle directory fresh: read, select, assemble, judge, publish, prune.
+
+Everything that a scheduler's nightly call does, without anyone watching: one job at a time, nothing published
+that a gate objects to, nothing left behind where it ends early. Knows nothing about how each step is done.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from bundle.current import live_version
+from bundle.exclusive import one_job
+from bundle.layout import CURRENT, IS_COLD, VECTORS
+from bundle.publish import stage_version
+from bundle.retention import prune
+from export.assembling import NUM_STAGES, assemble
+from export.checkpoints import building_room
+from export.choosing import AUTO
+from export.encoder_donors import donor_from, given_material
+from export.gates import Bounds, GateResult, judge, refuse_failed
+from export.given_vectors import GivenVectors, read_npy, read_parquet
+from export.indexing import check_request
+from export.job_report import JobReport, gates_as_facts
+from export.material import Material, run_material
+from export.published import PublishedVersion, open_version
+from export.runs import newest_run
+from export.selecting import Selected, all_live, select_live
+from export.time_left import Note
+from export.tuning import Goal
+from re4.console import progress, say
+from re4.errors import BundleError, UsageError
+from training.data.catalogue import read_catalogue
+from training.run import Run
+
+LIVE: Final = "live"
+"""Where an encoder is taken from by default: the live version."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RebuildRequest:
+    """What to rebuild from, and what the outcome must be like."""
+
+    bundles: Path
+    run: Path | None = None
+    """A run's folder, or a folder of runs, of which the newest is taken; None to take vectors."""
+    vectors: Path | None = None
+    """`.npy` with `ids`, or a parquet file with both; None to take a run."""
+    ids: Path | None = None
+    id_column: str = "item_id"
+    vector_column: str = "vector"
+    encoder_from: str = LIVE
+    """For vectors: `live`, a version's name, or the folder of a version or of a run."""
+    catalogue: Path | None = None
+    """What is live; None for everything that has a vector."""
+    catalogue_item_column: str = "item_id"
+    attributes: Sequence[str] | None = None
+    """Columns that callers can filter by; None to choose."""
+    index: str = AUTO
+    goal: Goal
+    bounds: Bounds = field(default_factory=Bounds)
+    memory_limit: int | None = None
+    """Bytes that building the index may hold at once; None for no limit."""
+    num_kept: int | None = 3
+    """Versions older than the new one that stay; None to remove none."""
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse words that contradict each other.
+
+        Raises:
+            UsageError: naming the options.
+        """
+        if (self.run is None) == (self.vectors is None):
+            raise UsageError("give either --run or --vectors: where the item vectors come from")
+        if self.vectors is not None:
+            is_parquet = self.vectors.suffix.lower() == ".parquet"
+            if is_parquet == (self.ids is not None):
+                raise UsageError(
+                    f"--vectors {self.vectors}: "
+                    + (
+                        "a parquet file holds the ids as well, leave --ids out"
+                        if is_parquet
+                        else "--ids is missing"
+                    )
+                )
+        elif self.ids is not None or self.encoder_from != LIVE:
+            raise UsageError(
+                "--ids and --encoder-from go with --vectors: a run brings its ids and its encoder"
+            )
+        if self.num_kept is not None and self.num_kept < 0:
+            raise UsageError(f"--keep {self.num_kept}: it must be 0 or more")
+        check_request(self.index, self.goal)
+
+
+def rebuild(request: RebuildRequest, report: JobReport, command: str) -> str | None:
+    """Make a version, judge it, and make it the live one.
+
+    Args:
+        request: What to do.
+        report: Gets stages, gates and facts as they become known.
+        command: What to tell a second job is at work.
+
+    Returns:
+        The version's name; None for a dry run.
+
+    Raises:
+        BundleBusyError: another rebuild of this directory is at work.
+        GateError: a gate failed. Nothing was published.
+        Re4Error: anything else that went wrong. Nothing was published.
+    """
+    with (
+        _folder(request.bundles),
+        one_job(request.bundles, command) as job,
+        _stages(report) as (stage, note),
+        building_room(request.bundles) as room,
+    ):
+        stage("live version")
+        live = _live(request.bundles, report)
+        stage("read")
+        material, agreement = _read(request, live)
+        with stage_version(request.bundles) as staged:
+            stage("select")
+            selected = _select(request, material, staged.path / VECTORS)
+            _tell(selected, report)
+            assembled = assemble(
+                selected.material,
+                staged.path,
+                index=request.index,
+                goal=request.goal,
+                attributes=None if request.attributes is None else [*request.attributes, IS_COLD],
+                stage=stage,
+                room=room,
+                memory_limit=request.memory_limit,
+                note=note,
+            )
+            report.facts["index"] = assembled.index.factory or assembled.index.kind
+            stage("gates")
+            if agreement is not None:
+                report.gates.append(_space(agreement, request))
+            for result in judge(assembled, staged.path, live, bounds=request.bounds, goal=request.goal):
+                report.gates.append(result)
+            refuse_failed(report.gates)
+            if request.dry_run:
+                return None
+            stage("publish")
+            job.check()
+            version = assembled.publish(
+                staged, {"gates": gates_as_facts(report.gates), "stages_s": dict(report.stages_s)}
+            )
+        report.facts["version"] = version
+        if request.num_kept is not None:
+            stage("prune")
+            _prune(request.bundles, request.num_kept, report)
+    return version
+
+
+@contextmanager
+def _folder(bundles: Path) -> Iterator[None]:
+    """The bundle directory, made where it is missing; one that stayed empty goes again."""
+    was_there = bundles.exists()
+    try:
+        bundles.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BundleError(f"{bundles}: cannot be made ({error.strerror})") from error
+    try:
+        yield
+    finally:
+        if not was_there and not any(bundles.iterdir()):
+            bundles.rmdir()
+
+
+@contextmanager
+def _stages(report: JobReport) -> Iterator[tuple[Callable[[str], None], Note]]:
+    """Two functions: one begins the next stage, shown and measured, one tells how far it is."""
+    total = NUM_STAGES + 6
+    with progress("Rebuilding", total=total) as bar, ExitStack() as ended:
+        current: list[ExitStack] = []
+
+        def stage(name: str) -> None:
+            if current:
+                current.pop().close()
+                bar.advance()
+            running = ended.enter_context(ExitStack())
+            running.enter_context(report.stage(name))
+            current.append(running)
+            bar.note(name)
+
+        yield stage, bar.note
+
+
+def _live(bundles: Path, report: JobReport) -> PublishedVersion | None:
+    """The version to compare with; None where there is none, or a damaged one: then this job is the cure."""
+    if not (bundles / CURRENT).exists():
+        say("no version is live yet: gates that compare with one are left out")
+        return None
+    try:
+        live = open_version(live_version(bundles))
+    except BundleError as error:
+        say(f"the live version cannot be compared with, gates that do are left out: {error}")
+        report.facts["live_version_problem"] = str(error)
+        return None
+    report.facts["live_version_before"] = live.manifest.version
+    return live
+
+
+def _read(request: RebuildRequest, live: PublishedVersion | None) -> tuple[Material, float | None]:
+    """The material, and for vectors made elsewhere how well they agree with their encoder's."""
+    if request.run is not None:
+        run = newest_run(request.run)
+        if run != request.run:
+            say(f"the newest finished run of {request.run} is {run.name}")
+        return run_material(Run.open(run)), None
+    source = Path(request.encoder_from)
+    if request.encoder_from == LIVE:
+        if live is None:
+            raise UsageError(
+                "--vectors needs an encoder, and no version is live to take it from: name the folder of a "
+                "version "
+                "or of a run with --encoder-from"
+            )
+        source = live.path
+    elif not source.exists():
+        source = request.bundles / request.encoder_from
+        if not source.exists():
+            raise UsageError(
+                f"--encoder-from {request.encoder_from}: there is no such folder, and no such version in "
+                f"{request.bundles}"
+            )
+    return given_material(_given(request), donor_from(source))
+
+
+def _given(request: RebuildRequest) -> GivenVectors:
+    assert request.vectors is not None  # it was asked for
+    if request.ids is None:
+        return read_parquet(request.vectors, request.id_column, request.vector_column)
+    return read_npy(request.vectors, request.ids)
+
+
+def _select(request: RebuildRequest, material: Material, vectors_file: Path) -> Selected:
+    if request.catalogue is None:
+        return all_live(material)
+    catalogue = read_catalogue(request.catalogue, request.catalogue_item_column)
+    return select_live(material, catalogue, vectors_file)
+
+
+def _tell(selected: Selected, report: JobReport) -> None:
+    num_live = len(selected.material.vectors_ND)
+    report.facts |= {
+        "num_live": num_live,
+        "num_cold": selected.num_cold,
+        "num_cold_without_relatives": selected.num_unknown,
+        "num_removed": selected.num_removed,
+        "num_unusable_catalogue_rows": selected.num_unusable,
+        "num_histories": len(selected.material.rows_PL),
+    }
+    say(
+        f"{num_live:,} items are live: {selected.num_removed:,} left, {selected.num_cold:,} are new and "
+        f"start from "
+        f"their attributes ({selected.num_unknown:,} of them share none with a trained item)"
+    )
+    if selected.num_unusable:
+        say(
+            f"{selected.num_unusable:,} rows of the catalogue have ids that cannot be this run's, and are "
+            f"left out"
+        )
+
+
+def _space(agreement: float, request: RebuildRequest) -> GateResult:
+    return GateResult(
+        name="space",
+        figure=agreement,
+        low=request.bounds.min_agreement,
+        meaning="median cosine between the given vectors and those that the encoder was trained with",
+        advice="the encoder works only in its own space: name the one that fits with --encoder-from",
+    )
+
+
+def _prune(bundles: Path, num_kept: int, report: JobReport) -> None:
+    """Remove old versions. What is live is live: a failure here is told, and does not fail the job."""
+    try:
+        report.facts["pruned"] = prune(bundles, num_kept=num_kept)
+    except BundleError as error:
+        say(f"published, but old versions could not be removed: {error}")
+        report.facts["prune_problem"] = str(error)

@@ -1,0 +1,51 @@
+"""A bundle directory with a small live version, and what a rebuild of it takes: vectors, ids, a catalogue."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from small_bundles import SmallVersion
+from typer.testing import CliRunner
+
+from re4.cli import build_app
+
+NUM_ITEMS = 200
+NUM_CANDIDATES = 20
+
+
+class Shop:
+    """A small catalogue on disk; everything in it may be changed before `rebuild`."""
+
+    def __init__(self, folder: Path, **version: Any) -> None:
+        self.folder = folder
+        self.bundles = folder / "bundles"
+        self.version = SmallVersion(**{"num_items": NUM_ITEMS, "num_golden": 40, **version})
+        self.first = self.version.publish(self.bundles)
+        self.vectors, self.ids = folder / "vectors.npy", folder / "ids.npy"
+        np.save(self.vectors, self.version.vectors_ND)
+        np.save(self.ids, np.array(self.version.ids))
+
+    def write_catalogue(self, ids: list[Any], **columns: list[Any]) -> Path:
+        """A csv file of these items."""
+        rows = zip(ids, *columns.values(), strict=True)
+        lines = [",".join(["item_id", *columns]), *(",".join(map(str, row)) for row in rows)]
+        path = self.folder / "catalogue.csv"
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+    def line(self, *options: object) -> list[str]:
+        """The words of a rebuild from the vectors."""
+        words = ["rebuild", "--bundles", self.bundles, "--vectors", self.vectors, "--ids", self.ids]
+        return [str(word) for word in (*words, "--num-candidates", NUM_CANDIDATES, *options)]
+
+    def rebuild(self, *options: object) -> tuple[BaseException | None, dict[str, Any]]:
+        """Run it in this process: the error that it ended with, and its report."""
+        report = self.folder / "report.json"
+        line = self.line("--report", report, *options)
+        done = CliRunner().invoke(build_app(line), line)
+        return done.exception, json.loads(report.read_text())
+
+    def files(self) -> set[str]:
+        """Everything in the bundle directory."""
+        return {path.name for path in self.bundles.iterdir()}

@@ -1,1 +1,0 @@
-"""`re4 report`: a page about a run, for a person to look at."""
