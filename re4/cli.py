@@ -25,6 +25,7 @@ VERBS: Mapping[str, str] = {
     "train": "training.cli:train",
     "resume": "training.cli:resume",
     "evaluate": "training.cli:evaluate",
+    "report": "training.cli:report",
     "export": "export.cli:export",
     "rebuild": "export.rebuild_cli:rebuild",
     "serve": "serving.cli:serve",

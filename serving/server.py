@@ -7,12 +7,13 @@ from time import monotonic
 from typing import Final
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from re4.errors import ServerError
 from serving.addresses import Address, parse_address
 from serving.certificates import CertificateSource
 from serving.gate import Gate
+from serving.health import HEALTH_NAME, Health
 from serving.live import Live
 from serving.metrics import CallMetrics
 from serving.reflection import add_reflection
@@ -26,7 +27,7 @@ _GAP_S: Final = 0.002
 _LEAVE_S: Final = 1.0
 """How long a stop waits for each of the two."""
 _REPLIES_S: Final = 0.5
-"""From the last handler's return to the end of the stop, where a stream that never ends holds it up."""
+"""From the last handler's return to the end of the stop, where an open stream holds it up."""
 
 
 class RetrievalServer:
@@ -50,7 +51,7 @@ class RetrievalServer:
         files = access.certificate_files
         self._certificates = None if files is None else CertificateSource(files)
         self._service = RetrievalService(live, settings, self.metrics, self._gate)
-        self._health = health.aio.HealthServicer()
+        self._health = Health((SERVICE_NAME,))
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", settings.limits.max_message_bytes),
@@ -61,7 +62,7 @@ class RetrievalServer:
         self._server.add_generic_rpc_handlers((self._service.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if settings.reflection:
-            add_reflection(self._server, (SERVICE_NAME, health.SERVICE_NAME), self._gate)
+            add_reflection(self._server, (SERVICE_NAME, HEALTH_NAME), self._gate)
         self._health_server = grpc.aio.server(options=[("grpc.so_reuseport", 1)])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._health_server)
         self._following: asyncio.Task[None] | None = None
@@ -75,8 +76,6 @@ class RetrievalServer:
         Raises:
             ServerError: the address cannot be listened on.
         """
-        for name in ("", SERVICE_NAME):
-            await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
         try:
             if self._certificates is None:
                 port = self._server.add_insecure_port(str(address))
@@ -97,8 +96,7 @@ class RetrievalServer:
 
     async def set_serving(self) -> None:
         """Say SERVING to whoever asks for the server's health."""
-        for name in ("", SERVICE_NAME):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await self._health.set(health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self) -> None:
         """Say NOT_SERVING, let callers leave, take no further call, end with those in flight answered.
@@ -106,7 +104,7 @@ class RetrievalServer:
         A call that reaches gRPC while it tells its callers to go is not refused but cancelled. So whoever
         heeds the health service gets the time to stop calling, and the end comes between two calls.
         """
-        await self._health.enter_graceful_shutdown()
+        await self._health.set(health_pb2.HealthCheckResponse.NOT_SERVING)
         grace_s = self._settings.grace_s
         leave_s = min(_LEAVE_S, grace_s / 4)
         began_s = monotonic()
@@ -114,10 +112,11 @@ class RetrievalServer:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle_for(idle_s), leave_s)
                 break
+        await self._health.let_go()
         stopping = asyncio.create_task(self._server.stop(max(0.0, began_s + grace_s - monotonic())))
         idle = asyncio.create_task(self._service.wait_idle())
         await asyncio.wait({stopping, idle}, return_when=asyncio.FIRST_COMPLETED)
-        # Replies are on their way. What is left then is streams that never end: Watch of the health service.
+        # Replies are on their way. What is left then is streams that a caller keeps open.
         await asyncio.wait({stopping}, timeout=_REPLIES_S)
         if not stopping.done():
             await self._server.stop(None)

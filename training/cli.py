@@ -136,3 +136,33 @@ def evaluate(
             ["Cosine between interests", "", f"{result['interest_cosine']:.4f}"],
         ],
     )
+
+
+def report(
+    run: RunFolder,
+    split: Annotated[
+        Literal["valid", "test"], typer.Option(help="Which held-out users; test is for the last look.")
+    ] = "valid",
+    out: Annotated[Path | None, typer.Option(help="Folder of the page. Default: RUN/report.")] = None,
+    data: DataMoved = None,
+) -> None:
+    """Write a page about a run: curves, what the interests are for, popularity bias, users with their items.
+
+    HTML with pictures beside it. Titles are the catalogue's column `title`, where there is one.
+
+    Example: re4 report runs/first
+    """
+    from training.data.dataset import Dataset
+    from training.report.figures import gather_figures
+    from training.report.page import write_page
+    from training.run import Run
+
+    opened = Run.open(run)
+    dataset = Dataset.open(data or opened.dataset_path)
+    opened.check_dataset(dataset)
+    held_out = dataset.valid if split == "valid" else dataset.test
+    figures = gather_figures(opened, dataset, held_out)
+    page = write_page(
+        out or run / "report", figures, title=f"{run} · {split} users", config=opened.config.to_json()
+    )
+    say(f"open {page}")

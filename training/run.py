@@ -161,6 +161,11 @@ class Run:
         values: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
         return values
 
+    def metrics(self) -> list[dict[str, Any]]:
+        """Give the record of each epoch: losses, speed and validation metrics."""
+        lines = self._file(METRICS).read_text("utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
     def load_model(self) -> MultiInterestModel:
         """Build the model and load the best epoch's weights, on the CPU.
 

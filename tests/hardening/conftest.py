@@ -12,13 +12,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[FINDINGS] = Findings(size=config.getoption("--hardening"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def findings(request: pytest.FixtureRequest) -> Findings:
     """Where a proof puts its figures."""
     return request.config.stash[FINDINGS]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def is_long(request: pytest.FixtureRequest) -> bool:
     """Whether the proofs run at the size that they are stated for."""
     return request.config.getoption("--hardening") == "long"

@@ -14,16 +14,20 @@ HISTORIES = ((4, 9, 30), (7,), (12, 3, 44, 51, 2), (20, 21, 22, 23, 24, 25, 26, 
 NUM_CANDIDATES = 10
 
 
-def questions(ids: Sequence[str]) -> list[pb.RetrieveRequest]:
+def questions(ids: Sequence[str] | Sequence[int]) -> list[pb.RetrieveRequest]:
     """One for each of `HISTORIES`; versions that share their first ids can all be asked these."""
     return [
         pb.RetrieveRequest(
-            history=pb.ItemIds(strings=[ids[row] for row in rows]),
+            history=item_ids([ids[row] for row in rows]),
             num_candidates=NUM_CANDIDATES,
             return_interests=True,
         )
         for rows in HISTORIES
     ]
+
+
+def item_ids(ids: Sequence[str] | Sequence[int]) -> pb.ItemIds:
+    return pb.ItemIds(strings=ids) if isinstance(ids[0], str) else pb.ItemIds(ints=ids)
 
 
 class RightAnswers:
@@ -48,7 +52,7 @@ class RightAnswers:
         found_KD = np.array(reply.interests.vectors).reshape(interests_KD.shape)
         named_MD = found_KD[list(reply.interest_numbers)]
         return (
-            list(reply.items.strings) == [version.ids[row] for row in best]
+            list(reply.items.strings or reply.items.ints) == [version.ids[row] for row in best]
             and np.allclose(reply.scores, version.scores(rows)[best], rtol=1e-3, atol=1e-3)
             and np.allclose(found_KD, interests_KD, rtol=1e-3, atol=1e-3)
             and np.allclose(

@@ -1,0 +1,228 @@
+"""What the page about a run shows, as numbers: nothing here draws or writes.
+
+Legend: U users, B users of a block, K interests, L history length, M candidates, N items.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from training.data.dataset import Dataset, Sequences
+from training.evaluation import history_and_targets, rank
+from training.model import MultiInterestModel
+from training.run import Run
+
+_NUM_EXAMPLES = 6
+_NUM_SHOWN = 8
+_NUM_TENTHS = 10
+_USERS_AT_ONCE = 256
+_FEW_EVENTS = 5
+_LENGTH_EDGES = (5, 10, 20)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """One group of held-out targets, and how many of them were found."""
+
+    name: str
+    num_targets: int
+    recall_50: float
+    """Share of the group's targets, over all users, that stand in the first 50."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One user: what each interest attends to and brings."""
+
+    history: list[str]
+    """Newest first."""
+    attention_KL: list[list[float]]
+    candidates: list[tuple[str, int, bool]]
+    """Label, number of the interest, and whether the user did choose it later; best first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportFigures:
+    """All that the page says."""
+
+    records: list[dict[str, Any]]
+    """A record of each epoch, as in `metrics.jsonl`."""
+    best_epoch: int
+    num_users: int
+    recall_50: float
+    share_of_list_K: list[float]
+    """For each interest, its share of all candidates in the users' first 50."""
+    share_of_hits_K: list[float]
+    """For each interest, its share of the candidates that were hits."""
+    recall_by_interests_K: list[float]
+    """Recall@50 when only the k interests that bring most candidates to a user are used, k = 1 … K."""
+    tenths_of_events: list[float]
+    """Share of the training events in each tenth of the catalogue, most popular first."""
+    tenths_of_candidates: list[float]
+    """Share of all candidates in each tenth."""
+    by_popularity: list[Share]
+    by_history_length: list[Share]
+    examples: list[Example]
+
+
+def gather_figures(run: Run, dataset: Dataset, held_out: Sequences) -> ReportFigures:
+    """Look at a run with the users of a held-out split, the history taken out of their lists."""
+    model = run.load_model()
+    top_UM = rank(model, held_out, exclude_history=True, title="ranking").top_UM
+    found_by_UM, attention_UKL = _who_found(model, held_out, top_UM)
+    targets_U = [np.unique(history_and_targets(held_out, user)[1]) for user in range(held_out.num_users)]
+    is_hit_UM = np.stack([np.isin(top_M, targets) for top_M, targets in zip(top_UM, targets_U, strict=True)])
+    counts_N = dataset.item_counts_N()
+    num_interests = model.config.num_interests
+    return ReportFigures(
+        records=run.metrics(),
+        best_epoch=run.best_epoch,
+        num_users=held_out.num_users,
+        recall_50=float(np.mean(is_hit_UM.sum(axis=1) / [len(targets) for targets in targets_U])),
+        share_of_list_K=_shares(found_by_UM.ravel(), num_interests),
+        share_of_hits_K=_shares(found_by_UM[is_hit_UM], num_interests),
+        recall_by_interests_K=_recall_by_interests(model, held_out, targets_U, found_by_UM),
+        tenths_of_events=_by_tenths(np.arange(len(counts_N)), counts_N, counts_N),
+        tenths_of_candidates=_by_tenths(top_UM.ravel(), np.ones(top_UM.size), counts_N),
+        by_popularity=_recall_by_popularity(top_UM, targets_U, counts_N),
+        by_history_length=_recall_by_length(top_UM, targets_U, held_out),
+        examples=_examples(run, held_out, top_UM, found_by_UM, is_hit_UM, attention_UKL),
+    )
+
+
+def _encoded(model: MultiInterestModel, held_out: Sequences) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Encode the users, a block at a time: their places, interests [B, K, D] and attention [B, K, L]."""
+    rows_UL, lengths_U = held_out.histories(model.config.max_history_length)
+    for start in range(0, held_out.num_users, _USERS_AT_ONCE):
+        users = slice(start, start + _USERS_AT_ONCE)
+        with torch.inference_mode():
+            encoded = model.interests(torch.from_numpy(rows_UL[users]), torch.from_numpy(lengths_U[users]))
+        yield users, encoded.interests_BKD, encoded.attention_BKL
+
+
+def _who_found(
+    model: MultiInterestModel, held_out: Sequences, top_UM: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Give the number of the interest that scores each candidate best, and all attention."""
+    vectors_ND = model.item_vectors_ND()
+    found_by_UM = np.empty(top_UM.shape, np.int64)
+    attention = []
+    for users, interests_BKD, attention_BKL in _encoded(model, held_out):
+        scores_BKM = interests_BKD @ vectors_ND[torch.from_numpy(top_UM[users])].transpose(1, 2)
+        found_by_UM[users] = scores_BKM.argmax(dim=1).numpy()
+        attention.append(attention_BKL.numpy())
+    return found_by_UM, np.concatenate(attention)
+
+
+def _shares(numbers: NDArray[np.int64], num_interests: int) -> list[float]:
+    counts_K = np.bincount(numbers, minlength=num_interests)
+    shares: list[float] = (counts_K / max(1, counts_K.sum())).tolist()
+    return shares
+
+
+def _recall_by_interests(
+    model: MultiInterestModel,
+    held_out: Sequences,
+    targets_U: list[NDArray[np.int64]],
+    found_by_UM: NDArray[np.int64],
+) -> list[float]:
+    """Recall with each user's k most used interests alone, k = 1 … K."""
+    num_interests, depth = model.config.num_interests, found_by_UM.shape[1]
+    vectors_ND = model.item_vectors_ND()
+    used_UK = np.stack([np.bincount(found_by_M, minlength=num_interests) for found_by_M in found_by_UM])
+    order_UK = torch.from_numpy(np.argsort(-used_UK, axis=1, kind="stable"))
+    recall_K = np.zeros(num_interests)
+    for users, interests_BKD, _ in _encoded(model, held_out):
+        for user, interests_KD in enumerate(interests_BKD, start=users.start):
+            scores_KN = interests_KD[order_UK[user]] @ vectors_ND.T
+            history, _ = history_and_targets(held_out, user)
+            scores_KN[:, history] = -torch.inf
+            top_KM = scores_KN.cummax(dim=0).values.topk(depth, dim=1).indices.numpy()
+            recall_K += [np.isin(targets_U[user], top_M).mean() for top_M in top_KM]
+    found: list[float] = (recall_K / held_out.num_users).tolist()
+    return found
+
+
+def _by_tenths(rows: NDArray[np.int64], weights: NDArray[Any], counts_N: NDArray[np.int64]) -> list[float]:
+    """Share of the weight in each tenth of the catalogue, by popularity."""
+    place_N = np.empty(len(counts_N), np.int64)
+    place_N[np.argsort(-counts_N, kind="stable")] = np.arange(len(counts_N))
+    sums = np.bincount(place_N[rows] * _NUM_TENTHS // len(counts_N), weights, _NUM_TENTHS)
+    shares: list[float] = (sums / max(1.0, sums.sum())).tolist()
+    return shares
+
+
+def _recall_by_popularity(
+    top_UM: NDArray[np.int64], targets_U: list[NDArray[np.int64]], counts_N: NDArray[np.int64]
+) -> list[Share]:
+    """Head, middle and tail by events in training (a third of the events each), and what had none or few."""
+    ranked = np.sort(counts_N)[::-1]
+    through = np.cumsum(ranked) / max(1, counts_N.sum())
+    head, middle = (int(ranked[np.searchsorted(through, edge)]) for edge in (1 / 3, 2 / 3))
+    groups = {
+        f"head: {head:,} events and more": counts_N >= head,
+        f"middle: {middle:,} to {head:,}": (counts_N >= middle) & (counts_N < head),
+        f"tail: fewer than {middle:,}": counts_N < middle,
+        f"cold: fewer than {_FEW_EVENTS}": counts_N < _FEW_EVENTS,
+    }
+    return [_share_of(name, top_UM, targets_U, is_in_N) for name, is_in_N in groups.items()]
+
+
+def _share_of(
+    name: str, top_UM: NDArray[np.int64], targets_U: list[NDArray[np.int64]], is_in_N: NDArray[np.bool_]
+) -> Share:
+    found = num_targets = 0
+    for top_M, targets in zip(top_UM, targets_U, strict=True):
+        of_group = targets[is_in_N[targets]]
+        num_targets += len(of_group)
+        found += int(np.isin(of_group, top_M).sum())
+    return Share(name=name, num_targets=num_targets, recall_50=found / max(1, num_targets))
+
+
+def _recall_by_length(
+    top_UM: NDArray[np.int64], targets_U: list[NDArray[np.int64]], held_out: Sequences
+) -> list[Share]:
+    lengths_U = np.asarray(held_out.num_history_U)
+    shares = []
+    for low, high in itertools.pairwise((0, *_LENGTH_EDGES, int(max(lengths_U.max(), _LENGTH_EDGES[-1])))):
+        users = np.flatnonzero((lengths_U > low) & (lengths_U <= high))
+        found = sum(int(np.isin(targets_U[user], top_UM[user]).sum()) for user in users)
+        num_targets = sum(len(targets_U[user]) for user in users)
+        name = f"{low + 1} to {high} events"
+        shares.append(Share(name=name, num_targets=num_targets, recall_50=found / max(1, num_targets)))
+    return [share for share in shares if share.num_targets]
+
+
+def _examples(
+    run: Run,
+    held_out: Sequences,
+    top_UM: NDArray[np.int64],
+    found_by_UM: NDArray[np.int64],
+    is_hit_UM: NDArray[np.bool_],
+    attention_UKL: NDArray[np.float32],
+) -> list[Example]:
+    """Users spread over the split; the same ones at every call."""
+    items = run.items()
+    named = items["title"] if "title" in items.columns else items["item_id"]
+    labels = [str(name) for name in named.to_list()]
+    rows_UL, lengths_U = held_out.histories(run.config.max_history_length)
+    chosen = np.unique(np.linspace(0, held_out.num_users - 1, _NUM_EXAMPLES).round().astype(int))
+    return [
+        Example(
+            history=[labels[row] for row in rows_UL[user, : lengths_U[user]]],
+            attention_KL=attention_UKL[user, :, : lengths_U[user]].tolist(),
+            candidates=[
+                (labels[row], int(number), bool(hit))
+                for row, number, hit in zip(
+                    top_UM[user, :_NUM_SHOWN], found_by_UM[user], is_hit_UM[user], strict=False
+                )
+            ],
+        )
+        for user in chosen
+    ]
