@@ -36,6 +36,8 @@ class Progress:
     """Sums of the losses over their examples."""
     records: list[dict[str, Any]] = field(default_factory=list)
     """What `metrics.jsonl` holds: a record of each epoch that is over."""
+    started_from: str | None = None
+    """The earlier run whose weights it began with."""
 
 
 @dataclass(frozen=True, kw_only=True)

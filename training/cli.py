@@ -21,6 +21,10 @@ CheckpointMinutes = Annotated[
     float, typer.Option(help="Save the state so often within an epoch, beside every epoch's end.", min=0)
 ]
 DataMoved = Annotated[Path | None, typer.Option(help="The data set, where it has moved since training.")]
+Tensorboard = Annotated[
+    bool,
+    typer.Option("--tensorboard", help="Write TensorBoard events into the run as well (an extra)."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for a machine to read.")]
 
 
@@ -32,8 +36,17 @@ def train(
         Path | None,
         typer.Option(help="A TOML file of hyper-parameters, `_` for `-` in names; options win over it."),
     ] = None,
+    from_run: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="Go on from an earlier run, with newer data: its settings, its weights, its items' vectors.",
+        ),
+    ] = None,
     device: Device = "auto",
     checkpoint_minutes: CheckpointMinutes = 10.0,
+    tensorboard: Tensorboard = False,
     as_json: AsJson = False,
     **settings: Any,
 ) -> None:
@@ -43,14 +56,26 @@ def train(
     improved for a while. The run holds weights, resolved configuration and metrics.
 
     Example: re4 train data/ml-100k --out runs/first --num-interests 4
+
+    Example: re4 train data/today --out runs/today --from runs/yesterday
     """
     given = {name: value for name, value in settings.items() if value is not None}
-    resolved = TrainConfig(**(read_settings(config) | given if config else given))
+    if config:
+        given = read_settings(config) | given
+    fresh = TrainConfig(**given)  # its mistakes are told before PyTorch is loaded
     from training.data.dataset import Dataset
     from training.loop import train as run_training
+    from training.run import Run
 
+    previous = None if from_run is None else Run.open(from_run)
     result = run_training(
-        Dataset.open(data), resolved, out, device=device, checkpoint_minutes=checkpoint_minutes
+        Dataset.open(data),
+        fresh if previous is None else TrainConfig(**(previous.config.to_json() | given)),
+        out,
+        previous=previous,
+        device=device,
+        checkpoint_minutes=checkpoint_minutes,
+        tensorboard=tensorboard,
     )
     _print_result(out, result, as_json=as_json)
 
@@ -60,6 +85,7 @@ def resume(
     data: DataMoved = None,
     device: Device = "auto",
     checkpoint_minutes: CheckpointMinutes = 10.0,
+    tensorboard: Tensorboard = False,
     as_json: AsJson = False,
 ) -> None:
     """Go on with a training that was stopped or killed, with the settings it began with.
@@ -72,7 +98,9 @@ def resume(
     from training.loop import resume as resume_training
 
     dataset = None if data is None else Dataset.open(data)
-    result = resume_training(run, dataset, device=device, checkpoint_minutes=checkpoint_minutes)
+    result = resume_training(
+        run, dataset, device=device, checkpoint_minutes=checkpoint_minutes, tensorboard=tensorboard
+    )
     _print_result(run, result, as_json=as_json)
 
 

@@ -48,7 +48,7 @@ class Ranking:
     """What a model puts first for each user of a split."""
 
     top_UM: NDArray[np.int64]
-    """Item rows, best first, as many as the deepest cut."""
+    """Item rows, best first, as many as the deepest cut; -1 where there is none."""
     interest_cosine: float
     """Mean cosine between two interests of a user; 1 for a model with one interest."""
 
@@ -105,7 +105,7 @@ def summarise(ranking: Ranking, held_out: Sequences, num_items: int) -> Evaluati
         hit_rate_50=float(by_cut[50].hit_rate_U.mean()),
         ndcg_20=float(by_cut[20].ndcg_U.mean()),
         ndcg_50=float(by_cut[50].ndcg_U.mean()),
-        coverage_50=len(np.unique(ranking.top_UM)) / num_items,
+        coverage_50=len(np.unique(ranking.top_UM[ranking.top_UM >= 0])) / num_items,
         interest_cosine=ranking.interest_cosine,
     )
 

@@ -20,12 +20,15 @@ from training.checkpoint import Progress, read_facts, remove_checkpoint, restore
 from training.config import TrainConfig
 from training.data.dataset import Dataset
 from training.evaluation import Evaluation, evaluate
+from training.failure import check_losses
 from training.initial_vectors import popularity_vectors, svd_item_vectors
 from training.interrupt import stop_requested
-from training.model import Losses, MultiInterestModel
+from training.model import MultiInterestModel
 from training.negatives import build_sampler
 from training.optimiser import Optimiser
-from training.run import finish_run, new_run_folder, write_metrics, write_weights
+from training.run import Run, finish_run, new_run_folder, write_evaluation, write_metrics, write_weights
+from training.tensorboard import check_tensorboard, write_events
+from training.warm_start import check_fits, evaluate_previous, rows_in_previous, start_from_run
 
 CHECKPOINT_MINUTES = 10.0
 """Between two checkpoints within an epoch."""
@@ -64,21 +67,35 @@ def train(
     config: TrainConfig,
     out: Path,
     *,
+    previous: Run | None = None,
     device: str = "auto",
     checkpoint_minutes: float = CHECKPOINT_MINUTES,
+    tensorboard: bool = False,
 ) -> TrainResult:
     """Train a model and leave a run at `out`.
 
     The epoch with the highest validation Recall@50 (history left in the list) is the one kept. The state is
     saved at every epoch's end and every so many minutes: whatever kills the training, `resume` goes on.
 
+    Args:
+        dataset: what to learn from.
+        config: how; what it leaves open is resolved.
+        out: the new run's folder.
+        previous: an earlier run to go on from (see `training.warm_start`); it is judged on the same users.
+        device: auto, cpu or cuda.
+        checkpoint_minutes: between two checkpoints within an epoch.
+        tensorboard: whether to write TensorBoard events as well, into the run.
+
     Raises:
-        RunError: where `out` is not an empty or new folder.
+        RunError: where `out` is not an empty or new folder, or the earlier run is damaged.
+        UsageError: where a setting does not fit the model, or the earlier run.
         DataError: where there is nothing to learn from or to validate on.
         TrainingError: where a loss is not finite, or the device is missing.
         KeyboardInterrupt: at Ctrl-C or SIGTERM, when the state is saved.
     """
     target = choose_device(device)
+    if tensorboard:
+        check_tensorboard()
     config = config.resolve(dataset.num_items)
     torch.manual_seed(config.seed)
     model = MultiInterestModel(config, dataset.num_items)
@@ -93,8 +110,21 @@ def train(
                 torch.Generator().manual_seed(config.seed),
             )
         )
-    training = _Training(dataset, model.to(target), out, Progress(), checkpoint_minutes)
+    progress = Progress()
+    if previous is not None:
+        check_fits(config, previous.config)
+        rows_N = rows_in_previous(dataset, previous)
+        start_from_run(model, previous.load_model(), rows_N)
+        progress.started_from = str(previous.path.resolve())
+    training = _Training(dataset, model.to(target), out, progress, checkpoint_minutes, tensorboard)
     new_run_folder(out)
+    if previous is not None:
+        before = evaluate_previous(previous, rows_N, dataset.valid)
+        write_evaluation(out, "valid_by_previous_run", before.to_json())
+        say(
+            f"{previous.path} knows {np.count_nonzero(rows_N >= 0):,} of {len(rows_N):,} items; on the same "
+            f"users its validation Recall@50 is {before.recall_50:.4f}"
+        )
     return training.run()
 
 
@@ -104,6 +134,7 @@ def resume(
     *,
     device: str = "auto",
     checkpoint_minutes: float = CHECKPOINT_MINUTES,
+    tensorboard: bool = False,
 ) -> TrainResult:
     """Go on with a training that was stopped or killed; on a CPU it ends with the weights it would have had.
 
@@ -112,6 +143,7 @@ def resume(
         dataset: the data set, where it has moved.
         device: as for `train`.
         checkpoint_minutes: as for `train`.
+        tensorboard: as for `train`.
 
     Raises:
         RunError: where there is no unfinished training, or its checkpoint is damaged.
@@ -119,7 +151,9 @@ def resume(
     facts = read_facts(run)
     dataset = dataset or Dataset.open(facts.dataset_path)
     model = MultiInterestModel(facts.config, dataset.num_items).to(choose_device(device))
-    training = _Training(dataset, model, run, facts.progress, checkpoint_minutes)
+    if tensorboard:
+        check_tensorboard()
+    training = _Training(dataset, model, run, facts.progress, checkpoint_minutes, tensorboard)
     training.restore()
     return training.run()
 
@@ -134,10 +168,12 @@ class _Training:
         out: Path,
         progress: Progress,
         checkpoint_minutes: float,
+        tensorboard: bool,
     ) -> None:
         config = model.config
         self._dataset, self._model, self._out, self._progress = dataset, model, out, progress
         self._checkpoint_s = 60 * checkpoint_minutes
+        self._tensorboard = tensorboard
         self._optimiser = Optimiser(model)
         self._batches = TrainingBatches(
             dataset.train,
@@ -170,6 +206,7 @@ class _Training:
             dataset=self._dataset,
             best_epoch=best["epoch"],
             evaluation=valid.to_json(),
+            started_from=progress.started_from,
         )
         remove_checkpoint(self._out)
         mean_seconds = sum(record["seconds"] for record in progress.records) / len(progress.records)
@@ -207,7 +244,14 @@ class _Training:
                 batch = batch.to(device)
                 negatives = self._sampler.draw(generator, batch.targets_B)
                 losses = self._model.losses(batch, negatives, generator)
-                total = self._checked_total(losses)
+                total = check_losses(
+                    losses,
+                    batch,
+                    negatives,
+                    progress=progress,
+                    config=self._model.config,
+                    run=self._out,
+                )
                 self._optimiser.step(losses)
                 num_examples = len(batch.targets_B)
                 for name, value in {"total": losses.total, **losses.terms}.items():
@@ -224,17 +268,6 @@ class _Training:
                 if now - saved >= self._checkpoint_s:
                     self._save()
                     saved = now
-
-    def _checked_total(self, losses: Losses) -> float:
-        total = losses.total.item()
-        if not np.isfinite(total):
-            terms = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.terms.items())
-            raise TrainingError(
-                f"The loss is {total} (epoch {self._progress.epoch}, step {self._progress.step + 1}): "
-                f"{terms}. "
-                "Lower --learning-rate, or the weight of the term that is not finite."
-            )
-        return total
 
     def _close_epoch(self) -> None:
         """Validate, keep the weights if they are the best, record the epoch, and save the state."""
@@ -259,6 +292,8 @@ class _Training:
         star = "  *" if is_best else ""
         say(f"epoch {epoch:>3}  {trained}validation Recall@50 {valid.recall_50:.4f}{speed}{star}")
         write_metrics(self._out, progress.records)
+        if self._tensorboard:
+            write_events(self._out, [record])
         progress.epoch, progress.step, progress.seconds, progress.sums = epoch + 1, 0, 0.0, {}
         self._save()
 

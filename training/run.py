@@ -66,7 +66,13 @@ def write_weights(path: Path, model: MultiInterestModel) -> None:
 
 
 def finish_run(
-    path: Path, *, config: TrainConfig, dataset: Dataset, best_epoch: int, evaluation: dict[str, Any]
+    path: Path,
+    *,
+    config: TrainConfig,
+    dataset: Dataset,
+    best_epoch: int,
+    evaluation: dict[str, Any],
+    started_from: str | None,
 ) -> None:
     """Write everything but weights and metrics, and the configuration last."""
     with replacing(path / ITEMS) as part:
@@ -85,6 +91,7 @@ def finish_run(
             "dataset": str(dataset.path.resolve()),
             "num_items": dataset.num_items,
             "best_epoch": best_epoch,
+            "started_from": started_from,
             "config": config.to_json(),
         },
     )

@@ -1,17 +1,21 @@
 """`re4 train` and `re4 evaluate`, as a user meets them: what a run holds, and what goes wrong well."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from re4.errors import DataError, RunError, TrainingError, UsageError
 from training.config import TrainConfig
 from training.data.dataset import Dataset
 from training.encoders import ENCODERS
 from training.evaluation import evaluate
+from training.failure import FAILED_STEP
 from training.loop import choose_device, train
 from training.negatives import NEGATIVES
 from training.run import Run
@@ -119,6 +123,32 @@ def test_an_exploding_loss_stops_the_run_and_leaves_none(planted, small_options,
         train(planted, TrainConfig(**options), tmp_path / "run", device="cpu")
     with pytest.raises(RunError, match="no finished run"):
         Run.open(tmp_path / "run")
+    with safe_open(tmp_path / "run" / FAILED_STEP, "pt") as file:
+        facts = json.loads(file.metadata()["re4"])
+        rows, lengths = file.get_tensor("rows_BL"), file.get_tensor("lengths_B")
+    assert facts["losses"]["total"] in {"nan", "inf"}
+    assert facts["config"]["learning_rate"] == 1e30
+    assert facts["step"] > 1, "the first step's loss is still that of the start"
+    assert len(rows) == len(lengths) == small_options["batch_size"]
+
+
+def test_tensorboard_has_what_the_metrics_have(planted, small_options, tmp_path):
+    options = TrainConfig(**{**small_options, "num_epochs": 2})
+    train(planted, options, tmp_path / "run", device="cpu", tensorboard=True)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    recall = [(event.step, pytest.approx(event.value)) for event in events.Scalars("valid/recall_50")]
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [(line["epoch"], line["valid"]["recall_50"]) for line in map(json.loads, lines)] == recall
+
+
+def test_tensorboard_that_is_not_installed_is_said_before_training(
+    planted, small_options, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(UsageError, match=r"re4-retrieval\[tensorboard\]"):
+        train(planted, TrainConfig(**small_options), tmp_path / "run", device="cpu", tensorboard=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_that_holds_anything_is_not_overwritten(planted, small_options, tmp_path):

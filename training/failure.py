@@ -1,0 +1,57 @@
+"""What is kept for study where a loss is not finite, or explodes: the batch, its negatives and the losses.
+
+`failed_step.safetensors` in the run: `rows_BL`, `lengths_B`, `targets_B` and `negatives_M` (missing where the
+whole catalogue is), and in its metadata, under `re4`, epoch, step, losses and configuration as JSON.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Final
+
+from safetensors.torch import save_file
+
+from re4.errors import TrainingError
+from re4.files import replacing
+from training.batches import Batch
+from training.checkpoint import Progress
+from training.config import TrainConfig
+from training.model import Losses
+from training.negatives.drawn import Negatives
+
+FAILED_STEP: Final = "failed_step.safetensors"
+_LARGEST: Final = 1e6
+"""No loss of a training that will still learn anything is larger: they are all of order 10 or less."""
+
+
+def check_losses(
+    losses: Losses, batch: Batch, negatives: Negatives, *, progress: Progress, config: TrainConfig, run: Path
+) -> float:
+    """Give the total loss of a step, or keep the step for study and stop.
+
+    Raises:
+        TrainingError: the loss is not finite or has exploded; names the step, the terms and the file.
+    """
+    total = losses.total.item()
+    if math.isfinite(total) and total < _LARGEST:
+        return total
+    terms = {name: value.item() for name, value in losses.terms.items()}
+    step = progress.step + 1
+    tensors = {"rows_BL": batch.rows_BL, "lengths_B": batch.lengths_B, "targets_B": batch.targets_B}
+    if negatives.rows_M is not None:
+        tensors["negatives_M"] = negatives.rows_M
+    facts = {
+        "epoch": progress.epoch,
+        "step": step,
+        "losses": {name: repr(value) for name, value in {"total": total, **terms}.items()},
+        "config": config.to_json(),
+    }
+    with replacing(run / FAILED_STEP) as part:
+        # In-batch negatives are the targets themselves; a file holds no tensor twice.
+        copies = {name: value.detach().cpu().clone() for name, value in tensors.items()}
+        save_file(copies, part, metadata={"re4": json.dumps(facts)})
+    worst = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
+    raise TrainingError(
+        f"The loss is {total} (epoch {progress.epoch}, step {step}): {worst}. The batch is in "
+        f"{run / FAILED_STEP}. Lower --learning-rate, or the weight of the term that is not finite."
+    )
