@@ -5,6 +5,7 @@ An idle server lets everyone in, whatever was measured before, so that one slow 
 for good. Knows nothing about what a query is, or how batches are formed.
 """
 
+from collections.abc import Hashable
 from typing import Final
 
 _NEWEST_SHARE: Final = 0.2
@@ -12,17 +13,17 @@ _NEWEST_SHARE: Final = 0.2
 
 
 class Pace:
-    """How long one query takes when it shares a batch, by depth of search: a moving average."""
+    """How long one query takes when it shares a batch, by class of cost: a moving average."""
 
     def __init__(self) -> None:
-        self._ms: dict[int, float] = {}
+        self._ms: dict[Hashable, float] = {}
 
-    def note(self, depth: int, num_queries: int, took_ms: float) -> None:
-        """Take in a batch of queries of one depth that took so many milliseconds."""
+    def note(self, cost_class: Hashable, num_queries: int, took_ms: float) -> None:
+        """Take in a batch of queries of one class that took so many milliseconds."""
         newest = took_ms / num_queries
-        before = self._ms.get(depth, newest)
-        self._ms[depth] = before + _NEWEST_SHARE * (newest - before)
+        before = self._ms.get(cost_class, newest)
+        self._ms[cost_class] = before + _NEWEST_SHARE * (newest - before)
 
-    def ms(self, depth: int) -> float:
-        """Expected milliseconds for each query of this depth; 0 where none was seen yet."""
-        return self._ms.get(depth, 0.0)
+    def ms(self, cost_class: Hashable) -> float:
+        """Expected milliseconds for each query of this class; 0 where none was seen yet."""
+        return self._ms.get(cost_class, 0.0)

@@ -17,6 +17,13 @@ class Group(NamedTuple):
     """Whose data the query needs; for a server, the version's."""
     depth: int
     """How many times the usual work a query may be, at least 1: so many fewer of them share a batch."""
+    kind: str = ""
+    """What else sets the query apart: those of one kind take about as long as each other."""
+
+    @property
+    def cost_class(self) -> tuple[int, str]:
+        """Queries of one class should take about the same time, whatever data they need."""
+        return self.depth, self.kind
 
 
 class Backlog(Generic[EntryT]):
@@ -61,12 +68,12 @@ class Backlog(Generic[EntryT]):
             self._groups[group] = entries  # at the end: the other groups come first
         return batch
 
-    def wait_ms(self, group: Group, ms_each: Callable[[int], float]) -> float:
-        """How long a newcomer of this group waits for the batches before its own, by `ms_each` of a depth."""
+    def wait_ms(self, group: Group, ms_each: Callable[[tuple[int, str]], float]) -> float:
+        """How long a newcomer waits for the batches before its own, by `ms_each` of a group's cost class."""
         num_own = len(self._groups.get(group, ()))
         num_rounds = num_own // self._batch_size(group) + 1
-        return num_own * ms_each(group.depth) + sum(
-            min(num_others, num_rounds * self._batch_size(other)) * ms_each(other.depth)
+        return num_own * ms_each(group.cost_class) + sum(
+            min(num_others, num_rounds * self._batch_size(other)) * ms_each(other.cost_class)
             for other, num_others in self._sizes()
             if other != group
         )

@@ -55,7 +55,11 @@ async def batch_retrieve(
     limit, num_users = settings.limits.max_num_users, len(request.users)
     if not 1 <= num_users <= limit:
         raise RequestError(f"users has {num_users} requests; it may have from 1 to {limit}")
-    reply = _Reply(snapshot, has_interests=any(user.return_interests for user in request.users))
+    reply = _Reply(
+        snapshot,
+        has_interests=any(user.return_interests for user in request.users),
+        has_reasons=any(user.num_reasons for user in request.users),
+    )
     queued: list[_Part] = []
     is_let_in = False
     try:
@@ -80,10 +84,11 @@ async def batch_retrieve(
 class _Reply:
     """The reply as it grows."""
 
-    def __init__(self, snapshot: Snapshot, *, has_interests: bool) -> None:
+    def __init__(self, snapshot: Snapshot, *, has_interests: bool, has_reasons: bool) -> None:
         self.message = retrieval_pb2.BatchRetrieveReply(version=snapshot.manifest.version)
         self._snapshot = snapshot
         self._has_interests = has_interests
+        self._has_reasons = has_reasons
         self._logged: BaseException | None = None
 
     async def add(self, part: _Part) -> None:
@@ -108,7 +113,7 @@ class _Reply:
         self, user: CheckedRequest | Re4Error, outcome: Finished[Answer] | BaseException | None
     ) -> Merged:
         """Add what is one entry for each user; the candidates are returned."""
-        merged, interests = NOTHING_MERGED, retrieval_pb2.Interests()
+        merged, interests, reasons = NOTHING_MERGED, retrieval_pb2.Interests(), retrieval_pb2.Reasons()
         num_unknown, is_popular = 0, False
         if isinstance(user, Re4Error):
             self._add_error(user)
@@ -123,10 +128,14 @@ class _Reply:
                 merged = outcome.result.merged
                 if user.return_interests:
                     interests = replies.interests(outcome.result, user.query, self._snapshot)
+                if user.num_reasons:
+                    reasons = replies.reasons(outcome.result, user, self._snapshot)
         self.message.num_unknown_history_ids.append(num_unknown)
         self.message.is_popularity_fallback.append(is_popular)
         if self._has_interests:
             self.message.interests.append(interests)
+        if self._has_reasons:
+            self.message.reasons.append(reasons)
         return merged
 
     def _add_error(self, error: BaseException) -> None:

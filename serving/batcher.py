@@ -163,7 +163,7 @@ class Batcher(Generic[QueryT, ResultT]):
         """How much longer the batch in the lane should take; nothing where it should be done by now."""
         if self._running is None:
             return 0.0
-        expected_ms = self._running.num_queries * self._pace.ms(self._running.group.depth)
+        expected_ms = self._running.num_queries * self._pace.ms(self._running.group.cost_class)
         return max(expected_ms - (now_ns - self._running.since_ns) / 1e6, 0.0)
 
     def _start_next(self) -> None:
@@ -205,7 +205,7 @@ class Batcher(Generic[QueryT, ResultT]):
         started_ns: int,
         done: "asyncio.Future[Sequence[ResultT | Exception]]",
     ) -> None:
-        self._pace.note(batch[0].group.depth, len(batch), (self._clock_ns() - started_ns) / 1e6)
+        self._pace.note(batch[0].group.cost_class, len(batch), (self._clock_ns() - started_ns) / 1e6)
         self._start_next()  # the lane works while the replies are built
         failure = done.exception()
         results = [failure] * len(batch) if failure is not None else done.result()

@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import grpc
 
 from protos.v1 import retrieval_pb2, retrieval_pb2_grpc
 from re4.errors import RequestError, ServerError
 from serving.client_values import (
+    AttributeFilter,
     Candidates,
     Interests,
+    Reasons,
+    RetrieveOptions,
     encode_request,
     retrieve_request,
     to_batch,
@@ -20,7 +23,15 @@ from serving.client_values import (
 )
 from serving.connection import Connection
 
-__all__ = ["Candidates", "Connection", "Interests", "RetrievalClient"]
+__all__ = [
+    "AttributeFilter",
+    "Candidates",
+    "Connection",
+    "Interests",
+    "Reasons",
+    "RetrievalClient",
+    "RetrieveOptions",
+]
 
 _ReplyT = TypeVar("_ReplyT")
 
@@ -62,9 +73,7 @@ class RetrievalClient:
         num_candidates: int = 50,
         *,
         exclude: Sequence[str] | Sequence[int] = (),
-        exclude_history: bool = False,
-        return_interests: bool = False,
-        merge_policy: str | None = None,
+        **options: Unpack[RetrieveOptions],
     ) -> Candidates:
         """Candidates for one user.
 
@@ -72,18 +81,13 @@ class RetrievalClient:
             history: The user's items, oldest first, as the catalogue names them.
             num_candidates: How many.
             exclude: Items that must not be among them.
-            exclude_history: Leave the history's items out as well.
-            return_interests: Also return the interests and their attention.
-            merge_policy: How the interests' lists become one: `max-score`, `equal-quota`, `attention-quota`
-                or `round-robin`; None for the server's choice.
+            options: See `RetrieveOptions`.
 
         Raises:
             RequestError: ids that are neither all strings nor all integers, or no such policy.
             ServerError: the server answered with an error, or none answered.
         """
-        request = retrieve_request(
-            history, num_candidates, exclude, exclude_history, return_interests, merge_policy
-        )
+        request = retrieve_request(history, num_candidates, exclude, options)
         return to_candidates(self._call(self._stub.Retrieve, request))
 
     def retrieve_batch(
@@ -92,9 +96,7 @@ class RetrievalClient:
         num_candidates: int = 50,
         *,
         exclude: Sequence[Sequence[str] | Sequence[int]] | None = None,
-        exclude_history: bool = False,
-        return_interests: bool = False,
-        merge_policy: str | None = None,
+        **options: Unpack[RetrieveOptions],
     ) -> list[Candidates | ServerError]:
         """Candidates for many users in one call.
 
@@ -102,7 +104,7 @@ class RetrievalClient:
             histories: Each user's items, oldest first; at most `max_num_users` of `info` in one call.
             num_candidates: How many for each user.
             exclude: For each user, items that must not be among them; None for nobody's.
-            exclude_history, return_interests, merge_policy: as in `retrieve`, for all users.
+            options: See `RetrieveOptions`; the same for all users.
 
         Returns:
             One entry for each user: candidates (their `stage_times` is empty), or why there are none.
@@ -117,9 +119,7 @@ class RetrievalClient:
                 f"exclude has {len(exclusions)} entries for {len(histories)} histories; give one for each"
             )
         users = [
-            retrieve_request(
-                history, num_candidates, excluded, exclude_history, return_interests, merge_policy
-            )
+            retrieve_request(history, num_candidates, excluded, options)
             for history, excluded in zip(histories, exclusions, strict=True)
         ]
         reply = self._call(self._stub.BatchRetrieve, retrieval_pb2.BatchRetrieveRequest(users=users))

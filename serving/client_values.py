@@ -5,7 +5,7 @@ Legend: K interests, D embedding, L history length, M candidates.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,48 @@ class Interests:
     num_unknown_history_ids: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class AttributeFilter:
+    """A condition on one attribute of the catalogue; an item has the values where it has any of them."""
+
+    attribute: str
+    values: Sequence[str]
+    drop: bool = False
+    """Leave out the items that have the values, instead of all others."""
+
+
+class RetrieveOptions(TypedDict, total=False):
+    """What a request for candidates may say beyond history, number and exclusions."""
+
+    exclude_history: bool
+    """Leave the history's items out as well."""
+    return_interests: bool
+    """Also return the interests and their attention."""
+    merge_policy: str | None
+    """How the interests' lists become one: `max-score`, `equal-quota`, `attention-quota`, `round-robin` or
+    `category-diversity`; None for the server's choice."""
+    filters: Sequence[AttributeFilter]
+    """Only items that pass all of these."""
+    diversity: float
+    """For `category-diversity`: the factor, in units of score; 0 is max score."""
+    diversity_attribute: str
+    """For `category-diversity`: the attribute that is the category."""
+    search_effort: float
+    """A multiple of the tuned setting of an approximate index; 0 for the default."""
+    num_reasons: int
+    """Also return, for each interest, so many of the history items that it attends to most."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reasons:
+    """The history items that each interest attends to most: why its candidates came."""
+
+    item_ids: list[ItemIdList]
+    """For each interest, the most attended first."""
+    weights_KR: NDArray[np.float32]
+    """The attention to each of them, of 1 over the whole history."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Candidates:
     """Candidates for one user, best first, in parallel arrays."""
@@ -49,6 +91,8 @@ class Candidates:
     """These are the most popular items, because nothing in the history was usable."""
     interests: Interests | None
     """Where they were asked for."""
+    reasons: Reasons | None
+    """Where they were asked for; those of a candidate are those of its interest."""
     stage_times: dict[str, int]
     """Where the time went on the server, in microseconds, and the number of calls that shared the batch."""
 
@@ -57,24 +101,28 @@ def retrieve_request(
     history: Sequence[str] | Sequence[int],
     num_candidates: int,
     exclude: Sequence[str] | Sequence[int],
-    exclude_history: bool,
-    return_interests: bool,
-    merge_policy: str | None,
+    options: RetrieveOptions,
 ) -> retrieval_pb2.RetrieveRequest:
     """The request of Retrieve.
 
     Raises:
         RequestError: a value that no request can carry.
     """
-    policy = _policy(merge_policy)
+    fields: dict[str, Any] = dict(options)
+    policy = _policy(options.get("merge_policy"))
+    filters = fields.pop("filters", ())
+    fields.pop("merge_policy", None)
     return _request(
         lambda: retrieval_pb2.RetrieveRequest(
             history=_item_ids(history, "history"),
             num_candidates=num_candidates,
             exclude=_item_ids(exclude, "exclude"),
-            exclude_history=exclude_history,
-            return_interests=return_interests,
             merge_policy=policy,
+            filters=[
+                retrieval_pb2.AttributeFilter(attribute=each.attribute, values=each.values, drop=each.drop)
+                for each in filters
+            ],
+            **fields,
         )
     )
 
@@ -99,6 +147,7 @@ def to_candidates(reply: retrieval_pb2.RetrieveReply) -> Candidates:
         num_unknown_history_ids=num_unknown,
         is_popularity_fallback=reply.is_popularity_fallback,
         interests=to_interests(reply.interests, reply.version, num_unknown) if has_interests else None,
+        reasons=_reasons(reply.reasons),
         stage_times={
             field.name: getattr(reply.stage_times, field.name)
             for field in reply.stage_times.DESCRIPTOR.fields
@@ -131,6 +180,7 @@ def to_batch(reply: retrieval_pb2.BatchRetrieveReply) -> list[Candidates | Serve
                 interests=to_interests(interests, reply.version, num_unknown)
                 if interests is not None and interests.num_interests
                 else None,
+                reasons=_reasons(reply.reasons[user]) if reply.reasons else None,
                 stage_times={},
             )
         )
@@ -149,10 +199,24 @@ def to_interests(found: retrieval_pb2.Interests, version: str, num_unknown_histo
 
 
 def to_facts(reply: retrieval_pb2.InfoReply) -> dict[str, Any]:
-    """The values of a reply of Info; `settings` maps each name to its value and its source."""
+    """The values of a reply of Info; `settings` and `attributes` map names to facts."""
     facts = {field.name: getattr(reply, field.name) for field in reply.DESCRIPTOR.fields}
+    facts["attributes"] = {
+        each.name: {"num_values": each.num_values, "is_multi_valued": each.is_multi_valued}
+        for each in reply.attributes
+    }
     facts["settings"] = {each.name: {"value": each.value, "source": each.source} for each in reply.settings}
     return facts
+
+
+def _reasons(found: retrieval_pb2.Reasons) -> Reasons | None:
+    each, ids = found.num_items, _id_list(found.items)
+    if not each:
+        return None
+    return Reasons(
+        item_ids=[ids[start : start + each] for start in range(0, len(ids), each)],
+        weights_KR=np.array(found.weights, np.float32).reshape(-1, each),
+    )
 
 
 def _user_error(error: retrieval_pb2.UserError) -> ServerError:

@@ -18,6 +18,9 @@ from serving.encoder import Encoder
 from serving.exact import exact_search
 from serving.merging import Merged, MergePolicy
 from serving.search import Searcher
+from serving.search_terms import SearchTerms, search_on_terms
+from serving.selection import Selection
+from serving.selections import Selections
 
 NO_ROWS: Final = np.empty(0, np.int64)
 NOTHING_MERGED: Final = Merged(NO_ROWS, np.empty(0, np.float32), NO_ROWS)
@@ -33,6 +36,8 @@ class Query:
     """How many candidates; 0 for the interests alone."""
     excluded_rows: NDArray[np.int64] = field(default_factory=lambda: NO_ROWS)
     """Rows that must not be among the candidates, ascending and unique."""
+    terms: SearchTerms | None = None
+    """How the search differs; None for the usual one, of the whole catalogue at the tuned setting."""
     merge: MergePolicy | None = None
     """How the interests' lists become one; None for the pipeline's default."""
 
@@ -76,12 +81,14 @@ class Pipeline:
         vectors_ND: NDArray[np.float32],
         encoder: Encoder,
         searcher: Searcher,
+        selections: Selections,
         merge: MergePolicy,
         max_history_length: int,
     ) -> None:
         self._vectors_ND = vectors_ND
         self._encoder = encoder
         self._searcher = searcher
+        self._selections = selections
         self._merge = merge
         self._max_history_length = max_history_length
 
@@ -101,16 +108,20 @@ class Pipeline:
         finite_B = np.all(np.isfinite(interests_BKD), axis=(1, 2))
         encoded = perf_counter_ns()
         searching = [i for i, query in enumerate(queries) if query.num_candidates > 0 and finite_B[i]]
-        scores, rows = self._search(queries, searching, interests_BKD)
+        lists = self._search(queries, searching, interests_BKD)
         searched = perf_counter_ns()
         merged = [NOTHING_MERGED] * len(queries)
         num_exact_searches = 0
-        for number, place in enumerate(searching):
+        for place, (scores_KS, rows_KS, selection) in zip(searching, lists, strict=True):
             query = queries[place]
-            merged[place] = self._merge_lists(query, scores[number], rows[number], attention_BKL[place])
-            num_eligible = len(self._vectors_ND) - len(query.excluded_rows)
-            if len(merged[place].rows_M) < min(query.num_candidates, num_eligible):
-                exact = exact_search(interests_BKD[place], self._vectors_ND, query.search_depth)
+            merged[place] = self._merge_lists(query, scores_KS, rows_KS, attention_BKL[place])
+            if len(merged[place].rows_M) < min(query.num_candidates, self._num_eligible(query, selection)):
+                exact = exact_search(
+                    interests_BKD[place],
+                    self._vectors_ND,
+                    query.search_depth,
+                    among_rows=None if selection is None else selection.rows(),
+                )
                 merged[place] = self._merge_lists(query, *exact, attention_BKL[place])
                 num_exact_searches += 1
         times = StageTimes(
@@ -160,13 +171,36 @@ class Pipeline:
 
     def _search(
         self, queries: Sequence[Query], searching: Sequence[int], interests_BKD: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """One search for the queries at the given places: `scores_BKS` and `rows_BKS` for those."""
-        if not searching:
-            return np.empty((0, 0, 0), np.float32), np.empty((0, 0, 0), np.int64)
-        num_results = max(queries[place].search_depth for place in searching)
-        wanted_BKD = interests_BKD[searching]
-        num_wanted, num_interests, embedding_dim = wanted_BKD.shape
-        scores, rows = self._searcher.search(wanted_BKD.reshape(-1, embedding_dim), num_results)
-        shape = (num_wanted, num_interests, -1)
-        return scores.reshape(shape), rows.reshape(shape)
+    ) -> list[tuple[NDArray[np.float32], NDArray[np.int64], Selection | None]]:
+        """`scores_KS` and `rows_KS` of the queries at the given places; those of equal terms share a call."""
+        alike: dict[SearchTerms | None, list[int]] = {}
+        for place in searching:
+            alike.setdefault(queries[place].terms, []).append(place)
+        lists = {}
+        for terms, places in alike.items():
+            num_results = max(queries[place].search_depth for place in places)
+            wanted_BKD = interests_BKD[places]
+            num_interests, embedding_dim = wanted_BKD.shape[1:]
+            queries_QD = wanted_BKD.reshape(-1, embedding_dim)
+            selection = None
+            if terms is None:
+                scores_QS, rows_QS = self._searcher.search(queries_QD, num_results)
+            else:
+                scores_QS, rows_QS, selection = search_on_terms(
+                    terms,
+                    queries_QD,
+                    num_results,
+                    searcher=self._searcher,
+                    selections=self._selections,
+                    vectors_ND=self._vectors_ND,
+                )
+            for number, place in enumerate(places):
+                own = slice(number * num_interests, (number + 1) * num_interests)
+                lists[place] = (scores_QS[own], rows_QS[own], selection)
+        return [lists[place] for place in searching]
+
+    def _num_eligible(self, query: Query, selection: Selection | None) -> int:
+        """How many items the query allows."""
+        if selection is None:
+            return len(self._vectors_ND) - len(query.excluded_rows)
+        return selection.num_rows - int(np.count_nonzero(selection.hold(query.excluded_rows)))

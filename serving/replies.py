@@ -1,13 +1,20 @@
 """From answers to messages: rows to ids, newest first to oldest first. Knows no rule of retrieval."""
 
+from collections.abc import Iterator
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
 from protos.v1 import retrieval_pb2
 from serving.pipeline import Answer, Query
+from serving.reasons import top_attended
 from serving.requests import CheckedRequest
+from serving.selection import Selection
 from serving.settings import ServerSettings
 from serving.snapshot import Snapshot
+
+_ROWS_AT_ONCE: Final = 1 << 16
 
 
 def retrieve_reply(
@@ -22,6 +29,7 @@ def retrieve_reply(
         version=snapshot.manifest.version,
         num_unknown_history_ids=checked.num_unknown_history_ids,
         interests=interests(answer, checked.query, snapshot) if checked.return_interests else None,
+        reasons=reasons(answer, checked, snapshot) if checked.num_reasons else None,
         stage_times=retrieval_pb2.StageTimes(
             queue_us=queue_us,
             gather_us=times.gather_us,
@@ -47,9 +55,35 @@ def popular_reply(checked: CheckedRequest, snapshot: Snapshot) -> retrieval_pb2.
 
 
 def popular_rows(checked: CheckedRequest, snapshot: Snapshot) -> NDArray[np.int64]:
-    """Rows of the most popular items that the request allows, most popular first."""
-    query, rows = checked.query, snapshot.popular_rows
-    return rows[~np.isin(rows, query.excluded_rows)][: query.num_candidates]
+    """Rows of the most popular items that the request allows, most popular first.
+
+    A version lists its most popular items only; where too few of those are allowed, others follow, in
+    catalogue order.
+    """
+    query = checked.query
+    conditions = query.terms.conditions if query.terms is not None else ()
+    selection = snapshot.selections.of(conditions) if conditions else None
+
+    def allowed(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        rows = rows[~np.isin(rows, query.excluded_rows)]
+        return rows if selection is None else rows[selection.hold(rows)]
+
+    found = allowed(snapshot.popular_rows)[: query.num_candidates]
+    for rows in _blocks(selection, snapshot.manifest.items.num_items):
+        if len(found) == query.num_candidates:
+            break
+        others = allowed(rows[~np.isin(rows, found)])
+        found = np.concatenate([found, others[: query.num_candidates - len(found)]])
+    return found
+
+
+def _blocks(selection: Selection | None, num_items: int) -> Iterator[NDArray[np.int64]]:
+    """Rows that may be allowed, some at a time."""
+    if selection is not None and selection.few_rows_S is not None:
+        yield selection.few_rows_S
+        return
+    for start in range(0, num_items, _ROWS_AT_ONCE):
+        yield np.arange(start, min(start + _ROWS_AT_ONCE, num_items))
 
 
 def encode_reply(answer: Answer, checked: CheckedRequest, snapshot: Snapshot) -> retrieval_pb2.EncodeReply:
@@ -85,6 +119,17 @@ def info_reply(
         failure=failure,
         server_version=server_version,
         num_processes=settings.num_processes,
+        attributes=[
+            retrieval_pb2.Attribute(
+                name=each.name, num_values=each.num_values, is_multi_valued=each.is_multi_valued
+            )
+            for each in manifest.items.attributes
+        ],
+        max_num_filters=limits.max_num_filters,
+        max_num_filter_values=limits.max_num_filter_values,
+        min_search_effort=limits.min_search_effort,
+        max_search_effort=limits.max_search_effort,
+        max_num_reasons=limits.max_num_reasons,
         settings=[
             retrieval_pb2.Setting(name=name, value=value, source=source)
             for name, value, source in settings.effective()
@@ -109,4 +154,14 @@ def interests(answer: Answer, query: Query, snapshot: Snapshot) -> retrieval_pb2
         vectors=answer.interests_KD.reshape(-1).tolist(),
         attention=answer.attention_KL[:, ::-1].reshape(-1).tolist(),
         attended_items=item_ids(query.history_rows_L[::-1], snapshot),
+    )
+
+
+def reasons(answer: Answer, checked: CheckedRequest, snapshot: Snapshot) -> retrieval_pb2.Reasons:
+    """The history items behind each interest's candidates."""
+    found = top_attended(answer.attention_KL, checked.query.history_rows_L, checked.num_reasons)
+    return retrieval_pb2.Reasons(
+        num_items=found.rows_KR.shape[1],
+        items=item_ids(found.rows_KR.reshape(-1), snapshot),
+        weights=found.weights_KR.reshape(-1).tolist(),
     )

@@ -4,9 +4,7 @@ All that is wrong with a request is found here, before any work is spent on it, 
 field, the value seen and the values allowed. Knows one version, whose ids it looks up; does no retrieval.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -15,22 +13,15 @@ from numpy.typing import NDArray
 from bundle.string_keys import MAX_ID_BYTES
 from protos.v1 import retrieval_pb2
 from re4.errors import NoUsableHistoryError, RequestError
-from serving.merging import POLICIES, MergePolicy
 from serving.pipeline import NO_ROWS, Query
-from serving.policy_names import enum_name
 from serving.settings import Fallback, Limits, ServerSettings
 from serving.snapshot import Snapshot
+from serving.term_checks import check_policy, check_terms
 
 _FIELDS: Final = {"string": "strings", "int": "ints"}
 _KINDS: Final = {"string": "strings", "int": "integers"}
 _MAX_CHARACTERS: Final = MAX_ID_BYTES // 4
 """A shorter text cannot be too many bytes: a character is four at most."""
-
-MERGE_POLICIES: Final[Mapping[int, MergePolicy | None]] = MappingProxyType(
-    {retrieval_pb2.MERGE_POLICY_UNSPECIFIED: None}
-    | {retrieval_pb2.MergePolicy.Value(enum_name(name)): merge for name, merge in POLICIES.items()}
-)
-"""What each value of the request's field means; None for the server's own choice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +31,8 @@ class CheckedRequest:
     query: Query
     num_unknown_history_ids: int
     return_interests: bool
+    num_reasons: int = 0
+    """How many history items to name for each interest."""
     is_popularity_fallback: bool = False
     """Nothing in the history is usable: the answer is the most popular items, `query` is not run."""
 
@@ -58,11 +51,12 @@ def check_retrieve(
         raise RequestError(
             f"num_candidates is {request.num_candidates}; it must be from 1 to {limits.max_num_candidates}"
         )
-    if request.merge_policy not in MERGE_POLICIES:
+    if request.num_reasons > limits.max_num_reasons:
         raise RequestError(
-            f"merge_policy is {request.merge_policy}; it must be from 0 to {max(MERGE_POLICIES)}: "
-            f"the server's choice, {', '.join(POLICIES)}"
+            f"num_reasons is {request.num_reasons}; it must be from 0 to {limits.max_num_reasons}"
         )
+    merge = check_policy(request, snapshot)
+    terms = check_terms(request, snapshot, limits)
     known, num_unknown = _history(request.history, snapshot, limits)
     excluded, _ = _known_rows(request.exclude, "exclude", limits.max_num_excluded_ids, snapshot)
     if request.exclude_history:
@@ -76,10 +70,12 @@ def check_retrieve(
             history_rows_L=_newest_first(known, snapshot),
             num_candidates=request.num_candidates,
             excluded_rows=excluded_rows,
-            merge=MERGE_POLICIES[request.merge_policy],
+            terms=terms,
+            merge=merge,
         ),
         num_unknown_history_ids=num_unknown,
         return_interests=request.return_interests,
+        num_reasons=request.num_reasons,
         is_popularity_fallback=not is_usable,
     )
 

@@ -6,6 +6,7 @@ nothing about processes, ports or how versions come and go.
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
@@ -41,6 +42,9 @@ includes RESOURCE_EXHAUSTED keep to it by themselves (gRFC A6)."""
 _USUAL_DEPTH_BITS: Final = 9
 """Searches for up to 2^9 results share batches of full size; deeper ones stay among their own, in fewer."""
 
+_FILTERED_WORK: Final = 4
+"""What a search with a filter counts as: it may need a call of the index for itself, and a new bitmap."""
+
 _log = logging.getLogger(__name__)
 
 TimeLeft: TypeAlias = Callable[[], float | None]
@@ -57,8 +61,16 @@ class _Job:
 
 
 def _group_of(job: _Job) -> Group:
-    depth_bits = (job.query.search_depth - 1).bit_length() if job.query.search_depth else 0
-    return Group(owner=id(job.snapshot), depth=1 << max(0, depth_bits - _USUAL_DEPTH_BITS))
+    query = job.query
+    depth_bits = (query.search_depth - 1).bit_length() if query.search_depth else 0
+    depth, kind = 1 << max(0, depth_bits - _USUAL_DEPTH_BITS), ""
+    if query.terms is not None:
+        # A power of two, as depths are, so that there are few groups.
+        depth <<= max(0, math.ceil(math.log2(query.terms.effort)))
+        kind = "effort"
+        if query.terms.conditions:
+            depth, kind = depth * _FILTERED_WORK, "filtered"
+    return Group(owner=id(job.snapshot), depth=depth, kind=kind)
 
 
 def _shed_reason(error: OverloadError) -> str:

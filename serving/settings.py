@@ -41,6 +41,18 @@ class Limits:
     )
     max_num_excluded_ids: int = setting(10_000, "Most ids that one request may exclude.", low=1)
     max_num_users: int = setting(256, "Most users that one BatchRetrieve may have.", low=1)
+    max_num_filters: int = setting(16, "Most attribute filters that one request may have.", low=1)
+    max_num_filter_values: int = setting(
+        1_000, "Most values that all filters of one request may have together.", low=1
+    )
+    min_search_effort: float = setting(
+        0.25,
+        "Least search effort that a request may ask for: a multiple of the tuned setting.",
+        low=0.001,
+        high=1,
+    )
+    max_search_effort: float = setting(8.0, "Most search effort that a request may ask for.", low=1)
+    max_num_reasons: int = setting(50, "Most history items per interest that a request may ask for.", low=0)
     max_message_bytes: int = setting(1 << 20, "Largest request on the wire, in bytes.", low=1)
 
     def __post_init__(self) -> None:

@@ -15,15 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bundle.arrays import open_array
+from bundle.attributes import Attributes
 from bundle.ids import ItemIds
 from bundle.layout import ENCODER, INDEX, POPULAR, VECTORS
 from bundle.manifest import IndexInfo, Manifest
 from re4.errors import BundleDamagedError, BundleMismatchError
 from serving.encoder import Encoder
 from serving.indexes import KINDS, IndexKind
+from serving.indexes.kind import SearchPlan, scaled
 from serving.merging import POLICIES
 from serving.pipeline import Pipeline
 from serving.search import Searcher
+from serving.selections import Selections
 
 _SIGNATURE_BYTES: Final = 4
 _MAX_LOOPS: Final = 1 << 20
@@ -37,6 +40,8 @@ class Snapshot:
     path: Path
     manifest: Manifest
     item_ids: ItemIds
+    attributes: Attributes
+    selections: Selections
     vectors_ND: NDArray[np.float32]
     """Memory-mapped: processes on one machine share the pages."""
     popular_rows: NDArray[np.int64]
@@ -66,6 +71,8 @@ def load_snapshot(path: Path, manifest: Manifest, *, max_batch_size: int, merge_
             f"{path / POPULAR}: rows from {popular_rows.min()} to {popular_rows.max()}, the version has "
             f"{num_items} items"
         )
+    attributes = Attributes.open(path, manifest.items.attributes, num_items)
+    selections = Selections(attributes, num_items)
     encoder = Encoder(
         (path / ENCODER).read_bytes(),
         manifest.model,
@@ -78,12 +85,15 @@ def load_snapshot(path: Path, manifest: Manifest, *, max_batch_size: int, merge_
         path=path,
         manifest=manifest,
         item_ids=item_ids,
+        attributes=attributes,
+        selections=selections,
         vectors_ND=vectors_ND,
         popular_rows=popular_rows,
         pipeline=Pipeline(
             vectors_ND=vectors_ND,
             encoder=encoder,
             searcher=searcher,
+            selections=selections,
             merge=POLICIES[merge_policy],
             max_history_length=manifest.model.max_history_length,
         ),
@@ -96,8 +106,12 @@ def _open_searcher(path: Path, info: IndexInfo, num_items: int, embedding_dim: i
         raise BundleMismatchError(
             f"{path}: of the kind {info.kind!r}; this server may load {', '.join(KINDS)}"
         )
+
+    def plan_at(effort: float) -> SearchPlan | None:
+        return kind.search_parameters(scaled(info.search_parameters, effort))
+
     try:
-        parameters = kind.search_parameters(info.search_parameters)
+        plan = kind.search_parameters(info.search_parameters)
     except (KeyError, ValueError) as error:
         raise BundleMismatchError(f"{path}: search parameters do not fit the kind: {error}") from None
     index = _read_index(path, kind)
@@ -107,7 +121,7 @@ def _open_searcher(path: Path, info: IndexInfo, num_items: int, embedding_dim: i
             f"{path}: {found[0]} items of {found[1]} dimensions, metric {found[2]}; the manifest says "
             f"{num_items} of {embedding_dim}, metric {faiss.METRIC_INNER_PRODUCT} (inner product)"
         )
-    searcher = Searcher(index, parameters)
+    searcher = Searcher(index, plan, plan_at)
     searcher.search(
         np.zeros((1, embedding_dim), np.float32), 1
     )  # touches the pages before a caller waits for it

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from bundle.attribute_writing import write_attributes
 from bundle.golden import GoldenQueries
 from bundle.ids import write_item_ids
 from bundle.layout import ENCODER, GOLDEN, INDEX, POPULAR, VECTORS
@@ -39,7 +40,10 @@ class SmallVersion:
     num_golden: int = 6
     encoder: bytes | None = None
     index: bytes | None = None
+    has_attributes: bool = False
     vectors_ND: np.ndarray = field(init=False)
+    attributes: dict[str, list[object]] = field(init=False)
+    """What each item has: one colour or none, any number of tags, and whether its row is even."""
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.seed)
@@ -47,7 +51,14 @@ class SmallVersion:
         self.W1_DH = rng.standard_normal((EMBEDDING_DIM, HIDDEN)).astype(np.float32)
         self.w_HK = 2 * rng.standard_normal((HIDDEN, NUM_INTERESTS)).astype(np.float32)
         self.W2_DD = rng.standard_normal((EMBEDDING_DIM, EMBEDDING_DIM)).astype(np.float32)
+        self.attributes = self._attributes() if self.has_attributes else {}
         self.popular_rows = rng.permutation(self.num_items)[: self.num_items // 2]
+
+    def _attributes(self) -> dict[str, list[object]]:
+        rng = np.random.default_rng(self.seed + 2)
+        colours = rng.choice(["red", "green", "blue", ""], self.num_items).tolist()
+        tags = [[tag for tag in "abcde" if rng.random() < 0.3] for _ in range(self.num_items)]
+        return {"colour": colours, "tags": tags, "is_even": [row % 2 == 0 for row in range(self.num_items)]}
 
     @property
     def ids(self) -> list[str] | list[int]:
@@ -77,6 +88,7 @@ class SmallVersion:
         """Write and publish the version; its name."""
         with stage_version(bundles) as staged:
             self.write(staged.path)
+            attributes = write_attributes(staged.path, self.attributes, self.num_items)
             return staged.publish(
                 model=ModelInfo(
                     name="re4",
@@ -86,7 +98,9 @@ class SmallVersion:
                     space=self.space,
                 ),
                 index=IndexInfo(kind=self.index_kind),
-                items=ItemsInfo(num_items=self.num_items, id_kind=self.id_kind, space=self.space),
+                items=ItemsInfo(
+                    num_items=self.num_items, id_kind=self.id_kind, space=self.space, attributes=attributes
+                ),
                 evaluation={},
                 lineage={"seed": self.seed},
             )

@@ -14,11 +14,13 @@ class MergePolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MERGE_POLICY_EQUAL_QUOTA: _ClassVar[MergePolicy]
     MERGE_POLICY_ATTENTION_QUOTA: _ClassVar[MergePolicy]
     MERGE_POLICY_ROUND_ROBIN: _ClassVar[MergePolicy]
+    MERGE_POLICY_CATEGORY_DIVERSITY: _ClassVar[MergePolicy]
 MERGE_POLICY_UNSPECIFIED: MergePolicy
 MERGE_POLICY_MAX_SCORE: MergePolicy
 MERGE_POLICY_EQUAL_QUOTA: MergePolicy
 MERGE_POLICY_ATTENTION_QUOTA: MergePolicy
 MERGE_POLICY_ROUND_ROBIN: MergePolicy
+MERGE_POLICY_CATEGORY_DIVERSITY: MergePolicy
 
 class ItemIds(_message.Message):
     __slots__ = ("strings", "ints")
@@ -28,24 +30,44 @@ class ItemIds(_message.Message):
     ints: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, strings: _Optional[_Iterable[str]] = ..., ints: _Optional[_Iterable[int]] = ...) -> None: ...
 
+class AttributeFilter(_message.Message):
+    __slots__ = ("attribute", "values", "drop")
+    ATTRIBUTE_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    DROP_FIELD_NUMBER: _ClassVar[int]
+    attribute: str
+    values: _containers.RepeatedScalarFieldContainer[str]
+    drop: bool
+    def __init__(self, attribute: _Optional[str] = ..., values: _Optional[_Iterable[str]] = ..., drop: _Optional[bool] = ...) -> None: ...
+
 class RetrieveRequest(_message.Message):
-    __slots__ = ("history", "num_candidates", "exclude", "exclude_history", "return_interests", "merge_policy")
+    __slots__ = ("history", "num_candidates", "exclude", "exclude_history", "return_interests", "merge_policy", "filters", "diversity", "diversity_attribute", "search_effort", "num_reasons")
     HISTORY_FIELD_NUMBER: _ClassVar[int]
     NUM_CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_HISTORY_FIELD_NUMBER: _ClassVar[int]
     RETURN_INTERESTS_FIELD_NUMBER: _ClassVar[int]
     MERGE_POLICY_FIELD_NUMBER: _ClassVar[int]
+    FILTERS_FIELD_NUMBER: _ClassVar[int]
+    DIVERSITY_FIELD_NUMBER: _ClassVar[int]
+    DIVERSITY_ATTRIBUTE_FIELD_NUMBER: _ClassVar[int]
+    SEARCH_EFFORT_FIELD_NUMBER: _ClassVar[int]
+    NUM_REASONS_FIELD_NUMBER: _ClassVar[int]
     history: ItemIds
     num_candidates: int
     exclude: ItemIds
     exclude_history: bool
     return_interests: bool
     merge_policy: MergePolicy
-    def __init__(self, history: _Optional[_Union[ItemIds, _Mapping]] = ..., num_candidates: _Optional[int] = ..., exclude: _Optional[_Union[ItemIds, _Mapping]] = ..., exclude_history: _Optional[bool] = ..., return_interests: _Optional[bool] = ..., merge_policy: _Optional[_Union[MergePolicy, str]] = ...) -> None: ...
+    filters: _containers.RepeatedCompositeFieldContainer[AttributeFilter]
+    diversity: float
+    diversity_attribute: str
+    search_effort: float
+    num_reasons: int
+    def __init__(self, history: _Optional[_Union[ItemIds, _Mapping]] = ..., num_candidates: _Optional[int] = ..., exclude: _Optional[_Union[ItemIds, _Mapping]] = ..., exclude_history: _Optional[bool] = ..., return_interests: _Optional[bool] = ..., merge_policy: _Optional[_Union[MergePolicy, str]] = ..., filters: _Optional[_Iterable[_Union[AttributeFilter, _Mapping]]] = ..., diversity: _Optional[float] = ..., diversity_attribute: _Optional[str] = ..., search_effort: _Optional[float] = ..., num_reasons: _Optional[int] = ...) -> None: ...
 
 class RetrieveReply(_message.Message):
-    __slots__ = ("items", "scores", "interest_numbers", "version", "num_unknown_history_ids", "is_popularity_fallback", "interests", "stage_times")
+    __slots__ = ("items", "scores", "interest_numbers", "version", "num_unknown_history_ids", "is_popularity_fallback", "interests", "stage_times", "reasons")
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     INTEREST_NUMBERS_FIELD_NUMBER: _ClassVar[int]
@@ -54,6 +76,7 @@ class RetrieveReply(_message.Message):
     IS_POPULARITY_FALLBACK_FIELD_NUMBER: _ClassVar[int]
     INTERESTS_FIELD_NUMBER: _ClassVar[int]
     STAGE_TIMES_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
     items: ItemIds
     scores: _containers.RepeatedScalarFieldContainer[float]
     interest_numbers: _containers.RepeatedScalarFieldContainer[int]
@@ -62,7 +85,18 @@ class RetrieveReply(_message.Message):
     is_popularity_fallback: bool
     interests: Interests
     stage_times: StageTimes
-    def __init__(self, items: _Optional[_Union[ItemIds, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., interest_numbers: _Optional[_Iterable[int]] = ..., version: _Optional[str] = ..., num_unknown_history_ids: _Optional[int] = ..., is_popularity_fallback: _Optional[bool] = ..., interests: _Optional[_Union[Interests, _Mapping]] = ..., stage_times: _Optional[_Union[StageTimes, _Mapping]] = ...) -> None: ...
+    reasons: Reasons
+    def __init__(self, items: _Optional[_Union[ItemIds, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., interest_numbers: _Optional[_Iterable[int]] = ..., version: _Optional[str] = ..., num_unknown_history_ids: _Optional[int] = ..., is_popularity_fallback: _Optional[bool] = ..., interests: _Optional[_Union[Interests, _Mapping]] = ..., stage_times: _Optional[_Union[StageTimes, _Mapping]] = ..., reasons: _Optional[_Union[Reasons, _Mapping]] = ...) -> None: ...
+
+class Reasons(_message.Message):
+    __slots__ = ("num_items", "items", "weights")
+    NUM_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    num_items: int
+    items: ItemIds
+    weights: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, num_items: _Optional[int] = ..., items: _Optional[_Union[ItemIds, _Mapping]] = ..., weights: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class BatchRetrieveRequest(_message.Message):
     __slots__ = ("users",)
@@ -71,7 +105,7 @@ class BatchRetrieveRequest(_message.Message):
     def __init__(self, users: _Optional[_Iterable[_Union[RetrieveRequest, _Mapping]]] = ...) -> None: ...
 
 class BatchRetrieveReply(_message.Message):
-    __slots__ = ("items", "scores", "interest_numbers", "num_candidates", "num_unknown_history_ids", "is_popularity_fallback", "interests", "errors", "version")
+    __slots__ = ("items", "scores", "interest_numbers", "num_candidates", "num_unknown_history_ids", "is_popularity_fallback", "interests", "errors", "version", "reasons")
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     INTEREST_NUMBERS_FIELD_NUMBER: _ClassVar[int]
@@ -81,6 +115,7 @@ class BatchRetrieveReply(_message.Message):
     INTERESTS_FIELD_NUMBER: _ClassVar[int]
     ERRORS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
     items: ItemIds
     scores: _containers.RepeatedScalarFieldContainer[float]
     interest_numbers: _containers.RepeatedScalarFieldContainer[int]
@@ -90,7 +125,8 @@ class BatchRetrieveReply(_message.Message):
     interests: _containers.RepeatedCompositeFieldContainer[Interests]
     errors: _containers.RepeatedCompositeFieldContainer[UserError]
     version: str
-    def __init__(self, items: _Optional[_Union[ItemIds, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., interest_numbers: _Optional[_Iterable[int]] = ..., num_candidates: _Optional[_Iterable[int]] = ..., num_unknown_history_ids: _Optional[_Iterable[int]] = ..., is_popularity_fallback: _Optional[_Iterable[bool]] = ..., interests: _Optional[_Iterable[_Union[Interests, _Mapping]]] = ..., errors: _Optional[_Iterable[_Union[UserError, _Mapping]]] = ..., version: _Optional[str] = ...) -> None: ...
+    reasons: _containers.RepeatedCompositeFieldContainer[Reasons]
+    def __init__(self, items: _Optional[_Union[ItemIds, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., interest_numbers: _Optional[_Iterable[int]] = ..., num_candidates: _Optional[_Iterable[int]] = ..., num_unknown_history_ids: _Optional[_Iterable[int]] = ..., is_popularity_fallback: _Optional[_Iterable[bool]] = ..., interests: _Optional[_Iterable[_Union[Interests, _Mapping]]] = ..., errors: _Optional[_Iterable[_Union[UserError, _Mapping]]] = ..., version: _Optional[str] = ..., reasons: _Optional[_Iterable[_Union[Reasons, _Mapping]]] = ...) -> None: ...
 
 class UserError(_message.Message):
     __slots__ = ("user", "code", "message")
@@ -153,7 +189,7 @@ class InfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class InfoReply(_message.Message):
-    __slots__ = ("version", "created_at", "model", "num_interests", "embedding_dim", "index", "num_items", "item_id_kind", "max_history_length", "max_num_candidates", "max_num_history_ids", "max_num_excluded_ids", "max_message_bytes", "failed_version", "failure", "server_version", "num_processes", "max_num_users", "settings")
+    __slots__ = ("version", "created_at", "model", "num_interests", "embedding_dim", "index", "num_items", "item_id_kind", "max_history_length", "max_num_candidates", "max_num_history_ids", "max_num_excluded_ids", "max_message_bytes", "failed_version", "failure", "server_version", "num_processes", "max_num_users", "settings", "attributes", "max_num_filters", "max_num_filter_values", "min_search_effort", "max_search_effort", "max_num_reasons")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -173,6 +209,12 @@ class InfoReply(_message.Message):
     NUM_PROCESSES_FIELD_NUMBER: _ClassVar[int]
     MAX_NUM_USERS_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_NUM_FILTERS_FIELD_NUMBER: _ClassVar[int]
+    MAX_NUM_FILTER_VALUES_FIELD_NUMBER: _ClassVar[int]
+    MIN_SEARCH_EFFORT_FIELD_NUMBER: _ClassVar[int]
+    MAX_SEARCH_EFFORT_FIELD_NUMBER: _ClassVar[int]
+    MAX_NUM_REASONS_FIELD_NUMBER: _ClassVar[int]
     version: str
     created_at: str
     model: str
@@ -192,7 +234,23 @@ class InfoReply(_message.Message):
     num_processes: int
     max_num_users: int
     settings: _containers.RepeatedCompositeFieldContainer[Setting]
-    def __init__(self, version: _Optional[str] = ..., created_at: _Optional[str] = ..., model: _Optional[str] = ..., num_interests: _Optional[int] = ..., embedding_dim: _Optional[int] = ..., index: _Optional[str] = ..., num_items: _Optional[int] = ..., item_id_kind: _Optional[str] = ..., max_history_length: _Optional[int] = ..., max_num_candidates: _Optional[int] = ..., max_num_history_ids: _Optional[int] = ..., max_num_excluded_ids: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., failed_version: _Optional[str] = ..., failure: _Optional[str] = ..., server_version: _Optional[str] = ..., num_processes: _Optional[int] = ..., max_num_users: _Optional[int] = ..., settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ...) -> None: ...
+    attributes: _containers.RepeatedCompositeFieldContainer[Attribute]
+    max_num_filters: int
+    max_num_filter_values: int
+    min_search_effort: float
+    max_search_effort: float
+    max_num_reasons: int
+    def __init__(self, version: _Optional[str] = ..., created_at: _Optional[str] = ..., model: _Optional[str] = ..., num_interests: _Optional[int] = ..., embedding_dim: _Optional[int] = ..., index: _Optional[str] = ..., num_items: _Optional[int] = ..., item_id_kind: _Optional[str] = ..., max_history_length: _Optional[int] = ..., max_num_candidates: _Optional[int] = ..., max_num_history_ids: _Optional[int] = ..., max_num_excluded_ids: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., failed_version: _Optional[str] = ..., failure: _Optional[str] = ..., server_version: _Optional[str] = ..., num_processes: _Optional[int] = ..., max_num_users: _Optional[int] = ..., settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ..., attributes: _Optional[_Iterable[_Union[Attribute, _Mapping]]] = ..., max_num_filters: _Optional[int] = ..., max_num_filter_values: _Optional[int] = ..., min_search_effort: _Optional[float] = ..., max_search_effort: _Optional[float] = ..., max_num_reasons: _Optional[int] = ...) -> None: ...
+
+class Attribute(_message.Message):
+    __slots__ = ("name", "num_values", "is_multi_valued")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NUM_VALUES_FIELD_NUMBER: _ClassVar[int]
+    IS_MULTI_VALUED_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    num_values: int
+    is_multi_valued: bool
+    def __init__(self, name: _Optional[str] = ..., num_values: _Optional[int] = ..., is_multi_valued: _Optional[bool] = ...) -> None: ...
 
 class Setting(_message.Message):
     __slots__ = ("name", "value", "source")

@@ -38,6 +38,17 @@ class IndexKind:
     are not this kind's."""
 
 
+def scaled(parameters: Mapping[str, int | float], effort: float) -> dict[str, int | float]:
+    """Search parameters times so much, each at least 1 and whole where it was: all of them buy recall."""
+    return {
+        name: min(
+            max(type(value)(round(value * effort) if isinstance(value, int) else value * effort), 1),
+            _MAX_VALUE,
+        )
+        for name, value in parameters.items()
+    }
+
+
 def only(parameters: Mapping[str, int | float], *names: str) -> None:
     """Require exactly these parameters, each at least 1 and small; all but `k_factor` are whole numbers.
 

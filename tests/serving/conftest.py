@@ -12,8 +12,8 @@ from serving.snapshot import Snapshot
 
 @pytest.fixture(scope="session")
 def small_version() -> SmallVersion:
-    """What the shared server serves: string ids."""
-    return SmallVersion()
+    """What the shared server serves: string ids, attributes."""
+    return SmallVersion(has_attributes=True)
 
 
 @pytest.fixture(scope="session")

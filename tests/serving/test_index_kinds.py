@@ -9,6 +9,7 @@ import pytest
 from running_server import RunningServer
 from small_bundles import MAX_HISTORY, NUM_INTERESTS, SmallVersion
 
+from bundle.attribute_writing import write_attributes
 from bundle.manifest import IndexInfo, ItemsInfo, ModelInfo
 from bundle.publish import stage_version
 from bundle.verify import verify_version
@@ -36,7 +37,7 @@ class VersionOfKind(SmallVersion):
     """A small version with an index that is not flat."""
 
     def __init__(self, factory: str, info: IndexInfo) -> None:
-        super().__init__(num_items=NUM_ITEMS, seed=8)
+        super().__init__(num_items=NUM_ITEMS, seed=8, has_attributes=True)
         self.info = info
         self.built = build_index(factory, self.vectors_ND)
         self.index = faiss.serialize_index(self.built.index).tobytes()
@@ -44,6 +45,7 @@ class VersionOfKind(SmallVersion):
     def publish(self, bundles: Path) -> str:
         with stage_version(bundles) as staged:
             self.write(staged.path)
+            attributes = write_attributes(staged.path, self.attributes, NUM_ITEMS)
             return staged.publish(
                 model=ModelInfo(
                     name="re4",
@@ -53,7 +55,9 @@ class VersionOfKind(SmallVersion):
                     space=self.space,
                 ),
                 index=self.info,
-                items=ItemsInfo(num_items=NUM_ITEMS, id_kind="string", space=self.space),
+                items=ItemsInfo(
+                    num_items=NUM_ITEMS, id_kind="string", space=self.space, attributes=attributes
+                ),
                 evaluation={},
                 lineage={},
             )

@@ -18,7 +18,7 @@ from serving.merging import POLICIES
 from serving.merging.attention_quota import attention_quotas
 from serving.merging.equal_quota import equal_quotas
 from serving.policy_names import enum_name, policy_names
-from serving.requests import MERGE_POLICIES
+from serving.term_checks import POLICY_OF
 
 
 class Question:
@@ -187,11 +187,11 @@ def test_attention_quotas_add_up_and_are_within_one_of_the_exact_share(
 
 
 def test_every_policy_can_be_asked_for_and_every_value_is_a_policy() -> None:
-    assert set(policy_names()) == set(POLICIES)
-    assert set(MERGE_POLICIES) == set(pb.MergePolicy.values())
+    assert set(policy_names()) == {*POLICIES, "category-diversity"}
+    values = {pb.MERGE_POLICY_UNSPECIFIED, pb.MERGE_POLICY_CATEGORY_DIVERSITY}
+    assert set(POLICY_OF) | values == set(pb.MergePolicy.values())
     for name, policy in POLICIES.items():
-        assert MERGE_POLICIES[pb.MergePolicy.Value(enum_name(name))] is policy
-    assert MERGE_POLICIES[pb.MERGE_POLICY_UNSPECIFIED] is None
+        assert POLICY_OF[pb.MergePolicy.Value(enum_name(name))] is policy
 
 
 @pytest.mark.parametrize("num_results", [1, 7, 1000])

@@ -204,6 +204,7 @@ def test_answers_that_needed_an_exact_search(snapshot: Snapshot) -> None:
         vectors_ND=snapshot.vectors_ND,
         encoder=snapshot.pipeline._encoder,
         searcher=Blind(),
+        selections=snapshot.selections,
         merge=snapshot.pipeline._merge,
         max_history_length=snapshot.manifest.model.max_history_length,
     )

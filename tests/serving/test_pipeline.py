@@ -91,6 +91,7 @@ def test_interests_that_are_not_finite_are_an_error_for_that_query_alone(
         vectors_ND=snapshot.vectors_ND,
         encoder=Overflowing(),
         searcher=Strict(),
+        selections=snapshot.selections,
         merge=snapshot.pipeline._merge,
         max_history_length=MAX_HISTORY,
     )
@@ -152,6 +153,7 @@ def test_an_answer_is_never_short_while_eligible_items_exist(
         vectors_ND=snapshot.vectors_ND,
         encoder=snapshot.pipeline._encoder,
         searcher=Nearsighted(snapshot, 12),
+        selections=snapshot.selections,
         merge=POLICIES[policy],
         max_history_length=MAX_HISTORY,
     )

@@ -1,0 +1,118 @@
+"""Scores traded for variety: ComiRec's controllable aggregation over a category of the catalogue.
+
+Cen et al., KDD 2020: choose candidates for a large sum of scores plus a factor times the number of pairs of
+them that are of different categories, greedily. The next candidate is the one with the largest
+
+    score + factor x (how many of those chosen before are of another category)
+
+among the best items of each interest, of each as many as candidates are wanted. Equal gains go to the item
+that max score has first.
+
+Items of a multi-valued attribute are of one category where they share a value. Items without a value are of
+one category, that of those without.
+
+Legend: K interests, S results per interest, L history length, P items to choose from, G groups of items that
+have the same values, V values, E entries (one for each value of each item).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bundle.attributes import Attribute
+from serving.merging.max_score import merge_max_score
+from serving.merging.policy import Merged
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CategoryDiversity:
+    """The policy `category-diversity`, for one attribute and one factor; a `MergePolicy`."""
+
+    category: Attribute
+    factor: float
+    """In units of score, 0 or more; 0 is max score."""
+
+    def __call__(
+        self,
+        scores_KS: NDArray[np.float32],
+        rows_KS: NDArray[np.int64],
+        excluded_rows: NDArray[np.int64],
+        num_candidates: int,
+        attention_KL: NDArray[np.float32],
+    ) -> Merged:
+        """Merge: see `MergePolicy`. Candidates come in the order in which they were chosen."""
+        if not self.factor:
+            return merge_max_score(scores_KS, rows_KS, excluded_rows, num_candidates, attention_KL)
+        is_eligible_KS = (rows_KS >= 0) & ~np.isin(rows_KS, excluded_rows, kind="sort")
+        # As many of each interest, however many excluded items its list was lengthened for.
+        is_too_deep_KS = np.cumsum(is_eligible_KS, axis=1) > num_candidates
+        rows_KS = np.where(is_too_deep_KS, -1, rows_KS)
+        pool = merge_max_score(scores_KS, rows_KS, excluded_rows, rows_KS.size, attention_KL)
+        if not len(pool.rows_M):
+            return pool
+        groups_P, is_alike_GG = _groups(self.category, pool.rows_M)
+        losses_GG = is_alike_GG.astype(np.float64) * self.factor
+        chosen = _choose(pool.scores_M, groups_P, losses_GG, num_candidates)
+        return Merged(pool.rows_M[chosen], pool.scores_M[chosen], pool.interest_numbers_M[chosen])
+
+
+def _choose(
+    scores_P: NDArray[np.float32],
+    groups_P: NDArray[np.int64],
+    losses_GG: NDArray[np.float64],
+    num_candidates: int,
+) -> list[int]:
+    """Places in the pool, in the order of choosing.
+
+    Items of a group have the same values, so the best one left stands for all. What is added up is what each
+    group loses by those chosen that are alike, which leaves the order as gains would.
+
+    Args:
+        scores_P: Best first.
+        groups_P: The group of each item, 0 to G-1.
+        losses_GG: What a group loses when an item of another is chosen: 0 where the two are not alike.
+        num_candidates: How many to choose at most.
+    """
+    num_groups = len(losses_GG)
+    members = np.argsort(groups_P, kind="stable")
+    ends_G = np.cumsum(np.bincount(groups_P, minlength=num_groups))
+    next_G = [0, *ends_G[:-1].tolist()]
+    ends, places = ends_G.tolist(), members.tolist()
+    scores = scores_P.tolist()
+    heads_G = scores_P[members[next_G]].astype(np.float64)
+    lost_G = np.zeros(num_groups)
+    chosen: list[int] = []
+    while len(chosen) < min(num_candidates, len(scores)):
+        worth_G = heads_G - lost_G
+        group = int(worth_G.argmax())
+        alike = np.flatnonzero(worth_G == worth_G[group])
+        if len(alike) > 1:
+            group = min(alike.tolist(), key=lambda g: places[next_G[g]])
+        chosen.append(places[next_G[group]])
+        next_G[group] += 1
+        has_more = next_G[group] < ends[group]
+        heads_G[group] = scores[places[next_G[group]]] if has_more else -np.inf
+        lost_G += losses_GG[group]
+    return chosen
+
+
+def _groups(category: Attribute, rows_P: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The group of each item, and which groups are of one category: `groups_P` and `is_alike_GG`."""
+    codes_E, lengths_P = category.codes_of(rows_P)
+    if lengths_P is None:
+        values, groups_P = np.unique(codes_E, return_inverse=True)
+        return groups_P, np.eye(len(values), dtype=np.bool_)
+    values, codes_E = np.unique(codes_E, return_inverse=True)
+    has_PV = np.zeros((len(rows_P), len(values) + 1), np.bool_)
+    has_PV[np.repeat(np.arange(len(rows_P)), lengths_P), codes_E] = True
+    has_PV[:, -1] = lengths_P == 0
+    words_P = np.packbits(has_PV, axis=1)
+    numbers: dict[bytes, int] = {}
+    groups = [numbers.setdefault(words.tobytes(), len(numbers)) for words in words_P]
+    first_of_G = np.unique(groups, return_index=True)[1]
+    words_GW = words_P[first_of_G]
+    is_alike_GG = np.zeros((len(words_GW), len(words_GW)), np.bool_)
+    for word in words_GW.T:
+        is_alike_GG |= (word[:, None] & word[None, :]) != 0
+    return np.array(groups, np.int64), is_alike_GG

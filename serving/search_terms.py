@@ -1,0 +1,74 @@
+"""How a request's search differs from the usual one, and the search itself: filters, and other effort.
+
+Requests of one kind share a call of the index, as usual ones do. What passes a filter is scored one by one
+where it is little, and searched with a selector where it is much. An index is tuned for searches of the whole
+catalogue: of what it then looks at, a filter lets a share pass, so that a filtered search looks at as many
+times more.
+
+Legend: Q queries (requests x interests), D embedding, S results per query, N items.
+"""
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.exact import exact_search
+from serving.search import Searcher
+from serving.selection import Condition, Selection
+from serving.selections import Selections
+
+MAX_FILTER_EFFORT: Final = 64.0
+"""A selector costs little for each item that it turns down, but not nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchTerms:
+    """What makes a search another kind of search. Hashable: those with equal terms share a call."""
+
+    conditions: tuple[Condition, ...] = ()
+    """All of them must pass; none for the whole catalogue."""
+    effort: float = 1.0
+    """Multiple of the tuned setting of an approximate index."""
+
+
+class Found(NamedTuple):
+    """What each query of a search found."""
+
+    scores_QS: NDArray[np.float32]
+    """Best first."""
+    rows_QS: NDArray[np.int64]
+    """-1 where an interest found no further item."""
+    selection: Selection | None
+    """What could be found; None for everything."""
+
+
+def search_on_terms(
+    terms: SearchTerms,
+    queries_QD: NDArray[np.float32],
+    num_results: int,
+    *,
+    searcher: Searcher,
+    selections: Selections,
+    vectors_ND: NDArray[np.float32],
+) -> Found:
+    """Search for requests of the same terms.
+
+    Args:
+        terms: Of all of the requests.
+        queries_QD: Their interests, finite.
+        num_results: How many each interest wants; fewer come where fewer can be found.
+        searcher: Of the whole catalogue.
+        selections: Of the version.
+        vectors_ND: Item vectors.
+    """
+    if not terms.conditions:
+        return Found(*searcher.search(queries_QD, num_results, effort=terms.effort), None)
+    selection = selections.of(terms.conditions)
+    if selection.few_rows_S is not None:
+        few = exact_search(queries_QD, vectors_ND, num_results, among_rows=selection.few_rows_S)
+        return Found(*few, selection)
+    effort = terms.effort * min(len(vectors_ND) / selection.num_rows, MAX_FILTER_EFFORT)
+    many = searcher.search(queries_QD, num_results, effort=effort, selector=selection.selector)
+    return Found(*many, selection)
