@@ -119,7 +119,9 @@ def test_popular_items_for_a_user_without_a_usable_history(
     assert found.interest_numbers_M.tolist() == [0] * 5
     assert found.scores_M.tolist() == [0] * 5
     assert found.num_unknown_history_ids == len(history)
-    assert len(int_client.retrieve([], 1000).item_ids) == len(popular)
+    every = int_client.retrieve([], 1000).item_ids
+    assert every[: len(popular)] == popular
+    assert every[len(popular) :] == [item for item in int_version.ids if item not in popular]
 
 
 def test_the_fallback_is_for_retrieve_alone(int_client: RetrievalClient) -> None:

@@ -81,6 +81,12 @@ def strings(*ids: str) -> pb.ItemIds:
 
 KNOWN = strings("item-1-é")
 
+
+def asking(**fields: object) -> pb.RetrieveRequest:
+    """A request that is right but for these fields."""
+    return pb.RetrieveRequest(history=KNOWN, num_candidates=5, **fields)
+
+
 BAD_RETRIEVES = {
     "no candidates": (
         pb.RetrieveRequest(history=KNOWN),
@@ -131,8 +137,61 @@ BAD_RETRIEVES = {
     "no such merge policy": (
         pb.RetrieveRequest(history=KNOWN, num_candidates=5, merge_policy=9),
         BAD,
-        "merge_policy is 9; it must be from 0 to 4: the server's choice, max-score, equal-quota",
+        "merge_policy is 9; it must be from 0 to 5: the server's choice, max-score, equal-quota",
     ),
+    "no such attribute": (
+        asking(filters=[{"attribute": "tags", "values": ["a"]}, {"attribute": "size", "values": ["L"]}]),
+        BAD,
+        "filters[1].attribute is 'size'; version",
+    ),
+    "an attribute that does not say which": (
+        asking(filters=[{"values": ["a"]}]),
+        BAD,
+        "has colour, tags, is_even",
+    ),
+    "a filter without values": (
+        asking(filters=[{"attribute": "tags"}]),
+        BAD,
+        "filters[0].values is empty; give at least one value of 'tags'",
+    ),
+    "too many filters": (
+        asking(filters=[{"attribute": "tags", "values": ["a"]}] * 17),
+        BAD,
+        "filters has 17 filters; it may have from 0 to 16",
+    ),
+    "too many values": (
+        asking(filters=[{"attribute": "tags", "values": ["a"] * 600}] * 2),
+        BAD,
+        "filters has 1200 values; it may have from 0 to 1000",
+    ),
+    "diversity of nothing": (
+        asking(merge_policy=pb.MERGE_POLICY_CATEGORY_DIVERSITY, diversity=0.5),
+        BAD,
+        "diversity_attribute is ''; version",
+    ),
+    "diversity below 0": (
+        asking(merge_policy=pb.MERGE_POLICY_CATEGORY_DIVERSITY, diversity=-0.5, diversity_attribute="tags"),
+        BAD,
+        "diversity is -0.5; it must be 0 or more, and finite",
+    ),
+    "infinite diversity": (
+        asking(
+            merge_policy=pb.MERGE_POLICY_CATEGORY_DIVERSITY,
+            diversity=float("inf"),
+            diversity_attribute="tags",
+        ),
+        BAD,
+        "diversity is inf",
+    ),
+    "diversity by another policy": (
+        asking(diversity=0.5, diversity_attribute="tags"),
+        BAD,
+        "those two go with 5 (category-diversity) alone",
+    ),
+    "too little effort": (asking(search_effort=0.1), BAD, "search_effort is 0.1; it must be from 0.25 to 8"),
+    "too much effort": (asking(search_effort=9), BAD, "search_effort is 9; it must be from 0.25 to 8"),
+    "effort that is no number": (asking(search_effort=float("nan")), BAD, "search_effort is nan"),
+    "too many reasons": (asking(num_reasons=51), BAD, "num_reasons is 51; it must be from 0 to 50"),
     "an empty id": (
         pb.RetrieveRequest(history=strings("item-1-é", ""), num_candidates=5),
         BAD,
