@@ -29,7 +29,7 @@ VERBS: Mapping[str, str] = {
     "export": "export.cli:export",
     "rebuild": "export.rebuild_cli:rebuild",
     "serve": "serving.cli:serve",
-    "retrieve": "serving.cli:retrieve",
+    "retrieve": "serving.retrieve_cli:retrieve",
     "info": "serving.cli:info",
     "token": "serving.token_cli:token",
     "versions": "bundle.cli:versions",

@@ -7,6 +7,9 @@ import typer
 
 _PANEL = "Connection"
 
+Address = Annotated[str, typer.Option("--address", help="HOST:PORT of a running server.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.")]
+
 Tls = Annotated[
     bool,
     typer.Option(

@@ -40,11 +40,13 @@ class Query:
     """How the search differs; None for the usual one, of the whole catalogue at the tuned setting."""
     merge: MergePolicy | None = None
     """How the interests' lists become one; None for the pipeline's default."""
+    pool_factor: int = 1
+    """How many times as many items as candidates that policy chooses among."""
 
     @property
     def search_depth(self) -> int:
         """How many results each interest must find for the best candidates to be among them; 0 for none."""
-        return self.num_candidates and self.num_candidates + len(self.excluded_rows)
+        return self.num_candidates and self.num_candidates * self.pool_factor + len(self.excluded_rows)
 
 
 @dataclass(frozen=True, kw_only=True)

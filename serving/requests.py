@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bundle.string_keys import MAX_ID_BYTES
 from protos.v1 import retrieval_pb2
 from re4.errors import NoUsableHistoryError, RequestError
+from serving.merging.category_diversity import POOL_FACTOR, CategoryDiversity
 from serving.pipeline import NO_ROWS, Query
 from serving.settings import Fallback, Limits, ServerSettings
 from serving.snapshot import Snapshot
@@ -72,6 +73,7 @@ def check_retrieve(
             excluded_rows=excluded_rows,
             terms=terms,
             merge=merge,
+            pool_factor=POOL_FACTOR if isinstance(merge, CategoryDiversity) and merge.factor else 1,
         ),
         num_unknown_history_ids=num_unknown,
         return_interests=request.return_interests,

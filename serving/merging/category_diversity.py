@@ -5,8 +5,8 @@ them that are of different categories, greedily. The next candidate is the one w
 
     score + factor x (how many of those chosen before are of another category)
 
-among the best items of each interest, of each as many as candidates are wanted. Equal gains go to the item
-that max score has first.
+among the items that max score has first, `POOL_FACTOR` times as many as are wanted. Equal gains go to the
+earlier one of those.
 
 Items of a multi-valued attribute are of one category where they share a value. Items without a value are of
 one category, that of those without.
@@ -16,6 +16,7 @@ have the same values, V values, E entries (one for each value of each item).
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,9 @@ from numpy.typing import NDArray
 from bundle.attributes import Attribute
 from serving.merging.max_score import merge_max_score
 from serving.merging.policy import Merged
+
+POOL_FACTOR: Final = 4
+"""Interests that agree find the same items: without more than are wanted there would be no choice."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,14 +46,9 @@ class CategoryDiversity:
         attention_KL: NDArray[np.float32],
     ) -> Merged:
         """Merge: see `MergePolicy`. Candidates come in the order in which they were chosen."""
-        if not self.factor:
-            return merge_max_score(scores_KS, rows_KS, excluded_rows, num_candidates, attention_KL)
-        is_eligible_KS = (rows_KS >= 0) & ~np.isin(rows_KS, excluded_rows, kind="sort")
-        # As many of each interest, however many excluded items its list was lengthened for.
-        is_too_deep_KS = np.cumsum(is_eligible_KS, axis=1) > num_candidates
-        rows_KS = np.where(is_too_deep_KS, -1, rows_KS)
-        pool = merge_max_score(scores_KS, rows_KS, excluded_rows, rows_KS.size, attention_KL)
-        if not len(pool.rows_M):
+        num_wanted = POOL_FACTOR * num_candidates if self.factor else num_candidates
+        pool = merge_max_score(scores_KS, rows_KS, excluded_rows, num_wanted, attention_KL)
+        if not self.factor or not len(pool.rows_M):
             return pool
         groups_P, is_alike_GG = _groups(self.category, pool.rows_M)
         losses_GG = is_alike_GG.astype(np.float64) * self.factor

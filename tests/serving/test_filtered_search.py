@@ -116,6 +116,7 @@ def test_the_best_of_those_who_pass_and_as_many_as_there_are(
             excluded_rows=np.sort(rng.permutation(NUM_ITEMS)[:num_excluded]),
             terms=SearchTerms(conditions(snapshot.attributes, asked), effort),
             merge=merge,
+            pool_factor=4 if policy == "category-diversity" else 1,
         )
         for asked, num_candidates, num_excluded in users
     ]

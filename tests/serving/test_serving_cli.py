@@ -8,7 +8,8 @@ from running_server import RE4, RunningServer
 from small_bundles import SmallVersion
 
 from re4.errors import UsageError
-from serving.cli import info, retrieve
+from serving.cli import info
+from serving.retrieve_cli import retrieve
 
 
 def test_retrieve_as_json(
@@ -54,6 +55,43 @@ def test_retrieve_for_people(
     for row in small_version.best([4], 3):
         assert str(small_version.ids[row]) in said.out
     assert "1 of the history's ids are unknown" in said.err
+
+
+def test_filters_and_reasons(
+    server: RunningServer, small_version: SmallVersion, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = small_version.ids
+    asked = {"address": server.address, "num_candidates": 60, "reasons": 2}
+    retrieve(f"{ids[4]},{ids[9]}", keep=["tags=a, b"], drop=["is_even=true"], **asked, as_json=True)
+    answer = json.loads(capsys.readouterr().out)
+    expected = {
+        ids[row] for row in range(1, 60, 2) if {"a", "b"} & set(small_version.attributes["tags"][row])
+    }
+    assert {one["item_id"] for one in answer["candidates"]} == expected
+    assert all({one["item_id"] for one in each} == {ids[4], ids[9]} for each in answer["reasons"])
+    retrieve(f"{ids[4]},{ids[9]}", keep=["tags=a"], **asked)
+    said = capsys.readouterr().out
+    assert "because of" in said
+    assert "%)" in said
+    with pytest.raises(UsageError, match="--drop 'tags': give an attribute and its values"):
+        retrieve(ids[4], address=server.address, drop=["tags"])
+
+
+def test_variety(
+    server: RunningServer, small_version: SmallVersion, capsys: pytest.CaptureFixture[str]
+) -> None:
+    retrieve(
+        small_version.ids[4],
+        address=server.address,
+        num_candidates=4,
+        merge="category-diversity",
+        diversity=1e6,
+        diversity_attribute="colour",
+        as_json=True,
+    )
+    found = json.loads(capsys.readouterr().out)["candidates"]
+    colours = [small_version.attributes["colour"][small_version.ids.index(one["item_id"])] for one in found]
+    assert len(set(colours)) == 4
 
 
 def test_info(server: RunningServer, capsys: pytest.CaptureFixture[str]) -> None:
