@@ -4,6 +4,7 @@ Everything is checked on the way in: unknown keys, wrong types, names that are p
 range are refused. It knows nothing about whether the files beside it match; see `verify.py` for that.
 """
 
+import hashlib
 import json
 from typing import Annotated, Any, Final
 
@@ -136,6 +137,8 @@ class Manifest(_Strict):
     """Metrics of the run by split; empty where the run was not evaluated."""
     lineage: Facts
     """Where it came from: run, configuration, code and library versions."""
+    checksum: Sha256 | None = None
+    """SHA-256 of everything else in here, however it is laid out; None in versions older than this field."""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "Manifest":
@@ -173,9 +176,15 @@ def parse_manifest(data: bytes, *, where: str) -> Manifest:
                 f"{where}: schema_version is {found}, this code reads {SCHEMA_VERSION}. "
                 "Export the version again with this code, or run the code that wrote it"
             )
-        return Manifest.model_validate_json(data)
+        manifest = Manifest.model_validate_json(data)
     except ValidationError as error:
         raise BundleDamagedError(f"{where}: {first_problem(error)}") from None
+    if manifest.checksum not in (None, _checksum_of(manifest)):
+        raise BundleDamagedError(
+            f"{where}: something in it was changed after it was written: its checksum does not fit. "
+            "Publish the version again"
+        )
+    return manifest
 
 
 def dump_manifest(manifest: Manifest) -> bytes:
@@ -197,9 +206,15 @@ def build_manifest(**fields: Any) -> Manifest:
         BundleError: a field that no reader would accept.
     """
     try:
-        return Manifest(schema_version=SCHEMA_VERSION, **fields)
+        manifest = Manifest(schema_version=SCHEMA_VERSION, **fields)
     except ValidationError as error:
         raise BundleError(f"the manifest cannot be written: {first_problem(error)}") from None
+    return manifest.model_copy(update={"checksum": _checksum_of(manifest)})
+
+
+def _checksum_of(manifest: Manifest) -> str:
+    facts = manifest.model_dump(mode="json", exclude={"checksum"})
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def first_problem(error: ValidationError) -> str:

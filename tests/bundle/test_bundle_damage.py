@@ -21,8 +21,11 @@ FILES = [ENCODER, INDEX, VECTORS, GOLDEN, "popular.npy", "item_ids.keys.npy", "i
 FILES += ["item_ids.utf8", "item_ids.offsets.npy"]
 
 
-def edit(version: Path, change: Callable[[dict[str, Any]], None]) -> None:
+def edit(version: Path, change: Callable[[dict[str, Any]], None], *, keep_checksum: bool = False) -> None:
+    """Change the manifest; by default as if it had been written so before there were checksums."""
     manifest = json.loads((version / MANIFEST).read_text())
+    if not keep_checksum:
+        del manifest["checksum"]
     change(manifest)
     (version / MANIFEST).write_text(json.dumps(manifest))
 
@@ -190,6 +193,32 @@ def test_edited_manifest(version: Path, change: Callable[[dict[str, Any]], None]
     edit(version, change)
     with pytest.raises(BundleDamagedError, match=message):
         verify_version(version)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m["model"].update(max_history_length=3),
+        lambda m: m["index"].update(search_parameters={"nprobe": 1}),
+        lambda m: m["evaluation"]["test"].update({"recall@50": 0.6}),
+        lambda m: m.update(created_at="2026-01-31T12:00:00Z"),
+        lambda m: m.update(checksum="0" * 64),
+    ],
+)
+def test_a_change_that_nothing_else_would_show(
+    version: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    edit(version, change, keep_checksum=True)
+    with pytest.raises(BundleDamagedError, match=r"manifest\.json: something in it was changed"):
+        verify_version(version)
+
+
+def test_a_manifest_may_be_laid_out_anew_and_needs_no_checksum(version: Path) -> None:
+    before = read_manifest(version)
+    edit(version, lambda manifest: None, keep_checksum=True)
+    assert verify_version(version) == before
+    edit(version, lambda manifest: None)
+    assert verify_version(version).checksum is None
 
 
 def test_manifest_of_another_schema(version: Path) -> None:

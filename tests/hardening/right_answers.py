@@ -35,11 +35,11 @@ class RightAnswers:
 
     def __init__(self, versions: Mapping[str, SmallVersion]) -> None:
         self._versions = versions
-        self._is_right = lru_cache(maxsize=None)(self._is_right_answer)
+        self.is_right = lru_cache(maxsize=None)(self._is_right_answer)
 
     def wrong(self, calls: Sequence[Call]) -> list[Call]:
         """Answered calls whose items, scores or interests are not all of the version that they name."""
-        return [call for call in calls if call.is_answered and not self._is_right(call.question, call.reply)]
+        return [call for call in calls if call.is_answered and not self.is_right(call.question, call.reply)]
 
     def _is_right_answer(self, question: int, data: bytes) -> bool:
         reply = pb.RetrieveReply.FromString(data)
