@@ -117,7 +117,7 @@ def _read_grouplens(files: zipfile.ZipFile) -> _Content:
     for line in _lines(files, "ml-100k/u.item", "latin-1"):
         item, title, *_, flags = line.split("|", maxsplit=5)
         genres = [genre for genre, flag in zip(GENRES, flags.split("|"), strict=True) if flag == "1"]
-        films.append((int(item), *_split_title(title), genres))
+        films.append((int(item), *split_title(title), genres))
     return _Content(events=events, films=films)
 
 
@@ -132,7 +132,7 @@ def _read_recbole(files: zipfile.ZipFile) -> _Content:
         item, title, year, genres = line.split("\t")
         # This copy misspells "unknown" and takes whatever stands in the last brackets for the year.
         whole = "unknown" if title == "unkonwn" else f"{title} ({year})"
-        films.append((int(item), *_split_title(whole), genres.split()))
+        films.append((int(item), *split_title(whole), genres.split()))
     return _Content(events=events, films=films)
 
 
@@ -143,7 +143,7 @@ def _lines(files: zipfile.ZipFile, name: str, encoding: str) -> list[str]:
     return [line for line in files.read(name).decode(encoding).split("\n") if line]
 
 
-def _split_title(text: str) -> tuple[str, int | None]:
+def split_title(text: str) -> tuple[str, int | None]:
     """Split `Toy Story (1995)` into title and year; `(V)`, made for video, may follow the year."""
     found = _TITLE.fullmatch(text.strip())
     return (found["title"], int(found["year"])) if found else (text.strip(), None)
