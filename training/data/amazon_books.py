@@ -1,6 +1,7 @@
-"""Amazon Books: 8.9 million reviews of books until 2014, by users with five and more, of books with five and more.
+"""Amazon Books: 8.9 million reviews until 2014, by users with five and more, of books with five and more.
 
-The data set of ComiRec's and Re4's tables: 603,668 users, 367,982 items, 8,898,041 events. One JSON object a line.
+The data set of ComiRec's and Re4's tables: 603,668 users, 367,982 items, 8,898,041 events. A JSON object a
+line.
 """
 
 import gzip
@@ -12,12 +13,12 @@ from typing import Final
 from training.data.public_log import Counts, Event, PublicLog
 
 TERMS: Final = """\
-Amazon product reviews, category Books, 5-core, collected by Julian McAuley and others (May 1996 to July 2014).
+Amazon product reviews, category Books, 5-core, May 1996 to July 2014, collected by Julian McAuley and others.
 
 Terms of use, in short (what holds is what https://jmcauley.ucsd.edu/data/amazon/ says):
 - for research; the reviews belong to those who wrote them and to Amazon
-- in publications, cite: R. He and J. McAuley. 2016. Ups and Downs: Modeling the Visual Evolution of Fashion Trends
-  with One-Class Collaborative Filtering. WWW 2016.
+- in publications, cite: R. He and J. McAuley. 2016. Ups and Downs: Modeling the Visual Evolution of Fashion
+  Trends with One-Class Collaborative Filtering. WWW 2016.
 """
 
 

@@ -8,7 +8,7 @@ from typing import Final
 from training.data.public_log import Event, PublicLog
 
 TERMS: Final = """\
-Check-ins of the location-based social network Gowalla, collected by E. Cho, S. A. Myers and J. Leskovec (SNAP).
+Check-ins of the social network Gowalla, collected by E. Cho, S. A. Myers and J. Leskovec (SNAP).
 
 Terms of use: SNAP gives it for research, see https://snap.stanford.edu/data/loc-Gowalla.html
 In publications, cite: E. Cho, S. A. Myers, J. Leskovec. 2011. Friendship and Mobility: User Movement in

