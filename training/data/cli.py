@@ -36,7 +36,7 @@ def fetch(
     out: Annotated[Path, typer.Option(help="The folder to put it in. What is there already is kept.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as one JSON object.")] = False,
 ) -> None:
-    """Fetch a public data set: an event log, a catalogue if it has one, and a note on source and terms of use.
+    """Fetch a public data set: events, a catalogue if it has one, and a note on its source and terms of use.
 
     A fetch that was interrupted goes on where it was; checksums and counts are checked where they are known.
 
