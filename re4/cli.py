@@ -36,6 +36,7 @@ VERBS: Mapping[str, str] = {
     "rollback": "bundle.cli:rollback",
     "prune": "bundle.cli:prune",
     "bench serve": "benchmarks.cli:serve",
+    "bench soak": "benchmarks.soak:soak",
     "bench train": "benchmarks.train:train",
     "bench quality": "benchmarks.quality:quality",
 }
