@@ -39,6 +39,7 @@ VERBS: Mapping[str, str] = {
     "bench soak": "benchmarks.soak:soak",
     "bench train": "benchmarks.train:train",
     "bench quality": "benchmarks.quality:quality",
+    "bench scale": "benchmarks.scale.cli:scale",
 }
 GROUPS: Mapping[str, str] = {
     "data": "Fetch public data sets; prepare event logs for training.",
