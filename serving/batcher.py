@@ -1,9 +1,10 @@
 """Work-conserving batches: whatever queued while the last batch ran is the next one. No timer by default.
 
-An idle server answers a lone query at once; a busy one shares each run among all who wait. One thread, the
-compute lane, runs the batches, so that the event loop stays free to read the next calls. Work is spent only
-on those who can still be answered: who would wait too long is turned away on arrival, who left or whose
-deadline passed is dropped when the batch is formed. Knows nothing about what a query is.
+An idle server answers a lone query at once; a busy one shares each run among all who wait. Those whom the
+transport holds are let through first: a batch starts when the event loop has nothing new to say. One
+thread, the compute lane, runs the batches, so that the event loop stays free to read the next calls. Work is
+spent only on those who can still be answered: who would wait too long is turned away on arrival, who left or
+whose deadline passed is dropped when the batch is formed. Knows nothing about what a query is.
 """
 
 import asyncio
@@ -12,11 +13,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter_ns
-from typing import Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from re4.errors import ShedError, TooLateError
 from serving.admission import Pace
 from serving.backlog import Backlog, Group
+
+_QUIET_TURNS: Final = 8
+"""Turns of the event loop without a new query after which nobody else is taken to be on the way. A call that
+the transport holds takes several turns to get here; whoever starts without it runs a batch of one, and at
+saturation all batches stay that small."""
+_QUIET_TURNS_ALONE: Final = 2
+"""The same, where the batch before was a single query: a lone caller does not wait for company."""
 
 QueryT = TypeVar("QueryT")
 ResultT = TypeVar("ResultT")
@@ -80,6 +88,7 @@ class Batcher(Generic[QueryT, ResultT]):
         self._backlog = Backlog[_Waiting[QueryT, ResultT]](max_batch_size)
         self._pace = Pace()
         self._is_busy = False
+        self._num_quiet_turns = _QUIET_TURNS_ALONE
         self._delayed: asyncio.TimerHandle | None = None
         self._running: _Running | None = None
 
@@ -145,8 +154,7 @@ class Batcher(Generic[QueryT, ResultT]):
             if self._delay_s:
                 self._delayed = loop.call_later(self._delay_s, self._start_next)
             else:
-                # Not at once: calls that arrived in the same turn of the loop share the batch.
-                loop.call_soon(self._start_next)
+                loop.call_soon(self._start_when_quiet, len(self._backlog), 0)
         if self._delayed is not None and len(self._backlog) >= self._max_batch_size:
             self._start_next()
         return futures
@@ -165,6 +173,17 @@ class Batcher(Generic[QueryT, ResultT]):
             return 0.0
         expected_ms = self._running.num_queries * self._pace.ms(self._running.group.cost_class)
         return max(expected_ms - (now_ns - self._running.since_ns) / 1e6, 0.0)
+
+    def _start_when_quiet(self, num_seen: int, num_turns: int) -> None:
+        """Start the next batch when it is full, or no query has come for some turns of the event loop."""
+        num_waiting = len(self._backlog)
+        if num_waiting > num_seen:
+            num_turns = 0
+        if num_waiting >= self._max_batch_size or num_turns >= self._num_quiet_turns:
+            self._start_next()
+        else:
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self._start_when_quiet, num_waiting, num_turns + 1)
 
     def _start_next(self) -> None:
         if self._delayed is not None:
@@ -206,7 +225,14 @@ class Batcher(Generic[QueryT, ResultT]):
         done: "asyncio.Future[Sequence[ResultT | Exception]]",
     ) -> None:
         self._pace.note(batch[0].group.cost_class, len(batch), (self._clock_ns() - started_ns) / 1e6)
-        self._start_next()  # the lane works while the replies are built
+        self._num_quiet_turns = _QUIET_TURNS if len(batch) > 1 else _QUIET_TURNS_ALONE
+        self._running = None
+        if len(self._backlog) >= self._max_batch_size:
+            self._start_next()  # the lane works while the replies are built
+        elif self._backlog:
+            asyncio.get_running_loop().call_soon(self._start_when_quiet, 0, 0)
+        else:
+            self._is_busy = False
         failure = done.exception()
         results = [failure] * len(batch) if failure is not None else done.result()
         for entry, result in zip(batch, results, strict=True):

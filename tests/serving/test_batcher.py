@@ -165,3 +165,28 @@ def test_a_batch_that_fails_as_a_whole_tells_all_and_does_not_stop_the_lane() ->
         assert (await (await submit(batcher, "c"))[0]).result == "C"
 
     drive(test)
+
+
+def test_calls_that_the_transport_hands_over_one_by_one_share_a_batch() -> None:
+    async def test(lane: Lane, batcher: Batcher[str, str]) -> None:
+        lane.may_leave.release(10)
+        await asyncio.gather(*await submit(batcher, "a", "b"))  # there is company
+        tasks = []
+        for query in ("c", "d", "e"):
+            tasks += await submit(batcher, query)
+            for _ in range(4):  # turns of the event loop in which the transport says nothing
+                await asyncio.sleep(0)
+        await asyncio.gather(*tasks)
+
+    assert drive(test).batches == [["a", "b"], ["c", "d", "e"]]
+
+
+def test_a_batch_that_is_full_waits_for_nobody() -> None:
+    async def test(lane: Lane, batcher: Batcher[str, str]) -> None:
+        first = await submit(batcher, "a", "b")
+        await lane.is_busy()
+        rest = await submit(batcher, "c", "d", "e", "f", "g")
+        lane.may_leave.release(10)
+        await asyncio.gather(*first, *rest)
+
+    assert drive(test).batches == [["a", "b"], ["c", "d", "e", "f"], ["g"]]
