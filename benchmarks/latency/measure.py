@@ -172,7 +172,7 @@ def measure_ceiling(
         Re4Error: the null server did not start.
     """
     load = ClosedLoad(concurrency=_CEILING_CALLERS * settings.num_workers)
-    with null_server(reply) as address, LoadClient(address, payloads, settings) as client:
+    with null_server(reply) as null, LoadClient(null.address, payloads, settings) as client:
         tally = client.run(load, _CEILING_TIMING, seed=0, version=version)
     if tally.stopped:
         raise KeyboardInterrupt

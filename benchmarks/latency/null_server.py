@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from typing import Final
+from typing import Final, NamedTuple
 
 import grpc
 
@@ -16,9 +16,16 @@ from re4.errors import Re4Error
 _START_TIMEOUT_S: Final = 60
 
 
+class NullServer(NamedTuple):
+    """A null server that runs."""
+
+    address: str
+    pid: int
+
+
 @contextmanager
-def null_server(reply: bytes) -> Iterator[str]:
-    """Run one in a process of its own while the block runs; gives its address.
+def null_server(reply: bytes) -> Iterator[NullServer]:
+    """Run one in a process of its own, on the cores of this thread, while the block runs.
 
     Args:
         reply: What it answers, whatever is asked.
@@ -38,7 +45,8 @@ def null_server(reply: bytes) -> Iterator[str]:
             port = ours.recv()
         except EOFError:
             raise Re4Error("the null server died at its start; its message is above") from None
-        yield f"127.0.0.1:{port}"
+        assert process.pid is not None
+        yield NullServer(f"127.0.0.1:{port}", process.pid)
     finally:
         ours.close()
         process.join(2)

@@ -55,13 +55,18 @@ def sample_reply(address: str, payloads: Sequence[bytes]) -> bytes:
 
 
 @contextmanager
-def running_server(bundles: Path, *, num_processes: int) -> Iterator[tuple[str, int]]:
+def running_server(bundles: Path, *options: str, num_processes: int) -> Iterator[tuple[str, int]]:
     """Run `re4 serve` on a free port while the block runs; gives its address and process id.
+
+    Args:
+        bundles: What to serve.
+        options: Further words for the command.
+        num_processes: Its worker processes.
 
     Raises:
         ServerError: it ended before it listened; its own log is shown.
     """
-    words = ["serve", "--bundles", str(bundles), "--address", "127.0.0.1:0"]
+    words = ["serve", "--bundles", str(bundles), "--address", "127.0.0.1:0", *options]
     server = subprocess.Popen(
         [sys.executable, "-m", "re4.cli", *words, "--num-processes", str(num_processes)],
         stderr=subprocess.PIPE,

@@ -5,8 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import vectors
+from benchmarks import made_up_bundle, vectors
+from benchmarks.latency.requests import real_histories
 from benchmarks.vectors import VectorSpace
+from bundle.current import live_version
+from bundle.ids import ItemIds
+from bundle.verify import verify_version
 
 
 def items(folder: Path, **options: int) -> np.ndarray:
@@ -66,3 +70,34 @@ def test_a_few_clusters_are_crowded() -> None:
 def test_sizes_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValueError, match="0 items of width 64"):
         VectorSpace(num_items=0)
+
+
+def test_a_history_is_of_a_few_clusters_and_each_of_its_items_near_others() -> None:
+    space = VectorSpace(num_items=4000, embedding_dim=8)
+    rows = space.histories(30, 12, num_tastes=3)
+    clusters = space._item_clusters()
+    assert rows.shape == (30, 12)
+    assert all(len(set(clusters[history])) <= 3 for history in rows)
+    np.testing.assert_array_equal(rows, space.histories(30, 12, num_tastes=3))
+    assert len({tuple(history) for history in rows.tolist()}) == 30
+
+
+def test_every_item_is_in_the_cluster_around_whose_centre_it_was_drawn(tmp_path: Path) -> None:
+    space = VectorSpace(num_items=3000, embedding_dim=32)
+    found = items(tmp_path, num_items=3000, embedding_dim=32)
+    directions = found / np.linalg.norm(found, axis=1, keepdims=True)
+    centres = space._centres_CD()
+    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+    own = np.einsum("nd,nd->n", directions, centres[space._item_clusters()])
+    assert own.mean() > 0.7
+    assert abs((directions @ centres.T).mean()) < 0.1
+
+
+def test_a_made_up_bundle_is_served_like_any_other(tmp_path: Path) -> None:
+    made_up_bundle.main(tmp_path, num_items=400, embedding_dim=8, index="flat", num_candidates=10)
+    path = live_version(tmp_path / "bundles")
+    manifest = verify_version(path)
+    histories = real_histories(tmp_path / "data", max_length=20, seed=0)
+    assert manifest.items.num_items == 400
+    assert len(histories.ids[0]) == 20
+    assert (ItemIds.open(path, "string", 400).rows(histories.ids[0]) >= 0).all()

@@ -1,0 +1,134 @@
+"""The work itself, without a server: encode, search and merge in a process of its own, timed by the batch.
+
+The same code with the same settings as a server's worker runs, with nothing before it and nothing after.
+"""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Final
+
+from re4.errors import Re4Error
+from serving.environment import COMPUTE_ENVIRONMENT
+
+_START_TIMEOUT_S: Final = 600
+_GRACE_S: Final = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineTime:
+    """Time of one request within batches of one size, in microseconds."""
+
+    wall_us: float
+    """Median over batches."""
+    cpu_us: float
+    """Processor time of the process, mean."""
+
+
+class PipelineProcess:
+    """A process that has loaded a version."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+
+    def run(self, *, batch_size: int, seconds: float) -> PipelineTime:
+        """Answer batches of one size for so many seconds."""
+        self._pipe.send((batch_size, seconds))
+        if not self._pipe.poll(seconds + _GRACE_S):
+            raise Re4Error("the process that times the pipeline does not report")
+        try:
+            found: PipelineTime = self._pipe.recv()
+        except EOFError:
+            raise Re4Error("the process that times the pipeline died; its message is above") from None
+        return found
+
+
+@contextmanager
+def pipeline_process(
+    version: Path, payloads: Sequence[bytes], *, max_batch_size: int
+) -> Iterator[PipelineProcess]:
+    """Load a version in a process of its own while the block runs. It runs on the cores of this thread.
+
+    Args:
+        version: Folder of a bundle version.
+        payloads: Serialised `RetrieveRequest`s, answered in turn.
+        max_batch_size: Largest batch that will be asked for.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    process = spawn.Process(target=_main, args=(version, payloads, max_batch_size, theirs), daemon=True)
+    before = {name: os.environ.get(name) for name in COMPUTE_ENVIRONMENT}
+    os.environ.update(COMPUTE_ENVIRONMENT)  # the child's libraries read it when they are imported
+    try:
+        process.start()
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+    theirs.close()
+    try:
+        if not ours.poll(_START_TIMEOUT_S):
+            raise Re4Error(f"{version} was not loaded within {_START_TIMEOUT_S} seconds")
+        try:
+            ours.recv()
+        except EOFError:
+            raise Re4Error(f"{version} could not be loaded; the message is above") from None
+        yield PipelineProcess(ours)
+    finally:
+        ours.close()
+        process.join(2)
+        if process.is_alive():
+            process.kill()
+            process.join()
+
+
+def _main(version: Path, payloads: Sequence[bytes], max_batch_size: int, pipe: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from bundle.verify import read_manifest
+    from protos.v1 import retrieval_pb2
+    from serving.environment import cap_this_thread
+    from serving.requests import check_retrieve
+    from serving.settings import ServerSettings
+    from serving.snapshot import load_snapshot
+
+    settings = ServerSettings(max_batch_size=max_batch_size)
+    snapshot = load_snapshot(
+        version,
+        read_manifest(version),
+        max_batch_size=settings.max_batch_size,
+        merge_policy=settings.merge_policy,
+    )
+    queries = [
+        check_retrieve(retrieval_pb2.RetrieveRequest.FromString(data), snapshot, settings).query
+        for data in payloads
+    ]
+    in_turn = queries * (1 + max_batch_size // len(queries) + 1)
+    cap_this_thread()
+    pipe.send("ready")
+    while True:
+        try:
+            batch_size, seconds = pipe.recv()
+        except (EOFError, OSError):
+            return
+        batch_us, num_requests = [], 0
+        cpu_began, now = time.process_time(), time.perf_counter()
+        until = now + seconds
+        while now < until:
+            first = num_requests % len(queries)
+            batch = in_turn[first : first + batch_size]
+            began = time.perf_counter()
+            snapshot.pipeline.run(batch)
+            now = time.perf_counter()
+            batch_us.append(1e6 * (now - began))
+            num_requests += batch_size
+        pipe.send(
+            PipelineTime(
+                wall_us=sorted(batch_us)[len(batch_us) // 2] / batch_size,
+                cpu_us=1e6 * (time.process_time() - cpu_began) / num_requests,
+            )
+        )

@@ -1,1 +1,0 @@
-"""A catalogue of any size built, tuned, published and read, with time and memory by stage."""
