@@ -2,8 +2,7 @@
 
 Requests of one kind share a call of the index, as usual ones do. What passes a filter is scored one by one
 where it is little, and searched with a selector where it is much. An index is tuned for searches of the whole
-catalogue: of what it then looks at, a filter lets a share pass, so that a filtered search looks at as many
-times more.
+catalogue: the best of those that pass lie deeper than the best of all, so that it has to look harder.
 
 Legend: Q queries (requests x interests), D embedding, S results per query, N items.
 """
@@ -19,8 +18,10 @@ from serving.search import Searcher
 from serving.selection import Condition, Selection
 from serving.selections import Selections
 
-MAX_FILTER_EFFORT: Final = 64.0
-"""A selector costs little for each item that it turns down, but not nothing."""
+_DILUTION: Final = 0.25
+"""Where one item in n passes, a search looks n to this power times as hard. Measured at N = 10^6 on an IVF
+index tuned to recall 0.95: of the best among 10,000 to 400,000 items that pass, the tuned setting finds 0.85
+to 0.98, this one 0.95 to 0.99 in 1.5 to 4 times the time of a search without a filter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,6 @@ def search_on_terms(
     if selection.few_rows_S is not None:
         few = exact_search(queries_QD, vectors_ND, num_results, among_rows=selection.few_rows_S)
         return Found(*few, selection)
-    effort = terms.effort * min(len(vectors_ND) / selection.num_rows, MAX_FILTER_EFFORT)
+    effort = terms.effort * (len(vectors_ND) / selection.num_rows) ** _DILUTION
     many = searcher.search(queries_QD, num_results, effort=effort, selector=selection.selector)
     return Found(*many, selection)

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from bundle.attributes import Attributes
 
-FEW: Final = 1 << 15
-"""So many rows are scored one by one: faster than any index on what passes such a filter, and exact."""
+FEW: Final = 1 << 13
+"""So many rows are scored one by one, which is exact. Measured at N = 10^6, D = 64, K = 4: 0.2 ms for each
+thousand rows, and about 2 ms for a search with a selector that finds 95 % of the best, whatever S is."""
 
 _faiss: Any = faiss  # its type hints are incomplete
 

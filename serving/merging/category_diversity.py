@@ -15,6 +15,7 @@ Legend: K interests, S results per interest, L history length, P items to choose
 have the same values, V values, E entries (one for each value of each item).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -51,15 +52,15 @@ class CategoryDiversity:
         if not self.factor or not len(pool.rows_M):
             return pool
         groups_P, is_alike_GG = _groups(self.category, pool.rows_M)
-        losses_GG = is_alike_GG.astype(np.float64) * self.factor
-        chosen = _choose(pool.scores_M, groups_P, losses_GG, num_candidates)
+        chosen = _choose(pool.scores_M, groups_P, is_alike_GG, self.factor, num_candidates)
         return Merged(pool.rows_M[chosen], pool.scores_M[chosen], pool.interest_numbers_M[chosen])
 
 
 def _choose(
     scores_P: NDArray[np.float32],
     groups_P: NDArray[np.int64],
-    losses_GG: NDArray[np.float64],
+    is_alike_GG: NDArray[np.bool_],
+    factor: float,
     num_candidates: int,
 ) -> list[int]:
     """Places in the pool, in the order of choosing.
@@ -70,10 +71,11 @@ def _choose(
     Args:
         scores_P: Best first.
         groups_P: The group of each item, 0 to G-1.
-        losses_GG: What a group loses when an item of another is chosen: 0 where the two are not alike.
+        is_alike_GG: Which groups are of one category.
+        factor: What the others gain when an item is chosen.
         num_candidates: How many to choose at most.
     """
-    num_groups = len(losses_GG)
+    num_groups = len(is_alike_GG)
     members = np.argsort(groups_P, kind="stable")
     ends_G = np.cumsum(np.bincount(groups_P, minlength=num_groups))
     next_G = [0, *ends_G[:-1].tolist()]
@@ -85,14 +87,14 @@ def _choose(
     while len(chosen) < min(num_candidates, len(scores)):
         worth_G = heads_G - lost_G
         group = int(worth_G.argmax())
-        alike = np.flatnonzero(worth_G == worth_G[group])
-        if len(alike) > 1:
-            group = min(alike.tolist(), key=lambda g: places[next_G[g]])
+        equal = np.flatnonzero(worth_G == worth_G[group])
+        if len(equal) > 1:
+            group = min(equal.tolist(), key=lambda g: places[next_G[g]])
         chosen.append(places[next_G[group]])
         next_G[group] += 1
         has_more = next_G[group] < ends[group]
         heads_G[group] = scores[places[next_G[group]]] if has_more else -np.inf
-        lost_G += losses_GG[group]
+        np.add(lost_G, factor, out=lost_G, where=is_alike_GG[group])
     return chosen
 
 
@@ -100,18 +102,31 @@ def _groups(category: Attribute, rows_P: NDArray[np.int64]) -> tuple[NDArray[np.
     """The group of each item, and which groups are of one category: `groups_P` and `is_alike_GG`."""
     codes_E, lengths_P = category.codes_of(rows_P)
     if lengths_P is None:
-        values, groups_P = np.unique(codes_E, return_inverse=True)
-        return groups_P, np.eye(len(values), dtype=np.bool_)
-    values, codes_E = np.unique(codes_E, return_inverse=True)
-    has_PV = np.zeros((len(rows_P), len(values) + 1), np.bool_)
-    has_PV[np.repeat(np.arange(len(rows_P)), lengths_P), codes_E] = True
-    has_PV[:, -1] = lengths_P == 0
-    words_P = np.packbits(has_PV, axis=1)
+        codes_G, groups_P = np.unique(codes_E, return_inverse=True)
+        return groups_P, np.eye(len(codes_G), dtype=np.bool_)
+    ends = np.cumsum(lengths_P).tolist()
+    starts = [0, *ends[:-1]]
     numbers: dict[bytes, int] = {}
-    groups = [numbers.setdefault(words.tobytes(), len(numbers)) for words in words_P]
-    first_of_G = np.unique(groups, return_index=True)[1]
-    words_GW = words_P[first_of_G]
-    is_alike_GG = np.zeros((len(words_GW), len(words_GW)), np.bool_)
-    for word in words_GW.T:
-        is_alike_GG |= (word[:, None] & word[None, :]) != 0
-    return np.array(groups, np.int64), is_alike_GG
+    lists_G: list[NDArray[np.integer]] = []
+    groups = []
+    for start, end in zip(starts, ends, strict=True):
+        own = codes_E[start:end]
+        groups.append(numbers.setdefault(own.tobytes(), len(numbers)))  # an item's codes are in order
+        if len(numbers) > len(lists_G):
+            lists_G.append(own)
+    return np.array(groups, np.int64), _shares_a_code(lists_G)
+
+
+def _shares_a_code(lists_G: Sequence[NDArray[np.integer]]) -> NDArray[np.bool_]:
+    """Which lists of codes have one in common, [G, G]; each has with itself, the empty one too."""
+    owners_E = np.repeat(np.arange(len(lists_G)), [len(codes) for codes in lists_G])
+    by_code = np.argsort(np.concatenate(lists_G), kind="stable")
+    owners_E = owners_E[by_code]
+    _, starts_V, sizes_V = np.unique(np.concatenate(lists_G)[by_code], return_index=True, return_counts=True)
+    # Every pair of owners of a code: each owner beside all from the first to the last of its code.
+    num_pairs_E = np.repeat(sizes_V, sizes_V)
+    firsts_E = np.repeat(starts_V, sizes_V) - (np.cumsum(num_pairs_E) - num_pairs_E)
+    others = owners_E[np.repeat(firsts_E, num_pairs_E) + np.arange(int(num_pairs_E.sum()))]
+    is_alike_GG = np.eye(len(lists_G), dtype=np.bool_)
+    is_alike_GG[np.repeat(owners_E, num_pairs_E), others] = True
+    return is_alike_GG
