@@ -77,14 +77,14 @@ class MadeUpRun:
         return MadeUpModel(encoder=encoder.eval(), path=vectors)
 
     @cached_property
-    def histories_QL(self) -> NDArray[np.int64]:
-        """Two thirds to tune the index with, the rest to ask with."""
-        return self.space.histories(3 * NUM_PROBES // 2, self.config.max_history_length)
+    def histories(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Two thirds to tune the index with, the rest to ask with; newest first, and their lengths."""
+        return self.space.histories(3 * NUM_PROBES // 2, length=self.config.max_history_length)
 
     def probe_histories(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Histories for tuning and for golden queries, newest first, and their lengths."""
-        rows_QL = self.histories_QL[:NUM_PROBES]
-        return rows_QL, np.full(len(rows_QL), rows_QL.shape[1])
+        rows_QL, lengths_Q = self.histories
+        return rows_QL[:NUM_PROBES], lengths_Q[:NUM_PROBES]
 
     def evaluation(self) -> dict[str, Any]:
         """Nothing: it was not trained."""
@@ -92,11 +92,12 @@ class MadeUpRun:
 
     def write_data(self, folder: Path) -> None:
         """Write the histories that nothing was tuned with, oldest first, as a data set's test users."""
-        rows_QL = self.histories_QL[NUM_PROBES:, ::-1]
+        rows_QL, lengths_Q = (part[NUM_PROBES:] for part in self.histories)
+        oldest_first = [rows_L[:length][::-1] for rows_L, length in zip(rows_QL, lengths_Q, strict=True)]
         folder.mkdir(parents=True, exist_ok=True)
-        np.save(folder / "test.items.npy", rows_QL.reshape(-1).astype(np.int32))
-        np.save(folder / "test.offsets.npy", np.arange(len(rows_QL) + 1) * rows_QL.shape[1])
-        np.save(folder / "test.num_history.npy", np.full(len(rows_QL), rows_QL.shape[1]))
+        np.save(folder / "test.items.npy", np.concatenate(oldest_first).astype(np.int32))
+        np.save(folder / "test.offsets.npy", np.concatenate([[0], np.cumsum(lengths_Q)]))
+        np.save(folder / "test.num_history.npy", lengths_Q)
         self.items().write_parquet(folder / "items.parquet")
 
 

@@ -10,7 +10,7 @@ items of the history.
 Everything follows from the seed. Items are made and written a chunk at a time, so that 10^7 of them fit in
 little memory. Rows are in order of popularity, as those of a run are; clusters are spread over all rows.
 
-Legend: N items, D embedding, C clusters, Q requests, K interests.
+Legend: N items, D embedding, C clusters, Q requests, K interests, L history length.
 """
 
 from dataclasses import dataclass
@@ -70,18 +70,27 @@ class VectorSpace:
         items_QKAD = _around(centres_CD[clusters_QK][:, :, None, :], rng, shape)
         return np.ascontiguousarray(items_QKAD.mean(axis=2), np.float32)
 
-    def histories(self, num_users: int, length: int, num_tastes: int = 4) -> NDArray[np.int64]:
-        """Item rows of users who like a few clusters each, in random order, int64 [users, length]."""
+    def histories(
+        self, num_requests: int, *, length: int = 20, num_tastes: int = 4
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Histories of requests: items of a few clusters each, the popular ones more often.
+
+        Returns:
+            Rows, int64 [Q, L], newest first and padded with 0, and lengths, int64 [Q]: half of L to L.
+        """
         rng = np.random.default_rng((self.seed, 3))
-        clusters_N = self._item_clusters()
-        by_cluster_N = np.argsort(clusters_N, kind="stable")
-        # A cluster of a random item: a crowded one more often, and never an empty one.
-        tastes = clusters_N[rng.integers(self.num_items, size=(num_users, num_tastes))]
-        liked = np.take_along_axis(tastes, rng.integers(num_tastes, size=(num_users, length)), axis=1)
-        first = np.searchsorted(clusters_N[by_cluster_N], liked)
-        sizes = np.searchsorted(clusters_N[by_cluster_N], liked, side="right") - first
-        rows: NDArray[np.int64] = by_cluster_N[first + (rng.random(liked.shape) * sizes).astype(np.int64)]
-        return rows
+        cluster_N = self._item_clusters()
+        order_N = np.argsort(cluster_N, kind="stable")  # within a cluster the most popular first
+        bounds_C = np.searchsorted(cluster_N, np.arange(self.num_clusters + 1), sorter=order_N)
+        # Clusters of random items: a crowded cluster is more people's taste.
+        tastes_QT = cluster_N[rng.integers(self.num_items, size=(num_requests, num_tastes))]
+        taste_QL = np.take_along_axis(tastes_QT, rng.integers(num_tastes, size=(num_requests, length)), 1)
+        first_QL, size_QL = bounds_C[taste_QL], bounds_C[taste_QL + 1] - bounds_C[taste_QL]
+        places_QL = first_QL + (rng.random(taste_QL.shape) ** 2 * size_QL).astype(np.int64)
+        rows_QL = order_N[places_QL].astype(np.int64)
+        lengths_Q = rng.integers((length + 1) // 2, length + 1, num_requests)
+        rows_QL[np.arange(length) >= lengths_Q[:, None]] = 0
+        return rows_QL, lengths_Q
 
     @property
     def num_clusters(self) -> int:
@@ -91,7 +100,7 @@ class VectorSpace:
     def _chunk(
         self, centres_CD: NDArray[np.float32], number: int, start: int, stop: int
     ) -> NDArray[np.float32]:
-        rng = self._chunk_rng(number)
+        rng = self._rng_of(number)
         centres = centres_CD[self._clusters(rng, stop - start)]
         directions = _around(centres, rng, (stop - start, self.embedding_dim))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
@@ -101,24 +110,22 @@ class VectorSpace:
         directions *= np.exp(log_norms)[:, None].astype(np.float32)
         return directions
 
-    def _item_clusters(self) -> NDArray[np.int64]:
-        """The cluster of every item: what a chunk draws first."""
-        starts = range(0, self.num_items, CHUNK_SIZE)
+    def _item_clusters(self) -> NDArray[np.int32]:
+        """The cluster of every item."""
         return np.concatenate(
             [
-                self._clusters(self._chunk_rng(number), min(CHUNK_SIZE, self.num_items - start))
-                for number, start in enumerate(starts)
+                self._clusters(self._rng_of(number), min(CHUNK_SIZE, self.num_items - start)).astype(np.int32)
+                for number, start in enumerate(range(0, self.num_items, CHUNK_SIZE))
             ]
         )
 
-    def _chunk_rng(self, number: int) -> np.random.Generator:
+    def _rng_of(self, number: int) -> np.random.Generator:
+        """What a chunk's items are drawn with: their clusters first."""
         return np.random.default_rng((self.seed, 2, number))
 
     def _centres_CD(self) -> NDArray[np.float32]:
         """Centres of length about 1 in half as many dimensions as there are, and a little in all of them."""
-        rng = np.random.default_rng(
-            (self.seed, 0)
-        )  # the other streams: (seed, 1), (seed, 2, chunk), (seed, 3)
+        rng = np.random.default_rng((self.seed, 0))  # other streams: (seed, 1), (seed, 2, chunk), (seed, 3)
         inner = max(2, self.embedding_dim // 2)
         basis = rng.standard_normal((inner, self.embedding_dim)) / np.sqrt(inner * self.embedding_dim)
         centres = rng.standard_normal((self.num_clusters, inner)) @ basis

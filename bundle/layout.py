@@ -16,6 +16,9 @@ CURRENT = "CURRENT"
 STAGING_PREFIX = ".staging-"
 """In the bundle directory: folders of publishers that are at work, or that died at work."""
 
+BUILDING_PREFIX = ".building-"
+"""In the bundle directory: finished stages of a build that is at work, or that was interrupted."""
+
 MANIFEST = "manifest.json"
 ENCODER = "encoder.onnx"
 INDEX = "items.faiss"

@@ -15,7 +15,6 @@ Knows nothing about what the files hold: that is the exporter's business.
 """
 
 import errno
-import fcntl
 import hashlib
 import os
 import secrets
@@ -29,6 +28,7 @@ from typing import Final
 from pydantic import JsonValue
 
 from bundle.files import names_in, open_folder, open_regular, sha256_of
+from bundle.folder_lock import LOCK, try_lock
 from bundle.layout import CURRENT, MANIFEST, STAGING_PREFIX, is_file_name
 from bundle.manifest import (
     FileEntry,
@@ -43,7 +43,6 @@ from bundle.verify import check_spaces
 from re4.errors import BundleError
 from re4.files import sync
 
-_LOCK: Final = "lock"
 _VERSION: Final = "version"
 
 
@@ -145,45 +144,24 @@ def _create_staging(bundles: Path) -> tuple[Path, int]:
     while True:
         staging = bundles / f"{STAGING_PREFIX}{secrets.token_hex(8)}"
         staging.mkdir()
-        lock = _try_lock(staging)
+        lock = try_lock(staging)
         if lock is not None:  # None: another publisher took the young folder for a left-over
             return staging, lock
 
 
 def _remove_leftovers(bundles: Path) -> None:
     for staging in bundles.glob(f"{STAGING_PREFIX}*"):
-        lock = None if staging.is_symlink() else _try_lock(staging)
+        lock = None if staging.is_symlink() else try_lock(staging)
         if lock is not None:
             _remove(staging)
             os.close(lock)
-
-
-def _try_lock(staging: Path) -> int | None:
-    """Lock a staging folder: a descriptor to keep, or None where someone else has the folder or removed it.
-
-    The lock file is made where it is missing, so that a publisher that is just starting and one that is
-    clearing up meet at the same lock, whoever comes first.
-    """
-    try:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        lock = os.open(staging / _LOCK, flags, 0o644)
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if (staging / _LOCK).stat().st_ino == os.fstat(lock).st_ino:
-            return lock
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    os.close(lock)
-    return None
 
 
 def _remove(staging: Path) -> None:
     """Remove a staging folder that this process has the lock of, the lock file last."""
     shutil.rmtree(staging / _VERSION, ignore_errors=True)
     (staging / CURRENT).unlink(missing_ok=True)
-    (staging / _LOCK).unlink()
+    (staging / LOCK).unlink()
     try:
         staging.rmdir()
     except OSError as error:  # another publisher has just locked the empty folder: it removes it

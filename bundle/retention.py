@@ -12,6 +12,8 @@ from typing import Final
 
 from bundle.current import live_version
 from bundle.exclusive import exclusive
+from bundle.folder_lock import remove_unlocked
+from bundle.layout import BUILDING_PREFIX
 from bundle.verify import verify_version
 from bundle.versions import version_names
 from re4.errors import BundleError
@@ -40,7 +42,7 @@ def prunable(bundles: Path, *, num_kept: int) -> list[str]:
 
 
 def prune(bundles: Path, *, num_kept: int) -> list[str]:
-    """Remove the versions that may go, and what earlier prunings that were killed left.
+    """Remove the versions that may go, and what prunings that were killed and interrupted builds left.
 
     Returns:
         Names of the versions removed, oldest first.
@@ -56,6 +58,8 @@ def prune(bundles: Path, *, num_kept: int) -> list[str]:
                 (bundles / name).rename(bundles / f"{PRUNED_PREFIX}{secrets.token_hex(4)}-{name}")
             for left in bundles.glob(f"{PRUNED_PREFIX}*"):
                 shutil.rmtree(left)
+            for left in bundles.glob(f"{BUILDING_PREFIX}*"):
+                remove_unlocked(left)
     except OSError as error:
         raise BundleError(f"{bundles}: cannot prune ({error})") from error
     return names

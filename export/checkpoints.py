@@ -8,7 +8,6 @@ again goes on from the last finished stage; what a build of something else left 
 ends, well or with an error of ours, leaves nothing; one that was killed or interrupted leaves one folder.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -16,14 +15,13 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+from bundle.folder_lock import LOCK, remove_unlocked, try_lock
+from bundle.layout import BUILDING_PREFIX
 from re4.console import say
 from re4.errors import ExportError, Re4Error
 from re4.files import replacing
-
-PREFIX: Final = ".building-"
-_LOCK: Final = "lock"
 
 
 class Checkpoints:
@@ -68,18 +66,18 @@ class Room:
             ExportError: another process builds the same at this moment.
         """
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-        folder = self._bundles / f"{PREFIX}{key}"
-        for other in sorted(self._bundles.glob(f"{PREFIX}*")):
-            if other != folder and remove_if_left(other):
+        folder = self._bundles / f"{BUILDING_PREFIX}{key}"
+        for other in sorted(self._bundles.glob(f"{BUILDING_PREFIX}*")):
+            if other != folder and remove_unlocked(other):
                 say(f"{other}: left by an interrupted build of something else: discarded")
         folder.mkdir(exist_ok=True)
-        self._lock = _try_lock(folder)
+        self._lock = try_lock(folder)
         if self._lock is None:
             raise ExportError(f"{folder}: another process is building this very index. Wait for it to end")
         self._folder = folder
         for part in folder.glob(".*.part"):  # a killed build was in the middle of writing it
             part.unlink()
-        if found := sorted(path.name for path in folder.iterdir() if path.name != _LOCK):
+        if found := sorted(path.name for path in folder.iterdir() if path.name != LOCK):
             say(f"going on where a build was interrupted, with {', '.join(found)}")
         return Checkpoints(folder)
 
@@ -110,31 +108,3 @@ def building_room(bundles: Path) -> Iterator[Room]:
         raise
     finally:
         room.leave()
-
-
-def remove_if_left(folder: Path) -> bool:
-    """Remove what an interrupted build left; False where a build is at work in it."""
-    lock = None if folder.is_symlink() else _try_lock(folder)
-    if lock is None:
-        return False
-    try:
-        shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        os.close(lock)
-    return True
-
-
-def _try_lock(folder: Path) -> int | None:
-    """Lock a folder: a descriptor to keep, or None where another process has it."""
-    try:
-        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if (folder / _LOCK).stat().st_ino == os.fstat(lock).st_ino:
-            return lock
-    except OSError:
-        pass
-    os.close(lock)
-    return None

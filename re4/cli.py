@@ -36,9 +36,11 @@ VERBS: Mapping[str, str] = {
     "rollback": "bundle.cli:rollback",
     "prune": "bundle.cli:prune",
     "bench serve": "benchmarks.cli:serve",
+    "bench soak": "benchmarks.soak:soak",
     "bench overhead": "benchmarks.overhead.cli:overhead",
     "bench train": "benchmarks.train:train",
     "bench quality": "benchmarks.quality:quality",
+    "bench scale": "benchmarks.scale.cli:scale",
 }
 GROUPS: Mapping[str, str] = {
     "data": "Fetch public data sets; prepare event logs for training.",

@@ -1,20 +1,57 @@
-"""What is known about a call while it runs, within reach of whatever runs for it."""
+"""What is known about a call while it runs, within reach of whatever runs for it.
 
+All of it is found out when somebody asks: a call that ends well, unwatched, costs one small object.
+"""
+
+import re
+import secrets
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from serving.tokens import Caller
 
+Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
 
-@dataclass(slots=True, eq=False)
+REQUEST_ID: Final = "x-request-id"
+"""Metadata by which a caller names a call, and the server an error."""
+
+_FIT: Final = re.compile(r"[A-Za-z0-9._:/=+@-]{1,128}")
+
+
 class Call:
-    """One call."""
+    """One call. Belongs to its task."""
 
-    method: str
-    """Such as `Retrieve`."""
-    caller: Caller | None = None
-    """Whose token it brought; None where none is asked for."""
+    __slots__ = ("_metadata", "_request_id", "caller", "method", "stages")
+
+    def __init__(self, method: str, metadata: Callable[[], Metadata | None] = tuple) -> None:
+        """Begin a call.
+
+        Args:
+            method: Such as `Retrieve`.
+            metadata: Gives what came with the call.
+        """
+        self.method = method
+        self.caller: Caller | None = None
+        """Whose token it brought; None where none is asked for, or none is known."""
+        self.stages: tuple[tuple[str, float, float], ...] = ()
+        """Name, begin and end (`perf_counter` seconds) of what was measured; filled only where traces are."""
+        self._metadata = metadata
+        self._request_id: str | None = None
+
+    @property
+    def metadata(self) -> Metadata:
+        """What came with the call."""
+        return self._metadata() or ()
+
+    @property
+    def request_id(self) -> str:
+        """The caller's name for it where that is short and plain, else one made here."""
+        if self._request_id is None:
+            given = dict(self.metadata).get(REQUEST_ID)
+            fits = isinstance(given, str) and _FIT.fullmatch(given)
+            self._request_id = str(given) if fits else secrets.token_hex(8)
+        return self._request_id
 
     def owe(self, num_users: int) -> None:
         """Charge the caller for users beyond the one that every call counts for."""

@@ -43,6 +43,7 @@ def serve(
     from serving.merging import POLICIES
     from serving.supervisor import run_server
     from serving.tokens import read_tokens
+    from serving.tracing import check_installed
 
     where = parse_address(chosen.address)
     metrics_where = None if chosen.metrics_address is None else parse_address(chosen.metrics_address)
@@ -61,6 +62,8 @@ def serve(
             )
     if chosen.access.health_address is not None:
         parse_address(chosen.access.health_address)
+    if chosen.observation.trace_endpoint is not None:
+        check_installed()
     if files is not None:
         read_certificates(files)
     if tokens is not None:

@@ -7,15 +7,14 @@ names do.
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 from re4.errors import SecurityError, UnauthenticatedError
+from serving.calls import Metadata
 from serving.files import mark_of
 from serving.tokens import Caller, digest_of, read_tokens
-
-Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
 
 _HEADER: Final = "authorization"
 

@@ -10,6 +10,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from re4.errors import ServerError
+from serving.access_log import AccessLog
 from serving.addresses import Address, parse_address
 from serving.certificates import CertificateSource
 from serving.gate import Gate
@@ -17,8 +18,9 @@ from serving.health import HEALTH_NAME, Health
 from serving.live import Live
 from serving.metrics import CallMetrics
 from serving.reflection import add_reflection
-from serving.service import SERVICE_NAME, RetrievalService
-from serving.settings import ServerSettings
+from serving.service import SERVICE_NAME, CallListener, RetrievalService
+from serving.settings import AccessLogKind, ServerSettings
+from serving.tracing import Tracer, otlp_provider
 
 _QUIET_S: Final = 0.2
 """A server that was idle before and after so many seconds has nobody who calls steadily."""
@@ -33,13 +35,20 @@ _REPLIES_S: Final = 0.5
 class RetrievalServer:
     """Serves what is live on an address. Belongs to one event loop."""
 
-    def __init__(self, live: Live, settings: ServerSettings, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        live: Live,
+        settings: ServerSettings,
+        folder: Path | None = None,
+        tracer: Tracer | None = None,
+    ) -> None:
         """Assemble the server; it listens from `start` on.
 
         Args:
             live: What answers.
             settings: How.
             folder: A folder that all workers of the server share; None for one that is alone.
+            tracer: Makes traces; None for one as the settings ask, if they do.
 
         Raises:
             SecurityError: certificates or tokens cannot be used.
@@ -50,7 +59,17 @@ class RetrievalServer:
         self._gate = None if access.tokens is None else Gate(access.tokens, folder)
         files = access.certificate_files
         self._certificates = None if files is None else CertificateSource(files)
-        self._service = RetrievalService(live, settings, self.metrics, self._gate)
+        watched = settings.observation
+        self._tracer = tracer
+        if tracer is None and watched.trace_endpoint is not None:
+            self._tracer = Tracer(otlp_provider(watched.trace_endpoint, watched.trace_fraction))
+        listeners: list[CallListener] = [] if self._tracer is None else [self._tracer]
+        if watched.access_log is not AccessLogKind.OFF:
+            errors_only = watched.access_log is AccessLogKind.ERRORS
+            listeners.append(AccessLog(errors_only=errors_only, lines_per_s=watched.access_log_per_s))
+        self._service = RetrievalService(
+            live, settings, self.metrics, self._gate, listeners, has_stages=self._tracer is not None
+        )
         self._health = Health((SERVICE_NAME,))
         self._server = grpc.aio.server(
             options=[
@@ -126,6 +145,8 @@ class RetrievalServer:
         if self._following is not None:
             self._following.cancel()
         self._service.close()
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close)
 
     async def _idle_for(self, seconds: float) -> None:
         was_idle = False

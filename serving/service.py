@@ -10,7 +10,7 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import grpc
 
@@ -21,7 +21,7 @@ from serving import replies
 from serving.backlog import Group
 from serving.batch_retrieve import batch_retrieve
 from serving.batcher import Batcher, Finished
-from serving.calls import CURRENT_CALL, Call
+from serving.calls import CURRENT_CALL, REQUEST_ID, Call
 from serving.decoding import decode
 from serving.environment import cap_this_thread
 from serving.gate import Gate
@@ -31,6 +31,7 @@ from serving.pipeline import Answer, Query
 from serving.requests import CheckedRequest, check_encode, check_retrieve
 from serving.settings import ServerSettings
 from serving.snapshot import Snapshot
+from serving.stages import stages_of
 from serving.status import STATUS_NAMES, status_of
 
 SERVICE_NAME: Final = retrieval_pb2.DESCRIPTOR.services_by_name["Retrieval"].full_name
@@ -73,6 +74,13 @@ def _group_of(job: _Job) -> Group:
     return Group(owner=id(job.snapshot), depth=depth, kind=kind)
 
 
+class CallListener(Protocol):
+    """Is told of every call that ended."""
+
+    def ended(self, call: Call, code: str, details: str, seconds: float) -> None:
+        """A call ended: status, what it was told, and how long it took."""
+
+
 def _shed_reason(error: OverloadError) -> str:
     """What the metric calls it."""
     if isinstance(error, ShedError):
@@ -84,12 +92,31 @@ class RetrievalService:
     """Answers calls from what is live. Belongs to one event loop."""
 
     def __init__(
-        self, live: Live, settings: ServerSettings, metrics: CallMetrics, gate: Gate | None = None
+        self,
+        live: Live,
+        settings: ServerSettings,
+        metrics: CallMetrics,
+        gate: Gate | None = None,
+        listeners: Sequence[CallListener] = (),
+        *,
+        has_stages: bool = False,
     ) -> None:
+        """Begin without a call.
+
+        Args:
+            live: What answers.
+            settings: How.
+            metrics: Where to count.
+            gate: Lets calls in by their tokens; None for all.
+            listeners: Who is told of calls that ended.
+            has_stages: Whether any of them looks at `Call.stages`.
+        """
         self._live = live
         self._settings = settings
         self._metrics = metrics
         self._gate = gate
+        self._listeners = tuple(listeners)
+        self._has_stages = has_stages
         self._batcher: Batcher[_Job, Answer] = Batcher(
             self._run,
             max_batch_size=settings.max_batch_size,
@@ -144,7 +171,7 @@ class RetrievalService:
 
         async def guarded(data: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
             began_s = perf_counter()
-            call = Call(name)
+            call = Call(name, context.invocation_metadata)
             CURRENT_CALL.set(call)
             code, details = grpc.StatusCode.CANCELLED, ""
             self._num_in_flight += 1
@@ -152,7 +179,7 @@ class RetrievalService:
             advice: tuple[tuple[str, str], ...] = ()
             try:
                 if self._gate is not None:
-                    call.caller = self._gate.admit(context.invocation_metadata() or ())
+                    call.caller = self._gate.admit(call.metadata)
                 reply = await method(data, context.time_remaining)
                 code = grpc.StatusCode.OK
                 return reply
@@ -168,13 +195,16 @@ class RetrievalService:
                 _log.exception("%s failed", name)
                 code, details = grpc.StatusCode.INTERNAL, f"{name} failed; the server's log says why"
             finally:
-                self._metrics.call(name, code.name, perf_counter() - began_s)
+                took_s = perf_counter() - began_s
+                self._metrics.call(name, code.name, took_s)
                 if call.caller is not None:
                     self._metrics.caller(call.caller.name, code.name)
+                for listener in self._listeners:
+                    listener.ended(call, code.name, details, took_s)
                 self._num_in_flight -= 1
                 if not self._num_in_flight:
                     self._idle.set()
-            return await context.abort(code, details, advice)
+            return await context.abort(code, details, (*advice, (REQUEST_ID, call.request_id)))
 
         return guarded
 
@@ -222,8 +252,11 @@ class RetrievalService:
         self, checked: CheckedRequest, snapshot: Snapshot, time_left: TimeLeft
     ) -> Finished[Answer]:
         job = _Job(snapshot, checked.query)
+        began_s = perf_counter()
         finished = await self._batcher.submit(job, time_left_s=time_left())
         self._metrics.stage("queue", finished.queue_us / 1e6)
+        if self._has_stages:
+            CURRENT_CALL.get().stages = stages_of(finished.result.times, finished.queue_us, began_s)
         return finished
 
     async def _info(self, data: bytes, _: TimeLeft) -> bytes:

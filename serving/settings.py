@@ -123,6 +123,54 @@ class Access:
         )
 
 
+class LogFormat(StrEnum):
+    """How lines of the log look."""
+
+    TEXT = "text"
+    JSON = "json"
+    """One object a line."""
+
+
+class AccessLogKind(StrEnum):
+    """Which calls get a line in the log when they end."""
+
+    OFF = "off"
+    ERRORS = "errors"
+    """Those that did not end with OK."""
+    ALL = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """What the server tells about its calls, beside metrics."""
+
+    log_format: LogFormat = setting(
+        LogFormat.TEXT, "How the log's lines look: text, or json, one object a line."
+    )
+    access_log: AccessLogKind = setting(
+        AccessLogKind.ERRORS, "Which calls get a line in the log when they end: off, errors or all."
+    )
+    access_log_per_s: float = setting(
+        20.0, "Most such lines a second of each worker; how many were left out is said.", low=1
+    )
+    trace_endpoint: str | None = setting(
+        None,
+        "OTLP/gRPC address of a collector of traces, such as http://127.0.0.1:4317. Needs the extra otel.",
+        default_text="no traces",
+    )
+    trace_fraction: float = setting(
+        0.01, "Of calls whose caller has not decided, how many to trace: 0 to 1.", low=0, high=1
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            UsageError: a value out of its bounds.
+        """
+        check(self)
+
+
 class EffectiveSetting(NamedTuple):
     """One setting as this server runs on it."""
 
@@ -191,6 +239,7 @@ class ServerSettings:
     )
     limits: Limits = field(default_factory=Limits)
     access: Access = field(default_factory=Access)
+    observation: Observation = field(default_factory=Observation)
     sources: Mapping[str, str] = field(default_factory=dict)
     """Where the values that are not defaults came from, in words; by name."""
 

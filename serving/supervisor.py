@@ -50,7 +50,7 @@ def run_server(
         BundleError: the first version cannot be served.
         ServerError: the address cannot be listened on, or a worker does not start.
     """
-    log_to_stderr("server")
+    log_to_stderr("server", settings.observation.log_format)
     asyncio.run(_Supervisor(bundles, settings, metrics_address).run(address))
 
 

@@ -141,7 +141,7 @@ async def _main(reports: IO[bytes]) -> int:
     start = from_line(await orders.readline())
     if not isinstance(start, Start):
         raise ValueError(f"the first order must be Start, not {start!r}")
-    log_to_stderr(f"worker {start.number}")
+    log_to_stderr(f"worker {start.number}", ServerSettings.from_json(start.settings).observation.log_format)
     try:
         await Worker(start, reports).run(orders, stop)
     except Re4Error as error:

@@ -39,7 +39,7 @@ class RunningServer:
 
     def __enter__(self) -> Self:
         try:
-            self.address = self.wait_for(r"listening on (\S+)").group(1)
+            self.address = self.wait_for(r"listening on ([\w.:\[\]]+)").group(1)
         except BaseException:
             self.__exit__()
             raise

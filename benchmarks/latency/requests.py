@@ -11,9 +11,11 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
+from bundle.current import live_version
 from bundle.ids import ItemIds
+from bundle.verify import read_manifest
 from protos.v1 import retrieval_pb2
-from re4.errors import DataError
+from re4.errors import DataError, UsageError
 
 IdList: TypeAlias = list[str] | list[int]
 
@@ -45,6 +47,39 @@ def item_ids(ids: IdList) -> retrieval_pb2.ItemIds:
     if values and isinstance(values[0], str):
         return retrieval_pb2.ItemIds(strings=values)
     return retrieval_pb2.ItemIds(ints=values)
+
+
+def choose_histories(
+    info: dict[str, Any], *, data: Path | None, ids: Path | None, bundles: Path | None, seed: int
+) -> Histories:
+    """Histories from the best source there is: a data set, a file of ids, or the server's own bundles.
+
+    Args:
+        info: The server's `Info`.
+        data: Prepared data set with real histories.
+        ids: File of item ids, one a line, to generate histories from.
+        bundles: Bundle directory, whose live version's ids will do as well.
+        seed: Of the choice.
+
+    Raises:
+        UsageError: there is no source at all.
+        DataError, BundleError: the source cannot be read.
+    """
+    max_length = int(info["max_history_length"])
+    if data is not None:
+        return real_histories(data, max_length=max_length, seed=seed)
+    if ids is not None:
+        known = read_ids(ids, kind=info["item_id_kind"])
+        return generated_histories(known, max_length=max_length, seed=seed)
+    if bundles is not None:
+        path = live_version(bundles)
+        items = read_manifest(path).items
+        lookup = ItemIds.open(path, items.id_kind, items.num_items)
+        return generated_histories(BundleIds(lookup, items.num_items), max_length=max_length, seed=seed)
+    raise UsageError(
+        "no item ids to ask with: give --data DIR (a prepared data set, real histories), --ids FILE "
+        "(one id a line) or the server's --bundles DIR"
+    )
 
 
 def real_histories(data: Path, *, max_length: int, seed: int) -> Histories:

@@ -18,11 +18,9 @@ from benchmarks.latency.measure import Bench, StoppedError, measure_ceiling
 from benchmarks.latency.picture import draw
 from benchmarks.latency.recall import measure_recall
 from benchmarks.latency.report import SCHEMA_VERSION, point_facts
-from benchmarks.latency.requests import BundleIds, Histories, generated_histories, read_ids, real_histories
+from benchmarks.latency.requests import Histories, choose_histories
 from benchmarks.latency.sweep import find_knee
 from benchmarks.latency.target import running_server, sample_reply, server_info
-from bundle.current import live_version
-from bundle.ids import ItemIds
 from bundle.verify import read_manifest
 from re4.console import say
 from re4.errors import Re4Error, UsageError
@@ -81,7 +79,7 @@ def run(plan: Plan, out: Path) -> dict[str, Any]:
     machine = describe_machine()
     with _server(plan) as (address, pid):
         info = server_info(address)
-        histories = _histories(plan, info)
+        histories = choose_histories(info, data=plan.data, ids=plan.ids, bundles=plan.bundles, seed=plan.seed)
         payloads = histories.payloads(
             num_candidates=plan.num_candidates, exclude_history=plan.exclude_history
         )
@@ -182,24 +180,6 @@ def _server(plan: Plan) -> Iterator[tuple[str, int | None]]:
             yield stack.enter_context(running_server(plan.bundles, num_processes=plan.num_processes))
         else:
             raise UsageError("name a running server, --address HOST:PORT, or --bundles DIR to start one")
-
-
-def _histories(plan: Plan, info: dict[str, Any]) -> Histories:
-    max_length = int(info["max_history_length"])
-    if plan.data is not None:
-        return real_histories(plan.data, max_length=max_length, seed=plan.seed)
-    if plan.ids is not None:
-        ids = read_ids(plan.ids, kind=info["item_id_kind"])
-        return generated_histories(ids, max_length=max_length, seed=plan.seed)
-    if plan.bundles is not None:
-        path = live_version(plan.bundles)
-        items = read_manifest(path).items
-        lookup = ItemIds.open(path, items.id_kind, items.num_items)
-        return generated_histories(BundleIds(lookup, items.num_items), max_length=max_length, seed=plan.seed)
-    raise UsageError(
-        "no item ids to ask with: give --data DIR (a prepared data set, real histories), --ids FILE "
-        "(one id a line) or the server's --bundles DIR"
-    )
 
 
 def _recall(plan: Plan, address: str, info: dict[str, Any], histories: Histories) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ from dying_child import lives
 from sample_versions import publish_one
 
 import bundle.files
+import bundle.folder_lock
 import bundle.manifest
 import bundle.publish
 import re4.files
@@ -28,7 +29,7 @@ from bundle.layout import CURRENT, INDEX, STAGING_PREFIX
 from bundle.publish import stage_version
 from bundle.verify import verify_version
 
-TRACED = (bundle.publish, bundle.files, bundle.manifest, re4.files, shutil)
+TRACED = (bundle.publish, bundle.folder_lock, bundle.files, bundle.manifest, re4.files, shutil)
 
 
 def plant_leftover(bundles: Path) -> None:

@@ -32,11 +32,13 @@ class SplitBy(StrEnum):
 
 
 def fetch(
-    name: Annotated[str, typer.Argument(help="The data set: ml-100k.")],
+    name: Annotated[str, typer.Argument(help="The data set: ml-100k, ml-1m, amazon-books or gowalla.")],
     out: Annotated[Path, typer.Option(help="The folder to put it in. What is there already is kept.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as one JSON object.")] = False,
 ) -> None:
-    """Fetch a public data set: an event log, a catalogue, and a note on its source and terms of use.
+    """Fetch a public data set: events, a catalogue if it has one, and a note on its source and terms of use.
+
+    A fetch that was interrupted goes on where it was; checksums and counts are checked where they are known.
 
     Example: re4 data fetch ml-100k --out ml-100k
     """
@@ -47,13 +49,16 @@ def fetch(
         print_json(
             {
                 "events": str(fetched.events),
-                "catalogue": str(fetched.catalogue),
+                "catalogue": None if fetched.catalogue is None else str(fetched.catalogue),
                 "source": str(fetched.source),
             }
         )
         return
     say(f"terms of use and source: {fetched.source}")
-    say(f"next: re4 data prepare --events {fetched.events} --catalogue {fetched.catalogue} --out DATA")
+    words = ["re4 data prepare --events", str(fetched.events)]
+    words += [] if fetched.catalogue is None else ["--catalogue", str(fetched.catalogue)]
+    words += [fetched.prepare_options] if fetched.prepare_options else []
+    say(f"next: {' '.join(words)} --out DATA")
 
 
 def prepare(

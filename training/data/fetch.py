@@ -1,6 +1,6 @@
 """The public data sets that can be fetched by name.
 
-A new one is one file like `ml_100k.py` and one line in `DATA_SETS`.
+A new one is one file like `gowalla.py` and one line in `DATA_SETS`.
 """
 
 from collections.abc import Callable, Mapping
@@ -8,10 +8,20 @@ from pathlib import Path
 
 from re4.errors import UsageError
 from training.data import ml_100k
+from training.data.amazon_books import AMAZON_BOOKS
 from training.data.download import Fetched, Opener, PackageGetter, get_package, open_address
+from training.data.gowalla import GOWALLA
+from training.data.ml_1m import ML_1M
+from training.data.public_log import PublicLog, fetch_log
+
+
+def _fetcher(log: PublicLog) -> Callable[[Path, Opener, PackageGetter], Fetched]:
+    return lambda out, opener, _: fetch_log(log, out, opener)
+
 
 DATA_SETS: Mapping[str, Callable[[Path, Opener, PackageGetter], Fetched]] = {
     "ml-100k": ml_100k.fetch,
+    **{log.name: _fetcher(log) for log in (ML_1M, AMAZON_BOOKS, GOWALLA)},
 }
 
 

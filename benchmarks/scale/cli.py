@@ -1,0 +1,169 @@
+"""The verb `re4 bench scale`."""
+
+import json
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from re4 import console
+
+if TYPE_CHECKING:
+    from benchmarks.scale.watching import Watch
+    from bundle.manifest import Manifest
+    from export.material import Material
+    from export.tuning import Goal
+
+_NUM_FRESH = 400
+"""Requests that had no part in tuning, which the published version is asked."""
+
+
+def scale(
+    work: Annotated[
+        Path, typer.Option(help="Folder for the catalogue and the versions: about 1 KB an item at D = 64.")
+    ],
+    num_items: Annotated[int, typer.Option(min=1, help="Size of the made-up catalogue.")] = 1_000_000,
+    embedding_dim: Annotated[int, typer.Option(min=2, help="D, width of its vectors.")] = 64,
+    index: Annotated[str, typer.Option(help="As for re4 export.")] = "auto",
+    recall: Annotated[float, typer.Option(help="As for re4 export.")] = 0.95,
+    num_candidates: Annotated[int, typer.Option(help="As for re4 export.")] = 100,
+    memory_limit: Annotated[str | None, typer.Option(metavar="SIZE", help="As for re4 export.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same catalogue.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for scale.json and scale.md.")] = Path("bench-scale"),
+) -> None:
+    """Build, tune, publish and read a made-up catalogue: time and memory by stage.
+
+    Vectors, ids, encoder and histories are drawn from the seed. Then come the stages of re4 export, and two
+    processes that load what was published as a server's workers do, ask it, and look up ids.
+
+    Example: re4 bench scale --num-items 10000000 --work /data/scale --out results
+    """
+    from benchmarks.latency.machine import describe_machine
+    from benchmarks.scale.catalogue import make_catalogue
+    from benchmarks.scale.report import write_report
+    from benchmarks.scale.watching import Watch
+    from benchmarks.vectors import VectorSpace
+    from bundle.verify import verify_version
+    from export.indexing import check_request
+    from export.memory import parse_bytes
+    from export.tuning import Goal
+
+    goal = Goal(recall=recall, num_candidates=num_candidates)
+    check_request(index, goal)
+    limit = None if memory_limit is None else parse_bytes(memory_limit)
+    work.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    machine = describe_machine()
+    watch = Watch()
+    with watch.watching():
+        watch.begin("drawing the catalogue")
+        space = VectorSpace(num_items=num_items, embedding_dim=embedding_dim, seed=seed)
+        whole = make_catalogue(work, space, num_requests=1000 + _NUM_FRESH)
+        material, fresh = _halves(whole)
+        version = _publish(material, work / "bundles", index, goal, limit, watch)
+        watch.begin("verifying every byte")
+        path = work / "bundles" / version
+        manifest = verify_version(path)
+        watch.begin("reading in two processes")
+        readers = _read_twice(path, fresh, work, goal)
+        watch.begin("exact answers to requests that had no part in tuning")
+        served_recall = _served_recall(path, manifest, fresh, work)
+    report = {
+        "created_at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "command": shlex.join(["re4", *sys.argv[1:]]),
+        "machine": machine,
+        "num_items": num_items,
+        "embedding_dim": embedding_dim,
+        "memory_limit": limit,
+        "version": version,
+        "index": manifest.index.model_dump(mode="json"),
+        "files": {entry.name: entry.num_bytes for entry in manifest.files},
+        "stages": [vars(stage) for stage in watch.stages],
+        "served_recall": served_recall,
+        "num_fresh_requests": _NUM_FRESH,
+        "readers": readers,
+    }
+    write_report(report, out)
+    console.say(f"report: {out / 'scale.md'}")
+
+
+def _halves(whole: "Material") -> "tuple[Material, dict[str, Any]]":
+    """The material without its last requests, and those."""
+    from dataclasses import replace
+
+    rows_PL, lengths_P = whole.rows_PL, whole.lengths_P
+    material = replace(whole, rows_PL=rows_PL[:-_NUM_FRESH], lengths_P=lengths_P[:-_NUM_FRESH])
+    return material, {"rows_PL": rows_PL[-_NUM_FRESH:], "lengths_P": lengths_P[-_NUM_FRESH:]}
+
+
+def _publish(
+    material: "Material", bundles: Path, index: str, goal: "Goal", limit: int | None, watch: "Watch"
+) -> str:
+    """As `re4 export` does."""
+    from bundle.publish import stage_version
+    from export.assembling import assemble
+    from export.checkpoints import building_room
+
+    bundles.mkdir(exist_ok=True)
+    with building_room(bundles) as room, stage_version(bundles) as staged:
+        assembled = assemble(
+            material,
+            staged.path,
+            index=index,
+            goal=goal,
+            stage=watch.begin,
+            room=room,
+            memory_limit=limit,
+            note=watch.note,
+        )
+        watch.begin("checksums and publishing")
+        return assembled.publish(staged)
+
+
+def _read_twice(path: Path, fresh: dict[str, Any], work: Path, goal: "Goal") -> list[dict[str, Any]]:
+    """What a process says that loads the version, and another one while the first still holds it."""
+    import numpy as np
+
+    np.savez(work / "requests.npz", **fresh)
+    order = {
+        "path": str(path),
+        "requests": str(work / "requests.npz"),
+        "answers": str(work / "answers.npy"),
+        "num_candidates": goal.num_candidates,
+    }
+    command = [sys.executable, "-m", "benchmarks.scale.reader", json.dumps(order)]
+    said: list[dict[str, Any]] = []
+    children: list[subprocess.Popen[str]] = []
+    try:
+        for _ in range(2):
+            child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            children.append(child)
+            if child.stdout is not None:
+                said.append(json.loads(child.stdout.readline()))
+    finally:
+        for child in children:
+            child.communicate()
+    return said
+
+
+def _served_recall(path: Path, manifest: "Manifest", fresh: dict[str, Any], work: Path) -> float:
+    """The share of the exact candidates that the reader was answered with."""
+    import numpy as np
+
+    from bundle.arrays import open_array
+    from bundle.layout import ENCODER, VECTORS
+    from export.assembling import interests_of
+    from export.merged_recall import exact_thresholds, merged_recall
+    from export.onnx_runner import OnnxEncoder
+
+    shape = (manifest.items.num_items, manifest.model.embedding_dim)
+    vectors_ND = open_array(path / VECTORS, "<f4", shape)
+    encoder = OnnxEncoder((path / ENCODER).read_bytes())
+    interests_QKD = interests_of(encoder, vectors_ND, fresh["rows_PL"], fresh["lengths_P"])
+    found_QM = np.load(work / "answers.npy")
+    thresholds_Q = exact_thresholds(interests_QKD, vectors_ND, found_QM.shape[1])
+    return merged_recall(interests_QKD, vectors_ND, found_QM, thresholds_Q)

@@ -1,0 +1,136 @@
+"""A process that loads a version as a server's worker does, and says what that took and how fast it answers.
+
+    python -m benchmarks.scale.reader '{"path": …}'
+
+Says one line of JSON, then waits until its standard input ends: so long another process finds pages shared.
+"""
+
+import json
+import sys
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final
+
+import faiss
+import numpy as np
+
+from benchmarks.scale.watching import held_bytes
+from bundle.ids import ItemIds
+from bundle.verify import read_manifest
+from serving.pipeline import Query
+from serving.snapshot import load_snapshot
+
+_BATCH_SIZES: Final = (1, 8)
+_SECONDS: Final = 10.0
+_IDS_AT_ONCE: Final = 1000
+_BYTES: Final = Path("/proc/self/smaps_rollup")
+
+
+def read(path: Path, requests: Path, answers: Path, num_candidates: int) -> dict[str, Any]:
+    """Load the version in a folder and ask it, on one thread.
+
+    Args:
+        path: The version's folder.
+        requests: Archive of `rows_PL` and `lengths_P`.
+        answers: Gets the rows that each was answered with, [P, M], -1 where there were fewer.
+        num_candidates: M.
+    """
+    faiss.omp_set_num_threads(1)
+    with np.load(requests) as archive:
+        rows_PL, lengths_P = archive["rows_PL"], archive["lengths_P"]
+    manifest = read_manifest(path)
+    before = _memory()
+    began = perf_counter()
+    snapshot = load_snapshot(path, manifest, max_batch_size=max(_BATCH_SIZES), merge_policy="max-score")
+    load_s = perf_counter() - began
+    loaded = _memory()
+    queries = [
+        Query(history_rows_L=rows_L[:length], num_candidates=num_candidates)
+        for rows_L, length in zip(rows_PL, lengths_P, strict=True)
+    ]
+    # Each twice: the first time pages are read, the second time they are there.
+    batches = {
+        f"{'warm' if again else 'first'}, batch of {size}": _ask(snapshot.pipeline, queries, size)
+        for size in _BATCH_SIZES
+        for again in (False, True)
+    }
+    answered = _memory()
+    found_PM = np.full((len(queries), num_candidates), -1, np.int64)
+    for found_M, query in zip(found_PM, queries, strict=True):
+        pipeline: Any = snapshot.pipeline
+        rows = pipeline.run([query])[0].merged.rows_M
+        found_M[: len(rows)] = rows
+    np.save(answers, found_PM)
+    return {
+        "load_s": load_s,
+        "requests": batches,
+        "ids": _ids(path, manifest.items.id_kind, manifest.items.num_items),
+        "memory": {"before": before, "loaded": loaded, "answered": answered, "after_ids": _memory()},
+    }
+
+
+def _ask(pipeline: Any, queries: list[Query], batch_size: int) -> dict[str, float]:
+    times_ms, search_us = [], []
+    began = perf_counter()
+    for start in range(0, len(queries) - batch_size + 1, batch_size):
+        asked = perf_counter()
+        answers = pipeline.run(queries[start : start + batch_size])
+        times_ms.append((perf_counter() - asked) * 1e3)
+        search_us.append(answers[0].times.search_us)
+        if perf_counter() - began > _SECONDS:
+            break
+    took_s = perf_counter() - began
+    return {
+        "num_requests": len(times_ms) * batch_size,
+        **{f"p{percent}_ms": float(np.percentile(times_ms, percent)) for percent in (50, 90, 99)},
+        "mean_search_ms": float(np.mean(search_us)) / 1e3,
+        "requests_per_s": len(times_ms) * batch_size / took_s,
+    }
+
+
+def _ids(path: Path, kind: Any, num_items: int) -> dict[str, float]:
+    """Look-ups of ids both ways, a thousand at once, rows at random over the whole catalogue."""
+    began = perf_counter()
+    item_ids = ItemIds.open(path, kind, num_items)
+    open_ms = (perf_counter() - began) * 1e3
+    rng = np.random.default_rng(7)
+    figures = {"open_ms": open_ms}
+    for name in ("first", "warm"):
+        rows = rng.integers(num_items, size=(200, _IDS_AT_ONCE))
+        began = perf_counter()
+        found = [item_ids.ids(some) for some in rows]
+        to_ids_s = perf_counter() - began
+        began = perf_counter()
+        back = [item_ids.rows(ids) for ids in found]
+        to_rows_s = perf_counter() - began
+        if not all((some == again).all() for some, again in zip(rows, back, strict=True)):
+            raise AssertionError("an id came back as another row")
+        figures[f"{name}_rows_to_ids_per_s"] = rows.size / to_ids_s
+        figures[f"{name}_ids_to_rows_per_s"] = rows.size / to_rows_s
+    return figures
+
+
+def _memory() -> dict[str, int]:
+    """Own and mapped bytes, and this process's fair share of the latter."""
+    own, mapped = held_bytes()
+    lines = _BYTES.read_text(encoding="ascii").splitlines()[1:]
+    fields = {line.split(":")[0]: int(line.split()[1]) << 10 for line in lines}
+    return {
+        "own_bytes": own,
+        "mapped_bytes": mapped,
+        "shared_bytes": fields["Shared_Clean"] + fields["Shared_Dirty"],
+    }
+
+
+def main() -> None:
+    """The child."""
+    order = json.loads(sys.argv[1])
+    path, requests, answers = (Path(order[name]) for name in ("path", "requests", "answers"))
+    found = read(path, requests, answers, order["num_candidates"])
+    sys.stdout.write(json.dumps(found) + "\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

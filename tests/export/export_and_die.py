@@ -1,0 +1,30 @@
+"""Export a fake run, and kill this process in the middle of tuning.
+
+usage: export_and_die.py BUNDLES
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from run_samples import FakeRun
+
+from export import indexing
+from export.exporter import publish_run
+from export.tuning import Goal
+
+
+def die(*args: object, **options: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+torch.set_num_threads(1)
+indexing.tune = die
+publish_run(
+    FakeRun(num_items=3000, num_probes=100),
+    Path(sys.argv[1]),
+    index="ivf-pq",
+    goal=Goal(recall=0.8, num_candidates=20),
+)

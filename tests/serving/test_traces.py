@@ -1,0 +1,121 @@
+"""Traces: a span for each call, with its stages inside; and the library only where it is asked for."""
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import grpc
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler
+from running_server import DEADLINE_S, RunningServer
+
+from protos.v1 import retrieval_pb2 as pb
+from re4.errors import UsageError
+from serving.addresses import Address
+from serving.client import RetrievalClient
+from serving.live import Live
+from serving.server import RetrievalServer
+from serving.settings import ServerSettings
+from serving.snapshot import Snapshot
+from serving.tracing import Tracer, check_installed
+
+REQUEST = pb.RetrieveRequest(history=pb.ItemIds(strings=["item-1-é"]), num_candidates=5).SerializeToString()
+TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+def spans_of(
+    snapshot: Snapshot, calls: Sequence[tuple[str, bytes, str | None]], sampler: Sampler = ALWAYS_ON
+) -> list[ReadableSpan]:
+    """The spans of calls, each given by method, request and `traceparent`."""
+    kept = InMemorySpanExporter()
+    provider = TracerProvider(sampler=ParentBased(sampler), shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    live = Live()
+    live.swap(snapshot)
+
+    async def main() -> None:
+        server = RetrievalServer(live, ServerSettings(max_batch_size=8, grace_s=1), tracer=Tracer(provider))
+        address = await server.start(Address(host="127.0.0.1", port=0))
+        async with grpc.aio.insecure_channel(str(address)) as channel:
+            for method, data, parent in calls:
+                metadata = () if parent is None else (("traceparent", parent),)
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    await channel.unary_unary(f"/re4.v1.Retrieval/{method}")(
+                        data, timeout=DEADLINE_S, metadata=metadata
+                    )
+        await server.stop()
+
+    asyncio.run(main())
+    return list(kept.get_finished_spans())
+
+
+def test_a_call_is_a_span_under_its_callers_with_its_stages_inside(snapshot: Snapshot) -> None:
+    spans = spans_of(snapshot, [("Retrieve", REQUEST, f"00-{TRACE}-{PARENT}-01")])
+    *stages, call = spans
+    assert call.name == "re4.v1.Retrieval/Retrieve"
+    assert f"{call.parent.span_id:016x}" == PARENT
+    assert {f"{span.context.trace_id:032x}" for span in spans} == {TRACE}
+    assert call.attributes["rpc.grpc.status_code"] == "OK"
+    assert [stage.name for stage in stages] == [
+        "check",
+        "queue",
+        "gather",
+        "encode",
+        "search",
+        "merge",
+        "reply",
+    ]
+    for stage in stages:
+        assert stage.parent.span_id == call.context.span_id
+        assert call.start_time <= stage.start_time <= stage.end_time
+    for earlier, later in pairwise(stages):
+        assert abs(earlier.end_time - later.start_time) <= 1
+    assert stages[-1].end_time == call.end_time
+
+
+def test_the_callers_decision_counts(snapshot: Snapshot) -> None:
+    unwanted, wanted = (f"00-{TRACE}-{PARENT}-{flag}" for flag in ("00", "01"))
+    assert spans_of(snapshot, [("Retrieve", REQUEST, unwanted)], ALWAYS_ON) == []
+    assert spans_of(snapshot, [("Retrieve", REQUEST, None)], ALWAYS_OFF) == []
+    assert len(spans_of(snapshot, [("Retrieve", REQUEST, wanted)], ALWAYS_OFF)) == 8
+
+
+def test_a_parent_that_is_none_begins_a_trace(snapshot: Snapshot) -> None:
+    (call,) = spans_of(snapshot, [("Info", b"", "00-nonsense")])
+    assert call.parent is None
+
+
+def test_a_refused_call_says_what_it_was_told(snapshot: Snapshot) -> None:
+    (call,) = spans_of(snapshot, [("Retrieve", b"\xff", None)])
+    assert call.attributes["rpc.grpc.status_code"] == "INVALID_ARGUMENT"
+    assert call.attributes["x-request-id"]
+
+
+def test_a_collector_that_is_not_there_hurts_nobody(bundles: Path) -> None:
+    options = ("--trace-endpoint", "http://127.0.0.1:1", "--trace-fraction", "1", "--num-processes", "1")
+    with RunningServer(bundles, *options) as running:
+        with RetrievalClient(running.address) as client:
+            client.retrieve(["item-1-é"], 3)
+        running.signal(15)
+        assert running.wait() == 0
+
+
+def test_the_library_is_loaded_only_where_it_is_asked_for() -> None:
+    code = "import sys, serving.server; sys.exit('opentelemetry' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_installed()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "opentelemetry"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    with pytest.raises(UsageError, match=r"pip install 're4-retrieval\[otel\]'"):
+        check_installed()
