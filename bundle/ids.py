@@ -84,8 +84,22 @@ class ItemIds:
         Raises:
             BundleError: a row out of range, such as the -1 that a search returns for a missing result.
         """
+        self._check(rows)
+        return self._lookup.ids(rows)
+
+    def texts(self, rows: NDArray[np.integer]) -> list[bytes]:
+        """External ids of rows as UTF-8, of a catalogue whose ids are strings.
+
+        Raises:
+            BundleError: as `ids`, or the ids are integers.
+        """
+        if not isinstance(self._lookup, StringIds):
+            raise BundleError("the item ids are integers: they have no text")
+        self._check(rows)
+        return self._lookup.texts(rows)
+
+    def _check(self, rows: NDArray[np.integer]) -> None:
         if rows.size and not 0 <= rows.min() <= rows.max() < self._num_items:
             raise BundleError(
                 f"item rows from {rows.min()} to {rows.max()}: 0 to {self._num_items - 1} are allowed"
             )
-        return self._lookup.ids(rows)

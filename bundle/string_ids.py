@@ -57,33 +57,38 @@ class StringIds:
 
     def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """Rows of ids, -1 where unknown: int64 [number of ids]."""
-        rows = np.full(len(ids), -1, np.int64)
         if not ids:
-            return rows
+            return np.empty(0, np.int64)
         encoded = [_encode_or_empty(id_) for id_ in ids]
         keys = string_keys(encoded)
-        places = np.searchsorted(self._keys, keys)
-        # One round settles everything but colliding keys: those try the next place.
-        pending = np.arange(len(ids))
-        while (pending := pending[self._holds(places[pending], keys[pending])]).size:
-            found = self._rows[places[pending]]
-            texts = self._texts(found)
-            same = np.array([encoded[i] == text for i, text in zip(pending.tolist(), texts, strict=True)])
-            rows[pending[same]] = found[same]
-            pending = pending[~same]
-            places[pending] += 1
-        return rows
+        places = self._keys.searchsorted(keys)
+        found = self._rows.take(places, mode="clip")
+        # The text decides. Where it differs the id is unknown, or its key is another id's as well.
+        return np.array(
+            [
+                row if text == wanted else self._row_of_key(key, place + 1, wanted)
+                for row, text, wanted, key, place in zip(
+                    found.tolist(), self.texts(found), encoded, keys.tolist(), places.tolist(), strict=True
+                )
+            ],
+            np.int64,
+        )
 
     def ids(self, rows: NDArray[np.integer]) -> list[str]:
         """Ids of rows, which must be valid."""
-        return [text.decode() for text in self._texts(rows)]
+        return [text.decode() for text in self.texts(rows)]
 
-    def _holds(self, places: NDArray[np.int64], keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        last = len(self._keys) - 1
-        held: NDArray[np.bool_] = (places <= last) & (self._keys[np.minimum(places, last)] == keys)
-        return held
+    def _row_of_key(self, key: int, place: int, wanted: bytes) -> int:
+        """The row of an id whose key stands from `place` on, if anywhere; -1 where it does not."""
+        while place < len(self._keys) and int(self._keys[place]) == key:
+            (text,) = self.texts(self._rows[place : place + 1])
+            if text == wanted:
+                return int(self._rows[place])
+            place += 1
+        return -1
 
-    def _texts(self, rows: NDArray[np.integer]) -> list[bytes]:
+    def texts(self, rows: NDArray[np.integer]) -> list[bytes]:
+        """Ids of rows, which must be valid, as UTF-8."""
         text = self._text
         starts, ends = self._offsets[rows].tolist(), self._offsets[rows + 1].tolist()
         return [text[start:end] for start, end in zip(starts, ends, strict=True)]

@@ -15,7 +15,7 @@ import numpy as np
 
 from protos.v1 import retrieval_pb2
 from re4.errors import Re4Error, RequestError
-from serving import replies
+from serving import replies, wire
 from serving.batcher import Finished
 from serving.merging import Merged
 from serving.pipeline import NOTHING_MERGED, Answer, Query
@@ -45,7 +45,7 @@ async def batch_retrieve(
     snapshot: Snapshot,
     settings: ServerSettings,
     enqueue: Enqueue,
-) -> retrieval_pb2.BatchRetrieveReply:
+) -> "BatchReply":
     """Answer all users of a call from one version.
 
     Raises:
@@ -55,7 +55,7 @@ async def batch_retrieve(
     limit, num_users = settings.limits.max_num_users, len(request.users)
     if not 1 <= num_users <= limit:
         raise RequestError(f"users has {num_users} requests; it may have from 1 to {limit}")
-    reply = _Reply(
+    reply = BatchReply(
         snapshot,
         has_interests=any(user.return_interests for user in request.users),
         has_reasons=any(user.num_reasons for user in request.users),
@@ -78,14 +78,15 @@ async def batch_retrieve(
     finally:
         for part in queued:  # only where the call ended early
             _abandon(part.futures)
-    return reply.message
+    return reply
 
 
-class _Reply:
-    """The reply as it grows."""
+class BatchReply:
+    """The reply as it grows: candidates as bytes on the wire, everything else as a message."""
 
     def __init__(self, snapshot: Snapshot, *, has_interests: bool, has_reasons: bool) -> None:
         self.message = retrieval_pb2.BatchRetrieveReply(version=snapshot.manifest.version)
+        self._candidates: list[bytes] = []
         self._snapshot = snapshot
         self._has_interests = has_interests
         self._has_reasons = has_reasons
@@ -100,14 +101,13 @@ class _Reply:
         merged = [
             self._add_user(user, None if _query_of(user) is None else next(outcomes)) for user in part.users
         ]
-        self.message.items.MergeFrom(
-            replies.item_ids(np.concatenate([found.rows_M for found in merged]), self._snapshot)
-        )
-        self.message.scores.extend(np.concatenate([found.scores_M for found in merged]).tolist())
-        self.message.interest_numbers.extend(
-            np.concatenate([found.interest_numbers_M for found in merged]).tolist()
-        )
+        joined = Merged(*(np.concatenate(column) for column in zip(*merged, strict=True)))
+        self._candidates.append(wire.candidates(joined, self._snapshot.item_ids))
         self.message.num_candidates.extend(len(found.rows_M) for found in merged)
+
+    def to_bytes(self) -> bytes:
+        """The whole reply, serialised."""
+        return b"".join((*self._candidates, self.message.SerializeToString()))
 
     def _add_user(
         self, user: CheckedRequest | Re4Error, outcome: Finished[Answer] | BaseException | None

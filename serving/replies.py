@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protos.v1 import retrieval_pb2
+from serving import wire
 from serving.pipeline import Answer, Query
 from serving.reasons import top_attended
 from serving.requests import CheckedRequest
@@ -17,15 +18,10 @@ from serving.snapshot import Snapshot
 _ROWS_AT_ONCE: Final = 1 << 16
 
 
-def retrieve_reply(
-    answer: Answer, queue_us: int, checked: CheckedRequest, snapshot: Snapshot
-) -> retrieval_pb2.RetrieveReply:
-    """The reply of Retrieve for an answer from the index."""
+def retrieve_reply(answer: Answer, queue_us: int, checked: CheckedRequest, snapshot: Snapshot) -> bytes:
+    """The reply of Retrieve for an answer from the index, serialised."""
     times = answer.times
-    return retrieval_pb2.RetrieveReply(
-        items=item_ids(answer.merged.rows_M, snapshot),
-        scores=answer.merged.scores_M.tolist(),
-        interest_numbers=answer.merged.interest_numbers_M.tolist(),
+    rest = retrieval_pb2.RetrieveReply(
         version=snapshot.manifest.version,
         num_unknown_history_ids=checked.num_unknown_history_ids,
         interests=interests(answer, checked.query, snapshot) if checked.return_interests else None,
@@ -39,6 +35,7 @@ def retrieve_reply(
             batch_size=times.batch_size,
         ),
     )
+    return wire.candidates(answer.merged, snapshot.item_ids) + rest.SerializeToString()
 
 
 def popular_reply(checked: CheckedRequest, snapshot: Snapshot) -> retrieval_pb2.RetrieveReply:

@@ -218,7 +218,7 @@ class RetrievalService:
             return replies.popular_reply(checked, snapshot).SerializeToString()
         answer, queue_us = await self._submit(checked, snapshot, time_left)
         with self._metrics.timed("reply"):
-            return replies.retrieve_reply(answer, queue_us, checked, snapshot).SerializeToString()
+            return replies.retrieve_reply(answer, queue_us, checked, snapshot)
 
     async def _batch_retrieve(self, data: bytes, time_left: TimeLeft) -> bytes:
         snapshot = self._live.current()
@@ -231,9 +231,9 @@ class RetrievalService:
             return self._batcher.enqueue(jobs, time_left_s=time_left(), is_let_in=is_let_in)
 
         reply = await batch_retrieve(request, snapshot, self._settings, enqueue)
-        for error in reply.errors:
+        for error in reply.message.errors:
             self._metrics.user_error(STATUS_NAMES[error.code])
-        return reply.SerializeToString()
+        return reply.to_bytes()
 
     async def _encode(self, data: bytes, time_left: TimeLeft) -> bytes:
         with self._metrics.timed("check"):
