@@ -8,7 +8,8 @@ A lock is a small file that says whose it is. It is written under a name of its 
 by a hard link, which only one can win and which network file systems do atomically. While it is held its
 time is moved on every few seconds. A lock is *stale* where its process is known to be dead (the same machine
 since the same start), or where on another machine it gave no sign of life for `STALE_AFTER_S`, by the file
-system's own clock. A stale lock is broken by a rename, which only one can win either.
+system's own clock. A stale lock is removed by one at a time; an owner that was only suspended finds out by
+`Job.check`, before it publishes.
 
 A publisher does not take part: what it does is safe at any instant (see `publish.py`).
 """
@@ -164,9 +165,8 @@ def _take(bundles: Path, name: str, owner: Owner, patience_s: float) -> None:
                 return  # the link was made, only its answer got lost
             if age_s is None:
                 continue  # let go of just now
-            if why := _why_stale(holder, age_s):
-                say(f"{lock}: broken, {why}")
-                _break(lock, holder, owner)
+            if _why_stale(holder, age_s):
+                _break(lock, mine)
             elif monotonic() >= until:
                 raise BundleBusyError(_busy(lock, holder, age_s))
             else:
@@ -183,20 +183,24 @@ def _release(lock: Path, owner: Owner) -> None:
             lock.unlink(missing_ok=True)
 
 
-def _break(lock: Path, holder: Owner | None, owner: Owner) -> None:
-    """Take a stale lock away, unless it is another one by now."""
-    aside = lock.parent / f"{lock.name}.{owner.token}.stale"
+def _break(lock: Path, mine: Path) -> None:
+    """Take a stale lock away. One at a time looks whether it still is stale, and removes it."""
+    breaking = lock.parent / f"{lock.name}.breaking"
     try:
-        lock.rename(aside)
-    except FileNotFoundError:
+        os.link(mine, breaking)
+    except FileExistsError:
+        holder, age_s = _look(breaking, clock=mine)
+        if age_s is not None and _why_stale(holder, age_s):
+            breaking.unlink(missing_ok=True)
+        sleep(_POLL_S)
         return
     try:
-        if _look(aside)[0] != holder:
-            # Somebody took it in between: give it back. Who loses it all the same hears of it in `Job.check`.
-            with suppress(FileExistsError):
-                os.link(aside, lock)
+        holder, age_s = _look(lock, clock=mine)
+        if age_s is not None and (why := _why_stale(holder, age_s)):
+            say(f"{lock}: broken, {why}")
+            lock.unlink(missing_ok=True)
     finally:
-        aside.unlink(missing_ok=True)
+        breaking.unlink(missing_ok=True)
 
 
 def _sweep(bundles: Path, name: str) -> None:

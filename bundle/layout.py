@@ -13,6 +13,9 @@ IdKind: TypeAlias = Literal["string", "int"]
 CURRENT = "CURRENT"
 """In the bundle directory: one line, the name of the live version."""
 
+HIDDEN = "HIDDEN"
+"""In the bundle directory: the ids of items that no answer may hold, whichever version is live."""
+
 STAGING_PREFIX = ".staging-"
 """In the bundle directory: folders of publishers that are at work, or that died at work."""
 

@@ -35,6 +35,9 @@ VERBS: Mapping[str, str] = {
     "versions": "bundle.cli:versions",
     "rollback": "bundle.cli:rollback",
     "prune": "bundle.cli:prune",
+    "items hide": "bundle.items_cli:hide",
+    "items unhide": "bundle.items_cli:unhide",
+    "items list": "bundle.items_cli:list_hidden",
     "bench serve": "benchmarks.cli:serve",
     "bench soak": "benchmarks.soak:soak",
     "bench overhead": "benchmarks.overhead.cli:overhead",
@@ -44,6 +47,7 @@ VERBS: Mapping[str, str] = {
 }
 GROUPS: Mapping[str, str] = {
     "data": "Fetch public data sets; prepare event logs for training.",
+    "items": "Hide items from running servers, between two rebuilds.",
     "bench": "Measure the system from outside.",
 }
 

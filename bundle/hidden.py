@@ -1,0 +1,154 @@
+"""Items that no answer may hold: one small file in the bundle directory, whichever version is live.
+
+    bundles/HIDDEN    {"schema_version": 1, "id_kind": "string", "ids": ["SKU-1", …]}
+
+It is replaced whole, outlives rebuilds and roll-backs, and may name ids that the live version does not have.
+Running servers look for a new one as they look for a new version. Without the file nothing is hidden.
+
+Knows nothing about servers, nor about which items there are.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from bundle.exclusive import exclusive
+from bundle.files import names_in, open_folder, open_regular, read_small
+from bundle.layout import HIDDEN, IdKind
+from re4.errors import BundleDamagedError, BundleError
+from re4.files import replacing
+
+SCHEMA_VERSION: Final = 1
+MAX_NUM_HIDDEN: Final = 100_000
+"""More items than this should leave by a rebuild."""
+MAX_BYTES: Final = 8 << 20
+
+Mark: TypeAlias = tuple[int, int, int] | None
+"""Tells one writing of the file from the next; None where there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiddenIds:
+    """Ids of hidden items."""
+
+    id_kind: IdKind = "string"
+    ids: tuple[Any, ...] = ()
+    """Ascending, each once; all of the kind."""
+
+    def of_kind(self, kind: IdKind) -> list[Any]:
+        """The ids as a catalogue of a kind has them: 123 and "123" are one id, "0123" is no integer."""
+        if kind == self.id_kind:
+            return list(self.ids)
+        if kind == "string":
+            return [str(id_) for id_ in self.ids]
+        return [int(text) for text in self.ids if _is_canonical(text)]
+
+
+def _is_canonical(text: str) -> bool:
+    try:
+        return str(int(text)) == text
+    except ValueError:
+        return False
+
+
+def read_hidden(bundles: Path) -> HiddenIds:
+    """Which items are hidden.
+
+    Raises:
+        BundleError: no such directory, or the file was written by code with another schema version.
+        BundleDamagedError: the file is not what `write_hidden` writes.
+    """
+    where = str(bundles / HIDDEN)
+    with open_folder(bundles) as folder:
+        if HIDDEN not in names_in(folder):
+            return HiddenIds()
+        with open_regular(HIDDEN, folder=folder, where=where) as descriptor:
+            content = read_small(descriptor, max_bytes=MAX_BYTES, where=where)
+    return _parse(content, where)
+
+
+def hidden_mark(bundles: Path) -> Mark:
+    """What tells whether the file was written again since."""
+    try:
+        status = (bundles / HIDDEN).lstat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def change_hidden(
+    bundles: Path, *, hide: Sequence[Any] = (), unhide: Sequence[Any] = (), kind: IdKind
+) -> tuple[HiddenIds, HiddenIds]:
+    """Hide items, and show others again, in one replacement of the file.
+
+    Args:
+        bundles: The bundle directory.
+        hide: Ids to hide; those that are hidden already stay so.
+        unhide: Ids to show again; those that are not hidden change nothing.
+        kind: Of the ids.
+
+    Returns:
+        What was hidden before, and what is now.
+
+    Raises:
+        BundleError: too many, the directory cannot be written, or the file that is there is damaged. It is as
+        it
+            was.
+    """
+    try:
+        with exclusive(bundles):
+            before = read_hidden(bundles)
+            ids = sorted({*before.of_kind(kind), *hide}.difference(unhide))
+            now = HiddenIds(id_kind=kind, ids=tuple(ids))
+            if len(ids) > MAX_NUM_HIDDEN:
+                raise BundleError(
+                    f"{bundles / HIDDEN}: {len(ids):,} items would be hidden, at most {MAX_NUM_HIDDEN:,} "
+                    f"can be: "
+                    "leave items out of the catalogue, and rebuild"
+                )
+            write_hidden(bundles, now)
+    except OSError as error:
+        raise BundleError(f"{bundles / HIDDEN}: cannot be written ({error})") from error
+    return before, now
+
+
+def write_hidden(bundles: Path, hidden: HiddenIds) -> None:
+    """Replace the file."""
+    value = {"schema_version": SCHEMA_VERSION, "id_kind": hidden.id_kind, "ids": list(hidden.ids)}
+    content = json.dumps(value, ensure_ascii=False).encode() + b"\n"
+    if len(content) > MAX_BYTES:
+        raise BundleError(f"{bundles / HIDDEN}: would be {len(content):,} bytes, {MAX_BYTES:,} are allowed")
+    with replacing(bundles / HIDDEN) as part:
+        part.write_bytes(content)
+
+
+def _parse(content: bytes, where: str) -> HiddenIds:
+    try:
+        value = json.loads(content)
+    except ValueError as error:
+        raise BundleDamagedError(f"{where}: not JSON ({error}). {_ADVICE}") from None
+    if not isinstance(value, dict) or value.keys() != {"schema_version", "id_kind", "ids"}:
+        raise BundleDamagedError(f"{where}: not a list of hidden items. {_ADVICE}")
+    if value["schema_version"] != SCHEMA_VERSION:
+        raise BundleError(
+            f"{where}: schema_version is {value['schema_version']!r:.20}, this code reads {SCHEMA_VERSION}. "
+            "Run the code that wrote it"
+        )
+    kind, ids = value["id_kind"], value["ids"]
+    wanted: type = {"string": str, "int": int}.get(kind, type(None)) if isinstance(kind, str) else type(None)
+    if not isinstance(ids, list) or len(ids) > MAX_NUM_HIDDEN or _any_other(ids, wanted):
+        raise BundleDamagedError(
+            f"{where}: ids are not up to {MAX_NUM_HIDDEN:,} of kind {kind!r:.20}. {_ADVICE}"
+        )
+    return HiddenIds(id_kind=kind, ids=tuple(ids))
+
+
+def _any_other(ids: Iterable[Any], wanted: type) -> bool:
+    return any(type(id_) is not wanted for id_ in ids) or wanted is type(None)
+
+
+_ADVICE: Final = (
+    "Put back a copy, or remove the file and hide the items again; until then servers keep the last good one"
+)

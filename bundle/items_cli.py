@@ -1,0 +1,135 @@
+"""The verbs `re4 items hide`, `re4 items unhide` and `re4 items list`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from re4 import console
+from re4.errors import UsageError
+
+if TYPE_CHECKING:
+    from bundle.ids import ItemIds
+
+_Bundles = Annotated[Path, typer.Option(help="Bundle directory that the servers follow.")]
+_Ids = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="ID…", help="Item ids, as in the event log.", show_default=False),
+]
+_File = Annotated[
+    Path | None,
+    typer.Option("--from", help="Text file with more ids, one a line.", show_default=False),
+]
+_AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.")]
+
+_NUM_NAMED = 5
+
+
+def hide(bundles: _Bundles, ids: _Ids = None, file: _File = None, as_json: _AsJson = False) -> None:
+    """Keep items out of every answer, at once and until they are unhidden.
+
+    Running servers on the directory follow within seconds: no rebuild, no
+    new version, no restart. Hidden items stay hidden through rebuilds and
+    roll-backs. They still count as history. Ids that the live version does
+    not know are kept too, for versions to come.
+
+    Example: re4 items hide SKU-17 SKU-99 --bundles bundles
+    """
+    from bundle.hidden import change_hidden
+
+    item_ids, wanted = _checked(bundles, ids, file)
+    before, now = change_hidden(bundles, hide=wanted, kind=item_ids.kind)
+    unknown = [id_ for id_, row in zip(wanted, item_ids.rows(wanted).tolist(), strict=True) if row < 0]
+    already = set(before.of_kind(item_ids.kind)).intersection(wanted)
+    if as_json:
+        console.print_json(
+            {"num_hidden": len(now.ids), "hidden": _without(wanted, already), "unknown": unknown}
+        )
+        return
+    console.say(
+        f"{len(wanted) - len(already):,} items hidden; {len(now.ids):,} are in all. Servers follow within "
+        f"seconds"
+    )
+    if unknown:
+        console.say(f"not in the live version, hidden in those that have them: {_named(unknown)}")
+
+
+def unhide(bundles: _Bundles, ids: _Ids = None, file: _File = None, as_json: _AsJson = False) -> None:
+    """Show hidden items again. Running servers follow within seconds.
+
+    Example: re4 items unhide SKU-17 --bundles bundles
+    """
+    from bundle.hidden import change_hidden
+
+    item_ids, wanted = _checked(bundles, ids, file)
+    before, now = change_hidden(bundles, unhide=wanted, kind=item_ids.kind)
+    not_hidden = _without(wanted, set(before.of_kind(item_ids.kind)))
+    if as_json:
+        shown = _without(wanted, set(not_hidden))
+        console.print_json({"num_hidden": len(now.ids), "unhidden": shown, "not_hidden": not_hidden})
+        return
+    console.say(f"{len(wanted) - len(not_hidden):,} items shown again; {len(now.ids):,} are still hidden")
+    if not_hidden:
+        console.say(f"were not hidden: {_named(not_hidden)}")
+
+
+def list_hidden(bundles: _Bundles, as_json: _AsJson = False) -> None:
+    """List the hidden items, one a line.
+
+    Example: re4 items list --bundles bundles > hidden.txt
+    """
+    from bundle.hidden import read_hidden
+
+    hidden = read_hidden(bundles)
+    if as_json:
+        console.print_json({"num_hidden": len(hidden.ids), "hidden": list(hidden.ids)})
+        return
+    for id_ in hidden.ids:
+        console.answer.print(str(id_), markup=False)
+    console.say(f"{len(hidden.ids):,} items are hidden")
+
+
+def _checked(bundles: Path, ids: list[str] | None, file: Path | None) -> tuple["ItemIds", list[Any]]:
+    """The live version's ids, and those that were named, of its kind, each once."""
+    from bundle.current import live_version
+    from bundle.ids import ItemIds
+    from bundle.string_keys import MAX_ID_BYTES
+    from bundle.verify import read_manifest
+
+    words = list(ids or [])
+    if file is not None:
+        try:
+            words += [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"--from {file}: cannot be read ({error})") from None
+    if not words:
+        raise UsageError("which items? Name their ids, or a file of them with --from")
+    path = live_version(bundles)
+    items = read_manifest(path).items
+    item_ids = ItemIds.open(path, items.id_kind, items.num_items)
+    if items.id_kind == "string":
+        if wrong := [word for word in words if not 1 <= len(word.encode(errors="replace")) <= MAX_ID_BYTES]:
+            raise UsageError(f"item id {wrong[0]!r:.60}: an id has from 1 to {MAX_ID_BYTES} bytes")
+        if wrong := [word for word in words if not word.isprintable() and _is_no_text(word)]:
+            raise UsageError(f"item id {wrong[0]!r:.60}: not valid text; is the terminal's encoding UTF-8?")
+        return item_ids, list(dict.fromkeys(words))
+    try:
+        numbers = list(dict.fromkeys(map(int, words)))
+    except ValueError as error:
+        raise UsageError(f"the ids of {bundles} are integers: {error}") from None
+    if wrong_numbers := [number for number in numbers if not -(2**63) <= number < 2**63]:
+        raise UsageError(f"item id {wrong_numbers[0]}: more than 64-bit integers hold")
+    return item_ids, numbers
+
+
+def _is_no_text(word: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in word)
+
+
+def _without(ids: list[Any], others: set[Any]) -> list[Any]:
+    return [id_ for id_ in ids if id_ not in others]
+
+
+def _named(ids: list[Any]) -> str:
+    more = f" and {len(ids) - _NUM_NAMED:,} more" if len(ids) > _NUM_NAMED else ""
+    return ", ".join(map(str, ids[:_NUM_NAMED])) + more

@@ -1,0 +1,141 @@
+"""Hiding items: one file that is replaced whole, read strictly, and keeps ids that no version knows yet."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_bundles import SmallVersion
+from typer.testing import CliRunner
+
+from bundle.exclusive import exclusive
+from bundle.hidden import MAX_NUM_HIDDEN, HiddenIds, change_hidden, hidden_mark, read_hidden, write_hidden
+from bundle.layout import CURRENT, HIDDEN
+from re4.cli import build_app
+from re4.errors import BundleBusyError, BundleDamagedError, BundleError, UsageError
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    SmallVersion().publish(tmp_path)
+    return tmp_path
+
+
+def run(*words: object) -> Any:
+    line = ["items", *map(str, words)]
+    done = CliRunner().invoke(build_app(line), line)
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return json.loads(done.stdout) if "--json" in words else done.output
+
+
+def test_without_the_file_nothing_is_hidden(tmp_path: Path) -> None:
+    assert read_hidden(tmp_path) == HiddenIds()
+    assert hidden_mark(tmp_path) is None
+
+
+def test_hide_unhide_list(shop: Path) -> None:
+    answer = run("hide", "item-3-é", "item-1-é", "later", "--bundles", shop, "--json")
+    assert answer == {"num_hidden": 3, "hidden": ["item-3-é", "item-1-é", "later"], "unknown": ["later"]}
+    mark = hidden_mark(shop)
+    answer = run("hide", "item-1-é", "item-5-é", "--bundles", shop, "--json")
+    assert answer == {"num_hidden": 4, "hidden": ["item-5-é"], "unknown": []}
+    assert hidden_mark(shop) != mark
+    answer = run("unhide", "item-3-é", "item-9-é", "--bundles", shop, "--json")
+    assert answer == {"num_hidden": 3, "unhidden": ["item-3-é"], "not_hidden": ["item-9-é"]}
+    assert run("list", "--bundles", shop, "--json")["hidden"] == ["item-1-é", "item-5-é", "later"]
+    assert read_hidden(shop).ids == ("item-1-é", "item-5-é", "later")
+
+
+def test_for_people(shop: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run("hide", "nobody", "--bundles", shop)
+    run("unhide", "nobody", "stranger", "--bundles", shop)
+    run("hide", "item-2-é", "--bundles", shop)
+    assert "item-2-é" in run("list", "--bundles", shop)
+
+
+def test_ids_from_a_file(shop: Path) -> None:
+    (shop / "ids.txt").write_text("item-1-é\n\n  item-2-é \n", encoding="utf-8")
+    run("hide", "item-3-é", "--from", shop / "ids.txt", "--bundles", shop)
+    assert read_hidden(shop).ids == ("item-1-é", "item-2-é", "item-3-é")
+
+
+def test_hidden_items_outlive_rebuilds_and_kinds(shop: Path) -> None:
+    run("hide", "1007", "x", "--bundles", shop)
+    SmallVersion(id_kind="int", seed=1).publish(shop)
+    assert read_hidden(shop).of_kind("int") == [1007]
+    assert run("hide", "1014", "--bundles", shop, "--json")["num_hidden"] == 2
+    assert read_hidden(shop) == HiddenIds(id_kind="int", ids=(1007, 1014))
+    assert read_hidden(shop).of_kind("string") == ["1007", "1014"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], ["hide"], ["hide", ""], ["hide", "x" * 1025], ["hide", "--from", "nowhere.txt"]],
+)
+def test_wrong_words_change_nothing(shop: Path, words: list[str]) -> None:
+    if not words:
+        SmallVersion(id_kind="int", seed=1).publish(shop)
+        words = ["hide", "not-a-number"]
+    with pytest.raises(UsageError):
+        run(*words, "--bundles", shop)
+    assert not (shop / HIDDEN).exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"schema_version": 1, "id_kind": "string"}',
+        '{"schema_version": 1, "id_kind": "string", "ids": ["a", 1]}',
+        '{"schema_version": 1, "id_kind": "int", "ids": [true]}',
+        '{"schema_version": 1, "id_kind": "float", "ids": []}',
+        '{"schema_version": 1, "id_kind": ["int"], "ids": []}',
+        '{"schema_version": 1, "id_kind": "string", "ids": {}}',
+    ],
+)
+def test_a_damaged_file_is_refused_and_not_written_over(shop: Path, content: str) -> None:
+    (shop / HIDDEN).write_text(content)
+    with pytest.raises(BundleDamagedError, match=HIDDEN):
+        read_hidden(shop)
+    with pytest.raises(BundleDamagedError, match=HIDDEN):
+        run("hide", "item-1-é", "--bundles", shop)
+    assert (shop / HIDDEN).read_text() == content
+
+
+def test_a_later_schema_is_refused(shop: Path) -> None:
+    (shop / HIDDEN).write_text('{"schema_version": 2, "id_kind": "string", "ids": []}')
+    with pytest.raises(BundleError, match="schema_version is 2"):
+        read_hidden(shop)
+
+
+def test_a_link_is_not_followed(shop: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_text('{"schema_version": 1, "id_kind": "string", "ids": []}')
+    (shop / HIDDEN).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BundleDamagedError, match="not a regular file"):
+        read_hidden(shop)
+
+
+def test_there_is_a_limit(shop: Path) -> None:
+    write_hidden(shop, HiddenIds(id_kind="int", ids=tuple(range(MAX_NUM_HIDDEN))))
+    with pytest.raises(BundleError, match="100,001 items would be hidden"):
+        change_hidden(shop, hide=["x"], kind="string")
+    with pytest.raises(BundleError, match="bytes"):
+        write_hidden(shop, HiddenIds(ids=("x" * (9 << 20),)))
+    assert len(read_hidden(shop).ids) == MAX_NUM_HIDDEN
+
+
+def test_changes_wait_for_each_other(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bundle.exclusive._PATIENCE_S", 0)
+    with exclusive(shop), pytest.raises(BundleBusyError):
+        change_hidden(shop, hide=["x"], kind="string")
+    assert not (shop / HIDDEN).exists()
+
+
+def test_nothing_else_is_left(shop: Path) -> None:
+    before = {path.name for path in shop.iterdir()}
+    run("hide", "item-1-é", "--bundles", shop)
+    assert {path.name for path in shop.iterdir()} == before | {HIDDEN}
+    assert CURRENT in before
