@@ -1,5 +1,7 @@
 """The verbs `re4 data fetch` and `re4 data prepare`. It knows nothing of what a data set holds."""
 
+import time
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from training.data.layout import SplitName
 
 _DEFAULT_MIN_EVENTS = 5
+_DEFAULT_MAX_USER_EVENTS = 10_000
 _DEFAULT_SEED = 0
 
 
@@ -94,6 +97,13 @@ def prepare(
             f"nothing. Default: {_DEFAULT_MIN_EVENTS}; ready-split files are never filtered."
         ),
     ] = None,
+    max_user_events: Annotated[
+        int | None,
+        typer.Option(
+            help="Keep only the newest so many events of a user: who has more is a robot, or an account that "
+            f"many share. Default: {_DEFAULT_MAX_USER_EVENTS:,}."
+        ),
+    ] = None,
     split: Annotated[
         SplitBy | None,
         typer.Option(
@@ -126,7 +136,14 @@ def prepare(
     from training.data.events import Columns
     from training.data.prepare import NUM_STEPS, prepare_events, prepare_sequences
 
-    files = _sequence_files(input_format, events, train, valid, test, min_events, split, seed)
+    only_events = {
+        "--events": events,
+        "--min-events": min_events,
+        "--max-user-events": max_user_events,
+        "--split": split,
+        "--seed": seed,
+    }
+    files = _sequence_files(input_format, only_events, train, valid, test)
     described = read_catalogue(catalogue, catalogue_item_column or item_column) if catalogue else None
     with progress(f"preparing {out}", NUM_STEPS) as bar:
         if events is not None:
@@ -136,6 +153,8 @@ def prepare(
                 columns=Columns(user=user_column, item=item_column, timestamp=timestamp_column),
                 catalogue=described,
                 min_events=_DEFAULT_MIN_EVENTS if min_events is None else min_events,
+                max_user_events=_DEFAULT_MAX_USER_EVENTS if max_user_events is None else max_user_events,
+                now_s=time.time(),
                 split_by="time" if split == SplitBy.TIME else "user",
                 seed=_DEFAULT_SEED if seed is None else seed,
                 advance=bar.advance,
@@ -147,16 +166,12 @@ def prepare(
 
 def _sequence_files(
     input_format: Format,
-    events: Path | None,
+    only_events: Mapping[str, object],
     train: Path | None,
     valid: Path | None,
     test: Path | None,
-    min_events: int | None,
-    split: SplitBy | None,
-    seed: int | None,
 ) -> "dict[SplitName, Path]":
     """Check that the options fit the format; give the ready-split files, none for an event log."""
-    only_events = {"--events": events, "--min-events": min_events, "--split": split, "--seed": seed}
     only_sequences = {"--train": train, "--valid": valid, "--test": test}
     foreign = only_sequences if input_format == Format.EVENTS else only_events
     given = [option for option, value in foreign.items() if value is not None]
@@ -167,7 +182,7 @@ def _sequence_files(
             "or leave it out"
         )
     if input_format == Format.EVENTS:
-        if events is None:
+        if only_events["--events"] is None:
             raise UsageError(
                 "name the event log with --events FILE, or ready-split files with --format sequences"
             )
@@ -196,6 +211,9 @@ def _report(dataset: "Dataset", as_json: bool) -> None:
     noticed = [(reason.replace("_", " "), f"{number:,}") for reason, number in info.dropped.items() if number]
     if noticed:
         table("Dropped or noticed", ("what", "how many"), noticed)
+    examples = info.prepared.get("examples_of_what_was_dropped")
+    for example in examples if isinstance(examples, list) else []:
+        say(f"dropped, {example}")
     if "timestamp_notation" in info.prepared:
         first, last = info.prepared["first_event"], info.prepared["last_event"]
         say(f"timestamps: {info.prepared['timestamp_notation']}, from {first} to {last}")

@@ -16,6 +16,7 @@ from training.data.dataset import Dataset, Sequences
 from training.data.events import Columns, read_events
 from training.data.filtering import k_core
 from training.data.layout import SPLITS, SplitName
+from training.data.oddities import drop_oddities
 from training.data.popularity import rank_items
 from training.data.sequences import read_sequences
 from training.data.split import split_by_time, split_by_user
@@ -32,8 +33,10 @@ def prepare_events(
     columns: Columns,
     catalogue: Catalogue | None,
     min_events: int,
+    max_user_events: int,
     split_by: SplitBy,
     seed: int,
+    now_s: float,
     advance: Callable[[], None],
 ) -> Dataset:
     """Prepare a data set from an event log.
@@ -44,20 +47,25 @@ def prepare_events(
         columns: The names of its columns.
         catalogue: Descriptions to join onto the items.
         min_events: Users and items with fewer events are dropped, until none are left; 1 drops nothing.
+        max_user_events: Of users with more, only the newest so many events stay.
         split_by: How train, valid and test are told apart.
         seed: Draws the held-out users of a split by user.
+        now_s: Seconds since 1970; events more than a day later are dropped.
         advance: Called after each of the `NUM_STEPS` steps.
 
     Raises:
         DataError: The input cannot be used, nothing is left of it, or `out` is not free.
-        UsageError: `min_events` is below 1.
+        UsageError: `min_events` or `max_user_events` is below 1.
     """
     if min_events < 1:
         raise UsageError(f"--min-events is {min_events}; it must be at least 1, which drops nothing")
+    if max_user_events < 1:
+        raise UsageError(f"--max-user-events is {max_user_events}; it must be at least 1")
     refuse_existing(out)
     log = read_events(file, columns)
     advance()
-    filtered = k_core(log.events, min_events)
+    cleaned = drop_oddities(log.events, log.timestamps, now_s=now_s, max_user_events=max_user_events)
+    filtered = k_core(cleaned.events, min_events)
     events = filtered.events
     advance()
     split = split_by_user(events, seed) if split_by == "user" else split_by_time(events)
@@ -73,14 +81,18 @@ def prepare_events(
         "first_event": date_of(float(events.times_E.min())),
         "last_event": date_of(float(events.times_E.max())),
         "min_events": min_events,
+        "max_user_events": max_user_events,
         "split": split_by,
     }
     if split.cuts is None:
         prepared["seed"] = seed
     else:
         prepared["cuts"] = [date_of(cut) for cut in split.cuts]
+    if cleaned.examples:
+        prepared["examples_of_what_was_dropped"] = list(cleaned.examples)
     dropped = {
         "duplicate_events": log.num_duplicates,
+        **cleaned.dropped,
         "users_below_min_events": filtered.num_users_dropped,
         "items_below_min_events": filtered.num_items_dropped,
         "events_below_min_events": filtered.num_events_dropped,

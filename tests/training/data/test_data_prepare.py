@@ -238,3 +238,36 @@ def test_asking_for_help_loads_nothing_heavy() -> None:
     loaded = set(done.stdout.split())
     assert "training.data.cli" in loaded
     assert not loaded & {"polars", "numpy", "torch", "pydantic"}
+
+
+def test_events_from_the_future_are_dropped_and_shown(re4: Run, event_csv: Write, tmp_path: Path) -> None:
+    odd: list[Row] = [("u001", 3, 4_102_444_800), ("u002", 5, 4_102_444_801)]
+    code, out, told = re4("prepare", "--events", event_csv([*odd, *shop()]), "--out", tmp_path / "shop")
+    assert code == 0
+    info = Dataset.open(tmp_path / "shop").info
+    assert info.dropped["events_from_the_future"] == 2
+    assert info.prepared["last_event"].startswith("2020-09-13")
+    assert "from the future: user 'u001', item 3, 2100-01-01" in told
+    assert "events from the future" in out
+
+
+def test_a_log_that_is_all_future_is_refused(re4: Run, event_csv: Write, tmp_path: Path) -> None:
+    rows: list[Row] = [(user, item, time * 2) for user, item, time in shop()]
+    code, _, told = re4("prepare", "--events", event_csv(rows), "--out", tmp_path / "shop")
+    assert code == 1
+    assert "every event lies in the future" in told
+    assert not (tmp_path / "shop").exists()
+
+
+def test_of_a_robot_only_the_newest_events_stay(re4: Run, event_csv: Write, tmp_path: Path) -> None:
+    robot: list[Row] = [("robot", event % 40, 1_500_000_000 + event) for event in range(500)]
+    future: Row = ("robot", 1, 4_102_444_800)
+    words = ("--min-events", 1, "--max-user-events", 30, "--split", "time")
+    file = event_csv([*robot, *shop(), future])
+    code, _, told = re4("prepare", "--events", file, "--out", tmp_path / "shop", *words)
+    assert code == 0
+    dataset = Dataset.open(tmp_path / "shop")
+    assert dataset.info.dropped["users_with_too_many_events"] == 1
+    assert dataset.info.dropped["older_events_of_users_with_too_many"] == 470
+    assert "too many events: user 'robot' has 500" in told
+    assert dataset.info.prepared["first_event"].startswith("2017-07-14T02:47"), "its oldest are gone"
