@@ -57,11 +57,13 @@ def need_of(base: Any, num_items: int, memory_limit: int | None = None) -> Need:
         index_bytes = num_items * _bytes_per_item(base)
         return Need(index_bytes=index_bytes, lists_bytes=0, shard_bytes=0)
     lists_bytes = num_items * (base.code_size + _ID_BYTES)
-    # HNSW over the centroids takes a little more; training holds its sample beside them.
+    # HNSW over the centroids takes a little more.
     index_bytes = lists_bytes + base.nlist * base.d * 4
     invlists: Any = base.invlists
     lists: Any = faiss.downcast_InvertedLists(invlists)
     if not isinstance(lists, faiss.ArrayInvertedLists):
+        # The last block of a list is half empty.
+        index_bytes += base.nlist * getattr(lists, "block_size", 0) // 2
         return Need(index_bytes=index_bytes, lists_bytes=0, shard_bytes=0)
     shard_bytes = SHARD_BYTES
     if memory_limit is not None:

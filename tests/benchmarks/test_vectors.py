@@ -67,6 +67,33 @@ def test_a_few_clusters_are_crowded() -> None:
     assert sizes[:50].sum() > 4 * sizes[-50:].sum()
 
 
+def test_histories_are_of_a_few_clusters_and_of_popular_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vectors, "CHUNK_SIZE", 3000)
+    space = VectorSpace(num_items=20_000, embedding_dim=8, seed=2)
+    rows, lengths = space.histories(200, length=12, num_tastes=3)
+    assert (rows.shape, rows.dtype, lengths.min(), lengths.max()) == ((200, 12), np.int64, 6, 12)
+    assert (rows[np.arange(12) >= lengths[:, None]] == 0).all()
+    chunks = [space._clusters(space._rng_of(n), min(3000, 20_000 - 3000 * n)) for n in range(7)]
+    clusters = np.concatenate(chunks)
+    for some, length in zip(rows, lengths, strict=True):
+        assert len(set(clusters[some[:length]].tolist())) <= 3
+    real = np.arange(12) < lengths[:, None]
+    assert rows[real].mean() < 0.45 * 20_000
+    np.testing.assert_array_equal(rows, space.histories(200, length=12, num_tastes=3)[0])
+
+
+def test_clusters_of_histories_are_those_of_the_items(tmp_path: Path) -> None:
+    """Items of one history are nearer to each other than to those of another one."""
+    space = VectorSpace(num_items=20_000, embedding_dim=32)
+    space.write_items(tmp_path / "vectors.npy")
+    found = np.load(tmp_path / "vectors.npy")
+    found /= np.linalg.norm(found, axis=1, keepdims=True)
+    rows, lengths = space.histories(100, length=2, num_tastes=1)
+    pairs = found[rows[lengths == 2]]
+    assert (pairs[:, 0] * pairs[:, 1]).sum(axis=1).mean() > 0.5
+    assert abs((pairs[:, 0] * np.roll(pairs[:, 1], 1, axis=0)).sum(axis=1).mean()) < 0.3
+
+
 def test_sizes_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValueError, match="0 items of width 64"):
         VectorSpace(num_items=0)

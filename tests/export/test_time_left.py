@@ -1,0 +1,28 @@
+"""What people are told about long work."""
+
+import pytest
+
+from export import time_left
+from export.time_left import TimeLeft, in_words
+
+
+def test_time_left_follows_the_pace_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, told = [100.0], []
+    monkeypatch.setattr(time_left, "monotonic", lambda: now[0])
+    work = TimeLeft(told.append, "filling", 1000, done=200)
+    now[0] = 101.0
+    work.at(300)  # too soon to tell
+    now[0] = 110.0
+    work.at(400)
+    now[0] = 110.5
+    work.at(500)
+    now[0] = 140.0
+    work.at(1000)
+    assert told == ["filling: 40%, 30 s left", "filling: 100%, 1 s left"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.2, "1 s"), (99, "99 s"), (100, "2 min"), (5900, "98 min"), (7500, "2 h 5 min")]
+)
+def test_durations_are_told_as_people_do(seconds: float, words: str) -> None:
+    assert in_words(seconds) == words
