@@ -36,8 +36,7 @@ class Shop:
 
     def line(self, *options: object) -> list[str]:
         """The words of a rebuild from the vectors."""
-        words = ["rebuild", "--bundles", self.bundles, "--vectors", self.vectors, "--ids", self.ids]
-        return [str(word) for word in (*words, "--num-candidates", NUM_CANDIDATES, *options)]
+        return rebuild_words(self.bundles, self.vectors, self.ids, *options)
 
     def rebuild(self, *options: object) -> tuple[BaseException | None, dict[str, Any]]:
         """Run it in this process: the error that it ended with, and its report."""
@@ -49,3 +48,9 @@ class Shop:
     def files(self) -> set[str]:
         """Everything in the bundle directory."""
         return {path.name for path in self.bundles.iterdir()}
+
+
+def rebuild_words(bundles: Path, vectors: Path, ids: Path, *options: object) -> list[str]:
+    """The words of a rebuild from vectors and ids."""
+    words = ["rebuild", "--bundles", bundles, "--vectors", vectors, "--ids", ids]
+    return [str(word) for word in (*words, "--num-candidates", NUM_CANDIDATES, *options)]
