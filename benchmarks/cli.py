@@ -9,6 +9,7 @@ import typer
 
 from re4 import console
 from re4.errors import Re4Error, UsageError
+from serving.connection_options import Ca, Certificate, Key, Tls, TokenFile
 
 
 def serve(
@@ -66,6 +67,11 @@ def serve(
     server_pid: Annotated[
         int | None, typer.Option(help="Process id of the server at --address, to measure what it uses.")
     ] = None,
+    tls: Tls = False,
+    ca: Ca = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    token_file: TokenFile = None,
     seed: Annotated[int, typer.Option(help="Of arrival times and histories.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for report.json, report.md and report.png.")] = Path(
         "bench-serve"
@@ -103,6 +109,7 @@ def serve(
     from benchmarks.latency.client import ClientSettings
     from benchmarks.latency.load import ClosedLoad, Load, OpenLoad, Timing
     from benchmarks.latency.session import Plan, Sweep, run
+    from serving.connection import Connection
 
     work: Load | Sweep
     if concurrency is not None:
@@ -112,6 +119,7 @@ def serve(
         work = Sweep(first=load, p99_ms=p99_ms) if sweep else load
     plan = Plan(
         address=address,
+        connection=Connection.read(tls=tls, ca=ca, certificate=certificate, key=key, token_file=token_file),
         bundles=bundles,
         data=data,
         ids=ids,

@@ -13,6 +13,10 @@ COMPUTE_ENVIRONMENT: Final = {
     "MKL_NUM_THREADS": "1",
 }
 
+QUIET_TRANSPORT: Final = {"GRPC_VERBOSITY": "NONE"}
+"""For a server's environment, where it does not say otherwise: gRPC itself would write a line, in a form of
+its own, for every handshake that fails, so that strangers could fill the log."""
+
 
 def cap_this_thread() -> None:
     """Run OpenMP loops that this thread starts in this thread alone: the setting is a thread's own."""

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from re4.errors import ServerError
-from serving.environment import COMPUTE_ENVIRONMENT
+from serving.environment import COMPUTE_ENVIRONMENT, QUIET_TRANSPORT
 from serving.orders import Failed, Line, Load, Opened, Serving, Start, from_line, to_line
 
 _MAX_LINE_BYTES = 1 << 20
@@ -39,7 +39,7 @@ class WorkerProcess:
             *(sys.executable, "-P", "-m", "serving.worker"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            env=os.environ | COMPUTE_ENVIRONMENT | dict(environment),
+            env=QUIET_TRANSPORT | os.environ | COMPUTE_ENVIRONMENT | dict(environment),
             limit=_MAX_LINE_BYTES,
         )
         worker = cls(process, order.number)

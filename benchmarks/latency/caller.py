@@ -22,11 +22,6 @@ from benchmarks.latency.tally import MISSED_DEADLINE, UNREACHABLE, Recorder, Tal
 METHOD: Final = "/re4.v1.Retrieval/Retrieve"
 GONE_AFTER_S: Final = 2.0
 """A server that was unreachable and gave no answer for so long is taken for dead."""
-CHANNEL_OPTIONS: Final = (
-    ("grpc.max_receive_message_length", -1),
-    # Connections of one process to one address would otherwise be one connection, and so one server process.
-    ("grpc.use_local_subchannel_pool", 1),
-)
 
 
 class Caller:
@@ -40,6 +35,7 @@ class Caller:
         timing: Timing,
         start_at: float,
         version: str,
+        metadata: Sequence[tuple[str, str]] = (),
     ) -> None:
         self._methods: list[grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = [
             channel.unary_unary(METHOD) for channel in channels
@@ -48,6 +44,7 @@ class Caller:
         self._timing = timing
         self._start_at = start_at
         self._version = version
+        self._metadata = tuple(metadata)
         self._stop = threading.Event()
         self._stopped: str | None = None
         self._stopped_at = 0.0
@@ -114,7 +111,7 @@ class Caller:
             self.recorder.failed(intended, sent, sent, MISSED_DEADLINE, "not sent before its deadline")
             return
         try:
-            data = await method(payload, timeout=left_s)
+            data = await method(payload, timeout=left_s, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             now, code, details = time.monotonic(), error.code().name, error.details() or ""
             self.recorder.failed(intended, sent, now, code, details)

@@ -12,6 +12,7 @@ from benchmarks.latency.client_process import Done, Job, Progress, Ready, Run, S
 from benchmarks.latency.load import Load, Timing
 from benchmarks.latency.tally import Tally
 from re4.errors import Re4Error, ServerError
+from serving.connection import Connection as ServerConnection
 
 CONNECT_TIMEOUT_S: Final = 10.0
 START_DELAY_S: Final = 0.1
@@ -34,17 +35,25 @@ class ClientSettings:
 class LoadClient:
     """Worker processes connected to one address. Use it in a `with` block; one run at a time."""
 
-    def __init__(self, address: str, payloads: Sequence[bytes], settings: ClientSettings) -> None:
+    def __init__(
+        self,
+        address: str,
+        payloads: Sequence[bytes],
+        settings: ClientSettings,
+        connection: ServerConnection | None = None,
+    ) -> None:
         """Prepare; the processes start with the `with` block.
 
         Args:
             address: HOST:PORT of the server.
             payloads: Serialised requests, sent in turn.
             settings: How many processes and connections.
+            connection: TLS and token; None for neither.
         """
         self._address = address
         self._payloads = payloads
         self._settings = settings
+        self._connection = connection or ServerConnection()
         self._processes: list[Any] = []
         self._pipes: list[Connection] = []
 
@@ -61,6 +70,7 @@ class LoadClient:
                 ours, theirs = spawn.Pipe()
                 job = Job(
                     address=self._address,
+                    connection=self._connection,
                     payloads=self._payloads,
                     num_channels=self._settings.num_channels,
                     worker=worker,

@@ -11,9 +11,10 @@ from typing import Any, Final
 
 import grpc
 
-from benchmarks.latency.caller import CHANNEL_OPTIONS, Caller
+from benchmarks.latency.caller import Caller
 from benchmarks.latency.load import Load, Timing
 from benchmarks.latency.tally import Tally
+from serving.connection import Connection as ServerConnection
 
 PROGRESS_INTERVAL_S: Final = 0.25
 
@@ -23,6 +24,7 @@ class Job:
     """What a worker is for."""
 
     address: str
+    connection: ServerConnection
     payloads: Sequence[bytes]
     num_channels: int
     worker: int
@@ -81,9 +83,7 @@ def main(job: Job, pipe: Connection) -> None:
 
 
 async def _work(job: Job, pipe: Connection) -> None:
-    channels = [
-        grpc.aio.insecure_channel(job.address, options=list(CHANNEL_OPTIONS)) for _ in range(job.num_channels)
-    ]
+    channels = [job.connection.aio_channel(job.address) for _ in range(job.num_channels)]
     try:
         pipe.send(Ready(problem=await _connect(channels, job)))
         orders: asyncio.Queue[Any] = asyncio.Queue()
@@ -123,7 +123,12 @@ async def _run(
     orders: "asyncio.Queue[Any]",
 ) -> None:
     caller = Caller(
-        channels, job.payloads, timing=order.timing, start_at=order.start_at, version=order.version
+        channels,
+        job.payloads,
+        timing=order.timing,
+        start_at=order.start_at,
+        version=order.version,
+        metadata=job.connection.metadata,
     )
     recorder = caller.recorder
     running = asyncio.create_task(

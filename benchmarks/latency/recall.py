@@ -17,7 +17,7 @@ from benchmarks.latency.requests import IdList
 from bundle.ids import ItemIds
 from bundle.layout import VECTORS
 from bundle.verify import read_manifest
-from serving.client import RetrievalClient
+from serving.client import Connection, RetrievalClient
 
 NUM_RECALL_REQUESTS: Final = 200
 _BLOCK_ROWS: Final = 1 << 18
@@ -28,6 +28,7 @@ _TOLERANCE: Final = 1e-5
 
 def measure_recall(
     address: str,
+    connection: Connection,
     version_path: Path,
     histories: Sequence[IdList],
     *,
@@ -38,6 +39,7 @@ def measure_recall(
 
     Args:
         address: The server.
+        connection: TLS and token.
         version_path: The bundle version that it serves.
         histories: The benchmark's; the first `NUM_RECALL_REQUESTS` are asked.
         num_candidates: M, as in the benchmark.
@@ -55,7 +57,7 @@ def measure_recall(
     ids = ItemIds.open(version_path, manifest.items.id_kind, manifest.items.num_items)
     vectors_ND = np.load(version_path / VECTORS, mmap_mode="r", allow_pickle=False)
     recalls = []
-    with RetrievalClient(address, timeout_s=_TIMEOUT_S) as client:
+    with RetrievalClient(address, timeout_s=_TIMEOUT_S, connection=connection) as client:
         for history in histories[:NUM_RECALL_REQUESTS]:
             found = client.retrieve(
                 history, num_candidates, exclude_history=exclude_history, return_interests=True

@@ -5,7 +5,7 @@ What was measured is written whatever happens afterwards, and marked where it is
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +25,7 @@ from bundle.verify import read_manifest
 from re4.console import say
 from re4.errors import Re4Error, UsageError
 from re4.files import replacing, write_json
+from serving.connection import Connection
 
 JSON_FILE: Final = "report.json"
 MARKDOWN_FILE: Final = "report.md"
@@ -46,6 +47,8 @@ class Plan:
 
     address: str | None
     """The server; None to start one on `bundles`."""
+    connection: Connection = field(default_factory=Connection)
+    """TLS and token, for a server at `address`."""
     bundles: Path | None
     """Bundle directory: for a server of our own, for ids and for recall."""
     data: Path | None
@@ -78,20 +81,20 @@ def run(plan: Plan, out: Path) -> dict[str, Any]:
     """
     machine = describe_machine()
     with _server(plan) as (address, pid):
-        info = server_info(address)
+        info = server_info(address, plan.connection)
         histories = choose_histories(info, data=plan.data, ids=plan.ids, bundles=plan.bundles, seed=plan.seed)
         payloads = histories.payloads(
             num_candidates=plan.num_candidates, exclude_history=plan.exclude_history
         )
-        reply = sample_reply(address, payloads)
+        reply = sample_reply(address, payloads, plan.connection)
         say(f"{address}: version {info['version']}, {info['num_items']:,} items; {histories.source}")
         ceiling_per_s = measure_ceiling(payloads, reply, plan.client, version=info["version"])
         say(f"this client does {ceiling_per_s:,.0f} calls/s against a null server")
 
         def check_server() -> str | None:
-            return _difference(address, info)
+            return _difference(address, info, plan.connection)
 
-        with LoadClient(address, payloads, plan.client) as client:
+        with LoadClient(address, payloads, plan.client, plan.connection) as client:
             bench = Bench(
                 client,
                 timing=plan.timing,
@@ -188,6 +191,7 @@ def _recall(plan: Plan, address: str, info: dict[str, Any], histories: Histories
     try:
         return measure_recall(
             address,
+            plan.connection,
             plan.bundles / str(info["version"]),
             histories.ids,
             num_candidates=plan.num_candidates,
@@ -210,10 +214,10 @@ def _bundle(plan: Plan, info: dict[str, Any]) -> dict[str, Any] | None:
     return manifest.model_dump(mode="json", include={"version", "created_at", "model", "index", "items"})
 
 
-def _difference(address: str, info: dict[str, Any]) -> str | None:
+def _difference(address: str, info: dict[str, Any], connection: Connection) -> str | None:
     """What has changed of the server since the beginning."""
     try:
-        now = server_info(address)
+        now = server_info(address, connection)
     except Re4Error as error:
         return f"the server does not answer any more: {error}"
     changed = [name for name in _SAME_SERVER if now[name] != info[name]]

@@ -13,9 +13,9 @@ from typing import IO, Any, Final
 
 import grpc
 
-from benchmarks.latency.caller import CHANNEL_OPTIONS, METHOD
+from benchmarks.latency.caller import METHOD
 from re4.errors import ServerError
-from serving.client import RetrievalClient
+from serving.client import Connection, RetrievalClient
 
 _TIMEOUT_S: Final = 5.0
 _START_TIMEOUT_S: Final = 600.0
@@ -24,28 +24,28 @@ _LISTENING: Final = re.compile(r"listening on (\S+:\d+)")
 _NUM_SAMPLES: Final = 20
 
 
-def server_info(address: str) -> dict[str, Any]:
+def server_info(address: str, connection: Connection) -> dict[str, Any]:
     """The server's `Info`.
 
     Raises:
         ServerError: no server of this contract answers there.
     """
-    with RetrievalClient(address, timeout_s=_TIMEOUT_S) as client:
+    with RetrievalClient(address, timeout_s=_TIMEOUT_S, connection=connection) as client:
         return client.info()
 
 
-def sample_reply(address: str, payloads: Sequence[bytes]) -> bytes:
+def sample_reply(address: str, payloads: Sequence[bytes], connection: Connection) -> bytes:
     """The reply of median size to some of the requests, so that a null server can give one like it.
 
     Raises:
         ServerError: the server does not answer these requests.
     """
     replies = []
-    with grpc.insecure_channel(address, options=list(CHANNEL_OPTIONS)) as channel:
+    with connection.channel(address) as channel:
         method: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
         for payload in payloads[:_NUM_SAMPLES]:
             try:
-                replies.append(method(payload, timeout=_TIMEOUT_S))
+                replies.append(method(payload, timeout=_TIMEOUT_S, metadata=connection.metadata))
             except grpc.RpcError as error:
                 raise ServerError(
                     f"{address} does not answer the requests of this benchmark: "

@@ -1,14 +1,18 @@
 """`re4 retrieve` and `re4 info` against running servers: for people and for machines."""
 
 import json
+import os
 import subprocess
+from pathlib import Path
 
 import pytest
+from certificates import Authority
 from running_server import RE4, RunningServer
 from small_bundles import SmallVersion
 
 from re4.errors import UsageError
 from serving.cli import info
+from serving.tokens import digest_of
 from serving.retrieve_cli import retrieve
 
 
@@ -122,3 +126,39 @@ def test_the_command_prints_an_error_as_one_message(server: RunningServer) -> No
     )
     assert lost.returncode == 1
     assert "re4 serve --bundles DIR --address 127.0.0.1:1" in " ".join(lost.stderr.split())
+
+
+def test_verbs_reach_a_server_with_tls_and_tokens(bundles: Path, tmp_path: Path) -> None:
+    """The load generator too; the token comes from a file or the environment."""
+    authority = Authority(tmp_path)
+    pair, own = authority.issue(), authority.issue("caller")
+    (tmp_path / "token").write_text("a-secret-token\n")
+    entry = f'[me]\nsha256 = "{digest_of("a-secret-token").hex()}"\n'
+    (tmp_path / "tokens.toml").write_text(entry)
+    (tmp_path / "ids").write_text("item-1-é\n")
+    options = {
+        "--tls-certificate": pair.certificate,
+        "--tls-key": pair.key,
+        "--tls-client-ca": authority.path,
+        "--tokens": tmp_path / "tokens.toml",
+    }
+    words = [str(word) for option in options.items() for word in option]
+    tls = ["--ca", str(authority.path), "--certificate", str(own.certificate), "--key", str(own.key)]
+    with RunningServer(bundles, *words, "--num-processes", "1") as running:
+
+        def ask(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [*RE4, *words, "--address", running.address, *tls],
+                capture_output=True,
+                text=True,
+                check=False,
+                env=os.environ | variables,
+            )
+
+        assert json.loads(ask("info", "--json", RE4_TOKEN="a-secret-token").stdout)["num_items"] == 60
+        assert "UNAUTHENTICATED" in ask("info").stderr
+        token = ["--token-file", str(tmp_path / "token")]
+        assert "item-" in ask("retrieve", "--history", "item-1-é", *token).stdout
+        load = ["--rate", "10", "--num-runs", "1", "--duration-s", "0.3", "--warmup-s", "0", "--json"]
+        out = ["--out", str(tmp_path / "out"), "--ids", str(tmp_path / "ids")]
+        assert json.loads(ask("bench", "serve", *load, *out, *token).stdout)["status"] == "complete"

@@ -1,5 +1,8 @@
 """TLS: who is refused, what is said about files that cannot be used, and a renewal that drops no call."""
 
+import re
+import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -76,6 +79,18 @@ def test_plain_text_to_a_tls_port_is_refused(tls_server: RunningServer) -> None:
     assert "UNAVAILABLE" in refused(tls_server.address, Connection())
 
 
+def test_strangers_cannot_fill_the_log(tls_server: RunningServer) -> None:
+    """Every line is the server's own, whatever was sent to its port."""
+    host, _, port = tls_server.address.rpartition(":")
+    for _ in range(5):
+        with socket.create_connection((host, int(port)), timeout=DEADLINE_S) as stranger:
+            stranger.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert stranger.recv(100) is not None
+    assert all(
+        re.match(r"20\d\d-\S+ \S+ (INFO|WARNING|ERROR) ", line) for line in tls_server.log.splitlines()
+    )
+
+
 def test_tls_to_a_plain_text_port_is_refused(server: RunningServer, authority: Authority) -> None:
     assert "UNAVAILABLE" in refused(server.address, connection(authority))
 
@@ -121,9 +136,6 @@ def test_probes_that_speak_no_tls_have_a_port_with_health_alone(tls_server: Runn
 
 def served_serial(address: str, authority: Authority) -> bytes:
     """The certificate that a new connection is shown."""
-    import socket
-    import ssl
-
     context = ssl.create_default_context(cafile=str(authority.path))
     host, _, port = address.rpartition(":")
     with (
