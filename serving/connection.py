@@ -84,6 +84,10 @@ class Connection:
         return grpc.ssl_channel_credentials(self.ca, self.key, self.certificate)
 
 
+PLAIN: Final = Connection()
+"""Neither TLS nor a token."""
+
+
 def _token(path: Path | None) -> str | None:
     found = _read(path)
     text = os.environ.get(TOKEN_VARIABLE) if found is None else found.decode("utf-8", "replace")

@@ -16,6 +16,7 @@ import grpc
 from benchmarks.latency.caller import METHOD
 from re4.errors import ServerError
 from serving.client import Connection, RetrievalClient
+from serving.connection import PLAIN
 
 _TIMEOUT_S: Final = 5.0
 _START_TIMEOUT_S: Final = 600.0
@@ -24,7 +25,7 @@ _LISTENING: Final = re.compile(r"listening on (\S+:\d+)")
 _NUM_SAMPLES: Final = 20
 
 
-def server_info(address: str, connection: Connection) -> dict[str, Any]:
+def server_info(address: str, connection: Connection = PLAIN) -> dict[str, Any]:
     """The server's `Info`.
 
     Raises:
@@ -34,7 +35,7 @@ def server_info(address: str, connection: Connection) -> dict[str, Any]:
         return client.info()
 
 
-def sample_reply(address: str, payloads: Sequence[bytes], connection: Connection) -> bytes:
+def sample_reply(address: str, payloads: Sequence[bytes], connection: Connection = PLAIN) -> bytes:
     """The reply of median size to some of the requests, so that a null server can give one like it.
 
     Raises:

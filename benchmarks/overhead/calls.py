@@ -17,8 +17,8 @@ from typing import Any, Final
 
 import grpc
 
-from benchmarks.latency.caller import CHANNEL_OPTIONS
 from re4.errors import Re4Error, ServerError
+from serving.connection import CHANNEL_OPTIONS
 
 _START_TIMEOUT_S: Final = 60
 _GRACE_S: Final = 30

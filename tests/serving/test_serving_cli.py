@@ -12,8 +12,8 @@ from small_bundles import SmallVersion
 
 from re4.errors import UsageError
 from serving.cli import info
-from serving.tokens import digest_of
 from serving.retrieve_cli import retrieve
+from serving.tokens import digest_of
 
 
 def test_retrieve_as_json(
