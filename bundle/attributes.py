@@ -108,6 +108,10 @@ class Attribute:
     def mask_with(self, codes: Sequence[int]) -> NDArray[np.bool_]:
         """Whether each item of the catalogue has any of the codes: bool [N]."""
         mask_N = np.zeros(self.num_items, np.bool_)
+        if self._offsets is None and self.num_with(codes) > len(codes) * self.num_items / 8:
+            for code in codes:  # so many that looking at every item is faster
+                mask_N |= self._codes == code
+            return mask_N
         for code in codes:
             mask_N[self._rows[self._starts[code] : self._starts[code + 1]]] = True
         return mask_N
