@@ -18,6 +18,7 @@ from serving.health import HEALTH_NAME, Health
 from serving.live import Live
 from serving.metrics import CallMetrics
 from serving.reflection import add_reflection
+from serving.refusals import QUEUE_OPTIONS
 from serving.service import SERVICE_NAME, CallListener, RetrievalService
 from serving.settings import AccessLogKind, ServerSettings
 from serving.tracing import Tracer, otlp_provider
@@ -76,9 +77,10 @@ class RetrievalServer:
                 ("grpc.max_receive_message_length", settings.limits.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 1),
+                *QUEUE_OPTIONS,
             ]
         )
-        self._server.add_generic_rpc_handlers((self._service.handler(),))
+        self._server.add_registered_method_handlers(SERVICE_NAME, self._service.handlers())
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if settings.reflection:
             add_reflection(self._server, (SERVICE_NAME, HEALTH_NAME), self._gate)

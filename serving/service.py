@@ -28,6 +28,7 @@ from serving.gate import Gate
 from serving.live import Live
 from serving.metrics import CallMetrics
 from serving.pipeline import Answer, Query
+from serving.refusals import Spacing
 from serving.requests import CheckedRequest, check_encode, check_retrieve
 from serving.settings import ServerSettings
 from serving.snapshot import Snapshot
@@ -125,25 +126,23 @@ class RetrievalService:
             group_of=_group_of,
             on_lane_start=cap_this_thread,
         )
+        self._spacing = Spacing()
         self._num_in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def handler(self) -> grpc.GenericRpcHandler:
-        """What a gRPC server dispatches calls by."""
+    def handlers(self) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
+        """What a gRPC server dispatches calls by: a handler for each method."""
         methods: dict[str, Method] = {
             "Retrieve": self._retrieve,
             "BatchRetrieve": self._batch_retrieve,
             "Encode": self._encode,
             "Info": self._info,
         }
-        return grpc.method_handlers_generic_handler(
-            SERVICE_NAME,
-            {
-                name: grpc.unary_unary_rpc_method_handler(self._guarded(name, method))
-                for name, method in methods.items()
-            },
-        )
+        return {
+            name: grpc.unary_unary_rpc_method_handler(self._guarded(name, method))
+            for name, method in methods.items()
+        }
 
     async def wait_idle(self) -> None:
         """Return when no call is in flight."""
@@ -185,6 +184,8 @@ class RetrievalService:
                 return reply
             except Re4Error as error:
                 code, details = status_of(type(error)), str(error)
+                if isinstance(error, ShedError):
+                    self._spacing.keep()
                 if isinstance(error, OverloadError):
                     self._metrics.shed(_shed_reason(error))
                     if error.retry_after_ms is not None:

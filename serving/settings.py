@@ -234,6 +234,9 @@ class ServerSettings:
     check_timeout_s: float = setting(
         600.0, "Seconds that checking one version may take before the version is refused.", low=0.001
     )
+    memory_check: bool = setting(
+        True, "Refuse a new version that would not fit into memory beside the live one, before it is loaded."
+    )
     grace_s: float = setting(
         10.0, "Seconds that calls in flight get to finish after SIGTERM or Ctrl-C.", low=0
     )

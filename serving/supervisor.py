@@ -10,7 +10,6 @@ import signal
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
@@ -22,6 +21,7 @@ from serving.allowance import usable_cores
 from serving.backoff import Backoff
 from serving.check import check_version
 from serving.logs import log_to_stderr
+from serving.memory_check import require_memory
 from serving.metrics import ServerFacts
 from serving.metrics_page import metrics_page
 from serving.orders import Announce, Failed, Load, Refuse, Start
@@ -61,7 +61,7 @@ class _Supervisor:
         self._facts = ServerFacts()
         self._worker_environment: Mapping[str, str] = {}
         self._bundles = bundles
-        self._watcher = Watcher(bundles, partial(check_version, settings=settings))
+        self._watcher = Watcher(bundles, self._check)
         self._workers: dict[int, WorkerProcess] = {}
         self._live: Path | None = None
         self._refused: Refuse | None = None
@@ -145,6 +145,11 @@ class _Supervisor:
     async def _check_first(self) -> None:
         self._live = self._facts.live = await self._watcher.first()
         self._facts.num_loads_ok += 1
+
+    async def _check(self, path: Path) -> None:
+        if self._settings.memory_check and self._live is not None:
+            require_memory(path, num_processes=self._settings.num_processes)
+        await check_version(path, settings=self._settings)
 
     async def _start(self, order: Start) -> None:
         self._workers[order.number] = await WorkerProcess.start(order, self._worker_environment)

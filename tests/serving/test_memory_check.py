@@ -1,0 +1,75 @@
+"""A second version that would not fit is refused before it is loaded, and seen to be."""
+
+from pathlib import Path
+
+import pytest
+from running_server import RunningServer
+from small_bundles import SmallVersion
+
+from bundle.manifest import IndexInfo, Manifest
+from bundle.verify import read_manifest
+from re4.errors import BundleError
+from serving import memory_check
+from serving.client import RetrievalClient
+from serving.memory_check import bytes_needed, require_memory
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    return read_manifest(tmp_path / SmallVersion().publish(tmp_path))
+
+
+def of_kind(manifest: Manifest, kind: str, index_bytes: int) -> Manifest:
+    files = tuple(
+        entry.model_copy(update={"num_bytes": index_bytes}) if entry.name == "items.faiss" else entry
+        for entry in manifest.files
+    )
+    return manifest.model_copy(update={"index": IndexInfo(kind=kind), "files": files})
+
+
+def test_mapped_indexes_cost_nothing_and_codes_once_for_each_process(manifest: Manifest) -> None:
+    mapped = bytes_needed(of_kind(manifest, "ivf", 4000 * MIB), num_processes=4)
+    assert mapped < 1000 * MIB
+    vectors = manifest.items.num_items * manifest.model.embedding_dim * 4
+    coded = bytes_needed(of_kind(manifest, "ivf-refined", vectors + 500 * MIB), num_processes=4)
+    assert coded == mapped + 4 * 500 * MIB
+    assert bytes_needed(of_kind(manifest, "new-kind", 500 * MIB), num_processes=4) == coded
+
+
+def test_the_check_itself_needs_room(manifest: Manifest) -> None:
+    assert bytes_needed(manifest, num_processes=1) > 100 * MIB
+
+
+def test_too_little_memory_is_said_with_both_numbers(
+    tmp_path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / manifest.version
+    require_memory(path, num_processes=1)
+    monkeypatch.setattr(memory_check, "available_memory_bytes", lambda: 10 * MIB)
+    with pytest.raises(BundleError, match=r"need about \d+ MiB of their own, and 10 MiB can be had"):
+        require_memory(path, num_processes=1)
+
+
+def test_a_server_without_room_keeps_the_old_version_and_says_why(tmp_path: Path) -> None:
+    """The server's parent believes that there is no memory left; the first version needs no asking."""
+    bundles = tmp_path / "bundles"
+    good = SmallVersion(seed=1).publish(bundles)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nif 'serve' in sys.orig_argv:\n"
+        "    import serving.allowance\n    serving.allowance.available_memory_bytes = lambda: 0\n"
+    )
+    env = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
+    with RunningServer(bundles, "--poll-interval-s", "0.02", env=env) as running:
+        refused = SmallVersion(seed=2).publish(bundles)
+        running.wait_for(f"version {refused} refused, the old one stays live: .*0 MiB can be had")
+        with RetrievalClient(running.address) as client:
+            assert client.retrieve(["item-1-é"], 5).version == good
+            facts = client.info()
+            assert (facts["version"], facts["failed_version"]) == (good, refused)
+            assert "--no-memory-check turns this off" in facts["failure"]
+    with RunningServer(bundles, "--poll-interval-s", "0.02", "--no-memory-check", env=env) as running:
+        seen = running.num_lines
+        name = SmallVersion(seed=3).publish(bundles)
+        running.wait_for(f"worker 1: serving {name}", after=seen)
