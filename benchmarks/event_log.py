@@ -1,0 +1,106 @@
+"""`re4 bench events`: event logs of any size with planted interests and popularity skew, seeded.
+
+Items come in clusters, a crowded few and many small ones, and within a cluster few items get most events. A
+user likes a few clusters and takes each event from one of them; lengths of histories are skewed as well.
+Written part by part, so that memory does not grow with the log; the same seed gives the same bytes.
+
+Legend: U users of a part, E events of a part, T tastes, C clusters.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Final
+
+import numpy as np
+import polars as pl
+import typer
+from numpy.typing import NDArray
+
+from re4.console import progress, say
+from re4.errors import UsageError
+from re4.files import replacing
+
+_PART_USERS: Final = 50_000
+_MEAN_EVENTS: Final = 40
+_FEWEST: Final = 5
+_SPAN_S: Final = 180 * 86_400
+_START_S: Final = 1_700_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventSpace:
+    """Items and how they are liked."""
+
+    num_items: int
+    num_tastes: int = 4
+    """Clusters that a user likes."""
+    seed: int = 0
+
+    @property
+    def num_clusters(self) -> int:
+        """About 200 items each."""
+        return max(self.num_tastes, self.num_items // 200)
+
+    def part(self, number: int, num_users: int) -> pl.DataFrame:
+        """Events of one part's users: `user` (int64), `item` (int64) and `timestamp` (seconds), by time.
+
+        Every user has at least five events.
+        """
+        rng = np.random.default_rng((self.seed, number))
+        extra_U = np.minimum(rng.pareto(1.6, num_users) * 0.6 * (_MEAN_EVENTS - _FEWEST), 50 * _MEAN_EVENTS)
+        num_U = _FEWEST + extra_U.astype(np.int64)
+        tastes_UT = self._skewed(rng.random((num_users, self.num_tastes)), self.num_clusters, 2.0)
+        user_E = np.repeat(np.arange(num_users), num_U)
+        cluster_E = tastes_UT[user_E, rng.integers(self.num_tastes, size=len(user_E))]
+        # Items of cluster c are c, c + C, c + 2C, …: every cluster has popular ones among the first rows.
+        size_E = (self.num_items - cluster_E - 1) // self.num_clusters + 1
+        place_E = (rng.random(len(user_E)) ** 3 * size_E).astype(np.int64)
+        frame = pl.DataFrame(
+            {
+                "user": user_E + number * _PART_USERS,
+                "item": cluster_E + place_E * self.num_clusters,
+                "timestamp": _START_S + rng.integers(_SPAN_S, size=len(user_E)),
+            }
+        )
+        return frame.sort("timestamp", maintain_order=True)
+
+    @staticmethod
+    def _skewed(uniform: NDArray[np.float64], size: int, power: float) -> NDArray[np.int64]:
+        """Turn uniform numbers into places 0 to size - 1, the first ones more often."""
+        return np.asarray((uniform**power * size).astype(np.int64))
+
+
+def write_event_log(path: Path, space: EventSpace, num_events: int) -> int:
+    """Write at least so many events, parquet, appearing whole; give their exact number."""
+    written = number = 0
+    with (
+        replacing(path) as whole,
+        TemporaryDirectory(dir=path.parent, prefix=".events-") as folder,
+        progress(f"writing {path.name}", num_events) as bar,
+    ):
+        while written < num_events:
+            users_left = max(1, (num_events - written) // _MEAN_EVENTS)
+            frame = space.part(number, min(_PART_USERS, users_left))
+            frame.write_parquet(Path(folder) / f"{number:06d}.parquet")
+            written, number = written + len(frame), number + 1
+            bar.advance(len(frame))
+        pl.scan_parquet(Path(folder) / "*.parquet").sink_parquet(whole)
+    return written
+
+
+def events(
+    out: Annotated[Path, typer.Option(help="The event log to write, .parquet.")],
+    num_events: Annotated[int, typer.Option(help="At least so many.", min=1)] = 10_000_000,
+    num_items: Annotated[int, typer.Option(help="Items to choose from.", min=1)] = 1_000_000,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same log.", min=0)] = 0,
+) -> None:
+    """Write an event log of any size, with planted interests and popularity skew.
+
+    Example: re4 bench events --num-events 100000000 --out log.parquet
+    """
+    if out.suffix != ".parquet":
+        raise UsageError(f"--out is {out}; name a .parquet file")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    written = write_event_log(out, EventSpace(num_items=num_items, seed=seed), num_events)
+    say(f"{written:,} events. Next: re4 data prepare --events {out} --out DATA")

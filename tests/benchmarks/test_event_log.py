@@ -1,0 +1,54 @@
+"""Made-up event logs: of the size asked for, the same from one seed, skewed, and with tastes to learn."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from benchmarks.event_log import EventSpace, write_event_log
+from re4.errors import DataError
+from training.data.events import Columns, read_events
+
+
+def test_a_log_is_repeatable_and_can_be_prepared(tmp_path: Path) -> None:
+    space = EventSpace(num_items=2_000, seed=5)
+    written = write_event_log(tmp_path / "log.parquet", space, 30_000)
+    again = write_event_log(tmp_path / "again.parquet", space, 30_000)
+    assert 30_000 <= written == again < 40_000
+    assert (tmp_path / "log.parquet").read_bytes() == (tmp_path / "again.parquet").read_bytes()
+    other = write_event_log(tmp_path / "other.parquet", EventSpace(num_items=2_000, seed=6), 30_000)
+    assert other != written
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "again.parquet",
+        "log.parquet",
+        "other.parquet",
+    ]
+    log = read_events(tmp_path / "log.parquet", Columns())
+    assert log.events.num_events + log.num_duplicates == written
+
+
+def test_few_items_get_many_events_and_users_differ_in_length() -> None:
+    frame = EventSpace(num_items=10_000).part(0, 5_000)
+    by_item = np.sort(frame["item"].value_counts()["count"].to_numpy())[::-1]
+    assert by_item[: len(by_item) // 10].sum() > 0.4 * len(frame)
+    lengths = frame["user"].value_counts()["count"]
+    assert lengths.min() >= 5
+    assert lengths.max() > 10 * lengths.median()
+
+
+def test_a_user_likes_a_few_clusters() -> None:
+    space = EventSpace(num_items=10_000, num_tastes=3)
+    clusters = space.part(0, 500).with_columns(cluster=pl.col("item") % space.num_clusters)
+    assert clusters.group_by("user").agg(pl.col("cluster").n_unique())["cluster"].max() <= 3
+    assert clusters["cluster"].n_unique() == space.num_clusters
+
+
+def test_what_is_written_appears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise DataError("no space left")
+
+    monkeypatch.setattr(pl, "scan_parquet", full)
+    with pytest.raises(DataError):
+        write_event_log(tmp_path / "log.parquet", EventSpace(num_items=100), 1_000)
+    assert list(tmp_path.iterdir()) == []
