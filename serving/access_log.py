@@ -12,7 +12,8 @@ from typing import Final
 from serving.calls import Call
 from serving.logs import FIELDS
 
-_OK: Final = "OK"
+_NO_ERRORS: Final = ("OK", "CANCELLED")
+"""A caller who leaves, as those who ask two servers at once do, is no error."""
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class AccessLog:
             details: What it was told; empty where it ended well.
             seconds: How long it took.
         """
-        if self._errors_only and code == _OK:
+        if self._errors_only and code in _NO_ERRORS:
             return
         now_s = self._clock_s()
         self._budget = min(self._lines_per_s, self._budget + (now_s - self._since_s) * self._lines_per_s)

@@ -200,14 +200,21 @@ class RetrievalService:
                 self._metrics.call(name, code.name, took_s)
                 if call.caller is not None:
                     self._metrics.caller(call.caller.name, code.name)
-                for listener in self._listeners:
-                    listener.ended(call, code.name, details, took_s)
                 self._num_in_flight -= 1
                 if not self._num_in_flight:
                     self._idle.set()
+                self._tell(call, code.name, details, took_s)
             return await context.abort(code, details, (*advice, (REQUEST_ID, call.request_id)))
 
         return guarded
+
+    def _tell(self, call: Call, code: str, details: str, took_s: float) -> None:
+        """Tell the listeners that a call ended; what goes wrong with one of them is not the call's."""
+        for listener in self._listeners:
+            try:
+                listener.ended(call, code, details, took_s)
+            except Exception:
+                _log.exception("%s cannot be told of a call", type(listener).__name__)
 
     async def _retrieve(self, data: bytes, time_left: TimeLeft) -> bytes:
         with self._metrics.timed("check"):

@@ -136,7 +136,7 @@ class AccessLogKind(StrEnum):
 
     OFF = "off"
     ERRORS = "errors"
-    """Those that did not end with OK."""
+    """Those that did not end with OK, but for those whose caller left."""
     ALL = "all"
 
 

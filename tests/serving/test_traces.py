@@ -2,14 +2,18 @@
 
 import asyncio
 import contextlib
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -103,8 +107,65 @@ def test_a_collector_that_is_not_there_hurts_nobody(bundles: Path) -> None:
     with RunningServer(bundles, *options) as running:
         with RetrievalClient(running.address) as client:
             client.retrieve(["item-1-é"], 3)
-        running.signal(15)
+        running.signal(signal.SIGTERM)
         assert running.wait() == 0
+
+
+class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+    """Takes spans in as a collector does."""
+
+    def __init__(self) -> None:
+        self.requests: list[trace_service_pb2.ExportTraceServiceRequest] = []
+
+    def Export(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.requests.append(request)
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+
+def test_spans_reach_a_collector_before_a_server_stops(bundles: Path) -> None:
+    collector = Collector()
+    taking = grpc.server(ThreadPoolExecutor(1))
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, taking)
+    port = taking.add_insecure_port("127.0.0.1:0")
+    taking.start()
+    try:
+        options = ("--trace-endpoint", f"http://127.0.0.1:{port}", "--trace-fraction", "1")
+        with RunningServer(bundles, *options, "--num-processes", "1") as running:
+            with RetrievalClient(running.address) as client:
+                client.retrieve(["item-1-é"], 3)
+            running.signal(signal.SIGTERM)
+            assert running.wait() == 0
+    finally:
+        taking.stop(None).wait()
+    (resource,) = (each for request in collector.requests for each in request.resource_spans)
+    named = {each.key: each.value.string_value for each in resource.resource.attributes}
+    assert named["service.name"] == "re4"
+    assert {span.name for scope in resource.scope_spans for span in scope.spans} >= {
+        "re4.v1.Retrieval/Retrieve",
+        "search",
+    }
+
+
+def test_a_listener_that_fails_is_not_the_calls_business(snapshot: Snapshot) -> None:
+    class Failing:
+        def ended(self, *_: object) -> None:
+            raise ZeroDivisionError
+
+        def close(self) -> None:
+            pass
+
+    live = Live()
+    live.swap(snapshot)
+
+    async def main() -> None:
+        server = RetrievalServer(live, ServerSettings(max_batch_size=8, grace_s=1), tracer=Failing())
+        address = await server.start(Address(host="127.0.0.1", port=0))
+        async with grpc.aio.insecure_channel(str(address)) as channel:
+            data = await channel.unary_unary("/re4.v1.Retrieval/Retrieve")(REQUEST, timeout=DEADLINE_S)
+        await server.stop()
+        assert len(pb.RetrieveReply.FromString(data).scores) == 5
+
+    asyncio.run(main())
 
 
 def test_the_library_is_loaded_only_where_it_is_asked_for() -> None:
