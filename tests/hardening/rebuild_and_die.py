@@ -1,12 +1,12 @@
 """Rebuild a bundle directory again and again while something goes wrong, and look at what is left.
 
-usage: rebuild_and_die.py FOLDER killed | disk-full | file-size-limit | two-at-once COUNT
+usage: rebuild_and_die.py FOLDER        with orders on standard input, one a line: ACCIDENT COUNT
 
 FOLDER is a `Shop`'s, its versions in FOLDER/bundles. Every rebuild is a fork of this process, which has
 imported what a rebuild needs and computed nothing, so that a rebuild costs what its work costs. Each accident
 comes at a random moment, or with a random amount of room left; after it `CURRENT` must name a complete
-version, and the next rebuild must succeed and leave nothing but versions. Prints one JSON object of figures;
-an accident that leaves something wrong ends the process with what the rebuild said.
+version, and the next rebuild must succeed and leave nothing but versions. Answers each order with one line of
+JSON; an accident that leaves something wrong ends the process with what the rebuild said.
 """
 
 import json
@@ -203,13 +203,17 @@ ACCIDENTS = {
 }
 
 
-def main(folder: Path, accident: str, count: int) -> None:
+def main(folder: Path) -> None:
     os.fsync = lambda descriptor: None  # a kill loses nothing that was written; this saves the time
     rebuilds = Rebuilds(folder)
-    figures = ACCIDENTS[accident](rebuilds, count, random.Random(0))
-    figures["most bytes that an accident left beside versions"] = rebuilds.most_bytes_left
-    sys.stdout.write(json.dumps({"figures": figures, "names": sorted(rebuilds.names)}))
+    for order in sys.stdin:
+        accident, count = order.split()
+        rebuilds.most_bytes_left = 0
+        figures = ACCIDENTS[accident](rebuilds, int(count), random.Random(0))
+        figures["most bytes that an accident left beside versions"] = rebuilds.most_bytes_left
+        sys.stdout.write(json.dumps({"figures": figures, "names": sorted(rebuilds.names)}) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    main(Path(sys.argv[1]))

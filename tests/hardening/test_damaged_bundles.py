@@ -54,7 +54,7 @@ def verdict(client: RetrievalClient, names: set[str]) -> str:
 
 
 def test_damaged_bundles_before_a_live_server(tmp_path: Path, is_long: bool, findings: Findings) -> None:
-    num_damaged, live_every = (1000, 30) if is_long else (30, 30)
+    num_damaged, live_every = (1000, 30) if is_long else (24, 30)
     rng = random.Random(0)
     bundles, elsewhere = tmp_path / "bundles", tmp_path / "elsewhere"
     good = GOOD.publish(bundles)

@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from callers_apart import CallersApart
 from findings import Findings
 from footprint import footprint
 from google.protobuf.message import Message
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from right_answers import RightAnswers, questions
 from running_server import DEADLINE_S, RunningServer
 from small_bundles import NUM_INTERESTS, SmallVersion
-from steady_callers import SteadyCallers, latency_ms, said
+from steady_callers import latency_ms, said
 
 from protos.v1 import retrieval_pb2 as pb
 
@@ -99,7 +100,10 @@ def assert_well_formed(method: str, data: bytes, reply: bytes) -> None:
 
 @pytest.fixture(scope="module", params=list(VERSIONS))
 def target(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, findings: Findings
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    findings: Findings,
+    is_long: bool,
 ) -> Iterator[Target]:
     """Under attack while good callers call; at the end nothing has died and nothing is logged as a defect."""
     version: SmallVersion = VERSIONS[request.param]
@@ -110,10 +114,10 @@ def target(
     with RunningServer(bundles, *options) as server:
         attacked = Target(server, version)
         workers = server.workers()
-        with SteadyCallers(
+        with CallersApart(
             server.address, questions(version.ids), rate_per_s=GOOD_RATE_PER_S, num_callers=4
         ) as callers:
-            callers.wait_for_answers(20)
+            callers.wait_for_answers(200 if is_long else 5)
             before, began_at = footprint(server.pid), time.monotonic()
             yield attacked
             attacked.judge_all()
@@ -151,7 +155,7 @@ def target(
 @pytest.fixture(scope="module")
 def num_requests(is_long: bool) -> int:
     """Of each of the two large attacks on each kind of ids: 100,000 together in the long size."""
-    return 25_000 if is_long else 250
+    return 25_000 if is_long else 150
 
 
 def test_fields_with_any_values(target: Target, num_requests: int) -> None:

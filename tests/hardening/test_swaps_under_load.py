@@ -24,7 +24,7 @@ def version_of(number: int) -> SmallVersion:
 
 
 def test_swaps_under_load(tmp_path: Path, is_long: bool, findings: Findings) -> None:
-    num_swaps, rate_per_s = (50, 200) if is_long else (3, 100)
+    num_swaps, rate_per_s = (50, 200) if is_long else (2, 100)
     first = version_of(0)
     versions = {first.publish(tmp_path): first}
     footprints: list[Footprint] = []
