@@ -265,3 +265,16 @@ def test_tls_may_listen_where_others_reach_it(bundles: Path, pair: Pair, authori
         port = running.address.rpartition(":")[2]
         with RetrievalClient(f"127.0.0.1:{port}", connection=connection(authority)) as client:
             client.info()
+
+
+def test_tls_does_not_protect_the_metrics_page(bundles: Path, pair: Pair) -> None:
+    with pytest.raises(
+        UsageError, match=r"--metrics-address 0\.0\.0\.0:0 can be reached from other machines"
+    ):
+        serve(
+            bundles=bundles,
+            address="0.0.0.0:0",
+            metrics_address="0.0.0.0:0",
+            tls_certificate=pair.certificate,
+            tls_key=pair.key,
+        )
