@@ -8,6 +8,7 @@ Legend: N items, D embedding.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any, Final
 
 import faiss
@@ -18,6 +19,7 @@ from export.checkpoints import Checkpoints
 from export.filling import FILLED, fill, fill_on_disk
 from export.index_file import write_index
 from export.indexes import FAMILIES, FLAT, IndexFamily, Settings
+from export.lists import train_lists
 from export.mapped import rows_of
 from export.memory import check_memory, need_of
 from export.time_left import Note, unnoted
@@ -27,7 +29,7 @@ _MIN_TRAINING: Final = 65_536
 _TRAINING_PER_LIST: Final = 64
 _SEED: Final = 20220425
 _TRAINED: Final = "trained.faiss"
-_K_FACTORS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+_K_FACTORS: Final = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _faiss: Any = faiss  # its type hints are incomplete
 
 
@@ -36,42 +38,34 @@ class BuiltIndex:
     """A FAISS index that holds row i of the item vectors under the id i, and how it can be searched."""
 
     index: Any
-    """Answers with true inner products."""
     factory: str
-    """The factory string of the index itself, without the refinement."""
+    """The factory string that it was made from."""
     family: IndexFamily
-    is_refined: bool
-    """Whether the exact vectors rank what the codes found."""
 
     @property
     def kind(self) -> str:
         """As the manifest says it."""
-        return f"{self.family.name}-refined" if self.is_refined else self.family.name
+        return self.family.name
 
-    def ladders(self, num_results: int) -> list[Sequence[Settings]]:
-        """Settings to try for a number of results: lists in which each costs more than the one before."""
-        if not self.is_refined:
-            return [self.family.settings(self.index, num_results)]
-        base = faiss.downcast_index(self.index.base_index)
+    def ladders(self, num_candidates: int) -> list[Sequence[Settings]]:
+        """Settings to try for a number of candidates: lists in which each costs more than the one before.
+
+        Those of an index that is not exact lack the `pool_factor`.
+        """
+        if self.family.is_exact:
+            return [self.family.settings(self.index, num_candidates)]
         factors = [
-            k_factor for k_factor in _K_FACTORS if num_results * k_factor <= max(num_results, base.ntotal)
+            k_factor
+            for k_factor in _K_FACTORS
+            if num_candidates * k_factor <= max(num_candidates, self.index.ntotal)
         ]
         return [
             [
                 {**settings, "k_factor": k_factor}
-                for settings in self.family.settings(base, num_results * k_factor)
+                for settings in self.family.settings(self.index, ceil(num_candidates * k_factor))
             ]
             for k_factor in factors
         ]
-
-    def parameters(self, settings: Settings) -> Any:
-        """The per-call FAISS search parameters of a setting."""
-        base = self.family.parameters(settings)
-        if not self.is_refined:
-            return base
-        return _faiss.IndexRefineSearchParameters(
-            k_factor=float(settings["k_factor"]), base_index_params=base
-        )
 
 
 def check_factory(factory: str, embedding_dim: int) -> None:
@@ -112,7 +106,7 @@ def build_index(
         ExportError: there are too few items to train such an index on, it takes more memory than the limit,
             or FAISS gives up.
     """
-    base, family, is_refined = _empty_index(factory, vectors_ND.shape[1])
+    base, family = _empty_index(factory, vectors_ND.shape[1])
     num_lists = base.nlist if isinstance(base, faiss.IndexIVF) else 0
     if num_lists > len(vectors_ND):
         raise ExportError(
@@ -133,12 +127,7 @@ def build_index(
             f"{factory}: FAISS could not build it over {len(vectors_ND)} items of width "
             f"{vectors_ND.shape[1]}: {str(error)[-300:]}. Choose another --index, such as flat"
         ) from error
-    return BuiltIndex(
-        index=_refined(base, vectors_ND) if is_refined else base,
-        factory=factory,
-        family=family,
-        is_refined=is_refined,
-    )
+    return BuiltIndex(index=base, factory=factory, family=family)
 
 
 def _train_once(
@@ -159,11 +148,15 @@ def _train_once(
 def _train(base: Any, vectors_ND: NDArray[np.float32], size: int) -> None:
     if not base.is_trained:
         _hush(base)
-        base.train(_sample(vectors_ND, size))
+        sample_TD = _sample(vectors_ND, size)
+        if isinstance(base, faiss.IndexIVF):
+            train_lists(base, sample_TD)
+        else:
+            base.train(sample_TD)
 
 
-def _empty_index(factory: str, embedding_dim: int) -> tuple[Any, IndexFamily, bool]:
-    """The index without its refinement, its family, and whether it is to be refined."""
+def _empty_index(factory: str, embedding_dim: int) -> tuple[Any, IndexFamily]:
+    """The index and its family. Without a refinement: whatever is found is scored by the vectors anyway."""
     try:
         index = _faiss.index_factory(embedding_dim, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
@@ -177,9 +170,9 @@ def _empty_index(factory: str, embedding_dim: int) -> tuple[Any, IndexFamily, bo
         base = faiss.downcast_index(index.base_index)
         base.referenced_objects = [index]  # the wrapper owns it
     name = type(base).__name__
-    family = next((one for one in FAMILIES if name in one.exact_types | one.coded_types), None)
+    family = next((one for one in FAMILIES if name in one.faiss_types), None)
     if family is None or base.metric_type != faiss.METRIC_INNER_PRODUCT:
-        allowed = sorted(name for one in FAMILIES for name in one.exact_types | one.coded_types)
+        allowed = sorted(name for one in FAMILIES for name in one.faiss_types)
         raise UsageError(
             f"--index {factory} makes a {name}, which no server loads; choose a factory string that makes "
             f"one of {', '.join(allowed)}"
@@ -188,16 +181,7 @@ def _empty_index(factory: str, embedding_dim: int) -> tuple[Any, IndexFamily, bo
         raise UsageError(
             f"--index {factory}: a flat index is exact, there is nothing to refine. Use --index flat"
         )
-    return base, family, is_refined or name in family.coded_types
-
-
-def _refined(base: Any, vectors_ND: NDArray[np.float32]) -> Any:
-    """A filled index with the exact vectors beside it."""
-    num_items, base.ntotal = base.ntotal, 0  # the wrapper wants to begin empty
-    index = faiss.IndexRefineFlat(base)  # FAISS's Python layer keeps a reference to the base
-    index.ntotal = base.ntotal = num_items
-    fill(faiss.downcast_index(index.refine_index), vectors_ND, unnoted)
-    return index
+    return base, family
 
 
 def _hush(base: Any) -> None:

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from export.checkpoints import Checkpoints
 from export.index_file import merge_shards, read_mapped, write_index
+from export.lists import probe_by_product
 from export.mapped import pieces
 from export.memory import Need
 from export.time_left import Note, TimeLeft
 
 FILLED: Final = "filled.faiss"
-"""The stage: the finished index, without the exact vectors that refine it."""
+"""The stage: the finished index."""
 
 _SAVED: Final = "partly-filled.faiss"
 _SECONDS_BETWEEN_SAVES: Final = 300.0
@@ -31,6 +32,7 @@ def fill(base: Any, vectors_ND: NDArray[np.float32], note: Note) -> None:
     """Add all items to a trained, empty index in this process's memory; row i gets the id i."""
     _reserve(base, len(vectors_ND))
     _add(base, vectors_ND, base.ntotal, len(vectors_ND), note)
+    probe_by_product(base)
 
 
 def fill_on_disk(
@@ -39,7 +41,7 @@ def fill_on_disk(
     """Fill a trained, empty index so that it can be interrupted; the stage `FILLED` is finished afterwards.
 
     Args:
-        base: The index, without refinement.
+        base: The index.
         vectors_ND: Finite, C order; may be memory-mapped.
         need: As `need_of` the index.
         stages: Where the stages are kept.
@@ -58,6 +60,7 @@ def fill_on_disk(
     else:
         _reserve(base, len(vectors_ND))
     _add(base, vectors_ND, base.ntotal, len(vectors_ND), note, stages)
+    probe_by_product(base)
     with stages.finishing(FILLED) as part:
         write_index(base, part)
     stages.drop(_SAVED)
@@ -103,6 +106,7 @@ def _fill_shards(
             write_index(shard, part)
         del shard
     note("merging the shards")
+    probe_by_product(trained)
     with stages.finishing(FILLED) as part:
         merge_shards(trained, [stages.path(name) for name in names], part)
     for name in names:

@@ -187,7 +187,7 @@ def _found(
     assembled: Assembled, built: BuiltIndex, interests_QKD: NDArray[np.float32], num_candidates: int
 ) -> float:
     vectors_ND = assembled.material.vectors_ND
-    rows_QM = answers(built, assembled.index, interests_QKD, num_candidates)
+    rows_QM = answers(built, assembled.index, interests_QKD, vectors_ND, num_candidates)
     thresholds_Q = exact_thresholds(interests_QKD, vectors_ND, num_candidates)
     return merged_recall(interests_QKD, vectors_ND, rows_QM, thresholds_Q)
 
@@ -201,7 +201,7 @@ def _reached(
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Whether exact search, and whether the index, finds items among the nearest to their own vector."""
     vectors_ND = assembled.material.vectors_ND
-    rows_SM = answers(built, assembled.index, vectors_ND[sample_S][:, None, :], num_candidates)
+    rows_SM = answers(built, assembled.index, vectors_ND[sample_S][:, None, :], vectors_ND, num_candidates)
     is_found_S = (rows_SM == sample_S[:, None]).any(axis=1)
     return is_found_S | _exactly_reached(vectors_ND, sample_S, num_candidates), is_found_S
 
@@ -272,8 +272,8 @@ def _drift(
         ours_QKD = interests_of(assembled.exported, material.vectors_ND, rows_QL[both_Q], lengths_Q[both_Q])
         theirs_QKD = interests_of(live.encoder, live.vectors_ND, live_rows_QL, live_lengths_Q)
         deep = 2 * goal.num_candidates  # room for items that only one of the two has
-        ours_QM = answers(built, assembled.index, ours_QKD, deep)
-        theirs_QM = answers(live.index(), live.manifest.index, theirs_QKD, deep)
+        ours_QM = answers(built, assembled.index, ours_QKD, material.vectors_ND, deep)
+        theirs_QM = answers(live.index(), live.manifest.index, theirs_QKD, live.vectors_ND, deep)
         overlap = _overlap(
             _rows_in(live.item_ids, item_ids, ours_QM),
             np.where(_rows_in(item_ids, live.item_ids, theirs_QM) >= 0, theirs_QM, -1),

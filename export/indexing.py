@@ -109,7 +109,7 @@ def make_index(
             with stages.finishing(tuned) as part:
                 part.write_text(info.model_dump_json(), encoding="utf-8")
     golden = Queries(golden_QKD, vectors_ND, num_golden_candidates)
-    golden_recall = golden.measure(built, info.search_parameters).recall
+    golden_recall = golden.measure(built, info.search_parameters)[0].recall
     if golden_recall < _MIN_GOLDEN_RECALL:
         raise ExportError(
             f"{factory}: as tuned for {goal.num_candidates} candidates it finds {golden_recall:.2%} of the "
@@ -122,7 +122,7 @@ def make_index(
 
 
 def _write(built: BuiltIndex, path: Path, stages: Checkpoints | None) -> int:
-    if stages is not None and not built.is_refined:
+    if stages is not None:
         _place(stages.path(FILLED), path)
     else:
         write_index(built.index, path)

@@ -30,7 +30,7 @@ class Need:
     """What one index over one catalogue takes."""
 
     index_bytes: int
-    """The finished index, in memory and in its file, without the exact vectors that refine it."""
+    """The finished index, in memory and in its file."""
     lists_bytes: int
     """The part of it that can be built in shards and merged in the file; 0 for kinds that cannot."""
     shard_bytes: int
@@ -49,7 +49,7 @@ def need_of(base: Any, num_items: int, memory_limit: int | None = None) -> Need:
     """What an index takes.
 
     Args:
-        base: The empty index, without refinement.
+        base: The empty index.
         num_items: N.
         memory_limit: Bytes that building it may hold; None for no limit. Shards become smaller to keep to it.
     """

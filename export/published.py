@@ -7,7 +7,7 @@ Legend: Q queries, P histories, L history length, K interests, D embedding, M ca
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import faiss
 import numpy as np
@@ -22,11 +22,11 @@ from bundle.manifest import IndexInfo, Manifest
 from bundle.verify import verify_version
 from export.building import BuiltIndex
 from export.indexes import FAMILIES
-from export.merged_recall import merge_max_score
 from export.onnx_runner import OnnxEncoder
+from export.searching import find, merge
 from re4.errors import BundleMismatchError
 
-_REFINED = "-refined"
+_SEARCHED_AT_ONCE: Final = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,28 +81,36 @@ def open_index(path: Path, info: IndexInfo) -> BuiltIndex:
     Raises:
         BundleMismatchError: of a kind that this code does not know.
     """
-    name = info.kind.removesuffix(_REFINED)
-    family = next((family for family in FAMILIES if family.name == name), None)
+    family = next((family for family in FAMILIES if family.name == info.kind), None)
     if family is None:
         raise BundleMismatchError(f"{path}: of the kind {info.kind!r}, which this code does not know")
     return BuiltIndex(
         index=faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC),
         factory=info.factory or info.kind,
         family=family,
-        is_refined=info.kind.endswith(_REFINED),
     )
 
 
 def answers(
-    built: BuiltIndex, info: IndexInfo, interests_QKD: NDArray[np.float32], num_candidates: int
+    built: BuiltIndex,
+    info: IndexInfo,
+    interests_QKD: NDArray[np.float32],
+    vectors_ND: NDArray[np.float32],
+    num_candidates: int,
 ) -> NDArray[np.int64]:
-    """What an index answers with the parameters chosen for it: merged rows [Q, M], -1 where it has none."""
-    num_queries, num_interests, embedding_dim = interests_QKD.shape
+    """What a version answers with the parameters chosen for it: merged rows [Q, M], -1 where it has none."""
     num_candidates = min(num_candidates, int(built.index.ntotal))
-    found: tuple[Any, Any] = built.index.search(
-        np.ascontiguousarray(interests_QKD.reshape(-1, embedding_dim)),
-        num_candidates,
-        params=built.parameters(info.search_parameters),
+    settings = info.search_parameters
+    return np.concatenate(
+        [
+            merge(
+                find(built, settings, batch_BKD, num_candidates),
+                settings,
+                batch_BKD,
+                vectors_ND,
+                num_candidates,
+            )
+            for start in range(0, len(interests_QKD), _SEARCHED_AT_ONCE)
+            for batch_BKD in (interests_QKD[start : start + _SEARCHED_AT_ONCE],)
+        ]
     )
-    shape = (num_queries, num_interests, num_candidates)
-    return merge_max_score(found[0].reshape(shape), found[1].reshape(shape), num_candidates)

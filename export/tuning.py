@@ -4,8 +4,9 @@ The queries are real: interests of held-out histories, which lie elsewhere than 
 choose, the other half judge what was chosen: a setting that misses the target there is passed over for the
 next slower one, and the recall that is reported is theirs.
 
-Times are of searching alone, on one thread, as a server's worker searches: requests in small batches. They
-are processor time, so that what else runs on the machine has no part in the choice.
+Times are of searching, scoring by the vectors and merging, on one thread, as a server's worker does it:
+requests in small batches. They are processor time, so that what else runs on the machine has no part in the
+choice.
 
 Legend: Q requests, K interests, D embedding, N items.
 """
@@ -23,7 +24,8 @@ from numpy.typing import NDArray
 from bundle.manifest import FrontierPoint, IndexInfo
 from export.building import BuiltIndex
 from export.indexes import Settings
-from export.merged_recall import exact_thresholds, merge_max_score, merged_recall
+from export.merged_recall import exact_thresholds, merged_recall
+from export.searching import find, merge
 from re4.errors import GateError
 
 BATCH_SIZE: Final = 8
@@ -34,6 +36,9 @@ _MIN_QUERIES: Final = 200
 _MAX_COMPARISONS: Final = 4_000_000_000
 """Interests times items compared for the exact answers, while that leaves `_MIN_QUERIES`."""
 
+
+_POOL_FACTORS: Final = (1.5, 2, 3, 4, 6, 8, 12, 16)
+"""Results looked at by the vectors, in numbers of candidates."""
 
 _TOO_SLOW: Final = 2
 """A setting this many times slower than one that reaches the goal is not improved upon."""
@@ -78,23 +83,45 @@ class Queries:
         """Number of requests."""
         return len(self.interests_QKD)
 
-    def measure(self, built: BuiltIndex, settings: Settings) -> Measured:
-        """Search for every request with one setting; the time is the median over batches."""
-        parameters = built.parameters(settings)
-        scores, rows, times_us = [], [], []
-        num_interests, embedding_dim = self.interests_QKD.shape[1:]
+    def measure(self, built: BuiltIndex, settings: Settings) -> list[Measured]:
+        """Search for every request with one setting, as a server does; times are medians over batches.
+
+        Returns:
+            One figure where the setting is complete. Where it lacks the `pool_factor`, one for each that is
+            worth trying, from small to large.
+        """
+        tried = self._complete(settings)
+        found: list[list[NDArray[np.int64]]] = [[] for _ in tried]
+        times_us: list[list[float]] = [[] for _ in tried]
         with _one_thread():
             for start in range(0, len(self), BATCH_SIZE):
                 batch_BKD = self.interests_QKD[start : start + BATCH_SIZE]
-                queries = np.ascontiguousarray(batch_BKD.reshape(-1, embedding_dim))
                 began = thread_time()
-                found_scores, found_rows = built.index.search(queries, self.num_candidates, params=parameters)
-                times_us.append((thread_time() - began) * 1e6 / len(batch_BKD))
-                scores.append(found_scores.reshape(len(batch_BKD), num_interests, -1))
-                rows.append(found_rows.reshape(len(batch_BKD), num_interests, -1))
-        rows_QM = merge_max_score(np.concatenate(scores), np.concatenate(rows), self.num_candidates)
-        recall = merged_recall(self.interests_QKD, self.vectors_ND, rows_QM, self._thresholds_Q)
-        return Measured(settings=settings, recall=recall, request_us=float(np.median(times_us)))
+                lists = find(built, settings, batch_BKD, self.num_candidates)
+                search_s = thread_time() - began
+                for number, setting in enumerate(tried):
+                    began = thread_time()
+                    rows_BM = merge(lists, setting, batch_BKD, self.vectors_ND, self.num_candidates)
+                    times_us[number].append((search_s + thread_time() - began) * 1e6 / len(batch_BKD))
+                    found[number].append(rows_BM)
+        return [
+            Measured(
+                settings=setting,
+                recall=merged_recall(
+                    self.interests_QKD, self.vectors_ND, np.concatenate(found[number]), self._thresholds_Q
+                ),
+                request_us=float(np.median(times_us[number])),
+            )
+            for number, setting in enumerate(tried)
+        ]
+
+    def _complete(self, settings: Settings) -> list[Settings]:
+        """The setting, or where it lacks the `pool_factor`, the setting with each."""
+        if "k_factor" not in settings or "pool_factor" in settings:
+            return [settings]
+        most = self.interests_QKD.shape[1] * settings["k_factor"]
+        factors = [factor for factor in _POOL_FACTORS if factor < most] + [most]
+        return [{**settings, "pool_factor": factor} for factor in factors]
 
 
 def num_queries_for(num_items: int, num_interests: int) -> int:
@@ -136,7 +163,7 @@ def tune(
     judged: list[Measured] = []
     for point in sorted(measured, key=lambda point: point.request_us):
         if point.recall >= goal.recall:
-            judged.append(judging.measure(built, point.settings))
+            judged += judging.measure(built, point.settings)
             if judged[-1].recall >= goal.recall:
                 break
     chosen = max(judged or measured, key=lambda point: point.recall)
@@ -177,36 +204,45 @@ def _climb(built: BuiltIndex, queries: Queries, goal: Goal) -> list[Measured]:
     ladders = built.ladders(queries.num_candidates)
     queries.measure(built, ladders[0][0])  # touches what the others then find in memory
     measured: list[Measured] = []
-    fastest_us, first = np.inf, 0
+    first = 0
     for ladder in ladders:
-        steps = _climb_ladder(built, queries, goal, ladder[min(first, len(ladder) - 1) :], fastest_us)
-        measured += steps
-        if steps[0].request_us > _TOO_SLOW * fastest_us:
+        rungs = ladder[min(first, len(ladder) - 1) :]
+        steps = _climb_ladder(built, queries, goal, rungs, _fastest_us(measured, goal))
+        is_hopeless = steps[0][0].request_us > _TOO_SLOW * _fastest_us(measured, goal)
+        measured += [point for step in steps for point in step]
+        if is_hopeless:
             break
-        fastest_us = min((step.request_us for step in measured if step.recall >= goal.recall), default=np.inf)
         # The low end is known by now: the next ladder differs near where this one came to its best.
-        best = max(steps, key=lambda step: step.recall)
-        first = max(0, ladder.index(best.settings) - _STEPS_BACK)
+        best = max(range(len(steps)), key=lambda number: _recall_of(steps[number]))
+        first = max(0, len(ladder) - len(rungs) + best - _STEPS_BACK)
     return measured
 
 
 def _climb_ladder(
-    built: BuiltIndex, queries: Queries, goal: Goal, ladder: Sequence[Settings], fastest_us: float
-) -> list[Measured]:
+    built: BuiltIndex, queries: Queries, goal: Goal, rungs: Sequence[Settings], fastest_us: float
+) -> list[list[Measured]]:
     """Measure until settings are well past the goal, too slow to be chosen, or gain nothing."""
-    steps: list[Measured] = []
+    steps: list[list[Measured]] = []
     num_past, best, num_idle = 0, 0.0, 0
-    for settings in ladder:
+    for settings in rungs:
         step = queries.measure(built, settings)
         steps.append(step)
-        if step.recall >= goal.recall:
-            num_past += 1
-            fastest_us = min(fastest_us, step.request_us)
-        num_idle = 0 if step.recall > best + _IDLE else num_idle + 1
-        best = max(best, step.recall)
-        if num_past == _ENOUGH or num_idle == _ENOUGH or step.request_us > _TOO_SLOW * fastest_us:
+        recall = _recall_of(step)
+        num_past += recall >= goal.recall
+        fastest_us = min(fastest_us, _fastest_us(step, goal))
+        num_idle = 0 if recall > best + _IDLE else num_idle + 1
+        best = max(best, recall)
+        if num_past == _ENOUGH or num_idle == _ENOUGH or step[0].request_us > _TOO_SLOW * fastest_us:
             break
     return steps
+
+
+def _recall_of(step: Sequence[Measured]) -> float:
+    return max(point.recall for point in step)
+
+
+def _fastest_us(points: Sequence[Measured], goal: Goal) -> float:
+    return min((point.request_us for point in points if point.recall >= goal.recall), default=np.inf)
 
 
 def _missed(built: BuiltIndex, goal: Goal, best: Measured) -> GateError:

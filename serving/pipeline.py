@@ -17,6 +17,7 @@ from re4.errors import BundleMismatchError, Re4Error
 from serving.encoder import Encoder
 from serving.exact import exact_search
 from serving.merging import Merged, MergePolicy
+from serving.merging.max_score import merge_max_score
 from serving.search import Searcher
 from serving.search_terms import SearchTerms, search_on_terms
 from serving.selection import Selection
@@ -175,18 +176,20 @@ class Pipeline:
         self, queries: Sequence[Query], searching: Sequence[int], interests_BKD: NDArray[np.float32]
     ) -> list[tuple[NDArray[np.float32], NDArray[np.int64], Selection | None]]:
         """`scores_KS` and `rows_KS` of the queries at the given places; those of equal terms share a call."""
-        alike: dict[SearchTerms | None, list[int]] = {}
+        alike: dict[tuple[SearchTerms | None, bool], list[int]] = {}
         for place in searching:
-            alike.setdefault(queries[place].terms, []).append(place)
+            query = queries[place]
+            for_each = (query.merge or self._merge) is not merge_max_score
+            alike.setdefault((query.terms, for_each), []).append(place)
         lists = {}
-        for terms, places in alike.items():
+        for (terms, for_each), places in alike.items():
             num_results = max(queries[place].search_depth for place in places)
             wanted_BKD = interests_BKD[places]
             num_interests, embedding_dim = wanted_BKD.shape[1:]
             queries_QD = wanted_BKD.reshape(-1, embedding_dim)
             selection = None
             if terms is None:
-                scores_QS, rows_QS = self._searcher.search(queries_QD, num_results)
+                scores_QS, rows_QS = self._searcher.search(queries_QD, num_results, for_each=for_each)
             else:
                 scores_QS, rows_QS, selection = search_on_terms(
                     terms,
@@ -195,6 +198,7 @@ class Pipeline:
                     searcher=self._searcher,
                     selections=self._selections,
                     vectors_ND=self._vectors_ND,
+                    for_each=for_each,
                 )
             for number, place in enumerate(places):
                 own = slice(number * num_interests, (number + 1) * num_interests)

@@ -53,6 +53,7 @@ def search_on_terms(
     searcher: Searcher,
     selections: Selections,
     vectors_ND: NDArray[np.float32],
+    for_each: bool = True,
 ) -> Found:
     """Search for requests of the same terms.
 
@@ -63,13 +64,16 @@ def search_on_terms(
         searcher: Of the whole catalogue.
         selections: Of the version.
         vectors_ND: Item vectors.
+        for_each: Whether each interest's list matters, or the best over all lists of a request alone.
     """
     if not terms.conditions:
-        return Found(*searcher.search(queries_QD, num_results, effort=terms.effort), None)
+        return Found(*searcher.search(queries_QD, num_results, for_each=for_each, effort=terms.effort), None)
     selection = selections.of(terms.conditions)
     if selection.few_rows_S is not None:
         few = exact_search(queries_QD, vectors_ND, num_results, among_rows=selection.few_rows_S)
         return Found(*few, selection)
     effort = terms.effort * (len(vectors_ND) / selection.num_rows) ** _DILUTION
-    many = searcher.search(queries_QD, num_results, effort=effort, selector=selection.selector)
+    many = searcher.search(
+        queries_QD, num_results, for_each=for_each, effort=effort, selector=selection.selector
+    )
     return Found(*many, selection)

@@ -18,7 +18,7 @@ from bundle.arrays import open_array
 from bundle.attributes import Attributes
 from bundle.ids import ItemIds
 from bundle.layout import ENCODER, INDEX, POPULAR, VECTORS
-from bundle.manifest import IndexInfo, Manifest
+from bundle.manifest import Manifest
 from re4.errors import BundleDamagedError, BundleMismatchError
 from serving.encoder import Encoder
 from serving.indexes import KINDS, IndexKind
@@ -79,7 +79,7 @@ def load_snapshot(path: Path, manifest: Manifest, *, max_batch_size: int, merge_
         max_batch_size=max_batch_size,
         where=str(path / ENCODER),
     )
-    searcher = _open_searcher(path / INDEX, manifest.index, num_items, embedding_dim)
+    searcher = _open_searcher(path / INDEX, manifest, vectors_ND)
     encoder.warm()
     return Snapshot(
         path=path,
@@ -100,7 +100,8 @@ def load_snapshot(path: Path, manifest: Manifest, *, max_batch_size: int, merge_
     )
 
 
-def _open_searcher(path: Path, info: IndexInfo, num_items: int, embedding_dim: int) -> Searcher:
+def _open_searcher(path: Path, manifest: Manifest, vectors_ND: NDArray[np.float32]) -> Searcher:
+    info, (num_items, embedding_dim) = manifest.index, vectors_ND.shape
     kind = KINDS.get(info.kind)
     if kind is None:
         raise BundleMismatchError(
@@ -121,9 +122,10 @@ def _open_searcher(path: Path, info: IndexInfo, num_items: int, embedding_dim: i
             f"{path}: {found[0]} items of {found[1]} dimensions, metric {found[2]}; the manifest says "
             f"{num_items} of {embedding_dim}, metric {faiss.METRIC_INNER_PRODUCT} (inner product)"
         )
-    searcher = Searcher(index, plan, plan_at)
+    num_interests = manifest.model.num_interests
+    searcher = Searcher(index, plan, plan_at, vectors_ND=vectors_ND, num_interests=num_interests)
     searcher.search(
-        np.zeros((1, embedding_dim), np.float32), 1
+        np.zeros((num_interests, embedding_dim), np.float32), 1
     )  # touches the pages before a caller waits for it
     return searcher
 

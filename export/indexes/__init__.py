@@ -32,8 +32,8 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
         "hnsw-sq8": lambda num_items, embedding_dim: "HNSW32_SQ8",
         "ivf": lambda num_items, embedding_dim: f"IVF{num_lists(num_items)},Flat",
         "ivf-sq8": lambda num_items, embedding_dim: f"IVF{num_lists(num_items)},SQ8",
-        # Four bits a dimension: half as many needed so many more items refined that they were slower.
-        "ivf-pq": lambda num_items, embedding_dim: f"IVF{num_lists(num_items)},PQ{embedding_dim}x4fs",
+        # Four bits a dimension, of the difference from the centroid.
+        "ivf-pq": lambda num_items, embedding_dim: f"IVF{num_lists(num_items)},PQ{embedding_dim}x4fsr",
         "ivf-rabitq": lambda num_items, embedding_dim: f"IVF{num_lists(num_items)},RaBitQ",
     }
 )

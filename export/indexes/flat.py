@@ -12,8 +12,8 @@ def _settings(index: Any, num_results: int) -> Sequence[Settings]:
 
 FLAT: Final = IndexFamily(
     name="flat",
-    exact_types=frozenset({"IndexFlat", "IndexFlatIP"}),
-    coded_types=frozenset(),
+    faiss_types=frozenset({"IndexFlat", "IndexFlatIP"}),
+    is_exact=True,
     settings=_settings,
     parameters=lambda settings: None,
     advice="nothing: it is exact",

@@ -19,8 +19,8 @@ def _settings(index: Any, num_results: int) -> Sequence[Settings]:
 
 HNSW: Final = IndexFamily(
     name="hnsw",
-    exact_types=frozenset({"IndexHNSWFlat"}),
-    coded_types=frozenset({"IndexHNSWSQ"}),
+    faiss_types=frozenset({"IndexHNSWFlat", "IndexHNSWSQ"}),
+    is_exact=False,
     settings=_settings,
     parameters=lambda settings: _faiss.SearchParametersHNSW(efSearch=settings["ef_search"]),
     advice="a graph with more links, such as --index HNSW64,Flat, or --index ivf",

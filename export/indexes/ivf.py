@@ -19,9 +19,9 @@ def _settings(index: Any, num_results: int) -> Sequence[Settings]:
 
 IVF: Final = IndexFamily(
     name="ivf",
-    exact_types=frozenset({"IndexIVFFlat"}),
-    coded_types=frozenset(
+    faiss_types=frozenset(
         {
+            "IndexIVFFlat",
             "IndexIVFScalarQuantizer",
             "IndexIVFPQ",
             "IndexIVFPQFastScan",
@@ -29,6 +29,7 @@ IVF: Final = IndexFamily(
             "IndexIVFRaBitQFastScan",
         }
     ),
+    is_exact=False,
     settings=_settings,
     parameters=lambda settings: _faiss.SearchParametersIVF(nprobe=settings["nprobe"]),
     advice="codes that lose less, such as --index ivf-sq8, or none: --index ivf",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 Settings: TypeAlias = Mapping[str, int | float]
-"""Search parameters as the manifest has them: `nprobe`, `ef_search`, `k_factor`."""
+"""Search parameters as the manifest has them: `nprobe`, `ef_search`, `k_factor`, `pool_factor`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,11 +13,12 @@ class IndexFamily:
     """FAISS classes that are searched alike."""
 
     name: str
-    """The manifest's `index.kind`; with `-refined` behind it for classes that hold codes."""
-    exact_types: frozenset[str]
-    """FAISS classes that hold the vectors themselves, so that the scores that they give are true."""
-    coded_types: frozenset[str]
-    """FAISS classes that hold codes: they find, and the exact vectors rank what they found."""
+    """The manifest's `index.kind`."""
+    faiss_types: frozenset[str]
+    """FAISS classes of the family, those that servers load."""
+    is_exact: bool
+    """Whether a search finds the best items, with true scores. What others find is pooled and scored by the
+    vectors (`bundle.pooling`)."""
     settings: Callable[[Any, int], Sequence[Settings]]
     """What to try for an index and a number of results, cheapest first."""
     parameters: Callable[[Settings], Any]

@@ -13,10 +13,7 @@ from serving.indexes.flat import FLAT
 from serving.indexes.hnsw import HNSW
 from serving.indexes.ivf import IVF
 from serving.indexes.kind import IndexKind
-from serving.indexes.refined import HNSW_REFINED, IVF_REFINED
 
-KINDS: Final[Mapping[str, IndexKind]] = MappingProxyType(
-    {kind.name: kind for kind in (FLAT, HNSW, HNSW_REFINED, IVF, IVF_REFINED)}
-)
+KINDS: Final[Mapping[str, IndexKind]] = MappingProxyType({kind.name: kind for kind in (FLAT, HNSW, IVF)})
 
 __all__ = ["KINDS", "IndexKind"]

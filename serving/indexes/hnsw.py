@@ -1,4 +1,7 @@
-"""HNSW: a graph of neighbours over the vectors. `ef_search` is how many nodes a search keeps in view."""
+"""HNSW: a graph of neighbours, over the vectors or over codes of them.
+
+`ef_search` is how many nodes a search keeps in view.
+"""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -7,23 +10,23 @@ import faiss
 
 from serving.indexes.kind import MIN_APPROXIMATE_RECALL, IndexKind, SearchPlan, only
 
-_TYPES: Final = frozenset({"IndexHNSWFlat"})
+_TYPES: Final = frozenset({"IndexHNSWFlat", "IndexHNSWSQ"})
 _faiss: Any = faiss  # its type hints are incomplete
 
 
-def hnsw_parameters(parameters: Mapping[str, int | float]) -> Any:
-    """The per-call FAISS parameters of an HNSW index."""
-    return _faiss.SearchParametersHNSW(efSearch=parameters["ef_search"])
-
-
 def _plan(parameters: Mapping[str, int | float]) -> SearchPlan:
-    only(parameters, "ef_search")
-    return SearchPlan(parameters=hnsw_parameters(parameters), base_types=_TYPES)
+    only(parameters, "ef_search", "k_factor", "pool_factor")
+    return SearchPlan(
+        parameters=_faiss.SearchParametersHNSW(efSearch=parameters["ef_search"]),
+        types=_TYPES,
+        k_factor=parameters["k_factor"],
+        pool_factor=parameters["pool_factor"],
+    )
 
 
 HNSW: Final = IndexKind(
     name="hnsw",
-    signatures=frozenset({b"IHNf"}),
+    signatures=frozenset({b"IHNf", b"IHNs"}),
     faiss_types=_TYPES,
     min_golden_recall=MIN_APPROXIMATE_RECALL,
     search_parameters=_plan,

@@ -1,4 +1,4 @@
-"""IVF: vectors in lists around centroids. `nprobe` is how many lists a search reads."""
+"""IVF: vectors, or codes of them, in lists around centroids. `nprobe` is how many lists a search reads."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -7,23 +7,32 @@ import faiss
 
 from serving.indexes.kind import MIN_APPROXIMATE_RECALL, IndexKind, SearchPlan, only
 
-_TYPES: Final = frozenset({"IndexIVFFlat"})
+_SIGNATURES: Final = {
+    b"IwFl": "IndexIVFFlat",
+    b"IwSq": "IndexIVFScalarQuantizer",
+    b"IwPQ": "IndexIVFPQ",
+    b"IwPf": "IndexIVFPQFastScan",
+    b"Iwrq": "IndexIVFRaBitQ",
+    b"Iwrr": "IndexIVFRaBitQ",  # of several bits
+    b"Iwrn": "IndexIVFRaBitQFastScan",
+}
+_TYPES: Final = frozenset(_SIGNATURES.values())
 _faiss: Any = faiss  # its type hints are incomplete
 
 
-def ivf_parameters(parameters: Mapping[str, int | float]) -> Any:
-    """The per-call FAISS parameters of an IVF index."""
-    return _faiss.SearchParametersIVF(nprobe=parameters["nprobe"])
-
-
 def _plan(parameters: Mapping[str, int | float]) -> SearchPlan:
-    only(parameters, "nprobe")
-    return SearchPlan(parameters=ivf_parameters(parameters), base_types=_TYPES)
+    only(parameters, "nprobe", "k_factor", "pool_factor")
+    return SearchPlan(
+        parameters=_faiss.SearchParametersIVF(nprobe=parameters["nprobe"]),
+        types=_TYPES,
+        k_factor=parameters["k_factor"],
+        pool_factor=parameters["pool_factor"],
+    )
 
 
 IVF: Final = IndexKind(
     name="ivf",
-    signatures=frozenset({b"IwFl"}),
+    signatures=frozenset(_SIGNATURES),
     faiss_types=_TYPES,
     min_golden_recall=MIN_APPROXIMATE_RECALL,
     search_parameters=_plan,

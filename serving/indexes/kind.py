@@ -9,6 +9,7 @@ MIN_APPROXIMATE_RECALL: Final = 0.5
 than this is an index of something else."""
 
 _MAX_VALUE: Final = (1 << 31) - 1
+_MAX_FACTOR_EFFORT: Final = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +18,12 @@ class SearchPlan:
 
     parameters: Any
     """Per-call FAISS search parameters. Never set them on the index itself: that is shared state."""
-    base_types: frozenset[str]
-    """Names of the FAISS classes that may do the search: of the index, or of the one that it refines."""
+    types: frozenset[str]
+    """Names of the FAISS classes that they are for."""
+    k_factor: float
+    """Results that each interest finds for a candidate that is wanted, at least 1."""
+    pool_factor: float
+    """Results of all interests together that are scored by the vectors, for a candidate that is wanted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,18 +44,20 @@ class IndexKind:
 
 
 def scaled(parameters: Mapping[str, int | float], effort: float) -> dict[str, int | float]:
-    """Search parameters times so much, each at least 1 and whole where it was: all of them buy recall."""
+    """Search parameters times so much, each at least 1 and whole where it was: all of them buy recall.
+
+    Factors make up for what codes lose, which a little more of them does; they do not rise without bound.
+    """
     return {
-        name: min(
-            max(type(value)(round(value * effort) if isinstance(value, int) else value * effort), 1),
-            _MAX_VALUE,
-        )
+        name: max(1, value * min(effort, _MAX_FACTOR_EFFORT))
+        if name.endswith("_factor")
+        else min(max(1, round(value * effort)), _MAX_VALUE)
         for name, value in parameters.items()
     }
 
 
 def only(parameters: Mapping[str, int | float], *names: str) -> None:
-    """Require exactly these parameters, each at least 1 and small; all but `k_factor` are whole numbers.
+    """Require exactly these parameters, each at least 1 and small; all but factors are whole numbers.
 
     Raises:
         ValueError: others, missing ones, or a value out of range.
@@ -58,5 +65,5 @@ def only(parameters: Mapping[str, int | float], *names: str) -> None:
     if set(parameters) != set(names):
         raise ValueError(f"{', '.join(names)} are needed, found {', '.join(sorted(parameters)) or 'none'}")
     for name, value in parameters.items():
-        if not 1 <= value <= _MAX_VALUE or (name != "k_factor" and not isinstance(value, int)):
+        if not 1 <= value <= _MAX_VALUE or (not name.endswith("_factor") and not isinstance(value, int)):
             raise ValueError(f"{name} is {value}, a number from 1 to {_MAX_VALUE} is needed")

@@ -1,7 +1,7 @@
 """Is what lies inside a loaded index on the allow-list too, and is it what the search parameters are for?
 
-The loader looks at the outermost class. A refined index holds another index, an IVF index its centroids, an
-HNSW index its storage; and an HNSW index takes parameters of another kind without a word, and ignores them.
+The loader looks at the outermost class. An IVF index holds its centroids, an HNSW index its storage; and an
+HNSW index takes parameters of another kind without a word, and ignores them.
 """
 
 from typing import Any, Final
@@ -28,18 +28,13 @@ def check_parts(index: Any, plan: SearchPlan | None) -> None:
     """
     if plan is None:
         return
-    base = index
-    if isinstance(index, faiss.IndexRefine):
-        _check("refining index", index.refine_index, _FLAT, index.ntotal)
-        base = _check("refined index", index.base_index, plan.base_types, index.ntotal)
-    else:
-        _check("class", index, plan.base_types, index.ntotal)
-    if isinstance(base, faiss.IndexIVF):
-        centroids = _check("centroids", base.quantizer, _CENTROIDS, base.nlist)
+    _check("class", index, plan.types, index.ntotal)
+    if isinstance(index, faiss.IndexIVF):
+        centroids = _check("centroids", index.quantizer, _CENTROIDS, index.nlist)
         if isinstance(centroids, faiss.IndexHNSW):
-            _check("centroids' storage", centroids.storage, _FLAT, base.nlist)
+            _check("centroids' storage", centroids.storage, _FLAT, index.nlist)
     else:
-        _check("storage", base.storage, _HNSW_STORAGE, index.ntotal)
+        _check("storage", index.storage, _HNSW_STORAGE, index.ntotal)
 
 
 def _check(part: str, index: Any, allowed: frozenset[str], num_vectors: int) -> Any:

@@ -64,7 +64,7 @@ def test_an_index_that_finds_too_little_is_refused(
 
         index = build_index("IVF25,Flat", np.load(staged.path / VECTORS)).index
         faiss.write_index(index, str(staged.path / INDEX))
-        info = IndexInfo(kind="ivf", search_parameters={"nprobe": 1})
+        info = IndexInfo(kind="ivf", search_parameters={"nprobe": 1, "k_factor": 1, "pool_factor": 1})
         return publish(staged, **{**parts, "index": info})
 
     monkeypatch.setattr(StagedVersion, "publish", spoil)

@@ -13,6 +13,7 @@ from export import filling, index_file, mapped, memory
 from export.building import build_index
 from export.checkpoints import Checkpoints
 from export.filling import FILLED
+from export.lists import probe_by_product, train_lists
 from re4.errors import ExportError
 
 NUM_ITEMS, DIM = 3000, 16
@@ -41,14 +42,15 @@ def stages(tmp_path: Path) -> Checkpoints:
 
 
 def at_once(factory: str, vectors: np.ndarray, path: Path) -> bytes:
-    """What FAISS writes of the index that it builds by itself, without pieces or shards."""
+    """What FAISS writes of an index that it fills by itself, without pieces or shards."""
     index = faiss.index_factory(DIM, factory, faiss.METRIC_INNER_PRODUCT)
     if not index.is_trained:
         index.cp.min_points_per_centroid = 1
         if hasattr(index, "pq"):
             index.pq.cp.min_points_per_centroid = 1
-        index.train(np.array(vectors))
+        train_lists(index, np.array(vectors))
     index.add(np.array(vectors))
+    probe_by_product(index)
     faiss.write_index(index, str(path))
     return path.read_bytes()
 
@@ -70,7 +72,7 @@ def test_a_merged_index_is_searched_from_its_file(
     built = build_index(factory, vectors, stages=stages)
     queries = VectorSpace(num_items=NUM_ITEMS, embedding_dim=DIM).interests(20, 1)[:, 0]
     dearest = built.ladders(10)[-1][-1]
-    rows = built.index.search(queries, 10, params=built.parameters(dearest))[1]
+    rows = built.index.search(queries, 10, params=built.family.parameters(dearest))[1]
     exact = np.argsort(-(queries @ vectors.T), axis=1)[:, :10]
     assert np.mean([len(set(a) & set(b)) for a, b in zip(rows.tolist(), exact.tolist(), strict=True)]) > 9.9
 

@@ -34,15 +34,18 @@ def interests() -> np.ndarray:
 def plain_recall(built: BuiltIndex, settings: dict, interests: np.ndarray, vectors: np.ndarray) -> float:
     """Sets of rows, one request at a time."""
     shares = []
+    num_found = min(int(np.ceil(NUM_CANDIDATES * settings.get("k_factor", 1))), NUM_ITEMS)
     for interests_KD in interests:
-        scores, rows = built.index.search(interests_KD, NUM_CANDIDATES, params=built.parameters(settings))
-        best: dict[int, float] = {}
+        scores, rows = built.index.search(interests_KD, num_found, params=built.family.parameters(settings))
+        rough: dict[int, float] = {}
         for row, score in zip(rows.ravel().tolist(), scores.ravel().tolist(), strict=True):
             if row >= 0:
-                best[row] = max(score, best.get(row, -np.inf))
-        found = sorted(best, key=lambda row: -best[row])[:NUM_CANDIDATES]
-        exact = np.argsort(-(vectors @ interests_KD.T).max(axis=1))[:NUM_CANDIDATES]
-        shares.append(len(set(found) & set(exact.tolist())) / NUM_CANDIDATES)
+                rough[row] = max(score, rough.get(row, -np.inf))
+        size = int(np.ceil(NUM_CANDIDATES * settings.get("pool_factor", len(rough))))
+        pool = np.array(sorted(rough, key=lambda row: -rough[row])[:size])
+        true = (vectors @ interests_KD.T).max(axis=1)
+        found = pool[np.argsort(-true[pool])][:NUM_CANDIDATES].tolist()
+        shares.append(len(set(found) & set(np.argsort(-true)[:NUM_CANDIDATES].tolist())) / NUM_CANDIDATES)
     return float(np.mean(shares))
 
 
@@ -60,7 +63,7 @@ def test_the_goal_is_reached_on_requests_that_had_no_part(
     assert (info.num_queries, info.num_candidates) == (len(held_out), NUM_CANDIDATES)
     assert (info.factory, info.reason) == (built.factory, "a test")
     assert (info.kind == "flat") == (info.search_parameters == {})
-    assert info.kind.endswith("-refined") == ("k_factor" in info.search_parameters)
+    assert info.kind == "flat" or {"k_factor", "pool_factor"} < set(info.search_parameters)
 
     frontier = info.frontier
     assert all(point.bytes_per_item == 100 for point in frontier)
@@ -102,8 +105,8 @@ def test_a_setting_that_fails_the_other_half_is_passed_over(monkeypatch: pytest.
     recalls = {"choosing": {1: 0.97, 2: 0.98, 3: 1.0}, "judging": {1: 0.94, 2: 0.96, 3: 0.99}}
     family = FLAT.__class__(
         name="fake",
-        exact_types=frozenset(),
-        coded_types=frozenset(),
+        faiss_types=frozenset(),
+        is_exact=True,
         settings=lambda index, num_results: [{"nprobe": step} for step in (1, 2, 3)],
         parameters=lambda settings: None,
         advice="nothing",
@@ -119,12 +122,12 @@ def test_a_setting_that_fails_the_other_half_is_passed_over(monkeypatch: pytest.
         def __len__(self) -> int:
             return 7
 
-        def measure(self, built: BuiltIndex, settings: dict) -> Measured:
+        def measure(self, built: BuiltIndex, settings: dict) -> list[Measured]:
             step = settings["nprobe"]
-            return Measured(settings=settings, recall=self.recalls[step], request_us=10.0 + step)
+            return [Measured(settings=settings, recall=self.recalls[step], request_us=10.0 + step)]
 
     monkeypatch.setattr(tuning, "Queries", Scripted)
-    built = BuiltIndex(index=SimpleNamespace(), factory="fake", family=family, is_refined=False)
+    built = BuiltIndex(index=SimpleNamespace(), factory="fake", family=family)
     goal = Goal(recall=0.95, num_candidates=5)
     info = tune(built, np.zeros((10, 2), np.float32), np.zeros((8, 1, 2), np.float32), goal, num_bytes=1)
     assert (info.search_parameters, info.recall) == ({"nprobe": 2}, 0.96)

@@ -37,9 +37,8 @@ def ask(
     index.add(items_ND)
     excluded_rows = np.unique(np.array(excluded, np.int64))
     enough = num_candidates + len(excluded_rows)
-    found = merge(
-        *Searcher(index, None).search(interests_KD, enough), excluded_rows, num_candidates, ONE_ITEM
-    )
+    searcher = Searcher(index, None, vectors_ND=items_ND, num_interests=len(interests_KD))
+    found = merge(*searcher.search(interests_KD, enough), excluded_rows, num_candidates, ONE_ITEM)
     return tuple(part.tolist() for part in found)
 
 

@@ -194,7 +194,7 @@ def test_answers_that_needed_an_exact_search(snapshot: Snapshot) -> None:
     class Blind:
         """An index that finds nothing."""
 
-        def search(self, queries_QD: Any, num_results: int) -> Any:
+        def search(self, queries_QD: Any, num_results: int, **how: Any) -> Any:
             scores_QS, rows_QS = searcher.search(queries_QD, num_results)
             rows_QS[:] = -1
             return scores_QS, rows_QS

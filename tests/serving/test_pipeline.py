@@ -83,7 +83,7 @@ def test_interests_that_are_not_finite_are_an_error_for_that_query_alone(
     class Strict:
         """FAISS's answer to a query that is not finite is undefined: it must never see one."""
 
-        def search(self, queries_QD: np.ndarray, num_results: int) -> tuple[np.ndarray, np.ndarray]:
+        def search(self, queries_QD: np.ndarray, num_results: int, **how: object) -> tuple:
             assert np.isfinite(queries_QD).all()
             return snapshot.pipeline._searcher.search(queries_QD, num_results)
 
@@ -138,7 +138,7 @@ class Nearsighted:
         self._searcher = snapshot.pipeline._searcher
         self._num_found = num_found
 
-    def search(self, queries_QD: np.ndarray, num_results: int) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, queries_QD: np.ndarray, num_results: int, **how: object) -> tuple:
         scores_QS, rows_QS = self._searcher.search(queries_QD, num_results)
         rows_QS[:, self._num_found :], scores_QS[:, self._num_found :] = -1, -3e38
         rows_QS[1::2], scores_QS[1::2] = -1, -3e38

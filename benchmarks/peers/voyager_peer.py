@@ -1,0 +1,38 @@
+"""The peer voyager: a graph over float32 vectors, inner products by its own reduction to distances."""
+
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import voyager
+from contest import Peer, run, size_of
+
+
+def _build(vectors: np.ndarray, threads: int) -> Any:
+    index = voyager.Index(
+        voyager.Space.InnerProduct, num_dimensions=vectors.shape[1], M=16, ef_construction=200
+    )
+    index.add_items(vectors, num_threads=threads)
+    return index
+
+
+def _search(index: Any, queries: np.ndarray, num_results: int, setting: Any, threads: int) -> Any:
+    rows, distances = index.query(
+        queries, num_results, num_threads=threads, query_ef=max(setting["ef"], num_results)
+    )
+    return rows.astype(np.int64), -distances
+
+
+run(
+    "voyager",
+    Peer(
+        version=version("voyager"),
+        how="M=16, ef_construction=200",
+        build=_build,
+        save=lambda index, path: index.save(str(path)),
+        load=lambda path, vectors: voyager.Index.load(str(path)),
+        num_bytes=size_of,
+        settings=[{"ef": ef} for ef in (100, 150, 200, 300, 400, 600, 800)],
+        search=_search,
+    ),
+)

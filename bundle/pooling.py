@@ -1,0 +1,108 @@
+"""From what an index found to candidates with true scores: part of what a version promises.
+
+Codes score roughly, and each interest searches by itself. So the results of all interests of a request make
+one pool, the rough scores say which of it are worth a look, and the item vectors themselves give each of them
+its score with *every* interest. An item is thus found for the interest that likes it best, whichever search
+came across it, and the index file needs no vectors of its own. Tuning measures this, and servers do it.
+Knows nothing about FAISS, nor about what else may be asked of candidates.
+
+Legend: B requests, K interests, S results of a search, D embedding, N items, P rows of a pool, M candidates.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MAX_INT32: Final = 0x7FFFFFFF
+_LAST: Final = 1 << 40
+"""Behind every score."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pools:
+    """The rows that requests may choose their candidates from, with true scores."""
+
+    rows_BP: NDArray[np.int64]
+    """Ascending in each request; -1 in places that hold no item: nothing found, or found twice."""
+    scores_BPK: NDArray[np.float32]
+    """Inner products with each interest; minus infinity in places that hold no item."""
+
+
+def pool(
+    scores_BKS: NDArray[np.float32],
+    rows_BKS: NDArray[np.int64],
+    interests_BKD: NDArray[np.float32],
+    vectors_ND: NDArray[np.float32],
+    size: int,
+) -> Pools:
+    """Score the most promising items that the interests of each request found by the vectors themselves.
+
+    Args:
+        scores_BKS: As the index gives them.
+        rows_BKS: Rows of the items found, below 2³¹, -1 where a search found no more.
+        interests_BKD: What was searched for.
+        vectors_ND: Item vectors; may be memory-mapped.
+        size: Items of a request that are looked at, at most.
+    """
+    num_requests, num_interests, num_results = rows_BKS.shape
+    shape = (num_requests, num_interests * num_results)
+    if size < shape[1]:
+        rows_BP = _most_promising(scores_BKS.reshape(shape), rows_BKS.reshape(shape), size)
+    else:
+        rows_BP = rows_BKS.reshape(shape)
+    rows_BP = np.sort(rows_BP, axis=1)
+    scores_BPK = np.matmul(vectors_ND[rows_BP], interests_BKD.transpose(0, 2, 1))
+    is_none_BP = rows_BP < 0
+    is_none_BP[:, 1:] |= rows_BP[:, 1:] == rows_BP[:, :-1]
+    rows_BP[is_none_BP] = -1
+    scores_BPK[is_none_BP] = -np.inf
+    return Pools(rows_BP=rows_BP, scores_BPK=scores_BPK)
+
+
+def _most_promising(
+    scores_BR: NDArray[np.float32], rows_BR: NDArray[np.int64], size: int
+) -> NDArray[np.int64]:
+    """The rows with the best rough scores, none twice while there are others, in no order."""
+    # One sort of whole numbers brings an item's results together, the best first: row in the upper half,
+    # score below it, as a number that falls as the score rises.
+    bits_BR = np.ascontiguousarray(scores_BR, np.float32).view(np.int32)
+    rising_BR = bits_BR ^ ((bits_BR >> 31) & np.int32(_MAX_INT32))
+    keys_BR = (rows_BR << 32) | (np.int64(_MAX_INT32) - rising_BR.astype(np.int64))
+    keys_BR.sort(axis=1)
+    rows_BR = keys_BR >> 32
+    falling_BR = keys_BR & np.int64(0xFFFFFFFF)
+    falling_BR[:, 1:][rows_BR[:, 1:] == rows_BR[:, :-1]] = _LAST
+    falling_BR[rows_BR < 0] = _LAST
+    best_BP = np.argpartition(falling_BR, size - 1, axis=1)[:, :size]
+    return np.take_along_axis(rows_BR, best_BP, 1)
+
+
+def best_of_pools(
+    pools: Pools, num_candidates: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
+    """The rows with the highest scores over all interests, those scores, and which interest gave each.
+
+    Returns:
+        Three arrays [B, M], or fewer columns where the pools have fewer places: score descending, then row
+        ascending; row -1 and a score of minus infinity where a pool holds no more.
+    """
+    best_BP = pools.scores_BPK.max(axis=2)
+    order = np.argsort(-best_BP, axis=1, kind="stable")[:, :num_candidates]
+    rows_BM = np.take_along_axis(pools.rows_BP, order, 1)
+    scores_BM = np.take_along_axis(best_BP, order, 1)
+    of_best = np.take_along_axis(pools.scores_BPK, order[:, :, None], 1)
+    return rows_BM, scores_BM, of_best.argmax(axis=2)
+
+
+def lists_of_pools(pools: Pools, num_results: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """For each interest the best of its request's pool: `scores_BKS`, best first, and `rows_BKS`.
+
+    Equal scores are in the order of their rows; -1 where a pool holds no more.
+    """
+    scores_BKP = pools.scores_BPK.transpose(0, 2, 1)
+    order_BKS = np.argsort(-scores_BKP, axis=2, kind="stable")[:, :, :num_results]
+    scores_BKS = np.take_along_axis(scores_BKP, order_BKS, 2)
+    rows_BKP = np.broadcast_to(pools.rows_BP[:, None, :], scores_BKP.shape)
+    return scores_BKS, np.take_along_axis(rows_BKP, order_BKS, 2)

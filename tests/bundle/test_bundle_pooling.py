@@ -1,0 +1,81 @@
+"""Pools hold the best of what was found, each item once, with its true score for every interest."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bundle.pooling import best_of_pools, lists_of_pools, pool
+
+
+@st.composite
+def searches(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
+    """What searches of a few requests found among a few items, with ties, repetitions and gaps."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    num_requests, num_interests, num_results, num_items = (draw(st.integers(1, n)) for n in (3, 4, 9, 30))
+    shape = (num_requests, num_interests, num_results)
+    rows = rng.integers(-1, num_items, shape)
+    rough = rng.integers(-3, 4, shape).astype(np.float32) * draw(st.sampled_from([1, 0.37, 1e30]))
+    rough[rows < 0] = -np.finfo(np.float32).max
+    interests = rng.integers(-2, 3, (num_requests, num_interests, 5)).astype(np.float32)
+    vectors = rng.integers(-2, 3, (num_items, 5)).astype(np.float32)
+    return rough, rows, interests, vectors, draw(st.integers(1, 40))
+
+
+def plain_pool(rough_KS: np.ndarray, rows_KS: np.ndarray, size: int) -> tuple[set[int], set[int]]:
+    """Rows that are in the pool for sure, and those that tie for its last places."""
+    best: dict[int, float] = {}
+    for row, score in zip(rows_KS.ravel().tolist(), rough_KS.ravel().tolist(), strict=True):
+        if row >= 0:
+            best[row] = max(score, best.get(row, -np.inf))
+    if len(best) <= size:
+        return set(best), set()
+    last = sorted(best.values())[-size]
+    return {row for row in best if best[row] > last}, {row for row in best if best[row] == last}
+
+
+@settings(max_examples=200, deadline=None)
+@given(searches())
+def test_a_pool_is_the_most_promising_of_the_union(search: tuple) -> None:
+    rough, rows, interests, vectors, size = search
+    pools = pool(rough, rows, interests, vectors, size)
+    for number in range(len(rows)):
+        held = [row for row in pools.rows_BP[number].tolist() if row >= 0]
+        sure, tied = plain_pool(rough[number], rows[number], size)
+        assert held == sorted(set(held))
+        assert sure <= set(held) <= sure | tied
+        assert len(held) == min(size, len(sure | tied))
+        is_held = pools.rows_BP[number] >= 0
+        assert (pools.scores_BPK[number][is_held] == vectors[held] @ interests[number].T).all()
+        assert (pools.scores_BPK[number][~is_held] == -np.inf).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(searches(), st.integers(1, 12))
+def test_the_best_of_a_pool_and_its_lists_are_those_of_a_plain_sort(search: tuple, num_wanted: int) -> None:
+    rough, rows, interests, vectors, _ = search
+    pools = pool(rough, rows, interests, vectors, rows[0].size)
+    best_rows, best_scores, numbers = best_of_pools(pools, num_wanted)
+    scores_BKS, rows_BKS = lists_of_pools(pools, num_wanted)
+    for number in range(len(rows)):
+        held = sorted({row for row in rows[number].ravel().tolist() if row >= 0})
+        true = vectors @ interests[number].T
+        expected = sorted(held, key=lambda row: (-true[row].max(), row))[:num_wanted]
+        found = best_rows[number][best_rows[number] >= 0]
+        assert found.tolist() == expected
+        assert best_scores[number][: len(found)].tolist() == true[expected].max(axis=1).tolist()
+        assert numbers[number][: len(found)].tolist() == true[expected].argmax(axis=1).tolist()
+        for interest in range(interests.shape[1]):
+            expected = sorted(held, key=lambda row, k=interest: (-true[row, k], row))[:num_wanted]
+            listed = rows_BKS[number, interest]
+            assert listed[listed >= 0].tolist() == expected
+            assert scores_BKS[number, interest][: len(expected)].tolist() == true[expected, interest].tolist()
+
+
+@pytest.mark.parametrize("size", [1, 4, 100])
+def test_interests_that_agree_do_not_make_a_pool_smaller(size: int) -> None:
+    rows = np.broadcast_to(np.arange(8), (1, 4, 8)).copy()
+    rough = np.broadcast_to(np.arange(8, 0, -1, np.float32), (1, 4, 8)).copy()
+    ones = np.ones((1, 4, 2), np.float32)
+    pools = pool(rough, rows, ones, np.ones((8, 2), np.float32), size)
+    assert (pools.rows_BP >= 0).sum() == min(size, 8)
