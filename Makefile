@@ -11,7 +11,7 @@ EXTRA ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(EXTRA)
 
-.PHONY: help setup demo bench harden soak test check format protos lint types imports stubs clean
+.PHONY: help setup demo bench gpu-check harden soak test check format protos lint types imports stubs clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ harden: $(READY) ## Prove that the server is hard to hurt: swaps, damage, kills,
 soak: $(READY) ## Half an hour at 70 % load on the demo's bundle: latency and memory by minute
 	@test -e demo/bundles/CURRENT || $(BIN)/re4 demo
 	$(BIN)/re4 bench soak --bundles demo/bundles --data demo/ml-100k --out demo/bench
+
+gpu-check: $(READY) ## Tests and a short benchmark of what runs on a GPU; says so where there is none
+	$(BIN)/python -m benchmarks.gpu_check
 
 test: $(READY) ## Run the whole test suite
 	$(BIN)/pytest

@@ -65,6 +65,7 @@ class Batcher(Generic[QueryT, ResultT]):
         max_delay_ms: float = 0.0,
         group_of: Callable[[QueryT], Group],
         on_lane_start: Callable[[], None],
+        lane: ThreadPoolExecutor | None = None,
         clock_ns: Callable[[], int] = perf_counter_ns,
     ) -> None:
         """Start the lane.
@@ -76,6 +77,7 @@ class Batcher(Generic[QueryT, ResultT]):
             max_delay_ms: How long an idle lane waits for company before it runs a batch that is not full.
             group_of: Says which queries may share a batch, and how deep they are.
             on_lane_start: Called once in the lane's thread.
+            lane: One thread to be the lane, which the batcher then ends; None for one of its own.
             clock_ns: What time it is, in nanoseconds since any moment.
         """
         self._run = run
@@ -84,7 +86,8 @@ class Batcher(Generic[QueryT, ResultT]):
         self._delay_s = max_delay_ms / 1e3
         self._group_of = group_of
         self._clock_ns = clock_ns
-        self._lane = ThreadPoolExecutor(1, thread_name_prefix="compute-lane", initializer=on_lane_start)
+        self._lane = lane or ThreadPoolExecutor(1, thread_name_prefix="compute-lane")
+        self._lane.submit(on_lane_start)
         self._backlog = Backlog[_Waiting[QueryT, ResultT]](max_batch_size)
         self._pace = Pace()
         self._is_busy = False

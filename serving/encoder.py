@@ -6,6 +6,7 @@ run of a new shape is slow: `warm` runs each of them once. Knows nothing about i
 Legend: B batch, L history length, K interests, D embedding.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -16,7 +17,7 @@ from bundle.manifest import ModelInfo
 from re4.errors import BundleDamagedError, BundleMismatchError
 from serving.onnx_guard import refuse_outside_references
 
-PROVIDERS: Final = ("CPUExecutionProvider",)
+CPU_PROVIDERS: Final = ("CPUExecutionProvider",)
 NUM_THREADS: Final = 1
 """Of each of ONNX Runtime's two pools: the calling thread itself."""
 SPACE_KEY: Final = "re4.space"
@@ -35,7 +36,15 @@ _OUTPUTS: Final = ["interests", "attention"]
 class Encoder:
     """A loaded encoder. `encode` may be called by one thread at a time."""
 
-    def __init__(self, model: bytes, info: ModelInfo, *, max_batch_size: int, where: str) -> None:
+    def __init__(
+        self,
+        model: bytes,
+        info: ModelInfo,
+        *,
+        max_batch_size: int,
+        where: str,
+        providers: Sequence[str] = CPU_PROVIDERS,
+    ) -> None:
         """Load a model from its bytes.
 
         Args:
@@ -43,6 +52,7 @@ class Encoder:
             info: What the manifest says about it.
             max_batch_size: Largest batch that `encode` will be given.
             where: What to call the file in error messages.
+            providers: ONNX Runtime's, by preference.
 
         Raises:
             BundleDamagedError: not a model that ONNX Runtime accepts, or one that refers to other files.
@@ -50,7 +60,7 @@ class Encoder:
         """
         refuse_outside_references(model, where=where)
         try:
-            self._session = ort.InferenceSession(model, _options(), providers=list(PROVIDERS))
+            self._session = ort.InferenceSession(model, _options(), providers=list(providers))
         except Exception as error:  # ONNX Runtime's exceptions have no root of their own
             raise BundleDamagedError(f"{where}: ONNX Runtime refuses it ({_first_line(error)})") from None
         self._info = info

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from re4.errors import BundleMismatchError, Re4Error
-from serving.encoder import Encoder
+from serving.devices.placement import Encodes
 from serving.exact import exact_search
 from serving.merging import Merged, MergePolicy
 from serving.merging.max_score import merge_max_score
@@ -82,7 +82,7 @@ class Pipeline:
         self,
         *,
         vectors_ND: NDArray[np.float32],
-        encoder: Encoder,
+        encoder: Encodes,
         searcher: Searcher,
         selections: Selections,
         merge: MergePolicy,

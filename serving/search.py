@@ -49,6 +49,10 @@ class Searcher:
         self._vectors_ND = vectors_ND
         self._num_interests = num_interests
 
+    def move(self, place: Callable[[Any], Any]) -> None:
+        """Search another form of the index from now on, such as its copy on a device."""
+        self._index = place(self._index)
+
     def search(
         self,
         queries_QD: NDArray[np.float32],

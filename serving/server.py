@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
 from typing import Final
@@ -42,6 +43,7 @@ class RetrievalServer:
         settings: ServerSettings,
         folder: Path | None = None,
         tracer: Tracer | None = None,
+        lane: ThreadPoolExecutor | None = None,
     ) -> None:
         """Assemble the server; it listens from `start` on.
 
@@ -50,6 +52,7 @@ class RetrievalServer:
             settings: How.
             folder: A folder that all workers of the server share; None for one that is alone.
             tracer: Makes traces; None for one as the settings ask, if they do.
+            lane: The one thread that may compute; None for one made here.
 
         Raises:
             SecurityError: certificates or tokens cannot be used.
@@ -69,7 +72,13 @@ class RetrievalServer:
             errors_only = watched.access_log is AccessLogKind.ERRORS
             listeners.append(AccessLog(errors_only=errors_only, lines_per_s=watched.access_log_per_s))
         self._service = RetrievalService(
-            live, settings, self.metrics, self._gate, listeners, has_stages=self._tracer is not None
+            live,
+            settings,
+            self.metrics,
+            self._gate,
+            listeners,
+            has_stages=self._tracer is not None,
+            lane=lane,
         )
         self._health = Health((SERVICE_NAME,))
         self._server = grpc.aio.server(

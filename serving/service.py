@@ -8,6 +8,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Final, Protocol, TypeAlias
@@ -101,6 +102,7 @@ class RetrievalService:
         listeners: Sequence[CallListener] = (),
         *,
         has_stages: bool = False,
+        lane: ThreadPoolExecutor | None = None,
     ) -> None:
         """Begin without a call.
 
@@ -111,6 +113,7 @@ class RetrievalService:
             gate: Lets calls in by their tokens; None for all.
             listeners: Who is told of calls that ended.
             has_stages: Whether any of them looks at `Call.stages`.
+            lane: The one thread that may compute; None for one made here.
         """
         self._live = live
         self._settings = settings
@@ -125,6 +128,7 @@ class RetrievalService:
             max_delay_ms=settings.max_batch_delay_ms,
             group_of=_group_of,
             on_lane_start=cap_this_thread,
+            lane=lane,
         )
         self._spacing = Spacing()
         self._num_in_flight = 0

@@ -123,6 +123,14 @@ class Access:
         )
 
 
+class Device(StrEnum):
+    """Where the encoder and the index run."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+    """The first NVIDIA GPU that is visible."""
+
+
 class LogFormat(StrEnum):
     """How lines of the log look."""
 
@@ -207,6 +215,10 @@ class ServerSettings:
         low=1,
         default_text="one for each core that affinity and control groups leave",
     )
+    device: Device = setting(
+        Device.CPU,
+        "Where to encode and search: cpu, or cuda (one GPU; needs the extra gpu and a flat or IVF index).",
+    )
     max_batch_size: int = setting(64, "Most users that share one run of the encoder and one search.", low=1)
     max_batch_delay_ms: float = setting(
         0.0,
@@ -262,6 +274,9 @@ class ServerSettings:
             UsageError: a name that is no setting, or a value that is not allowed.
         """
         values, sources = gather(cls, flags, file=file, environment=environment, prefix=ENVIRONMENT_PREFIX)
+        if values.get("device") == Device.CUDA and "num_processes" not in values:
+            values = {**values, "num_processes": 1}
+            sources = {**sources, "num_processes": "--device cuda: every process copies the index to the GPU"}
         return replace(construct(cls, values), sources=sources)
 
     def effective(self) -> list[EffectiveSetting]:

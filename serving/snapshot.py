@@ -20,7 +20,8 @@ from bundle.ids import ItemIds
 from bundle.layout import ENCODER, INDEX, POPULAR, VECTORS
 from bundle.manifest import Manifest
 from re4.errors import BundleDamagedError, BundleMismatchError
-from serving.encoder import Encoder
+from serving.devices import OnCpu, Placement
+from serving.encoder import Encoder, bucket_sizes
 from serving.indexes import KINDS, IndexKind
 from serving.indexes.kind import SearchPlan, scaled
 from serving.merging import POLICIES
@@ -49,7 +50,14 @@ class Snapshot:
     pipeline: Pipeline
 
 
-def load_snapshot(path: Path, manifest: Manifest, *, max_batch_size: int, merge_policy: str) -> Snapshot:
+def load_snapshot(
+    path: Path,
+    manifest: Manifest,
+    *,
+    max_batch_size: int,
+    merge_policy: str,
+    placement: Placement | None = None,
+) -> Snapshot:
     """Load a version whose every byte was verified, and run the encoder once at each batch size.
 
     Args:
@@ -57,6 +65,7 @@ def load_snapshot(path: Path, manifest: Manifest, *, max_batch_size: int, merge_
         manifest: Its manifest.
         max_batch_size: Largest batch that the pipeline will be given.
         merge_policy: A name in `serving.merging.POLICIES`.
+        placement: The device; None for processors.
 
     Raises:
         BundleDamagedError: a file that its parser refuses.
@@ -73,13 +82,19 @@ def load_snapshot(path: Path, manifest: Manifest, *, max_batch_size: int, merge_
         )
     attributes = Attributes.open(path, manifest.items.attributes, num_items)
     selections = Selections(attributes, num_items)
-    encoder = Encoder(
-        (path / ENCODER).read_bytes(),
-        manifest.model,
-        max_batch_size=max_batch_size,
-        where=str(path / ENCODER),
+    placement = placement or OnCpu()
+    encoder = placement.encoder(
+        lambda providers: Encoder(
+            (path / ENCODER).read_bytes(),
+            manifest.model,
+            max_batch_size=max_batch_size,
+            where=str(path / ENCODER),
+            providers=providers,
+        )
     )
     searcher = _open_searcher(path / INDEX, manifest, vectors_ND)
+    query_counts = tuple(size * manifest.model.num_interests for size in bucket_sizes(max_batch_size))
+    searcher.move(lambda index: placement.index(index, vectors_ND=vectors_ND, query_counts=query_counts))
     encoder.warm()
     return Snapshot(
         path=path,

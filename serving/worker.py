@@ -16,7 +16,7 @@ from typing import IO
 from bundle.verify import read_manifest
 from re4.errors import Re4Error
 from serving.addresses import Address
-from serving.encoder import PROVIDERS
+from serving.devices.choosing import placement_on
 from serving.live import Live
 from serving.logs import log_to_stderr
 from serving.orders import (
@@ -49,7 +49,10 @@ class Worker:
         self._settings = ServerSettings.from_json(start.settings)
         self._reports = reports
         self._live = Live()
-        self._server = RetrievalServer(self._live, self._settings, Path(start.folder))
+        self._placement = placement_on(self._settings.device)
+        self._server = RetrievalServer(
+            self._live, self._settings, Path(start.folder), lane=self._placement.lane
+        )
 
     async def run(self, orders: asyncio.StreamReader, stop: asyncio.Event) -> None:
         """Serve until `stop` is set or the orders end.
@@ -109,6 +112,7 @@ class Worker:
                 read_manifest(path),
                 max_batch_size=settings.max_batch_size,
                 merge_policy=settings.merge_policy,
+                placement=self._placement,
             )
 
         return await asyncio.to_thread(load)
@@ -116,12 +120,12 @@ class Worker:
     def _say_live(self) -> None:
         manifest = self._live.current().manifest
         _log.info(
-            "serving %s: %s encoder on %s (too small a graph to gain from a device), %s index of %d items",
+            "serving %s: %s encoder, %s index of %d items, both on %s",
             manifest.version,
             manifest.model.name,
-            ", ".join(PROVIDERS),
             manifest.index.kind,
             manifest.items.num_items,
+            self._placement.name,
         )
         self._report(Serving(version=manifest.version, thread_pools=thread_pools()))
 

@@ -8,8 +8,27 @@ os.environ.setdefault("POLARS_MAX_THREADS", "1")
 import pytest
 from hypothesis import settings
 
+from benchmarks.gpu_check import has_gpu
+
+_LEFT_OUT = pytest.StashKey[int]()
+
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what needs a GPU where there is none, and say so: a skipped test looks like a passed one."""
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if on_gpu and not has_gpu():
+        items[:] = [item for item in items if item not in on_gpu]
+        config.hook.pytest_deselected(items=on_gpu)
+        config.stash[_LEFT_OUT] = len(on_gpu)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    num_left_out = config.stash.get(_LEFT_OUT, 0)
+    if num_left_out:
+        terminalreporter.write_line(f"{num_left_out} GPU tests were left out: there is no GPU here")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -21,6 +21,7 @@ def overhead(
     num_rounds: Annotated[int, typer.Option(min=1, help="Rounds; every figure is the median over them.")] = 5,
     seconds: Annotated[float, typer.Option(min=0.1, help="Of each of the seven parts of a round.")] = 3.0,
     num_candidates: Annotated[int, typer.Option(min=1, help="Candidates to ask for.")] = 100,
+    device: Annotated[str, typer.Option(help="As for re4 serve: cpu or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Of the histories.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for report.json and report.md.")] = Path("bench-overhead"),
     as_json: Annotated[
@@ -46,6 +47,7 @@ def overhead(
             num_rounds=num_rounds,
             seconds=seconds,
             num_candidates=num_candidates,
+            device=device,
             seed=seed,
             command=shlex.join(["re4", *sys.argv[1:]]),
         ),

@@ -102,12 +102,14 @@ class Subject:
 
 @contextmanager
 def server(
-    bundles: Path, payloads: Sequence[bytes], cores: tuple[int, int]
+    bundles: Path, payloads: Sequence[bytes], cores: tuple[int, int], device: str
 ) -> Iterator[tuple[Subject, bytes]]:
     """Serve a bundle directory on the first core while the block runs; also gives one of its replies."""
     with ExitStack() as stack:
         with on_core(cores[0]):
-            address, pid = stack.enter_context(running_server(bundles, *PATIENT, num_processes=1))
+            address, pid = stack.enter_context(
+                running_server(bundles, *PATIENT, "--device", device, num_processes=1)
+            )
         with on_core(cores[1]):
             caller = stack.enter_context(calling_process(address))
         yield Subject(caller, pid, payloads, batches=True), sample_reply(address, payloads)
@@ -125,11 +127,15 @@ def null(reply: bytes, payloads: Sequence[bytes], cores: tuple[int, int]) -> Ite
 
 
 @contextmanager
-def bare(version: Path, payloads: Sequence[bytes], cores: tuple[int, int]) -> Iterator[PipelineProcess]:
+def bare(
+    version: Path, payloads: Sequence[bytes], cores: tuple[int, int], device: str
+) -> Iterator[PipelineProcess]:
     """Load a version on the first core while the block runs."""
     with ExitStack() as stack:
         with on_core(cores[0]):
-            found = stack.enter_context(pipeline_process(version, payloads, max_batch_size=NUM_CALLERS))
+            found = stack.enter_context(
+                pipeline_process(version, payloads, max_batch_size=NUM_CALLERS, device=device)
+            )
         yield found
 
 

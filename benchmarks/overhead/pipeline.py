@@ -51,7 +51,7 @@ class PipelineProcess:
 
 @contextmanager
 def pipeline_process(
-    version: Path, payloads: Sequence[bytes], *, max_batch_size: int
+    version: Path, payloads: Sequence[bytes], *, max_batch_size: int, device: str
 ) -> Iterator[PipelineProcess]:
     """Load a version in a process of its own while the block runs. It runs on the cores of this thread.
 
@@ -59,10 +59,13 @@ def pipeline_process(
         version: Folder of a bundle version.
         payloads: Serialised `RetrieveRequest`s, answered in turn.
         max_batch_size: Largest batch that will be asked for.
+        device: As for `re4 serve`.
     """
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
-    process = spawn.Process(target=_main, args=(version, payloads, max_batch_size, theirs), daemon=True)
+    process = spawn.Process(
+        target=_main, args=(version, payloads, max_batch_size, device, theirs), daemon=True
+    )
     before = {name: os.environ.get(name) for name in COMPUTE_ENVIRONMENT}
     os.environ.update(COMPUTE_ENVIRONMENT)  # the child's libraries read it when they are imported
     try:
@@ -87,21 +90,25 @@ def pipeline_process(
             process.join()
 
 
-def _main(version: Path, payloads: Sequence[bytes], max_batch_size: int, pipe: Connection) -> None:
+def _main(
+    version: Path, payloads: Sequence[bytes], max_batch_size: int, device: str, pipe: Connection
+) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from bundle.verify import read_manifest
     from protos.v1 import retrieval_pb2
+    from serving.devices.choosing import placement_on
     from serving.environment import cap_this_thread
     from serving.requests import check_retrieve
-    from serving.settings import ServerSettings
+    from serving.settings import Device, ServerSettings
     from serving.snapshot import load_snapshot
 
-    settings = ServerSettings(max_batch_size=max_batch_size)
+    settings = ServerSettings(max_batch_size=max_batch_size, device=Device(device))
     snapshot = load_snapshot(
         version,
         read_manifest(version),
         max_batch_size=settings.max_batch_size,
         merge_policy=settings.merge_policy,
+        placement=placement_on(settings.device),
     )
     queries = [
         check_retrieve(retrieval_pb2.RetrieveRequest.FromString(data), snapshot, settings).query

@@ -34,6 +34,8 @@ class Plan:
     seconds: float
     """Of each part of a round."""
     num_candidates: int
+    device: str
+    """As for `re4 serve`."""
     seed: int
     command: str
     """What the person typed."""
@@ -69,6 +71,7 @@ def run(plan: Plan, out: Path) -> dict[str, Any]:
         **summary(rounds, pairs),
         "conditions": {
             "machine": machine["cpu_model"],
+            "device": plan.device,
             "server_on_core": cores[0],
             "caller_on_core": cores[1],
             "items": f"{manifest.items.num_items:,} of width {manifest.model.embedding_dim}",
@@ -89,8 +92,8 @@ def run(plan: Plan, out: Path) -> dict[str, Any]:
 
 def _rounds(plan: Plan, version: Path, payloads: list[bytes], cores: tuple[int, int]) -> list[Round]:
     with ExitStack() as stack:
-        pipeline = stack.enter_context(bare(version, payloads, cores))
-        subject, reply = stack.enter_context(server(plan.bundles, payloads, cores))
+        pipeline = stack.enter_context(bare(version, payloads, cores, plan.device))
+        subject, reply = stack.enter_context(server(plan.bundles, payloads, cores, plan.device))
         empty = stack.enter_context(null(reply, payloads, cores))
         rounds = []
         # The first round warms up: pages, caches and connections.
@@ -109,8 +112,8 @@ def _rounds(plan: Plan, version: Path, payloads: list[bytes], cores: tuple[int, 
 
 def _pairs(plan: Plan, against: Path, payloads: list[bytes], cores: tuple[int, int]) -> list[Pair]:
     with ExitStack() as stack:
-        ours, _ = stack.enter_context(server(plan.bundles, payloads, cores))
-        theirs, _ = stack.enter_context(server(against, payloads, cores))
+        ours, _ = stack.enter_context(server(plan.bundles, payloads, cores, plan.device))
+        theirs, _ = stack.enter_context(server(against, payloads, cores, plan.device))
         pairs = []
         with progress("pairs", plan.num_rounds + 1) as bar:
             for number in range(plan.num_rounds + 1):

@@ -24,6 +24,7 @@ def plan(tmp_path: Path) -> Plan:
         num_rounds=1,
         seconds=0.1,
         num_candidates=5,
+        device="cpu",
         seed=0,
         command="re4 bench overhead",
     )
