@@ -7,6 +7,7 @@ nothing of what the server ought to answer.
 import random
 import struct
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -40,16 +41,24 @@ _NUMBERS = (0.0, -0.0, 0.5, 1.0, -1.0, 1e-320, 1e30, float("inf"), float("-inf")
 _TEXTS = ("", "\0", "a\0b", " ", "../../etc/passwd", "%s%n", "é" * 512, "é" * 513, "x" * 5_000, "\U0010ffff")
 
 
-def requests(method: str, known_ids: Sequence[str] | Sequence[int]) -> st.SearchStrategy[Message]:
-    """Requests of a method with any fields set to any values, known ids among them."""
-    return _messages(REQUESTS[method].DESCRIPTOR, known_ids, _MAX_DEPTH, _TIMES)
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What a server knows: values that lead a request past the first checks."""
+
+    texts: Sequence[str]
+    numbers: Sequence[int]
+
+
+def requests(method: str, known: Known) -> st.SearchStrategy[Message]:
+    """Requests of a method with any fields set to any values, known ones among them."""
+    return _messages(REQUESTS[method].DESCRIPTOR, known, _MAX_DEPTH, _TIMES)
 
 
 def _messages(
-    descriptor: Descriptor, known_ids: Sequence[str] | Sequence[int], depth: int, times: Sequence[int]
+    descriptor: Descriptor, known: Known, depth: int, times: Sequence[int]
 ) -> st.SearchStrategy[Message]:
     fields = {
-        field.name: _values(field, known_ids, depth, times)
+        field.name: _values(field, known, depth, times)
         for field in descriptor.fields
         if depth or field.message_type is None
     }
@@ -57,35 +66,31 @@ def _messages(
     return st.fixed_dictionaries({}, optional=fields).map(lambda values: message_class(**values))
 
 
-def _values(
-    field: FieldDescriptor, known_ids: Sequence[str] | Sequence[int], depth: int, times: Sequence[int]
-) -> st.SearchStrategy[Any]:
+def _values(field: FieldDescriptor, known: Known, depth: int, times: Sequence[int]) -> st.SearchStrategy[Any]:
     message = field.message_type
     if message is not None and message.GetOptions().map_entry:
         entry = message.fields_by_name
-        key, value = (_values(entry[name], known_ids, depth - 1, (1,)) for name in ("key", "value"))
+        key, value = (_values(entry[name], known, depth - 1, (1,)) for name in ("key", "value"))
         return st.dictionaries(key, value, max_size=3)
     if message is not None:
         inner = (1,) if field.is_repeated else times
-        single: st.SearchStrategy[Any] = _messages(message, known_ids, depth - 1, inner)
+        single: st.SearchStrategy[Any] = _messages(message, known, depth - 1, inner)
     else:
-        single = _scalars(field, known_ids)
+        single = _scalars(field, known)
     if not field.is_repeated:
         return single
     few = st.lists(single, max_size=4)
     return st.tuples(few, st.sampled_from(times)).map(lambda drawn: drawn[0] * drawn[1])
 
 
-def _scalars(field: FieldDescriptor, known_ids: Sequence[str] | Sequence[int]) -> st.SearchStrategy[Any]:
-    known = st.sampled_from(known_ids)
+def _scalars(field: FieldDescriptor, known: Known) -> st.SearchStrategy[Any]:
     if field.type == FieldDescriptor.TYPE_STRING:
         texts = st.sampled_from(_TEXTS) | st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
-        return known | texts if isinstance(known_ids[0], str) else texts
+        return st.sampled_from(known.texts) | texts if known.texts else texts
     if field.type in _INTEGERS:
         low, high = _INTEGERS[field.type]
         numbers = st.sampled_from([*_USUAL, low, high]) | st.integers(low, high)
-        is_id = isinstance(known_ids[0], int) and low < 0
-        return known | numbers if is_id else numbers
+        return st.sampled_from(known.numbers) | numbers if known.numbers and low < 0 else numbers
     if field.type == FieldDescriptor.TYPE_ENUM:
         values = [value.number for value in field.enum_type.values]
         return st.sampled_from([*values, *values, -1, max(values) + 1, 2**31 - 1, -(2**31)])

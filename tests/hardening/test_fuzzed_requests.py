@@ -15,7 +15,7 @@ from callers_apart import CallersApart
 from findings import Findings
 from footprint import footprint
 from google.protobuf.message import Message
-from hostile_requests import REQUESTS, damaged_bytes, requests
+from hostile_requests import REQUESTS, Known, damaged_bytes, requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from right_answers import RightAnswers, questions
@@ -35,7 +35,11 @@ PROPER_USER_ERRORS = {code.value[0] for code in PROPER - {grpc.StatusCode.OK}}
 WRONG_METHODS = ("Train", "retrieve", "", "Retrieve/", "Info" * 200, "%00", "../Info")
 NUM_IN_FLIGHT = 16
 GOOD_RATE_PER_S = 50
-VERSIONS = {"string": SmallVersion(), "int": SmallVersion(seed=5, id_kind="int")}
+VERSIONS = {
+    "string": SmallVersion(has_attributes=True),
+    "int": SmallVersion(seed=5, id_kind="int", has_attributes=True),
+}
+ATTRIBUTE_WORDS = ("colour", "tags", "is_even", "red", "green", "a", "true")
 
 
 class Target:
@@ -45,6 +49,7 @@ class Target:
         self.server = server
         self.version = version
         self.statuses: Counter[str] = Counter()
+        self.num_improper = 0
         self._channel = grpc.insecure_channel(server.address)
         self._pending: deque[tuple[str, bytes, set[grpc.StatusCode], grpc.Future]] = deque()
 
@@ -72,6 +77,7 @@ class Target:
         error = future.exception(DEADLINE_S)
         code = grpc.StatusCode.OK if error is None else error.code()
         self.statuses[code.name] += 1
+        self.num_improper += code not in proper
         assert code in proper, f"{method} {data[:300].hex()} ({len(data)} bytes): {code.name} {error}"
         if error is None:
             assert_well_formed(method, data, future.result())
@@ -131,7 +137,7 @@ def target(
         findings.add(proof, "hostile requests", attacked.statuses.total())
         for code, count in sorted(attacked.statuses.items()):
             findings.add(proof, f"answered {code}", count)
-        findings.add(proof, "answered UNKNOWN, INTERNAL or not at all", 0, allowed="0")
+        findings.add(proof, "answered UNKNOWN, INTERNAL or not at all", attacked.num_improper, allowed="0")
         findings.add(proof, "hostile requests per second", attacked.statuses.total() / seconds)
         findings.add(proof, "good calls meanwhile", len(attacked_calls))
         findings.add(
@@ -159,9 +165,15 @@ def num_requests(is_long: bool) -> int:
 
 
 def test_fields_with_any_values(target: Target, num_requests: int) -> None:
+    ids = target.version.ids
+    known = (
+        Known(texts=[*ids, *ATTRIBUTE_WORDS], numbers=())
+        if isinstance(ids[0], str)
+        else Known(texts=ATTRIBUTE_WORDS, numbers=ids)
+    )
     any_request = st.one_of(
         *(
-            st.tuples(st.just(method), requests(method, target.version.ids))
+            st.tuples(st.just(method), requests(method, known))
             for method in REQUESTS
             for _ in range(1 if method == "Info" else 4)
         )
@@ -180,6 +192,9 @@ def test_bytes_damaged_on_the_wire(target: Target, num_requests: int) -> None:
     rng = random.Random(0)
     good = questions(target.version.ids)
     good[0].exclude.CopyFrom(good[1].history)
+    good[1].filters.add(attribute="tags", values=["a", "b"])
+    good[2].merge_policy, good[2].num_reasons = pb.MERGE_POLICY_CATEGORY_DIVERSITY, 2
+    good[2].diversity, good[2].diversity_attribute = 0.5, "colour"
     valid = {
         "Retrieve": [question.SerializeToString() for question in good],
         "BatchRetrieve": [pb.BatchRetrieveRequest(users=good).SerializeToString()],
@@ -190,6 +205,18 @@ def test_bytes_damaged_on_the_wire(target: Target, num_requests: int) -> None:
         method = rng.choices(list(valid), (6, 3, 3, 1))[0]
         target.attack(method, damaged_bytes(valid[method], rng))
     target.judge_all()
+
+
+def test_callers_who_give_up(target: Target, num_requests: int) -> None:
+    """By a deadline that cannot be met, or by hanging up."""
+    request = questions(target.version.ids)[0].SerializeToString()
+    with grpc.insecure_channel(target.server.address) as channel:
+        call = channel.unary_unary("/re4.v1.Retrieval/Retrieve")
+        for number in range(num_requests // 10):
+            future = call.future(request, timeout=0.0002 * (number % 10))
+            if number % 3 == 0:
+                future.cancel()
+    target.attack_and_wait("Retrieve", request)
 
 
 def test_methods_that_are_not_there(target: Target) -> None:
