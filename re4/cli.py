@@ -40,6 +40,7 @@ VERBS: Mapping[str, str] = {
     "items list": "bundle.items_cli:list_hidden",
     "bench serve": "benchmarks.cli:serve",
     "bench soak": "benchmarks.soak:soak",
+    "bench overload": "benchmarks.overload:overload",
     "bench overhead": "benchmarks.overhead.cli:overhead",
     "bench train": "benchmarks.train:train",
     "bench quality": "benchmarks.quality:quality",
