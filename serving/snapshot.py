@@ -30,6 +30,8 @@ from serving.search import Searcher
 from serving.selections import Selections
 
 _SIGNATURE_BYTES: Final = 4
+_MAX_TABLE_BYTES: Final = 1 << 26
+"""Enough for 16,384 lists of 64 codes."""
 _MAX_LOOPS: Final = 1 << 20
 """Sub-structures (such as nested indexes) that FAISS may read from one file."""
 
@@ -153,8 +155,9 @@ def _read_index(path: Path, kind: IndexKind) -> Any:
             f"{path}: begins with {signature!r}, a {kind.name} index with "
             f"{' or '.join(repr(allowed) for allowed in sorted(kind.signatures))}"
         )
-    # Nothing in a file can be longer than the file: a length that says otherwise is not allocated.
-    faiss.set_deserialization_vector_byte_limit(path.stat().st_size)
+    # Nothing in a file can be longer than the file: a length that says otherwise is not allocated. FAISS
+    # counts the tables that it computes for residual codes too, which are larger than a small file.
+    faiss.set_deserialization_vector_byte_limit(max(path.stat().st_size, _MAX_TABLE_BYTES))
     faiss.set_deserialization_loop_limit(_MAX_LOOPS)
     try:
         # Mapped where the kind allows it, so that processes share the pages.

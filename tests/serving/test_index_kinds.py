@@ -133,6 +133,15 @@ def load(tmp_path: Path) -> Callable[[str], tuple[VersionOfKind, Snapshot]]:
     return load_kind
 
 
+def test_tables_of_residual_codes_may_be_larger_than_a_small_file(tmp_path: Path) -> None:
+    factory, settings = "IVF256,PQ8x4fsr", {"nprobe": 9, "k_factor": 1, "pool_factor": 2}
+    version = VersionOfKind(factory, IndexInfo(kind="ivf", factory=factory, search_parameters=settings))
+    path = tmp_path / version.publish(tmp_path)
+    snapshot = load_snapshot(path, verify_version(path), max_batch_size=2, merge_policy="max-score")
+    (answer,) = snapshot.pipeline.run([Query(history_rows_L=np.array([3, 1]), num_candidates=5)])
+    assert len(answer.merged.rows_M) == 5
+
+
 @pytest.mark.parametrize("kind", KIND_SETTINGS)
 def test_missing_results_are_never_candidates(
     kind: str, load: Callable[[str], tuple[VersionOfKind, Snapshot]]
