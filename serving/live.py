@@ -1,7 +1,8 @@
 """What this process answers from: one reference, swapped whole."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from bundle.hidden import HiddenIds
 from re4.errors import NotReadyError
 from serving.snapshot import Snapshot
 
@@ -14,6 +15,10 @@ class Live:
     failed_version: str = ""
     """Name of the published version that could not be loaded; empty where the newest one is live."""
     failure: str = ""
+    hidden: HiddenIds = field(default_factory=HiddenIds)
+    """Items that no answer may hold, whichever version answers."""
+    hidden_failure: str = ""
+    """Why the newest list of hidden items is not used; empty where it is."""
 
     def current(self) -> Snapshot:
         """The version to answer the whole of a call from.
@@ -26,8 +31,23 @@ class Live:
         return self.snapshot
 
     def swap(self, snapshot: Snapshot) -> None:
-        """Answer from this version from now on. Calls under way keep theirs, which then frees itself."""
+        """Answer from this version from now on. Calls under way keep theirs, which then frees itself.
+
+        Args:
+            snapshot: With what is hidden now.
+        """
         self.snapshot, self.failed_version, self.failure = snapshot, "", ""
+
+    def hide(self, hidden: HiddenIds, snapshot: Snapshot | None, failure: str) -> None:
+        """Keep these items out of every answer.
+
+        Args:
+            hidden: The items.
+            snapshot: What is live, with them hidden; None where nothing is live yet.
+            failure: Why a newer list is not used; empty where there is none.
+        """
+        self.hidden, self.hidden_failure = hidden, failure
+        self.snapshot = snapshot
 
     def refuse(self, version: str, failure: str) -> None:
         """Keep what is live, and remember which version was refused and why."""

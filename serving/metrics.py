@@ -145,6 +145,8 @@ class ServerFacts(Collector):
     num_loads_ok: int = 0
     num_loads_failed: int = 0
     num_worker_restarts: int = 0
+    num_hidden: int = 0
+    num_hidden_failed: int = 0
 
     def collect(self) -> Iterator[Metric]:
         """The metrics of this moment."""
@@ -158,6 +160,12 @@ class ServerFacts(Collector):
         yield loads
         yield CounterMetricFamily(
             "re4_worker_restarts", "Worker processes that ended and were replaced.", self.num_worker_restarts
+        )
+        yield GaugeMetricFamily("re4_hidden_items", "Ids that no answer may hold.", self.num_hidden)
+        yield CounterMetricFamily(
+            "re4_hidden_items_refused",
+            "Lists of hidden items that could not be used: the last good one was kept.",
+            self.num_hidden_failed,
         )
         if self.live is not None:
             version = GaugeMetricFamily(

@@ -5,7 +5,12 @@ A worker that reads the end of its stdin has lost its supervisor, and stops. Not
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
+
+from bundle.layout import IdKind
+
+MAX_LINE_BYTES: Final = 1 << 25
+"""Longest line: the largest file of hidden items, every character of it escaped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +28,8 @@ class Start:
     NOT_SERVING, and wait for `Load` and `Announce`."""
     folder: str
     """A folder that all workers share while the server runs."""
+    hidden: dict[str, Any]
+    """The fields of `Hide`: what no answer may hold from the first one on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +37,16 @@ class Load:
     """Answer from the version in this folder, which was checked. Forget what was refused before."""
 
     path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hide:
+    """Keep these items out of every answer, and no others."""
+
+    id_kind: IdKind
+    ids: list[Any]
+    failure: str
+    """Why a newer list is not used; empty where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +83,10 @@ class Opened:
     """Report: the port is open, and nothing is answered yet but the health."""
 
 
-Line: TypeAlias = Start | Load | Announce | Refuse | Opened | Serving | Failed
+Line: TypeAlias = Start | Load | Hide | Announce | Refuse | Opened | Serving | Failed
 
 _KINDS: dict[str, Any] = {
-    kind.__name__: kind for kind in (Start, Load, Announce, Refuse, Opened, Serving, Failed)
+    kind.__name__: kind for kind in (Start, Load, Hide, Announce, Refuse, Opened, Serving, Failed)
 }
 
 

@@ -24,6 +24,7 @@ from serving.selection import Selection
 from serving.selections import Selections
 
 NO_ROWS: Final = np.empty(0, np.int64)
+_USUAL: Final = SearchTerms()
 NOTHING_MERGED: Final = Merged(NO_ROWS, np.empty(0, np.float32), NO_ROWS)
 
 
@@ -94,6 +95,17 @@ class Pipeline:
         self._selections = selections
         self._merge = merge
         self._max_history_length = max_history_length
+
+    def with_selections(self, selections: Selections) -> "Pipeline":
+        """The same pipeline over other selections: with other items hidden. Shares everything else."""
+        return Pipeline(
+            vectors_ND=self._vectors_ND,
+            encoder=self._encoder,
+            searcher=self._searcher,
+            selections=selections,
+            merge=self._merge,
+            max_history_length=self._max_history_length,
+        )
 
     def run(self, queries: Sequence[Query]) -> list[Answer | Re4Error]:
         """Answer a batch.
@@ -188,11 +200,11 @@ class Pipeline:
             num_interests, embedding_dim = wanted_BKD.shape[1:]
             queries_QD = wanted_BKD.reshape(-1, embedding_dim)
             selection = None
-            if terms is None:
+            if terms is None and self._selections.hidden is None:
                 scores_QS, rows_QS = self._searcher.search(queries_QD, num_results, for_each=for_each)
             else:
                 scores_QS, rows_QS, selection = search_on_terms(
-                    terms,
+                    terms or _USUAL,
                     queries_QD,
                     num_results,
                     searcher=self._searcher,

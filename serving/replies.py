@@ -59,7 +59,10 @@ def popular_rows(checked: CheckedRequest, snapshot: Snapshot) -> NDArray[np.int6
     """
     query = checked.query
     conditions = query.terms.conditions if query.terms is not None else ()
-    selection = snapshot.selections.of(conditions) if conditions else None
+    hidden = snapshot.selections.hidden
+    selection = None if hidden is None else hidden.others
+    if conditions:
+        selection = snapshot.selections.of(conditions)
 
     def allowed(rows: NDArray[np.int64]) -> NDArray[np.int64]:
         rows = rows[~np.isin(rows, query.excluded_rows)]
@@ -93,7 +96,13 @@ def encode_reply(answer: Answer, checked: CheckedRequest, snapshot: Snapshot) ->
 
 
 def info_reply(
-    snapshot: Snapshot, settings: ServerSettings, *, failed_version: str, failure: str, server_version: str
+    snapshot: Snapshot,
+    settings: ServerSettings,
+    *,
+    failed_version: str,
+    failure: str,
+    hidden_failure: str,
+    server_version: str,
 ) -> retrieval_pb2.InfoReply:
     """The reply of Info."""
     manifest, limits = snapshot.manifest, settings.limits
@@ -114,6 +123,8 @@ def info_reply(
         max_message_bytes=limits.max_message_bytes,
         failed_version=failed_version,
         failure=failure,
+        num_hidden_items=0 if snapshot.selections.hidden is None else snapshot.selections.hidden.num_rows,
+        hidden_failure=hidden_failure,
         server_version=server_version,
         num_processes=settings.num_processes,
         attributes=[

@@ -47,7 +47,7 @@ class Searcher:
         self._plan = plan
         self._plan_at = plan_at
         self._vectors_ND = vectors_ND
-        self._num_interests = num_interests
+        self.num_interests = num_interests
 
     def move(self, place: Callable[[Any], Any]) -> None:
         """Search another form of the index from now on, such as its copy on a device."""
@@ -89,7 +89,7 @@ class Searcher:
             return scores_QS, rows_QS
         num_found = min(ceil(num_results * plan.k_factor), self._index.ntotal)
         scores_QS, rows_QS = self._index.search(queries_QD, num_found, params=plan.parameters)
-        interests_BKD = queries_QD.reshape(-1, self._num_interests, queries_QD.shape[1])
+        interests_BKD = queries_QD.reshape(-1, self.num_interests, queries_QD.shape[1])
         shape = (*interests_BKD.shape[:2], num_found)
         pools = pool(
             scores_QS.reshape(shape),

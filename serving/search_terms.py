@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.exact import exact_search
+from serving.hidden import search_others
 from serving.search import Searcher
 from serving.selection import Condition, Selection
 from serving.selections import Selections
@@ -66,6 +67,17 @@ def search_on_terms(
         vectors_ND: Item vectors.
         for_each: Whether each interest's list matters, or the best over all lists of a request alone.
     """
+    if not terms.conditions and selections.hidden is not None:
+        others = search_others(
+            queries_QD,
+            num_results,
+            hidden=selections.hidden,
+            searcher=searcher,
+            vectors_ND=vectors_ND,
+            for_each=for_each,
+            effort=terms.effort,
+        )
+        return Found(*others, selections.hidden.others)
     if not terms.conditions:
         return Found(*searcher.search(queries_QD, num_results, for_each=for_each, effort=terms.effort), None)
     selection = selections.of(terms.conditions)

@@ -8,6 +8,7 @@ from threading import Lock
 from typing import Final
 
 from bundle.attributes import Attributes
+from serving.hidden import HiddenRows
 from serving.selection import Condition, Selection, select
 
 MAX_BYTES: Final = 64 << 20
@@ -20,21 +21,39 @@ _ENTRY_BYTES: Final = 1 << 10
 class Selections:
     """Least recently used ones are forgotten first. Safe to share between threads."""
 
-    def __init__(self, attributes: Attributes, num_items: int, *, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self,
+        attributes: Attributes,
+        num_items: int,
+        *,
+        hidden: HiddenRows | None = None,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        """Begin with none.
+
+        Args:
+            attributes: Of the version.
+            num_items: N.
+            hidden: Rows that no filter lets pass; None for none.
+            max_bytes: Memory for selections.
+        """
         self._attributes = attributes
         self._num_items = num_items
+        self.hidden = hidden
         self._max_bytes = max_bytes
         self._kept: OrderedDict[tuple[Condition, ...], Selection] = OrderedDict()
         self._num_bytes = 0
         self._lock = Lock()
 
     def of(self, conditions: tuple[Condition, ...]) -> Selection:
-        """The items that pass all of some conditions."""
+        """The items that pass all of some conditions, and are not hidden."""
         with self._lock:
             if conditions in self._kept:
                 self._kept.move_to_end(conditions)
                 return self._kept[conditions]
         selection = select(self._attributes, conditions, self._num_items)
+        if self.hidden is not None:
+            selection = self.hidden.without(selection)
         with self._lock:
             if conditions not in self._kept:
                 self._kept[conditions] = selection

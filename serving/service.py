@@ -278,6 +278,7 @@ class RetrievalService:
             self._settings,
             failed_version=self._live.failed_version,
             failure=self._live.failure,
+            hidden_failure=self._live.hidden_failure,
             server_version=__version__,
         )
         return reply.SerializeToString()

@@ -6,7 +6,7 @@ first load of a version happens in a child process (`serving.check`).
 Legend: N items, D embedding.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from bundle.arrays import open_array
 from bundle.attributes import Attributes
+from bundle.hidden import HiddenIds
 from bundle.ids import ItemIds
 from bundle.layout import ENCODER, INDEX, POPULAR, VECTORS
 from bundle.manifest import Manifest
 from re4.errors import BundleDamagedError, BundleMismatchError
 from serving.devices import OnCpu, Placement
 from serving.encoder import Encoder, bucket_sizes
+from serving.hidden import HiddenRows
 from serving.indexes import KINDS, IndexKind
 from serving.indexes.kind import SearchPlan, scaled
 from serving.merging import POLICIES
@@ -50,6 +52,14 @@ class Snapshot:
     popular_rows: NDArray[np.int64]
     """Rows of the most popular items, most popular first."""
     pipeline: Pipeline
+
+    def hiding(self, hidden: HiddenIds) -> "Snapshot":
+        """The same version with these items out of every answer, and no others. Loads nothing."""
+        rows = HiddenRows.of(hidden, self.item_ids, self.manifest.items.num_items)
+        if rows is None and self.selections.hidden is None:
+            return self
+        selections = Selections(self.attributes, self.manifest.items.num_items, hidden=rows)
+        return replace(self, selections=selections, pipeline=self.pipeline.with_selections(selections))
 
 
 def load_snapshot(

@@ -9,7 +9,7 @@ import logging
 import signal
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
@@ -20,11 +20,12 @@ from serving.addresses import Address, hold_port, parse_address
 from serving.allowance import usable_cores
 from serving.backoff import Backoff
 from serving.check import check_version
+from serving.hidden_watcher import HiddenWatcher, NowHidden
 from serving.logs import log_to_stderr
 from serving.memory_check import require_memory
 from serving.metrics import ServerFacts
 from serving.metrics_page import metrics_page
-from serving.orders import Announce, Failed, Load, Refuse, Start
+from serving.orders import Announce, Failed, Hide, Load, Refuse, Start
 from serving.settings import ServerSettings
 from serving.watcher import GoLive, Watcher
 from serving.worker_process import WorkerProcess
@@ -61,6 +62,7 @@ class _Supervisor:
         self._facts = ServerFacts()
         self._worker_environment: Mapping[str, str] = {}
         self._bundles = bundles
+        self._hidden = HiddenWatcher(bundles)
         self._watcher = Watcher(bundles, self._check)
         self._workers: dict[int, WorkerProcess] = {}
         self._live: Path | None = None
@@ -93,6 +95,7 @@ class _Supervisor:
             self._metrics_page(),
             TemporaryDirectory(prefix="re4-workers-") as folder,
         ):
+            hidden = self._told(self._hidden.first())
             orders = [
                 Start(
                     number=number,
@@ -101,6 +104,7 @@ class _Supervisor:
                     settings=settings.to_json(),
                     path=None,
                     folder=folder,
+                    hidden=asdict(hidden),
                 )
                 for number in range(1, self._settings.num_processes + 1)
             ]
@@ -116,7 +120,9 @@ class _Supervisor:
             if settings.access.health_address is not None:
                 _log.info("health on %s", settings.access.health_address)
             _log.info("listening on %s", bound)
-            await _all_or_first_failure([*(self._keep(order) for order in orders), self._follow()])
+            await _all_or_first_failure(
+                [*(self._keep(order) for order in orders), self._follow(), self._follow_hidden()]
+            )
 
     @contextmanager
     def _health_port(self) -> Iterator[ServerSettings]:
@@ -180,12 +186,15 @@ class _Supervisor:
                 _log.error("worker %d: waiting %g seconds before the next try", order.number, delay_s)
                 await asyncio.sleep(delay_s)
             try:
-                await self._start(replace(order, path=str(self._live)))
+                await self._start(
+                    replace(order, path=str(self._live), hidden=asdict(self._told(self._hidden.now)))
+                )
                 break
             except (ServerError, OSError) as error:  # OSError: the system gives no further process
                 _log.error("%s", error)
                 lived_s = 0.0
-        # What became live or was refused while it started.
+        # What became live, was refused or was hidden while it started.
+        self._workers[order.number].send(self._told(self._hidden.now))
         self._workers[order.number].send(Load(path=str(self._live)))
         if self._refused is not None:
             self._workers[order.number].send(self._refused)
@@ -210,6 +219,27 @@ class _Supervisor:
                 _log.error("version %s refused, the old one stays live: %s", change.version, change.failure)
             for worker in self._workers.values():
                 worker.send(order)
+
+    async def _follow_hidden(self) -> None:
+        """Look at the list of hidden items again and again; checking a version does not hold this up."""
+        while True:
+            await asyncio.sleep(self._settings.poll_interval_s)
+            change = self._hidden.poll()
+            if change is None:
+                continue
+            if change.failure:
+                self._facts.num_hidden_failed += 1
+                _log.error("hidden items: the newest list is not used, %s", change.failure)
+            else:
+                _log.info("hidden items: %d from now on", len(change.hidden.ids))
+            order = self._told(change)
+            for worker in self._workers.values():
+                worker.send(order)
+
+    def _told(self, now: NowHidden) -> Hide:
+        """What workers are told; the metrics know it from then on."""
+        self._facts.num_hidden = len(now.hidden.ids)
+        return Hide(id_kind=now.hidden.id_kind, ids=list(now.hidden.ids), failure=now.failure)
 
     def _say_choices(self) -> None:
         settings = self._settings

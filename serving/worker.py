@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import IO
 
+from bundle.hidden import HiddenIds
 from bundle.verify import read_manifest
 from re4.errors import Re4Error
 from serving.addresses import Address
@@ -20,8 +21,10 @@ from serving.devices.choosing import placement_on
 from serving.live import Live
 from serving.logs import log_to_stderr
 from serving.orders import (
+    MAX_LINE_BYTES,
     Announce,
     Failed,
+    Hide,
     Line,
     Load,
     Opened,
@@ -36,8 +39,6 @@ from serving.settings import ServerSettings
 from serving.snapshot import Snapshot, load_snapshot
 from serving.thread_pools import thread_pools
 
-_MAX_LINE_BYTES = 1 << 20
-
 _log = logging.getLogger(__name__)
 
 
@@ -48,7 +49,8 @@ class Worker:
         self._start = start
         self._settings = ServerSettings.from_json(start.settings)
         self._reports = reports
-        self._live = Live()
+        first = Hide(**start.hidden)
+        self._live = Live(hidden=_hidden_ids(first), hidden_failure=first.failure)
         self._placement = placement_on(self._settings.device)
         self._server = RetrievalServer(
             self._live, self._settings, Path(start.folder), lane=self._placement.lane
@@ -84,6 +86,8 @@ class Worker:
             order = from_line(line)
             if isinstance(order, Load):
                 await self._go_live(order)
+            elif isinstance(order, Hide):
+                await self._hide(order)
             elif isinstance(order, Announce):
                 await self._server.set_serving()
             elif isinstance(order, Refuse):
@@ -102,18 +106,30 @@ class Worker:
             self._live.refuse(Path(order.path).name, str(error))
             self._report(Failed(failure=str(error)))
 
+    async def _hide(self, order: Hide) -> None:
+        hidden, snapshot = _hidden_ids(order), self._live.snapshot
+        try:
+            if snapshot is not None and hidden != self._live.hidden:
+                snapshot = await asyncio.to_thread(snapshot.hiding, hidden)
+            self._live.hide(hidden, snapshot, order.failure)
+        except Exception as error:  # whatever it is, what was hidden stays hidden
+            _log.exception("the list of hidden items cannot be used")
+            self._live.hide(self._live.hidden, self._live.snapshot, str(error))
+            self._report(Failed(failure=f"hidden items: {error}"))
+
     async def _load(self, folder: str) -> Snapshot:
         """Load in a thread, so that calls go on being answered."""
-        path, settings = Path(folder), self._settings
+        path, settings, hidden = Path(folder), self._settings, self._live.hidden
 
         def load() -> Snapshot:
-            return load_snapshot(
+            snapshot = load_snapshot(
                 path,
                 read_manifest(path),
                 max_batch_size=settings.max_batch_size,
                 merge_policy=settings.merge_policy,
                 placement=self._placement,
             )
+            return snapshot.hiding(hidden)
 
         return await asyncio.to_thread(load)
 
@@ -134,13 +150,17 @@ class Worker:
         self._reports.flush()
 
 
+def _hidden_ids(order: Hide) -> HiddenIds:
+    return HiddenIds(id_kind=order.id_kind, ids=tuple(order.ids))
+
+
 async def _main(reports: IO[bytes]) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     # Ctrl-C reaches every process of the terminal; the supervisor decides what follows from it.
     loop.add_signal_handler(signal.SIGINT, lambda: None)
-    orders = asyncio.StreamReader(limit=_MAX_LINE_BYTES)
+    orders = asyncio.StreamReader(limit=MAX_LINE_BYTES)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
     start = from_line(await orders.readline())
     if not isinstance(start, Start):

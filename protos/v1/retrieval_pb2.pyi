@@ -189,7 +189,7 @@ class InfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class InfoReply(_message.Message):
-    __slots__ = ("version", "created_at", "model", "num_interests", "embedding_dim", "index", "num_items", "item_id_kind", "max_history_length", "max_num_candidates", "max_num_history_ids", "max_num_excluded_ids", "max_message_bytes", "failed_version", "failure", "server_version", "num_processes", "max_num_users", "settings", "attributes", "max_num_filters", "max_num_filter_values", "min_search_effort", "max_search_effort", "max_num_reasons")
+    __slots__ = ("version", "created_at", "model", "num_interests", "embedding_dim", "index", "num_items", "item_id_kind", "max_history_length", "max_num_candidates", "max_num_history_ids", "max_num_excluded_ids", "max_message_bytes", "failed_version", "failure", "server_version", "num_processes", "max_num_users", "settings", "attributes", "max_num_filters", "max_num_filter_values", "min_search_effort", "max_search_effort", "max_num_reasons", "num_hidden_items", "hidden_failure")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -215,6 +215,8 @@ class InfoReply(_message.Message):
     MIN_SEARCH_EFFORT_FIELD_NUMBER: _ClassVar[int]
     MAX_SEARCH_EFFORT_FIELD_NUMBER: _ClassVar[int]
     MAX_NUM_REASONS_FIELD_NUMBER: _ClassVar[int]
+    NUM_HIDDEN_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_FAILURE_FIELD_NUMBER: _ClassVar[int]
     version: str
     created_at: str
     model: str
@@ -240,7 +242,9 @@ class InfoReply(_message.Message):
     min_search_effort: float
     max_search_effort: float
     max_num_reasons: int
-    def __init__(self, version: _Optional[str] = ..., created_at: _Optional[str] = ..., model: _Optional[str] = ..., num_interests: _Optional[int] = ..., embedding_dim: _Optional[int] = ..., index: _Optional[str] = ..., num_items: _Optional[int] = ..., item_id_kind: _Optional[str] = ..., max_history_length: _Optional[int] = ..., max_num_candidates: _Optional[int] = ..., max_num_history_ids: _Optional[int] = ..., max_num_excluded_ids: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., failed_version: _Optional[str] = ..., failure: _Optional[str] = ..., server_version: _Optional[str] = ..., num_processes: _Optional[int] = ..., max_num_users: _Optional[int] = ..., settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ..., attributes: _Optional[_Iterable[_Union[Attribute, _Mapping]]] = ..., max_num_filters: _Optional[int] = ..., max_num_filter_values: _Optional[int] = ..., min_search_effort: _Optional[float] = ..., max_search_effort: _Optional[float] = ..., max_num_reasons: _Optional[int] = ...) -> None: ...
+    num_hidden_items: int
+    hidden_failure: str
+    def __init__(self, version: _Optional[str] = ..., created_at: _Optional[str] = ..., model: _Optional[str] = ..., num_interests: _Optional[int] = ..., embedding_dim: _Optional[int] = ..., index: _Optional[str] = ..., num_items: _Optional[int] = ..., item_id_kind: _Optional[str] = ..., max_history_length: _Optional[int] = ..., max_num_candidates: _Optional[int] = ..., max_num_history_ids: _Optional[int] = ..., max_num_excluded_ids: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., failed_version: _Optional[str] = ..., failure: _Optional[str] = ..., server_version: _Optional[str] = ..., num_processes: _Optional[int] = ..., max_num_users: _Optional[int] = ..., settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ..., attributes: _Optional[_Iterable[_Union[Attribute, _Mapping]]] = ..., max_num_filters: _Optional[int] = ..., max_num_filter_values: _Optional[int] = ..., min_search_effort: _Optional[float] = ..., max_search_effort: _Optional[float] = ..., max_num_reasons: _Optional[int] = ..., num_hidden_items: _Optional[int] = ..., hidden_failure: _Optional[str] = ...) -> None: ...
 
 class Attribute(_message.Message):
     __slots__ = ("name", "num_values", "is_multi_valued")
