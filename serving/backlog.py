@@ -5,9 +5,13 @@ that of arrival. Knows no clock and no event loop.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 EntryT = TypeVar("EntryT")
+
+MAX_TURN_MS: Final = 5.0
+"""How long a batch of another kind than the usual may take, where one of its entries takes less: usual ones
+that come meanwhile wait so long at most. Such entries gain little by sharing a batch."""
 
 
 class Group(NamedTuple):
@@ -18,7 +22,7 @@ class Group(NamedTuple):
     depth: int
     """How many times the usual work a query may be, at least 1: so many fewer of them share a batch."""
     kind: str = ""
-    """What else sets the query apart: those of one kind take about as long as each other."""
+    """What else sets the query apart, empty for the usual: those of one kind take about equally long."""
 
     @property
     def cost_class(self) -> tuple[int, str]:
@@ -29,13 +33,17 @@ class Group(NamedTuple):
 class Backlog(Generic[EntryT]):
     """Entries that wait for their turn."""
 
-    def __init__(self, max_batch_size: int) -> None:
+    def __init__(
+        self, max_batch_size: int, ms_each: Callable[[tuple[int, str]], float] = lambda _: 0.0
+    ) -> None:
         """Hold nothing yet.
 
         Args:
             max_batch_size: Most entries in a batch of depth 1.
+            ms_each: What an entry of a group's cost class takes, in milliseconds; 0 where nobody knows yet.
         """
         self._max_batch_size = max_batch_size
+        self._ms_each = ms_each
         # Dictionaries as ordered sets: those who leave are removed at once, wherever they stand.
         self._groups: dict[Group, dict[EntryT, None]] = {}
 
@@ -68,12 +76,12 @@ class Backlog(Generic[EntryT]):
             self._groups[group] = entries  # at the end: the other groups come first
         return batch
 
-    def wait_ms(self, group: Group, ms_each: Callable[[tuple[int, str]], float]) -> float:
-        """How long a newcomer waits for the batches before its own, by `ms_each` of a group's cost class."""
+    def wait_ms(self, group: Group) -> float:
+        """How long a newcomer of this group waits for the batches before its own, as far as is known."""
         num_own = len(self._groups.get(group, ()))
         num_rounds = num_own // self._batch_size(group) + 1
-        return num_own * ms_each(group.cost_class) + sum(
-            min(num_others, num_rounds * self._batch_size(other)) * ms_each(other.cost_class)
+        return num_own * self._ms_each(group.cost_class) + sum(
+            min(num_others, num_rounds * self._batch_size(other)) * self._ms_each(other.cost_class)
             for other, num_others in self._sizes()
             if other != group
         )
@@ -82,4 +90,6 @@ class Backlog(Generic[EntryT]):
         return ((group, len(entries)) for group, entries in self._groups.items())
 
     def _batch_size(self, group: Group) -> int:
-        return max(1, self._max_batch_size // group.depth)
+        size = self._max_batch_size // group.depth
+        ms_each = self._ms_each(group.cost_class) if group.kind else 0.0
+        return max(1, min(size, int(MAX_TURN_MS / ms_each)) if ms_each else size)

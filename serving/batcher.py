@@ -88,8 +88,8 @@ class Batcher(Generic[QueryT, ResultT]):
         self._clock_ns = clock_ns
         self._lane = lane or ThreadPoolExecutor(1, thread_name_prefix="compute-lane")
         self._lane.submit(on_lane_start)
-        self._backlog = Backlog[_Waiting[QueryT, ResultT]](max_batch_size)
         self._pace = Pace()
+        self._backlog = Backlog[_Waiting[QueryT, ResultT]](max_batch_size, self._pace.ms)
         self._is_busy = False
         self._num_quiet_turns = _QUIET_TURNS_ALONE
         self._delayed: asyncio.TimerHandle | None = None
@@ -101,7 +101,7 @@ class Batcher(Generic[QueryT, ResultT]):
         Raises:
             ShedError, TooLateError: it would not, as `enqueue` says.
         """
-        wait_ms = self._running_ms(self._clock_ns()) + self._backlog.wait_ms(group, self._pace.ms)
+        wait_ms = self._running_ms(self._clock_ns()) + self._backlog.wait_ms(group)
         if time_left_s is not None and wait_ms >= time_left_s * 1e3:
             raise TooLateError(
                 f"the caller's deadline is {max(time_left_s, 0) * 1e3:.0f} ms away, and this call would wait "

@@ -240,3 +240,15 @@ def test_groups_take_turns_and_nothing_is_lost(
         served.append(group)
     assert not any(members.values())
     assert backlog.take() == []
+
+
+def test_batches_of_another_kind_are_short_however_many_wait() -> None:
+    cost_ms = {"filtered": 2.0, "unknown": 0.0, "slow": 40.0}
+    backlog = Backlog[int](64, lambda cost_class: cost_ms.get(cost_class[1], 1.0))
+    groups = [Group(owner=0, depth=1, kind=kind) for kind in ("", "filtered", "unknown", "slow")]
+    for group in groups:
+        for number in range(100):
+            backlog.add(group, number)
+    assert [len(backlog.take()) for _ in groups] == [64, 2, 64, 1]
+    # The 36 usual ones left go at once, and in between one batch of each of the others.
+    assert backlog.wait_ms(groups[0]) == 36 * 1.0 + 2 * 2.0 + 1 * 40.0
