@@ -130,6 +130,9 @@ def test_the_best_of_those_who_pass_and_as_many_as_there_are(
         scores_NK = version.vectors_ND @ answer.interests_KD.T
         named_M = scores_NK[merged.rows_M, merged.interest_numbers_M]
         np.testing.assert_allclose(merged.scores_M, named_M, rtol=1e-4, atol=1e-4)
+        if policy in {"max-score", "category-diversity"}:  # true scores, whatever each interest came across
+            true_M = scores_NK[merged.rows_M].max(axis=1)
+            np.testing.assert_allclose(merged.scores_M, true_M, rtol=1e-4, atol=1e-4)
         is_exact = served.kind == "flat" or (way == "one by one" and asked)
         if is_exact and policy == "max-score":
             best = sorted(eligible, key=lambda row: -scores_NK[row].max())[: len(rows)]
