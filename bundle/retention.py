@@ -1,8 +1,9 @@
 """Which versions are no longer needed, and their removal.
 
 Only versions older than the live one are ever removed: a newer one may be about to go live, or be the one
-that was rolled back from. A version first loses its name, by one rename, and then its files: killed at any
-instant, every version that is left is complete, and the next pruning removes the rest.
+that was rolled back from. One that a server still serves stays as well. A version first loses its name, by
+one rename, and then its files: killed at any instant, every version that is left is complete, and the next
+pruning removes the rest.
 """
 
 import secrets
@@ -14,6 +15,7 @@ from bundle.current import live_version
 from bundle.exclusive import exclusive
 from bundle.folder_lock import remove_unlocked
 from bundle.layout import BUILDING_PREFIX
+from bundle.served import is_served
 from bundle.verify import verify_version
 from bundle.versions import version_names
 from re4.errors import BundleError
@@ -38,7 +40,8 @@ def prunable(bundles: Path, *, num_kept: int) -> list[str]:
     live = verify_version(live_version(bundles)).version
     # By the time alone: of two versions of one second, the name does not say which was first.
     older = [name for name in version_names(bundles) if name[:_TIME_LENGTH] < live[:_TIME_LENGTH]]
-    return older[: max(0, len(older) - num_kept)]
+    unwanted = older[: max(0, len(older) - num_kept)]
+    return [name for name in unwanted if not is_served(bundles / name)]
 
 
 def prune(bundles: Path, *, num_kept: int) -> list[str]:

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any, Final
 
+from bundle.served import Hold
 from re4.errors import ServerError
 from serving.addresses import Address, hold_port, parse_address
 from serving.allowance import usable_cores
@@ -66,6 +67,8 @@ class _Supervisor:
         self._watcher = Watcher(bundles, self._check)
         self._workers: dict[int, WorkerProcess] = {}
         self._live: Path | None = None
+        self._hold: Hold | None = None
+        """On what is live, for the next worker's sake."""
         self._refused: Refuse | None = None
 
     async def run(self, address: Address) -> None:
@@ -149,8 +152,14 @@ class _Supervisor:
         _log.info("port %d is open, NOT_SERVING until the first version is warm", bound.port)
 
     async def _check_first(self) -> None:
-        self._live = self._facts.live = await self._watcher.first()
+        self._set_live(await self._watcher.first())
         self._facts.num_loads_ok += 1
+
+    def _set_live(self, path: Path) -> None:
+        before, self._hold = self._hold, Hold.of(path)
+        if before is not None:
+            before.release()
+        self._live = self._facts.live = path
 
     async def _check(self, path: Path) -> None:
         if self._settings.memory_check and self._live is not None:
@@ -208,8 +217,8 @@ class _Supervisor:
                 continue
             order: Load | Refuse
             if isinstance(change, GoLive):
-                self._live, self._refused = change.path, None
-                self._facts.live = change.path
+                self._set_live(change.path)
+                self._refused = None
                 self._facts.num_loads_ok += 1
                 order = Load(path=str(change.path))
                 _log.info("version %s passed its check: going live", change.path.name)

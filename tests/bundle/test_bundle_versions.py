@@ -18,6 +18,7 @@ from bundle.exclusive import exclusive
 from bundle.layout import CURRENT, ENCODER, INDEX, MANIFEST, is_version_name
 from bundle.retention import prunable, prune
 from bundle.rollback import roll_back
+from bundle.served import Hold, is_served
 from bundle.versions import list_versions, version_names
 from re4.errors import BundleBusyError, BundleDamagedError, BundleError, UsageError
 
@@ -167,6 +168,21 @@ def test_pruning_keeps_the_live_version_newer_ones_and_some_older_ones(
     assert version_names(bundles) == names[3:]
     assert prune(bundles, num_kept=0) == []
     assert sorted(path.name for path in bundles.iterdir()) == sorted([*names[3:], CURRENT])
+
+
+def test_a_version_that_is_served_is_not_pruned(bundles: Path, names: list[str]) -> None:
+    first, second = Hold.of(bundles / names[0]), Hold.of(bundles / names[0])
+    assert prunable(bundles, num_kept=0) == names[1:4]
+    first.release()
+    assert prune(bundles, num_kept=1) == names[1:3]
+    second.release()
+    second.release()  # once is enough
+    assert prune(bundles, num_kept=1) == names[:1]
+
+
+def test_what_cannot_be_held_is_not_held(bundles: Path, names: list[str]) -> None:
+    Hold.of(bundles / "nowhere").release()
+    assert not is_served(bundles / "nowhere")
 
 
 def test_pruning_touches_nothing_that_is_not_a_version(

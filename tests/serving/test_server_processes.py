@@ -10,11 +10,12 @@ from typing import Any
 
 import grpc
 import pytest
-from damaged_versions import CHANGED_FILES, publish
+from damaged_versions import CHANGED_FILES, WRONG_PARTS, publish
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from running_server import DEADLINE_S, RE4, RunningServer, open_files, raw_call
 from small_bundles import SmallVersion
 
+from bundle.retention import prune
 from re4.errors import UsageError
 from serving.cli import serve
 from serving.client import RetrievalClient
@@ -146,6 +147,20 @@ def test_the_port_is_open_and_not_serving_until_the_version_is_warm(bundles: Pat
     finally:
         running.__exit__()
     assert running.wait() == 0
+
+
+def test_what_is_served_survives_newer_versions_that_are_refused_and_their_pruning(tmp_path: Path) -> None:
+    bundles = tmp_path / "bundles"
+    good = SmallVersion(seed=1).publish(bundles)
+    with RunningServer(bundles, "--num-processes", "1", "--poll-interval-s", "0.02") as running:
+        failed = publish(bundles, WRONG_PARTS["index of another catalogue"][0]())
+        running.wait_for(f"version {failed} refused")
+        assert prune(bundles, num_kept=0) == []
+        (worker,) = running.workers()
+        seen = running.num_lines
+        os.kill(worker, signal.SIGKILL)
+        running.wait_for(f"worker 1: serving {good}", after=seen)
+    assert prune(bundles, num_kept=0) == [good]
 
 
 def test_workers_end_with_a_parent_that_was_killed(bundles: Path) -> None:
