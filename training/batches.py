@@ -30,11 +30,13 @@ class Batch:
     """Row of the item that came next, int64."""
 
     def to(self, device: torch.device) -> "Batch":
-        """Copy to a device."""
+        """Copy to a device; to a GPU from pinned memory, so that the copy runs beside the step before."""
+
+        def moved(values: Tensor) -> Tensor:
+            return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
+
         return Batch(
-            rows_BL=self.rows_BL.to(device, non_blocking=True),
-            lengths_B=self.lengths_B.to(device, non_blocking=True),
-            targets_B=self.targets_B.to(device, non_blocking=True),
+            rows_BL=moved(self.rows_BL), lengths_B=moved(self.lengths_B), targets_B=moved(self.targets_B)
         )
 
 

@@ -79,4 +79,6 @@ class _BlockwiseSum(torch.autograd.Function):
 
 
 def _float_type(tensors: tuple[Tensor, ...]) -> torch.dtype:
-    return next(tensor.dtype for tensor in tensors if tensor.is_floating_point())
+    """That of the tensors, but at least float32: a long sum of bfloat16 stands still."""
+    own = next(tensor.dtype for tensor in tensors if tensor.is_floating_point())
+    return torch.promote_types(own, torch.float32)

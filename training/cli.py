@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from training.loop import TrainResult
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, made by `re4 train`.")]
+Precision = Annotated[
+    str, typer.Option(help="auto, float32 or bf16 (products only); auto: bf16 on a GPU that has it.")
+]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes CUDA where PyTorch finds it.")
 ]
@@ -45,6 +48,7 @@ def train(
         ),
     ] = None,
     device: Device = "auto",
+    precision: Precision = "auto",
     checkpoint_minutes: CheckpointMinutes = 10.0,
     tensorboard: Tensorboard = False,
     as_json: AsJson = False,
@@ -74,6 +78,7 @@ def train(
         out,
         previous=previous,
         device=device,
+        precision=precision,
         checkpoint_minutes=checkpoint_minutes,
         tensorboard=tensorboard,
     )
@@ -84,6 +89,7 @@ def resume(
     run: RunFolder,
     data: DataMoved = None,
     device: Device = "auto",
+    precision: Precision = "auto",
     checkpoint_minutes: CheckpointMinutes = 10.0,
     tensorboard: Tensorboard = False,
     as_json: AsJson = False,
@@ -99,7 +105,12 @@ def resume(
 
     dataset = None if data is None else Dataset.open(data)
     result = resume_training(
-        run, dataset, device=device, checkpoint_minutes=checkpoint_minutes, tensorboard=tensorboard
+        run,
+        dataset,
+        device=device,
+        precision=precision,
+        checkpoint_minutes=checkpoint_minutes,
+        tensorboard=tensorboard,
     )
     _print_result(run, result, as_json=as_json)
 

@@ -26,6 +26,7 @@ from training.interrupt import stop_requested
 from training.model import MultiInterestModel
 from training.negatives import build_sampler
 from training.optimiser import Optimiser
+from training.precision import arithmetic, check_precision, is_bf16
 from training.run import Run, finish_run, new_run_folder, write_evaluation, write_metrics, write_weights
 from training.tensorboard import check_tensorboard, write_events
 from training.warm_start import check_fits, evaluate_previous, rows_in_previous, start_from_run
@@ -69,6 +70,7 @@ def train(
     *,
     previous: Run | None = None,
     device: str = "auto",
+    precision: str = "auto",
     checkpoint_minutes: float = CHECKPOINT_MINUTES,
     tensorboard: bool = False,
 ) -> TrainResult:
@@ -83,6 +85,7 @@ def train(
         out: the new run's folder.
         previous: an earlier run to go on from (see `training.warm_start`); it is judged on the same users.
         device: auto, cpu or cuda.
+        precision: auto, float32 or bf16 (see `training.precision`).
         checkpoint_minutes: between two checkpoints within an epoch.
         tensorboard: whether to write TensorBoard events as well, into the run.
 
@@ -93,6 +96,7 @@ def train(
         TrainingError: where a loss is not finite, or the device is missing.
         KeyboardInterrupt: at Ctrl-C or SIGTERM, when the state is saved.
     """
+    check_precision(precision)
     target = choose_device(device)
     if tensorboard:
         check_tensorboard()
@@ -116,7 +120,7 @@ def train(
         rows_N = rows_in_previous(dataset, previous)
         start_from_run(model, previous.load_model(), rows_N)
         progress.started_from = str(previous.path.resolve())
-    training = _Training(dataset, model.to(target), out, progress, checkpoint_minutes, tensorboard)
+    training = _Training(dataset, model.to(target), out, progress, checkpoint_minutes, tensorboard, precision)
     new_run_folder(out)
     if previous is not None:
         before = evaluate_previous(previous, rows_N, dataset.valid)
@@ -133,6 +137,7 @@ def resume(
     dataset: Dataset | None = None,
     *,
     device: str = "auto",
+    precision: str = "auto",
     checkpoint_minutes: float = CHECKPOINT_MINUTES,
     tensorboard: bool = False,
 ) -> TrainResult:
@@ -142,18 +147,20 @@ def resume(
         run: the run's folder.
         dataset: the data set, where it has moved.
         device: as for `train`.
+        precision: as for `train`.
         checkpoint_minutes: as for `train`.
         tensorboard: as for `train`.
 
     Raises:
         RunError: where there is no unfinished training, or its checkpoint is damaged.
     """
+    check_precision(precision)
     facts = read_facts(run)
     dataset = dataset or Dataset.open(facts.dataset_path)
     model = MultiInterestModel(facts.config, dataset.num_items).to(choose_device(device))
     if tensorboard:
         check_tensorboard()
-    training = _Training(dataset, model, run, facts.progress, checkpoint_minutes, tensorboard)
+    training = _Training(dataset, model, run, facts.progress, checkpoint_minutes, tensorboard, precision)
     training.restore()
     return training.run()
 
@@ -169,11 +176,13 @@ class _Training:
         progress: Progress,
         checkpoint_minutes: float,
         tensorboard: bool,
+        precision: str,
     ) -> None:
         config = model.config
         self._dataset, self._model, self._out, self._progress = dataset, model, out, progress
         self._checkpoint_s = 60 * checkpoint_minutes
         self._tensorboard = tensorboard
+        self._is_bf16 = is_bf16(precision, model.item_embedding.weight.device)
         self._optimiser = Optimiser(model)
         self._batches = TrainingBatches(
             dataset.train,
@@ -243,7 +252,8 @@ class _Training:
                 generator.manual_seed(_step_seed(seed, progress.epoch, progress.step))
                 batch = batch.to(device)
                 negatives = self._sampler.draw(generator, batch.targets_B)
-                losses = self._model.losses(batch, negatives, generator)
+                with arithmetic(device, bf16=self._is_bf16):
+                    losses = self._model.losses(batch, negatives, generator)
                 total = check_losses(
                     losses,
                     batch,

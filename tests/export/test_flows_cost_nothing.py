@@ -1,4 +1,4 @@
-"""The backward flows leave no trace in what is served: the same graph with them and without, node for node."""
+"""The backward flows leave no trace in what is served: the same graph with them and without."""
 
 from pathlib import Path
 

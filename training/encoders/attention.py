@@ -39,7 +39,7 @@ class AttentionEncoder(Encoder):
         valid_BL = torch.arange(length, device=lengths_B.device)[None, :] < lengths_B[:, None]
         if self.training:  # padding is left out of the work; the exported graph has fixed shapes instead
             logits_BLK = attended_BLD.new_full((*valid_BL.shape, self.w.out_features), -torch.inf)
-            logits_BLK[valid_BL] = self._logits(attended_BLD[valid_BL])
+            logits_BLK[valid_BL] = self._logits(attended_BLD[valid_BL]).to(logits_BLK.dtype)
         else:
             logits_BLK = self._logits(attended_BLD).masked_fill(~valid_BL[:, :, None], -torch.inf)
         return torch.log_softmax(logits_BLK.transpose(1, 2), dim=2)

@@ -1,0 +1,39 @@
+"""The arithmetic of a training step: float32, or bfloat16 products on float32 weights (autocast).
+
+Weights, gradients, optimiser state and the sums of losses stay float32 either way. Not verified on a GPU.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Final
+
+import torch
+
+from re4.console import say
+from re4.errors import UsageError
+
+PRECISIONS: Final = ("auto", "float32", "bf16")
+
+
+def check_precision(name: str) -> None:
+    """Refuse a name that is none.
+
+    Raises:
+        UsageError: naming what is allowed.
+    """
+    if name not in PRECISIONS:
+        raise UsageError(f"--precision {name}: {', '.join(PRECISIONS)} are possible.")
+
+
+def is_bf16(name: str, device: torch.device) -> bool:
+    """Say whether products are bfloat16; auto chooses it on a GPU that has it, and tells the person."""
+    if name != "auto":
+        return name == "bf16"
+    chosen = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    if device.type == "cuda":
+        say(f"precision: {'bf16' if chosen else 'float32'} (the GPU {'has' if chosen else 'lacks'} bfloat16)")
+    return chosen
+
+
+def arithmetic(device: torch.device, *, bf16: bool) -> AbstractContextManager[object]:
+    """The context to compute losses in."""
+    return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
