@@ -5,6 +5,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,19 @@ def test_a_client_refuses_a_server_of_another_name(bundles: Path, authority: Aut
         bundles, "--tls-certificate", str(other.certificate), "--tls-key", str(other.key)
     ) as running:
         assert "UNAVAILABLE" in refused(running.address, connection(authority))
+
+
+def test_a_client_refuses_a_server_whose_certificate_has_ended(authority: Authority) -> None:
+    """Ours would not start with one; it may end while a server runs."""
+    late = authority.issue(begins=-2 * DAY, ends=-DAY)
+    ended = grpc.server(ThreadPoolExecutor(1))
+    pair = (late.key.read_bytes(), late.certificate.read_bytes())
+    port = ended.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
+    ended.start()
+    try:
+        assert "UNAVAILABLE" in refused(f"127.0.0.1:{port}", connection(authority))
+    finally:
+        ended.stop(None).wait()
 
 
 def test_probes_that_speak_no_tls_have_a_port_with_health_alone(tls_server: RunningServer) -> None:
