@@ -10,6 +10,7 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Final, Protocol, TypeAlias
 
@@ -88,6 +89,13 @@ def _shed_reason(error: OverloadError) -> str:
     if isinstance(error, ShedError):
         return "overload"
     return "rate" if isinstance(error, RateError) else "deadline"
+
+
+def _note_stages(call: Call, began_s: float, done: "asyncio.Future[Finished[Answer]]") -> None:
+    """Add the stages of a part of a BatchRetrieve, by its first user; none where that user got no answer."""
+    if not done.cancelled() and done.exception() is None:
+        finished = done.result()
+        call.stages += stages_of(finished.result.times, finished.queue_us, began_s)
 
 
 class RetrievalService:
@@ -236,11 +244,15 @@ class RetrievalService:
         snapshot = self._live.current()
         self._admit(snapshot, time_left)
         request = decode(retrieval_pb2.BatchRetrieveRequest, data)
-        CURRENT_CALL.get().owe(len(request.users) - 1)
+        call = CURRENT_CALL.get()
+        call.owe(len(request.users) - 1)
 
         def enqueue(queries: Sequence[Query], is_let_in: bool) -> list["asyncio.Future[Finished[Answer]]"]:
             jobs = [_Job(snapshot, query) for query in queries]
-            return self._batcher.enqueue(jobs, time_left_s=time_left(), is_let_in=is_let_in)
+            futures = self._batcher.enqueue(jobs, time_left_s=time_left(), is_let_in=is_let_in)
+            if self._has_stages and futures:
+                futures[0].add_done_callback(partial(_note_stages, call, perf_counter()))
+            return futures
 
         reply = await batch_retrieve(request, snapshot, self._settings, enqueue)
         for error in reply.message.errors:

@@ -84,6 +84,15 @@ def test_a_call_is_a_span_under_its_callers_with_its_stages_inside(snapshot: Sna
     assert stages[-1].end_time == call.end_time
 
 
+def test_a_batch_has_the_stages_of_each_of_its_parts(snapshot: Snapshot) -> None:
+    """Eight users share a run, so that twenty take three."""
+    request = pb.BatchRetrieveRequest(users=[pb.RetrieveRequest.FromString(REQUEST)] * 20)
+    *stages, call = spans_of(snapshot, [("BatchRetrieve", request.SerializeToString(), None)])
+    assert call.name == "re4.v1.Retrieval/BatchRetrieve"
+    assert [stage.name for stage in stages].count("search") == 3
+    assert {stage.parent.span_id for stage in stages} == {call.context.span_id}
+
+
 def test_the_callers_decision_counts(snapshot: Snapshot) -> None:
     unwanted, wanted = (f"00-{TRACE}-{PARENT}-{flag}" for flag in ("00", "01"))
     assert spans_of(snapshot, [("Retrieve", REQUEST, unwanted)], ALWAYS_ON) == []
