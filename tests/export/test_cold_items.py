@@ -1,0 +1,82 @@
+"""Starting vectors for new items, against their definition; and that they mean something."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from export.cold import SHRINKAGE, starting_vectors
+
+TRAINED = pl.DataFrame(
+    {
+        "item_id": [1, 2, 3, 4, 5],
+        "colour": ["red", "red", "blue", None, "blue"],
+        "tags": [["a", "b"], ["a"], [], None, ["b", "b"]],
+        "size": [1, 2, 1, 1, 3],
+        "price": [0.1, 0.2, 0.3, 0.4, 0.5],
+    }
+)
+COLD = pl.DataFrame(
+    {
+        "item_id": [6, 7, 8, 9],
+        "colour": ["red", "green", None, ""],
+        "tags": [["a", "b", "new"], ["new"], None, []],
+        "size": [1, 9, None, 9],
+        "price": [0.1, 0.1, 0.1, 0.1],
+    },
+    schema=TRAINED.schema,
+)
+VECTORS = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
+
+
+def effect(rows: list[int]) -> np.ndarray:
+    """The definition: the mean of those who share it, less the mean of all, shrunk."""
+    return len(rows) / (len(rows) + SHRINKAGE) * (VECTORS[rows].mean(axis=0) - VECTORS.mean(axis=0))
+
+
+def test_the_definition() -> None:
+    found = starting_vectors(VECTORS, TRAINED, COLD)
+    of_columns = [effect([0, 1]), (effect([0, 1]) + effect([0, 4])) / 2, effect([0, 2, 3])]
+    np.testing.assert_allclose(
+        found.vectors_CD[0], VECTORS.mean(axis=0) + np.mean(of_columns, axis=0), rtol=1e-5
+    )
+    assert found.num_columns_C.tolist() == [3, 0, 0, 0]
+    np.testing.assert_allclose(found.vectors_CD[1:], np.tile(VECTORS.mean(axis=0), (3, 1)), rtol=1e-5)
+    assert found.vectors_CD.dtype == np.float32
+
+
+@pytest.mark.parametrize("num_cold", [0, 3])
+def test_without_attributes_they_start_at_the_mean(num_cold: int) -> None:
+    items = pl.DataFrame({"item_id": list(range(num_cold))}, schema={"item_id": pl.Int64})
+    found = starting_vectors(VECTORS, TRAINED.select("item_id"), items)
+    assert found.vectors_CD.shape == (num_cold, 4)
+    np.testing.assert_allclose(found.vectors_CD, np.tile(VECTORS.mean(axis=0), (num_cold, 1)), rtol=1e-5)
+
+
+def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = starting_vectors(VECTORS, TRAINED, COLD)
+    monkeypatch.setattr("export.cold._ROWS_AT_ONCE", 2)
+    np.testing.assert_allclose(
+        starting_vectors(VECTORS, TRAINED, COLD).vectors_CD, whole.vectors_CD, rtol=1e-5
+    )
+
+
+def test_shrinkage_goes_from_the_mean_of_those_who_share_to_the_mean_of_all() -> None:
+    columns = ["item_id", "colour"]
+    trained, cold = TRAINED.select(columns), COLD.select(columns)
+    none = starting_vectors(VECTORS, trained, cold, shrinkage=0).vectors_CD[0]
+    np.testing.assert_allclose(none, VECTORS[:2].mean(axis=0), rtol=1e-5)
+    much = starting_vectors(VECTORS, trained, cold, shrinkage=1e9).vectors_CD[0]
+    np.testing.assert_allclose(much, VECTORS.mean(axis=0), rtol=1e-5)
+
+
+def test_they_lie_near_the_items_of_their_kind() -> None:
+    """Items in groups that an attribute names: each new one is nearest to its own group's centre."""
+    rng = np.random.default_rng(1)
+    centres = 3 * rng.standard_normal((10, 16))
+    groups = rng.integers(10, size=500)
+    vectors = (centres[groups] + rng.standard_normal((500, 16))).astype(np.float32)
+    trained = pl.DataFrame({"item_id": range(500), "group": [f"g{group}" for group in groups]})
+    cold = pl.DataFrame({"item_id": range(500, 510), "group": [f"g{group}" for group in range(10)]})
+    found = starting_vectors(vectors, trained, cold).vectors_CD
+    distances = np.linalg.norm(found[:, None] - centres[None], axis=2)
+    assert distances.argmin(axis=1).tolist() == list(range(10))

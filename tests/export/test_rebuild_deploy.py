@@ -1,0 +1,120 @@
+"""The schedulers' examples: files of the right form, whose command line is one that `re4 rebuild` takes."""
+
+import configparser
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from export.rebuilding import RebuildRequest
+from re4.cli import build_app
+
+DEPLOY = Path(__file__).parents[2] / "deploy" / "rebuild"
+EXIT_CODES = {"0", "1", "2", "3", "4"}
+
+
+def unit(name: str) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    text = (DEPLOY / name).read_text().replace("\\\n", " ")
+    parser.read_string(text)
+    return parser
+
+
+def cron_line() -> list[str]:
+    lines = (DEPLOY / "re4-rebuild.cron").read_text().splitlines()
+    (line,) = [line for line in lines if line and not line.startswith("#") and "=" not in line.split()[0]]
+    return line.split(maxsplit=6)
+
+
+def cronjob() -> dict[str, Any]:
+    (document,) = yaml.safe_load_all((DEPLOY / "cronjob.yaml").read_text())
+    return document
+
+
+def command(of: str) -> list[str]:
+    if of == "cron":
+        return shlex.split(cron_line()[6])
+    if of == "systemd":
+        return shlex.split(unit("re4-rebuild.service")["Service"]["ExecStart"])
+    pod = cronjob()["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    return [*pod["containers"][0]["command"], *pod["containers"][0]["args"]]
+
+
+@pytest.mark.parametrize("of", ["cron", "systemd", "kubernetes"])
+def test_the_command_is_one_that_rebuild_takes(
+    of: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[RebuildRequest] = []
+    monkeypatch.setattr("export.rebuilding.rebuild", lambda request, *_: asked.append(request))
+    program, *words = command(of)
+    assert program.endswith("re4")
+    here = [re.sub("/srv/re4|/var/lib/node_exporter", str(tmp_path), word) for word in words]
+    done = CliRunner().invoke(build_app(here), here)
+    assert done.exit_code == 0, done.output
+    assert asked[0].bundles == tmp_path / "bundles"
+    assert asked[0].catalogue == tmp_path / "catalogue.parquet"
+    assert (tmp_path / "rebuild.json").exists()
+    assert list(tmp_path.rglob("*.prom"))
+
+
+def test_the_cron_line_has_a_time_and_a_user() -> None:
+    *when, user, _ = cron_line()
+    assert all(re.fullmatch(r"[\d*/,-]+", field) for field in when)
+    assert len(when) == 5
+    assert user == "re4"
+    assert (DEPLOY / "re4-rebuild.cron").read_text().endswith("\n")  # cron ignores a last line without one
+
+
+def test_the_units_belong_together() -> None:
+    service, timer = unit("re4-rebuild.service"), unit("re4-rebuild.timer")
+    assert timer["Timer"]["Unit"] == "re4-rebuild.service"
+    assert service["Service"]["Type"] == "oneshot"
+    assert service["Service"]["SuccessExitStatus"] == "4"
+    assert "OnCalendar" in timer["Timer"]
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here to ask")
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
+    for name in ("re4-rebuild.service", "re4-rebuild.timer"):
+        text = (DEPLOY / name).read_text()
+        # It looks whether programs and users exist, which is not what is asked here.
+        text = text.replace("/opt/re4/.venv/bin/re4", "/bin/true").replace("User=re4\n", "")
+        (tmp_path / name).write_text(text)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *map(str, sorted(tmp_path.iterdir()))],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "re4-rebuild" not in done.stderr, done.stderr
+
+
+def test_the_cronjob_has_what_kubernetes_asks_for() -> None:
+    document = cronjob()
+    assert (document["apiVersion"], document["kind"]) == ("batch/v1", "CronJob")
+    assert re.fullmatch(r"[a-z0-9-]+", document["metadata"]["name"])
+    assert len(document["spec"]["schedule"].split()) == 5
+    assert document["spec"]["concurrencyPolicy"] == "Forbid"
+    job = document["spec"]["jobTemplate"]["spec"]
+    pod = job["template"]["spec"]
+    # A pod failure policy is refused with any other restart policy, and must name a container.
+    assert pod["restartPolicy"] == "Never"
+    (container,) = pod["containers"]
+    rule = job["podFailurePolicy"]["rules"][0]["onExitCodes"]
+    assert rule["containerName"] == container["name"]
+    assert set(map(str, rule["values"])) <= EXIT_CODES - {"0"}
+    mounted = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_the_readme_names_every_file_and_exit_code() -> None:
+    text = (DEPLOY / "README.md").read_text()
+    assert all(file.name in text for file in DEPLOY.iterdir() if file.name != "README.md")
+    assert all(re.search(rf"\b{code}\b", text) for code in EXIT_CODES)
