@@ -183,6 +183,7 @@ def _next_commands(folder: Path, data: Path, run: Path, bundles: Path) -> None:
   {re4} serve --bundles {bundles} --address 127.0.0.1:8700      (in one terminal)
   {re4} info --address 127.0.0.1:8700                           (in another)
   {re4} retrieve --address 127.0.0.1:8700 --history 50,181,172 --num-candidates 10
+  {re4} retrieve --history 50,181,172 --filter genres=Comedy,Drama --drop year=1996 --reasons 2
   {re4} train {data} --out {folder / "comirec"} --model comirec-sa
   {re4} evaluate {run} --exclude-history --json
   {re4} data prepare --help                                     (your own event log)
