@@ -8,7 +8,7 @@ Legend: N items, V values, R rows asked about, E entries (values of those rows).
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,10 @@ from bundle.arrays import map_text, open_array
 from bundle.attribute_columns import code_type
 from bundle.layout import attribute_files
 from bundle.manifest import AttributeInfo
-from re4.errors import BundleError
+from re4.errors import BundleDamagedError, BundleError
+
+_AT_ONCE: Final = 1 << 20
+"""Codes checked at a time."""
 
 
 class Attributes:
@@ -44,6 +47,15 @@ class Attributes:
     def names(self) -> tuple[str, ...]:
         """The attributes, in the manifest's order."""
         return tuple(self._by_name)
+
+    def check(self) -> None:
+        """Read everything, and see whether it fits together; takes as long as reading it takes.
+
+        Raises:
+            BundleDamagedError: names the attribute, and what does not fit.
+        """
+        for attribute in self._by_name.values():
+            attribute.check()
 
     def __contains__(self, name: str) -> bool:
         return name in self._by_name
@@ -83,8 +95,36 @@ class Attribute:
             num_codes = num_entries
         self._codes = open_array(folder / files.codes, code_type(info.num_values), (num_codes,))
 
+    def check(self) -> None:
+        """See whether codes by item and rows by value say the same; raises BundleDamagedError."""
+        num_codes_V = np.zeros(self.num_values + 1, np.int64)
+        highest = self.num_values if self._offsets is None else self.num_values - 1
+        for start in range(0, len(self._codes), _AT_ONCE):
+            codes = self._codes[start : start + _AT_ONCE]
+            if codes.max() > highest:
+                self._refuse(f"code {codes.max()}, {highest} is the highest")
+            num_codes_V += np.bincount(codes, minlength=self.num_values + 1)
+        if (num_codes_V[:-1] != np.diff(self._starts)).any() or self._starts[0] != 0:
+            self._refuse("codes by item and rows by value do not add up")
+        if (np.diff(self._text_offsets.astype(np.int64)) <= 0).any() or self._text_offsets[0] != 0:
+            self._refuse("its values are not told apart")
+        offsets = self._offsets
+        if offsets is not None and (
+            offsets[0] != 0 or offsets[-1] != len(self._codes) or (np.diff(offsets) < 0).any()
+        ):
+            self._refuse("offsets that do not rise to the number of codes")
+        for code, start in enumerate(self._starts[:-1].tolist()):
+            rows = self._rows[start : self._starts[code + 1]]
+            if len(rows) and not (rows[0] >= 0 and rows[-1] < self.num_items and (np.diff(rows) > 0).all()):
+                self._refuse(
+                    f"the rows with value {self._value(code)!r} do not rise from 0 to {self.num_items}"
+                )
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise BundleDamagedError(f"attribute {self.name!r}: {what}. Publish the version again")
+
     def values(self) -> list[str]:
-        """Every value, ascending: int code is place."""
+        """Every value, ascending: a value's code is its place."""
         return [self._value(code) for code in range(self.num_values)]
 
     def value_codes(self, values: Sequence[str]) -> NDArray[np.int64]:

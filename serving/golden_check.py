@@ -29,8 +29,10 @@ def check_golden(snapshot: Snapshot, golden: GoldenQueries, *, max_batch_size: i
     Raises:
         BundleMismatchError: the queries do not fit the version, an item vector is not finite, or an
             answer is not the expected one. The message says which and by how much.
+        BundleDamagedError: the attributes' files contradict each other.
     """
     _check_vectors(snapshot)
+    snapshot.attributes.check()
     _check_fit(snapshot, golden)
     where = f"{snapshot.path}: golden query"
     num_queries, num_candidates = golden.candidate_rows_QM.shape

@@ -41,7 +41,9 @@ def test_every_item_keeps_its_values(
     ]
     if not any(sets):
         return
-    attribute = write_and_open(tmp_path_factory.mktemp("attributes"), a=column)["a"]
+    attributes = write_and_open(tmp_path_factory.mktemp("attributes"), a=column)
+    attributes.check()
+    attribute = attributes["a"]
     values = attribute.values()
     assert values == sorted(set().union(*sets))
     wanted = data.draw(st.lists(st.sampled_from(values), unique=True))
@@ -200,3 +202,29 @@ def test_two_attributes_of_one_name_are_refused() -> None:
     info = AttributeInfo(name="a", num_values=1, is_multi_valued=False)
     with pytest.raises(ValueError, match="listed twice"):
         ItemsInfo(num_items=3, id_kind="string", space=SPACE, attributes=(info, info))
+
+
+@pytest.mark.parametrize(
+    ("file", "place", "value", "message"),
+    [
+        ("0.codes", 1, 9, "code 9, 3 is the highest"),
+        ("0.codes", 1, 0, "do not add up"),
+        ("0.starts", 1, 3, "do not add up"),
+        ("0.rows", 0, 4, "do not rise"),
+        ("0.rows", 0, -1, "do not rise"),
+        ("0.values.offsets", 1, 9, "not told apart"),
+        ("1.codes", 0, 2, "code 2, 1 is the highest"),
+        ("1.offsets", 1, 5, "offsets that do not rise"),
+    ],
+)
+def test_files_that_contradict_each_other_are_noticed(
+    file: str, place: int, value: int, message: str, tmp_path: Path
+) -> None:
+    columns = {"letter": ["a", "b", "c", None], "tags": [["x"], ["y", "x"], [], ["y"]]}
+    infos = write_attributes(tmp_path, columns, 4)
+    path = tmp_path / f"attribute_{file}.npy"
+    array = np.load(path)
+    array[place] = value
+    np.save(path, array)
+    with pytest.raises(BundleDamagedError, match=message):
+        Attributes.open(tmp_path, infos, 4).check()
