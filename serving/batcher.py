@@ -101,7 +101,7 @@ class Batcher(Generic[QueryT, ResultT]):
         Raises:
             ShedError, TooLateError: it would not, as `enqueue` says.
         """
-        wait_ms = self._running_ms(self._clock_ns()) + self._backlog.wait_ms(group)
+        wait_ms = self.wait_ms(group)
         if time_left_s is not None and wait_ms >= time_left_s * 1e3:
             raise TooLateError(
                 f"the caller's deadline is {max(time_left_s, 0) * 1e3:.0f} ms away, and this call would wait "
@@ -109,6 +109,10 @@ class Batcher(Generic[QueryT, ResultT]):
             )
         if wait_ms > self._max_wait_ms:
             raise ShedError(wait_ms=wait_ms, max_wait_ms=self._max_wait_ms)
+
+    def wait_ms(self, group: Group) -> float:
+        """How long a query of this group that arrived now would wait for its turn, by the measured pace."""
+        return self._running_ms(self._clock_ns()) + self._backlog.wait_ms(group)
 
     async def submit(self, query: QueryT, *, time_left_s: float | None = None) -> Finished[ResultT]:
         """The result of a query. Cancelled while it waits, it is never run.

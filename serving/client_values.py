@@ -205,6 +205,7 @@ def to_facts(reply: retrieval_pb2.InfoReply) -> dict[str, Any]:
         each.name: {"num_values": each.num_values, "is_multi_valued": each.is_multi_valued}
         for each in reply.attributes
     }
+    facts["thread_pools"] = dict(reply.thread_pools)
     facts["settings"] = {each.name: {"value": each.value, "source": each.source} for each in reply.settings}
     return facts
 

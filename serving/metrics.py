@@ -99,6 +99,11 @@ class CallMetrics:
             "Answers that needed an exact search, because the index found too few eligible items.",
             registry=registry,
         )
+        self._browned_out = Counter(
+            "re4_browned_out",
+            "Usual searches that looked less hard, in a brown-out.",
+            registry=registry,
+        )
         self.registry = registry
 
     def call(self, method: str, code: str, seconds: float) -> None:
@@ -131,6 +136,10 @@ class CallMetrics:
     def shed(self, reason: str) -> None:
         """A call was turned away or dropped: `overload`, `deadline` or `rate`."""
         self._shed.labels(reason).inc()
+
+    def browned_out(self) -> None:
+        """A usual search is to look less hard."""
+        self._browned_out.inc()
 
     def user_error(self, code: str) -> None:
         """A user of a BatchRetrieve got no answer, but this gRPC status code."""

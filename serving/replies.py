@@ -8,12 +8,14 @@ from numpy.typing import NDArray
 
 from protos.v1 import retrieval_pb2
 from serving import wire
+from serving.brown_out import lowest_effort
 from serving.pipeline import Answer, Query
 from serving.reasons import top_attended
 from serving.requests import CheckedRequest
 from serving.selection import Selection
 from serving.settings import ServerSettings
 from serving.snapshot import Snapshot
+from serving.thread_pools import thread_pools
 
 _ROWS_AT_ONCE: Final = 1 << 16
 
@@ -34,6 +36,7 @@ def retrieve_reply(answer: Answer, queue_us: int, checked: CheckedRequest, snaps
             merge_us=times.merge_us,
             batch_size=times.batch_size,
         ),
+        search_effort=1.0 if checked.query.terms is None else checked.query.terms.effort,
     )
     return wire.candidates(answer.merged, snapshot.item_ids) + rest.SerializeToString()
 
@@ -103,9 +106,11 @@ def info_reply(
     failure: str,
     hidden_failure: str,
     server_version: str,
+    is_browned_out: bool,
 ) -> retrieval_pb2.InfoReply:
     """The reply of Info."""
     manifest, limits = snapshot.manifest, settings.limits
+    floor = settings.brown_out_recall_floor
     return retrieval_pb2.InfoReply(
         version=manifest.version,
         created_at=manifest.created_at,
@@ -138,6 +143,9 @@ def info_reply(
         min_search_effort=limits.min_search_effort,
         max_search_effort=limits.max_search_effort,
         max_num_reasons=limits.max_num_reasons,
+        brown_out_effort=0.0 if floor is None else lowest_effort(manifest.index, floor) or 1.0,
+        is_browned_out=is_browned_out,
+        thread_pools=thread_pools(),
         settings=[
             retrieval_pb2.Setting(name=name, value=value, source=source)
             for name, value, source in settings.effective()

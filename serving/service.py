@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
 from typing import Final, Protocol, TypeAlias
@@ -23,6 +23,7 @@ from serving import replies
 from serving.backlog import Group
 from serving.batch_retrieve import batch_retrieve
 from serving.batcher import Batcher, Finished
+from serving.brown_out import BrownOut, lowest_effort
 from serving.calls import CURRENT_CALL, REQUEST_ID, Call
 from serving.decoding import decode
 from serving.environment import cap_this_thread
@@ -32,6 +33,7 @@ from serving.metrics import CallMetrics
 from serving.pipeline import Answer, Query
 from serving.refusals import Spacing
 from serving.requests import CheckedRequest, check_encode, check_retrieve
+from serving.search_terms import SearchTerms
 from serving.settings import ServerSettings
 from serving.snapshot import Snapshot
 from serving.stages import stages_of
@@ -71,7 +73,7 @@ def _group_of(job: _Job) -> Group:
     if query.terms is not None:
         # A power of two, as depths are, so that there are few groups.
         depth <<= max(0, math.ceil(math.log2(query.terms.effort)))
-        kind = "effort"
+        kind = "effort" if query.terms.effort > 1 else ""  # less than usual slows nobody down
         if query.terms.conditions:
             depth, kind = depth * _FILTERED_WORK, "filtered"
     return Group(owner=id(job.snapshot), depth=depth, kind=kind)
@@ -139,6 +141,8 @@ class RetrievalService:
             lane=lane,
         )
         self._spacing = Spacing()
+        self._brown_out = BrownOut(settings.max_queue_ms)
+        self._frugal: tuple[Snapshot | None, SearchTerms | None] = (None, None)
         self._num_in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -234,6 +238,7 @@ class RetrievalService:
             self._admit(snapshot, time_left)
             request = decode(retrieval_pb2.RetrieveRequest, data)
             checked = check_retrieve(request, snapshot, self._settings)
+            checked = replace(checked, query=self._as_hard_as_now(checked.query, snapshot))
         if checked.is_popularity_fallback:
             return replies.popular_reply(checked, snapshot).SerializeToString()
         answer, queue_us = await self._submit(checked, snapshot, time_left)
@@ -248,7 +253,7 @@ class RetrievalService:
         call.owe(len(request.users) - 1)
 
         def enqueue(queries: Sequence[Query], is_let_in: bool) -> list["asyncio.Future[Finished[Answer]]"]:
-            jobs = [_Job(snapshot, query) for query in queries]
+            jobs = [_Job(snapshot, self._as_hard_as_now(query, snapshot)) for query in queries]
             futures = self._batcher.enqueue(jobs, time_left_s=time_left(), is_let_in=is_let_in)
             if self._has_stages and futures:
                 futures[0].add_done_callback(partial(_note_stages, call, perf_counter()))
@@ -270,7 +275,23 @@ class RetrievalService:
 
     def _admit(self, snapshot: Snapshot, time_left: TimeLeft) -> None:
         """Turn a call away before it is even read, where not so much as a usual search would be let in."""
-        self._batcher.admit(Group(owner=id(snapshot), depth=1), time_left_s=time_left())
+        group = Group(owner=id(snapshot), depth=1)
+        self._brown_out.observe(self._batcher.wait_ms(group))
+        self._batcher.admit(group, time_left_s=time_left())
+
+    def _as_hard_as_now(self, query: Query, snapshot: Snapshot) -> Query:
+        """The query, which in a brown-out looks less hard, where it is a usual one."""
+        floor = self._settings.brown_out_recall_floor
+        if floor is None or not self._brown_out.is_on or query.terms is not None:
+            return query
+        if self._frugal[0] is not snapshot:
+            effort = lowest_effort(snapshot.manifest.index, floor)
+            self._frugal = snapshot, None if effort is None else SearchTerms(effort=effort)
+        terms = self._frugal[1]
+        if terms is None or not query.num_candidates:
+            return query
+        self._metrics.browned_out()
+        return replace(query, terms=terms)
 
     async def _submit(
         self, checked: CheckedRequest, snapshot: Snapshot, time_left: TimeLeft
@@ -292,5 +313,6 @@ class RetrievalService:
             failure=self._live.failure,
             hidden_failure=self._live.hidden_failure,
             server_version=__version__,
+            is_browned_out=self._brown_out.is_on and self._settings.brown_out_recall_floor is not None,
         )
         return reply.SerializeToString()

@@ -233,6 +233,14 @@ class ServerSettings:
         "with retry advice.",
         low=0,
     )
+    brown_out_recall_floor: float | None = setting(
+        None,
+        "Before calls are shed, have usual searches look less hard, but never below this recall of the "
+        "merged list, as the index was tuned.",
+        low=0,
+        high=1,
+        default_text="no brown-out",
+    )
     merge_policy: str = setting(
         "max-score",
         "How the interests' lists become one, where a call does not say: max-score, equal-quota, "

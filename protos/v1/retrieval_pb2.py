@@ -24,15 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19protos/v1/retrieval.proto\x12\x06re4.v1\"(\n\x07ItemIds\x12\x0f\n\x07strings\x18\x01 \x03(\t\x12\x0c\n\x04ints\x18\x02 \x03(\x03\"B\n\x0f\x41ttributeFilter\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\t\x12\x0c\n\x04\x64rop\x18\x03 \x01(\x08\"\xd1\x02\n\x0fRetrieveRequest\x12 \n\x07history\x18\x01 \x01(\x0b\x32\x0f.re4.v1.ItemIds\x12\x16\n\x0enum_candidates\x18\x02 \x01(\r\x12 \n\x07\x65xclude\x18\x03 \x01(\x0b\x32\x0f.re4.v1.ItemIds\x12\x17\n\x0f\x65xclude_history\x18\x04 \x01(\x08\x12\x18\n\x10return_interests\x18\x05 \x01(\x08\x12)\n\x0cmerge_policy\x18\x06 \x01(\x0e\x32\x13.re4.v1.MergePolicy\x12(\n\x07\x66ilters\x18\x07 \x03(\x0b\x32\x17.re4.v1.AttributeFilter\x12\x11\n\tdiversity\x18\x08 \x01(\x02\x12\x1b\n\x13\x64iversity_attribute\x18\t \x01(\t\x12\x15\n\rsearch_effort\x18\n \x01(\x02\x12\x13\n\x0bnum_reasons\x18\x0b \x01(\r\"\x9c\x02\n\rRetrieveReply\x12\x1e\n\x05items\x18\x01 \x01(\x0b\x32\x0f.re4.v1.ItemIds\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x18\n\x10interest_numbers\x18\x03 \x03(\r\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x1f\n\x17num_unknown_history_ids\x18\x05 \x01(\r\x12\x1e\n\x16is_popularity_fallback\x18\x06 \x01(\x08\x12$\n\tinterests\x18\x07 \x01(\x0b\x32\x11.re4.v1.Interests\x12\'\n\x0bstage_times\x18\x08 \x01(\x0b\x32\x12.re4.v1.StageTimes\x12 \n\x07reasons\x18\t \x01(\x0b\x32\x0f.re4.v1.Reasons\"M\n\x07Reasons\x12\x11\n\tnum_items\x18\x01 \x01(\r\x12\x1e\n\x05items\x18\x02 \x01(\x0b\x32\x0f.re4.v1.ItemIds\x12\x0f\n\x07weights\x18\x03 \x03(\x02\">\n\x14\x42\x61tchRetrieveRequest\x12&\n\x05users\x18\x01 \x03(\x0b\x32\x17.re4.v1.RetrieveRequest\"\xb3\x02\n\x12\x42\x61tchRetrieveReply\x12\x1e\n\x05items\x18\x01 \x01(\x0b\x32\x0f.re4.v1.ItemIds\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x18\n\x10interest_numbers\x18\x03 \x03(\r\x12\x16\n\x0enum_candidates\x18\x04 \x03(\r\x12\x1f\n\x17num_unknown_history_ids\x18\x05 \x03(\r\x12\x1e\n\x16is_popularity_fallback\x18\x06 \x03(\x08\x12$\n\tinterests\x18\x07 \x03(\x0b\x32\x11.re4.v1.Interests\x12!\n\x06\x65rrors\x18\x08 \x03(\x0b\x32\x11.re4.v1.UserError\x12\x0f\n\x07version\x18\t \x01(\t\x12 \n\x07reasons\x18\n \x03(\x0b\x32\x0f.re4.v1.Reasons\"8\n\tUserError\x12\x0c\n\x04user\x18\x01 \x01(\r\x12\x0c\n\x04\x63ode\x18\x02 \x01(\r\x12\x0f\n\x07message\x18\x03 \x01(\t\"1\n\rEncodeRequest\x12 \n\x07history\x18\x01 \x01(\x0b\x32\x0f.re4.v1.ItemIds\"e\n\x0b\x45ncodeReply\x12$\n\tinterests\x18\x01 \x01(\x0b\x32\x11.re4.v1.Interests\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x1f\n\x17num_unknown_history_ids\x18\x03 \x01(\r\"\x86\x01\n\tInterests\x12\x15\n\rnum_interests\x18\x01 \x01(\r\x12\x15\n\rembedding_dim\x18\x02 \x01(\r\x12\x0f\n\x07vectors\x18\x03 \x03(\x02\x12\x11\n\tattention\x18\x04 \x03(\x02\x12\'\n\x0e\x61ttended_items\x18\x05 \x01(\x0b\x32\x0f.re4.v1.ItemIds\"}\n\nStageTimes\x12\x10\n\x08queue_us\x18\x01 \x01(\r\x12\x11\n\tgather_us\x18\x02 \x01(\r\x12\x11\n\tencode_us\x18\x03 \x01(\r\x12\x11\n\tsearch_us\x18\x04 \x01(\r\x12\x10\n\x08merge_us\x18\x05 \x01(\r\x12\x12\n\nbatch_size\x18\x06 \x01(\r\"\r\n\x0bInfoRequest\"\xa5\x05\n\tInfoReply\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x12\n\ncreated_at\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x15\n\rnum_interests\x18\x04 \x01(\r\x12\x15\n\rembedding_dim\x18\x05 \x01(\r\x12\r\n\x05index\x18\x06 \x01(\t\x12\x11\n\tnum_items\x18\x07 \x01(\x04\x12\x14\n\x0citem_id_kind\x18\x08 \x01(\t\x12\x1a\n\x12max_history_length\x18\t \x01(\r\x12\x1a\n\x12max_num_candidates\x18\n \x01(\r\x12\x1b\n\x13max_num_history_ids\x18\x0b \x01(\r\x12\x1c\n\x14max_num_excluded_ids\x18\x0c \x01(\r\x12\x19\n\x11max_message_bytes\x18\r \x01(\r\x12\x16\n\x0e\x66\x61iled_version\x18\x0e \x01(\t\x12\x0f\n\x07\x66\x61ilure\x18\x0f \x01(\t\x12\x16\n\x0eserver_version\x18\x10 \x01(\t\x12\x15\n\rnum_processes\x18\x11 \x01(\r\x12\x15\n\rmax_num_users\x18\x12 \x01(\r\x12!\n\x08settings\x18\x13 \x03(\x0b\x32\x0f.re4.v1.Setting\x12%\n\nattributes\x18\x14 \x03(\x0b\x32\x11.re4.v1.Attribute\x12\x17\n\x0fmax_num_filters\x18\x15 \x01(\r\x12\x1d\n\x15max_num_filter_values\x18\x16 \x01(\r\x12\x19\n\x11min_search_effort\x18\x17 \x01(\x02\x12\x19\n\x11max_search_effort\x18\x18 \x01(\x02\x12\x17\n\x0fmax_num_reasons\x18\x19 \x01(\r\x12\x18\n\x10num_hidden_items\x18\x1a \x01(\r\x12\x16\n\x0ehidden_failure\x18\x1b \x01(\t\"F\n\tAttribute\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nnum_values\x18\x02 \x01(\r\x12\x17\n\x0fis_multi_valued\x18\x03 \x01(\x08\"6\n\x07Setting\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t*\xca\x01\n\x0bMergePolicy\x12\x1c\n\x18MERGE_POLICY_UNSPECIFIED\x10\x00\x12\x1a\n\x16MERGE_POLICY_MAX_SCORE\x10\x01\x12\x1c\n\x18MERGE_POLICY_EQUAL_QUOTA\x10\x02\x12 \n\x1cMERGE_POLICY_ATTENTION_QUOTA\x10\x03\x12\x1c\n\x18MERGE_POLICY_ROUND_ROBIN\x10\x04\x12#\n\x1fMERGE_POLICY_CATEGORY_DIVERSITY\x10\x05\x32\xf8\x01\n\tRetrieval\x12:\n\x08Retrieve\x12\x17.re4.v1.RetrieveRequest\x1a\x15.re4.v1.RetrieveReply\x12I\n\rBatchRetrieve\x12\x1c.re4.v1.BatchRetrieveRequest\x1a\x1a.re4.v1.BatchRetrieveReply\x12\x34\n\x06\x45ncode\x12\x15.re4.v1.EncodeRequest\x1a\x13.re4.v1.EncodeReply\x12.\n\x04Info\x12\x13.re4.v1.InfoRequest\x1a\x11.re4.v1.InfoReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19protos/v1/retrieval.proto\x12\x06re4.v1\"(\n\x07ItemIds\x12\x0f\n\x07strings\x18\x01 \x03(\t\x12\x0c\n\x04ints\x18\x02 \x03(\x03\"B\n\x0f\x41ttributeFilter\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\t\x12\x0c\n\x04\x64rop\x18\x03 \x01(\x08\"\xd1\x02\n\x0fRetrieveRequest\x12 \n\x07history\x18\x01 \x01(\x0b\x32\x0f.re4.v1.ItemIds\x12\x16\n\x0enum_candidates\x18\x02 \x01(\r\x12 \n\x07\x65xclude\x18\x03 \x01(\x0b\x32\x0f.re4.v1.ItemIds\x12\x17\n\x0f\x65xclude_history\x18\x04 \x01(\x08\x12\x18\n\x10return_interests\x18\x05 \x01(\x08\x12)\n\x0cmerge_policy\x18\x06 \x01(\x0e\x32\x13.re4.v1.MergePolicy\x12(\n\x07\x66ilters\x18\x07 \x03(\x0b\x32\x17.re4.v1.AttributeFilter\x12\x11\n\tdiversity\x18\x08 \x01(\x02\x12\x1b\n\x13\x64iversity_attribute\x18\t \x01(\t\x12\x15\n\rsearch_effort\x18\n \x01(\x02\x12\x13\n\x0bnum_reasons\x18\x0b \x01(\r\"\xb3\x02\n\rRetrieveReply\x12\x1e\n\x05items\x18\x01 \x01(\x0b\x32\x0f.re4.v1.ItemIds\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x18\n\x10interest_numbers\x18\x03 \x03(\r\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x1f\n\x17num_unknown_history_ids\x18\x05 \x01(\r\x12\x1e\n\x16is_popularity_fallback\x18\x06 \x01(\x08\x12$\n\tinterests\x18\x07 \x01(\x0b\x32\x11.re4.v1.Interests\x12\'\n\x0bstage_times\x18\x08 \x01(\x0b\x32\x12.re4.v1.StageTimes\x12 \n\x07reasons\x18\t \x01(\x0b\x32\x0f.re4.v1.Reasons\x12\x15\n\rsearch_effort\x18\x14 \x01(\x02\"M\n\x07Reasons\x12\x11\n\tnum_items\x18\x01 \x01(\r\x12\x1e\n\x05items\x18\x02 \x01(\x0b\x32\x0f.re4.v1.ItemIds\x12\x0f\n\x07weights\x18\x03 \x03(\x02\">\n\x14\x42\x61tchRetrieveRequest\x12&\n\x05users\x18\x01 \x03(\x0b\x32\x17.re4.v1.RetrieveRequest\"\xb3\x02\n\x12\x42\x61tchRetrieveReply\x12\x1e\n\x05items\x18\x01 \x01(\x0b\x32\x0f.re4.v1.ItemIds\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x18\n\x10interest_numbers\x18\x03 \x03(\r\x12\x16\n\x0enum_candidates\x18\x04 \x03(\r\x12\x1f\n\x17num_unknown_history_ids\x18\x05 \x03(\r\x12\x1e\n\x16is_popularity_fallback\x18\x06 \x03(\x08\x12$\n\tinterests\x18\x07 \x03(\x0b\x32\x11.re4.v1.Interests\x12!\n\x06\x65rrors\x18\x08 \x03(\x0b\x32\x11.re4.v1.UserError\x12\x0f\n\x07version\x18\t \x01(\t\x12 \n\x07reasons\x18\n \x03(\x0b\x32\x0f.re4.v1.Reasons\"8\n\tUserError\x12\x0c\n\x04user\x18\x01 \x01(\r\x12\x0c\n\x04\x63ode\x18\x02 \x01(\r\x12\x0f\n\x07message\x18\x03 \x01(\t\"1\n\rEncodeRequest\x12 \n\x07history\x18\x01 \x01(\x0b\x32\x0f.re4.v1.ItemIds\"e\n\x0b\x45ncodeReply\x12$\n\tinterests\x18\x01 \x01(\x0b\x32\x11.re4.v1.Interests\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x1f\n\x17num_unknown_history_ids\x18\x03 \x01(\r\"\x86\x01\n\tInterests\x12\x15\n\rnum_interests\x18\x01 \x01(\r\x12\x15\n\rembedding_dim\x18\x02 \x01(\r\x12\x0f\n\x07vectors\x18\x03 \x03(\x02\x12\x11\n\tattention\x18\x04 \x03(\x02\x12\'\n\x0e\x61ttended_items\x18\x05 \x01(\x0b\x32\x0f.re4.v1.ItemIds\"}\n\nStageTimes\x12\x10\n\x08queue_us\x18\x01 \x01(\r\x12\x11\n\tgather_us\x18\x02 \x01(\r\x12\x11\n\tencode_us\x18\x03 \x01(\r\x12\x11\n\tsearch_us\x18\x04 \x01(\r\x12\x10\n\x08merge_us\x18\x05 \x01(\r\x12\x12\n\nbatch_size\x18\x06 \x01(\r\"\r\n\x0bInfoRequest\"\xc5\x06\n\tInfoReply\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x12\n\ncreated_at\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x15\n\rnum_interests\x18\x04 \x01(\r\x12\x15\n\rembedding_dim\x18\x05 \x01(\r\x12\r\n\x05index\x18\x06 \x01(\t\x12\x11\n\tnum_items\x18\x07 \x01(\x04\x12\x14\n\x0citem_id_kind\x18\x08 \x01(\t\x12\x1a\n\x12max_history_length\x18\t \x01(\r\x12\x1a\n\x12max_num_candidates\x18\n \x01(\r\x12\x1b\n\x13max_num_history_ids\x18\x0b \x01(\r\x12\x1c\n\x14max_num_excluded_ids\x18\x0c \x01(\r\x12\x19\n\x11max_message_bytes\x18\r \x01(\r\x12\x16\n\x0e\x66\x61iled_version\x18\x0e \x01(\t\x12\x0f\n\x07\x66\x61ilure\x18\x0f \x01(\t\x12\x16\n\x0eserver_version\x18\x10 \x01(\t\x12\x15\n\rnum_processes\x18\x11 \x01(\r\x12\x15\n\rmax_num_users\x18\x12 \x01(\r\x12!\n\x08settings\x18\x13 \x03(\x0b\x32\x0f.re4.v1.Setting\x12%\n\nattributes\x18\x14 \x03(\x0b\x32\x11.re4.v1.Attribute\x12\x17\n\x0fmax_num_filters\x18\x15 \x01(\r\x12\x1d\n\x15max_num_filter_values\x18\x16 \x01(\r\x12\x19\n\x11min_search_effort\x18\x17 \x01(\x02\x12\x19\n\x11max_search_effort\x18\x18 \x01(\x02\x12\x17\n\x0fmax_num_reasons\x18\x19 \x01(\r\x12\x18\n\x10num_hidden_items\x18\x1a \x01(\r\x12\x16\n\x0ehidden_failure\x18\x1b \x01(\t\x12\x18\n\x10\x62rown_out_effort\x18( \x01(\x02\x12\x16\n\x0eis_browned_out\x18) \x01(\x08\x12\x38\n\x0cthread_pools\x18* \x03(\x0b\x32\".re4.v1.InfoReply.ThreadPoolsEntry\x1a\x32\n\x10ThreadPoolsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"F\n\tAttribute\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nnum_values\x18\x02 \x01(\r\x12\x17\n\x0fis_multi_valued\x18\x03 \x01(\x08\"6\n\x07Setting\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t*\xca\x01\n\x0bMergePolicy\x12\x1c\n\x18MERGE_POLICY_UNSPECIFIED\x10\x00\x12\x1a\n\x16MERGE_POLICY_MAX_SCORE\x10\x01\x12\x1c\n\x18MERGE_POLICY_EQUAL_QUOTA\x10\x02\x12 \n\x1cMERGE_POLICY_ATTENTION_QUOTA\x10\x03\x12\x1c\n\x18MERGE_POLICY_ROUND_ROBIN\x10\x04\x12#\n\x1fMERGE_POLICY_CATEGORY_DIVERSITY\x10\x05\x32\xf8\x01\n\tRetrieval\x12:\n\x08Retrieve\x12\x17.re4.v1.RetrieveRequest\x1a\x15.re4.v1.RetrieveReply\x12I\n\rBatchRetrieve\x12\x1c.re4.v1.BatchRetrieveRequest\x1a\x1a.re4.v1.BatchRetrieveReply\x12\x34\n\x06\x45ncode\x12\x15.re4.v1.EncodeRequest\x1a\x13.re4.v1.EncodeReply\x12.\n\x04Info\x12\x13.re4.v1.InfoRequest\x1a\x11.re4.v1.InfoReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.v1.retrieval_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MERGEPOLICY']._serialized_start=2527
-  _globals['_MERGEPOLICY']._serialized_end=2729
+  _globals['_INFOREPLY_THREADPOOLSENTRY']._loaded_options = None
+  _globals['_INFOREPLY_THREADPOOLSENTRY']._serialized_options = b'8\001'
+  _globals['_MERGEPOLICY']._serialized_start=2710
+  _globals['_MERGEPOLICY']._serialized_end=2912
   _globals['_ITEMIDS']._serialized_start=37
   _globals['_ITEMIDS']._serialized_end=77
   _globals['_ATTRIBUTEFILTER']._serialized_start=79
@@ -40,31 +42,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RETRIEVEREQUEST']._serialized_start=148
   _globals['_RETRIEVEREQUEST']._serialized_end=485
   _globals['_RETRIEVEREPLY']._serialized_start=488
-  _globals['_RETRIEVEREPLY']._serialized_end=772
-  _globals['_REASONS']._serialized_start=774
-  _globals['_REASONS']._serialized_end=851
-  _globals['_BATCHRETRIEVEREQUEST']._serialized_start=853
-  _globals['_BATCHRETRIEVEREQUEST']._serialized_end=915
-  _globals['_BATCHRETRIEVEREPLY']._serialized_start=918
-  _globals['_BATCHRETRIEVEREPLY']._serialized_end=1225
-  _globals['_USERERROR']._serialized_start=1227
-  _globals['_USERERROR']._serialized_end=1283
-  _globals['_ENCODEREQUEST']._serialized_start=1285
-  _globals['_ENCODEREQUEST']._serialized_end=1334
-  _globals['_ENCODEREPLY']._serialized_start=1336
-  _globals['_ENCODEREPLY']._serialized_end=1437
-  _globals['_INTERESTS']._serialized_start=1440
-  _globals['_INTERESTS']._serialized_end=1574
-  _globals['_STAGETIMES']._serialized_start=1576
-  _globals['_STAGETIMES']._serialized_end=1701
-  _globals['_INFOREQUEST']._serialized_start=1703
-  _globals['_INFOREQUEST']._serialized_end=1716
-  _globals['_INFOREPLY']._serialized_start=1719
-  _globals['_INFOREPLY']._serialized_end=2396
-  _globals['_ATTRIBUTE']._serialized_start=2398
-  _globals['_ATTRIBUTE']._serialized_end=2468
-  _globals['_SETTING']._serialized_start=2470
-  _globals['_SETTING']._serialized_end=2524
-  _globals['_RETRIEVAL']._serialized_start=2732
-  _globals['_RETRIEVAL']._serialized_end=2980
+  _globals['_RETRIEVEREPLY']._serialized_end=795
+  _globals['_REASONS']._serialized_start=797
+  _globals['_REASONS']._serialized_end=874
+  _globals['_BATCHRETRIEVEREQUEST']._serialized_start=876
+  _globals['_BATCHRETRIEVEREQUEST']._serialized_end=938
+  _globals['_BATCHRETRIEVEREPLY']._serialized_start=941
+  _globals['_BATCHRETRIEVEREPLY']._serialized_end=1248
+  _globals['_USERERROR']._serialized_start=1250
+  _globals['_USERERROR']._serialized_end=1306
+  _globals['_ENCODEREQUEST']._serialized_start=1308
+  _globals['_ENCODEREQUEST']._serialized_end=1357
+  _globals['_ENCODEREPLY']._serialized_start=1359
+  _globals['_ENCODEREPLY']._serialized_end=1460
+  _globals['_INTERESTS']._serialized_start=1463
+  _globals['_INTERESTS']._serialized_end=1597
+  _globals['_STAGETIMES']._serialized_start=1599
+  _globals['_STAGETIMES']._serialized_end=1724
+  _globals['_INFOREQUEST']._serialized_start=1726
+  _globals['_INFOREQUEST']._serialized_end=1739
+  _globals['_INFOREPLY']._serialized_start=1742
+  _globals['_INFOREPLY']._serialized_end=2579
+  _globals['_INFOREPLY_THREADPOOLSENTRY']._serialized_start=2529
+  _globals['_INFOREPLY_THREADPOOLSENTRY']._serialized_end=2579
+  _globals['_ATTRIBUTE']._serialized_start=2581
+  _globals['_ATTRIBUTE']._serialized_end=2651
+  _globals['_SETTING']._serialized_start=2653
+  _globals['_SETTING']._serialized_end=2707
+  _globals['_RETRIEVAL']._serialized_start=2915
+  _globals['_RETRIEVAL']._serialized_end=3163
 # @@protoc_insertion_point(module_scope)

@@ -67,7 +67,7 @@ class RetrieveRequest(_message.Message):
     def __init__(self, history: _Optional[_Union[ItemIds, _Mapping]] = ..., num_candidates: _Optional[int] = ..., exclude: _Optional[_Union[ItemIds, _Mapping]] = ..., exclude_history: _Optional[bool] = ..., return_interests: _Optional[bool] = ..., merge_policy: _Optional[_Union[MergePolicy, str]] = ..., filters: _Optional[_Iterable[_Union[AttributeFilter, _Mapping]]] = ..., diversity: _Optional[float] = ..., diversity_attribute: _Optional[str] = ..., search_effort: _Optional[float] = ..., num_reasons: _Optional[int] = ...) -> None: ...
 
 class RetrieveReply(_message.Message):
-    __slots__ = ("items", "scores", "interest_numbers", "version", "num_unknown_history_ids", "is_popularity_fallback", "interests", "stage_times", "reasons")
+    __slots__ = ("items", "scores", "interest_numbers", "version", "num_unknown_history_ids", "is_popularity_fallback", "interests", "stage_times", "reasons", "search_effort")
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     INTEREST_NUMBERS_FIELD_NUMBER: _ClassVar[int]
@@ -77,6 +77,7 @@ class RetrieveReply(_message.Message):
     INTERESTS_FIELD_NUMBER: _ClassVar[int]
     STAGE_TIMES_FIELD_NUMBER: _ClassVar[int]
     REASONS_FIELD_NUMBER: _ClassVar[int]
+    SEARCH_EFFORT_FIELD_NUMBER: _ClassVar[int]
     items: ItemIds
     scores: _containers.RepeatedScalarFieldContainer[float]
     interest_numbers: _containers.RepeatedScalarFieldContainer[int]
@@ -86,7 +87,8 @@ class RetrieveReply(_message.Message):
     interests: Interests
     stage_times: StageTimes
     reasons: Reasons
-    def __init__(self, items: _Optional[_Union[ItemIds, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., interest_numbers: _Optional[_Iterable[int]] = ..., version: _Optional[str] = ..., num_unknown_history_ids: _Optional[int] = ..., is_popularity_fallback: _Optional[bool] = ..., interests: _Optional[_Union[Interests, _Mapping]] = ..., stage_times: _Optional[_Union[StageTimes, _Mapping]] = ..., reasons: _Optional[_Union[Reasons, _Mapping]] = ...) -> None: ...
+    search_effort: float
+    def __init__(self, items: _Optional[_Union[ItemIds, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., interest_numbers: _Optional[_Iterable[int]] = ..., version: _Optional[str] = ..., num_unknown_history_ids: _Optional[int] = ..., is_popularity_fallback: _Optional[bool] = ..., interests: _Optional[_Union[Interests, _Mapping]] = ..., stage_times: _Optional[_Union[StageTimes, _Mapping]] = ..., reasons: _Optional[_Union[Reasons, _Mapping]] = ..., search_effort: _Optional[float] = ...) -> None: ...
 
 class Reasons(_message.Message):
     __slots__ = ("num_items", "items", "weights")
@@ -189,7 +191,14 @@ class InfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class InfoReply(_message.Message):
-    __slots__ = ("version", "created_at", "model", "num_interests", "embedding_dim", "index", "num_items", "item_id_kind", "max_history_length", "max_num_candidates", "max_num_history_ids", "max_num_excluded_ids", "max_message_bytes", "failed_version", "failure", "server_version", "num_processes", "max_num_users", "settings", "attributes", "max_num_filters", "max_num_filter_values", "min_search_effort", "max_search_effort", "max_num_reasons", "num_hidden_items", "hidden_failure")
+    __slots__ = ("version", "created_at", "model", "num_interests", "embedding_dim", "index", "num_items", "item_id_kind", "max_history_length", "max_num_candidates", "max_num_history_ids", "max_num_excluded_ids", "max_message_bytes", "failed_version", "failure", "server_version", "num_processes", "max_num_users", "settings", "attributes", "max_num_filters", "max_num_filter_values", "min_search_effort", "max_search_effort", "max_num_reasons", "num_hidden_items", "hidden_failure", "brown_out_effort", "is_browned_out", "thread_pools")
+    class ThreadPoolsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -217,6 +226,9 @@ class InfoReply(_message.Message):
     MAX_NUM_REASONS_FIELD_NUMBER: _ClassVar[int]
     NUM_HIDDEN_ITEMS_FIELD_NUMBER: _ClassVar[int]
     HIDDEN_FAILURE_FIELD_NUMBER: _ClassVar[int]
+    BROWN_OUT_EFFORT_FIELD_NUMBER: _ClassVar[int]
+    IS_BROWNED_OUT_FIELD_NUMBER: _ClassVar[int]
+    THREAD_POOLS_FIELD_NUMBER: _ClassVar[int]
     version: str
     created_at: str
     model: str
@@ -244,7 +256,10 @@ class InfoReply(_message.Message):
     max_num_reasons: int
     num_hidden_items: int
     hidden_failure: str
-    def __init__(self, version: _Optional[str] = ..., created_at: _Optional[str] = ..., model: _Optional[str] = ..., num_interests: _Optional[int] = ..., embedding_dim: _Optional[int] = ..., index: _Optional[str] = ..., num_items: _Optional[int] = ..., item_id_kind: _Optional[str] = ..., max_history_length: _Optional[int] = ..., max_num_candidates: _Optional[int] = ..., max_num_history_ids: _Optional[int] = ..., max_num_excluded_ids: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., failed_version: _Optional[str] = ..., failure: _Optional[str] = ..., server_version: _Optional[str] = ..., num_processes: _Optional[int] = ..., max_num_users: _Optional[int] = ..., settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ..., attributes: _Optional[_Iterable[_Union[Attribute, _Mapping]]] = ..., max_num_filters: _Optional[int] = ..., max_num_filter_values: _Optional[int] = ..., min_search_effort: _Optional[float] = ..., max_search_effort: _Optional[float] = ..., max_num_reasons: _Optional[int] = ..., num_hidden_items: _Optional[int] = ..., hidden_failure: _Optional[str] = ...) -> None: ...
+    brown_out_effort: float
+    is_browned_out: bool
+    thread_pools: _containers.ScalarMap[str, int]
+    def __init__(self, version: _Optional[str] = ..., created_at: _Optional[str] = ..., model: _Optional[str] = ..., num_interests: _Optional[int] = ..., embedding_dim: _Optional[int] = ..., index: _Optional[str] = ..., num_items: _Optional[int] = ..., item_id_kind: _Optional[str] = ..., max_history_length: _Optional[int] = ..., max_num_candidates: _Optional[int] = ..., max_num_history_ids: _Optional[int] = ..., max_num_excluded_ids: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., failed_version: _Optional[str] = ..., failure: _Optional[str] = ..., server_version: _Optional[str] = ..., num_processes: _Optional[int] = ..., max_num_users: _Optional[int] = ..., settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ..., attributes: _Optional[_Iterable[_Union[Attribute, _Mapping]]] = ..., max_num_filters: _Optional[int] = ..., max_num_filter_values: _Optional[int] = ..., min_search_effort: _Optional[float] = ..., max_search_effort: _Optional[float] = ..., max_num_reasons: _Optional[int] = ..., num_hidden_items: _Optional[int] = ..., hidden_failure: _Optional[str] = ..., brown_out_effort: _Optional[float] = ..., is_browned_out: _Optional[bool] = ..., thread_pools: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class Attribute(_message.Message):
     __slots__ = ("name", "num_values", "is_multi_valued")
