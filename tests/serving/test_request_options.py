@@ -107,7 +107,7 @@ def test_a_version_without_attributes_says_so(int_server: RunningServer) -> None
 def test_more_effort_finds_more_and_changes_nothing_for_others(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    version = version_of("ivf", search_parameters={"nprobe": 2})
+    version = version_of("ivf", search_parameters={"nprobe": 2, "k_factor": 1, "pool_factor": 1})
     bundles = tmp_path_factory.mktemp("ivf")
     version.publish(bundles)
     rng = np.random.default_rng(0)
