@@ -17,6 +17,7 @@ from re4.errors import BundleMismatchError, Re4Error
 from serving.devices.placement import Encodes
 from serving.exact import exact_search
 from serving.merging import Merged, MergePolicy
+from serving.merging.category_diversity import CategoryDiversity
 from serving.merging.max_score import merge_max_score
 from serving.search import Searcher
 from serving.search_terms import SearchTerms, search_on_terms
@@ -191,7 +192,8 @@ class Pipeline:
         alike: dict[tuple[SearchTerms | None, bool], list[int]] = {}
         for place in searching:
             query = queries[place]
-            for_each = (query.merge or self._merge) is not merge_max_score
+            merge = query.merge or self._merge
+            for_each = merge is not merge_max_score and not isinstance(merge, CategoryDiversity)
             alike.setdefault((query.terms, for_each), []).append(place)
         lists = {}
         for (terms, for_each), places in alike.items():
