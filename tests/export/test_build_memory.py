@@ -53,7 +53,7 @@ def test_a_memory_limit_below_the_size_of_the_index_is_kept(vectors_file: Path, 
     assert peak < 32 * MIB
 
 
-@pytest.mark.parametrize("factory", ["Flat", "IVF64,Flat"])
+@pytest.mark.parametrize("factory", ["Flat", "IVF64,Flat", "IVF64,PQ64x4fsr"])
 def test_without_a_limit_it_is_the_index_and_little_more(
     factory: str, vectors_file: Path, tmp_path: Path
 ) -> None:
