@@ -4,9 +4,9 @@ A worker counts calls in `CallMetrics`; the supervisor, which answers none, tell
 `ServerFacts`. How they are published is the business of `metrics_page.py`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:  # the supervisor, which loads no parser, reads this file too
     from serving.pipeline import StageTimes
+    from serving.worker_process import WorkerProcess
 
 CALL_SECONDS_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 STAGE_SECONDS_BUCKETS: Final = (
@@ -156,6 +157,8 @@ class ServerFacts(Collector):
     num_worker_restarts: int = 0
     num_hidden: int = 0
     num_hidden_failed: int = 0
+    workers: Mapping[int, "WorkerProcess"] = field(default_factory=dict)
+    """By number; looked at when somebody asks."""
 
     def collect(self) -> Iterator[Metric]:
         """The metrics of this moment."""
@@ -176,6 +179,21 @@ class ServerFacts(Collector):
             "Lists of hidden items that could not be used: the last good one was kept.",
             self.num_hidden_failed,
         )
+        memory = GaugeMetricFamily(
+            "re4_memory_bytes",
+            "Memory in use: of a worker's own, or files that it maps and shares with the others.",
+            labels=["worker", "kind"],
+        )
+        threads = GaugeMetricFamily(
+            "re4_threads", "Threads by pool, as the libraries say.", labels=["worker", "pool"]
+        )
+        for number, worker in sorted(self.workers.items()):
+            for kind, num_bytes in memory_of(worker.pid).items():
+                memory.add_metric([str(number), kind], num_bytes)
+            for pool, num_threads in worker.thread_pools.items():
+                threads.add_metric([str(number), pool], num_threads)
+        yield memory
+        yield threads
         if self.live is not None:
             version = GaugeMetricFamily(
                 "re4_live_version", "Always 1; the label says what is live.", labels=["version"]
@@ -186,6 +204,17 @@ class ServerFacts(Collector):
             yield GaugeMetricFamily(
                 "re4_index_age_seconds", "Since the live version was published.", age.total_seconds()
             )
+
+
+def memory_of(pid: int) -> dict[str, int]:
+    """Bytes that a process has in memory, its `own` and mapped `files`; empty where it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return {}
+    sizes = {line.partition(":")[0]: line.split()[1] for line in lines if line.startswith("Rss")}
+    names = {"own": "RssAnon", "files": "RssFile"}
+    return {kind: int(sizes[name]) * 1024 for kind, name in names.items() if name in sizes}
 
 
 def _published(version: str) -> datetime:

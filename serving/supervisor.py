@@ -60,12 +60,12 @@ class _Supervisor:
     def __init__(self, bundles: Path, settings: ServerSettings, metrics_address: Address | None) -> None:
         self._settings = settings
         self._metrics_address = metrics_address
-        self._facts = ServerFacts()
+        self._workers: dict[int, WorkerProcess] = {}
+        self._facts = ServerFacts(workers=self._workers)
         self._worker_environment: Mapping[str, str] = {}
         self._bundles = bundles
         self._hidden = HiddenWatcher(bundles)
         self._watcher = Watcher(bundles, self._check)
-        self._workers: dict[int, WorkerProcess] = {}
         self._live: Path | None = None
         self._hold: Hold | None = None
         """On what is live, for the next worker's sake."""
