@@ -78,6 +78,15 @@ def check_factory(factory: str, embedding_dim: int) -> None:
     _empty_index(factory, embedding_dim)
 
 
+def family_of(factory: str, embedding_dim: int) -> IndexFamily:
+    """The family of what a factory string makes.
+
+    Raises:
+        UsageError: as `check_factory`.
+    """
+    return _empty_index(factory, embedding_dim)[1]
+
+
 def training_size(num_lists: int) -> int:
     """How many vectors an index of so many lists (0: none) is trained on, where there are so many."""
     return max(_MIN_TRAINING, _TRAINING_PER_LIST * num_lists)

@@ -14,7 +14,7 @@ Legend: Q requests, K interests, D embedding, N items.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from time import thread_time
+from time import perf_counter, thread_time
 from typing import Final
 
 import faiss
@@ -72,19 +72,33 @@ class Queries:
     """Requests with their exact answers."""
 
     def __init__(
-        self, interests_QKD: NDArray[np.float32], vectors_ND: NDArray[np.float32], num_candidates: int
+        self,
+        interests_QKD: NDArray[np.float32],
+        vectors_ND: NDArray[np.float32],
+        num_candidates: int,
+        thresholds_Q: NDArray[np.float32] | None = None,
     ) -> None:
+        """Answer the requests exactly, unless the last exact candidates' scores are given."""
         self.interests_QKD = interests_QKD
         self.vectors_ND = vectors_ND
         self.num_candidates = min(num_candidates, len(vectors_ND))
-        self._thresholds_Q = exact_thresholds(interests_QKD, vectors_ND, self.num_candidates)
+        self._thresholds_Q = (
+            exact_thresholds(interests_QKD, vectors_ND, self.num_candidates)
+            if thresholds_Q is None
+            else thresholds_Q
+        )
 
     def __len__(self) -> int:
         """Number of requests."""
         return len(self.interests_QKD)
 
-    def measure(self, built: BuiltIndex, settings: Settings) -> list[Measured]:
+    def measure(self, built: BuiltIndex, settings: Settings, *, num_threads: int = 1) -> list[Measured]:
         """Search for every request with one setting, as a server does; times are medians over batches.
+
+        Args:
+            built: The index.
+            settings: With or without the `pool_factor`.
+            num_threads: Of a search. Times are processor time with one thread, and elapsed with more.
 
         Returns:
             One figure where the setting is complete. Where it lacks the `pool_factor`, one for each that is
@@ -93,16 +107,17 @@ class Queries:
         tried = self._complete(settings)
         found: list[list[NDArray[np.int64]]] = [[] for _ in tried]
         times_us: list[list[float]] = [[] for _ in tried]
-        with _one_thread():
+        clock = thread_time if num_threads == 1 else perf_counter
+        with _threads(num_threads):
             for start in range(0, len(self), BATCH_SIZE):
                 batch_BKD = self.interests_QKD[start : start + BATCH_SIZE]
-                began = thread_time()
+                began = clock()
                 lists = find(built, settings, batch_BKD, self.num_candidates)
-                search_s = thread_time() - began
+                search_s = clock() - began
                 for number, setting in enumerate(tried):
-                    began = thread_time()
+                    began = clock()
                     rows_BM = merge(lists, setting, batch_BKD, self.vectors_ND, self.num_candidates)
-                    times_us[number].append((search_s + thread_time() - began) * 1e6 / len(batch_BKD))
+                    times_us[number].append((search_s + clock() - began) * 1e6 / len(batch_BKD))
                     found[number].append(rows_BM)
         return [
             Measured(
@@ -256,9 +271,9 @@ def _missed(built: BuiltIndex, goal: Goal, best: Measured) -> GateError:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def _threads(number: int) -> Iterator[None]:
     before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
+    faiss.omp_set_num_threads(number)
     try:
         yield
     finally:

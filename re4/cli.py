@@ -41,6 +41,7 @@ VERBS: Mapping[str, str] = {
     "bench serve": "benchmarks.cli:serve",
     "bench soak": "benchmarks.soak:soak",
     "bench overload": "benchmarks.overload:overload",
+    "bench index": "benchmarks.index.cli:index",
     "bench overhead": "benchmarks.overhead.cli:overhead",
     "bench train": "benchmarks.train:train",
     "bench quality": "benchmarks.quality:quality",

@@ -1,0 +1,93 @@
+"""What engines are compared on: item vectors, interests of requests, and the exact answers' last scores.
+
+A folder holds all three as files, as the peers want them: `vectors.npy`, `interests.npy`, `thresholds.npy`.
+
+Legend: N items, D embedding, Q requests, K interests.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.vectors import VectorSpace
+from bundle.current import live_version
+from bundle.golden import GoldenQueries
+from bundle.layout import GOLDEN
+from bundle.layout import VECTORS as BUNDLE_VECTORS
+from export.merged_recall import exact_thresholds
+from re4.errors import UsageError
+from re4.files import write_json
+from training.run import Run
+
+VECTORS: Final = "vectors.npy"
+INTERESTS: Final = "interests.npy"
+THRESHOLDS: Final = "thresholds.npy"
+SOURCE: Final = "source.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where vectors and interests come from: a run, a bundle's live version, or neither: made up."""
+
+    num_items: int
+    run: Path | None = None
+    bundles: Path | None = None
+
+    def __str__(self) -> str:
+        """In words, for the report."""
+        if self.run is not None:
+            return f"item vectors and held-out histories of the run {self.run.name}"
+        if self.bundles is not None:
+            return "item vectors and golden histories of a bundle version"
+        return "made up: benchmarks/vectors.py, seed 0"
+
+
+def prepare(source: Source, folder: Path, *, num_requests: int, num_candidates: int) -> None:
+    """Write the three files, unless the folder holds them for the same question already."""
+    facts = {"source": repr(source), "num_requests": num_requests, "num_candidates": num_candidates}
+    path = folder / SOURCE
+    if path.exists():
+        import json
+
+        if json.loads(path.read_text(encoding="utf-8")) != facts:
+            raise UsageError(f"--work {folder} holds material for something else: name another folder")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    interests_QKD = _write_vectors(source, folder, num_requests)
+    vectors_ND = np.load(folder / VECTORS, mmap_mode="r")
+    np.save(folder / INTERESTS, interests_QKD)
+    np.save(
+        folder / THRESHOLDS, exact_thresholds(interests_QKD, vectors_ND, min(num_candidates, len(vectors_ND)))
+    )
+    write_json(path, facts)
+
+
+def _write_vectors(source: Source, folder: Path, num_requests: int) -> NDArray[np.float32]:
+    """Write the item vectors; the interests of so many requests, or of as many as there are."""
+    if source.run is not None:
+        return _of_run(Run.open(source.run), folder, num_requests)
+    if source.bundles is not None:
+        version = live_version(source.bundles)
+        np.save(folder / VECTORS, np.load(version / BUNDLE_VECTORS, mmap_mode="r"))
+        return GoldenQueries.read(version / GOLDEN).interests_QKD[:num_requests]
+    space = VectorSpace(num_items=source.num_items)
+    space.write_items(folder / VECTORS)
+    return space.interests(num_requests)
+
+
+def _of_run(run: Run, folder: Path, num_requests: int) -> NDArray[np.float32]:
+    import torch
+
+    model = run.load_model()
+    vectors_ND = np.ascontiguousarray(model.item_vectors_ND().detach().cpu().numpy(), np.float32)
+    np.save(folder / VECTORS, vectors_ND)
+    rows_QL, lengths_Q = run.probe_histories()
+    rows_QL, lengths_Q = rows_QL[:num_requests], lengths_Q[:num_requests]
+    with torch.no_grad():
+        interests_QKD, _ = model.encoder.cpu().eval()(
+            torch.from_numpy(vectors_ND[rows_QL]), torch.from_numpy(lengths_Q)
+        )
+    return np.ascontiguousarray(interests_QKD.numpy(), np.float32)

@@ -1,0 +1,113 @@
+"""A comparison of engines as JSON, Markdown and one picture.
+
+Engines are compared at the fastest setting that reaches the recall, and by their frontiers.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from re4.files import replacing, write_json
+
+RECALL = 0.95
+
+
+def write_report(report: Mapping[str, Any], folder: Path) -> None:
+    """Write index.json, index.md and index.png."""
+    write_json(folder / "index.json", report)
+    with replacing(folder / "index.md") as part:
+        part.write_text(markdown(report), encoding="utf-8")
+    with replacing(folder / "index.png") as part:
+        _draw(report, part)
+
+
+def best_at(engine: Mapping[str, Any], num_threads: int, recall: float = RECALL) -> Mapping[str, Any] | None:
+    """The fastest point that reaches a recall; None where there is none."""
+    points = [
+        point
+        for point in engine.get("points", [])
+        if point["threads"] == num_threads and point["recall"] >= recall
+    ]
+    return min(points, key=lambda point: point["request_us"], default=None)
+
+
+def pareto(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The points that no other one beats in both recall and time, fastest first."""
+    best: list[Mapping[str, Any]] = []
+    for point in sorted(points, key=lambda point: (point["request_us"], -point["recall"])):
+        if not best or point["recall"] > best[-1]["recall"]:
+            best.append(point)
+    return best
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The report for people."""
+    lines = [
+        f"# Index frontier: {report['num_items']:,} items, D = {report['embedding_dim']}, "
+        f"K = {report['num_interests']}, {report['num_candidates']} candidates",
+        "",
+        f"{report['source']}; {report['num_requests']} requests in batches of {report['batch_size']}, merged "
+        f"recall against exact search. {report['machine']['cpu_model']}, "
+        f"{report['machine']['num_usable_cpus']} processors, load "
+        f"{report['machine']['load_average_at_start'][0]:.1f} at the start. `{report['command']}`",
+    ]
+    for num_threads in report["threads"]:
+        flat: Mapping[str, Any] = next((one for one in report["engines"] if one["engine"] == "flat"), {})
+        base = best_at(flat, num_threads)
+        clock = "processor time" if num_threads == 1 else "elapsed time"
+        lines += [
+            "",
+            f"## {num_threads} thread{'s' if num_threads > 1 else ''} ({clock})",
+            "",
+            f"| engine | fastest at recall ≥ {RECALL} | requests/s | × flat | bytes/item | built in | most |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for engine in report["engines"]:
+            if "skipped" in engine:
+                lines.append(f"| {engine['engine']} | skipped: {engine['skipped']} | | | | | |")
+                continue
+            best = best_at(engine, num_threads)
+            most = max(point["recall"] for point in engine["points"] if point["threads"] == num_threads)
+            figures = (
+                "never | | | "
+                if best is None
+                else f"{_settings(best)} (recall {best['recall']:.4f}) | {1e6 / best['request_us']:,.0f} | "
+                + (f"{base['request_us'] / best['request_us']:.1f} | " if base else " | ")
+            )
+            lines.append(
+                f"| {engine['engine']} ({engine['how']}) | {figures}{engine['bytes_per_item']:.0f} | "
+                f"{engine['build_s']:.0f} s | {most:.4f} |"
+            )
+    return "\n".join([*lines, "", "![frontier](index.png)", ""])
+
+
+def _settings(point: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in point["search_parameters"].items()) or "exact"
+
+
+def _draw(report: Mapping[str, Any], path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5 * len(report["threads"]), 5.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    for place, num_threads in enumerate(report["threads"]):
+        axes = figure.add_subplot(1, len(report["threads"]), place + 1)
+        for number, engine in enumerate(report["engines"]):
+            points = pareto([one for one in engine.get("points", []) if one["threads"] == num_threads])
+            if points:
+                axes.plot(
+                    [point["recall"] for point in points],
+                    [1e6 / point["request_us"] for point in points],
+                    marker="os^vD<>P*X"[number % 10],
+                    markersize=4,
+                    linestyle="--" if engine.get("is_peer") else "-",
+                    label=engine["engine"],
+                )
+        axes.axvline(RECALL, linestyle=":", color="grey")
+        axes.set(yscale="log", xlim=(0.7, 1.005), xlabel=f"recall of {report['num_candidates']} candidates")
+        axes.set(ylabel="requests per second", title=f"{num_threads} thread(s)")
+        axes.grid(which="both", alpha=0.25)
+        axes.legend(fontsize="small")
+    figure.suptitle(f"{report['num_items']:,} items, D = {report['embedding_dim']}: {report['source']}")
+    figure.savefig(path, format="png", dpi=130)
