@@ -124,7 +124,7 @@ def assemble(
     for name, why in chosen_attributes.left_out.items():
         say(f"catalogue column {name} is no attribute: {why}")
     np.save(folder / POPULAR, _most_popular(material.counts_N))
-    factory, reason = factory_for(index, len(vectors_ND), model.embedding_dim)
+    factory, reason = factory_for(index, len(vectors_ND), model.embedding_dim, memory_limit)
     if reason is not None:
         say(f"index {factory}: {reason}")
 

@@ -21,7 +21,7 @@ from export.index_file import write_index
 from export.indexes import FAMILIES, FLAT, IndexFamily, Settings
 from export.lists import train_lists
 from export.mapped import rows_of
-from export.memory import check_memory, need_of
+from export.memory import Need, check_memory, need_of
 from export.time_left import Note, unnoted
 from re4.errors import ExportError, UsageError
 
@@ -85,6 +85,15 @@ def family_of(factory: str, embedding_dim: int) -> IndexFamily:
         UsageError: as `check_factory`.
     """
     return _empty_index(factory, embedding_dim)[1]
+
+
+def memory_need(factory: str, num_items: int, embedding_dim: int, memory_limit: int | None = None) -> Need:
+    """What an index over so many items takes, as `need_of`; nothing is built.
+
+    Raises:
+        UsageError: as `check_factory`.
+    """
+    return need_of(_empty_index(factory, embedding_dim)[0], num_items, memory_limit)
 
 
 def training_size(num_lists: int) -> int:

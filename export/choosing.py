@@ -6,21 +6,29 @@ the fastest kind, in the least space but RaBitQ's, and sooner built than a graph
 Knows nothing about how an index is built or tuned.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 AUTO: Final = "auto"
 MAX_FLAT_ITEMS: Final = 20_000
 
+_BY_SPEED: Final = (
+    ("ivf-pq", "lists of short codes are the fastest"),
+    ("ivf-rabitq", "lists of one-bit codes, built in shards: four-bit codes do not fit the memory limit"),
+)
 
-def choose(num_items: int) -> tuple[str, str]:
+
+def choose(num_items: int, fits: Callable[[str], bool] = lambda _: True) -> tuple[str, str]:
     """The name of an index kind, and in one line why.
 
     Args:
         num_items: Size of the catalogue.
+        fits: Whether a kind can be built within the memory limit.
     """
     if num_items <= MAX_FLAT_ITEMS:
         return "flat", f"{num_items:,} items, at most {MAX_FLAT_ITEMS:,}: comparing all is fast, and exact"
-    return (
-        "ivf-pq",
-        f"{num_items:,} items, more than {MAX_FLAT_ITEMS:,}: lists of short codes are the fastest",
-    )
+    size = f"{num_items:,} items, more than {MAX_FLAT_ITEMS:,}"
+    for name, why in _BY_SPEED:
+        if fits(name):
+            return name, f"{size}: {why}"
+    return _BY_SPEED[0][0], f"{size}: no kind fits the memory limit, this is the fastest"

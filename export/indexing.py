@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bundle.layout import INDEX
 from bundle.manifest import IndexInfo
-from export.building import BuiltIndex, build_index, check_factory
+from export.building import BuiltIndex, build_index, check_factory, memory_need
 from export.checkpoints import Checkpoints
 from export.choosing import AUTO, choose
 from export.filling import FILLED
@@ -49,13 +49,20 @@ def check_request(index: str, goal: Goal) -> None:
         raise UsageError(f"--num-candidates is {goal.num_candidates}; at least 1 is needed")
 
 
-def factory_for(index: str, num_items: int, embedding_dim: int) -> tuple[str, str | None]:
+def factory_for(
+    index: str, num_items: int, embedding_dim: int, memory_limit: int | None = None
+) -> tuple[str, str | None]:
     """The factory string of what was asked for, and why, where `auto` left the choice to us.
 
     Raises:
         UsageError: FAISS does not understand the string, or no server loads what it makes.
     """
-    name, reason = choose(num_items) if index == AUTO else (index, None)
+
+    def fits(kind: str) -> bool:
+        need = memory_need(RECIPES[kind](num_items, embedding_dim), num_items, embedding_dim, memory_limit)
+        return memory_limit is None or need.build_bytes <= memory_limit
+
+    name, reason = choose(num_items, fits) if index == AUTO else (index, None)
     factory = RECIPES[name](num_items, embedding_dim) if name in RECIPES else name
     check_factory(factory, embedding_dim)
     return factory, reason

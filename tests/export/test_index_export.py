@@ -160,3 +160,19 @@ def test_auto_is_told_and_kept(tiny_run: Path, tmp_path: Path, monkeypatch: pyte
     index = json.loads(done.stdout)["index"]
     assert told == [f"index Flat: {index['reason']}"]
     assert (index["recall_target"], index["num_candidates"]) == (0.9, 7)
+
+
+@pytest.mark.parametrize(
+    ("limit_gib", "factory", "reason"),
+    [
+        (None, "IVF32768,PQ64x4fsr", "short codes are the fastest"),
+        (8, "IVF32768,PQ64x4fsr", "short codes are the fastest"),
+        (3, "IVF32768,RaBitQ", "four-bit codes do not fit the memory limit"),
+        (1, "IVF32768,PQ64x4fsr", "no kind fits the memory limit"),
+    ],
+)
+def test_auto_keeps_to_the_memory_limit(limit_gib: int | None, factory: str, reason: str) -> None:
+    limit = None if limit_gib is None else limit_gib << 30
+    chosen, why = indexing.factory_for("auto", 10**8, 64, limit)
+    assert chosen == factory
+    assert reason in why
