@@ -157,8 +157,15 @@ class ServerFacts(Collector):
     num_worker_restarts: int = 0
     num_hidden: int = 0
     num_hidden_failed: int = 0
+    recalls: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """By version: answers whose recall was measured, and its sum."""
     workers: Mapping[int, "WorkerProcess"] = field(default_factory=dict)
     """By number; looked at when somebody asks."""
+
+    def recall(self, version: str, recall: float) -> None:
+        """An answer's recall was measured."""
+        num_samples, total = self.recalls.get(version, (0, 0.0))
+        self.recalls[version] = num_samples + 1, total + recall
 
     def collect(self) -> Iterator[Metric]:
         """The metrics of this moment."""
@@ -179,6 +186,19 @@ class ServerFacts(Collector):
             "Lists of hidden items that could not be used: the last good one was kept.",
             self.num_hidden_failed,
         )
+        recall = GaugeMetricFamily(
+            "re4_online_recall",
+            "Mean recall of sampled live answers against exact search, by version.",
+            labels=["version"],
+        )
+        samples = CounterMetricFamily(
+            "re4_online_recall_samples", "Answers that this is the mean of.", labels=["version"]
+        )
+        for name, (num_samples, total) in self.recalls.items():
+            recall.add_metric([name], total / num_samples)
+            samples.add_metric([name], num_samples)
+        yield recall
+        yield samples
         memory = GaugeMetricFamily(
             "re4_memory_bytes",
             "Memory in use: of a worker's own, or files that it maps and shares with the others.",

@@ -83,10 +83,24 @@ class Opened:
     """Report: the port is open, and nothing is answered yet but the health."""
 
 
-Line: TypeAlias = Start | Load | Hide | Announce | Refuse | Opened | Serving | Failed
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Report: a live answer by maximum score, whose recall may be measured."""
+
+    path: str
+    """Folder of the version that answered."""
+    interests: list[list[float]]
+    """K of D."""
+    rows: list[int]
+    """Of the candidates."""
+    excluded: list[int]
+    """Rows that the request excluded."""
+
+
+Line: TypeAlias = Start | Load | Hide | Announce | Refuse | Opened | Serving | Failed | Sample
 
 _KINDS: dict[str, Any] = {
-    kind.__name__: kind for kind in (Start, Load, Hide, Announce, Refuse, Opened, Serving, Failed)
+    kind.__name__: kind for kind in (Start, Load, Hide, Announce, Refuse, Opened, Serving, Failed, Sample)
 }
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
@@ -18,6 +19,7 @@ from serving.gate import Gate
 from serving.health import HEALTH_NAME, Health
 from serving.live import Live
 from serving.metrics import CallMetrics
+from serving.orders import Sample
 from serving.reflection import add_reflection
 from serving.refusals import QUEUE_OPTIONS
 from serving.service import SERVICE_NAME, CallListener, RetrievalService
@@ -44,6 +46,7 @@ class RetrievalServer:
         folder: Path | None = None,
         tracer: Tracer | None = None,
         lane: ThreadPoolExecutor | None = None,
+        on_sample: Callable[[Sample], None] | None = None,
     ) -> None:
         """Assemble the server; it listens from `start` on.
 
@@ -51,6 +54,7 @@ class RetrievalServer:
             live: What answers.
             settings: How.
             folder: A folder that all workers of the server share; None for one that is alone.
+            on_sample: Told of answers whose recall may be measured; None to measure none.
             tracer: Makes traces; None for one as the settings ask, if they do.
             lane: The one thread that may compute; None for one made here.
 
@@ -79,6 +83,7 @@ class RetrievalServer:
             listeners,
             has_stages=self._tracer is not None,
             lane=lane,
+            on_sample=on_sample,
         )
         self._health = Health((SERVICE_NAME,))
         self._server = grpc.aio.server(

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from random import Random
 from time import perf_counter
 from typing import Final, Protocol, TypeAlias
 
@@ -29,7 +30,9 @@ from serving.decoding import decode
 from serving.environment import cap_this_thread
 from serving.gate import Gate
 from serving.live import Live
+from serving.merging import POLICIES
 from serving.metrics import CallMetrics
+from serving.orders import Sample
 from serving.pipeline import Answer, Query
 from serving.refusals import Spacing
 from serving.requests import CheckedRequest, check_encode, check_retrieve
@@ -113,10 +116,12 @@ class RetrievalService:
         *,
         has_stages: bool = False,
         lane: ThreadPoolExecutor | None = None,
+        on_sample: Callable[[Sample], None] | None = None,
     ) -> None:
         """Begin without a call.
 
         Args:
+            on_sample: Told of answers whose recall may be measured; None to measure none.
             live: What answers.
             settings: How.
             metrics: Where to count.
@@ -141,6 +146,8 @@ class RetrievalService:
             lane=lane,
         )
         self._spacing = Spacing()
+        self._on_sample = on_sample
+        self._random = Random()  # noqa: S311 (nothing secret)
         self._brown_out = BrownOut(settings.max_queue_ms)
         self._frugal: tuple[Snapshot | None, SearchTerms | None] = (None, None)
         self._num_in_flight = 0
@@ -242,8 +249,28 @@ class RetrievalService:
         if checked.is_popularity_fallback:
             return replies.popular_reply(checked, snapshot).SerializeToString()
         answer, queue_us = await self._submit(checked, snapshot, time_left)
+        if self._on_sample is not None and self._random.random() < self._settings.recall_sample:
+            self._offer(checked.query, answer, snapshot, self._on_sample)
         with self._metrics.timed("reply"):
             return replies.retrieve_reply(answer, queue_us, checked, snapshot)
+
+    def _offer(
+        self, query: Query, answer: Answer, snapshot: Snapshot, on_sample: Callable[[Sample], None]
+    ) -> None:
+        """Offer an answer for its recall to be measured, where an exact search can say what it should be."""
+        merge = query.merge or POLICIES[self._settings.merge_policy]
+        is_filtered = query.terms is not None and bool(query.terms.conditions)
+        if merge is not POLICIES["max-score"] or is_filtered or snapshot.selections.hidden is not None:
+            return
+        if len(answer.merged.rows_M):
+            on_sample(
+                Sample(
+                    path=str(snapshot.path),
+                    interests=answer.interests_KD.tolist(),
+                    rows=answer.merged.rows_M.tolist(),
+                    excluded=query.excluded_rows.tolist(),
+                )
+            )
 
     async def _batch_retrieve(self, data: bytes, time_left: TimeLeft) -> bytes:
         snapshot = self._live.current()

@@ -254,6 +254,16 @@ class ServerSettings:
     check_timeout_s: float = setting(
         600.0, "Seconds that checking one version may take before the version is refused.", low=0.001
     )
+    recall_sample: float = setting(
+        0.001,
+        "Share of usual requests whose answers are searched again exactly, off the hot path, for the recall "
+        "on the metrics page.",
+        low=0,
+        high=1,
+    )
+    recall_cpu_share: float = setting(
+        0.01, "Share of one core that measuring recall may use, at the lowest priority.", low=0.0001, high=1
+    )
     memory_check: bool = setting(
         True, "Refuse a new version that would not fit into memory beside the live one, before it is loaded."
     )

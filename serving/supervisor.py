@@ -26,7 +26,8 @@ from serving.logs import log_to_stderr
 from serving.memory_check import require_memory
 from serving.metrics import ServerFacts
 from serving.metrics_page import metrics_page
-from serving.orders import Announce, Failed, Hide, Load, Refuse, Start
+from serving.orders import Announce, Failed, Hide, Load, Refuse, Sample, Start
+from serving.recall_monitor import RecallMonitor
 from serving.settings import ServerSettings
 from serving.watcher import GoLive, Watcher
 from serving.worker_process import WorkerProcess
@@ -62,6 +63,7 @@ class _Supervisor:
         self._metrics_address = metrics_address
         self._workers: dict[int, WorkerProcess] = {}
         self._facts = ServerFacts(workers=self._workers)
+        self._recall = RecallMonitor(settings.recall_cpu_share, self._facts.recall)
         self._worker_environment: Mapping[str, str] = {}
         self._bundles = bundles
         self._hidden = HiddenWatcher(bundles)
@@ -81,6 +83,7 @@ class _Supervisor:
         except asyncio.CancelledError:
             pass
         finally:
+            await self._recall.stop()
             patience_s = self._settings.grace_s + _KILL_AFTER_S
             await asyncio.gather(*(worker.stop(patience_s) for worker in self._workers.values()))
         _log.info("stopped")
@@ -179,6 +182,8 @@ class _Supervisor:
                 if isinstance(report, Failed):
                     self._facts.num_loads_failed += 1
                     _log.error("worker %d keeps its version: %s", order.number, report.failure)
+                elif isinstance(report, Sample):
+                    self._recall.offer(report)
             _log.error(
                 "worker %d (pid %d) ended with %s; starting another",
                 order.number,

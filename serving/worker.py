@@ -53,7 +53,11 @@ class Worker:
         self._live = Live(hidden=_hidden_ids(first), hidden_failure=first.failure)
         self._placement = placement_on(self._settings.device)
         self._server = RetrievalServer(
-            self._live, self._settings, Path(start.folder), lane=self._placement.lane
+            self._live,
+            self._settings,
+            Path(start.folder),
+            lane=self._placement.lane,
+            on_sample=None if self._settings.metrics_address is None else self._report,
         )
 
     async def run(self, orders: asyncio.StreamReader, stop: asyncio.Event) -> None:
