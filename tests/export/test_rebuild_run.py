@@ -1,0 +1,64 @@
+"""A rebuild from a run: its newest weights, a catalogue of the day, new items, and servers that take it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from typer.testing import CliRunner
+
+from bundle.attributes import Attributes
+from bundle.current import live_version
+from bundle.ids import ItemIds
+from bundle.layout import IS_COLD, VECTORS
+from bundle.verify import verify_version
+from export.cold import starting_vectors
+from export.material import space_of
+from re4.cli import build_app
+from serving.check import load_and_try
+from serving.settings import ServerSettings
+from training.run import Run
+
+
+def test_a_run_and_the_catalogue_of_the_day(tiny_run: Path, tmp_path: Path) -> None:
+    """30 items were trained: three left, two are new. The encoder is the run's, and fits all the same."""
+    run = Run.open(tiny_run)
+    trained = run.load_model().item_vectors_ND().detach().numpy()
+    ids = run.items()["item_id"].to_list()
+    catalogue = pl.DataFrame(
+        {
+            "sku": [*reversed(ids[3:]), 1, 2],
+            "parity": [[f"p{number % 2}"] for number in [*reversed(ids[3:]), 1, 2]],
+        }
+    )
+    catalogue.write_parquet(tmp_path / "catalogue.parquet")
+    line = ["rebuild", "--run", tiny_run.parent, "--bundles", tmp_path / "bundles", "--num-candidates", "10"]
+    line += ["--catalogue", tmp_path / "catalogue.parquet", "--catalogue-item-column", "sku"]
+    words = [*map(str, line), "--json", "--min-reachable", "0.5", "--attributes", "parity"]
+    done = CliRunner().invoke(build_app(words), words)
+    assert done.exit_code == 0, (done.output, done.exception)
+    report = json.loads(done.stdout)
+    assert (report["num_live"], report["num_removed"], report["num_cold"]) == (29, 3, 2)
+
+    path = live_version(tmp_path / "bundles")
+    manifest = verify_version(path)
+    load_and_try(path, ServerSettings())
+    assert manifest.model.space == manifest.items.space == space_of(trained)
+    assert manifest.lineage["run"] == tiny_run.name
+    assert manifest.lineage["gates"]["recall"] == 1
+
+    item_ids = ItemIds.open(path, "int", 29)
+    assert item_ids.ids(np.arange(29)) == [*ids[3:], 1, 2]  # in the run's order of popularity, then the new
+    vectors = np.load(path / VECTORS)
+    np.testing.assert_array_equal(vectors[:27], trained[3:])
+    of_trained = pl.DataFrame({"parity": [f"p{number % 2}" for number in ids[3:]]})
+    expected = starting_vectors(trained[3:], of_trained, pl.DataFrame({"parity": ["p1", "p0"]})).vectors_CD
+    np.testing.assert_allclose(vectors[27:], expected, rtol=1e-5)
+    attributes = Attributes.open(path, manifest.items.attributes, 29)
+    assert attributes.names == ("parity", IS_COLD)
+    assert np.flatnonzero(
+        attributes[IS_COLD].mask_with(attributes[IS_COLD].value_codes(["true"]))
+    ).tolist() == [
+        27,
+        28,
+    ]
