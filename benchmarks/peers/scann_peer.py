@@ -47,7 +47,7 @@ run(
         num_bytes=size_of,
         settings=[
             {"leaves": leaves, "reordered": reordered}
-            for leaves in (10, 20, 30, 45, 60, 90, 130, 200)
+            for leaves in (4, 6, 8, 10, 15, 20, 30, 45, 60, 90, 130)
             for reordered in (200, 300, 500)
         ],
         search=_search,
