@@ -48,7 +48,7 @@ run(
         settings=[
             {"leaves": leaves, "reordered": reordered}
             for leaves in (4, 6, 8, 10, 15, 20, 30, 45, 60, 90, 130)
-            for reordered in (200, 300, 500)
+            for reordered in (150, 200, 300, 500)
         ],
         search=_search,
     ),
