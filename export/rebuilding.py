@@ -4,7 +4,7 @@ Everything that a scheduler's nightly call does, without anyone watching: one jo
 that a gate objects to, nothing left behind where it ends early. Knows nothing about how each step is done.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,13 +27,14 @@ from export.material import Material, run_material
 from export.published import PublishedVersion, open_version
 from export.runs import newest_run
 from export.selecting import Selected, all_live, select_live
-from export.time_left import Note
+from export.time_left import Note, in_words
 from export.tuning import Goal
 from re4.console import progress, say
 from re4.errors import BundleError, UsageError
 from training.data.catalogue import read_catalogue
 from training.run import Run
 
+_LAST_TIME: Final = "stages_s_last_time"
 LIVE: Final = "live"
 """Where an encoder is taken from by default: the live version."""
 
@@ -185,9 +186,25 @@ def _stages(report: JobReport) -> Iterator[tuple[Callable[[str], None], Note]]:
             running = ended.enter_context(ExitStack())
             running.enter_context(report.stage(name))
             current.append(running)
-            bar.note(name)
+            left_s = seconds_left(report.facts.get(_LAST_TIME, {}), name)
+            bar.note(name if left_s is None else f"{name}, {in_words(left_s)} left if it goes as last time")
 
         yield stage, bar.note
+
+
+def seconds_left(last_time_s: Mapping[str, float], stage: str) -> float | None:
+    """How long a job still takes from the beginning of a stage, by what the stages of the last one took.
+
+    Args:
+        last_time_s: Seconds by stage, in order.
+        stage: Its first word tells it from the others: the rest may name what is new this time.
+
+    Returns:
+        None where the last time is not known.
+    """
+    names = [name.split()[0] for name in last_time_s]
+    word = stage.split()[0]
+    return sum(list(last_time_s.values())[names.index(word) :]) if word in names else None
 
 
 def _live(bundles: Path, report: JobReport) -> PublishedVersion | None:
@@ -202,6 +219,11 @@ def _live(bundles: Path, report: JobReport) -> PublishedVersion | None:
         report.facts["live_version_problem"] = str(error)
         return None
     report.facts["live_version_before"] = live.manifest.version
+    before = live.manifest.lineage.get("stages_s")
+    if isinstance(before, dict):
+        report.facts[_LAST_TIME] = {
+            name: float(seconds) for name, seconds in before.items() if isinstance(seconds, int | float)
+        }
     return live
 
 

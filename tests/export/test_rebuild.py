@@ -17,6 +17,7 @@ from bundle.golden import GoldenQueries
 from bundle.ids import ItemIds
 from bundle.layout import CURRENT, GOLDEN, IS_COLD, VECTORS
 from bundle.verify import verify_version
+from export.rebuilding import seconds_left
 from export.runs import newest_run
 from re4.cli import build_app
 from re4.errors import DataError, ExportError, GateError, RunError, UsageError
@@ -196,6 +197,17 @@ def test_old_versions_go_as_asked(shop: Shop, monkeypatch: pytest.MonkeyPatch) -
         assert report["pruned"] == pruned
         made.append(report["version"])
     assert shop.files() == {CURRENT, *made[1:]}
+
+
+def test_the_time_left_is_told_by_the_last_time(shop: Shop) -> None:
+    last = {"read": 1.0, "item vectors": 2.0, "index Flat": 30.0, "gates": 4.0}
+    assert seconds_left(last, "item vectors") == 36
+    assert seconds_left(last, "index IVF64,PQ8x4fs") == 34
+    assert seconds_left(last, "publish") is None
+    assert seconds_left({}, "read") is None
+    assert shop.rebuild()[0] is None
+    _, report = shop.rebuild("--dry-run")
+    assert list(report["stages_s_last_time"])[:3] == ["live version", "read", "select"]
 
 
 def test_a_parquet_file_with_both(shop: Shop) -> None:
