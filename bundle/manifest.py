@@ -6,6 +6,7 @@ range are refused. It knows nothing about whether the files beside it match; see
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
@@ -179,7 +180,7 @@ def parse_manifest(data: bytes, *, where: str) -> Manifest:
         manifest = Manifest.model_validate_json(data)
     except ValidationError as error:
         raise BundleDamagedError(f"{where}: {first_problem(error)}") from None
-    if manifest.checksum not in (None, _checksum_of(manifest)):
+    if manifest.checksum not in (None, checksum_of(json.loads(data))):
         raise BundleDamagedError(
             f"{where}: something in it was changed after it was written: its checksum does not fit. "
             "Publish the version again"
@@ -209,12 +210,17 @@ def build_manifest(**fields: Any) -> Manifest:
         manifest = Manifest(schema_version=SCHEMA_VERSION, **fields)
     except ValidationError as error:
         raise BundleError(f"the manifest cannot be written: {first_problem(error)}") from None
-    return manifest.model_copy(update={"checksum": _checksum_of(manifest)})
+    return manifest.model_copy(update={"checksum": checksum_of(manifest.model_dump(mode="json"))})
 
 
-def _checksum_of(manifest: Manifest) -> str:
-    facts = manifest.model_dump(mode="json", exclude={"checksum"})
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+def checksum_of(facts: Mapping[str, Any]) -> str:
+    """SHA-256 of a manifest's facts but the checksum itself, however they are laid out.
+
+    Of what is written, not of what is read into `Manifest`: a field that later code adds with a
+    default changes nothing.
+    """
+    rest = {key: value for key, value in facts.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def first_problem(error: ValidationError) -> str:

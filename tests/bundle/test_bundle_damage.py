@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bundle.layout import ENCODER, GOLDEN, INDEX, MANIFEST, VECTORS
-from bundle.manifest import MAX_MANIFEST_BYTES, parse_manifest
+from bundle.manifest import MAX_MANIFEST_BYTES, checksum_of, parse_manifest
 from bundle.verify import read_manifest, verify_version
 from re4.errors import BundleDamagedError, BundleError, BundleMismatchError
 
@@ -219,6 +219,15 @@ def test_a_manifest_may_be_laid_out_anew_and_needs_no_checksum(version: Path) ->
     assert verify_version(version) == before
     edit(version, lambda manifest: None)
     assert verify_version(version).checksum is None
+
+
+def test_a_manifest_from_before_a_field_with_a_default_is_whole(version: Path) -> None:
+    def as_written_then(manifest: dict[str, Any]) -> None:
+        del manifest["index"]["frontier"]
+        manifest["checksum"] = checksum_of(manifest)
+
+    edit(version, as_written_then, keep_checksum=True)
+    assert verify_version(version).index.frontier == ()
 
 
 def test_manifest_of_another_schema(version: Path) -> None:
