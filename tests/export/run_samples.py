@@ -97,7 +97,13 @@ def train_tiny_run(folder: Path) -> Path:
 
     dataset = write_dataset(
         folder / "data",
-        items=pl.DataFrame({"item_id": [1000 + row for row in range(30)]}),
+        items=pl.DataFrame(
+            {
+                "item_id": [1000 + row for row in range(30)],
+                "title": [f"Title {row}" for row in range(30)],
+                "colour": ["red", "blue"] * 15,
+            }
+        ),
         sequences={"train": sequences(0, 16, 0), "valid": sequences(16, 4, 2), "test": sequences(20, 4, 2)},
         users={
             name: pl.Series("user_id", range(num)) for name, num in (("train", 16), ("valid", 4), ("test", 4))

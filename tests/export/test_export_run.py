@@ -233,9 +233,11 @@ def test_the_verb_prints_what_it_published(tiny_run: Path, tmp_path: Path) -> No
     assert answer["num_bytes"][VECTORS] == (path / VECTORS).stat().st_size
     assert answer[ENCODER_DIFFERENCE] <= 1e-5
     assert (answer["index"]["kind"], answer["index"]["recall"]) == ("flat", 1.0)
+    assert answer["attributes"] == [{"name": "colour", "num_values": 2, "is_multi_valued": False}]
 
-    told = CliRunner().invoke(app, [str(tiny_run), "--bundles", str(tmp_path)])
+    told = CliRunner().invoke(app, [str(tiny_run), "--bundles", str(tmp_path), "--attributes", "title"])
     assert told.exit_code == 0, told.output
     assert live_version(tmp_path).name in told.stdout
     assert "largest difference" in told.stdout
+    assert "attribute title" in told.stdout
     assert INDEX in told.stdout
