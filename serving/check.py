@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 from re4.errors import BundleDamagedError, BundleError, BundleMismatchError, Re4Error
@@ -34,12 +35,14 @@ async def check_version(path: Path, settings: ServerSettings) -> None:
     order = json.dumps({"path": str(path), "settings": settings.to_json()})
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "serving.check", order),
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=asyncio.subprocess.PIPE,  # its end tells the child that this process has gone
         stdout=asyncio.subprocess.PIPE,
         env=os.environ | COMPUTE_ENVIRONMENT,
     )
     try:
-        output, _ = await asyncio.wait_for(child.communicate(), settings.check_timeout_s)
+        assert child.stdout is not None
+        output = await asyncio.wait_for(child.stdout.read(), settings.check_timeout_s)
+        await child.wait()
     except TimeoutError:
         raise BundleError(
             f"{path}: checking it took longer than {settings.check_timeout_s:g} seconds and was stopped"
@@ -71,6 +74,7 @@ def _raise_failure(path: Path, exit_code: int | None, output: bytes) -> None:
 def main() -> None:
     """The child: check the version of the order in `argv`, and say `null` or what is wrong."""
     order = json.loads(sys.argv[1])
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     failure = None
     # The answer goes to where stdout was; what a library prints joins the log.
     answer = os.dup(sys.stdout.fileno())
@@ -81,6 +85,11 @@ def main() -> None:
         failure = {"error": type(error).__name__, "message": str(error)}
     with os.fdopen(answer, "w") as file:
         json.dump(failure, file)
+
+
+def _end_with_parent() -> None:
+    os.read(sys.stdin.fileno(), 1)  # nothing is ever sent
+    os._exit(1)
 
 
 def load_and_try(path: Path, settings: ServerSettings) -> None:

@@ -173,6 +173,25 @@ def test_workers_end_with_a_parent_that_was_killed(bundles: Path) -> None:
         assert running.has_ended
 
 
+def test_a_check_ends_with_a_parent_that_was_killed(bundles: Path, tmp_path: Path) -> None:
+    """The check is held up in the middle of its work, where it would stay for ever."""
+    held = tmp_path / "held"
+    os.mkfifo(held)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nif 'serving.check' in sys.orig_argv:\n"
+        f"    import bundle.verify\n    bundle.verify.verify_version = lambda _: open({str(held)!r})\n"
+    )
+    env = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
+    running = RunningServer(bundles, env=env)
+    try:
+        running.wait_for("is open, NOT_SERVING")
+        running.signal(signal.SIGKILL)
+        assert running.wait() == -signal.SIGKILL
+        assert running.has_ended  # the log has, and with it all who held it
+    finally:
+        held.unlink()
+
+
 def test_a_damaged_first_version_ends_the_start(tmp_path: Path) -> None:
     bundles = tmp_path / "bundles"
     bundles.mkdir()
