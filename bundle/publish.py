@@ -137,7 +137,9 @@ def stage_version(bundles: Path) -> Iterator[StagedVersion]:
             _remove(staging)
             os.close(lock)
     except OSError as error:
-        raise BundleError(f"{bundles}: cannot publish here ({error})") from error
+        # An array that was written in part names no cause: NumPy says only how much of it was.
+        cause = f"{error}: no space left there?" if error.errno is None else f"{error}"
+        raise BundleError(f"{bundles}: cannot publish here ({cause})") from error
 
 
 def _create_staging(bundles: Path) -> tuple[Path, int]:
