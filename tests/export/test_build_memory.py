@@ -81,6 +81,19 @@ def test_shards_become_smaller_with_the_limit() -> None:
     assert needs[0].build_bytes < memory.WORKING_BYTES + 2 * memory.GIB < needs[0].index_bytes
 
 
+@pytest.mark.parametrize(
+    ("name", "index_gib", "build_gib"),
+    [("ivf-pq", 3.8, 4.8), ("ivf-sq8", 6.7, 2.0), ("ivf-rabitq", 2.2, 2.0), ("ivf", 24.6, 2.0)],
+)
+def test_the_plan_for_a_hundred_million_items_states_what_is_computed(
+    name: str, index_gib: float, build_gib: float
+) -> None:
+    base = faiss.index_factory(DIM, RECIPES[name](10**8, DIM), faiss.METRIC_INNER_PRODUCT)
+    need = need_of(base, 10**8)
+    assert round(need.index_bytes / memory.GIB, 1) == pytest.approx(index_gib, abs=0.06)
+    assert round(need.build_bytes / memory.GIB, 1) == pytest.approx(build_gib, abs=0.06)
+
+
 def test_what_takes_more_than_the_limit_is_refused_before_any_work(tmp_path: Path) -> None:
     few = np.eye(100, DIM, dtype=np.float32)
     with pytest.raises(ExportError, match=r"takes 1\.00 GiB, --memory-limit is 0\.98 GiB"):
