@@ -18,7 +18,7 @@ from benchmarks.scale.watching import held_bytes
 from bundle.ids import ItemIds
 from bundle.verify import read_manifest
 from serving.pipeline import Query
-from serving.snapshot import load_snapshot
+from serving.snapshot import Snapshot, load_snapshot
 
 _BATCH_SIZES: Final = (1, 8)
 _SECONDS: Final = 10.0
@@ -26,7 +26,7 @@ _IDS_AT_ONCE: Final = 1000
 _BYTES: Final = Path("/proc/self/smaps_rollup")
 
 
-def read(path: Path, requests: Path, answers: Path, num_candidates: int) -> dict[str, Any]:
+def read(path: Path, requests: Path, answers: Path, num_candidates: int) -> tuple[Snapshot, dict[str, Any]]:
     """Load the version in a folder and ask it, on one thread.
 
     Args:
@@ -61,7 +61,7 @@ def read(path: Path, requests: Path, answers: Path, num_candidates: int) -> dict
         rows = pipeline.run([query])[0].merged.rows_M
         found_M[: len(rows)] = rows
     np.save(answers, found_PM)
-    return {
+    return snapshot, {
         "load_s": load_s,
         "requests": batches,
         "ids": _ids(path, manifest.items.id_kind, manifest.items.num_items),
@@ -126,10 +126,12 @@ def main() -> None:
     """The child."""
     order = json.loads(sys.argv[1])
     path, requests, answers = (Path(order[name]) for name in ("path", "requests", "answers"))
-    found = read(path, requests, answers, order["num_candidates"])
+    # Held while it waits, so that its pages stay mapped.
+    snapshot, found = read(path, requests, answers, order["num_candidates"])
     sys.stdout.write(json.dumps(found) + "\n")
     sys.stdout.flush()
     sys.stdin.read()
+    del snapshot
 
 
 if __name__ == "__main__":
