@@ -67,9 +67,7 @@ def _most_promising(
     """The rows with the best rough scores, none twice while there are others, in no order."""
     # One sort of whole numbers brings an item's results together, the best first: row in the upper half,
     # score below it, as a number that falls as the score rises.
-    bits_BR = np.ascontiguousarray(scores_BR, np.float32).view(np.int32)
-    rising_BR = bits_BR ^ ((bits_BR >> 31) & np.int32(_MAX_INT32))
-    keys_BR = (rows_BR << 32) | (np.int64(_MAX_INT32) - rising_BR.astype(np.int64))
+    keys_BR = (rows_BR << 32) | (_MAX_INT32 - _rising(scores_BR))
     keys_BR.sort(axis=1)
     rows_BR = keys_BR >> 32
     falling_BR = keys_BR & np.int64(0xFFFFFFFF)
@@ -89,11 +87,28 @@ def best_of_pools(
         ascending; row -1 and a score of minus infinity where a pool holds no more.
     """
     best_BP = pools.scores_BPK.max(axis=2)
-    order = np.argsort(-best_BP, axis=1, kind="stable")[:, :num_candidates]
+    order = _best_first(best_BP, num_candidates)
     rows_BM = np.take_along_axis(pools.rows_BP, order, 1)
     scores_BM = np.take_along_axis(best_BP, order, 1)
     of_best = np.take_along_axis(pools.scores_BPK, order[:, :, None], 1)
     return rows_BM, scores_BM, of_best.argmax(axis=2)
+
+
+def _best_first(scores_BP: NDArray[np.float32], num_best: int) -> NDArray[np.int64]:
+    """Places of the highest scores of each request, best first, equal ones in their order."""
+    num_best = min(num_best, scores_BP.shape[1])
+    # Score and place in one whole number each: NumPy parts and sorts those several times faster.
+    keys_BP = (~_rising(scores_BP) << 32) | np.arange(scores_BP.shape[1])
+    if num_best < scores_BP.shape[1]:
+        keys_BP = np.partition(keys_BP, num_best - 1, axis=1)[:, :num_best]
+    keys_BP.sort(axis=1)
+    return np.asarray(keys_BP & 0xFFFFFFFF)
+
+
+def _rising(scores: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Whole numbers from -2³¹ to 2³¹ - 1 in the order of the scores."""
+    bits = (np.ascontiguousarray(scores, np.float32) + np.float32(0)).view(np.int32)  # no zero is negative
+    return np.asarray(bits ^ ((bits >> 31) & np.int32(_MAX_INT32)), np.int64)
 
 
 def lists_of_pools(pools: Pools, num_results: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -8,7 +8,7 @@ Legend: B batch, L history length, K interests, D embedding, N items, M candidat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter_ns
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,8 @@ from serving.selections import Selections
 
 NO_ROWS: Final = np.empty(0, np.int64)
 _USUAL: Final = SearchTerms()
-NOTHING_MERGED: Final = Merged(NO_ROWS, np.empty(0, np.float32), NO_ROWS)
+NO_SCORES: Final = np.empty(0, np.float32)
+NOTHING_MERGED: Final = Merged(NO_ROWS, NO_SCORES, NO_ROWS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,17 @@ class Answer:
     """Of the whole batch."""
 
 
+class _Found(NamedTuple):
+    """What the search of one query found: a list for each interest, or the best over all of them."""
+
+    scores_KS: NDArray[np.float32] = NO_SCORES
+    rows_KS: NDArray[np.int64] = NO_ROWS
+    best: Merged | None = None
+    """By maximum score, with what is excluded still among it and row -1 where there is no more."""
+    selection: Selection | None = None
+    """What could be found; None for everything."""
+
+
 class Pipeline:
     """The online path of one loaded version. `run` may be called by one thread at a time."""
 
@@ -124,13 +136,16 @@ class Pipeline:
         finite_B = np.all(np.isfinite(interests_BKD), axis=(1, 2))
         encoded = perf_counter_ns()
         searching = [i for i, query in enumerate(queries) if query.num_candidates > 0 and finite_B[i]]
-        lists = self._search(queries, searching, interests_BKD)
+        found = self._search(queries, searching, interests_BKD)
         searched = perf_counter_ns()
         merged = [NOTHING_MERGED] * len(queries)
         num_exact_searches = 0
-        for place, (scores_KS, rows_KS, selection) in zip(searching, lists, strict=True):
+        for place, (scores_KS, rows_KS, best, selection) in zip(searching, found, strict=True):
             query = queries[place]
-            merged[place] = self._merge_lists(query, scores_KS, rows_KS, attention_BKL[place])
+            if best is not None:
+                merged[place] = first_allowed(best, query)
+            else:
+                merged[place] = self._merge_lists(query, scores_KS, rows_KS, attention_BKL[place])
             if len(merged[place].rows_M) < min(query.num_candidates, self._num_eligible(query, selection)):
                 exact = exact_search(
                     interests_BKD[place],
@@ -187,22 +202,29 @@ class Pipeline:
 
     def _search(
         self, queries: Sequence[Query], searching: Sequence[int], interests_BKD: NDArray[np.float32]
-    ) -> list[tuple[NDArray[np.float32], NDArray[np.int64], Selection | None]]:
-        """`scores_KS` and `rows_KS` of the queries at the given places; those of equal terms share a call."""
+    ) -> list[_Found]:
+        """What the searches of the queries at the given places found; those of equal terms share a call."""
         alike: dict[tuple[SearchTerms | None, bool], list[int]] = {}
         for place in searching:
             query = queries[place]
             merge = query.merge or self._merge
             for_each = merge is not merge_max_score and not isinstance(merge, CategoryDiversity)
             alike.setdefault((query.terms, for_each), []).append(place)
-        lists = {}
+        found = {}
         for (terms, for_each), places in alike.items():
             num_results = max(queries[place].search_depth for place in places)
             wanted_BKD = interests_BKD[places]
             num_interests, embedding_dim = wanted_BKD.shape[1:]
             queries_QD = wanted_BKD.reshape(-1, embedding_dim)
             selection = None
-            if terms is None and self._selections.hidden is None:
+            is_usual = terms is None and self._selections.hidden is None
+            if is_usual and all((queries[place].merge or self._merge) is merge_max_score for place in places):
+                best = self._searcher.best(queries_QD, num_results)
+                if best is not None:
+                    for place, *of_request in zip(places, *best, strict=True):
+                        found[place] = _Found(best=Merged(*of_request))
+                    continue
+            if is_usual:
                 scores_QS, rows_QS = self._searcher.search(queries_QD, num_results, for_each=for_each)
             else:
                 scores_QS, rows_QS, selection = search_on_terms(
@@ -216,11 +238,21 @@ class Pipeline:
                 )
             for number, place in enumerate(places):
                 own = slice(number * num_interests, (number + 1) * num_interests)
-                lists[place] = (scores_QS[own], rows_QS[own], selection)
-        return [lists[place] for place in searching]
+                found[place] = _Found(scores_QS[own], rows_QS[own], selection=selection)
+        return [found[place] for place in searching]
 
     def _num_eligible(self, query: Query, selection: Selection | None) -> int:
         """How many items the query allows."""
         if selection is None:
             return len(self._vectors_ND) - len(query.excluded_rows)
         return selection.num_rows - int(np.count_nonzero(selection.hold(query.excluded_rows)))
+
+
+def first_allowed(best: Merged, query: Query) -> Merged:
+    """The candidates of a query among its best items: the first that are not excluded."""
+    rows, scores, numbers = best
+    if query.excluded_rows.size or (rows[: query.num_candidates] < 0).any():
+        allowed = np.flatnonzero((rows >= 0) & ~np.isin(rows, query.excluded_rows, kind="sort"))
+        rows, scores, numbers = rows[allowed], scores[allowed], numbers[allowed]
+    num = query.num_candidates
+    return Merged(rows[:num], scores[:num], numbers[:num])

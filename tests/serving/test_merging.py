@@ -5,7 +5,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.merging import POLICIES
+from serving.indexes import KINDS
+from serving.merging import POLICIES, Merged
+from serving.pipeline import NO_ROWS, Query, first_allowed
 from serving.search import Searcher
 
 merge = POLICIES["max-score"]
@@ -93,3 +95,35 @@ def test_items_with_equal_scores_are_told_apart() -> None:
 def test_everything_excluded_leaves_nothing() -> None:
     items_ND = np.eye(3, dtype=np.float32)
     assert ask(items_ND, np.ones((1, 3), np.float32), [0, 1, 2], 2) == ([], [], [])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 5),
+    st.integers(1, 60),
+    st.lists(st.integers(0, 199), max_size=30),
+)
+def test_the_best_of_an_approximate_index_are_those_of_a_merge_of_its_lists(
+    seed: int, num_interests: int, num_candidates: int, excluded: list[int]
+) -> None:
+    """The shorter way by maximum score, from the pool at once: ties and missing results alike."""
+    rng = np.random.default_rng(seed)
+    items_ND = rng.integers(-2, 3, (200, 4)).astype(np.float32)  # many equal scores
+    index = faiss.index_factory(4, "IVF8,Flat", faiss.METRIC_INNER_PRODUCT)
+    index.train(items_ND)
+    index.add(items_ND)
+    plan = KINDS["ivf"].search_parameters({"nprobe": 2, "k_factor": 1.5, "pool_factor": 2.0})
+    searcher = Searcher(index, plan, vectors_ND=items_ND, num_interests=num_interests)
+    interests_QD = rng.integers(-2, 3, (3 * num_interests, 4)).astype(np.float32)
+    excluded_rows = np.unique(np.array(excluded, np.int64))
+    depth = num_candidates + len(excluded_rows)
+    scores_QS, rows_QS = searcher.search(interests_QD, depth, for_each=False)
+    best = searcher.best(interests_QD, depth)
+    for request in range(3):
+        own = slice(request * num_interests, (request + 1) * num_interests)
+        query = Query(history_rows_L=NO_ROWS, num_candidates=num_candidates, excluded_rows=excluded_rows)
+        found = first_allowed(Merged(*(part[request] for part in best)), query)
+        wanted = merge(scores_QS[own], rows_QS[own], excluded_rows, num_candidates, ONE_ITEM)
+        for have, want in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(have, want)

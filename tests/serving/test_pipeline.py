@@ -87,6 +87,9 @@ def test_interests_that_are_not_finite_are_an_error_for_that_query_alone(
             assert np.isfinite(queries_QD).all()
             return snapshot.pipeline._searcher.search(queries_QD, num_results)
 
+        def best(self, queries_QD: np.ndarray, num_results: int) -> None:
+            return None
+
     overflowing = Pipeline(
         vectors_ND=snapshot.vectors_ND,
         encoder=Overflowing(),
@@ -143,6 +146,9 @@ class Nearsighted:
         rows_QS[:, self._num_found :], scores_QS[:, self._num_found :] = -1, -3e38
         rows_QS[1::2], scores_QS[1::2] = -1, -3e38
         return scores_QS, rows_QS
+
+    def best(self, queries_QD: np.ndarray, num_results: int) -> None:
+        return None
 
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))
