@@ -53,7 +53,7 @@ class StringIds:
         self._keys = open_array(folder / ID_KEYS, "<u8", (num_items,))
         self._rows = open_array(folder / ID_ROWS, "<i4", (num_items,))
         self._offsets = open_array(folder / ID_OFFSETS, "<u8", (num_items + 1,))
-        self._text = map_text(folder / ID_TEXT, int(self._offsets[-1]))
+        self._text = np.frombuffer(map_text(folder / ID_TEXT, int(self._offsets[-1])), np.uint8)
 
     def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """Rows of ids, -1 where unknown: int64 [number of ids]."""
@@ -89,9 +89,22 @@ class StringIds:
 
     def texts(self, rows: NDArray[np.integer]) -> list[bytes]:
         """Ids of rows, which must be valid, as UTF-8."""
-        text = self._text
-        starts, ends = self._offsets[rows].tolist(), self._offsets[rows + 1].tolist()
-        return [text[start:end] for start, end in zip(starts, ends, strict=True)]
+        joined, lengths_R = self.joined(rows)
+        text, ends = joined.tobytes(), np.cumsum(lengths_R).tolist()
+        return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+    def joined(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Ids of rows, which must be valid, as UTF-8 without a gap: the bytes, and the length of each id.
+
+        Gathered byte by byte in one go: ids of random rows lie all over the memory, and a processor that is
+        told of all of them waits for it once instead of once an id.
+        """
+        starts_R = self._offsets[rows].astype(np.int64)
+        lengths_R = self._offsets[rows + 1].astype(np.int64) - starts_R
+        ends_R = np.cumsum(lengths_R)
+        num_bytes = int(ends_R[-1]) if len(ends_R) else 0
+        places = np.arange(num_bytes) + np.repeat(starts_R - (ends_R - lengths_R), lengths_R)
+        return self._text[places], lengths_R
 
 
 def _encode(id_: str, row: int) -> bytes:

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bundle.ids import ItemIds
-from bundle.string_keys import MAX_ID_BYTES
 from protos.v1 import retrieval_pb2
 from serving.merging import Merged
 
@@ -42,9 +41,27 @@ def items(rows_M: NDArray[np.int64], item_ids: ItemIds) -> bytes:
         BundleError: a row out of range.
     """
     if item_ids.kind == "string":
-        headers = _STRING_HEADERS
-        return b"".join([headers[len(text)] + text for text in item_ids.texts(rows_M)])
+        return _strings(*item_ids.joined(rows_M))
     return retrieval_pb2.ItemIds(ints=item_ids.ids(rows_M)).SerializeToString()  # type: ignore[arg-type]
+
+
+def _strings(text: NDArray[np.uint8], lengths_M: NDArray[np.int64]) -> bytes:
+    """Texts that lie without a gap, each with its header before it."""
+    num_texts = len(lengths_M)
+    if num_texts and lengths_M.max() > _MAX_IN_ONE_BYTE:
+        ends = np.cumsum(lengths_M).tolist()
+        whole = text.tobytes()
+        return b"".join(
+            _header(1, end - start) + whole[start:end] for start, end in zip([0, *ends], ends, strict=False)
+        )
+    # A header is two bytes: field and kind, and the length.
+    numbers_M = np.arange(num_texts)
+    content = np.empty(len(text) + 2 * num_texts, np.uint8)
+    content[np.arange(len(text)) + np.repeat(2 * numbers_M + 2, lengths_M)] = text
+    heads_M = np.cumsum(lengths_M) - lengths_M + 2 * numbers_M
+    content[heads_M] = 1 << 3 | _LENGTH_DELIMITED
+    content[heads_M + 1] = lengths_M
+    return content.tobytes()
 
 
 def _small_numbers(numbers_M: NDArray[np.int64]) -> bytes:
@@ -69,7 +86,3 @@ def _varint(value: int) -> bytes:
         low.append(value & _MAX_IN_ONE_BYTE | 0x80)
         value >>= 7
     return bytes((*low, value))
-
-
-_STRING_HEADERS: Final = tuple(_header(1, num_bytes) for num_bytes in range(MAX_ID_BYTES + 1))
-"""What stands before an id of so many bytes in `ItemIds.strings`."""
