@@ -21,21 +21,25 @@ def manifest(tmp_path: Path) -> Manifest:
     return read_manifest(tmp_path / SmallVersion().publish(tmp_path))
 
 
-def of_kind(manifest: Manifest, kind: str, index_bytes: int) -> Manifest:
+def with_index(manifest: Manifest, factory: str | None, index_bytes: int) -> Manifest:
     files = tuple(
         entry.model_copy(update={"num_bytes": index_bytes}) if entry.name == "items.faiss" else entry
         for entry in manifest.files
     )
-    return manifest.model_copy(update={"index": IndexInfo(kind=kind), "files": files})
+    kind = "flat" if factory is None else "ivf"
+    return manifest.model_copy(update={"index": IndexInfo(kind=kind, factory=factory), "files": files})
 
 
-def test_mapped_indexes_cost_nothing_and_codes_once_for_each_process(manifest: Manifest) -> None:
-    mapped = bytes_needed(of_kind(manifest, "ivf", 4000 * MIB), num_processes=4)
-    assert mapped < 1000 * MIB
-    vectors = manifest.items.num_items * manifest.model.embedding_dim * 4
-    coded = bytes_needed(of_kind(manifest, "ivf-refined", vectors + 500 * MIB), num_processes=4)
-    assert coded == mapped + 4 * 500 * MIB
-    assert bytes_needed(of_kind(manifest, "new-kind", 500 * MIB), num_processes=4) == coded
+@pytest.mark.parametrize("factory", [None, "IVF2048,Flat", "IVF2048,SQ8", "IVF2048,RaBitQ"])
+def test_mapped_indexes_cost_nothing(manifest: Manifest, factory: str | None) -> None:
+    mapped = bytes_needed(with_index(manifest, factory, 4000 * MIB), num_processes=4)
+    assert mapped == bytes_needed(with_index(manifest, factory, MIB), num_processes=4) < 1000 * MIB
+
+
+@pytest.mark.parametrize("factory", ["IVF8192,PQ64x4fsr", "IVF2048,RaBitQfs"])
+def test_codes_for_fast_scans_cost_their_size_in_each_process(manifest: Manifest, factory: str) -> None:
+    mapped = bytes_needed(with_index(manifest, None, MIB), num_processes=4)
+    assert bytes_needed(with_index(manifest, factory, 500 * MIB), num_processes=4) == mapped + 4 * 500 * MIB
 
 
 def test_the_check_itself_needs_room(manifest: Manifest) -> None:
