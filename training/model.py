@@ -87,6 +87,7 @@ class MultiInterestModel(nn.Module):
                 targets_B=places_B,
                 negative_vectors_MD=vectors_RD if drawn_M is None else F.embedding(places_M, vectors_RD),
                 negatives_M=places_M,
+                rivals_BKD=interests_BKD if config.negative_scores == "served" else None,
                 hardness=config.hard_negatives,
                 target_correction_B=None if correction is None else correction(batch.targets_B),
                 negative_correction_M=None if correction is None or drawn_M is None else correction(drawn_M),

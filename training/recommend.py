@@ -1,8 +1,10 @@
 """The recommendation loss: the interest that fits the target best must score it above the negatives.
 
 `k* = argmax_k z_k · e_y`, then softmax cross entropy of `z_k* · e_y` against the negatives that all
-examples of the step share, by log-sum-exp, with the target masked out of its own negatives. Two options:
+examples of the step share, by log-sum-exp, with the target masked out of its own negatives. Three options:
 
+- served scores: a negative's score is `max_k z_k · e`, by the best of the user's interests, as serving ranks it,
+  and not `z_k* · e` alone: otherwise an interest that the target did not choose may rank anything above it;
 - soft choice, as MIND's label-aware attention: `z = Σ_k softmax_k(p z_k · e_y) z_k` in place of `z_k*`;
 - hard negatives, as REMI's: the sum over negatives `Σ e^s` becomes `M Σ e^((1+β) s) / Σ e^(β s)`, what is
   expected of negatives drawn in proportion to `e^(β s)` (Xie et al., "Rethinking Multi-Interest Learning for
@@ -44,6 +46,7 @@ def recommend_loss(
     targets_B: Tensor,
     negative_vectors_MD: Tensor,
     negatives_M: Tensor,
+    rivals_BKD: Tensor | None = None,
     hardness: float = 0.0,
     target_correction_B: Tensor | None = None,
     negative_correction_M: Tensor | None = None,
@@ -56,6 +59,7 @@ def recommend_loss(
         targets_B: their rows, int64.
         negative_vectors_MD: vectors of the negatives, shared by the batch.
         negatives_M: their rows, int64, repeats allowed.
+        rivals_BKD: the interests whose best score a negative has; None for the training interest alone.
         hardness: beta of the hard negatives; 0 for none.
         target_correction_B: log of the expected count of each target in a draw, subtracted from its score.
         negative_correction_M: the same for each negative. Both or neither are given.
@@ -65,10 +69,12 @@ def recommend_loss(
         target_scores_B = target_scores_B - target_correction_B
     if negative_correction_M is None:
         negative_correction_M = negative_vectors_MD.new_zeros(len(negatives_M))
-    block = max(1, _BLOCK_SCORES // len(negatives_M)) if targets_B.device.type == "cpu" else len(targets_B)
+    rivals_BKD = interest_BD[:, None] if rivals_BKD is None else rivals_BKD
+    block = max(1, _BLOCK_SCORES // (len(negatives_M) * rivals_BKD.shape[1]))
+    block = block if targets_B.device.type == "cpu" else len(targets_B)
     total = blockwise_sum(
         partial(_sum_of_losses, hardness=hardness),
-        rows=(interest_BD, target_scores_B, targets_B),
+        rows=(rivals_BKD, target_scores_B, targets_B),
         shared=(negative_vectors_MD, negatives_M, negative_correction_M),
         block_rows=block,
     )
@@ -76,7 +82,7 @@ def recommend_loss(
 
 
 def _sum_of_losses(
-    interest_BD: Tensor,
+    rivals_BKD: Tensor,
     target_scores_B: Tensor,
     targets_B: Tensor,
     negative_vectors_MD: Tensor,
@@ -85,7 +91,11 @@ def _sum_of_losses(
     *,
     hardness: float,
 ) -> Tensor:
-    scores_BM = torch.addmm(negative_correction_M, interest_BD, negative_vectors_MD.T, beta=-1)
+    num_rivals = rivals_BKD.shape[1]
+    scores_RM = torch.addmm(negative_correction_M, rivals_BKD.flatten(0, 1), negative_vectors_MD.T, beta=-1)
+    scores_BM = scores_RM
+    if num_rivals > 1:
+        scores_BM = scores_RM.view(-1, num_rivals, len(negatives_M)).max(dim=1).values
     scores_BM = scores_BM.masked_fill(negatives_M[None, :] == targets_B[:, None], -torch.inf)
     if hardness:
         # With the correction inside, an item drawn often is not taken for a hard one.

@@ -14,7 +14,7 @@ from training.evaluation import evaluate, rank
 from training.loop import train
 from training.model import MultiInterestModel
 from training.negatives import build_sampler
-from training.recommend import blend_interests, recommend_loss
+from training.recommend import blend_interests, recommend_loss, select_interest
 from training.routing import routing_loss
 from training.run import Run
 
@@ -131,6 +131,35 @@ def test_hard_negatives_against_the_reference(beta):
     scores = (items @ interest[0]).numpy()
     expected = reference.hard_negatives(scores[8], scores[negatives.numpy()], beta)
     assert float(loss) == pytest.approx(expected, rel=1e-10)
+
+
+def test_served_scores_are_the_best_over_all_interests():
+    """The loss is then the softmax of what serving ranks by."""
+    random = torch.Generator().manual_seed(3)
+    items = torch.randn(12, 4, generator=random, dtype=torch.float64)
+    interests = torch.randn(5, 3, 4, generator=random, dtype=torch.float64)
+    targets = torch.tensor([11, 0, 4, 4, 7])
+    chosen = interests[range(5), select_interest(interests, items[targets])]
+    loss = recommend_loss(
+        interest_BD=chosen,
+        target_vectors_BD=items[targets],
+        targets_B=targets,
+        negative_vectors_MD=items,
+        negatives_M=torch.arange(12),
+        rivals_BKD=interests,
+    )
+    served_BN = (interests @ items.T).amax(dim=1)
+    expected = torch.nn.functional.cross_entropy(served_BN, targets)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_with_one_interest_served_and_chosen_scores_are_the_same(planted, tmp_path):
+    small = {"embedding_dim": 8, "attention_dim": 8, "num_interests": 1, "num_epochs": 1}
+    results = [
+        train(planted, TrainConfig(**small, negative_scores=scores), tmp_path / scores, device="cpu")
+        for scores in ("chosen", "served")
+    ]
+    assert results[0].valid == results[1].valid
 
 
 def test_routing_regularisation_against_the_reference():
