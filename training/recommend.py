@@ -3,8 +3,8 @@
 `k* = argmax_k z_k · e_y`, then softmax cross entropy of `z_k* · e_y` against the negatives that all
 examples of the step share, by log-sum-exp, with the target masked out of its own negatives. Three options:
 
-- served scores: a negative's score is `max_k z_k · e`, by the best of the user's interests, as serving ranks it,
-  and not `z_k* · e` alone: otherwise an interest that the target did not choose may rank anything above it;
+- served scores: a negative's score is `max_k z_k · e`, by the best of the user's interests, as serving ranks
+  it, and not `z_k* · e` alone: otherwise an interest that the target did not choose may put anything first;
 - soft choice, as MIND's label-aware attention: `z = Σ_k softmax_k(p z_k · e_y) z_k` in place of `z_k*`;
 - hard negatives, as REMI's: the sum over negatives `Σ e^s` becomes `M Σ e^((1+β) s) / Σ e^(β s)`, what is
   expected of negatives drawn in proportion to `e^(β s)` (Xie et al., "Rethinking Multi-Interest Learning for
