@@ -52,7 +52,7 @@ def _interests(figures: ReportFigures) -> Figure:
     used.legend()
     recall.plot(numbers + 1, figures.recall_by_interests_K, marker="o")
     recall.set(title="Recall@50 with a user's k most used interests", xlabel="k", xticks=numbers + 1)
-    recall.set_ylim(0, 1.1 * max(figures.recall_by_interests_K))
+    recall.set_ylim(0, 1.1 * max(figures.recall_by_interests_K) or 1.0)
     return figure
 
 
