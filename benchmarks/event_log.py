@@ -1,4 +1,4 @@
-"""`re4 bench events`: event logs of any size with planted interests and popularity skew, seeded.
+"""Event logs of any size with planted interests and popularity skew, seeded.
 
 Items come in clusters, a crowded few and many small ones, and within a cluster few items get most events. A
 user likes a few clusters and takes each event from one of them; lengths of histories are skewed as well.
@@ -10,15 +10,13 @@ Legend: U users of a part, E events of a part, T tastes, C clusters.
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Final
+from typing import Final
 
 import numpy as np
 import polars as pl
-import typer
 from numpy.typing import NDArray
 
-from re4.console import progress, say
-from re4.errors import UsageError
+from re4.console import progress
 from re4.files import replacing
 
 _PART_USERS: Final = 50_000
@@ -87,20 +85,3 @@ def write_event_log(path: Path, space: EventSpace, num_events: int) -> int:
             bar.advance(len(frame))
         pl.scan_parquet(Path(folder) / "*.parquet").sink_parquet(whole)
     return written
-
-
-def events(
-    out: Annotated[Path, typer.Option(help="The event log to write, .parquet.")],
-    num_events: Annotated[int, typer.Option(help="At least so many.", min=1)] = 10_000_000,
-    num_items: Annotated[int, typer.Option(help="Items to choose from.", min=1)] = 1_000_000,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same log.", min=0)] = 0,
-) -> None:
-    """Write an event log of any size, with planted interests and popularity skew.
-
-    Example: re4 bench events --num-events 100000000 --out log.parquet
-    """
-    if out.suffix != ".parquet":
-        raise UsageError(f"--out is {out}; name a .parquet file")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    written = write_event_log(out, EventSpace(num_items=num_items, seed=seed), num_events)
-    say(f"{written:,} events. Next: re4 data prepare --events {out} --out DATA")

@@ -45,7 +45,7 @@ VERBS: Mapping[str, str] = {
     "bench overhead": "benchmarks.overhead.cli:overhead",
     "bench train": "benchmarks.train:train",
     "bench quality": "benchmarks.quality:quality",
-    "bench events": "benchmarks.event_log:events",
+    "bench events": "benchmarks.events_cli:events",
     "bench scale": "benchmarks.scale.cli:scale",
 }
 GROUPS: Mapping[str, str] = {

@@ -203,6 +203,9 @@ def test_answers_that_needed_an_exact_search(snapshot: Snapshot) -> None:
             rows_QS[:] = -1
             return scores_QS, rows_QS
 
+        def best(self, queries_QD: Any, num_results: int) -> None:
+            return None
+
     searcher = snapshot.pipeline._searcher
     pipeline = Pipeline(
         vectors_ND=snapshot.vectors_ND,
