@@ -1,6 +1,7 @@
 """What holds for every test: the same examples every time, one thread, no limit on how long one takes."""
 
 import os
+import signal
 
 # Read by polars when it is first imported, so it comes before everything else.
 os.environ.setdefault("POLARS_MAX_THREADS", "1")
@@ -14,6 +15,10 @@ _LEFT_OUT = pytest.StashKey[int]()
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+# A suite that a script started in the background ignores Ctrl-C, and so would the commands that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
