@@ -16,7 +16,7 @@ _LEFT_OUT = pytest.StashKey[int]()
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
-# A suite that a script started in the background ignores Ctrl-C, and so would the commands that it interrupts.
+# A suite that a script started in the background ignores Ctrl-C, and so would commands that it interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
