@@ -1,7 +1,6 @@
 """A server that answers every call at once with the same bytes: it shows what the client itself can do."""
 
 import asyncio
-import multiprocessing
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from typing import Final, NamedTuple
 
 import grpc
 
+from benchmarks.child_process import child_process
 from benchmarks.latency.caller import METHOD
 from re4.errors import Re4Error
 
@@ -33,26 +33,15 @@ def null_server(reply: bytes) -> Iterator[NullServer]:
     Raises:
         Re4Error: it did not start.
     """
-    spawn = multiprocessing.get_context("spawn")
-    ours, theirs = spawn.Pipe()
-    process = spawn.Process(target=_main, args=(reply, theirs), daemon=True)
-    process.start()
-    theirs.close()
-    try:
-        if not ours.poll(_START_TIMEOUT_S):
+    with child_process(_main, reply) as (pipe, process):
+        if not pipe.poll(_START_TIMEOUT_S):
             raise Re4Error(f"the null server did not start within {_START_TIMEOUT_S} seconds")
         try:
-            port = ours.recv()
+            port = pipe.recv()
         except EOFError:
             raise Re4Error("the null server died at its start; its message is above") from None
         assert process.pid is not None
         yield NullServer(f"127.0.0.1:{port}", process.pid)
-    finally:
-        ours.close()
-        process.join(2)
-        if process.is_alive():
-            process.kill()
-            process.join()
 
 
 def _main(reply: bytes, pipe: Connection) -> None:

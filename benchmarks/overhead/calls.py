@@ -6,7 +6,6 @@ its reply.
 
 import asyncio
 import itertools
-import multiprocessing
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import Any, Final
 
 import grpc
 
+from benchmarks.child_process import child_process
 from re4.errors import Re4Error, ServerError
 from serving.connection import CHANNEL_OPTIONS
 
@@ -85,21 +85,10 @@ class CallingProcess:
 @contextmanager
 def calling_process(address: str) -> Iterator[CallingProcess]:
     """Start a process that calls an address while the block runs. It runs on the cores of this thread."""
-    spawn = multiprocessing.get_context("spawn")
-    ours, theirs = spawn.Pipe()
-    process = spawn.Process(target=_main, args=(address, theirs), daemon=True)
-    process.start()
-    theirs.close()
-    try:
-        if not ours.poll(_START_TIMEOUT_S) or ours.recv() != address:
+    with child_process(_main, address) as (pipe, _):
+        if not pipe.poll(_START_TIMEOUT_S) or pipe.recv() != address:
             raise Re4Error(f"the process that is to call {address} did not start")
-        yield CallingProcess(ours, address)
-    finally:
-        ours.close()
-        process.join(2)
-        if process.is_alive():
-            process.kill()
-            process.join()
+        yield CallingProcess(pipe, address)
 
 
 def _main(address: str, pipe: Connection) -> None:

@@ -3,8 +3,6 @@
 The same code with the same settings as a server's worker runs, with nothing before it and nothing after.
 """
 
-import multiprocessing
-import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
 
+from benchmarks.child_process import child_process
 from re4.errors import Re4Error
 from serving.environment import COMPUTE_ENVIRONMENT
 
@@ -61,33 +60,15 @@ def pipeline_process(
         max_batch_size: Largest batch that will be asked for.
         device: As for `re4 serve`.
     """
-    spawn = multiprocessing.get_context("spawn")
-    ours, theirs = spawn.Pipe()
-    process = spawn.Process(
-        target=_main, args=(version, payloads, max_batch_size, device, theirs), daemon=True
-    )
-    before = {name: os.environ.get(name) for name in COMPUTE_ENVIRONMENT}
-    os.environ.update(COMPUTE_ENVIRONMENT)  # the child's libraries read it when they are imported
-    try:
-        process.start()
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-    theirs.close()
-    try:
-        if not ours.poll(_START_TIMEOUT_S):
+    arguments = (version, payloads, max_batch_size, device)
+    with child_process(_main, *arguments, environment=COMPUTE_ENVIRONMENT) as (pipe, _):
+        if not pipe.poll(_START_TIMEOUT_S):
             raise Re4Error(f"{version} was not loaded within {_START_TIMEOUT_S} seconds")
         try:
-            ours.recv()
+            pipe.recv()
         except EOFError:
             raise Re4Error(f"{version} could not be loaded; the message is above") from None
-        yield PipelineProcess(ours)
-    finally:
-        ours.close()
-        process.join(2)
-        if process.is_alive():
-            process.kill()
-            process.join()
+        yield PipelineProcess(pipe)
 
 
 def _main(
