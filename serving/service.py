@@ -245,7 +245,9 @@ class RetrievalService:
             self._admit(snapshot, time_left)
             request = decode(retrieval_pb2.RetrieveRequest, data)
             checked = check_retrieve(request, snapshot, self._settings)
-            checked = replace(checked, query=self._as_hard_as_now(checked.query, snapshot))
+            query = self._as_hard_as_now(checked.query, snapshot)
+            if query is not checked.query:
+                checked = replace(checked, query=query)
         if checked.is_popularity_fallback:
             return replies.popular_reply(checked, snapshot).SerializeToString()
         answer, queue_us = await self._submit(checked, snapshot, time_left)
