@@ -198,7 +198,8 @@ def test_certificates_are_replaced_while_calls_flow(
                 seen.add(shown)
             key = pair.key.read_bytes()
             pair.key.write_bytes(b"half a ke")
-            assert served_serial(running.address, authority) == shown
+            # A worker without a handshake since the last renewal keeps the good one that it read before.
+            assert served_serial(running.address, authority) in seen
             running.wait_for(r"the certificates in use stay: .*\.key does not hold a PEM private key")
             pair.key.write_bytes(key)
         finally:
