@@ -8,18 +8,16 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
-import grpc
 import numpy as np
-from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from benchmarks.latency.callee import MISSED_DEADLINE, UNREACHABLE, FailedCallError, Link, Reading
 from benchmarks.latency.load import ClosedLoad, Load, Timing, arrival_times
-from benchmarks.latency.tally import MISSED_DEADLINE, UNREACHABLE, Recorder, Tally
+from benchmarks.latency.tally import Recorder, Tally
 
-METHOD: Final = "/re4.v1.Retrieval/Retrieve"
 GONE_AFTER_S: Final = 2.0
 """A server that was unreachable and gave no answer for so long is taken for dead."""
 
@@ -29,22 +27,20 @@ class Caller:
 
     def __init__(
         self,
-        channels: Sequence[grpc.aio.Channel],
+        link: Link,
+        read: Callable[[bytes], Reading],
         payloads: Sequence[bytes],
         *,
         timing: Timing,
         start_at: float,
         version: str,
-        metadata: Sequence[tuple[str, str]] = (),
     ) -> None:
-        self._methods: list[grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = [
-            channel.unary_unary(METHOD) for channel in channels
-        ]
+        self._link = link
+        self._read = read
         self._payloads = payloads
         self._timing = timing
         self._start_at = start_at
         self._version = version
-        self._metadata = tuple(metadata)
         self._stop = threading.Event()
         self._stopped: str | None = None
         self._stopped_at = 0.0
@@ -103,7 +99,6 @@ class Caller:
             await self._call(turn, now)
 
     async def _call(self, number: int, intended: float) -> None:
-        method = self._methods[number % len(self._methods)]
         payload = self._payloads[number % len(self._payloads)]
         sent = time.monotonic()
         left_s = intended + self._timing.deadline_s - sent
@@ -111,18 +106,18 @@ class Caller:
             self.recorder.failed(intended, sent, sent, MISSED_DEADLINE, "not sent before its deadline")
             return
         try:
-            data = await method(payload, timeout=left_s, metadata=self._metadata)
-        except grpc.aio.AioRpcError as error:
-            now, code, details = time.monotonic(), error.code().name, error.details() or ""
-            self.recorder.failed(intended, sent, now, code, details)
-            if code == UNREACHABLE and now - self._last_answer > GONE_AFTER_S:
-                self.stop(f"the server cannot be reached any more: {details}")
+            data = await self._link.call(number, payload, left_s)
+            now = time.monotonic()
+            reading = self._read(data)
+        except FailedCallError as error:
+            now = time.monotonic()
+            self.recorder.failed(intended, sent, now, error.code, error.details)
+            if error.code == UNREACHABLE and now - self._last_answer > GONE_AFTER_S:
+                self.stop(f"the server cannot be reached any more: {error.details}")
             return
-        self._last_answer = now = time.monotonic()
-        try:
-            version = self.recorder.answered(intended, sent, now, data)
-        except DecodeError as error:
-            self.recorder.failed(intended, sent, now, "UNREADABLE_REPLY", str(error))
-            return
-        if version != self._version:
-            self.stop(f"the server's version changed in the middle, from {self._version} to {version}")
+        self._last_answer = now
+        self.recorder.answered(intended, sent, now, reading)
+        if reading.version != self._version:
+            self.stop(
+                f"the server's version changed in the middle, from {self._version} to {reading.version}"
+            )

@@ -8,11 +8,11 @@ from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, Final, Self
 
+from benchmarks.latency.callee import OURS, Callee
 from benchmarks.latency.client_process import Done, Job, Progress, Ready, Run, Stop, main
 from benchmarks.latency.load import Load, Timing
 from benchmarks.latency.tally import Tally
 from re4.errors import Re4Error, ServerError
-from serving.connection import Connection as ServerConnection
 
 CONNECT_TIMEOUT_S: Final = 10.0
 START_DELAY_S: Final = 0.1
@@ -40,7 +40,7 @@ class LoadClient:
         address: str,
         payloads: Sequence[bytes],
         settings: ClientSettings,
-        connection: ServerConnection | None = None,
+        callee: Callee = OURS,
     ) -> None:
         """Prepare; the processes start with the `with` block.
 
@@ -48,12 +48,12 @@ class LoadClient:
             address: HOST:PORT of the server.
             payloads: Serialised requests, sent in turn.
             settings: How many processes and connections.
-            connection: TLS and token; None for neither.
+            callee: What is called there.
         """
         self._address = address
         self._payloads = payloads
         self._settings = settings
-        self._connection = connection or ServerConnection()
+        self._callee = callee
         self._processes: list[Any] = []
         self._pipes: list[Connection] = []
 
@@ -70,7 +70,7 @@ class LoadClient:
                 ours, theirs = spawn.Pipe()
                 job = Job(
                     address=self._address,
-                    connection=self._connection,
+                    callee=self._callee,
                     payloads=self._payloads,
                     num_channels=self._settings.num_channels,
                     worker=worker,

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
-import grpc
-
+from benchmarks.latency.callee import Callee, Link
 from benchmarks.latency.caller import Caller
 from benchmarks.latency.load import Load, Timing
 from benchmarks.latency.tally import Tally
-from serving.connection import Connection as ServerConnection
 
 PROGRESS_INTERVAL_S: Final = 0.25
 
@@ -24,7 +22,7 @@ class Job:
     """What a worker is for."""
 
     address: str
-    connection: ServerConnection
+    callee: Callee
     payloads: Sequence[bytes]
     num_channels: int
     worker: int
@@ -83,9 +81,9 @@ def main(job: Job, pipe: Connection) -> None:
 
 
 async def _work(job: Job, pipe: Connection) -> None:
-    channels = [job.connection.aio_channel(job.address) for _ in range(job.num_channels)]
+    link = job.callee.link(job.address, job.num_channels)
     try:
-        pipe.send(Ready(problem=await _connect(channels, job)))
+        pipe.send(Ready(problem=await _connect(link, job)))
         orders: asyncio.Queue[Any] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
@@ -99,36 +97,34 @@ async def _work(job: Job, pipe: Connection) -> None:
         loop.add_reader(pipe.fileno(), read)
         while (order := await orders.get()) is not None:
             if isinstance(order, Run):
-                await _run(order, job, channels, pipe, orders)
+                await _run(order, job, link, pipe, orders)
     finally:
-        await asyncio.gather(*(channel.close() for channel in channels))
+        await link.close()
 
 
-async def _connect(channels: Sequence[grpc.aio.Channel], job: Job) -> str | None:
-    ready = asyncio.gather(*(channel.channel_ready() for channel in channels))
+async def _connect(link: Link, job: Job) -> str | None:
     try:
-        await asyncio.wait_for(ready, job.connect_timeout_s)
+        await asyncio.wait_for(link.connect(), job.connect_timeout_s)
     except TimeoutError:
-        return (
-            f"{len(channels)} connections to {job.address} were not made in {job.connect_timeout_s:g} seconds"
-        )
+        seconds = f"{job.connect_timeout_s:g} seconds"
+        return f"{job.num_channels} connections to {job.address} were not made in {seconds}"
     return None
 
 
 async def _run(
     order: Run,
     job: Job,
-    channels: Sequence[grpc.aio.Channel],
+    link: Link,
     pipe: Connection,
     orders: "asyncio.Queue[Any]",
 ) -> None:
     caller = Caller(
-        channels,
+        link,
+        job.callee.read,
         job.payloads,
         timing=order.timing,
         start_at=order.start_at,
         version=order.version,
-        metadata=job.connection.metadata,
     )
     recorder = caller.recorder
     running = asyncio.create_task(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.latency.tally import STAGES
+from benchmarks.latency.callee import STAGES
 
 
 def render_markdown(report: Mapping[str, Any]) -> str:

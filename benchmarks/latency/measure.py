@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from benchmarks.latency.callee import OURS, Callee
 from benchmarks.latency.client import ClientSettings, LoadClient
 from benchmarks.latency.load import ClosedLoad, Load, OpenLoad, Timing
 from benchmarks.latency.null_server import null_server
@@ -156,7 +157,12 @@ class Bench:
 
 
 def measure_ceiling(
-    payloads: Sequence[bytes], reply: bytes, settings: ClientSettings, *, version: str
+    payloads: Sequence[bytes],
+    reply: bytes,
+    settings: ClientSettings,
+    *,
+    version: str,
+    callee: Callee = OURS,
 ) -> float:
     """Calls per second that this client does against a server that does nothing.
 
@@ -167,12 +173,13 @@ def measure_ceiling(
         reply: What the null server answers: a real reply, so that reading it costs the same.
         settings: The client's, as in the benchmark.
         version: The version that the reply names.
+        callee: What is called: the null server is called in the same way.
 
     Raises:
         Re4Error: the null server did not start.
     """
     load = ClosedLoad(concurrency=_CEILING_CALLERS * settings.num_workers)
-    with null_server(reply) as null, LoadClient(null.address, payloads, settings) as client:
+    with null_server(reply, callee) as null, LoadClient(null.address, payloads, settings, callee) as client:
         tally = client.run(load, _CEILING_TIMING, seed=0, version=version)
     if tally.stopped:
         raise KeyboardInterrupt

@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.latency.tally import ELSEWHERE, STAGES
+from benchmarks.latency.callee import STAGES
+from benchmarks.latency.tally import ELSEWHERE
 
 _DPI: Final = 130
 _LINES: Final = ("p50", "p99", "p99.9")

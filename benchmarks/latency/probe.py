@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import grpc
 
-from benchmarks.latency.caller import METHOD
+from benchmarks.latency.callee import METHOD
 from benchmarks.latency.histogram import nearest_rank
 
 _INTERVAL_S: Final = 0.02

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
+from benchmarks.latency.callee import MISSED_DEADLINE
 from benchmarks.latency.histogram import Histogram
 from benchmarks.latency.intervals import interval
 from benchmarks.latency.load import OpenLoad
 from benchmarks.latency.measure import Point, RepeatRun
 from benchmarks.latency.resources import Usage
-from benchmarks.latency.tally import MISSED_DEADLINE, SHED, Tally
+from benchmarks.latency.tally import SHED, Tally
 
 SCHEMA_VERSION: Final = 1
 PERCENTILES: Final[Mapping[str, float]] = {"p50": 50, "p90": 90, "p99": 99, "p99.9": 99.9}

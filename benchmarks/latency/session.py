@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.latency.callee import GrpcCallee
 from benchmarks.latency.client import INTERRUPTED, ClientSettings, LoadClient
 from benchmarks.latency.load import Load, OpenLoad, Timing
 from benchmarks.latency.machine import describe_machine
@@ -80,6 +81,7 @@ def run(plan: Plan, out: Path) -> dict[str, Any]:
         Re4Error: nothing could be measured.
     """
     machine = describe_machine()
+    callee = GrpcCallee(connection=plan.connection)
     with _server(plan) as (address, pid):
         info = server_info(address, plan.connection)
         histories = choose_histories(info, data=plan.data, ids=plan.ids, bundles=plan.bundles, seed=plan.seed)
@@ -94,7 +96,7 @@ def run(plan: Plan, out: Path) -> dict[str, Any]:
         def check_server() -> str | None:
             return _difference(address, info, plan.connection)
 
-        with LoadClient(address, payloads, plan.client, plan.connection) as client:
+        with LoadClient(address, payloads, plan.client, callee) as client:
             bench = Bench(
                 client,
                 timing=plan.timing,

@@ -11,13 +11,10 @@ from typing import Final
 
 import numpy as np
 
+from benchmarks.latency.callee import STAGES, Reading
 from benchmarks.latency.histogram import Histogram, nearest_rank
-from protos.v1 import retrieval_pb2
 
 SHED: Final = "RESOURCE_EXHAUSTED"
-MISSED_DEADLINE: Final = "DEADLINE_EXCEEDED"
-UNREACHABLE: Final = "UNAVAILABLE"
-STAGES: Final = ("queue", "gather", "encode", "search", "merge")
 ELSEWHERE: Final = "elsewhere"
 """What of a call's time is in no stage: the network, gRPC on both sides, waiting to be sent."""
 
@@ -103,7 +100,9 @@ class Recorder:
         """
         self._count_from = count_from
         self._last_end = count_from
-        self._columns = {name: array("q") for name in ("answered", "lag", "batch_size", *STAGES)}
+        self._answered_us, self._lag_us, self._batch_size = array("q"), array("q"), array("q")
+        self._stages_us = array("q")
+        """Those of one answer after those of the other."""
         self._failures: Counter[str] = Counter()
         self._details: dict[str, str] = {}
         self._versions: Counter[str] = Counter()
@@ -111,25 +110,19 @@ class Recorder:
         self.num_answered = 0
         self.num_failed = 0
 
-    def answered(self, intended: float, sent: float, end: float, data: bytes) -> str:
-        """An answer came; the times are `time.monotonic` seconds. Gives the version that answered."""
-        reply = retrieval_pb2.RetrieveReply.FromString(data)
+    def answered(self, intended: float, sent: float, end: float, reading: Reading) -> None:
+        """An answer came; the times are `time.monotonic` seconds."""
         self.num_answered += 1
-        self._versions[reply.version] += 1
+        self._versions[reading.version] += 1
         if self._counts(intended, sent, end):
-            times = reply.stage_times
-            columns = self._columns
-            columns["answered"].append(round((end - intended) * 1e6))
-            columns["batch_size"].append(times.batch_size)
-            columns["queue"].append(times.queue_us)
-            columns["gather"].append(times.gather_us)
-            columns["encode"].append(times.encode_us)
-            columns["search"].append(times.search_us)
-            columns["merge"].append(times.merge_us)
-        return str(reply.version)
+            self._answered_us.append(round((end - intended) * 1e6))
+            if reading.batch_size is not None:
+                self._batch_size.append(reading.batch_size)
+            if reading.stages_us is not None:
+                self._stages_us.extend(reading.stages_us)
 
     def failed(self, intended: float, sent: float, end: float, code: str, details: str) -> None:
-        """A call failed with a gRPC status; the times are `time.monotonic` seconds."""
+        """A call failed with a code; the times are `time.monotonic` seconds."""
         self.num_failed += 1
         self._details.setdefault(code, details)
         if self._counts(intended, sent, end):
@@ -139,7 +132,7 @@ class Recorder:
         if intended < self._count_from:
             self._num_warmup += 1
             return False
-        self._columns["lag"].append(round((sent - intended) * 1e6))
+        self._lag_us.append(round((sent - intended) * 1e6))
         self._last_end = max(self._last_end, end)
         return True
 
@@ -150,14 +143,19 @@ class Recorder:
             counted_s: Seconds of sending that count.
             stopped: Why the run ended early.
         """
-        values = {name: np.frombuffer(column, np.int64) for name, column in self._columns.items()}
-        in_stages = sum((values[stage] for stage in STAGES), np.zeros_like(values["answered"]))
-        histograms = {stage: Histogram.of(values[stage]) for stage in STAGES}
+        answered_us, lag_us, batch_size, stages_us = (
+            np.frombuffer(column, np.int64)
+            for column in (self._answered_us, self._lag_us, self._batch_size, self._stages_us)
+        )
+        stages_us = stages_us.reshape(-1, len(STAGES))
+        histograms = {stage: Histogram.of(stages_us[:, place]) for place, stage in enumerate(STAGES)}
+        if len(stages_us) == len(answered_us):
+            histograms[ELSEWHERE] = Histogram.of(answered_us - stages_us.sum(axis=1))
         return Tally(
-            answered_us=Histogram.of(values["answered"]),
-            lag_us=Histogram.of(values["lag"]),
-            stages_us=histograms | {ELSEWHERE: Histogram.of(values["answered"] - in_stages)},
-            batch_size=Histogram.of(values["batch_size"]),
+            answered_us=Histogram.of(answered_us),
+            lag_us=Histogram.of(lag_us),
+            stages_us={ELSEWHERE: Histogram()} | histograms,
+            batch_size=Histogram.of(batch_size),
             failures=self._failures,
             failure_details=self._details,
             versions=self._versions,

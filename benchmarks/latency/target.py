@@ -13,7 +13,7 @@ from typing import IO, Any, Final
 
 import grpc
 
-from benchmarks.latency.caller import METHOD
+from benchmarks.latency.callee import METHOD
 from re4.errors import ServerError
 from serving.client import Connection, RetrievalClient
 from serving.connection import PLAIN

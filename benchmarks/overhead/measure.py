@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.latency.caller import METHOD
+from benchmarks.latency.callee import METHOD
 from benchmarks.latency.null_server import null_server
 from benchmarks.latency.resources import Meter
 from benchmarks.latency.target import running_server, sample_reply

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from known_server import VERSION, reply
 
+from benchmarks.latency.callee import read_retrieve_reply
 from benchmarks.latency.histogram import Histogram, nearest_rank
 from benchmarks.latency.intervals import interval
 from benchmarks.latency.load import OpenLoad, arrival_times
@@ -37,8 +38,10 @@ def test_an_empty_histogram_has_no_figures() -> None:
 
 def test_latency_counts_from_the_time_a_call_was_due_and_the_warm_up_is_left_out() -> None:
     recorder = Recorder(count_from=10.0)
-    assert recorder.answered(9.9, 10.5, 11.0, reply()) == VERSION  # due in the warm-up, though sent after it
-    recorder.answered(10.0, 10.5, 12.0, reply())  # sent half a second late by the client
+    reading = read_retrieve_reply(reply())
+    assert reading.version == VERSION
+    recorder.answered(9.9, 10.5, 11.0, reading)  # due in the warm-up, though sent after it
+    recorder.answered(10.0, 10.5, 12.0, reading)  # sent half a second late by the client
     recorder.failed(10.1, 10.1, 10.2, "RESOURCE_EXHAUSTED", "full")
     tally = recorder.tally(counted_s=1.0, stopped=None)
     assert (tally.num_warmup, tally.num_calls, tally.answered_us.count) == (1, 2, 1)

@@ -10,9 +10,10 @@ import grpc
 import pytest
 from known_server import REQUEST, VERSION, KnownServer, Pause, reply
 
+from benchmarks.latency.callee import MISSED_DEADLINE
 from benchmarks.latency.client import ClientSettings, LoadClient
 from benchmarks.latency.load import ClosedLoad, Load, OpenLoad, Timing
-from benchmarks.latency.tally import MISSED_DEADLINE, SHED, Tally
+from benchmarks.latency.tally import SHED, Tally
 from re4.errors import ServerError
 
 OPEN = OpenLoad(rate_per_s=200, arrivals="constant")
