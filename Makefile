@@ -39,10 +39,8 @@ bench: $(READY) ## Measure the demo's server under load, in a minute
 	@test -e demo/bundles/CURRENT || $(BIN)/re4 demo
 	$(BIN)/re4 bench serve --bundles demo/bundles --data demo/ml-100k --rate 100 --duration-s 5 --out demo/bench
 
-peers: ## Create the environment of the engines that re4 bench index compares with
-	@test -x benchmarks/peers/.venv/bin/python || $(PYTHON) -m venv benchmarks/peers/.venv
-	benchmarks/peers/.venv/bin/pip install --quiet --upgrade pip
-	benchmarks/peers/.venv/bin/pip install --requirement benchmarks/peers/requirements.txt
+peers: ## Install what re4 bench index and re4 bench peers compare with; says what cannot be had
+	@benchmarks/peers/install.sh $(PYTHON)
 
 harden: $(READY) ## Prove that the server is hard to hurt: swaps, damage, kills, a fuzzer; minutes
 	$(BIN)/pytest tests/hardening --hardening long --hardening-report hardening.json
@@ -80,5 +78,5 @@ format: $(READY) ## Format the code and apply safe lint fixes
 	$(BIN)/ruff format .
 
 clean: ## Remove the environment, caches and the demo's files
-	rm -rf $(VENV) benchmarks/peers/.venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache demo *.egg-info
+	rm -rf $(VENV) benchmarks/peers/.venv* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache demo *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

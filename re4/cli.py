@@ -43,6 +43,7 @@ VERBS: Mapping[str, str] = {
     "bench overload": "benchmarks.overload:overload",
     "bench index": "benchmarks.index.cli:index",
     "bench overhead": "benchmarks.overhead.cli:overhead",
+    "bench peers": "benchmarks.side_by_side.cli:peers",
     "bench train": "benchmarks.train:train",
     "bench quality": "benchmarks.quality:quality",
     "bench events": "benchmarks.events_cli:events",

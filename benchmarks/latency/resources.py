@@ -16,7 +16,8 @@ class Usage:
     cores: float
     """Processor seconds per second."""
     memory_bytes: int
-    """Resident memory at the end. Pages that several processes share count once for each of them."""
+    """Memory at the end, shared pages divided among those who share them. (Resident memory, where it is
+    not allowed to look so closely: then shared pages count once for each process.)"""
     num_processes: int
 
 
@@ -43,7 +44,7 @@ class Meter:
         memory_bytes = 0
         for process in self._processes():
             with contextlib.suppress(psutil.Error):
-                memory_bytes += process.memory_info().rss
+                memory_bytes += _memory_bytes(process)
         return Usage(
             cores=used_s / max(time.monotonic() - self._start, 1e-9),
             memory_bytes=memory_bytes,
@@ -65,3 +66,12 @@ class Meter:
                 times = process.cpu_times()
                 seconds[process.pid] = times.user + times.system
         return seconds
+
+
+def _memory_bytes(process: psutil.Process) -> int:
+    try:
+        shared_out: int = process.memory_full_info().pss
+    except psutil.AccessDenied:
+        resident: int = process.memory_info().rss
+        return resident
+    return shared_out

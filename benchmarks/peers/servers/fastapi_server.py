@@ -1,0 +1,64 @@
+"""A plain FastAPI service around FAISS, as tutorials write it: one request, one search, JSON in and out.
+
+`loop` answers in the event loop (`async def`), which on one core is the fastest; `threads` is the plain `def`
+that most tutorials have, which FastAPI runs in its pool of threads.
+"""
+
+import argparse
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+from pydantic import BaseModel
+from retrieval import Retrieval
+
+
+class Question(BaseModel):
+    """A user's recent items, oldest first."""
+
+    history: list[str]
+    num_candidates: int = 100
+
+
+class Candidates(BaseModel):
+    """Best first."""
+
+    ids: list[str]
+    scores: list[float]
+    interests: list[int]
+
+
+def make_app(retrieval: Retrieval, setting: str) -> FastAPI:
+    """The service."""
+    app = FastAPI()
+
+    def answer(question: Question) -> Candidates:
+        rows, scores, interests = retrieval.retrieve([question.history], question.num_candidates)
+        return Candidates(
+            ids=retrieval.ids.ids(rows[0]), scores=scores[0].tolist(), interests=interests[0].tolist()
+        )
+
+    if setting == "threads":
+        app.post("/retrieve")(answer)
+    else:
+
+        @app.post("/retrieve")
+        async def answer_in_the_loop(question: Question) -> Candidates:
+            return answer(question)
+
+    return app
+
+
+def main() -> None:
+    """Serve until told to end."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("version", type=Path)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--setting", choices=("loop", "threads"), required=True)
+    words = parser.parse_args()
+    app = make_app(Retrieval(words.version), words.setting)
+    uvicorn.run(app, host="127.0.0.1", port=words.port, access_log=False, log_level="warning")
+
+
+if __name__ == "__main__":
+    main()

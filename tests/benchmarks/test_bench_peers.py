@@ -1,0 +1,253 @@
+"""`re4 bench peers`: ours and others under the same loads, and what the report says of who is ahead."""
+
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from small_bundles import MAX_HISTORY, SmallVersion
+
+from benchmarks.latency import measure as latency_measure
+from benchmarks.latency import sweep
+from benchmarks.latency.callee import HttpCallee
+from benchmarks.latency.load import Timing
+from benchmarks.side_by_side import asking, kserve, measure, peer_process, session
+from benchmarks.side_by_side.asking import ask
+from benchmarks.side_by_side.comparison import compare
+from benchmarks.side_by_side.markdown import headline
+from benchmarks.side_by_side.measure import Terms
+from benchmarks.side_by_side.services import FastApi
+from benchmarks.side_by_side.session import Plan, run
+from benchmarks.side_by_side.system import Material
+from benchmarks.side_by_side.truth import Truth
+from re4.errors import ServerError, UsageError
+
+WEB_SERVER = """
+import argparse, http.server, json
+parser = argparse.ArgumentParser()
+parser.add_argument("version")
+parser.add_argument("--setting")
+parser.add_argument("--port", type=int)
+words = parser.parse_args()
+if words.setting == "broken":
+    raise SystemExit("no such setting")
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = json.dumps({"ids": question["history"][:1] * question["num_candidates"]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+http.server.ThreadingHTTPServer(("127.0.0.1", words.port), Handler).serve_forever()
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> SmallVersion:
+    version = SmallVersion()
+    version.publish(tmp_path / "bundles")
+    (tmp_path / "data").mkdir()
+    rows = np.arange(24, dtype=np.int32)
+    np.save(tmp_path / "data" / "test.items.npy", rows)
+    np.save(tmp_path / "data" / "test.offsets.npy", np.arange(0, 25, 4))
+    np.save(tmp_path / "data" / "test.num_history.npy", np.full(6, 4, np.int32))
+    pl.DataFrame({"item_id": version.ids}).write_parquet(tmp_path / "data" / "items.parquet")
+    return version
+
+
+def plan(folder: Path, **changes: Any) -> Plan:
+    return replace(
+        Plan(
+            bundles=folder / "bundles",
+            data=folder / "data",
+            systems=session.SYSTEMS,
+            terms=Terms(
+                p99_ms=500.0,
+                min_recall=0.95,
+                num_runs=2,
+                timing=Timing(warmup_s=0.1, duration_s=0.3, deadline_s=3),
+                seed=0,
+                cores=(min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))),
+            ),
+            num_candidates=5,
+            work=folder / "work",
+            command="re4 bench peers",
+        ),
+        **changes,
+    )
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(
+        latency_measure, "_CEILING_TIMING", Timing(warmup_s=0.1, duration_s=0.3, deadline_s=9)
+    )
+    monkeypatch.setattr(latency_measure, "MIN_LAG_MS", 1000.0)  # a busy machine is late by itself
+    monkeypatch.setattr(sweep, "_NUM_HALVINGS", 0)
+    monkeypatch.setattr(session, "_LIMIT_S", 0.1)
+    monkeypatch.setattr(peer_process, "PEERS", tmp_path / "peers")
+
+
+@pytest.mark.usefixtures("small", "quick")
+def test_ours_is_measured_and_peers_that_cannot_be_had_are_skipped_with_the_reason(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    report = run(plan(tmp_path), out)
+    assert report["status"] == "complete"
+    (ours,) = report["systems"]
+    assert ours["recall"] == {"mean": 1.0, "min": 1.0, "num_requests": 6}
+    purposes = [point["purpose"] for point in ours["points"]]
+    assert purposes[:3] == ["lone caller", "saturation", "search"]
+    assert purposes[-1] == "measured"
+    assert ours["points"][-1]["num_runs"] == 2
+    assert ours["points"][-1]["stages_us"]["search"]["p50"] > 0
+    assert {part["system"] for part in report["skipped"]} == {"triton", "two-hop", "fastapi"}
+    assert all("make peers" in part["skipped"] for part in report["skipped"])
+    text = (out / "report.md").read_text()
+    assert "NVIDIA Triton (pytriton): no environment at" in text
+    assert "requests/s** within a 99th percentile of 500 ms" in text
+    assert (out / "report.png").read_bytes().startswith(b"\x89PNG")
+    # The folder keeps what was measured, on these terms only.
+    again = run(plan(tmp_path, systems=()), out)
+    assert again["systems"] == json.loads(json.dumps(report["systems"]))
+    with pytest.raises(UsageError, match=r"on other terms \(num_candidates\)"):
+        run(plan(tmp_path, systems=(), num_candidates=6), out)
+
+
+@pytest.mark.usefixtures("small", "quick")
+def test_an_interrupted_comparison_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measure, "find_knee", interrupted)
+    report = run(plan(tmp_path, systems=session.SYSTEMS[:1]), tmp_path / "out")
+    assert (report["status"], report["status_reason"]) == ("partial", "Re4 Retrieval, default: interrupted")
+    assert [point["purpose"] for point in report["systems"][0]["points"]] == ["lone caller", "saturation"]
+    assert "**PARTIAL REPORT: Re4 Retrieval" in (tmp_path / "out" / "report.md").read_text()
+
+
+@pytest.fixture
+def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "fastapi_server.py").write_text(WEB_SERVER)
+    monkeypatch.setattr(peer_process, "SCRIPTS", tmp_path)
+    monkeypatch.setattr(peer_process, "python_of", lambda environment: Path(sys.executable))
+
+
+def material(folder: Path) -> Material:
+    histories = session.real_histories(folder / "data", max_length=MAX_HISTORY, seed=0)
+    version = session.live_version(folder / "bundles")
+    return Material(version=version, histories=histories, num_candidates=3, work=folder)
+
+
+@pytest.mark.usefixtures("scripts")
+def test_a_peer_s_script_runs_until_the_block_ends(
+    tmp_path: Path, small: SmallVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system, asked = FastApi(), material(tmp_path)
+    with system.running(asked, system.settings[0], 0) as server:
+        replies = ask(system.callee(), server.address, system.payloads(asked)[:2])
+        assert [system.item_ids(reply) for reply in replies] == [
+            ids[:1] * 3 for ids in asked.histories.ids[:2]
+        ]
+    monkeypatch.setattr(asking, "_TIMEOUT_S", 0.3)
+    with pytest.raises(ServerError, match="does not answer"):
+        ask(HttpCallee(path="/retrieve"), server.address, [b"{}"])
+
+
+@pytest.mark.usefixtures("scripts")
+def test_a_peer_that_ends_at_its_start_says_why(tmp_path: Path, small: SmallVersion) -> None:
+    system = FastApi()
+    broken = replace(system.settings[0], name="broken")
+    with (
+        pytest.raises(ServerError, match="ended before it answered:\nno such setting"),
+        system.running(material(tmp_path), broken, 0),
+    ):
+        pass
+
+
+def test_recall_is_judged_by_exact_search(tmp_path: Path, small: SmallVersion) -> None:
+    asked = material(tmp_path)
+    truth = Truth.of(asked.version, asked.histories.ids, num_candidates=3)
+    rows = [[small.ids.index(id_) for id_ in ids] for ids in asked.histories.ids]
+    best = [[small.ids[row] for row in np.argsort(-small.scores(history))[:4]] for history in rows]
+    assert truth.recall([ids[:3] for ids in best])["mean"] == 1.0
+    found = truth.recall([[*ids[:2], ids[3]] if n else [ids[0]] * 3 for n, ids in enumerate(best)])
+    assert found == {
+        "mean": pytest.approx((1 / 3 + 5 * 2 / 3) / 6),
+        "min": pytest.approx(1 / 3),
+        "num_requests": 6,
+    }
+
+
+def test_triton_s_messages_have_the_fields_of_its_protocol() -> None:
+    assert kserve.request("m", "h", [b"ab", b""]) == (
+        b"\x0a\x01m"  # 1: model_name
+        b"\x2a\x0e\x0a\x01h\x12\x05BYTES\x1a\x02\x01\x02"  # 5: inputs {1: name, 2: datatype, 3: shape}
+        b"\x3a\x0a\x02\x00\x00\x00ab\x00\x00\x00\x00"  # 7: raw_input_contents
+    )
+    reply = (
+        b"\x0a\x01m\x2a\x08\x0a\x06scores\x2a\x05\x0a\x03ids"  # 1: model_name, 5: outputs
+        b"\x32\x04\x00\x00\x00\x00\x32\x0a\x02\x00\x00\x00ab\x00\x00\x00\x00"  # 6: raw_output_contents
+    )
+    assert kserve.bytes_of(reply, "ids") == [b"ab", b""]
+
+
+def part(system: str, setting: str, *, per_s: float | None, lone_ms: float, mib: int) -> dict[str, Any]:
+    def point(purpose: str, **changes: Any) -> dict[str, Any]:
+        latency = {name: {"pooled": lone_ms} for name in ("p50", "p99")}
+        usage = {"max_memory_bytes": mib << 20, "mean_cores": 1.0}
+        achieved = {"mean": per_s, "low": None, "high": None}
+        return {
+            "purpose": purpose,
+            "latency_ms": latency,
+            "server_usage": usage,
+            "achieved_per_s": achieved,
+        } | changes
+
+    points = [point("lone caller"), point("saturation"), point("measured", rate_per_s=per_s)]
+    return {
+        "system": system,
+        "title": system.title(),
+        "setting": setting,
+        "recall": {"mean": 0.96},
+        "knee": {"rate_per_s": per_s, "is_client_limited": False, "reason": ""},
+        "points": points,
+    }
+
+
+def test_the_first_paragraph_says_who_is_ahead_and_where_a_peer_is_ahead_of_us() -> None:
+    weak = part("two-hop", "all", per_s=900, lone_ms=1, mib=1)
+    weak["recall"] = {"mean": 0.5}
+    report = {
+        "terms": {"min_recall": 0.95, "p99_ms": 20.0, "num_candidates": 100},
+        "bundle": {"items": {"num_items": 1000}},
+        "in_process": {"per_s": 400.0, "batch_size": 64},
+        "systems": [
+            part("re4", "default", per_s=300, lone_ms=2, mib=100),
+            part("triton", "latency", per_s=60, lone_ms=1.5, mib=200),
+            part("triton", "throughput", per_s=100, lone_ms=4, mib=200),
+            weak,
+        ],
+    }
+    report["comparison"] = compare(report)
+    text = headline(report)
+    assert "sustains **300 requests/s** within a 99th percentile of 20 ms" in text
+    assert "**3.0 ×** Triton (throughput: 100/s)" in text
+    assert "75% of what encoding" in text
+    assert text.endswith("**Ahead of us:** Triton (latency) answers a lone caller in 1.50 ms, ours 2.00.")
+    assert "Two-Hop" not in text  # not at this recall
+    report["systems"][1] = part("triton", "latency", per_s=600, lone_ms=9, mib=200)
+    report["comparison"] = compare(report)
+    assert "**Ahead of us:** Triton (latency) sustains 600/s, ours 300/s" in headline(report)
