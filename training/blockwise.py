@@ -1,84 +1,84 @@
-"""Losses that are sums over rows, computed block by block so that what is between stays in the cache.
+"""Losses that are sums over rows, computed block by block, their gradients with them.
 
 The large intermediate values of a loss (scores against thousands of negatives, L pieces for each interest)
-need not outlive their block: the gradient of a sum is known as soon as the block is done. So forward and
-backward run together, block after block, and only the inputs' gradients are kept. The result is the same
-sum; memory stays small, and the processor works at the speed of its caches.
+need not outlive their block: the gradient of a sum is known as soon as the block is done. So a loss works
+through its blocks once, forward and backward, in buffers that stay in the processor's cache, and is handed to
+autograd as a value whose gradients are known already. On a CPU every core takes blocks of its own.
 """
 
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 
-def blockwise_sum(
-    loss: Callable[..., Tensor], *, rows: tuple[Tensor, ...], shared: tuple[Tensor, ...], block_rows: int
-) -> Tensor:
-    """Give `loss(*rows, *shared)`, a scalar that is a sum over rows, by blocks of rows.
+class BlockWorker(Protocol):
+    """What one thread works with: buffers of its own, and sums over the blocks that it was given."""
+
+    def __call__(self, block: slice) -> None:
+        """Do a block of rows: add to the own sums, and write these rows' gradients."""
+        ...
+
+
+Worker = TypeVar("Worker", bound=BlockWorker)
+
+
+def work_by_blocks(
+    new_worker: Callable[[int], Worker], *, num_rows: int, block_rows: int, device: torch.device
+) -> list[Worker]:
+    """Give every block of rows to a worker; return the workers, whose sums are to be added up.
+
+    Which worker gets which block depends on the number of threads alone, so a sum is the same every time.
 
     Args:
-        loss: takes a block of each of `rows`, then `shared`, and gives the block's sum. It is differentiated
-            once, so it must not depend on anything else that needs a gradient.
-        rows: tensors with the same first dimension, which is cut into blocks.
-        shared: tensors that every block sees whole.
-        block_rows: rows of a block.
+        new_worker: makes a worker for blocks of at most so many rows.
+        num_rows: rows in all.
+        block_rows: rows of a block on a CPU; elsewhere there is one block.
+        device: where the tensors are.
     """
-    result: Tensor = _BlockwiseSum.apply(  # type: ignore[no-untyped-call]
-        loss, block_rows, len(rows), *rows, *shared
-    )
+    if device.type != "cpu":
+        block_rows = num_rows
+    blocks = [slice(start, min(start + block_rows, num_rows)) for start in range(0, num_rows, block_rows)]
+    num_threads = torch.get_num_threads() if device.type == "cpu" else 1
+    workers = [new_worker(block_rows) for _ in range(max(1, min(num_threads, len(blocks))))]
+
+    def work(number: int) -> None:
+        # What workers multiply in bfloat16 they say themselves: autocast is a thread's own.
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            for block in blocks[number :: len(workers)]:
+                workers[number](block)
+
+    if len(workers) == 1:
+        work(0)
+        return workers
+    # One thread a block, and not all threads on each: they need not wait for each other at every operation.
+    try:
+        with ThreadPoolExecutor(len(workers), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            list(pool.map(work, range(len(workers))))
+    finally:
+        torch.set_num_threads(num_threads)  # for threads to come; a thread that is there keeps its own
+    return workers
+
+
+def with_gradients(value: Tensor, inputs: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> Tensor:
+    """Give a scalar that autograd takes for a function of the inputs with these gradients."""
+    result: Tensor = _WithGradients.apply(value, gradients, *inputs)  # type: ignore[no-untyped-call]
     return result
 
 
-class _BlockwiseSum(torch.autograd.Function):
+class _WithGradients(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, loss: Callable[..., Tensor], block_rows: int, num_split: int, *tensors: Tensor
-    ) -> Tensor:
-        needs = ctx.needs_input_grad[3:]
-        gradients = [
-            torch.zeros_like(tensor) if need else None for tensor, need in zip(tensors, needs, strict=True)
-        ]
-        num_rows = tensors[0].shape[0]
-        total = torch.zeros((), dtype=_float_type(tensors), device=tensors[0].device)
-        shared = [
-            tensor.detach().requires_grad_(need)
-            for tensor, need in zip(tensors[num_split:], needs[num_split:], strict=True)
-        ]
-        for start in range(0, num_rows, block_rows):
-            block = slice(start, start + block_rows)
-            pieces = [
-                tensor[block].detach().requires_grad_(need)
-                for tensor, need in zip(tensors[:num_split], needs[:num_split], strict=True)
-            ]
-            inputs = [*pieces, *shared]
-            with torch.set_grad_enabled(any(needs)):
-                value = loss(*inputs)
-            total += value.detach()
-            wanted = [place for place, need in enumerate(needs) if need]
-            if not wanted:
-                continue
-            found = torch.autograd.grad(value, [inputs[place] for place in wanted])
-            for place, gradient in zip(wanted, found, strict=True):
-                kept = gradients[place]
-                assert kept is not None  # it is wanted
-                if place < num_split:
-                    kept[block] = gradient
-                else:
-                    kept += gradient
-        ctx.save_for_backward(*(gradient for gradient in gradients if gradient is not None))
-        ctx.needed = needs
-        return total
+    def forward(ctx: Any, value: Tensor, gradients: tuple[Tensor, ...], *inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(*gradients)
+        return value.clone()
 
     @staticmethod
     def backward(ctx: Any, *outer: Any) -> tuple[Tensor | None, ...]:
-        saved = iter(ctx.saved_tensors)
-        scaled = [next(saved) * outer[0] if need else None for need in ctx.needed]
-        return (None, None, None, *scaled)
-
-
-def _float_type(tensors: tuple[Tensor, ...]) -> torch.dtype:
-    """That of the tensors, but at least float32: a long sum of bfloat16 stands still."""
-    own = next(tensor.dtype for tensor in tensors if tensor.is_floating_point())
-    return torch.promote_types(own, torch.float32)
+        needs = ctx.needs_input_grad[2:]
+        scaled = [
+            gradient * outer[0] if need else None
+            for gradient, need in zip(ctx.saved_tensors, needs, strict=True)
+        ]
+        return (None, None, *scaled)

@@ -4,9 +4,11 @@ Weights, gradients, optimiser state and the sums of losses stay float32 either w
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from re4.console import say
 from re4.errors import UsageError
@@ -37,3 +39,29 @@ def is_bf16(name: str, device: torch.device) -> bool:
 def arithmetic(device: torch.device, *, bf16: bool) -> AbstractContextManager[object]:
     """The context to compute losses in."""
     return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
+
+
+@dataclass(frozen=True)
+class Products:
+    """Matrix products into memory that is there already, which autocast knows nothing of."""
+
+    bf16: bool
+    """Whether the factors are rounded to bfloat16."""
+
+    @classmethod
+    def on(cls, device: torch.device) -> "Products":
+        """Multiply as the context around this call says (see `arithmetic`)."""
+        return cls(bf16=torch.is_autocast_enabled(device.type))
+
+    def put(self, left: Tensor, right: Tensor, *, out: Tensor) -> Tensor:
+        """Write `left @ right` over `out`, and give it back."""
+        if self.bf16:
+            return out.copy_(left.bfloat16() @ right.bfloat16())
+        return torch.matmul(left, right, out=out)
+
+    def add(self, left: Tensor, right: Tensor, *, to: Tensor) -> None:
+        """Add `left @ right` to a matrix."""
+        if self.bf16:
+            to.add_(left.bfloat16() @ right.bfloat16())
+        else:
+            to.addmm_(left, right)

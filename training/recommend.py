@@ -11,17 +11,11 @@ examples of the step share, by log-sum-exp, with the target masked out of its ow
   Candidate Matching in Recommender Systems", RecSys 2023).
 """
 
-import math
-from functools import partial
-
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from training.blockwise import blockwise_sum
-
-# Scores of a block, a few MB: they stay in the processor's cache.
-_BLOCK_SCORES = 640_000
+from training.against_negatives import sum_against_negatives
+from training.blockwise import with_gradients
 
 
 def select_interest(interests_BKD: Tensor, targets_BD: Tensor) -> Tensor:
@@ -67,41 +61,26 @@ def recommend_loss(
     target_scores_B = (interest_BD * target_vectors_BD).sum(dim=1)
     if target_correction_B is not None:
         target_scores_B = target_scores_B - target_correction_B
-    if negative_correction_M is None:
-        negative_correction_M = negative_vectors_MD.new_zeros(len(negatives_M))
     rivals_BKD = interest_BD[:, None] if rivals_BKD is None else rivals_BKD
-    block = max(1, _BLOCK_SCORES // (len(negatives_M) * rivals_BKD.shape[1]))
-    block = block if targets_B.device.type == "cpu" else len(targets_B)
-    total = blockwise_sum(
-        partial(_sum_of_losses, hardness=hardness),
-        rows=(rivals_BKD, target_scores_B, targets_B),
-        shared=(negative_vectors_MD, negatives_M, negative_correction_M),
-        block_rows=block,
+    inputs = (rivals_BKD, target_scores_B, negative_vectors_MD)
+    total, *gradients = sum_against_negatives(
+        rivals_BKD=rivals_BKD.detach(),
+        target_scores_B=target_scores_B.detach(),
+        vectors_MD=negative_vectors_MD.detach(),
+        corrections_M=negative_correction_M,
+        own=_own_negatives(targets_B, negatives_M),
+        hardness=hardness,
     )
-    return total / len(targets_B)
+    return with_gradients(total, inputs, tuple(gradients)) / len(targets_B)
 
 
-def _sum_of_losses(
-    rivals_BKD: Tensor,
-    target_scores_B: Tensor,
-    targets_B: Tensor,
-    negative_vectors_MD: Tensor,
-    negatives_M: Tensor,
-    negative_correction_M: Tensor,
-    *,
-    hardness: float,
-) -> Tensor:
-    num_rivals = rivals_BKD.shape[1]
-    scores_RM = torch.addmm(negative_correction_M, rivals_BKD.flatten(0, 1), negative_vectors_MD.T, beta=-1)
-    scores_BM = scores_RM
-    if num_rivals > 1:
-        scores_BM = scores_RM.view(-1, num_rivals, len(negatives_M)).max(dim=1).values
-    scores_BM = scores_BM.masked_fill(negatives_M[None, :] == targets_B[:, None], -torch.inf)
-    if hardness:
-        # With the correction inside, an item drawn often is not taken for a hard one.
-        hard_B = ((1 + hardness) * scores_BM).logsumexp(dim=1) - (hardness * scores_BM).logsumexp(dim=1)
-        against_B = hard_B + math.log(len(negatives_M))
-    else:
-        against_B = scores_BM.logsumexp(dim=1)
-    # -log(e^t / (e^t + e^n)) = log(1 + e^(n - t)), with n the log-sum-exp of the negatives.
-    return F.softplus(against_B - target_scores_B).sum()
+def _own_negatives(targets_B: Tensor, negatives_M: Tensor) -> tuple[Tensor, Tensor]:
+    """Find where a target is among its own negatives: example and negative of each such place, int64 [P]."""
+    sorted_M, order_M = negatives_M.sort()
+    first_B = torch.searchsorted(sorted_M, targets_B)
+    counts_B = torch.searchsorted(sorted_M, targets_B, right=True) - first_B
+    examples_P = torch.repeat_interleave(counts_B)
+    number_P = (
+        torch.arange(len(examples_P), device=targets_B.device) - (counts_B.cumsum(0) - counts_B)[examples_P]
+    )
+    return examples_P, order_M[first_B[examples_P] + number_P]

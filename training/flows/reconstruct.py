@@ -9,14 +9,10 @@ The pieces themselves are never made: `W3 c` and `W5 c` are linear in z, so W3 W
 once a step, and an interest goes through these two instead of W4 once and W3 and W5 L times.
 """
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from training.blockwise import blockwise_sum
-
-# Users of a block: their logits and pieces, a few MB, stay in the processor's cache.
-_BLOCK_USERS = 32
+from training.blockwise import with_gradients
+from training.flows.distances import Decoder, rebuild, sum_of_distances
 
 
 class Reconstruct(nn.Module):
@@ -43,19 +39,23 @@ class Reconstruct(nn.Module):
         Returns:
             [B, K, L, D]; positions beyond a user's length mean nothing.
         """
-        return _reconstruct(interests_BKD, lengths_B, *self._composed(length))
+        batch, num_interests, _ = interests_BKD.shape
+        rebuilt = rebuild(
+            interests_BKD.flatten(0, 1),
+            lengths_B.repeat_interleave(num_interests),
+            Decoder(*self._composed(length)),
+        )
+        return rebuilt.history_Zjd.view(batch, num_interests, length, -1)
 
     def loss(
         self, *, interests_BKD: Tensor, history_vectors_BLD: Tensor, positives_BKL: Tensor, lengths_B: Tensor
     ) -> Tensor:
         """Give the mean over positives of the squared distance, a scalar; 0 where there is none."""
-        distances = blockwise_sum(
-            _sum_of_distances,
-            rows=(interests_BKD, history_vectors_BLD, positives_BKL, lengths_B),
-            shared=self._composed(history_vectors_BLD.shape[1]),
-            block_rows=_BLOCK_USERS if interests_BKD.device.type == "cpu" else len(interests_BKD),
+        inputs = (interests_BKD, history_vectors_BLD, *self._composed(history_vectors_BLD.shape[1]))
+        total, gradients = sum_of_distances(
+            *(tensor.detach() for tensor in inputs), positives_BKL=positives_BKL, lengths_B=lengths_B
         )
-        return distances / positives_BKL.sum().clamp_min(1)
+        return with_gradients(total, inputs, gradients) / positives_BKL.sum().clamp_min(1)
 
     def _composed(self, length: int) -> tuple[Tensor, ...]:
         """Give W3 W4 and W5 W4 with their biases, for the first `length` pieces, and the position queries."""
@@ -66,37 +66,3 @@ class Reconstruct(nn.Module):
         weights = [(matrix @ W4).flatten(0, 1) for matrix in matrices]
         biases = [(bias @ matrix.T).flatten() for matrix in matrices]
         return weights[0], biases[0], weights[1], biases[1], self.v.weight[:length]
-
-
-def _reconstruct(
-    interests_BKD: Tensor,
-    lengths_B: Tensor,
-    to_logits: Tensor,
-    logits_bias: Tensor,
-    to_pieces: Tensor,
-    pieces_bias: Tensor,
-    queries: Tensor,
-) -> Tensor:
-    length = len(queries)
-    shape = (*interests_BKD.shape[:2], length, -1)
-    hidden_BKiC = torch.tanh(F.linear(interests_BKD, to_logits, logits_bias)).view(shape)
-    padding_Bi = torch.arange(length, device=lengths_B.device)[None, :] >= lengths_B[:, None]
-    logits_BKij = (hidden_BKiC @ queries.T).masked_fill(padding_Bi[:, None, :, None], -torch.inf)
-    pieces_BKiD = F.linear(interests_BKD, to_pieces, pieces_bias).view(shape)
-    return logits_BKij.softmax(dim=2).transpose(2, 3) @ pieces_BKiD
-
-
-def _sum_of_distances(
-    interests_BKD: Tensor,
-    history_vectors_BLD: Tensor,
-    positives_BKL: Tensor,
-    lengths_B: Tensor,
-    *composed: Tensor,
-) -> Tensor:
-    """Sum over a block's positives; the block's longest history says how many pieces it needs."""
-    longest = int(lengths_B.max())
-    share = longest / history_vectors_BLD.shape[1]
-    needed = [tensor[: round(len(tensor) * share)] for tensor in composed]
-    reconstruction_BKLD = _reconstruct(interests_BKD, lengths_B, *needed)
-    distance_BKL = (reconstruction_BKLD - history_vectors_BLD[:, None, :longest]).square().sum(dim=3)
-    return (distance_BKL * positives_BKL[:, :, :longest]).sum()
