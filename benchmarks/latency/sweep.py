@@ -1,7 +1,8 @@
 """The knee: the highest rate at which a server still meets a latency objective.
 
 Doubles the rate until the objective is missed, halves the gap (geometrically) a few times, and measures the
-best rate in full. Where those runs miss the objective after all, it steps down and measures again.
+best rate in full. Where those runs miss the objective after all, it steps down and measures again. While it
+searches, a rate has missed where two tries in a row do: a moment's pause of the machine spoils a short run.
 """
 
 from dataclasses import dataclass
@@ -61,11 +62,14 @@ def find_knee(
             return point, (f"higher rates miss a 99th percentile of {p99_ms:g} ms", False)
         return point, None
 
+    def search(rate_per_s: float) -> tuple[str, bool] | None:
+        _, problem = measure(rate_per_s, in_full=False)
+        return problem and measure(rate_per_s, in_full=False)[1]
+
     best, missed, why = 0.0, None, ceiling
     rate = min(first_rate_per_s, bench.max_rate_per_s)
     for _ in range(_MAX_DOUBLINGS):
-        _, problem = measure(rate, in_full=False)
-        if problem:
+        if problem := search(rate):
             missed, why = rate, problem
             break
         best = rate
@@ -75,8 +79,7 @@ def find_knee(
     for _ in range(_NUM_HALVINGS if best and missed else 0):
         assert missed is not None
         middle = (best * missed) ** 0.5
-        _, problem = measure(middle, in_full=False)
-        if problem:
+        if problem := search(middle):
             missed, why = middle, problem
         else:
             best = middle

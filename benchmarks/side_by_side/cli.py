@@ -34,6 +34,13 @@ def peers(
     out: Annotated[
         Path, typer.Option(help="Folder for the report; keeps what earlier calls measured on the same terms.")
     ] = Path("bench-peers"),
+    prepare_only: Annotated[
+        bool,
+        typer.Option(
+            "--prepare-only",
+            help="Build and tune what the systems need, which may take long, and measure nothing yet.",
+        ),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Answer with the report as one JSON object.")
     ] = False,
@@ -73,8 +80,12 @@ def peers(
         num_candidates=num_candidates,
         work=work,
         command=shlex.join(["re4", *sys.argv[1:]]),
+        prepare_only=prepare_only,
     )
     report = run(plan, out)
+    if prepare_only and report["status"] == "complete":
+        console.say(f"{', '.join(wanted)}: ready to be measured into {out}")
+        return
     if as_json:
         console.print_json(report)
     else:

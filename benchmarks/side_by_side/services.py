@@ -77,7 +77,7 @@ class TwoHop(_Service):
         Setting(name="one", how="the K searches one after the other over one connection"),
         Setting(name="all", how="the K searches at once over K connections"),
     )
-    efforts: Final[Sequence[int]] = (40, 60, 80, 100, 140, 200, 280, 400, 600, 800)
+    efforts: Final[Sequence[int]] = (40, 60, 80, 100, 110, 120, 140, 170, 200, 240, 280, 340, 400, 600, 800)
     """hnsw.ef_search, from pgvector's own default on."""
 
     def missing(self) -> str | None:

@@ -34,6 +34,7 @@ from re4.files import replacing, write_json
 SYSTEMS: Final[tuple[System, ...]] = (Ours(), Triton(), TwoHop(), FastApi())
 SCHEMA_VERSION: Final = 1
 _PARTS: Final = "parts"
+_PREPARED: Final = "prepared"
 _TERMS_FILE: Final = "terms.json"
 _LIMIT_FILE: Final = "in-process.json"
 _LIMIT_S: Final = 3.0
@@ -53,6 +54,8 @@ class Plan:
     """Folder that peers keep built things in."""
     command: str
     """What the person typed."""
+    prepare_only: bool = False
+    """Build and tune what the systems need; measure nothing."""
 
 
 def run(plan: Plan, out: Path) -> dict[str, Any]:
@@ -70,7 +73,8 @@ def run(plan: Plan, out: Path) -> dict[str, Any]:
     )
     machine = describe_machine()
     parts = out / _PARTS
-    parts.mkdir(parents=True, exist_ok=True)
+    for folder in (parts, out / _PREPARED):
+        folder.mkdir(parents=True, exist_ok=True)
     on_terms = {
         "version": version.name,
         "requests": histories.source,
@@ -95,28 +99,40 @@ def run(plan: Plan, out: Path) -> dict[str, Any]:
 
 def _measure_all(material: Material, plan: Plan, parts: Path) -> str | None:
     """Write a file for each setting; gives why measuring ended early where it did."""
-    _measure_limit(material, plan.terms, parts / _LIMIT_FILE)
+    if not plan.prepare_only:
+        _measure_limit(material, plan.terms, parts / _LIMIT_FILE)
     truth = Truth.of(material.version, material.histories.ids, num_candidates=plan.num_candidates)
     for system in plan.systems:
-        for part in _parts_of(system, material, truth, plan):
+        for part in _parts_of(system, material, truth, plan, parts.parent / _PREPARED):
             write_json(parts / f"{system.name}-{part['setting']}.json", part)
             if part.get("stopped"):
                 return f"{part['title']}, {part['setting']}: {part['stopped']}"
     return None
 
 
-def _parts_of(system: System, material: Material, truth: Truth, plan: Plan) -> Iterator[dict[str, Any]]:
+def _prepared(system: System, material: Material, truth: Truth, terms: Terms, folder: Path) -> dict[str, Any]:
+    """What was built for a system and how hard it must search, from an earlier call where there was one."""
+    path = folder / f"{system.name}.json"
+    if not path.exists():
+        built = system.prepare(material)
+        write_json(path, {"built": built, "effort": choose_effort(system, material, truth, terms)})
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _parts_of(
+    system: System, material: Material, truth: Truth, plan: Plan, folder: Path
+) -> Iterator[dict[str, Any]]:
     """Findings of a system's settings, or why there are none."""
     if problem := system.missing():
         say(f"{system.title} is skipped: {problem}")
         yield {"system": system.name, "title": system.title, "setting": "none", "skipped": problem}
         return
     try:
-        facts = system.prepare(material)
-        effort = choose_effort(system, material, truth, plan.terms)
-        for setting in system.settings:
-            found = measure(system, setting, effort, material, truth, plan.terms)
-            yield found | {"built": facts, "command": plan.command}
+        ready = _prepared(system, material, truth, plan.terms, folder)
+        for setting in () if plan.prepare_only else system.settings:
+            found = measure(system, setting, ready["effort"], material, truth, plan.terms)
+            yield found | {"built": ready["built"], "command": plan.command}
     except Re4Error as error:
         if system is SYSTEMS[0]:
             raise
