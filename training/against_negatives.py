@@ -50,7 +50,7 @@ def sum_against_negatives(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Give the sum, a scalar, and its gradients by rivals, target scores and vectors.
 
-    Nothing is tracked by autograd; see `recommend.recommend_loss` for the arguments.
+    Nothing is tracked by autograd; see `recommend.recommend_sum` for the arguments.
     """
     examples = Examples(
         rivals_BKD=rivals_BKD.to(vectors_MD.dtype),

@@ -1,9 +1,11 @@
-"""Losses that are sums over rows, computed block by block, their gradients with them.
+"""Work cut into pieces, gradients with it: each piece has a core, and its cache, to itself.
 
 The large intermediate values of a loss (scores against thousands of negatives, L pieces for each interest)
 need not outlive their block: the gradient of a sum is known as soon as the block is done. So a loss works
 through its blocks once, forward and backward, in buffers that stay in the processor's cache, and is handed to
-autograd as a value whose gradients are known already. On a CPU every core takes blocks of its own.
+autograd as a value whose gradients are known already.
+
+One thread a piece, and not all threads on each: they need not wait for each other at every operation.
 """
 
 from collections.abc import Callable
@@ -12,6 +14,25 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
+
+
+def in_threads(work: Callable[[int], T], num_pieces: int, device: torch.device) -> list[T]:
+    """Give `work(0), work(1), …`, worked out side by side where a CPU has threads for it.
+
+    A thread starts out with autograd on and autocast off, whatever the caller has, and keeps every
+    operation to itself; pieces within pieces run one after the other.
+    """
+    num_threads = min(torch.get_num_threads(), num_pieces) if device.type == "cpu" else 1
+    if num_threads == 1:
+        return [work(piece) for piece in range(num_pieces)]
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(work, range(num_pieces)))
+    finally:
+        torch.set_num_threads(before)  # for threads to come; a thread that is there keeps its own
 
 
 class BlockWorker(Protocol):
@@ -31,6 +52,7 @@ def work_by_blocks(
     """Give every block of rows to a worker; return the workers, whose sums are to be added up.
 
     Which worker gets which block depends on the number of threads alone, so a sum is the same every time.
+    Workers run without autograd and without autocast.
 
     Args:
         new_worker: makes a worker for blocks of at most so many rows.
@@ -41,24 +63,15 @@ def work_by_blocks(
     if device.type != "cpu":
         block_rows = num_rows
     blocks = [slice(start, min(start + block_rows, num_rows)) for start in range(0, num_rows, block_rows)]
-    num_threads = torch.get_num_threads() if device.type == "cpu" else 1
-    workers = [new_worker(block_rows) for _ in range(max(1, min(num_threads, len(blocks))))]
+    num_workers = min(torch.get_num_threads(), len(blocks)) if device.type == "cpu" else 1
+    workers = [new_worker(block_rows) for _ in range(num_workers)]
 
     def work(number: int) -> None:
-        # What workers multiply in bfloat16 they say themselves: autocast is a thread's own.
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             for block in blocks[number :: len(workers)]:
                 workers[number](block)
 
-    if len(workers) == 1:
-        work(0)
-        return workers
-    # One thread a block, and not all threads on each: they need not wait for each other at every operation.
-    try:
-        with ThreadPoolExecutor(len(workers), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            list(pool.map(work, range(len(workers))))
-    finally:
-        torch.set_num_threads(num_threads)  # for threads to come; a thread that is there keeps its own
+    in_threads(work, num_workers, device)
     return workers
 
 

@@ -5,22 +5,22 @@ costs nothing. Only the item vectors and `encoder` leave this folder (see `expor
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.batches import Batch
+from training.blockwise import in_threads, with_gradients
 from training.config import TrainConfig
 from training.encoders import build_encoder
 from training.encoders.encoder import Encoded
-from training.flows.reattend import reattend_loss
 from training.flows.reconstruct import Reconstruct
-from training.flows.recontrast import outside_history, positives, recontrast_loss
 from training.item_table import TouchedRows
 from training.negatives.drawn import Negatives
-from training.recommend import blend_interests, recommend_loss, select_interest
-from training.routing import routing_loss
+from training.precision import arithmetic
+from training.shards import SHARD_EXAMPLES, Shard, ShardGradients, SharedNegatives
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,77 +69,75 @@ class MultiInterestModel(nn.Module):
         return F.normalize(vectors, dim=-1) if self.config.scores == "cosine" else vectors
 
     def losses(self, batch: Batch, negatives: Negatives, generator: torch.Generator) -> Losses:
-        """Compute the loss of a batch against the negatives; other users are drawn from the generator."""
-        config = self.config
-        lengths_B = batch.lengths_B
+        """Compute the loss of a batch against the negatives; other users are drawn from the generator.
+
+        The gradients are computed with it (see `training.shards`): going back from the total only brings
+        them to the parameters and to the touched rows.
+        """
         touched, places_BL, places_B, places_M = self._touch(batch, negatives)
+        device, config = touched.vectors_RD.device, self.config
         vectors_RD = self._as_seen(touched.vectors_RD)
-        history_BLD = F.embedding(places_BL, vectors_RD)
-        encoded = self.encoder.encode(history_BLD, lengths_B)
-        interests_BKD = encoded.interests_BKD
-
-        target_BD = F.embedding(places_B, vectors_RD)
         drawn_M, correction = negatives.rows_M, negatives.log_expected_count
-        terms = {
-            "recommend": recommend_loss(
-                interest_BD=self._training_interest(encoded, target_BD),
-                target_vectors_BD=target_BD,
-                targets_B=places_B,
-                negative_vectors_MD=vectors_RD if drawn_M is None else F.embedding(places_M, vectors_RD),
-                negatives_M=places_M,
-                rivals_BKD=interests_BKD if config.negative_scores == "served" else None,
-                hardness=config.hard_negatives,
-                target_correction_B=None if correction is None else correction(batch.targets_B),
-                negative_correction_M=None if correction is None or drawn_M is None else correction(drawn_M),
+        shared = SharedNegatives(
+            rows_M=places_M,
+            vectors_MD=vectors_RD if drawn_M is None else F.embedding(places_M, vectors_RD),
+            corrections_M=None if correction is None or drawn_M is None else correction(drawn_M),
+        )
+        blocks = _blocks(len(places_B), SHARD_EXAMPLES if device.type == "cpu" else len(places_B))
+        longest = [int(batch.lengths_B[block].max()) for block in blocks]
+        histories = [places_BL[block, :length] for block, length in zip(blocks, longest, strict=True)]
+        # All that the shards read, gathered once: histories shard by shard, then targets.
+        gathered_GD = F.embedding(
+            torch.cat([*(places.flatten() for places in histories), places_B]), vectors_RD
+        )
+        sizes = [*(places.numel() for places in histories), len(places_B)]
+        pieces = torch.split(gathered_GD, sizes)
+        shards = [
+            Shard(
+                rows_BL=batch.rows_BL[block, : places.shape[1]],
+                lengths_B=batch.lengths_B[block],
+                targets_B=places_B[block],
+                history_BLD=piece.view(*places.shape, -1),
+                target_BD=pieces[-1][block],
+                target_corrections_B=None if correction is None else correction(batch.targets_B[block]),
+                generator=generator,
             )
-        }
-        total = terms["recommend"]
-        if config.routing_weight:
-            terms["routing"] = routing_loss(encoded.attention_BKL, lengths_B)
-            total = total + config.routing_weight * terms["routing"]
-        log_attention_BKL = encoded.log_attention_BKL
-        if log_attention_BKL is None:  # the flows work on attention
-            return Losses(total=total, terms=terms, touched=touched)
-        if config.contrast_weight or config.construct_weight:
-            positives_BKL = positives(encoded.attention_BKL.detach(), lengths_B)
-        if config.contrast_weight:
-            other_B, outside_BL = outside_history(batch.rows_BL, lengths_B, generator)
-            terms["contrast"] = recontrast_loss(
-                interests_BKD=interests_BKD,
-                history_vectors_BLD=history_BLD,
-                positives_BKL=positives_BKL,
-                lengths_B=lengths_B,
-                other_B=other_B,
-                outside_BL=outside_BL,
-                temperature=config.contrast_temperature,
-            )
-            total = total + config.contrast_weight * terms["contrast"]
-        if config.attend_weight:
-            terms["attend"] = reattend_loss(
-                interests_BKD=interests_BKD,
-                history_vectors_BLD=history_BLD,
-                log_attention_BKL=log_attention_BKL,
-                lengths_B=lengths_B,
-            )
-            total = total + config.attend_weight * terms["attend"]
-        if self.reconstruct is not None and config.construct_weight:
-            terms["construct"] = self.reconstruct.loss(
-                interests_BKD=interests_BKD,
-                history_vectors_BLD=history_BLD,
-                positives_BKL=positives_BKL,
-                lengths_B=lengths_B,
-            )
-            total = total + config.construct_weight * terms["construct"]
-        return Losses(total=total, terms=terms, touched=touched)
+            for block, places, piece in zip(blocks, histories, pieces[:-1], strict=True)
+        ]
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        bf16 = torch.is_autocast_enabled(device.type)
 
-    def _training_interest(self, encoded: Encoded, target_BD: Tensor) -> Tensor:
-        """Give the interest of each user that the target trains, [B, D]."""
-        interests_BKD, sharpness = encoded.interests_BKD, self.config.choice_sharpness
-        if self.config.interest_choice == "soft":
-            active_BK = encoded.active_BK
-            return blend_interests(interests_BKD, target_BD, sharpness=sharpness, active_BK=active_BK)
-        chosen_B = select_interest(interests_BKD.detach(), target_BD.detach())
-        return interests_BKD[torch.arange(len(chosen_B), device=chosen_B.device), chosen_B]
+        def encode(number: int) -> int:
+            with arithmetic(device, bf16=bf16):
+                return shards[number].encode(self.encoder)
+
+        num_positives = sum(in_threads(encode, len(shards), device))
+
+        def differentiate(number: int) -> ShardGradients:
+            with arithmetic(device, bf16=bf16):
+                return shards[number].differentiate(
+                    config=config,
+                    reconstruct=self.reconstruct,
+                    negatives=shared,
+                    parameters=parameters,
+                    batch_size=len(places_B),
+                    num_positives=num_positives,
+                )
+
+        found = in_threads(differentiate, len(shards), device)
+        gradients = (
+            torch.cat(
+                [*(each.history_BLD.flatten(0, 1) for each in found), *(each.target_BD for each in found)]
+            ),
+            _total([each.negatives_MD for each in found]),
+            *(_total(list(of_one)) for of_one in zip(*(each.parameters for each in found), strict=True)),
+        )
+        total = _total([each.total for each in found])
+        return Losses(
+            total=with_gradients(total, (gathered_GD, shared.vectors_MD, *parameters), gradients),
+            terms={name: _total([each.terms[name] for each in found]) for name in found[0].terms},
+            touched=touched,
+        )
 
     def _touch(self, batch: Batch, negatives: Negatives) -> tuple[TouchedRows, Tensor, Tensor, Tensor]:
         """Gather the rows of a step; give them, and where history, targets and negatives are among them."""
@@ -154,3 +152,18 @@ class MultiInterestModel(nn.Module):
         counts = [len(history), len(batch.targets_B), len(negatives.rows_M)]
         places_BL, places_B, places_M = places.split(counts)
         return TouchedRows(weight_ND, rows_R), places_BL.view_as(batch.rows_BL), places_B, places_M
+
+
+def _blocks(size: int, block_size: int) -> list[slice]:
+    """Cut `size` examples into even blocks of about so many."""
+    num_blocks = max(1, round(size / block_size))
+    edges = [size * number // num_blocks for number in range(num_blocks + 1)]
+    return [slice(start, stop) for start, stop in pairwise(edges)]
+
+
+def _total(tensors: list[Tensor]) -> Tensor:
+    """Add up, always in the same order; the first tensor becomes the sum."""
+    first, *others = tensors
+    for other in others:
+        first += other
+    return first

@@ -33,7 +33,7 @@ def blend_interests(
     return torch.einsum("bk,bkd->bd", logits_BK.softmax(dim=1), interests_BKD)
 
 
-def recommend_loss(
+def recommend_sum(
     *,
     interest_BD: Tensor,
     target_vectors_BD: Tensor,
@@ -45,7 +45,7 @@ def recommend_loss(
     target_correction_B: Tensor | None = None,
     negative_correction_M: Tensor | None = None,
 ) -> Tensor:
-    """Give the mean over the batch of the sampled (or full) softmax loss, a scalar.
+    """Give the sum over the batch of the sampled (or full) softmax loss, a scalar.
 
     Args:
         interest_BD: each user's training interest.
@@ -71,7 +71,7 @@ def recommend_loss(
         own=_own_negatives(targets_B, negatives_M),
         hardness=hardness,
     )
-    return with_gradients(total, inputs, tuple(gradients)) / len(targets_B)
+    return with_gradients(total, inputs, tuple(gradients))
 
 
 def _own_negatives(targets_B: Tensor, negatives_M: Tensor) -> tuple[Tensor, Tensor]:

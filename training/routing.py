@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 
-def routing_loss(attention_BKL: Tensor, lengths_B: Tensor) -> Tensor:
-    """Give the mean over users, a scalar."""
+def routing_sum(attention_BKL: Tensor, lengths_B: Tensor) -> Tensor:
+    """Give the sum over users, a scalar."""
     length = attention_BKL.shape[2]
     valid_BL = torch.arange(length, device=lengths_B.device)[None, :] < lengths_B[:, None]
     mean_BK1 = attention_BKL.sum(dim=2, keepdim=True) / lengths_B[:, None, None]
     spread_BK = ((attention_BKL - mean_BK1).square() * valid_BL[:, None, :]).sum(dim=2)
-    return spread_BK.square().sum(dim=1).mean()
+    return spread_BK.square().sum()

@@ -14,8 +14,8 @@ from training.evaluation import evaluate, rank
 from training.loop import train
 from training.model import MultiInterestModel
 from training.negatives import build_sampler
-from training.recommend import blend_interests, recommend_loss, select_interest
-from training.routing import routing_loss
+from training.recommend import blend_interests, recommend_sum, select_interest
+from training.routing import routing_sum
 from training.run import Run
 
 LENGTHS = [6, 1, 2, 3, 5]
@@ -120,7 +120,7 @@ def test_hard_negatives_against_the_reference(beta):
     items = torch.randn(9, 4, generator=random, dtype=torch.float64)
     interest = torch.randn(1, 4, generator=random, dtype=torch.float64)
     negatives = torch.tensor([0, 3, 5, 6])
-    loss = recommend_loss(
+    loss = recommend_sum(
         interest_BD=interest,
         target_vectors_BD=items[8:],
         targets_B=torch.tensor([8]),
@@ -140,7 +140,7 @@ def test_served_scores_are_the_best_over_all_interests():
     interests = torch.randn(5, 3, 4, generator=random, dtype=torch.float64)
     targets = torch.tensor([11, 0, 4, 4, 7])
     chosen = interests[range(5), select_interest(interests, items[targets])]
-    loss = recommend_loss(
+    loss = recommend_sum(
         interest_BD=chosen,
         target_vectors_BD=items[targets],
         targets_B=targets,
@@ -149,7 +149,7 @@ def test_served_scores_are_the_best_over_all_interests():
         rivals_BKD=interests,
     )
     served_BN = (interests @ items.T).amax(dim=1)
-    expected = torch.nn.functional.cross_entropy(served_BN, targets)
+    expected = torch.nn.functional.cross_entropy(served_BN, targets, reduction="sum")
     assert float(loss) == pytest.approx(float(expected), rel=1e-12)
 
 
@@ -168,10 +168,10 @@ def test_routing_regularisation_against_the_reference():
     padded = np.zeros((len(LENGTHS), 3, 6))
     for b, a in enumerate(attentions):
         padded[b, :, : a.shape[1]] = a
-    loss = routing_loss(torch.from_numpy(padded), torch.tensor(LENGTHS))
-    assert float(loss) == pytest.approx(reference.routing(attentions), rel=1e-12)
+    loss = routing_sum(torch.from_numpy(padded), torch.tensor(LENGTHS))
+    assert float(loss / len(LENGTHS)) == pytest.approx(reference.routing(attentions), rel=1e-12)
     even = torch.full((1, 2, 4), 0.25)
-    assert float(routing_loss(even, torch.tensor([4]))) == 0
+    assert float(routing_sum(even, torch.tensor([4]))) == 0
 
 
 @pytest.mark.parametrize("name", ["in-batch", "mixed"])

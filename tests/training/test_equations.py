@@ -10,7 +10,7 @@ from training.config import TrainConfig
 from training.flows.recontrast import outside_history, positives
 from training.model import MultiInterestModel
 from training.negatives.drawn import Negatives
-from training.recommend import recommend_loss, select_interest
+from training.recommend import recommend_sum, select_interest
 
 NUM_ITEMS = 30
 LENGTHS = [6, 1, 4, 3, 6]
@@ -267,7 +267,7 @@ def recommend_by_rows(case, negatives, log_expected=None):
     items, targets = case.model.item_embedding.weight, case.batch.targets_B
     interests = case.model.interests(case.batch.rows_BL, case.batch.lengths_B).interests_BKD
     chosen = select_interest(interests, items[targets])
-    loss = recommend_loss(
+    loss = recommend_sum(
         interest_BD=interests[range(len(targets)), chosen],
         target_vectors_BD=items[targets],
         targets_B=targets,
@@ -276,7 +276,7 @@ def recommend_by_rows(case, negatives, log_expected=None):
         target_correction_B=None if log_expected is None else log_expected[targets],
         negative_correction_M=None if log_expected is None else log_expected[negatives],
     )
-    return float(loss.detach()), interests
+    return float(loss.detach()) / len(targets), interests
 
 
 def reference_recommend(case, negatives, log_expected=None):
@@ -325,7 +325,7 @@ def test_a_target_is_never_its_own_negative():
     """Alone among negatives that are all the target, nothing is left to lose against."""
     items = torch.randn(4, 3)
     negatives = torch.tensor([2, 2, 2])
-    loss = recommend_loss(
+    loss = recommend_sum(
         interest_BD=torch.randn(1, 3),
         target_vectors_BD=items[2:3],
         targets_B=torch.tensor([2]),

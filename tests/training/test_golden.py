@@ -16,10 +16,10 @@ import torch
 
 from training.config import TrainConfig
 from training.encoders.re4 import Re4Encoder
-from training.flows.reattend import reattend_loss
+from training.flows.reattend import reattend_sum
 from training.flows.reconstruct import Reconstruct
 from training.flows.recontrast import positives, similarities
-from training.recommend import recommend_loss, select_interest
+from training.recommend import recommend_sum, select_interest
 
 FOLDER = Path(os.environ.get("RE4_GOLDEN_DIR", Path(__file__).parent / "golden"))
 FILES = sorted(FOLDER.glob("*.npz"))
@@ -108,13 +108,14 @@ def test_reconstruction(golden):
 
 
 def test_reattend(golden):
-    loss = reattend_loss(
+    loss = reattend_sum(
         interests_BKD=golden.interests,
         history_vectors_BLD=golden.history,
         log_attention_BKL=golden.log_attention,
         lengths_B=golden.lengths,
     )
-    assert float(loss) == pytest.approx(float(golden.data["loss_attend"]), rel=2e-5)
+    mean = loss / golden.attention.shape[:2].numel()
+    assert float(mean) == pytest.approx(float(golden.data["loss_attend"]), rel=2e-5)
 
 
 def test_recontrast(golden):
@@ -144,13 +145,13 @@ def test_reconstruct(golden):
     """Theirs: squared distances of the positives, meaned over every entry, padding and all."""
     mine = positives(golden.attention, golden.lengths)
     with torch.no_grad():
-        loss = golden.decoder.loss(
+        loss = golden.decoder.sum_of_distances(
             interests_BKD=golden.interests,
             history_vectors_BLD=golden.history,
             positives_BKL=mine,
             lengths_B=golden.lengths,
         )
-    theirs = loss * mine.sum() / (mine.numel() * golden.history.shape[2])
+    theirs = loss / (mine.numel() * golden.history.shape[2])
     assert float(theirs) == pytest.approx(float(golden.data["loss_construct"]), rel=2e-5)
 
 
@@ -159,11 +160,11 @@ def test_recommend(golden):
     chosen = select_interest(golden.served, items[targets])
     assert chosen.tolist() == golden.data["selected_interest"].tolist()
     negatives = golden.data["negative_items"]
-    loss = recommend_loss(
+    loss = recommend_sum(
         interest_BD=golden.served[range(len(chosen)), chosen],
         target_vectors_BD=items[targets],
         targets_B=targets,
         negative_vectors_MD=items[negatives],
         negatives_M=negatives,
     )
-    assert float(loss) == pytest.approx(float(golden.data["loss_recommend"]), rel=2e-5)
+    assert float(loss / len(targets)) == pytest.approx(float(golden.data["loss_recommend"]), rel=2e-5)

@@ -47,15 +47,15 @@ class Reconstruct(nn.Module):
         )
         return rebuilt.history_Zjd.view(batch, num_interests, length, -1)
 
-    def loss(
+    def sum_of_distances(
         self, *, interests_BKD: Tensor, history_vectors_BLD: Tensor, positives_BKL: Tensor, lengths_B: Tensor
     ) -> Tensor:
-        """Give the mean over positives of the squared distance, a scalar; 0 where there is none."""
+        """Give the sum over positives of the squared distance, a scalar."""
         inputs = (interests_BKD, history_vectors_BLD, *self._composed(history_vectors_BLD.shape[1]))
         total, gradients = sum_of_distances(
             *(tensor.detach() for tensor in inputs), positives_BKL=positives_BKL, lengths_B=lengths_B
         )
-        return with_gradients(total, inputs, gradients) / positives_BKL.sum().clamp_min(1)
+        return with_gradients(total, inputs, gradients)
 
     def _composed(self, length: int) -> tuple[Tensor, ...]:
         """Give W3 W4 and W5 W4 with their biases, for the first `length` pieces, and the position queries."""

@@ -20,12 +20,12 @@ def positives(attention_BKL: Tensor, lengths_B: Tensor) -> Tensor:
 
 
 def outside_history(rows_BL: Tensor, lengths_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Pair each user with another user of the batch, anew at every call.
+    """Pair each user with another of these users, anew at every call.
 
     Returns:
-        other_B: int64, the other user's place in the batch.
+        other_B: int64, the other user's place.
         usable_BL: bool, which of the other's history positions hold an item that is not in the own history.
-        A batch of one user has no other: nothing is usable.
+        One user alone has no other: nothing is usable.
     """
     batch, length = rows_BL.shape
     place_B = torch.arange(batch, device=rows_BL.device)
@@ -56,7 +56,7 @@ def similarities(
     )
 
 
-def recontrast_loss(
+def recontrast_sum(
     *,
     interests_BKD: Tensor,
     history_vectors_BLD: Tensor,
@@ -66,7 +66,7 @@ def recontrast_loss(
     outside_BL: Tensor,
     temperature: float,
 ) -> Tensor:
-    """Give the mean over all positives of the batch, a scalar; 0 where there is none.
+    """Give the sum over all positives, a scalar.
 
     `other_B` and `outside_BL` come from `outside_history`.
     """
@@ -89,4 +89,4 @@ def recontrast_loss(
     )
     # -log(e^p / (e^p + e^n)) = log(1 + e^(n - p)), with n the log-sum-exp of the negatives.
     loss_BKL = F.softplus(negatives.logsumexp(dim=2, keepdim=True) - to_history_BKL)
-    return (loss_BKL * positives_BKL).sum() / positives_BKL.sum().clamp_min(1)
+    return (loss_BKL * positives_BKL).sum()
