@@ -64,6 +64,12 @@ def serve(
         int, typer.Option(help="Connections of each; the kernel deals connections to the server's processes.")
     ] = 8,
     num_processes: Annotated[int, typer.Option(help="Processes of the server that --bundles starts.")] = 1,
+    against_address: Annotated[
+        str | None, typer.Option(help="Compare with the server at HOST:PORT: the same load in turns.")
+    ] = None,
+    against_bundles: Annotated[
+        Path | None, typer.Option(help="Compare with a server started on this bundle directory.")
+    ] = None,
     server_pid: Annotated[
         int | None, typer.Option(help="Process id of the server at --address, to measure what it uses.")
     ] = None,
@@ -88,8 +94,13 @@ def serve(
     Example: re4 bench serve --bundles demo/bundles --data demo/ml-100k --rate 100
 
     Example: re4 bench serve --address 127.0.0.1:8700 --ids ids.txt --sweep --p99-ms 20
+
+    Example: re4 bench serve --bundles new --against-bundles old --data demo/ml-100k --rate 100 --num-runs 10
     """
     _check(rate=rate, sweep=sweep, concurrency=concurrency)
+    against = against_address is not None or against_bundles is not None
+    if against and (sweep or (against_address is not None and against_bundles is not None)):
+        raise UsageError("--against-address or --against-bundles, and with --rate or --concurrency only")
     _check_positive(
         **{
             "--p99-ms": p99_ms,
@@ -108,7 +119,7 @@ def serve(
         raise UsageError(f"--warmup-s {warmup_s:g}: 0 or more")
     from benchmarks.latency.client import ClientSettings
     from benchmarks.latency.load import ClosedLoad, Load, OpenLoad, Timing
-    from benchmarks.latency.session import Plan, Sweep, run
+    from benchmarks.latency.session import Other, Plan, Sweep, run
     from serving.connection import Connection
 
     work: Load | Sweep
@@ -133,6 +144,7 @@ def serve(
         server_pid=server_pid,
         seed=seed,
         command=shlex.join(["re4", *sys.argv[1:]]),
+        against=Other(address=against_address, bundles=against_bundles) if against else None,
     )
     report = run(plan, out)
     if as_json:
@@ -183,6 +195,8 @@ def _show(report: dict[str, Any]) -> None:
             for point in report["points"]
         ],
     )
+    if report["against"] is not None:
+        _show_ratios(report["against"])
     if report["knee"] is not None:
         console.say(f"knee: {report['knee']['label'] or 'none'} ({report['knee']['reason']})")
     if report["recall"] is not None:
@@ -192,6 +206,21 @@ def _show(report: dict[str, Any]) -> None:
             if "mean" in recall
             else f"recall was not measured: {recall['problem']}"
         )
+
+
+def _show_ratios(against: dict[str, Any]) -> None:
+    def cell(found: dict[str, float | None] | None, key: str) -> str:
+        value = found and found[key]
+        return "–" if value is None else f"{value:.3f}"
+
+    console.table(
+        f"{against['server']['info']['version']} at {against['server']['address']}, as multiples",
+        ["figure", "mean", "from", "to (95 %)"],
+        [
+            [name, *(cell(found, key) for key in ("mean", "low", "high"))]
+            for name, found in against["ratios"].items()
+        ],
+    )
 
 
 def _end(report: dict[str, Any], out: Path) -> None:

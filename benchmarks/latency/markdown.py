@@ -17,6 +17,7 @@ def render_markdown(report: Mapping[str, Any]) -> str:
         "any answer, so a percentile that falls among them is `failed`. ± is half of the 95 % interval of "
         "the mean over runs. Lag is how late the client itself sent, at the 99th percentile; it is part "
         "of the latency.\n\n" + _load_table(report["points"]),
+        _against(report),
         "## Where the time goes\n\nMicroseconds, mean over answered calls: the server's stage times from its "
         "replies, and the rest (network, gRPC on both sides, waiting to be sent).\n\n"
         + _stage_table(report["points"]),
@@ -60,6 +61,31 @@ def _headline(report: Mapping[str, Any]) -> str:
     return (
         f"{begin}**{point['label']}**{end}: {rate['mean']:,.1f} answers per second, "
         f"p50 {_in_words(latency['p50'])}, p99 {_in_words(latency['p99'])}{at_recall}.{closed}"
+    )
+
+
+def _against(report: Mapping[str, Any]) -> str:
+    """The comparison with another server, where there was one."""
+    found = report["against"]
+    if found is None:
+        return ""
+    info, recall = found["server"]["info"], found["recall"]
+    recalled = f", recall {recall['mean']:.4f}" if recall and "mean" in recall else ""
+    rows = [
+        [name, "–", "–"]
+        if ratio is None
+        else [
+            name.replace("_", " "),
+            f"{ratio['mean']:.3f}",
+            "–" if ratio["low"] is None else f"{ratio['low']:.3f} to {ratio['high']:.3f}",
+        ]
+        for name, ratio in found["ratios"].items()
+    ]
+    return (
+        f"## Against {found['server']['address']}\n\nVersion {info['version']}, {info['num_items']:,} items, "
+        f"index {info['index']}{recalled}. The same load in turns; a ratio is the other server's figure as a "
+        "multiple of this one's, computed within its pair, with the 95 % interval of the mean over "
+        "pairs.\n\n" + _table(["figure", "ratio", "95 %"], rows) + "\n\n" + _load_table(found["points"])
     )
 
 

@@ -125,17 +125,36 @@ class Bench:
         Raises:
             StoppedError: interrupted, the server died or changed; the point so far is kept.
         """
+        point = self.begin(load, purpose=purpose)
+        for _ in range(num_runs):
+            self.run_once(point, num_runs=num_runs)
+        return point
+
+    def begin(self, load: Load, *, purpose: str = "measured") -> Point:
+        """A point without runs yet, kept with the others."""
         point = Point(load=load, purpose=purpose, ceiling_per_s=self.ceiling_per_s)
         self.points.append(point)
-        for number in range(num_runs):
-            self._seed += 1
-            run = self._run(load, title=f"{load.label}, {purpose}, run {number + 1} of {num_runs}")
-            point.runs.append(run)
-            if run.tally.stopped:
-                raise StoppedError(run.tally.stopped)
-            if problem := self._check_server():
-                raise StoppedError(problem)
         return point
+
+    def run_once(self, point: Point, *, num_runs: int) -> RepeatRun:
+        """Put the load of a point on the server once more.
+
+        Args:
+            point: Of `begin`; keeps the run.
+            num_runs: How many it will have, for the eye.
+
+        Raises:
+            StoppedError: as for `measure`.
+        """
+        self._seed += 1
+        title = f"{point.load.label}, {point.purpose}, run {len(point.runs) + 1} of {num_runs}"
+        run = self._run(point.load, title=title)
+        point.runs.append(run)
+        if run.tally.stopped:
+            raise StoppedError(run.tally.stopped)
+        if problem := self._check_server():
+            raise StoppedError(problem)
+        return run
 
     def _run(self, load: Load, *, title: str) -> RepeatRun:
         server, client = Meter.of(self._server_pids), Meter.of(self._client.pids)

@@ -59,7 +59,8 @@ def _draw_spectrum(axes: Axes, points: list[Mapping[str, Any]]) -> None:
     axes.set_xticks([], minor=True)
     _in_ms(axes)
     axes.set(title="Percentiles", xlabel="share of calls that were at least as fast")
-    axes.legend(fontsize="small")
+    if axes.has_data():  # failed calls may take up all of it
+        axes.legend(fontsize="small")
 
 
 def _draw_stages(axes: Axes, points: list[Mapping[str, Any]]) -> None:

@@ -16,6 +16,7 @@ from benchmarks.latency.load import Load, OpenLoad, Timing
 from benchmarks.latency.machine import describe_machine
 from benchmarks.latency.markdown import render_markdown
 from benchmarks.latency.measure import Bench, StoppedError, measure_ceiling
+from benchmarks.latency.pairs import measure_pairs, ratios
 from benchmarks.latency.picture import draw
 from benchmarks.latency.recall import measure_recall
 from benchmarks.latency.report import SCHEMA_VERSION, point_facts
@@ -40,6 +41,14 @@ class Sweep:
 
     first: OpenLoad
     p99_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Other:
+    """A second server, to compare with in pairs: one that runs, or one to start on a bundle directory."""
+
+    address: str | None
+    bundles: Path | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +78,29 @@ class Plan:
     seed: int
     command: str
     """What the person typed."""
+    against: Other | None = None
+    """Compare with this one, in as many pairs as there are runs. Not for a sweep."""
+
+
+@dataclass(kw_only=True, eq=False)
+class _Subject:
+    """A server under test, and whoever measures it."""
+
+    address: str
+    info: dict[str, Any]
+    bundles: Path | None
+    is_ours: bool
+    """It was started here."""
+    bench: Bench
+
+    def facts(self, plan: Plan, recall: dict[str, Any] | None) -> dict[str, Any]:
+        """What a report says of it."""
+        return {
+            "server": {"address": self.address, "started_here": self.is_ours, "info": self.info},
+            "bundle": _bundle(self.bundles, self.info),
+            "recall": recall,
+            "points": [point_facts(point) for point in self.bench.points if point.runs],
+        }
 
 
 def run(plan: Plan, out: Path) -> dict[str, Any]:
@@ -82,7 +114,8 @@ def run(plan: Plan, out: Path) -> dict[str, Any]:
     """
     machine = describe_machine()
     callee = GrpcCallee(connection=plan.connection)
-    with _server(plan) as (address, pid):
+    with ExitStack() as stack:
+        address, pid = stack.enter_context(_server(plan, plan.address, plan.bundles))
         info = server_info(address, plan.connection)
         histories = choose_histories(info, data=plan.data, ids=plan.ids, bundles=plan.bundles, seed=plan.seed)
         payloads = histories.payloads(
@@ -93,10 +126,10 @@ def run(plan: Plan, out: Path) -> dict[str, Any]:
         ceiling_per_s = measure_ceiling(payloads, reply, plan.client, version=info["version"])
         say(f"this client does {ceiling_per_s:,.0f} calls/s against a null server")
 
-        def check_server() -> str | None:
-            return _difference(address, info, plan.connection)
-
-        with LoadClient(address, payloads, plan.client, callee) as client:
+        def subject(
+            address: str, pid: int | None, info: dict[str, Any], bundles: Path | None, *, is_ours: bool
+        ) -> _Subject:
+            client = stack.enter_context(LoadClient(address, payloads, plan.client, callee))
             bench = Bench(
                 client,
                 timing=plan.timing,
@@ -104,13 +137,26 @@ def run(plan: Plan, out: Path) -> dict[str, Any]:
                 seed=plan.seed,
                 ceiling_per_s=ceiling_per_s,
                 server_pids=[pid] if pid else [],
-                check_server=check_server,
+                check_server=lambda: _difference(address, info, plan.connection),
             )
-            knee, problem = _work(plan, bench)
-        recall = None if problem else _recall(plan, address, info, histories)
-    points = [point_facts(point) for point in bench.points if point.runs]
+            return _Subject(address=address, info=info, bundles=bundles, is_ours=is_ours, bench=bench)
+
+        first = subject(address, pid, info, plan.bundles, is_ours=plan.address is None)
+        second = None
+        if plan.against is not None:
+            its = plan.against
+            address, pid = stack.enter_context(_server(plan, its.address, its.bundles))
+            info = server_info(address, plan.connection)
+            say(f"against {address}: version {info['version']}, {info['num_items']:,} items")
+            second = subject(address, pid, info, its.bundles, is_ours=its.address is None)
+        knee, problem = _work(plan, first.bench, second.bench if second else None)
+        recalls = [
+            None if problem or each is None else _recall(plan, each, histories) for each in (first, second)
+        ]
+    facts = first.facts(plan, recalls[0])
+    points = first.bench.points + (second.bench.points if second else [])
     if knee is None:
-        limits = [point.limit for point in bench.points if point.limit]
+        limits = [point.limit for point in points if point.runs and point.limit]
     else:  # a sweep takes no limited point for its knee, but may have found no more than the client's own end
         limits = [knee["reason"]] if knee["is_client_limited"] else []
     report = {
@@ -120,8 +166,7 @@ def run(plan: Plan, out: Path) -> dict[str, Any]:
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": plan.command,
         "machine": machine,
-        "server": {"address": address, "started_here": plan.address is None, "info": info},
-        "bundle": _bundle(plan, info),
+        **facts,
         "requests": {
             "source": histories.source,
             "num_different": len(payloads),
@@ -130,17 +175,22 @@ def run(plan: Plan, out: Path) -> dict[str, Any]:
         },
         "timing": asdict(plan.timing),
         "client": asdict(plan.client)
-        | {"ceiling_per_s": ceiling_per_s, "max_rate_per_s": bench.max_rate_per_s},
-        "recall": recall,
+        | {"ceiling_per_s": ceiling_per_s, "max_rate_per_s": first.bench.max_rate_per_s},
         "knee": knee,
-        "points": points,
-        "picture": PICTURE_FILE if any(point["num_answered"] for point in points) else None,
+        "against": second
+        and second.facts(plan, recalls[1])
+        | {
+            "ratios": ratios(first.bench.points[0], second.bench.points[0])
+            if first.bench.points and second.bench.points
+            else {}
+        },
+        "picture": PICTURE_FILE if any(point["num_answered"] for point in facts["points"]) else None,
     }
     _write(report, out)
     return report
 
 
-def _work(plan: Plan, bench: Bench) -> tuple[dict[str, Any] | None, str | None]:
+def _work(plan: Plan, bench: Bench, other: Bench | None) -> tuple[dict[str, Any] | None, str | None]:
     """Measure; the knee where there is one, and why it ended early where it did."""
     work = plan.work
     rate = work.first.rate_per_s if isinstance(work, Sweep) else getattr(work, "rate_per_s", 0.0)
@@ -167,7 +217,10 @@ def _work(plan: Plan, bench: Bench) -> tuple[dict[str, Any] | None, str | None]:
                 "reason": found.reason,
                 "is_client_limited": found.is_client_limited,
             }, None
-        bench.measure(work, num_runs=plan.num_runs)
+        if other is None:
+            bench.measure(work, num_runs=plan.num_runs)
+        else:
+            measure_pairs(bench, other, work, num_pairs=plan.num_runs)
     except StoppedError as error:
         return None, str(error)
     except KeyboardInterrupt:
@@ -176,25 +229,25 @@ def _work(plan: Plan, bench: Bench) -> tuple[dict[str, Any] | None, str | None]:
 
 
 @contextmanager
-def _server(plan: Plan) -> Iterator[tuple[str, int | None]]:
-    """Address and process id of the server under test, started here where none was named."""
-    with ExitStack() as stack:
-        if plan.address is not None:
-            yield plan.address, plan.server_pid
-        elif plan.bundles is not None:
-            yield stack.enter_context(running_server(plan.bundles, num_processes=plan.num_processes))
-        else:
-            raise UsageError("name a running server, --address HOST:PORT, or --bundles DIR to start one")
+def _server(plan: Plan, address: str | None, bundles: Path | None) -> Iterator[tuple[str, int | None]]:
+    """Address and process id of a server under test, started here where none was named."""
+    if address is not None:
+        yield address, plan.server_pid if address == plan.address else None
+    elif bundles is not None:
+        with running_server(bundles, num_processes=plan.num_processes) as server:
+            yield server
+    else:
+        raise UsageError("name a running server, --address HOST:PORT, or --bundles DIR to start one")
 
 
-def _recall(plan: Plan, address: str, info: dict[str, Any], histories: Histories) -> dict[str, Any] | None:
-    if plan.bundles is None:
+def _recall(plan: Plan, subject: _Subject, histories: Histories) -> dict[str, Any] | None:
+    if subject.bundles is None:
         return None
     try:
         return measure_recall(
-            address,
+            subject.address,
             plan.connection,
-            plan.bundles / str(info["version"]),
+            subject.bundles / str(subject.info["version"]),
             histories.ids,
             num_candidates=plan.num_candidates,
             exclude_history=plan.exclude_history,
@@ -205,12 +258,12 @@ def _recall(plan: Plan, address: str, info: dict[str, Any], histories: Histories
         return {"problem": INTERRUPTED}
 
 
-def _bundle(plan: Plan, info: dict[str, Any]) -> dict[str, Any] | None:
+def _bundle(bundles: Path | None, info: dict[str, Any]) -> dict[str, Any] | None:
     """Model, index and items of the version's manifest, where its bundle was given."""
-    if plan.bundles is None:
+    if bundles is None:
         return None
     try:
-        manifest = read_manifest(plan.bundles / str(info["version"]))
+        manifest = read_manifest(bundles / str(info["version"]))
     except Re4Error as error:
         return {"problem": str(error)}
     return manifest.model_dump(mode="json", include={"version", "created_at", "model", "index", "items"})

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from benchmarks.cli import serve
 from benchmarks.latency import measure
 from benchmarks.latency.client import ClientSettings
 from benchmarks.latency.load import ClosedLoad, OpenLoad, Timing
-from benchmarks.latency.session import Plan, Sweep, run
+from benchmarks.latency.session import Other, Plan, Sweep, run
 from protos.v1 import retrieval_pb2 as pb
 from re4.errors import DataError, Re4Error, UsageError
 
@@ -163,6 +164,44 @@ def test_a_version_published_in_the_middle_leaves_a_partial_report(tmp_path: Pat
     assert "PARTIAL" in (tmp_path / "report.md").read_text()
 
 
+def test_a_server_that_dies_leaves_a_partial_report(tmp_path: Path, ids_file: Path) -> None:
+    async def die(number: int) -> None:
+        if number == 60:
+            server._over.set()
+            await asyncio.sleep(60)
+
+    with KnownServer(die) as server:
+        run(plan(server, ids_file, timing=replace(QUICK, duration_s=30)), tmp_path)
+    report = read(tmp_path)
+    assert report["status"] == "partial"
+    assert "the server cannot be reached any more" in report["status_reason"]
+    assert report["points"][0]["num_answered"] > 0
+    assert report["points"][0]["failures"]["UNAVAILABLE"] > 0
+
+
+def test_two_servers_in_pairs_give_ratios_with_intervals(tmp_path: Path, ids_file: Path) -> None:
+    def delay_of(seconds: float) -> Callable[[int], Awaitable[None]]:
+        async def delay(number: int) -> None:
+            await asyncio.sleep(seconds)
+
+        return delay
+
+    with KnownServer(delay_of(0.05)) as server, KnownServer(delay_of(0.15)) as other:
+        run(plan(server, ids_file, against=Other(address=other.address, bundles=None)), tmp_path)
+        assert abs(server.num_calls - other.num_calls) < 60  # the same load; first looks beside it
+    report = read(tmp_path)
+    against = report["against"]
+    assert against["server"]["address"] == other.address
+    assert [len(point["runs"]) for point in (*report["points"], *against["points"])] == [3, 3]
+    found = against["ratios"]["p50_ms"]
+    assert 2 < found["low"] <= found["mean"] <= found["high"] < 4
+    assert against["ratios"]["answers_per_s"]["mean"] == pytest.approx(1, rel=0.3)
+    assert against["ratios"]["server_cores"] is None
+    text = (tmp_path / "report.md").read_text()
+    assert f"## Against {other.address}" in text
+    assert "| p50 ms |" in text
+
+
 def test_a_sweep_ends_where_the_objective_is_missed(tmp_path: Path, ids_file: Path) -> None:
     lock = asyncio.Lock()
 
@@ -211,6 +250,7 @@ def test_a_server_that_refuses_the_requests_is_said_at_once(tmp_path: Path, ids_
         ({"rate": 10.0, "num_runs": 0}, "--num-runs 0: must be greater than 0"),
         ({"rate": 10.0, "arrivals": "bursts"}, "poisson or constant"),
         ({"rate": 10.0}, "--address HOST:PORT"),
+        ({"sweep": True, "against_address": "127.0.0.1:1"}, "with --rate or --concurrency only"),
     ],
 )
 def test_wrong_words_are_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
