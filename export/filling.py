@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from export.checkpoints import Checkpoints
 from export.index_file import merge_shards, read_mapped, write_index
-from export.lists import probe_by_product
 from export.mapped import pieces
 from export.memory import Need
+from export.probing import probe_by_reach
 from export.time_left import Note, TimeLeft
 
 FILLED: Final = "filled.faiss"
@@ -32,7 +32,7 @@ def fill(base: Any, vectors_ND: NDArray[np.float32], note: Note) -> None:
     """Add all items to a trained, empty index in this process's memory; row i gets the id i."""
     _reserve(base, len(vectors_ND))
     _add(base, vectors_ND, base.ntotal, len(vectors_ND), note)
-    probe_by_product(base)
+    probe_by_reach(base, vectors_ND)
 
 
 def fill_on_disk(
@@ -60,7 +60,7 @@ def fill_on_disk(
     else:
         _reserve(base, len(vectors_ND))
     _add(base, vectors_ND, base.ntotal, len(vectors_ND), note, stages)
-    probe_by_product(base)
+    probe_by_reach(base, vectors_ND)
     with stages.finishing(FILLED) as part:
         write_index(base, part)
     stages.drop(_SAVED)
@@ -106,7 +106,7 @@ def _fill_shards(
             write_index(shard, part)
         del shard
     note("merging the shards")
-    probe_by_product(trained)
+    probe_by_reach(trained, vectors_ND)
     with stages.finishing(FILLED) as part:
         merge_shards(trained, [stages.path(name) for name in names], part)
     for name in names:

@@ -57,8 +57,8 @@ def need_of(base: Any, num_items: int, memory_limit: int | None = None) -> Need:
         index_bytes = num_items * _bytes_per_item(base)
         return Need(index_bytes=index_bytes, lists_bytes=0, shard_bytes=0)
     lists_bytes = num_items * (base.code_size + _ID_BYTES)
-    # HNSW over the centroids takes a little more.
-    index_bytes = lists_bytes + base.nlist * base.d * 4
+    # Centroids, and the four-bit codes of their reaches; HNSW over them takes a little more.
+    index_bytes = lists_bytes + base.nlist * base.d * 9 // 2
     invlists: Any = base.invlists
     lists: Any = faiss.downcast_InvertedLists(invlists)
     if not isinstance(lists, faiss.ArrayInvertedLists):

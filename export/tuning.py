@@ -37,7 +37,7 @@ _MAX_COMPARISONS: Final = 4_000_000_000
 """Interests times items compared for the exact answers, while that leaves `_MIN_QUERIES`."""
 
 
-_POOL_FACTORS: Final = (1.5, 2, 3, 4, 6, 8, 12, 16)
+_POOL_FACTORS: Final = (1.25, 1.5, 1.75, 2, 2.5, 3, 4, 6, 8, 12, 16)
 """Results looked at by the vectors, in numbers of candidates."""
 
 _TOO_SLOW: Final = 2

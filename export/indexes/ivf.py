@@ -12,8 +12,7 @@ _faiss: Any = faiss  # its type hints are incomplete
 
 def _settings(index: Any, num_results: int) -> Sequence[Settings]:
     num_lists = index.nlist
-    steps = {1 << power for power in range(num_lists.bit_length())}
-    steps |= {3 * step // 2 for step in steps if step > 1}
+    steps = {quarters << power >> 2 for power in range(num_lists.bit_length()) for quarters in (4, 5, 6, 7)}
     return [{"nprobe": nprobe} for nprobe in sorted({min(step, num_lists) for step in steps | {num_lists}})]
 
 

@@ -1,7 +1,8 @@
 """Is what lies inside a loaded index on the allow-list too, and is it what the search parameters are for?
 
-The loader looks at the outermost class. An IVF index holds its centroids, an HNSW index its storage; and an
-HNSW index takes parameters of another kind without a word, and ignores them.
+The loader looks at the outermost class. An IVF index holds its centroids, which another index may choose
+from, an HNSW index its storage; and an HNSW index takes parameters of another kind without a word, and
+ignores them.
 """
 
 from typing import Any, Final
@@ -12,7 +13,8 @@ from re4.errors import BundleMismatchError
 from serving.indexes.kind import SearchPlan
 
 _FLAT: Final = frozenset({"IndexFlat", "IndexFlatIP"})
-_CENTROIDS: Final = _FLAT | {"IndexHNSWFlat"}
+_CHOOSERS: Final = _FLAT | {"IndexHNSWFlat", "IndexPQFastScan"}
+_CENTROIDS: Final = _FLAT | {"IndexHNSWFlat", "IndexRefineFlat"}
 _HNSW_STORAGE: Final = _FLAT | {"IndexScalarQuantizer"}
 
 
@@ -31,6 +33,9 @@ def check_parts(index: Any, plan: SearchPlan | None) -> None:
     _check("class", index, plan.types, index.ntotal)
     if isinstance(index, faiss.IndexIVF):
         centroids = _check("centroids", index.quantizer, _CENTROIDS, index.nlist)
+        if isinstance(centroids, faiss.IndexRefine):
+            _check("centroids' vectors", centroids.refine_index, _FLAT, index.nlist)
+            centroids = _check("centroids' chooser", centroids.base_index, _CHOOSERS, index.nlist)
         if isinstance(centroids, faiss.IndexHNSW):
             _check("centroids' storage", centroids.storage, _FLAT, index.nlist)
     else:

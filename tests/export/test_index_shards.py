@@ -13,7 +13,8 @@ from export import filling, index_file, mapped, memory
 from export.building import build_index
 from export.checkpoints import Checkpoints
 from export.filling import FILLED
-from export.lists import probe_by_product, train_lists
+from export.lists import train_lists
+from export.probing import probe_by_reach
 from re4.errors import ExportError
 
 NUM_ITEMS, DIM = 3000, 16
@@ -50,7 +51,7 @@ def at_once(factory: str, vectors: np.ndarray, path: Path) -> bytes:
             index.pq.cp.min_points_per_centroid = 1
         train_lists(index, np.array(vectors))
     index.add(np.array(vectors))
-    probe_by_product(index)
+    probe_by_reach(index, vectors)
     faiss.write_index(index, str(path))
     return path.read_bytes()
 

@@ -14,6 +14,7 @@ from bundle.manifest import IndexInfo, ItemsInfo, ModelInfo
 from bundle.publish import stage_version
 from bundle.verify import verify_version
 from export.building import build_index
+from export.lists import replace_centroids
 from re4.errors import BundleError
 from serving.check import load_and_try
 from serving.client import RetrievalClient
@@ -29,6 +30,7 @@ KIND_SETTINGS = {
     "hnsw of codes": ("HNSW6_SQ8", {"ef_search": 60, "k_factor": 2, "pool_factor": 3}),
     "ivf": ("IVF16,Flat", {"nprobe": 4, "k_factor": 1, "pool_factor": 2}),
     "ivf of codes": ("IVF16,PQ8x4fsr", {"nprobe": 4, "k_factor": 3, "pool_factor": 4.5}),
+    "ivf of codes, many lists": ("IVF256,PQ8x4fsr", {"nprobe": 60, "k_factor": 3, "pool_factor": 4.5}),
 }
 
 
@@ -204,6 +206,18 @@ def _lists_around_other_centroids(vectors_ND: np.ndarray) -> faiss.Index:
     return index
 
 
+def _lists_chosen_by(chooser: faiss.Index, vectors_ND: np.ndarray) -> faiss.Index:
+    index = filled("IVF16,Flat", vectors_ND)
+    centroids_CD = index.quantizer.reconstruct_n(0, 16)
+    chooser.train(centroids_CD)
+    chooser.add(centroids_CD)
+    centroids = faiss.IndexRefineFlat(chooser, faiss.swig_ptr(centroids_CD))
+    chooser.this.disown()
+    centroids.own_fields = True
+    replace_centroids(index, centroids)
+    return index
+
+
 WRONG_INDEXES: dict[str, tuple[str, Callable[[VersionOfKind], bytes], str]] = {
     "a graph where lists belong": (
         "ivf",
@@ -242,6 +256,11 @@ WRONG_INDEXES: dict[str, tuple[str, Callable[[VersionOfKind], bytes], str]] = {
             build_index("IVF16,PQ8x4fs", SmallVersion(num_items=NUM_ITEMS).vectors_ND).index
         ),
         "of the golden candidates, a ivf index must find 50.00%",
+    ),
+    "lists chosen by something else": (
+        "ivf",
+        lambda version: serialised(_lists_chosen_by(faiss.index_factory(8, "SQ8", 0), version.vectors_ND)),
+        "centroids' chooser: IndexScalarQuantizer",
     ),
     "cut off": ("ivf of codes", lambda version: version.index[:-100], "FAISS refuses it"),
     "noise behind the right signature": (
