@@ -8,9 +8,11 @@ import torch
 from planted_tastes import write_planted
 from user_sequences import sequences
 
-from benchmarks.baselines import Ease, ItemCosine, MostPopular, fit_baselines, rank_baseline
-from benchmarks.quality import parse_variant, quality
-from re4.errors import UsageError
+from benchmarks.quality.baselines import Ease, ItemCosine, MostPopular, fit_baselines, rank_baseline
+from benchmarks.quality.cli import quality
+from benchmarks.quality.ledger import Ledger
+from benchmarks.quality.variants import alternatives, parse_variant
+from re4.errors import DataError, UsageError
 from training.evaluation import history_and_targets, summarise
 
 USERS = [[0, 1, 1, 2], [1, 2], [2, 3, 0], [1], [3, 4, 2]]
@@ -63,7 +65,7 @@ def planted(tmp_path_factory):
 
 
 def test_baselines_rank_by_the_protocol(planted):
-    for baseline in fit_baselines(planted.train, planted.valid, planted.num_items).values():
+    for baseline, _ in fit_baselines(planted.train, planted.valid, planted.num_items).values():
         left_out = rank_baseline(baseline, planted.test, planted.num_items, exclude_history=True)
         for user, top in enumerate(left_out.top_UM):
             assert len(set(top.tolist())) == 50
@@ -78,7 +80,7 @@ def test_ease_finds_the_planted_tastes(planted):
             planted.test,
             planted.num_items,
         ).recall_20
-        for name, baseline in fitted.items()
+        for name, (baseline, _) in fitted.items()
     }
     assert recall["EASE"] > 2 * recall["most popular"]
 
@@ -92,25 +94,87 @@ def test_wrong_variants_are_named(text, message):
         parse_variant(text)
 
 
-def test_the_table_adds_up_and_finished_runs_are_used_again(planted, tmp_path, capsys):
+def test_alternatives_are_written_out_and_checked():
+    assert alternatives("re4") == ["re4"]
+    assert alternatives("re4:head=true|false:learning_rate=0.1|0.2") == [
+        "re4:head=true:learning_rate=0.1",
+        "re4:head=true:learning_rate=0.2",
+        "re4:head=false:learning_rate=0.1",
+        "re4:head=false:learning_rate=0.2",
+    ]
+    with pytest.raises(UsageError, match="--learning-rate"):
+        alternatives("re4:learning_rate=0.1|-1")
+
+
+SMALL = "embedding_dim=8:attention_dim=8:construct_dim=4:num_epochs=1:batch_size=1024"
+
+
+def asked(capsys, data, **options):
     torch.set_num_threads(1)
-    small = "embedding_dim=8:attention_dim=8:construct_dim=4:num_epochs=1:batch_size=1024"
-    variants = f"re4:{small},comirec-sa:{small}"
-    options = {"out": tmp_path / "runs", "variants": variants, "num_seeds": 2, "as_json": True}
-    quality(planted.path, **options)
-    report = json.loads(capsys.readouterr().out)
-    assert report == {**json.loads((tmp_path / "runs" / "quality.json").read_text())}
+    quality(data, **{"ledger": None, "num_seeds": 2, "as_json": True, **options})
+    return json.loads(capsys.readouterr().out)
+
+
+def written_weights(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("weights.safetensors")}
+
+
+def test_the_table_adds_up_and_finished_runs_are_used_again(planted, tmp_path, capsys):
+    variants = [f"re4:{SMALL}", f"comirec-sa:{SMALL}"]
+    options = {"out": tmp_path / "runs", "variants": ",".join(variants)}
+    report = asked(capsys, planted.path, **options)
+    assert report == json.loads((tmp_path / "runs" / "quality.json").read_text())
     by_name = {(each["name"], each["is_history_excluded"]): each for each in report["outcomes"]}
     assert len(by_name) == 2 * (3 + 2)
     for is_excluded in (False, True):
-        first = by_name[variants.split(",")[0], is_excluded]["metrics"]["recall_50"]
-        for name in (variants.split(",")[1], "EASE"):
+        first = by_name[variants[0], is_excluded]["metrics"]["recall_50"]
+        for name in (variants[1], "EASE"):
             figures = by_name[name, is_excluded]["metrics"]["recall_50"]
             assert figures["difference"] == pytest.approx(figures["mean"] - first["mean"], abs=1e-9)
         assert first["difference"] == 0
         assert first["half_width_over_seeds"] is not None
-    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("weights.safetensors")}
+    written = written_weights(tmp_path / "runs")
     assert len(written) == 4
-    quality(planted.path, **options)
-    assert json.loads(capsys.readouterr().out) == report
-    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert asked(capsys, planted.path, **options) == report
+    assert written_weights(tmp_path / "runs") == written
+    page = (tmp_path / "runs" / "ledger.md").read_text()
+    assert page.count(f"| {variants[1]} | 2 |") == 2
+
+
+def test_a_ledger_goes_on_without_the_runs_and_holds_every_users_metrics(planted, tmp_path, capsys):
+    book = tmp_path / "book" / "planted.jsonl"
+    options = {"variants": f"re4:{SMALL}:learning_rate=0.002|0.01", "ledger": book, "num_seeds": 1}
+    report = asked(capsys, planted.path, out=tmp_path / "here", **options)
+    lines = book.read_text().splitlines()
+    assert len(lines) == 1 + 3 + 2  # the data set, the baselines, and both alternatives
+    chosen = report["reference"]
+    valid = {entry.variant: entry.valid["recall_50"] for entry in Ledger(book, planted).entries[3:]}
+    assert valid[chosen] == max(valid.values())
+
+    again = asked(capsys, planted.path, out=tmp_path / "elsewhere", **options)
+    assert again == report
+    assert not written_weights(tmp_path / "elsewhere")
+    assert book.read_text().splitlines() == lines
+
+    # What is unpacked from the line is what was judged: the means agree with those taken from the lists.
+    for entry in Ledger(book, planted).entries:
+        for judged in entry.test.values():
+            by_cut = Ledger(book, planted).by_user(judged)
+            for cut in (20, 50):
+                assert by_cut[cut].recall_U.mean() == pytest.approx(judged.metrics[f"recall_{cut}"], abs=1e-5)
+                assert by_cut[cut].ndcg_U.mean() == pytest.approx(judged.metrics[f"ndcg_{cut}"], abs=1e-5)
+
+    # Settings that a later version adds were not there when the line was written: it is still the same run.
+    fewer = [json.loads(line) for line in lines]
+    for line in fewer[4:]:
+        del line["settings"]["hard_negatives"]
+    book.write_text("".join(json.dumps(line) + "\n" for line in fewer))
+    asked(capsys, planted.path, out=tmp_path / "later", **options)
+    assert not written_weights(tmp_path / "later")
+
+
+def test_a_ledger_of_other_data_is_refused(planted, tmp_path, capsys):
+    book = tmp_path / "book.jsonl"
+    book.write_text(json.dumps({"kind": "dataset", "fingerprint": "0123456789abcdef"}) + "\n")
+    with pytest.raises(DataError, match="other data"):
+        asked(capsys, planted.path, out=tmp_path / "runs", ledger=book)

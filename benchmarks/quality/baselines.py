@@ -7,7 +7,7 @@ EASE: Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019.
 
 import warnings
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -74,11 +74,16 @@ class Ease(_ItemItem):
         self._weights_NN.fill_diagonal_(0)
 
 
-def fit_baselines(train: Sequences, valid: Sequences, num_items: int) -> Mapping[str, Baseline]:
-    """Fit them all; EASE's penalty is the one with the best validation Recall@50, where EASE fits at all."""
-    fitted: dict[str, Baseline] = {
-        "most popular": MostPopular(train, num_items),
-        "item-item cosine": ItemCosine(train, num_items),
+def fit_baselines(
+    train: Sequences, valid: Sequences, num_items: int
+) -> Mapping[str, tuple[Baseline, dict[str, Any]]]:
+    """Fit them all, each with the settings chosen for it.
+
+    EASE's penalty is the one with the best validation Recall@50; it is left out where it does not fit.
+    """
+    fitted: dict[str, tuple[Baseline, dict[str, Any]]] = {
+        "most popular": (MostPopular(train, num_items), {}),
+        "item-item cosine": (ItemCosine(train, num_items), {}),
     }
     if num_items <= MAX_EASE_ITEMS:
         best_recall = -1.0
@@ -88,7 +93,7 @@ def fit_baselines(train: Sequences, valid: Sequences, num_items: int) -> Mapping
             recall = summarise(ranking, valid, num_items).recall_50
             if recall > best_recall:
                 best_recall = recall
-                fitted["EASE"] = ease
+                fitted["EASE"] = ease, {"penalty": penalty}
     return fitted
 
 

@@ -1,0 +1,91 @@
+"""`re4 bench quality`: models × seeds beside plain baselines, on one data set, by one protocol.
+
+Every variant is trained with every seed; epochs and alternatives are chosen on validation, the test split is
+only reported. Finished runs go into a ledger, a line each, and are never made again: a study can be stopped,
+and continued on another day and machine.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from re4.console import print_json, say
+from re4.files import replacing, write_json
+
+if TYPE_CHECKING:
+    from benchmarks.quality.ledger import Entry, Ledger
+    from training.data.dataset import Dataset
+
+
+def quality(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A data set made by `re4 data prepare`.")],
+    out: Annotated[Path, typer.Option(help="Folder of the runs; finished ones there are used again.")],
+    variants: Annotated[
+        str,
+        typer.Option(
+            help="What to train: models, each with settings of its own after colons, by commas. "
+            "Of alternatives, `learning_rate=0.001|0.002`, the best on validation with seed 0 is taken."
+        ),
+    ] = "re4,comirec-sa,re4:num_interests=1",
+    num_seeds: Annotated[int, typer.Option(help="Seeds 0, 1, … for each variant.", min=0)] = 5,
+    ledger: Annotated[
+        Path | None,
+        typer.Option(help="File of finished runs, added to; a page is written beside it. OUT/ledger.jsonl"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Compare models with each other and with plain baselines, over several seeds.
+
+    What is in the ledger is not trained again. With --num-seeds 0 nothing is trained: the table is made
+    of what is there. Everything goes to quality.json in the folder as well.
+
+    Example: re4 bench quality data/beauty --out runs/beauty --variants re4,re4:contrast_weight=0,comirec-sa
+    """
+    from benchmarks.quality.ledger import Ledger
+    from benchmarks.quality.outcomes import markdown, outcomes_of, print_outcomes
+    from benchmarks.quality.trained import baseline_entries
+    from benchmarks.quality.variants import alternatives
+    from training.data.dataset import Dataset
+
+    asked = [alternatives(text) for text in variants.split(",")]
+    dataset = Dataset.open(data)
+    book = Ledger(ledger or out / "ledger.jsonl", dataset)
+    entries = list(baseline_entries(book, dataset))
+    reference = ""
+    if num_seeds:
+        for choice in asked:
+            name = _chosen(book, dataset, choice, out)
+            reference = reference or name
+            entries += _trained(book, dataset, name, range(num_seeds), out)
+    outcomes = outcomes_of(book, entries if num_seeds else book.entries, reference)
+    report = {
+        "dataset": data.name,
+        "num_users": dataset.test.num_users,
+        "reference": reference,
+        "outcomes": outcomes,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "quality.json", report)
+    with replacing(book.path.with_suffix(".md")) as part:
+        part.write_text(markdown(data.name, outcomes_of(book, book.entries, reference)), encoding="utf-8")
+    if as_json:
+        print_json(report)
+    else:
+        print_outcomes(data.name, outcomes)
+
+
+def _chosen(book: "Ledger", dataset: "Dataset", choice: list[str], out: Path) -> str:
+    """Give the alternative with the best validation Recall@50 with seed 0."""
+    if len(choice) == 1:
+        return choice[0]
+    recalls = {name: _trained(book, dataset, name, range(1), out)[0].valid["recall_50"] for name in choice}
+    best = max(recalls, key=lambda name: recalls[name])
+    say(f"{best}: the best of {len(choice)} on validation, {recalls[best]:.4f}")
+    return best
+
+
+def _trained(book: "Ledger", dataset: "Dataset", variant: str, seeds: range, out: Path) -> "list[Entry]":
+    from benchmarks.quality.trained import trained_entry
+
+    return [trained_entry(book, dataset, variant, seed, out) for seed in seeds]

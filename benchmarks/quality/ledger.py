@@ -1,0 +1,174 @@
+"""The ledger of a data set: one JSON line for each finished run, kept with the code, so that studies add up.
+
+    {"kind": "dataset", "name": …, "fingerprint": …, "num_items": …, "num_targets": …}     the first line
+    {"kind": "run", "variant": …, "seed": …, "settings": …, "valid": …, "test": …, …}      a line each
+    {"kind": "baseline", "variant": …, "valid": …, "test": …}
+
+A line says which places of each test user's first 50 are hits (`hits`: bits by user and place, zlib, base64),
+history kept and excluded. Every metric of every user, and so every paired test, comes from that: neither the
+data nor the trained runs are needed again. A run is known by its resolved settings, whatever it was called.
+"""
+
+import base64
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from re4.errors import DataError
+
+if TYPE_CHECKING:
+    from training.data.dataset import Dataset
+    from training.metrics import UserMetrics
+
+DEPTH: Final = 50
+PROTOCOLS: Final = ("kept", "excluded")
+"""The history left in the lists, or taken out of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What one model's lists for the test users were worth, by one protocol."""
+
+    hits: str
+    """Packed; see the module."""
+    coverage_50: float
+    interest_cosine: float
+    metrics: dict[str, float]
+    """Means over users, for readers of the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One finished run, or one baseline."""
+
+    kind: Literal["run", "baseline"]
+    variant: str
+    """As it was asked for, or a baseline's name."""
+    seed: int | None
+    settings: dict[str, Any]
+    """Resolved, without the seed; of a baseline what was chosen for it."""
+    valid: dict[str, float]
+    """Validation metrics of the best epoch, history kept."""
+    test: dict[str, Judged]
+    """By protocol."""
+    best_epoch: int | None = None
+    num_epochs: int | None = None
+    train_seconds: float | None = None
+    """Of all epochs' steps, by the clock, whatever else the machine did."""
+    made_by: dict[str, str]
+    """Versions and processor."""
+
+
+class Ledger:
+    """A ledger on disk; it is read at once and appended to line by line."""
+
+    def __init__(self, path: Path, dataset: "Dataset") -> None:
+        """Open the ledger of a data set, or begin it.
+
+        Raises:
+            DataError: it is of another data set, or a line cannot be read.
+        """
+        self.path = path
+        self.num_targets_U = _num_targets(dataset)
+        head = {
+            "kind": "dataset",
+            "name": dataset.path.name,
+            "fingerprint": _fingerprint(dataset),
+            "num_items": dataset.num_items,
+            "num_users": dataset.test.num_users,
+        }
+        lines = list(_lines(path))
+        if not lines:
+            self._append(head)
+        elif lines[0].get("fingerprint") != head["fingerprint"]:
+            raise DataError(f"{path} is the ledger of other data than {dataset.path}. Give another --ledger.")
+        try:
+            self.entries = [_entry(line) for line in lines[1:]]
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{path} cannot be read: {error}.") from error
+
+    def find(self, settings: dict[str, Any], seed: int) -> Entry | None:
+        """Give the run with these resolved settings and this seed, if it is there.
+
+        A setting that a line lacks did not exist then: it counts as its default now.
+        """
+        from training.config import TrainConfig
+
+        defaults = TrainConfig().to_json()
+        for entry in self.entries:
+            then = {name: value for name, value in (defaults | entry.settings).items() if name != "seed"}
+            if entry.kind == "run" and entry.seed == seed and then == settings:
+                return entry
+        return None
+
+    def baselines(self) -> list[Entry]:
+        """Give the baselines that are there."""
+        return [entry for entry in self.entries if entry.kind == "baseline"]
+
+    def add(self, entry: Entry) -> Entry:
+        """Append a line; give the entry back."""
+        self._append(asdict(entry))
+        self.entries.append(entry)
+        return entry
+
+    def by_user(self, judged: Judged) -> "dict[int, UserMetrics]":
+        """Give the metrics of each test user at every cut-off."""
+        from training.evaluation import CUTS
+        from training.metrics import rank_metrics
+
+        num_users = len(self.num_targets_U)
+        bits = np.frombuffer(zlib.decompress(base64.b64decode(judged.hits)), np.uint8)
+        hits_UM = np.unpackbits(bits.reshape(num_users, -1), axis=1)[:, :DEPTH].astype(bool)
+        return {cut: rank_metrics(hits_UM, self.num_targets_U, cut) for cut in CUTS}
+
+    def _append(self, line: dict[str, Any]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def pack_hits(top_UM: NDArray[np.int64], dataset: "Dataset") -> str:
+    """Pack which places of the test users' lists are hits."""
+    from training.evaluation import history_and_targets
+
+    hits_UM = np.zeros((len(top_UM), DEPTH), dtype=bool)
+    for user, top_M in enumerate(top_UM[:, :DEPTH]):
+        hits_UM[user, : len(top_M)] = np.isin(top_M, history_and_targets(dataset.test, user)[1])
+    return base64.b64encode(zlib.compress(np.packbits(hits_UM, axis=1).tobytes(), 9)).decode("ascii")
+
+
+def _num_targets(dataset: "Dataset") -> NDArray[np.int64]:
+    from training.evaluation import history_and_targets
+
+    users = range(dataset.test.num_users)
+    return np.array([len(np.unique(history_and_targets(dataset.test, user)[1])) for user in users], np.int64)
+
+
+def _fingerprint(dataset: "Dataset") -> str:
+    digest = hashlib.sha256()
+    for split in (dataset.train, dataset.valid, dataset.test):
+        digest.update(np.ascontiguousarray(split.items_E).tobytes())
+        digest.update(np.ascontiguousarray(split.offsets_U1).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.exists():
+        return
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}, line {number} is not JSON: {error}.") from error
+
+
+def _entry(line: dict[str, Any]) -> Entry:
+    test = {protocol: Judged(**judged) for protocol, judged in line["test"].items()}
+    return Entry(**{**line, "test": test})

@@ -1,0 +1,127 @@
+"""What the entries of a ledger come to: means, intervals, and differences paired by user.
+
+Entries with the same settings are one variant, however they were called. Intervals are 95 %: over seeds for a
+mean, over users for a difference (each user's metric is averaged over the seeds first).
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.intervals import half_width
+from benchmarks.quality.ledger import PROTOCOLS, Entry, Ledger
+from re4.console import table
+
+METRICS: Final = ("recall_20", "recall_50", "hit_rate_20", "hit_rate_50", "ndcg_20", "ndcg_50")
+_SHOWN: Final = ("recall_20", "recall_50", "ndcg_20", "ndcg_50")
+_HEADINGS: Final = ("Recall@20", "Recall@50", "NDCG@20", "NDCG@50")
+
+
+def outcomes_of(book: Ledger, entries: Sequence[Entry], reference: str) -> list[dict[str, Any]]:
+    """Sum up entries by variant and protocol, the best on validation first.
+
+    Args:
+        book: where the entries are from.
+        entries: in any order; all seeds of a variant count.
+        reference: the variant that others are compared with; empty or unknown: the best on validation.
+    """
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(
+            json.dumps([entry.kind, entry.variant if entry.seed is None else entry.settings]), []
+        ).append(entry)
+    ordered = sorted(groups.values(), key=_validation, reverse=True)
+    if not any(group[0].variant == reference for group in ordered):
+        reference = ordered[0][0].variant
+    outcomes = []
+    for protocol in PROTOCOLS:
+        by_user = {group[0].variant: _by_user(book, group, protocol) for group in ordered}
+        outcomes += [_outcome(group, protocol, by_user, reference) for group in ordered]
+    return outcomes
+
+
+def _validation(group: Sequence[Entry]) -> float:
+    return float(np.mean([entry.valid["recall_50"] for entry in group]))
+
+
+def _by_user(book: Ledger, group: Sequence[Entry], protocol: str) -> dict[str, NDArray[np.float64]]:
+    judged = [book.by_user(entry.test[protocol]) for entry in group]
+    values = {}
+    for metric in METRICS:
+        kind, _, cut = metric.rpartition("_")
+        values[metric] = np.mean([getattr(by_cut[int(cut)], f"{kind}_U") for by_cut in judged], axis=0)
+    return values
+
+
+def _outcome(
+    group: Sequence[Entry],
+    protocol: str,
+    by_user: dict[str, dict[str, NDArray[np.float64]]],
+    reference: str,
+) -> dict[str, Any]:
+    name = group[0].variant
+    metrics = {}
+    for metric in METRICS:
+        difference_U = by_user[name][metric] - by_user[reference][metric]
+        metrics[metric] = {
+            "mean": float(by_user[name][metric].mean()),
+            "half_width_over_seeds": half_width([entry.test[protocol].metrics[metric] for entry in group]),
+            "difference": float(difference_U.mean()),
+            "difference_half_width": half_width(difference_U.tolist()),
+        }
+    return {
+        "name": name,
+        "is_history_excluded": protocol == "excluded",
+        "num_seeds": len(group),
+        "valid_recall_50": _validation(group),
+        "metrics": metrics,
+        "coverage_50": float(np.mean([entry.test[protocol].coverage_50 for entry in group])),
+        "interest_cosine": float(np.mean([entry.test[protocol].interest_cosine for entry in group])),
+        "num_epochs": None if group[0].num_epochs is None else float(np.mean([e.num_epochs for e in group])),
+    }
+
+
+def print_outcomes(title: str, outcomes: Sequence[dict[str, Any]]) -> None:
+    """Show both protocols on the terminal."""
+    for excluded in (False, True):
+        rows = [_cells(each) for each in outcomes if each["is_history_excluded"] == excluded]
+        table(f"{title} · test · {_protocol(excluded)}", _columns(), rows)
+
+
+def markdown(title: str, outcomes: Sequence[dict[str, Any]]) -> str:
+    """Give the page of a ledger."""
+    parts = [
+        f"# Quality on {title}",
+        "Made of the ledger beside it by `re4 bench quality`; see `benchmarks/README.md`. Test users; ± is "
+        "half of the 95 % interval: over seeds, and for differences over users, paired. Differences are from "
+        "the row whose are 0. In order of validation Recall@50.",
+    ]
+    for excluded in (False, True):
+        rows = [_cells(each) for each in outcomes if each["is_history_excluded"] == excluded]
+        lines = [_columns(), ["---"] * len(_columns()), *rows]
+        parts.append(f"## {_protocol(excluded).capitalize()}")
+        parts.append("\n".join("| " + " | ".join(cells) + " |" for cells in lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _protocol(excluded: bool) -> str:
+    return "history left out" if excluded else "history left in"
+
+
+def _columns() -> list[str]:
+    return ["", "seeds", "valid R@50", *_HEADINGS, "Δ Recall@50", "Δ NDCG@20", "coverage", "cosine"]
+
+
+def _cells(outcome: dict[str, Any]) -> list[str]:
+    cells = [outcome["name"], str(outcome["num_seeds"]), f"{outcome['valid_recall_50']:.4f}"]
+    for metric in _SHOWN:
+        figures = outcome["metrics"][metric]
+        width = figures["half_width_over_seeds"]
+        cells.append(f"{figures['mean']:.4f}" + ("" if width is None else f" ±{width:.4f}"))
+    for metric in ("recall_50", "ndcg_20"):
+        figures = outcome["metrics"][metric]
+        cells.append(f"{figures['difference']:+.4f} ±{figures['difference_half_width']:.4f}")
+    return [*cells, f"{outcome['coverage_50']:.3f}", f"{outcome['interest_cosine']:.3f}"]

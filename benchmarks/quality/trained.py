@@ -1,0 +1,133 @@
+"""One entry of the ledger: trained, or taken from a folder of finished runs, and judged on the test users."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.quality.ledger import PROTOCOLS, Entry, Judged, Ledger, pack_hits
+from benchmarks.quality.variants import parse_variant
+from re4 import __version__
+from re4.console import say
+
+if TYPE_CHECKING:
+    from training.data.dataset import Dataset
+    from training.evaluation import Ranking
+
+
+def trained_entry(ledger: Ledger, dataset: "Dataset", variant: str, seed: int, runs: Path) -> Entry:
+    """Give the ledger's entry; where it has none, train or go on with the run in its folder, and judge it."""
+    from training.checkpoint import CHECKPOINT
+    from training.config import TrainConfig
+    from training.evaluation import rank
+    from training.loop import resume, train
+    from training.run import CONFIG, Run
+
+    config = TrainConfig(**parse_variant(variant), seed=seed).resolve(dataset.num_items)
+    settings = {name: value for name, value in config.to_json().items() if name != "seed"}
+    known = ledger.find(settings, seed)
+    if known is not None:
+        return known
+    path = runs / variant.replace(":", "-").replace("=", "-") / f"seed-{seed}"
+    if (path / CHECKPOINT).exists():
+        resume(path, dataset)
+    elif not (path / CONFIG).exists():
+        say(f"{variant}, seed {seed}")
+        train(dataset, config, path)
+    run = Run.open(path)
+    run.check_dataset(dataset)
+    model, epochs = run.load_model(), run.metrics()
+    return ledger.add(
+        Entry(
+            kind="run",
+            variant=variant,
+            seed=seed,
+            settings={name: value for name, value in run.config.to_json().items() if name != "seed"},
+            valid=rounded(run.evaluation()["valid"]),
+            test={
+                protocol: judged(
+                    rank(
+                        model,
+                        dataset.test,
+                        exclude_history=protocol == "excluded",
+                        title=f"{variant}, seed {seed}",
+                    ),
+                    dataset,
+                )
+                for protocol in PROTOCOLS
+            },
+            best_epoch=run.best_epoch,
+            num_epochs=len(epochs),
+            train_seconds=round(sum(epoch["seconds"] for epoch in epochs), 1),
+            made_by=made_by(),
+        )
+    )
+
+
+def baseline_entries(ledger: Ledger, dataset: "Dataset") -> list[Entry]:
+    """Give the ledger's baselines; where it has none, fit and judge them."""
+    from benchmarks.quality.baselines import fit_baselines, rank_baseline
+    from training.evaluation import summarise
+
+    if ledger.baselines():
+        return ledger.baselines()
+    say("fitting the baselines …")
+    for name, (baseline, settings) in fit_baselines(dataset.train, dataset.valid, dataset.num_items).items():
+        kept = rank_baseline(baseline, dataset.valid, dataset.num_items, exclude_history=False)
+        test = {
+            protocol: judged(
+                rank_baseline(
+                    baseline, dataset.test, dataset.num_items, exclude_history=protocol == "excluded"
+                ),
+                dataset,
+            )
+            for protocol in PROTOCOLS
+        }
+        valid = rounded(summarise(kept, dataset.valid, dataset.num_items).to_json())
+        ledger.add(
+            Entry(
+                kind="baseline",
+                variant=name,
+                seed=None,
+                settings=settings,
+                valid=valid,
+                test=test,
+                made_by=made_by(),
+            )
+        )
+    return ledger.baselines()
+
+
+def judged(ranking: "Ranking", dataset: "Dataset") -> Judged:
+    """Judge lists for the test users."""
+    from training.evaluation import summarise
+
+    means = summarise(ranking, dataset.test, dataset.num_items)
+    return Judged(
+        hits=pack_hits(ranking.top_UM, dataset),
+        coverage_50=round(means.coverage_50, 4),
+        interest_cosine=round(means.interest_cosine, 4),
+        metrics={
+            name: value
+            for name, value in rounded(means.to_json()).items()
+            if name.startswith(("recall", "hit_rate", "ndcg"))
+        },
+    )
+
+
+def rounded(values: dict[str, float]) -> dict[str, float]:
+    """Round for the file."""
+    return {name: round(value, 5) for name, value in values.items()}
+
+
+def made_by() -> dict[str, Any]:
+    """Say which versions made an entry, and on what."""
+    import torch
+
+    from benchmarks.latency.machine import describe_machine
+
+    machine = describe_machine()
+    return {
+        "re4": __version__,
+        "torch": torch.__version__,
+        "python": machine["python"],
+        "cpu": machine["cpu_model"],
+    }
