@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bundle.arrays import map_text, open_array
 from bundle.layout import ID_KEYS, ID_OFFSETS, ID_ROWS, ID_TEXT
-from bundle.string_keys import MAX_ID_BYTES, string_keys
+from bundle.string_keys import MAX_ID_BYTES, WORD_BYTES, keys_of_words, words_of
 from re4.errors import BundleError
 
 _IDS_AT_ONCE: Final = 16_384
@@ -33,7 +33,7 @@ def write_string_ids(folder: Path, ids: Sequence[str]) -> None:
             encoded = [_encode(id_, start + i) for i, id_ in enumerate(ids[start : start + _IDS_AT_ONCE])]
             span = slice(start, start + len(encoded))
             lengths_N[span] = np.fromiter(map(len, encoded), np.uint16, len(encoded))
-            keys_N[span] = string_keys(encoded)
+            keys_N[span] = keys_of_words(*words_of(encoded))
             file.write(b"".join(encoded))
     rows_N = np.argsort(keys_N, kind="stable")
     keys_N = keys_N[rows_N]
@@ -59,20 +59,33 @@ class StringIds:
         """Rows of ids, -1 where unknown: int64 [number of ids]."""
         if not ids:
             return np.empty(0, np.int64)
-        encoded = [_encode_or_empty(id_) for id_ in ids]
-        keys = string_keys(encoded)
+        encoded = _encoded(ids)
+        words, lengths = words_of(encoded)
+        keys = keys_of_words(words, lengths)
         places = self._keys.searchsorted(keys)
-        found = self._rows.take(places, mode="clip")
+        rows = self._rows.take(places, mode="clip").astype(np.int64)
         # The text decides. Where it differs the id is unknown, or its key is another id's as well.
-        return np.array(
-            [
-                row if text == wanted else self._row_of_key(key, place + 1, wanted)
-                for row, text, wanted, key, place in zip(
-                    found.tolist(), self.texts(found), encoded, keys.tolist(), places.tolist(), strict=True
-                )
-            ],
-            np.int64,
-        )
+        others = np.flatnonzero(~self._are(rows, words, lengths))
+        if others.size:
+            rows[others] = -1
+            others = others[self._keys.take(places[others], mode="clip") == keys[others]]
+        for other in others.tolist():
+            rows[other] = self._row_of_key(int(keys[other]), int(places[other]) + 1, encoded[other])
+        return rows
+
+    def _are(
+        self, rows: NDArray[np.int64], words: NDArray[np.uint64], lengths: NDArray[np.uint64]
+    ) -> NDArray[np.bool]:
+        """Whether the ids of rows are those laid out by `words_of`."""
+        starts = self._offsets[rows]
+        are = np.asarray(self._offsets[rows + 1] - starts == lengths, np.bool)
+        alike = slice(None) if are.all() else np.flatnonzero(are)
+        starts, lengths, words = starts[alike], lengths[alike], words[alike]
+        width = np.arange(words.shape[1] * WORD_BYTES, dtype=np.uint64)
+        texts = self._text.take(starts[:, None] + width, mode="clip")
+        texts[width >= lengths[:, None]] = 0
+        are[alike] = (texts.view("<u8") == words).all(axis=1)
+        return are
 
     def ids(self, rows: NDArray[np.integer]) -> list[str]:
         """Ids of rows, which must be valid."""
@@ -121,13 +134,24 @@ def _encode(id_: str, row: int) -> bytes:
     return encoded
 
 
-def _encode_or_empty(id_: str) -> bytes:
-    """UTF-8 of an id, empty (which is no item's id) for one that cannot be in any catalogue."""
+def _encoded(ids: Sequence[str]) -> list[bytes]:
+    """UTF-8 of ids, empty (which is no item's id) for those that cannot be in any catalogue."""
     try:
-        encoded = id_.encode()
+        encoded = [id_.encode() for id_ in ids]
     except UnicodeEncodeError:
-        return b""
-    return encoded if len(encoded) <= MAX_ID_BYTES else b""
+        encoded = [id_.encode() if _is_text(id_) else b"" for id_ in ids]
+    if max(map(len, encoded)) > MAX_ID_BYTES:
+        encoded = [text if len(text) <= MAX_ID_BYTES else b"" for text in encoded]
+    return encoded
+
+
+def _is_text(id_: str) -> bool:
+    """Whether it has no lone surrogate."""
+    try:
+        id_.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _refuse_duplicates(ids: Sequence[str], keys_N: NDArray[np.uint64], rows_N: NDArray[np.int64]) -> None:

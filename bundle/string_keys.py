@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 MAX_ID_BYTES: Final = 1024
 """Longest string id, in UTF-8 bytes."""
 
-_WORD_BYTES: Final = 8
+WORD_BYTES: Final = 8
 _GOLDEN: Final = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio, odd
 
 
@@ -30,21 +30,26 @@ def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return words
 
 
-_POSITIONS: Final = _mix(np.arange(1, MAX_ID_BYTES // _WORD_BYTES + 1, dtype=np.uint64)) | np.uint64(1)
+_POSITIONS: Final = _mix(np.arange(1, MAX_ID_BYTES // WORD_BYTES + 1, dtype=np.uint64)) | np.uint64(1)
 
 
-def string_keys(ids: Sequence[bytes]) -> NDArray[np.uint64]:
-    """Keys of ids.
+def words_of(ids: Sequence[bytes]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Ids as a matrix of 64-bit words, zeros behind each.
 
     Args:
         ids: At least one UTF-8 id; none longer than `MAX_ID_BYTES`.
 
     Returns:
-        uint64 [number of ids].
+        The words [number of ids, words of the longest], little end first, and the ids' lengths in bytes.
     """
     lengths = np.fromiter(map(len, ids), np.uint64, len(ids))
-    num_words = max(1, -(-int(lengths.max()) // _WORD_BYTES))
-    padded = np.array(ids, dtype=f"S{num_words * _WORD_BYTES}")
+    num_words = max(1, -(-int(lengths.max()) // WORD_BYTES))
+    padded = np.array(ids, dtype=f"S{num_words * WORD_BYTES}")
     words = padded.view("<u8").astype(np.uint64, copy=False).reshape(len(ids), num_words)
-    sums = _mix(words * _POSITIONS[:num_words]).sum(axis=1, dtype=np.uint64)
+    return words, lengths
+
+
+def keys_of_words(words: NDArray[np.uint64], lengths: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Keys of ids that were laid out by `words_of`: uint64 [number of ids]."""
+    sums = _mix(words * _POSITIONS[: words.shape[1]]).sum(axis=1, dtype=np.uint64)
     return _mix(sums + lengths * np.uint64(_GOLDEN))

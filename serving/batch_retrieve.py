@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import grpc
-import numpy as np
 
 from protos.v1 import retrieval_pb2
 from re4.errors import Re4Error, RequestError
-from serving import replies, wire
+from serving import replies
+from serving.answering import Answered
 from serving.batcher import Finished
-from serving.merging import Merged
-from serving.pipeline import NOTHING_MERGED, Answer, Query
 from serving.requests import CheckedRequest, check_retrieve
 from serving.settings import ServerSettings
 from serving.snapshot import Snapshot
@@ -26,18 +24,18 @@ from serving.status import status_of
 
 _log = logging.getLogger(__name__)
 
-Future: TypeAlias = "asyncio.Future[Finished[Answer]]"
-Enqueue: TypeAlias = Callable[[Sequence[Query], bool], list[Future]]
-"""Queues queries of a call; the flag says that the call was let in before."""
+Future: TypeAlias = "asyncio.Future[Finished[Answered]]"
+Enqueue: TypeAlias = Callable[[Sequence[CheckedRequest], bool], list[Future]]
+"""Queues requests of a call; the flag says that the call was let in before."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Part:
     """Some consecutive users, checked and queued."""
 
-    users: list[CheckedRequest | Re4Error]
+    users: list[CheckedRequest | RequestError]
     futures: list[Future]
-    """One for each user who is neither wrong nor answered by popularity."""
+    """One for each user with whom nothing is wrong."""
 
 
 async def batch_retrieve(
@@ -68,9 +66,9 @@ async def batch_retrieve(
                 _check(user, snapshot, settings)
                 for user in request.users[start : start + settings.max_batch_size]
             ]
-            queries = [query for user in users if (query := _query_of(user)) is not None]
-            queued.append(_Part(users=users, futures=enqueue(queries, is_let_in)))
-            is_let_in = is_let_in or bool(queries)
+            right = [user for user in users if isinstance(user, CheckedRequest)]
+            queued.append(_Part(users=users, futures=enqueue(right, is_let_in)))
+            is_let_in = is_let_in or bool(right)
             # One part is in the lane while the next one waits, so that the lane need not rest.
             if len(queued) > 1:
                 await reply.add(queued.pop(0))
@@ -98,45 +96,40 @@ class BatchReply:
             outcomes = iter(await asyncio.gather(*part.futures, return_exceptions=True))
         finally:
             _abandon(part.futures)
-        merged = [
-            self._add_user(user, None if _query_of(user) is None else next(outcomes)) for user in part.users
-        ]
-        joined = Merged(*(np.concatenate(column) for column in zip(*merged, strict=True)))
-        self._candidates.append(wire.candidates(joined, self._snapshot.item_ids))
-        self.message.num_candidates.extend(len(found.rows_M) for found in merged)
+        for user in part.users:
+            self._add_user(user, None if isinstance(user, RequestError) else next(outcomes))
 
     def to_bytes(self) -> bytes:
         """The whole reply, serialised."""
         return b"".join((*self._candidates, self.message.SerializeToString()))
 
     def _add_user(
-        self, user: CheckedRequest | Re4Error, outcome: Finished[Answer] | BaseException | None
-    ) -> Merged:
-        """Add what is one entry for each user; the candidates are returned."""
-        merged, interests, reasons = NOTHING_MERGED, retrieval_pb2.Interests(), retrieval_pb2.Reasons()
-        num_unknown, is_popular = 0, False
-        if isinstance(user, Re4Error):
+        self, user: CheckedRequest | RequestError, outcome: Finished[Answered] | BaseException | None
+    ) -> None:
+        """Add a user's candidates, and one entry to each list that has one for each user."""
+        interests, reasons = retrieval_pb2.Interests(), retrieval_pb2.Reasons()
+        num_candidates, num_unknown, is_popular = 0, 0, False
+        if isinstance(user, RequestError):
             self._add_error(user)
         elif isinstance(outcome, BaseException):
             self._add_error(outcome)
-        else:
-            num_unknown, is_popular = user.num_unknown_history_ids, outcome is None
-            if outcome is None:
-                rows = replies.popular_rows(user, self._snapshot)
-                merged = Merged(rows, np.zeros(len(rows), np.float32), np.zeros(len(rows), np.int64))
-            else:
-                merged = outcome.result.merged
-                if user.return_interests:
-                    interests = replies.interests(outcome.result, user.query, self._snapshot)
-                if user.num_reasons:
-                    reasons = replies.reasons(outcome.result, user, self._snapshot)
+        elif outcome is not None:
+            answered = outcome.result
+            answer = answered.answer
+            self._candidates.append(answered.candidates)
+            num_candidates, num_unknown = answered.num_candidates, answered.num_unknown_history_ids
+            is_popular = answer is None
+            if answer is not None and user.return_interests:
+                interests = replies.interests(answer, answered.query, self._snapshot)
+            if answer is not None and user.num_reasons:
+                reasons = replies.reasons(answer, answered.query, user.num_reasons, self._snapshot)
+        self.message.num_candidates.append(num_candidates)
         self.message.num_unknown_history_ids.append(num_unknown)
         self.message.is_popularity_fallback.append(is_popular)
         if self._has_interests:
             self.message.interests.append(interests)
         if self._has_reasons:
             self.message.reasons.append(reasons)
-        return merged
 
     def _add_error(self, error: BaseException) -> None:
         code, message = grpc.StatusCode.INTERNAL, "this user's search failed; the server's log says why"
@@ -151,18 +144,11 @@ class BatchReply:
 
 def _check(
     user: retrieval_pb2.RetrieveRequest, snapshot: Snapshot, settings: ServerSettings
-) -> CheckedRequest | Re4Error:
+) -> CheckedRequest | RequestError:
     try:
-        return check_retrieve(user, snapshot, settings)
+        return check_retrieve(user, snapshot, settings.limits)
     except RequestError as error:
         return error
-
-
-def _query_of(user: CheckedRequest | Re4Error) -> Query | None:
-    """What to run for a user; None for one who is answered without, or wrong."""
-    if isinstance(user, Re4Error) or user.is_popularity_fallback:
-        return None
-    return user.query
 
 
 def _abandon(futures: Sequence[Future]) -> None:

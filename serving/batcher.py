@@ -2,9 +2,10 @@
 
 An idle server answers a lone query at once; a busy one shares each run among all who wait. Those whom the
 transport holds are let through first: a batch starts when the event loop has nothing new to say. One
-thread, the compute lane, runs the batches, so that the event loop stays free to read the next calls. Work is
-spent only on those who can still be answered: who would wait too long is turned away on arrival, who left or
-whose deadline passed is dropped when the batch is formed. Knows nothing about what a query is.
+thread, the compute lane, runs the batches, so that the event loop stays free to read the next calls; a batch
+that is over sooner than that is worth runs in the event loop's own thread. Work is spent only on those who
+can still be answered: who would wait too long is turned away on arrival, who left or whose deadline passed
+is dropped when the batch is formed. Knows nothing about what a query is.
 """
 
 import asyncio
@@ -22,9 +23,8 @@ from serving.backlog import Backlog, Group
 _QUIET_TURNS: Final = 8
 """Turns of the event loop without a new query after which nobody else is taken to be on the way. A call that
 the transport holds takes several turns to get here; whoever starts without it runs a batch of one, and at
-saturation all batches stay that small."""
-_QUIET_TURNS_ALONE: Final = 2
-"""The same, where the batch before was a single query: a lone caller does not wait for company."""
+saturation all batches stay that small. A query that comes after so many quiet turns is alone: it waits for
+nobody."""
 
 QueryT = TypeVar("QueryT")
 ResultT = TypeVar("ResultT")
@@ -63,6 +63,7 @@ class Batcher(Generic[QueryT, ResultT]):
         max_batch_size: int,
         max_wait_ms: float,
         max_delay_ms: float = 0.0,
+        max_block_ms: float = 0.0,
         group_of: Callable[[QueryT], Group],
         on_lane_start: Callable[[], None],
         lane: ThreadPoolExecutor | None = None,
@@ -75,8 +76,9 @@ class Batcher(Generic[QueryT, ResultT]):
             max_batch_size: Most queries that `run` is given.
             max_wait_ms: Queries that would wait longer for their batch to start are turned away.
             max_delay_ms: How long an idle lane waits for company before it runs a batch that is not full.
+            max_block_ms: Batches that should take no longer run in the event loop's thread; 0 for none.
             group_of: Says which queries may share a batch, and how deep they are.
-            on_lane_start: Called once in the lane's thread.
+            on_lane_start: Called once in each thread that may run a batch.
             lane: One thread to be the lane, which the batcher then ends; None for one of its own.
             clock_ns: What time it is, in nanoseconds since any moment.
         """
@@ -84,14 +86,18 @@ class Batcher(Generic[QueryT, ResultT]):
         self._max_wait_ms = max_wait_ms
         self._max_batch_size = max_batch_size
         self._delay_s = max_delay_ms / 1e3
+        self._max_block_ms = max_block_ms
         self._group_of = group_of
         self._clock_ns = clock_ns
         self._lane = lane or ThreadPoolExecutor(1, thread_name_prefix="compute-lane")
         self._lane.submit(on_lane_start)
+        if max_block_ms:
+            on_lane_start()
         self._pace = Pace()
         self._backlog = Backlog[_Waiting[QueryT, ResultT]](max_batch_size, self._pace.ms)
         self._is_busy = False
-        self._num_quiet_turns = _QUIET_TURNS_ALONE
+        self._num_enqueued = 0
+        self._is_quiet = True
         self._delayed: asyncio.TimerHandle | None = None
         self._running: _Running | None = None
 
@@ -156,12 +162,14 @@ class Batcher(Generic[QueryT, ResultT]):
             self._backlog.add(group, entry)
             entry.future.add_done_callback(partial(self._forget, entry))
             futures.append(entry.future)
+        self._num_enqueued += len(futures)
         if futures and not self._is_busy:
             self._is_busy = True
             if self._delay_s:
                 self._delayed = loop.call_later(self._delay_s, self._start_next)
             else:
-                loop.call_soon(self._start_when_quiet, len(self._backlog), 0)
+                num_turns = _QUIET_TURNS if self._is_quiet else 0
+                loop.call_soon(self._start_when_quiet, len(self._backlog), num_turns)
         if self._delayed is not None and len(self._backlog) >= self._max_batch_size:
             self._start_next()
         return futures
@@ -186,7 +194,7 @@ class Batcher(Generic[QueryT, ResultT]):
         num_waiting = len(self._backlog)
         if num_waiting > num_seen:
             num_turns = 0
-        if num_waiting >= self._max_batch_size or num_turns >= self._num_quiet_turns:
+        if num_waiting >= self._max_batch_size or num_turns >= _QUIET_TURNS:
             self._start_next()
         else:
             loop = asyncio.get_running_loop()
@@ -203,8 +211,22 @@ class Batcher(Generic[QueryT, ResultT]):
         if not batch:
             return
         queries = [entry.query for entry in batch]
-        running = asyncio.get_running_loop().run_in_executor(self._lane, self._run, queries)
-        running.add_done_callback(lambda done: self._finish(batch, started_ns, done))
+        loop = asyncio.get_running_loop()
+        if self._is_soon_over(batch):
+            done: asyncio.Future[Sequence[ResultT | Exception]] = loop.create_future()
+            try:
+                done.set_result(self._run(queries))
+            except Exception as error:
+                done.set_exception(error)
+            self._finish(batch, started_ns, done)
+        else:
+            running = loop.run_in_executor(self._lane, self._run, queries)
+            running.add_done_callback(lambda done: self._finish(batch, started_ns, done))
+
+    def _is_soon_over(self, batch: Sequence[_Waiting[QueryT, ResultT]]) -> bool:
+        """Whether a batch is known to be short enough for the event loop's thread."""
+        expected_ms = len(batch) * self._pace.ms(batch[0].group.cost_class)
+        return 0 < expected_ms <= self._max_block_ms
 
     def _next_batch(self, now_ns: int) -> list[_Waiting[QueryT, ResultT]]:
         while taken := self._backlog.take():
@@ -232,14 +254,14 @@ class Batcher(Generic[QueryT, ResultT]):
         done: "asyncio.Future[Sequence[ResultT | Exception]]",
     ) -> None:
         self._pace.note(batch[0].group.cost_class, len(batch), (self._clock_ns() - started_ns) / 1e6)
-        self._num_quiet_turns = _QUIET_TURNS if len(batch) > 1 else _QUIET_TURNS_ALONE
         self._running = None
-        if len(self._backlog) >= self._max_batch_size:
-            self._start_next()  # the lane works while the replies are built
-        elif self._backlog:
-            asyncio.get_running_loop().call_soon(self._start_when_quiet, 0, 0)
+        self._is_quiet = False
+        loop = asyncio.get_running_loop()
+        if self._backlog:
+            loop.call_soon(self._start_when_quiet, 0, 0)
         else:
             self._is_busy = False
+            loop.call_soon(self._watch, self._num_enqueued, 0)
         failure = done.exception()
         results = [failure] * len(batch) if failure is not None else done.result()
         for entry, result in zip(batch, results, strict=True):
@@ -249,3 +271,12 @@ class Batcher(Generic[QueryT, ResultT]):
                 entry.future.set_exception(result)
             else:
                 entry.future.set_result(Finished(result, (started_ns - entry.since_ns) // 1000))
+
+    def _watch(self, num_enqueued: int, num_turns: int) -> None:
+        """See whether anybody comes within some turns of the event loop."""
+        if self._num_enqueued != num_enqueued:
+            return
+        if num_turns >= _QUIET_TURNS:
+            self._is_quiet = True
+        else:
+            asyncio.get_running_loop().call_soon(self._watch, num_enqueued, num_turns + 1)

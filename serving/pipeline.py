@@ -251,8 +251,12 @@ class Pipeline:
 def first_allowed(best: Merged, query: Query) -> Merged:
     """The candidates of a query among its best items: the first that are not excluded."""
     rows, scores, numbers = best
-    if query.excluded_rows.size or (rows[: query.num_candidates] < 0).any():
-        allowed = np.flatnonzero((rows >= 0) & ~np.isin(rows, query.excluded_rows, kind="sort"))
-        rows, scores, numbers = rows[allowed], scores[allowed], numbers[allowed]
+    excluded_rows = query.excluded_rows
+    if excluded_rows.size:
+        is_allowed = excluded_rows.take(excluded_rows.searchsorted(rows), mode="clip") != rows
+        rows, scores, numbers = rows[is_allowed], scores[is_allowed], numbers[is_allowed]
+    if (rows[: query.num_candidates] < 0).any():
+        is_there = rows >= 0
+        rows, scores, numbers = rows[is_there], scores[is_there], numbers[is_there]
     num = query.num_candidates
     return Merged(rows[:num], scores[:num], numbers[:num])

@@ -1,33 +1,43 @@
 """From answers to messages: rows to ids, newest first to oldest first. Knows no rule of retrieval."""
 
-from collections.abc import Iterator
-from typing import Final
-
 import numpy as np
 from numpy.typing import NDArray
 
 from protos.v1 import retrieval_pb2
-from serving import wire
+from serving.answering import Answered
 from serving.brown_out import lowest_effort
 from serving.pipeline import Answer, Query
 from serving.reasons import top_attended
 from serving.requests import CheckedRequest
-from serving.selection import Selection
 from serving.settings import ServerSettings
 from serving.snapshot import Snapshot
 from serving.thread_pools import thread_pools
 
-_ROWS_AT_ONCE: Final = 1 << 16
+
+def retrieve_reply(answered: Answered, queue_us: int, request: CheckedRequest, snapshot: Snapshot) -> bytes:
+    """The reply of Retrieve, serialised."""
+    return answered.candidates + _rest(answered, queue_us, request, snapshot).SerializeToString()
 
 
-def retrieve_reply(answer: Answer, queue_us: int, checked: CheckedRequest, snapshot: Snapshot) -> bytes:
-    """The reply of Retrieve for an answer from the index, serialised."""
+def _rest(
+    answered: Answered, queue_us: int, request: CheckedRequest, snapshot: Snapshot
+) -> retrieval_pb2.RetrieveReply:
+    """All but the candidates."""
+    version, answer = snapshot.manifest.version, answered.answer
+    if answer is None:
+        return retrieval_pb2.RetrieveReply(
+            version=version,
+            num_unknown_history_ids=answered.num_unknown_history_ids,
+            is_popularity_fallback=True,
+        )
     times = answer.times
-    rest = retrieval_pb2.RetrieveReply(
-        version=snapshot.manifest.version,
-        num_unknown_history_ids=checked.num_unknown_history_ids,
-        interests=interests(answer, checked.query, snapshot) if checked.return_interests else None,
-        reasons=reasons(answer, checked, snapshot) if checked.num_reasons else None,
+    return retrieval_pb2.RetrieveReply(
+        version=version,
+        num_unknown_history_ids=answered.num_unknown_history_ids,
+        interests=interests(answer, answered.query, snapshot) if request.return_interests else None,
+        reasons=reasons(answer, answered.query, request.num_reasons, snapshot)
+        if request.num_reasons
+        else None,
         stage_times=retrieval_pb2.StageTimes(
             queue_us=queue_us,
             gather_us=times.gather_us,
@@ -36,65 +46,17 @@ def retrieve_reply(answer: Answer, queue_us: int, checked: CheckedRequest, snaps
             merge_us=times.merge_us,
             batch_size=times.batch_size,
         ),
-        search_effort=1.0 if checked.query.terms is None else checked.query.terms.effort,
-    )
-    return wire.candidates(answer.merged, snapshot.item_ids) + rest.SerializeToString()
-
-
-def popular_reply(checked: CheckedRequest, snapshot: Snapshot) -> retrieval_pb2.RetrieveReply:
-    """The reply of Retrieve with the most popular items: scores and interest numbers are 0."""
-    allowed = popular_rows(checked, snapshot)
-    return retrieval_pb2.RetrieveReply(
-        items=item_ids(allowed, snapshot),
-        scores=[0.0] * len(allowed),
-        interest_numbers=[0] * len(allowed),
-        version=snapshot.manifest.version,
-        num_unknown_history_ids=checked.num_unknown_history_ids,
-        is_popularity_fallback=True,
+        search_effort=1.0 if request.terms is None else request.terms.effort,
     )
 
 
-def popular_rows(checked: CheckedRequest, snapshot: Snapshot) -> NDArray[np.int64]:
-    """Rows of the most popular items that the request allows, most popular first.
-
-    A version lists its most popular items only; where too few of those are allowed, others follow, in
-    catalogue order.
-    """
-    query = checked.query
-    conditions = query.terms.conditions if query.terms is not None else ()
-    hidden = snapshot.selections.hidden
-    selection = None if hidden is None else hidden.others
-    if conditions:
-        selection = snapshot.selections.of(conditions)
-
-    def allowed(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        rows = rows[~np.isin(rows, query.excluded_rows)]
-        return rows if selection is None else rows[selection.hold(rows)]
-
-    found = allowed(snapshot.popular_rows)[: query.num_candidates]
-    for rows in _blocks(selection, snapshot.manifest.items.num_items):
-        if len(found) == query.num_candidates:
-            break
-        others = allowed(rows[~np.isin(rows, found)])
-        found = np.concatenate([found, others[: query.num_candidates - len(found)]])
-    return found
-
-
-def _blocks(selection: Selection | None, num_items: int) -> Iterator[NDArray[np.int64]]:
-    """Rows that may be allowed, some at a time."""
-    if selection is not None and selection.few_rows_S is not None:
-        yield selection.few_rows_S
-        return
-    for start in range(0, num_items, _ROWS_AT_ONCE):
-        yield np.arange(start, min(start + _ROWS_AT_ONCE, num_items))
-
-
-def encode_reply(answer: Answer, checked: CheckedRequest, snapshot: Snapshot) -> retrieval_pb2.EncodeReply:
+def encode_reply(answered: Answered, snapshot: Snapshot) -> retrieval_pb2.EncodeReply:
     """The reply of Encode."""
+    assert answered.answer is not None, "without a search there is no fallback"
     return retrieval_pb2.EncodeReply(
-        interests=interests(answer, checked.query, snapshot),
+        interests=interests(answered.answer, answered.query, snapshot),
         version=snapshot.manifest.version,
-        num_unknown_history_ids=checked.num_unknown_history_ids,
+        num_unknown_history_ids=answered.num_unknown_history_ids,
     )
 
 
@@ -173,9 +135,9 @@ def interests(answer: Answer, query: Query, snapshot: Snapshot) -> retrieval_pb2
     )
 
 
-def reasons(answer: Answer, checked: CheckedRequest, snapshot: Snapshot) -> retrieval_pb2.Reasons:
-    """The history items behind each interest's candidates."""
-    found = top_attended(answer.attention_KL, checked.query.history_rows_L, checked.num_reasons)
+def reasons(answer: Answer, query: Query, num_reasons: int, snapshot: Snapshot) -> retrieval_pb2.Reasons:
+    """The history items behind each interest's candidates, so many for each."""
+    found = top_attended(answer.attention_KL, query.history_rows_L, num_reasons)
     return retrieval_pb2.Reasons(
         num_items=found.rows_KR.shape[1],
         items=item_ids(found.rows_KR.reshape(-1), snapshot),

@@ -21,6 +21,7 @@ from protos.v1 import retrieval_pb2
 from re4 import __version__
 from re4.errors import OverloadError, RateError, Re4Error, ShedError
 from serving import replies
+from serving.answering import Answered, answer_all
 from serving.backlog import Group
 from serving.batch_retrieve import batch_retrieve
 from serving.batcher import Batcher, Finished
@@ -33,7 +34,6 @@ from serving.live import Live
 from serving.merging import POLICIES
 from serving.metrics import CallMetrics
 from serving.orders import Sample
-from serving.pipeline import Answer, Query
 from serving.refusals import Spacing
 from serving.requests import CheckedRequest, check_encode, check_retrieve
 from serving.search_terms import SearchTerms
@@ -54,6 +54,10 @@ _USUAL_DEPTH_BITS: Final = 9
 _FILTERED_WORK: Final = 4
 """What a search with a filter counts as: it may need a call of the index for itself, and a new bitmap."""
 
+_MAX_BLOCK_MS: Final = 5.0
+"""How long the event loop may stand still for a batch. Handing a lone call to another thread and back is felt;
+where many wait, to read their calls meanwhile is worth more."""
+
 _log = logging.getLogger(__name__)
 
 TimeLeft: TypeAlias = Callable[[], float | None]
@@ -66,18 +70,18 @@ Handler: TypeAlias = Callable[[bytes, "grpc.aio.ServicerContext[bytes, bytes]"],
 @dataclass(frozen=True, slots=True)
 class _Job:
     snapshot: Snapshot
-    query: Query
+    request: CheckedRequest
 
 
 def _group_of(job: _Job) -> Group:
-    query = job.query
-    depth_bits = (query.search_depth - 1).bit_length() if query.search_depth else 0
+    search_depth, terms = job.request.search_depth, job.request.terms
+    depth_bits = (search_depth - 1).bit_length() if search_depth else 0
     depth, kind = 1 << max(0, depth_bits - _USUAL_DEPTH_BITS), ""
-    if query.terms is not None:
+    if terms is not None:
         # A power of two, as depths are, so that there are few groups.
-        depth <<= max(0, math.ceil(math.log2(query.terms.effort)))
-        kind = "effort" if query.terms.effort > 1 else ""  # less than usual slows nobody down
-        if query.terms.conditions:
+        depth <<= max(0, math.ceil(math.log2(terms.effort)))
+        kind = "effort" if terms.effort > 1 else ""  # less than usual slows nobody down
+        if terms.conditions:
             depth, kind = depth * _FILTERED_WORK, "filtered"
     return Group(owner=id(job.snapshot), depth=depth, kind=kind)
 
@@ -96,11 +100,12 @@ def _shed_reason(error: OverloadError) -> str:
     return "rate" if isinstance(error, RateError) else "deadline"
 
 
-def _note_stages(call: Call, began_s: float, done: "asyncio.Future[Finished[Answer]]") -> None:
+def _note_stages(call: Call, began_s: float, done: "asyncio.Future[Finished[Answered]]") -> None:
     """Add the stages of a part of a BatchRetrieve, by its first user; none where that user got no answer."""
     if not done.cancelled() and done.exception() is None:
-        finished = done.result()
-        call.stages += stages_of(finished.result.times, finished.queue_us, began_s)
+        answer, queue_us = done.result().result.answer, done.result().queue_us
+        if answer is not None:
+            call.stages += stages_of(answer.times, queue_us, began_s)
 
 
 class RetrievalService:
@@ -136,11 +141,12 @@ class RetrievalService:
         self._gate = gate
         self._listeners = tuple(listeners)
         self._has_stages = has_stages
-        self._batcher: Batcher[_Job, Answer] = Batcher(
+        self._batcher: Batcher[_Job, Answered] = Batcher(
             self._run,
             max_batch_size=settings.max_batch_size,
             max_wait_ms=settings.max_queue_ms,
             max_delay_ms=settings.max_batch_delay_ms,
+            max_block_ms=float(__import__("os").environ.get("BLOCK", _MAX_BLOCK_MS)) if lane is None else 0.0,
             group_of=_group_of,
             on_lane_start=cap_this_thread,
             lane=lane,
@@ -180,13 +186,14 @@ class RetrievalService:
         """End the compute lane."""
         self._batcher.close()
 
-    def _run(self, jobs: Sequence[_Job]) -> Sequence[Answer | Exception]:
+    def _run(self, jobs: Sequence[_Job]) -> Sequence[Answered | Exception]:
         """Answer a batch of one version, in the compute lane."""
-        answers = jobs[0].snapshot.pipeline.run([job.query for job in jobs])
-        times = next((answer.times for answer in answers if isinstance(answer, Answer)), None)
+        answered = answer_all([job.request for job in jobs], jobs[0].snapshot, self._settings.fallback)
+        answers = (each.answer for each in answered if isinstance(each, Answered))
+        times = next((answer.times for answer in answers if answer is not None), None)
         if times is not None:
             self._metrics.batch(times)
-        return answers
+        return answered
 
     def _guarded(self, name: str, method: Method) -> Handler:
         """A method with errors turned into statuses, counted while it runs."""
@@ -244,27 +251,22 @@ class RetrievalService:
             snapshot = self._live.current()
             self._admit(snapshot, time_left)
             request = decode(retrieval_pb2.RetrieveRequest, data)
-            checked = check_retrieve(request, snapshot, self._settings)
-            query = self._as_hard_as_now(checked.query, snapshot)
-            if query is not checked.query:
-                checked = replace(checked, query=query)
-        if checked.is_popularity_fallback:
-            return replies.popular_reply(checked, snapshot).SerializeToString()
-        answer, queue_us = await self._submit(checked, snapshot, time_left)
+            checked = check_retrieve(request, snapshot, self._settings.limits)
+            checked = self._as_hard_as_now(checked, snapshot)
+        answered, queue_us = await self._submit(checked, snapshot, time_left)
         if self._on_sample is not None and self._random.random() < self._settings.recall_sample:
-            self._offer(checked.query, answer, snapshot, self._on_sample)
+            self._offer(answered, snapshot, self._on_sample)
         with self._metrics.timed("reply"):
-            return replies.retrieve_reply(answer, queue_us, checked, snapshot)
+            return replies.retrieve_reply(answered, queue_us, checked, snapshot)
 
-    def _offer(
-        self, query: Query, answer: Answer, snapshot: Snapshot, on_sample: Callable[[Sample], None]
-    ) -> None:
+    def _offer(self, answered: Answered, snapshot: Snapshot, on_sample: Callable[[Sample], None]) -> None:
         """Offer an answer for its recall to be measured, where an exact search can say what it should be."""
+        query, answer = answered.query, answered.answer
         merge = query.merge or POLICIES[self._settings.merge_policy]
         is_filtered = query.terms is not None and bool(query.terms.conditions)
         if merge is not POLICIES["max-score"] or is_filtered or snapshot.selections.hidden is not None:
             return
-        if len(answer.merged.rows_M):
+        if answer is not None and len(answer.merged.rows_M):
             on_sample(
                 Sample(
                     path=str(snapshot.path),
@@ -281,8 +283,10 @@ class RetrievalService:
         call = CURRENT_CALL.get()
         call.owe(len(request.users) - 1)
 
-        def enqueue(queries: Sequence[Query], is_let_in: bool) -> list["asyncio.Future[Finished[Answer]]"]:
-            jobs = [_Job(snapshot, self._as_hard_as_now(query, snapshot)) for query in queries]
+        def enqueue(
+            requests: Sequence[CheckedRequest], is_let_in: bool
+        ) -> list["asyncio.Future[Finished[Answered]]"]:
+            jobs = [_Job(snapshot, self._as_hard_as_now(each, snapshot)) for each in requests]
             futures = self._batcher.enqueue(jobs, time_left_s=time_left(), is_let_in=is_let_in)
             if self._has_stages and futures:
                 futures[0].add_done_callback(partial(_note_stages, call, perf_counter()))
@@ -297,10 +301,11 @@ class RetrievalService:
         with self._metrics.timed("check"):
             snapshot = self._live.current()
             self._admit(snapshot, time_left)
-            checked = check_encode(decode(retrieval_pb2.EncodeRequest, data), snapshot, self._settings)
-        answer, _ = await self._submit(checked, snapshot, time_left)
+            request = decode(retrieval_pb2.EncodeRequest, data)
+            checked = check_encode(request, snapshot, self._settings.limits)
+        answered, _ = await self._submit(checked, snapshot, time_left)
         with self._metrics.timed("reply"):
-            return replies.encode_reply(answer, checked, snapshot).SerializeToString()
+            return replies.encode_reply(answered, snapshot).SerializeToString()
 
     def _admit(self, snapshot: Snapshot, time_left: TimeLeft) -> None:
         """Turn a call away before it is even read, where not so much as a usual search would be let in."""
@@ -308,29 +313,30 @@ class RetrievalService:
         self._brown_out.observe(self._batcher.wait_ms(group))
         self._batcher.admit(group, time_left_s=time_left())
 
-    def _as_hard_as_now(self, query: Query, snapshot: Snapshot) -> Query:
-        """The query, which in a brown-out looks less hard, where it is a usual one."""
+    def _as_hard_as_now(self, request: CheckedRequest, snapshot: Snapshot) -> CheckedRequest:
+        """The request, which in a brown-out looks less hard, where it is a usual one."""
         floor = self._settings.brown_out_recall_floor
-        if floor is None or not self._brown_out.is_on or query.terms is not None:
-            return query
+        if floor is None or not self._brown_out.is_on or request.terms is not None:
+            return request
         if self._frugal[0] is not snapshot:
             effort = lowest_effort(snapshot.manifest.index, floor)
             self._frugal = snapshot, None if effort is None else SearchTerms(effort=effort)
         terms = self._frugal[1]
-        if terms is None or not query.num_candidates:
-            return query
+        if terms is None or not request.num_candidates:
+            return request
         self._metrics.browned_out()
-        return replace(query, terms=terms)
+        return replace(request, terms=terms)
 
     async def _submit(
         self, checked: CheckedRequest, snapshot: Snapshot, time_left: TimeLeft
-    ) -> Finished[Answer]:
-        job = _Job(snapshot, checked.query)
+    ) -> Finished[Answered]:
+        job = _Job(snapshot, checked)
         began_s = perf_counter()
         finished = await self._batcher.submit(job, time_left_s=time_left())
         self._metrics.stage("queue", finished.queue_us / 1e6)
-        if self._has_stages:
-            CURRENT_CALL.get().stages = stages_of(finished.result.times, finished.queue_us, began_s)
+        answer = finished.result.answer
+        if self._has_stages and answer is not None:
+            CURRENT_CALL.get().stages = stages_of(answer.times, finished.queue_us, began_s)
         return finished
 
     async def _info(self, data: bytes, _: TimeLeft) -> bytes:

@@ -9,6 +9,8 @@ So these columns stand beside the rest of a reply, and a long reply may have the
 Legend: M candidates.
 """
 
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Final
 
 import numpy as np
@@ -22,53 +24,54 @@ _LENGTH_DELIMITED: Final = 2
 _MAX_IN_ONE_BYTE: Final = 127
 
 
-def candidates(merged: Merged, item_ids: ItemIds) -> bytes:
-    """The three columns of a list of candidates."""
-    scores_M = np.ascontiguousarray(merged.scores_M, "<f4")
-    return b"".join(
-        (
-            _field(1, items(merged.rows_M, item_ids)),
-            _field(2, scores_M.tobytes()),
-            _field(3, _small_numbers(merged.interest_numbers_M)),
-        )
-    )
+def candidates(lists: Sequence[Merged], item_ids: ItemIds) -> list[bytes]:
+    """The three columns of each list of candidates.
 
-
-def items(rows_M: NDArray[np.int64], item_ids: ItemIds) -> bytes:
-    """The ids of rows as the content of an `ItemIds` message.
+    Args:
+        lists: At least one. Written together, because what it takes to begin is more than a list.
+        item_ids: Of the version that they come from.
 
     Raises:
         BundleError: a row out of range.
     """
-    if item_ids.kind == "string":
-        return _strings(*item_ids.joined(rows_M))
-    return retrieval_pb2.ItemIds(ints=item_ids.ids(rows_M)).SerializeToString()  # type: ignore[arg-type]
+    ends = list(accumulate(len(each.rows_M) for each in lists))
+    spans = list(zip([0, *ends], ends, strict=False))
+    scores = np.ascontiguousarray(np.concatenate([each.scores_M for each in lists]), "<f4").tobytes()
+    numbers_M = np.concatenate([each.interest_numbers_M for each in lists])
+    if numbers_M.size and numbers_M.max() > _MAX_IN_ONE_BYTE:
+        numbers = [b"".join(map(_varint, numbers_M[start:end].tolist())) for start, end in spans]
+    else:
+        in_bytes = numbers_M.astype(np.uint8).tobytes()
+        numbers = [in_bytes[start:end] for start, end in spans]
+    ids = _items([each.rows_M for each in lists], spans, item_ids)
+    return [
+        _field(1, own_ids) + _field(2, scores[4 * start : 4 * end]) + _field(3, own_numbers)
+        for own_ids, own_numbers, (start, end) in zip(ids, numbers, spans, strict=True)
+    ]
 
 
-def _strings(text: NDArray[np.uint8], lengths_M: NDArray[np.int64]) -> bytes:
-    """Texts that lie without a gap, each with its header before it."""
-    num_texts = len(lengths_M)
-    if num_texts and lengths_M.max() > _MAX_IN_ONE_BYTE:
-        ends = np.cumsum(lengths_M).tolist()
-        whole = text.tobytes()
-        return b"".join(
+def _items(
+    rows_M: Sequence[NDArray[np.int64]], spans: Sequence[tuple[int, int]], item_ids: ItemIds
+) -> list[bytes]:
+    """The ids of each list as the content of an `ItemIds` message."""
+    if item_ids.kind == "int":
+        return [retrieval_pb2.ItemIds(ints=item_ids.ids(rows)).SerializeToString() for rows in rows_M]  # type: ignore[arg-type]
+    text, lengths_M = item_ids.joined(np.concatenate(rows_M))
+    if len(lengths_M) and lengths_M.max() > _MAX_IN_ONE_BYTE:
+        whole, ends = text.tobytes(), np.cumsum(lengths_M).tolist()
+        each = [
             _header(1, end - start) + whole[start:end] for start, end in zip([0, *ends], ends, strict=False)
-        )
+        ]
+        return [b"".join(each[start:end]) for start, end in spans]
     # A header is two bytes: field and kind, and the length.
-    numbers_M = np.arange(num_texts)
-    content = np.empty(len(text) + 2 * num_texts, np.uint8)
-    content[np.arange(len(text)) + np.repeat(2 * numbers_M + 2, lengths_M)] = text
-    heads_M = np.cumsum(lengths_M) - lengths_M + 2 * numbers_M
+    content = np.empty(len(text) + 2 * len(lengths_M), np.uint8)
+    ends_M = np.cumsum(lengths_M + 2)
+    content[np.arange(len(text)) + np.repeat(2 * np.arange(1, len(lengths_M) + 1), lengths_M)] = text
+    heads_M = ends_M - lengths_M - 2
     content[heads_M] = 1 << 3 | _LENGTH_DELIMITED
     content[heads_M + 1] = lengths_M
-    return content.tobytes()
-
-
-def _small_numbers(numbers_M: NDArray[np.int64]) -> bytes:
-    """A packed column of numbers from 0 on."""
-    if numbers_M.size and numbers_M.max() > _MAX_IN_ONE_BYTE:
-        return b"".join(map(_varint, numbers_M.tolist()))
-    return numbers_M.astype(np.uint8).tobytes()
+    whole, ends = content.tobytes(), [0, *ends_M.tolist()]
+    return [whole[ends[start] : ends[end]] for start, end in spans]
 
 
 def _field(number: int, content: bytes) -> bytes:

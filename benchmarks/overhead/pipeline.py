@@ -79,6 +79,7 @@ def _main(
     from protos.v1 import retrieval_pb2
     from serving.devices.choosing import placement_on
     from serving.environment import cap_this_thread
+    from serving.lookup import look_up
     from serving.requests import check_retrieve
     from serving.settings import Device, ServerSettings
     from serving.snapshot import load_snapshot
@@ -91,10 +92,11 @@ def _main(
         merge_policy=settings.merge_policy,
         placement=placement_on(settings.device),
     )
-    queries = [
-        check_retrieve(retrieval_pb2.RetrieveRequest.FromString(data), snapshot, settings).query
+    requests = [
+        check_retrieve(retrieval_pb2.RetrieveRequest.FromString(data), snapshot, settings.limits)
         for data in payloads
     ]
+    queries = [found.query for found in look_up(requests, snapshot)]
     in_turn = queries * (1 + max_batch_size // len(queries) + 1)
     cap_this_thread()
     pipe.send("ready")

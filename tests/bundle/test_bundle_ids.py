@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bundle import string_ids
 from bundle.ids import ItemIds, write_item_ids
 from bundle.layout import ID_KEYS, ID_OFFSETS, ID_TEXT, ID_VALUES
-from bundle.string_keys import MAX_ID_BYTES, string_keys
+from bundle.string_keys import MAX_ID_BYTES, keys_of_words, words_of
 from re4.errors import BundleDamagedError, BundleError
 
 valid_text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
@@ -28,6 +28,10 @@ def reopened(ids: Sequence[Any] | NDArray[Any]) -> ItemIds:
     with tempfile.TemporaryDirectory() as folder:
         kind = write_item_ids(Path(folder), ids)
         return ItemIds.open(Path(folder), kind, len(ids))
+
+
+def string_keys(ids: Sequence[bytes]) -> NDArray[np.uint64]:
+    return keys_of_words(*words_of(ids))
 
 
 def check_round_trip(ids: Sequence[Any], unknown: Sequence[Any]) -> None:
@@ -52,11 +56,11 @@ def test_integers_round_trip(ids: list[int], unknown: list[int]) -> None:
 
 @given(st.lists(valid_text, min_size=1, unique=True), st.lists(st.text(max_size=40)), st.integers(1, 3))
 def test_colliding_keys_are_told_apart(ids: list[str], unknown: list[str], num_keys: int) -> None:
-    def few_keys(encoded: Sequence[bytes]) -> NDArray[np.uint64]:
-        return string_keys(encoded) % np.uint64(num_keys)
+    def few_keys(words: NDArray[np.uint64], lengths: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        return keys_of_words(words, lengths) % np.uint64(num_keys)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(string_ids, "string_keys", few_keys)
+        patch.setattr(string_ids, "keys_of_words", few_keys)
         check_round_trip(ids, unknown)
         with pytest.raises(BundleError, match="there once"):
             reopened([*ids, ids[0]])
@@ -66,7 +70,9 @@ def test_colliding_keys_are_told_apart(ids: list[str], unknown: list[str], num_k
 def test_keys_at_the_end_of_the_table(monkeypatch: pytest.MonkeyPatch, num_keys: int) -> None:
     highest = np.uint64(2**64 - 1)
     monkeypatch.setattr(
-        string_ids, "string_keys", lambda encoded: highest - string_keys(encoded) % np.uint64(num_keys)
+        string_ids,
+        "keys_of_words",
+        lambda *laid_out: highest - keys_of_words(*laid_out) % np.uint64(num_keys),
     )
     check_round_trip(["a", "b", "c"], ["d", "", "e"])
 

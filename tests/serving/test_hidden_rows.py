@@ -15,8 +15,7 @@ from bundle.hidden import HiddenIds
 from serving.hidden import ROOM
 from serving.merging import POLICIES
 from serving.pipeline import Query
-from serving.replies import popular_rows
-from serving.requests import CheckedRequest
+from serving.popular import popular_rows
 from serving.search_terms import SearchTerms
 from serving.selection import Condition
 from serving.snapshot import Snapshot
@@ -112,8 +111,7 @@ def test_the_popularity_fall_back_leaves_them_out_and_is_never_short() -> None:
     version, _ = served()
     rows = version.popular_rows[:140].tolist()
     query = Query(history_rows_L=np.empty(0, np.int64), num_candidates=100)
-    checked = CheckedRequest(query=query, num_unknown_history_ids=0, return_interests=False)
-    found = popular_rows(checked, hiding(rows)).tolist()
+    found = popular_rows(query, hiding(rows)).tolist()
     assert len(found) == 100
     assert not set(found) & set(rows)
     assert found[:10] == version.popular_rows[140:].tolist()

@@ -35,9 +35,9 @@ def merged(found: list[tuple[int, float, int]]) -> Merged:
 
 
 @pytest.mark.parametrize("reply_type", [pb.RetrieveReply, pb.BatchRetrieveReply])
-@given(parts=st.lists(CANDIDATES, max_size=3))
+@given(parts=st.lists(CANDIDATES, min_size=1, max_size=3))
 def test_pieces_together_are_the_message(reply_type: type, parts: list, item_ids: ItemIds) -> None:
-    data = b"".join(wire.candidates(merged(part), item_ids) for part in parts)
+    data = b"".join(wire.candidates([merged(part) for part in parts], item_ids))
     reply = reply_type.FromString(data + reply_type(version="v").SerializeToString())
     whole = merged([candidate for part in parts for candidate in part])
     expected = reply_type(version="v")
@@ -53,4 +53,4 @@ def test_pieces_together_are_the_message(reply_type: type, parts: list, item_ids
 
 def test_a_row_that_no_item_has_is_refused(item_ids: ItemIds) -> None:
     with pytest.raises(BundleError, match="item rows from -1 to 2"):
-        wire.items(np.array([2, -1]), item_ids)
+        wire.candidates([merged([(2, 0.0, 0), (-1, 0.0, 0)])], item_ids)
