@@ -87,11 +87,12 @@ class ItemIds:
         self._check(rows)
         return self._lookup.ids(rows)
 
-    def joined(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """External ids of rows as UTF-8 without a gap, of a catalogue whose ids are strings.
+    def padded(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """External ids of rows as UTF-8, of a catalogue whose ids are strings.
 
         Returns:
-            The bytes, and the length of each id.
+            A matrix [number of rows, bytes of the longest]: what stands behind an id is anything. And the
+            length of each.
 
         Raises:
             BundleError: as `ids`, or the ids are integers.
@@ -99,7 +100,7 @@ class ItemIds:
         if not isinstance(self._lookup, StringIds):
             raise BundleError("the item ids are integers: they have no text")
         self._check(rows)
-        return self._lookup.joined(rows)
+        return self._lookup.padded(rows)
 
     def _check(self, rows: NDArray[np.integer]) -> None:
         if rows.size and not 0 <= rows.min() <= rows.max() < self._num_items:

@@ -80,11 +80,9 @@ class StringIds:
         starts = self._offsets[rows]
         are = np.asarray(self._offsets[rows + 1] - starts == lengths, np.bool)
         alike = slice(None) if are.all() else np.flatnonzero(are)
-        starts, lengths, words = starts[alike], lengths[alike], words[alike]
-        width = np.arange(words.shape[1] * WORD_BYTES, dtype=np.uint64)
-        texts = self._text.take(starts[:, None] + width, mode="clip")
-        texts[width >= lengths[:, None]] = 0
-        are[alike] = (texts.view("<u8") == words).all(axis=1)
+        texts = self._gather(starts[alike].astype(np.int64), words.shape[1] * WORD_BYTES)
+        texts[np.arange(texts.shape[1]) >= lengths[alike, None]] = 0
+        are[alike] = (texts.view("<u8") == words[alike]).all(axis=1)
         return are
 
     def ids(self, rows: NDArray[np.integer]) -> list[str]:
@@ -102,22 +100,34 @@ class StringIds:
 
     def texts(self, rows: NDArray[np.integer]) -> list[bytes]:
         """Ids of rows, which must be valid, as UTF-8."""
-        joined, lengths_R = self.joined(rows)
-        text, ends = joined.tobytes(), np.cumsum(lengths_R).tolist()
-        return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        padded, lengths_R = self.padded(rows)
+        width, text = padded.shape[1], padded.tobytes()
+        return [
+            text[place * width : place * width + length] for place, length in enumerate(lengths_R.tolist())
+        ]
 
-    def joined(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Ids of rows, which must be valid, as UTF-8 without a gap: the bytes, and the length of each id.
+    def padded(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Ids of rows, which must be valid, as UTF-8: a matrix with anything behind each, and their lengths.
 
-        Gathered byte by byte in one go: ids of random rows lie all over the memory, and a processor that is
-        told of all of them waits for it once instead of once an id.
+        Gathered in one go: ids of random rows lie all over the memory, and a processor that is told of all of
+        them waits for it once instead of once an id.
         """
         starts_R = self._offsets[rows].astype(np.int64)
         lengths_R = self._offsets[rows + 1].astype(np.int64) - starts_R
-        ends_R = np.cumsum(lengths_R)
-        num_bytes = int(ends_R[-1]) if len(ends_R) else 0
-        places = np.arange(num_bytes) + np.repeat(starts_R - (ends_R - lengths_R), lengths_R)
-        return self._text[places], lengths_R
+        return self._gather(starts_R, int(lengths_R.max(initial=1))), lengths_R
+
+    def _gather(self, starts: NDArray[np.int64], width: int) -> NDArray[np.uint8]:
+        """So many bytes of text from each start on; anything where they would lie beyond its end."""
+        last = len(self._text) - width
+        texts = np.zeros((len(starts), width), np.uint8)
+        if last >= 0:
+            # A window on each place of the text: whole windows are copied, not bytes one by one.
+            windows: NDArray[np.void] = np.ndarray((last + 1,), f"V{width}", self._text, strides=(1,))
+            texts = windows[np.minimum(starts, last)].view(np.uint8).reshape(len(starts), width)
+        for place in np.flatnonzero(starts > last).tolist():
+            tail = self._text[starts[place] :]
+            texts[place, : len(tail)] = tail[:width]
+        return texts
 
 
 def _encode(id_: str, row: int) -> bytes:

@@ -12,9 +12,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from time import perf_counter_ns
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from re4.errors import ShedError, TooLateError
 from serving.admission import Pace
@@ -30,13 +29,27 @@ QueryT = TypeVar("QueryT")
 ResultT = TypeVar("ResultT")
 
 
-@dataclass(eq=False, slots=True)
-class _Waiting(Generic[QueryT, ResultT]):
-    query: QueryT
-    group: Group
-    future: "asyncio.Future[Finished[ResultT]]"
-    since_ns: int
-    deadline_ns: float
+class _Waiting(asyncio.Future["Finished[ResultT]"], Generic[QueryT, ResultT]):
+    """A query that waits, and the future of its result. Cancelled, it takes nobody's place any longer."""
+
+    def __init__(
+        self,
+        query: QueryT,
+        group: Group,
+        backlog: "Backlog[_Waiting[QueryT, ResultT]]",
+        since_ns: int,
+        deadline_ns: float,
+    ) -> None:
+        super().__init__()
+        self.query = query
+        self.since_ns = since_ns
+        self.deadline_ns = deadline_ns
+        self.group = group
+        self._backlog = backlog
+
+    def cancel(self, msg: Any = None) -> bool:
+        self._backlog.discard(self.group, self)
+        return super().cancel(msg)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +114,19 @@ class Batcher(Generic[QueryT, ResultT]):
         self._delayed: asyncio.TimerHandle | None = None
         self._running: _Running | None = None
 
-    def admit(self, group: Group, *, time_left_s: float | None) -> None:
+    def admit(self, group: Group, *, time_left_s: float | None, wait_ms: float | None = None) -> None:
         """Say whether a query of this group would be let in now; cheap, so worth asking before it is read.
+
+        Args:
+            group: Of the query.
+            time_left_s: When the caller will have gone; None for never.
+            wait_ms: What `wait_ms` has just said; None to ask.
 
         Raises:
             ShedError, TooLateError: it would not, as `enqueue` says.
         """
-        wait_ms = self.wait_ms(group)
+        if wait_ms is None:
+            wait_ms = self.wait_ms(group)
         if time_left_s is not None and wait_ms >= time_left_s * 1e3:
             raise TooLateError(
                 f"the caller's deadline is {max(time_left_s, 0) * 1e3:.0f} ms away, and this call would wait "
@@ -120,29 +139,38 @@ class Batcher(Generic[QueryT, ResultT]):
         """How long a query of this group that arrived now would wait for its turn, by the measured pace."""
         return self._running_ms(self._clock_ns()) + self._backlog.wait_ms(group)
 
-    async def submit(self, query: QueryT, *, time_left_s: float | None = None) -> Finished[ResultT]:
+    async def submit(
+        self, query: QueryT, *, time_left_s: float | None = None, admitted: Group | None = None
+    ) -> Finished[ResultT]:
         """The result of a query. Cancelled while it waits, it is never run.
 
         Args:
             query: What to run.
             time_left_s: When the caller will have gone; None for never.
+            admitted: The group that `admit` has just let this caller into.
 
         Raises:
             ShedError: it would wait longer than is allowed.
             TooLateError: its turn would come, or came, after the caller's deadline.
             Exception: whatever `run` gave for this query, or raised for its batch.
         """
-        (future,) = self.enqueue([query], time_left_s=time_left_s)
+        (future,) = self.enqueue([query], time_left_s=time_left_s, admitted=admitted)
         return await future
 
     def enqueue(
-        self, queries: Sequence[QueryT], *, time_left_s: float | None = None, is_let_in: bool = False
+        self,
+        queries: Sequence[QueryT],
+        *,
+        time_left_s: float | None = None,
+        admitted: Group | None = None,
+        is_let_in: bool = False,
     ) -> list["asyncio.Future[Finished[ResultT]]"]:
         """Let all the queries of one call in, or none: a future for each. Cancel one, and it is not run.
 
         Args:
             queries: What to run; in as many batches as it takes.
             time_left_s: When the caller will have gone; None for never.
+            admitted: The group that `admit` has just let this caller into.
             is_let_in: The call was let in with earlier queries: what waits by now does not turn it away.
 
         Raises:
@@ -153,15 +181,14 @@ class Batcher(Generic[QueryT, ResultT]):
         now_ns = self._clock_ns()
         groups = [self._group_of(query) for query in queries]
         if not is_let_in:
-            for group in set(groups):
+            for group in {*groups} - {admitted}:
                 self.admit(group, time_left_s=time_left_s)
         deadline_ns = float("inf") if time_left_s is None else now_ns + time_left_s * 1e9
-        futures = []
+        futures: list[asyncio.Future[Finished[ResultT]]] = []
         for query, group in zip(queries, groups, strict=True):
-            entry = _Waiting[QueryT, ResultT](query, group, loop.create_future(), now_ns, deadline_ns)
-            self._backlog.add(group, entry)
-            entry.future.add_done_callback(partial(self._forget, entry))
-            futures.append(entry.future)
+            waiting = _Waiting(query, group, self._backlog, now_ns, deadline_ns)
+            self._backlog.add(group, waiting)
+            futures.append(waiting)
         self._num_enqueued += len(futures)
         if futures and not self._is_busy:
             self._is_busy = True
@@ -177,10 +204,6 @@ class Batcher(Generic[QueryT, ResultT]):
     def close(self) -> None:
         """End the lane after the batch that is running."""
         self._lane.shutdown(wait=False)
-
-    def _forget(self, entry: _Waiting[QueryT, ResultT], _: object) -> None:
-        """Remove the entry of a caller who left; others are out of the backlog already."""
-        self._backlog.discard(entry.group, entry)
 
     def _running_ms(self, now_ns: int) -> float:
         """How much longer the batch in the lane should take; nothing where it should be done by now."""
@@ -232,10 +255,10 @@ class Batcher(Generic[QueryT, ResultT]):
         while taken := self._backlog.take():
             batch = []
             for entry in taken:
-                if entry.future.done():  # the caller has gone
+                if entry.done():  # the caller has gone
                     continue
                 if entry.deadline_ns <= now_ns:
-                    entry.future.set_exception(
+                    entry.set_exception(
                         TooLateError(
                             "the caller's deadline passed while this call waited for its turn: nothing was "
                             "computed for it"
@@ -265,12 +288,12 @@ class Batcher(Generic[QueryT, ResultT]):
         failure = done.exception()
         results = [failure] * len(batch) if failure is not None else done.result()
         for entry, result in zip(batch, results, strict=True):
-            if entry.future.done():
+            if entry.done():
                 continue
             if isinstance(result, BaseException):
-                entry.future.set_exception(result)
+                entry.set_exception(result)
             else:
-                entry.future.set_result(Finished(result, (started_ns - entry.since_ns) // 1000))
+                entry.set_result(Finished(result, (started_ns - entry.since_ns) // 1000))
 
     def _watch(self, num_enqueued: int, num_turns: int) -> None:
         """See whether anybody comes within some turns of the event loop."""

@@ -65,6 +65,7 @@ class CallMetrics:
             buckets=CALL_SECONDS_BUCKETS,
             registry=registry,
         )
+        self._ended: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
         stage_seconds = Histogram(
             "re4_stage_seconds",
             "Where the time of answered calls went.",
@@ -109,8 +110,12 @@ class CallMetrics:
 
     def call(self, method: str, code: str, seconds: float) -> None:
         """A call ended."""
-        self._calls.labels(method, code).inc()
-        self._call_seconds.labels(method).observe(seconds)
+        ended = self._ended.get((method, code))
+        if ended is None:  # looking labels up costs as much as counting
+            ended = self._calls.labels(method, code), self._call_seconds.labels(method)
+            self._ended[method, code] = ended
+        ended[0].inc()
+        ended[1].observe(seconds)
 
     def caller(self, name: str, code: str) -> None:
         """A call of somebody with a token ended."""

@@ -5,8 +5,7 @@ field, the value seen and the values allowed. Knows one version; looks nothing u
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from bundle.string_keys import MAX_ID_BYTES
 from protos.v1 import retrieval_pb2
@@ -27,8 +26,7 @@ _MAX_CHARACTERS: Final = MAX_ID_BYTES // 4
 """A shorter text cannot be too many bytes: a character is four at most."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckedRequest:
+class CheckedRequest(NamedTuple):
     """A request that one version can answer, if it knows any of the history; ids are yet to be looked up."""
 
     history_ids: Ids
@@ -96,23 +94,22 @@ def check_encode(request: retrieval_pb2.EncodeRequest, snapshot: Snapshot, limit
 
 def _ids(ids: retrieval_pb2.ItemIds, field: str, max_num_ids: int, snapshot: Snapshot) -> Ids:
     """The ids in the field that fits the catalogue."""
-    num_strings, num_ints = len(ids.strings), len(ids.ints)
-    if not num_strings and not num_ints:
+    strings, ints = ids.strings, ids.ints
+    num_ids = len(strings) + len(ints)
+    if not num_ids:
         return ()
     kind = snapshot.item_ids.kind
-    fits = f"this catalogue's ids are {_KINDS[kind]}: fill {field}.{_FIELDS[kind]}"
-    if num_strings and num_ints:
-        raise RequestError(
-            f"{field} has {num_strings} ids in strings and {num_ints} in ints; only one may be filled, "
-            f"and {fits}"
-        )
-    num_ids = num_strings + num_ints
-    if (kind == "string") != bool(num_strings):
-        wrong = "strings" if num_strings else "ints"
-        raise RequestError(f"{field} has {num_ids} ids in {wrong}; {fits}")
+    if ints if kind == "string" else strings:
+        fits = f"this catalogue's ids are {_KINDS[kind]}: fill {field}.{_FIELDS[kind]}"
+        if strings and ints:
+            raise RequestError(
+                f"{field} has {len(strings)} ids in strings and {len(ints)} in ints; only one may be filled, "
+                f"and {fits}"
+            )
+        raise RequestError(f"{field} has {num_ids} ids in {'strings' if strings else 'ints'}; {fits}")
     if num_ids > max_num_ids:
         raise RequestError(f"{field} has {num_ids} ids; it may have from 0 to {max_num_ids}")
-    return _checked_strings(list(ids.strings), field) if num_strings else list(ids.ints)
+    return _checked_strings(list(strings), field) if kind == "string" else list(ints)
 
 
 def _checked_strings(ids: list[str], field: str) -> list[str]:

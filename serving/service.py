@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from random import Random
 from time import perf_counter
@@ -55,7 +55,7 @@ _FILTERED_WORK: Final = 4
 """What a search with a filter counts as: it may need a call of the index for itself, and a new bitmap."""
 
 _MAX_BLOCK_MS: Final = 5.0
-"""How long the event loop may stand still for a batch. Handing a lone call to another thread and back is felt;
+"""How long the event loop may stand still for a batch. Handing a lone call to a thread and back is felt;
 where many wait, to read their calls meanwhile is worth more."""
 
 _log = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ class RetrievalService:
             max_batch_size=settings.max_batch_size,
             max_wait_ms=settings.max_queue_ms,
             max_delay_ms=settings.max_batch_delay_ms,
-            max_block_ms=float(__import__("os").environ.get("BLOCK", _MAX_BLOCK_MS)) if lane is None else 0.0,
+            max_block_ms=_MAX_BLOCK_MS if lane is None else 0.0,
             group_of=_group_of,
             on_lane_start=cap_this_thread,
             lane=lane,
@@ -249,11 +249,11 @@ class RetrievalService:
     async def _retrieve(self, data: bytes, time_left: TimeLeft) -> bytes:
         with self._metrics.timed("check"):
             snapshot = self._live.current()
-            self._admit(snapshot, time_left)
+            admitted = self._admit(snapshot, time_left)
             request = decode(retrieval_pb2.RetrieveRequest, data)
             checked = check_retrieve(request, snapshot, self._settings.limits)
             checked = self._as_hard_as_now(checked, snapshot)
-        answered, queue_us = await self._submit(checked, snapshot, time_left)
+        answered, queue_us = await self._submit(checked, snapshot, time_left, admitted)
         if self._on_sample is not None and self._random.random() < self._settings.recall_sample:
             self._offer(answered, snapshot, self._on_sample)
         with self._metrics.timed("reply"):
@@ -300,18 +300,20 @@ class RetrievalService:
     async def _encode(self, data: bytes, time_left: TimeLeft) -> bytes:
         with self._metrics.timed("check"):
             snapshot = self._live.current()
-            self._admit(snapshot, time_left)
+            admitted = self._admit(snapshot, time_left)
             request = decode(retrieval_pb2.EncodeRequest, data)
             checked = check_encode(request, snapshot, self._settings.limits)
-        answered, _ = await self._submit(checked, snapshot, time_left)
+        answered, _ = await self._submit(checked, snapshot, time_left, admitted)
         with self._metrics.timed("reply"):
             return replies.encode_reply(answered, snapshot).SerializeToString()
 
-    def _admit(self, snapshot: Snapshot, time_left: TimeLeft) -> None:
+    def _admit(self, snapshot: Snapshot, time_left: TimeLeft) -> Group:
         """Turn a call away before it is even read, where not so much as a usual search would be let in."""
         group = Group(owner=id(snapshot), depth=1)
-        self._brown_out.observe(self._batcher.wait_ms(group))
-        self._batcher.admit(group, time_left_s=time_left())
+        wait_ms = self._batcher.wait_ms(group)
+        self._brown_out.observe(wait_ms)
+        self._batcher.admit(group, time_left_s=time_left(), wait_ms=wait_ms)
+        return group
 
     def _as_hard_as_now(self, request: CheckedRequest, snapshot: Snapshot) -> CheckedRequest:
         """The request, which in a brown-out looks less hard, where it is a usual one."""
@@ -325,14 +327,14 @@ class RetrievalService:
         if terms is None or not request.num_candidates:
             return request
         self._metrics.browned_out()
-        return replace(request, terms=terms)
+        return request._replace(terms=terms)
 
     async def _submit(
-        self, checked: CheckedRequest, snapshot: Snapshot, time_left: TimeLeft
+        self, checked: CheckedRequest, snapshot: Snapshot, time_left: TimeLeft, admitted: Group
     ) -> Finished[Answered]:
         job = _Job(snapshot, checked)
         began_s = perf_counter()
-        finished = await self._batcher.submit(job, time_left_s=time_left())
+        finished = await self._batcher.submit(job, time_left_s=time_left(), admitted=admitted)
         self._metrics.stage("queue", finished.queue_us / 1e6)
         answer = finished.result.answer
         if self._has_stages and answer is not None:

@@ -56,21 +56,21 @@ def _items(
     """The ids of each list as the content of an `ItemIds` message."""
     if item_ids.kind == "int":
         return [retrieval_pb2.ItemIds(ints=item_ids.ids(rows)).SerializeToString() for rows in rows_M]  # type: ignore[arg-type]
-    text, lengths_M = item_ids.joined(np.concatenate(rows_M))
+    texts, lengths_M = item_ids.padded(np.concatenate(rows_M))
     if len(lengths_M) and lengths_M.max() > _MAX_IN_ONE_BYTE:
-        whole, ends = text.tobytes(), np.cumsum(lengths_M).tolist()
+        whole, width = texts.tobytes(), texts.shape[1]
         each = [
-            _header(1, end - start) + whole[start:end] for start, end in zip([0, *ends], ends, strict=False)
+            _header(1, length) + whole[place * width : place * width + length]
+            for place, length in enumerate(lengths_M.tolist())
         ]
         return [b"".join(each[start:end]) for start, end in spans]
     # A header is two bytes: field and kind, and the length.
-    content = np.empty(len(text) + 2 * len(lengths_M), np.uint8)
-    ends_M = np.cumsum(lengths_M + 2)
-    content[np.arange(len(text)) + np.repeat(2 * np.arange(1, len(lengths_M) + 1), lengths_M)] = text
-    heads_M = ends_M - lengths_M - 2
-    content[heads_M] = 1 << 3 | _LENGTH_DELIMITED
-    content[heads_M + 1] = lengths_M
-    whole, ends = content.tobytes(), [0, *ends_M.tolist()]
+    content = np.empty((len(texts), 2 + texts.shape[1]), np.uint8)
+    content[:, 0] = 1 << 3 | _LENGTH_DELIMITED
+    content[:, 1] = lengths_M
+    content[:, 2:] = texts
+    whole = content[np.arange(content.shape[1]) < 2 + lengths_M[:, None]].tobytes()
+    ends = [0, *np.cumsum(lengths_M + 2).tolist()]
     return [whole[ends[start] : ends[end]] for start, end in spans]
 
 

@@ -190,3 +190,109 @@ def test_a_batch_that_is_full_waits_for_nobody() -> None:
         await asyncio.gather(*first, *rest)
 
     assert drive(test).batches == [["a", "b"], ["c", "d", "e", "f"], ["g"]]
+
+
+class Timed:
+    """A pipeline that takes a millisecond for each query, by a clock of its own."""
+
+    def __init__(self) -> None:
+        self.now_ns = 0
+        self.batches: list[tuple[int, bool]] = []
+        self._main = threading.get_ident()
+
+    def run(self, queries: Sequence[str]) -> list[str | Exception]:
+        self.batches.append((len(queries), threading.get_ident() == self._main))
+        self.now_ns += len(queries) * 1_000_000
+        if "crash" in queries:
+            raise RuntimeError("the whole batch failed")
+        return list(queries)
+
+
+def drive_timed(test: Callable[[Batcher[str, str]], Coroutine[Any, Any, None]]) -> list[tuple[int, bool]]:
+    """The batches that were run: their sizes, and whether the event loop's own thread ran them."""
+    timed, started = Timed(), set[int]()
+
+    async def main() -> None:
+        batcher: Batcher[str, str] = Batcher(
+            timed.run,
+            max_batch_size=8,
+            max_wait_ms=1e9,
+            max_block_ms=2.0,
+            group_of=lambda _: Group(owner=0, depth=1),
+            on_lane_start=lambda: started.add(threading.get_ident()),
+            clock_ns=lambda: timed.now_ns,
+        )
+        try:
+            await test(batcher)
+        finally:
+            batcher.close()
+
+    asyncio.run(main())
+    assert len(started) == 2, "each thread that may run a batch was prepared"
+    return timed.batches
+
+
+async def quiet() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def test_what_is_soon_over_is_run_by_the_event_loop() -> None:
+    """The first batch is run by the lane: nobody knows yet how long one takes."""
+
+    async def test(batcher: Batcher[str, str]) -> None:
+        for queries in ("a", "b", "cd", "efg", "h"):
+            tasks = await submit(batcher, *queries)
+            assert [(await task).result for task in tasks] == list(queries)
+
+    assert drive_timed(test) == [(1, False), (1, True), (2, True), (3, False), (1, True)]
+
+
+def test_a_query_that_comes_after_a_quiet_time_waits_for_nobody() -> None:
+    async def test(batcher: Batcher[str, str]) -> None:
+        await asyncio.gather(*await submit(batcher, "a", "b"))
+        await quiet()
+        alone = await submit(batcher, "c")
+        for _ in range(2):
+            await asyncio.sleep(0)
+        assert alone[0].done()
+        company = await submit(batcher, "d")
+        await asyncio.sleep(0)
+        company += await submit(batcher, "e")
+        await asyncio.gather(*company)
+
+    assert [size for size, _ in drive_timed(test)] == [2, 1, 2]
+
+
+def test_a_batch_that_fails_in_the_event_loop_stops_nothing() -> None:
+    async def test(batcher: Batcher[str, str]) -> None:
+        await batcher.submit("a")
+        with pytest.raises(RuntimeError, match="the whole batch failed"):
+            await batcher.submit("crash")
+        assert (await batcher.submit("b")).result == "b"
+
+    assert drive_timed(test) == [(1, False), (1, True), (1, True)]
+
+
+def test_a_backlog_does_not_keep_the_event_loop_from_its_other_work() -> None:
+    """Between two batches that it runs itself, the event loop has its turn."""
+
+    async def test(batcher: Batcher[str, str]) -> None:
+        await batcher.submit("a")
+        turns = 0
+
+        async def other_work() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        other = asyncio.create_task(other_work())
+        seen = []
+        for future in batcher.enqueue([str(number) for number in range(24)]):
+            await future
+            seen.append(turns)
+        other.cancel()
+        assert len(set(seen)) >= 3
+
+    assert [size for size, _ in drive_timed(test)] == [1, 8, 8, 8]

@@ -54,7 +54,10 @@ def drive(
     live: Live, test: Callable[[RetrievalServer, grpc.aio.Channel], Awaitable[None]], **settings: Any
 ) -> None:
     async def main() -> None:
-        server = RetrievalServer(live, ServerSettings(max_batch_size=8, **settings))
+        with pytest.MonkeyPatch.context() as patch:
+            # Whoever holds a batch would hold the event loop, and the test with it.
+            patch.setattr("serving.service._MAX_BLOCK_MS", 0.0)
+            server = RetrievalServer(live, ServerSettings(max_batch_size=8, **settings))
         address = await server.start(Address(host="127.0.0.1", port=0))
         async with grpc.aio.insecure_channel(str(address)) as channel:
             try:
