@@ -24,13 +24,14 @@ def look_up(requests: Sequence[CheckedRequest], snapshot: Snapshot) -> list[Look
     """Find the rows of all ids of some requests that were checked against this version."""
     ids: list[Any] = list(chain.from_iterable((*each.history_ids, *each.excluded_ids) for each in requests))
     rows = snapshot.item_ids.rows(ids)
+    are_all_known = not rows.size or rows.min() >= 0
     max_length = snapshot.manifest.model.max_history_length
     looked_up, start = [], 0
     for request in requests:
         middle = start + len(request.history_ids)
         history, excluded = rows[start:middle], rows[middle : middle + len(request.excluded_ids)]
         start = middle + len(excluded)
-        known = history[history >= 0]
+        known = history if are_all_known else history[history >= 0]
         if request.exclude_history:
             excluded = np.concatenate([excluded, known])
         query = Query(

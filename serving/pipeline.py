@@ -30,7 +30,7 @@ NO_SCORES: Final = np.empty(0, np.float32)
 NOTHING_MERGED: Final = Merged(NO_ROWS, NO_SCORES, NO_ROWS)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Query:
     """One user's question, checked: rows instead of ids."""
 
