@@ -47,17 +47,20 @@ def overload(
             raise UsageError(f"{option} {value:g}: must be greater than 0")
     from benchmarks.latency.overload import JSON_FILE, OverloadPlan, missed
     from benchmarks.latency.overload import overload as run
+    from benchmarks.latency.own_server import Subject
 
     plan = OverloadPlan(
-        bundles=bundles,
-        data=data,
+        subject=Subject(
+            bundles=bundles,
+            data=data,
+            num_candidates=num_candidates,
+            seed=seed,
+            server_options=tuple(shlex.split(server_options)),
+        ),
         factor=factor,
         seconds=seconds,
         peak_seconds=peak_seconds,
         deadline_s=deadline_s,
-        num_candidates=num_candidates,
-        server_options=tuple(shlex.split(server_options)),
-        seed=seed,
     )
     report = run(plan, out)
     if as_json:

@@ -37,18 +37,21 @@ def soak(
         raise UsageError(f"--minutes {minutes}: must be at least 1")
     if not 0 < share < 1:
         raise UsageError(f"--share {share:g}: must be between 0 and 1")
+    from benchmarks.latency.own_server import Subject
     from benchmarks.latency.soak import JSON_FILE, SoakPlan
     from benchmarks.latency.soak import soak as run
 
     plan = SoakPlan(
-        bundles=bundles,
-        data=data,
+        subject=Subject(
+            bundles=bundles,
+            data=data,
+            num_candidates=num_candidates,
+            seed=seed,
+            num_processes=num_processes,
+            num_workers=num_workers,
+        ),
         num_minutes=minutes,
         share=share,
-        num_processes=num_processes,
-        num_workers=num_workers,
-        num_candidates=num_candidates,
-        seed=seed,
     )
     report = run(plan, out)
     if as_json:

@@ -5,20 +5,16 @@ get out of it, before and after; goodput is held against the higher of the two.
 """
 
 import time
-from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.latency.client import START_DELAY_S, ClientSettings, LoadClient
-from benchmarks.latency.load import ClosedLoad, OpenLoad, Timing
-from benchmarks.latency.machine import describe_machine
+from benchmarks.latency.client import START_DELAY_S
+from benchmarks.latency.load import OpenLoad, Timing
+from benchmarks.latency.own_server import OwnServer, Subject, own_server
 from benchmarks.latency.probe import Probe, percentile_s, recovery_s
-from benchmarks.latency.requests import choose_histories
 from benchmarks.latency.tally import Tally
-from benchmarks.latency.target import running_server, server_info
-from benchmarks.overhead.cores import on_core, two_cores
+from benchmarks.overhead.cores import two_cores
 from re4.console import say
 from re4.files import write_json
 
@@ -27,7 +23,6 @@ JSON_FILE: Final = "overload.json"
 GOAL_GOODPUT: Final = 0.85
 GOAL_RECOVERY_S: Final = 2.0
 
-_SATURATING: Final = ClosedLoad(concurrency=64)
 _QUIET_S: Final = 2.0
 _NORMAL_TIMES: Final = 3.0
 """A call is normal again within so many times the 99th percentile of before the load …"""
@@ -39,10 +34,7 @@ _NORMAL_AT_LEAST_S: Final = 0.05
 class OverloadPlan:
     """What to do, and on what."""
 
-    bundles: Path
-    """Bundle directory to start a server on."""
-    data: Path | None
-    """Prepared data set with real histories; None for generated ones."""
+    subject: Subject
     factor: float
     """Offered load, in peaks."""
     seconds: float
@@ -51,10 +43,6 @@ class OverloadPlan:
     """How long each measurement of the peak lasts."""
     deadline_s: float
     """Of every call."""
-    num_candidates: int
-    server_options: tuple[str, ...]
-    """Further words for `re4 serve`."""
-    seed: int
 
 
 def overload(plan: OverloadPlan, out: Path) -> dict[str, Any]:
@@ -64,47 +52,34 @@ def overload(plan: OverloadPlan, out: Path) -> dict[str, Any]:
         UsageError: this process may use one core only.
         Re4Error: the server or the client did not start.
     """
-    server_core, client_core = two_cores()
-    with ExitStack() as stack:
-        with on_core(server_core):
-            address, _ = stack.enter_context(
-                running_server(plan.bundles, *plan.server_options, num_processes=1)
-            )
-        with on_core(client_core):
-            report = _measure(plan, address)
+    with own_server(plan.subject, cores=two_cores()) as server:
+        report = _measure(plan, server)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / JSON_FILE, report)
     return report
 
 
-def _measure(plan: OverloadPlan, address: str) -> dict[str, Any]:
-    info = server_info(address)
-    version = str(info["version"])
-    histories = choose_histories(info, data=plan.data, ids=None, bundles=plan.bundles, seed=plan.seed)
-    payloads = histories.payloads(num_candidates=plan.num_candidates, exclude_history=False)
+def _measure(plan: OverloadPlan, server: OwnServer) -> dict[str, Any]:
+    facts, seed = server.facts(), plan.subject.seed
     peak_timing = Timing(warmup_s=1.0, duration_s=plan.peak_seconds, deadline_s=10.0)
-    with LoadClient(address, payloads, ClientSettings()) as client:
-        before = client.run(_SATURATING, peak_timing, seed=plan.seed, version=version)
-        rate_per_s = plan.factor * before.achieved_per_s
-        say(f"peak {before.achieved_per_s:,.0f}/s; {rate_per_s:,.0f}/s for {plan.seconds:g} s")
-        with Probe(address, payloads[0]) as probe:
-            began = time.monotonic()
-            time.sleep(_QUIET_S)
-            quiet_p99_s = percentile_s(probe.between(began, time.monotonic()), 99)
-            timing = Timing(warmup_s=0.0, duration_s=plan.seconds, deadline_s=plan.deadline_s)
-            load = OpenLoad(rate_per_s=rate_per_s, arrivals="poisson")
-            ended = time.monotonic() + START_DELAY_S + timing.sending_s
-            tally = client.run(load, timing, seed=plan.seed + 1, version=version)
-            time.sleep(max(0.0, ended + 2 * GOAL_RECOVERY_S + 1.0 - time.monotonic()))
-        normal_s = max(_NORMAL_TIMES * quiet_p99_s, _NORMAL_AT_LEAST_S)
-        recovered_s = recovery_s(probe.between(ended, float("inf")), ended, normal_s=normal_s)
-        after = client.run(_SATURATING, peak_timing, seed=plan.seed + 2, version=version)
+    before = server.saturate(peak_timing, seed=seed)
+    rate_per_s = plan.factor * before.achieved_per_s
+    say(f"peak {before.achieved_per_s:,.0f}/s; {rate_per_s:,.0f}/s for {plan.seconds:g} s")
+    with Probe(server.address, server.payloads[0]) as probe:
+        began = time.monotonic()
+        time.sleep(_QUIET_S)
+        quiet_p99_s = percentile_s(probe.between(began, time.monotonic()), 99)
+        timing = Timing(warmup_s=0.0, duration_s=plan.seconds, deadline_s=plan.deadline_s)
+        load = OpenLoad(rate_per_s=rate_per_s, arrivals="poisson")
+        ended = time.monotonic() + START_DELAY_S + timing.sending_s
+        tally = server.client.run(load, timing, seed=seed + 1, version=server.version)
+        time.sleep(max(0.0, ended + 2 * GOAL_RECOVERY_S + 1.0 - time.monotonic()))
+    normal_s = max(_NORMAL_TIMES * quiet_p99_s, _NORMAL_AT_LEAST_S)
+    recovered_s = recovery_s(probe.between(ended, float("inf")), ended, normal_s=normal_s)
+    after = server.saturate(peak_timing, seed=seed + 2)
     return {
         "schema_version": SCHEMA_VERSION,
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": describe_machine(),
-        "server": {"info": info, "options": list(plan.server_options)},
-        "requests": {"source": histories.source, "num_candidates": plan.num_candidates},
+        **facts,
         "factor": plan.factor,
         "seconds": plan.seconds,
         "deadline_s": plan.deadline_s,

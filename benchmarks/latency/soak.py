@@ -6,26 +6,21 @@ processes after each. Drift is the slope of the line fitted to the minutes, the 
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import psutil
 
-from benchmarks.latency.client import ClientSettings, LoadClient
-from benchmarks.latency.load import ClosedLoad, OpenLoad, Timing
-from benchmarks.latency.machine import describe_machine
-from benchmarks.latency.requests import choose_histories
+from benchmarks.latency.load import OpenLoad, Timing
+from benchmarks.latency.own_server import Subject, own_server
 from benchmarks.latency.resources import Meter
 from benchmarks.latency.tally import Tally
-from benchmarks.latency.target import running_server, server_info
 from re4.console import progress, say
 from re4.files import write_json
 
 SCHEMA_VERSION: Final = 1
 JSON_FILE: Final = "soak.json"
-_SATURATING: Final = ClosedLoad(concurrency=64)
 _SATURATION_TIMING: Final = Timing(warmup_s=3.0, duration_s=10.0, deadline_s=30.0)
 _DEADLINE_S: Final = 5.0
 
@@ -34,19 +29,10 @@ _DEADLINE_S: Final = 5.0
 class SoakPlan:
     """What to do, and on what."""
 
-    bundles: Path
-    """Bundle directory to start a server on."""
-    data: Path | None
-    """Prepared data set with real histories; None for generated ones."""
+    subject: Subject
     num_minutes: int
     share: float
     """Of the saturated rate, 0 to 1."""
-    num_processes: int
-    """Of the server."""
-    num_workers: int
-    """Processes of the client."""
-    num_candidates: int
-    seed: int
     minute_s: float = 60.0
     """Seconds of a minute; tests make it shorter."""
 
@@ -83,41 +69,36 @@ def soak(plan: SoakPlan, out: Path) -> dict[str, Any]:
     Raises:
         Re4Error: the server or the client did not start.
     """
-    machine = describe_machine()
     minutes: list[Minute] = []
-    with running_server(plan.bundles, num_processes=plan.num_processes) as (address, pid):
-        info = server_info(address)
-        histories = choose_histories(info, data=plan.data, ids=None, bundles=plan.bundles, seed=plan.seed)
-        payloads = histories.payloads(num_candidates=plan.num_candidates, exclude_history=False)
-        version = str(info["version"])
-        with LoadClient(address, payloads, ClientSettings(num_workers=plan.num_workers)) as client:
-            saturated = client.run(_SATURATING, _SATURATION_TIMING, seed=plan.seed, version=version)
-            rate_per_s = plan.share * saturated.achieved_per_s
-            say(
-                f"{address}: {saturated.achieved_per_s:,.0f} calls/s saturated; "
-                f"{plan.num_minutes} minutes at {rate_per_s:,.0f}/s ({histories.source})"
-            )
-            stopped = saturated.stopped
-            load = OpenLoad(rate_per_s=rate_per_s, arrivals="poisson")
-            timing = Timing(warmup_s=0.0, duration_s=plan.minute_s, deadline_s=_DEADLINE_S)
-            with progress("soaking", plan.num_minutes) as bar:
-                while not stopped and len(minutes) < plan.num_minutes:
-                    number = len(minutes) + 1
-                    meter = Meter([pid])
-                    tally = client.run(load, timing, seed=plan.seed + number, version=version)
-                    usage = meter.read()
-                    minutes.append(_minute(number, tally, psutil.Process(pid), usage.cores if usage else 0.0))
-                    stopped = tally.stopped
-                    bar.advance()
-                    bar.note(f"p99 {minutes[-1].p99_ms or float('nan'):.1f} ms")
+    seed = plan.subject.seed
+    with own_server(plan.subject) as server:
+        facts = server.facts()
+        saturated = server.saturate(_SATURATION_TIMING, seed=seed)
+        rate_per_s = plan.share * saturated.achieved_per_s
+        say(
+            f"{server.address}: {saturated.achieved_per_s:,.0f} calls/s saturated; "
+            f"{plan.num_minutes} minutes at {rate_per_s:,.0f}/s ({server.source})"
+        )
+        stopped = saturated.stopped
+        load = OpenLoad(rate_per_s=rate_per_s, arrivals="poisson")
+        timing = Timing(warmup_s=0.0, duration_s=plan.minute_s, deadline_s=_DEADLINE_S)
+        with progress("soaking", plan.num_minutes) as bar:
+            while not stopped and len(minutes) < plan.num_minutes:
+                number = len(minutes) + 1
+                meter = Meter([server.pid])
+                tally = server.client.run(load, timing, seed=seed + number, version=server.version)
+                usage = meter.read()
+                minutes.append(
+                    _minute(number, tally, psutil.Process(server.pid), usage.cores if usage else 0.0)
+                )
+                stopped = tally.stopped
+                bar.advance()
+                bar.note(f"p99 {minutes[-1].p99_ms or float('nan'):.1f} ms")
     report = {
         "schema_version": SCHEMA_VERSION,
         "status": "partial" if stopped else "complete",
         "status_reason": stopped,
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine,
-        "server": {"info": info, "num_processes": plan.num_processes},
-        "requests": {"source": histories.source, "num_candidates": plan.num_candidates},
+        **facts,
         "saturated_per_s": saturated.achieved_per_s,
         "share": plan.share,
         "rate_per_s": rate_per_s,

@@ -26,5 +26,5 @@ def two_cores() -> tuple[int, int]:
     """
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
-        raise UsageError("re4 bench overhead needs two cores, one for the server and one for its caller")
+        raise UsageError("this needs two cores, one for the server and one for its caller")
     return cores[0], cores[-1]

@@ -10,6 +10,7 @@ from benchmarks.latency.callee import Callee, HttpCallee
 from benchmarks.latency.requests import IdList
 from benchmarks.side_by_side.peer_process import missing, peer_process, run_to_end
 from benchmarks.side_by_side.system import Material, Server, Setting
+from bundle.verify import read_manifest
 
 _ENVIRONMENT: Final = ".venv-web"
 _POSTGRES: Final = Path("/usr/lib/postgresql/17/bin/postgres")
@@ -107,4 +108,5 @@ class TwoHop(_Service):
             yield server
 
     def _folder(self, material: Material) -> Path:
-        return material.work / f"postgres-{material.version.name}"
+        """Its content is the item vectors, so versions with the same ones share it."""
+        return material.work / f"postgres-{read_manifest(material.version).items.space[:16]}"

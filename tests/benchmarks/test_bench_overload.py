@@ -8,6 +8,7 @@ from small_bundles import SmallVersion
 
 from benchmarks.latency.overload import OverloadPlan, missed
 from benchmarks.latency.overload import overload as run
+from benchmarks.latency.own_server import Subject
 from benchmarks.latency.probe import Seen, percentile_s, recovery_s
 from benchmarks.overload import overload
 from re4.errors import UsageError
@@ -45,15 +46,13 @@ def test_a_short_overload_is_reported_whatever_it_finds(tmp_path: Path) -> None:
     bundles = tmp_path / "bundles"
     SmallVersion(num_items=500).publish(bundles)
     plan = OverloadPlan(
-        bundles=bundles,
-        data=None,
+        subject=Subject(
+            bundles=bundles, data=None, num_candidates=10, seed=0, server_options=("--max-queue-ms", "50")
+        ),
         factor=3.0,
         seconds=1.0,
         peak_seconds=0.5,
         deadline_s=2.0,
-        num_candidates=10,
-        server_options=("--max-queue-ms", "50"),
-        seed=0,
     )
     run(plan, tmp_path / "out")  # a busy machine may miss the goals: no test of them
     report = json.loads((tmp_path / "out" / "overload.json").read_text())

@@ -8,6 +8,7 @@ from small_bundles import SmallVersion
 
 from benchmarks.latency import soak as soak_module
 from benchmarks.latency.load import Timing
+from benchmarks.latency.own_server import Subject
 from benchmarks.latency.soak import Minute, SoakPlan, drift, soak
 from benchmarks.soak import soak as verb
 from re4.errors import UsageError
@@ -56,14 +57,9 @@ def test_a_short_soak_of_a_real_server(tmp_path: Path, monkeypatch: pytest.Monke
     )
     SmallVersion().publish(tmp_path / "bundles")
     plan = SoakPlan(
-        bundles=tmp_path / "bundles",
-        data=None,
+        subject=Subject(bundles=tmp_path / "bundles", data=None, num_candidates=5, seed=0),
         num_minutes=4,
         share=0.2,
-        num_processes=1,
-        num_workers=1,
-        num_candidates=5,
-        seed=0,
         minute_s=0.3,
     )
     report = soak(plan, tmp_path / "out")
