@@ -16,6 +16,8 @@ from training.encoders import ENCODERS
 from training.negatives import NEGATIVES
 
 _MODELS_OWN = "the model's own"
+SVD_ITEMS = 2_000_000
+"""Beyond, the SVD's own memory, some 1,600 bytes an item, is too much to take without being asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,8 @@ class TrainConfig:
     max_history_length: int = setting(20, "L, newest events of a history that count.", low=1, high=1024)
     initial_vectors: str | None = setting(
         None,
-        "Item vectors to start from: svd (of who chose what), random, or popularity (one axis, log counts).",
+        "Item vectors to start from: svd (of who chose what), random, or popularity (one axis, log counts). "
+        "Above 2 million items: random.",
         choices=("svd", "random", "popularity"),
         default_text=_MODELS_OWN,
     )
@@ -123,6 +126,8 @@ class TrainConfig:
                     f"with --model {self.model} it is always {value}."
                 )
             chosen[name] = value
+        if chosen.get("initial_vectors") == "svd" and num_items > SVD_ITEMS:
+            chosen["initial_vectors"] = "random"
         if self.negatives == "auto":
             chosen["negatives"] = "all" if num_items <= 20_000 else "uniform"
         return replace(self, **chosen)

@@ -5,17 +5,22 @@ vectors `V S^1/2`. It takes a fraction of an epoch's time and saves several epoc
 ends higher than a random start. Randomised range finder with power iterations: Halko, Martinsson and
 Tropp, 2011.
 
+It is bounded: beyond 20 million events it looks at a random part of the users, and where nothing is chosen,
+catalogues beyond `SVD_ITEMS` start at random (`TrainConfig.resolve`).
+
 For the most-popular baseline there are vectors on one axis instead: the log of each item's count.
 """
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from training.data.dataset import Sequences
 
 _OVERSAMPLING = 16
 _NUM_POWER_ITERATIONS = 4
+_MAX_EVENTS = 20_000_000
 
 
 def svd_item_vectors(
@@ -25,24 +30,23 @@ def svd_item_vectors(
 
     Items without a training event, and dimensions beyond the matrix's rank, get small random numbers.
     """
-    users_E = np.repeat(np.arange(train.num_users), np.diff(train.offsets_U1))
-    pairs = np.unique(users_E * num_items + train.items_E)
-    users, items = torch.from_numpy(pairs // num_items), torch.from_numpy(pairs % num_items)
-    by_user = torch.bincount(users, minlength=train.num_users).float()
+    users, items, num_users = _pairs(train, num_items, generator)
+    by_user = torch.bincount(users, minlength=num_users).float()
     by_item = torch.bincount(items, minlength=num_items).float()
     weights = (by_user[users] * by_item[items]).rsqrt()
 
     to_users = torch.sparse_coo_tensor(
-        torch.stack([users, items]), weights, (train.num_users, num_items), check_invariants=True
+        torch.stack([users, items]), weights, (num_users, num_items), check_invariants=True
     ).coalesce()
     to_items = to_users.t().coalesce()
-    rank = min(embedding_dim + _OVERSAMPLING, num_items, train.num_users)
-    basis = torch.linalg.qr(to_users @ torch.randn(num_items, rank, generator=generator))[0]
+    rank = min(embedding_dim + _OVERSAMPLING, num_items, num_users)
+    basis = _orthonormal(to_users @ torch.randn(num_items, rank, generator=generator))
     for _ in range(_NUM_POWER_ITERATIONS):
-        basis = torch.linalg.qr(to_items @ basis)[0]
-        basis = torch.linalg.qr(to_users @ basis)[0]
-    left, values, _ = torch.linalg.svd(to_items @ basis, full_matrices=False)
-    found = (left * values.sqrt())[:, :embedding_dim]
+        basis = _orthonormal(to_items @ basis)
+        basis = _orthonormal(to_users @ basis)
+    image = to_items @ basis
+    squares, right = _spectrum(image)  # the image is U S Vᵀ: times V S^-1/2 it is U S^1/2
+    found = image @ (right * squares ** (-1 / 4))[:, :embedding_dim].float()
     vectors_ND: Tensor = (
         0.1 * torch.randn(num_items, embedding_dim, generator=generator) * embedding_dim**-0.5
     )
@@ -50,6 +54,36 @@ def svd_item_vectors(
     scale = (seen_N.sum() / found[seen_N].square().sum()).sqrt()
     vectors_ND[seen_N, : found.shape[1]] = (found * scale)[seen_N]
     return vectors_ND
+
+
+def _orthonormal(tall: Tensor) -> Tensor:
+    """Give an orthonormal basis of the columns: a Gram matrix and two products, where a QR takes minutes."""
+    squares, right = _spectrum(tall)
+    return tall @ (right * squares.rsqrt()).float()
+
+
+def _spectrum(tall: Tensor) -> tuple[Tensor, Tensor]:
+    """Give the squared singular values, largest first, and the right singular vectors; float64.
+
+    What is nothing but rounding is left out.
+    """
+    squares, right = torch.linalg.eigh((tall.T @ tall).double())
+    squares, right = squares.flip(0), right.flip(1)
+    is_there = squares > 1e-6 * squares[0]
+    return squares[is_there], right[:, is_there]
+
+
+def _pairs(train: Sequences, num_items: int, generator: torch.Generator) -> tuple[Tensor, Tensor, int]:
+    """Give who chose what, each pair once: user and item, int64; and the number of users looked at."""
+    lengths_U = np.diff(train.offsets_U1)
+    items_E: NDArray[np.int32] = train.items_E
+    if train.num_events > _MAX_EVENTS:
+        drawn_U = torch.rand(train.num_users, generator=generator).numpy()
+        is_seen_U = drawn_U < _MAX_EVENTS / train.num_events
+        items_E, lengths_U = items_E[np.repeat(is_seen_U, lengths_U)], lengths_U[is_seen_U]
+    users_E = np.repeat(np.arange(len(lengths_U)), lengths_U)
+    pairs = np.unique(users_E * num_items + items_E)
+    return torch.from_numpy(pairs // num_items), torch.from_numpy(pairs % num_items), len(lengths_U)
 
 
 def popularity_vectors(item_counts_N: Tensor, embedding_dim: int) -> Tensor:

@@ -19,6 +19,7 @@ Shape suffixes: U users, E events, N items, L history length; U1 is U + 1.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -134,7 +135,11 @@ class Dataset:
         return pl.read_parquet(self.path / f"{split}_users.parquet")["user_id"]
 
     def item_counts_N(self) -> npt.NDArray[np.int64]:
-        """Count the train events of every item, int64 [N]."""
+        """Give the number of train events of every item, int64 [N]; counted once, not to be written to."""
+        return self._item_counts_N
+
+    @cached_property
+    def _item_counts_N(self) -> npt.NDArray[np.int64]:
         counts_N = np.zeros(self.num_items, dtype=np.int64)
         for start in range(0, self.train.num_events, _COUNT_BLOCK):
             block = self.train.items_E[start : start + _COUNT_BLOCK]

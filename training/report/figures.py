@@ -4,7 +4,6 @@ Legend: U users, B users of a block, K interests, L history length, M candidates
 """
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +74,8 @@ def gather_figures(run: Run, dataset: Dataset, held_out: Sequences) -> ReportFig
     """Look at a run with the users of a held-out split, the history taken out of their lists."""
     model = run.load_model()
     top_UM = rank(model, held_out, exclude_history=True, title="ranking").top_UM
-    found_by_UM, attention_UKL = _who_found(model, held_out, top_UM)
+    interests_UKD, attention_UKL = _encoded(model, held_out)
+    found_by_UM = _who_found(model, interests_UKD, top_UM)
     targets_U = [np.unique(history_and_targets(held_out, user)[1]) for user in range(held_out.num_users)]
     is_hit_UM = np.stack([np.isin(top_M, targets) for top_M, targets in zip(top_UM, targets_U, strict=True)])
     counts_N = dataset.item_counts_N()
@@ -87,7 +87,7 @@ def gather_figures(run: Run, dataset: Dataset, held_out: Sequences) -> ReportFig
         recall_50=float(np.mean(is_hit_UM.sum(axis=1) / [len(targets) for targets in targets_U])),
         share_of_list_K=_shares(found_by_UM.ravel(), num_interests),
         share_of_hits_K=_shares(found_by_UM[is_hit_UM], num_interests),
-        recall_by_interests_K=_recall_by_interests(model, held_out, targets_U, found_by_UM),
+        recall_by_interests_K=_recall_by_interests(model, interests_UKD, held_out, targets_U, found_by_UM),
         tenths_of_events=_by_tenths(np.arange(len(counts_N)), counts_N, counts_N),
         tenths_of_candidates=_by_tenths(top_UM.ravel(), np.ones(top_UM.size), counts_N),
         by_popularity=_recall_by_popularity(top_UM, targets_U, counts_N),
@@ -96,28 +96,31 @@ def gather_figures(run: Run, dataset: Dataset, held_out: Sequences) -> ReportFig
     )
 
 
-def _encoded(model: MultiInterestModel, held_out: Sequences) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Encode the users, a block at a time: their places, interests [B, K, D] and attention [B, K, L]."""
+def _encoded(model: MultiInterestModel, held_out: Sequences) -> tuple[Tensor, NDArray[np.float32]]:
+    """Encode the users, a block at a time: interests [U, K, D] and attention [U, K, L]."""
     rows_UL, lengths_U = held_out.histories(model.config.max_history_length)
+    interests, attention = [], []
     for start in range(0, held_out.num_users, _USERS_AT_ONCE):
         users = slice(start, start + _USERS_AT_ONCE)
         with torch.inference_mode():
             encoded = model.interests(torch.from_numpy(rows_UL[users]), torch.from_numpy(lengths_U[users]))
-        yield users, encoded.interests_BKD, encoded.attention_BKL
+        interests.append(encoded.interests_BKD)
+        attention.append(encoded.attention_BKL)
+    return torch.cat(interests), torch.cat(attention).numpy()
 
 
 def _who_found(
-    model: MultiInterestModel, held_out: Sequences, top_UM: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Give the number of the interest that scores each candidate best, and all attention."""
+    model: MultiInterestModel, interests_UKD: Tensor, top_UM: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Give the number of the interest that scores each candidate best."""
     vectors_ND = model.item_vectors_ND()
     found_by_UM = np.empty(top_UM.shape, np.int64)
-    attention = []
-    for users, interests_BKD, attention_BKL in _encoded(model, held_out):
-        scores_BKM = interests_BKD @ vectors_ND[torch.from_numpy(top_UM[users])].transpose(1, 2)
+    for start in range(0, len(top_UM), _USERS_AT_ONCE):
+        users = slice(start, start + _USERS_AT_ONCE)
+        candidates_BMD = vectors_ND[torch.from_numpy(top_UM[users])]
+        scores_BKM = interests_UKD[users] @ candidates_BMD.transpose(1, 2)
         found_by_UM[users] = scores_BKM.argmax(dim=1).numpy()
-        attention.append(attention_BKL.numpy())
-    return found_by_UM, np.concatenate(attention)
+    return found_by_UM
 
 
 def _shares(numbers: NDArray[np.int64], num_interests: int) -> list[float]:
@@ -128,6 +131,7 @@ def _shares(numbers: NDArray[np.int64], num_interests: int) -> list[float]:
 
 def _recall_by_interests(
     model: MultiInterestModel,
+    interests_UKD: Tensor,
     held_out: Sequences,
     targets_U: list[NDArray[np.int64]],
     found_by_UM: NDArray[np.int64],
@@ -138,13 +142,12 @@ def _recall_by_interests(
     used_UK = np.stack([np.bincount(found_by_M, minlength=num_interests) for found_by_M in found_by_UM])
     order_UK = torch.from_numpy(np.argsort(-used_UK, axis=1, kind="stable"))
     recall_K = np.zeros(num_interests)
-    for users, interests_BKD, _ in _encoded(model, held_out):
-        for user, interests_KD in enumerate(interests_BKD, start=users.start):
-            scores_KN = interests_KD[order_UK[user]] @ vectors_ND.T
-            history, _ = history_and_targets(held_out, user)
-            scores_KN[:, history] = -torch.inf
-            top_KM = scores_KN.cummax(dim=0).values.topk(depth, dim=1).indices.numpy()
-            recall_K += [np.isin(targets_U[user], top_M).mean() for top_M in top_KM]
+    for user, interests_KD in enumerate(interests_UKD):
+        scores_KN = interests_KD[order_UK[user]] @ vectors_ND.T
+        history, _ = history_and_targets(held_out, user)
+        scores_KN[:, history] = -torch.inf
+        top_KM = scores_KN.cummax(dim=0).values.topk(depth, dim=1).indices.numpy()
+        recall_K += [np.isin(targets_U[user], top_M).mean() for top_M in top_KM]
     found: list[float] = (recall_K / held_out.num_users).tolist()
     return found
 
