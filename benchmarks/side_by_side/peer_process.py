@@ -73,6 +73,20 @@ def peer_process(
             process.wait()
 
 
+def packages(environment: str, names: Sequence[str]) -> dict[str, str]:
+    """Which versions of some packages an environment has.
+
+    Raises:
+        ServerError: it lacks one.
+    """
+    code = "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
+    command = [str(python_of(environment)), "-c", code, *names]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ServerError(f"{environment}: {done.stderr.strip().splitlines()[-1]}. Run make peers again")
+    return dict(zip(names, done.stdout.split(), strict=True))
+
+
 def run_to_end(environment: str, script: str, words: Sequence[str]) -> None:
     """Run a script that builds something.
 

@@ -4,15 +4,16 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from benchmarks.latency.callee import Callee, HttpCallee
 from benchmarks.latency.requests import IdList
-from benchmarks.side_by_side.peer_process import missing, peer_process, run_to_end
+from benchmarks.side_by_side.peer_process import missing, packages, peer_process, run_to_end
 from benchmarks.side_by_side.system import Material, Server, Setting
 from bundle.verify import read_manifest
 
 _ENVIRONMENT: Final = ".venv-web"
+_WEB: Final = ("fastapi", "uvicorn", "uvloop")
 _POSTGRES: Final = Path("/usr/lib/postgresql/17/bin/postgres")
 _PGVECTOR: Final = Path("/usr/share/postgresql/17/extension/vector.control")
 
@@ -57,8 +58,8 @@ class FastApi(_Service):
     efforts: Final[Sequence[int]] = (0,)
 
     def prepare(self, material: Material) -> dict[str, object]:
-        """Nothing to build."""
-        return {}
+        """Nothing to build; its versions."""
+        return dict(packages(_ENVIRONMENT, (*_WEB, "faiss-cpu", "onnxruntime", "numpy")))
 
     @contextmanager
     def running(self, material: Material, setting: Setting, effort: int) -> Iterator[Server]:
@@ -93,8 +94,8 @@ class TwoHop(_Service):
         """Fill a database of its own and build its index; minutes for a million items."""
         folder = self._folder(material)
         run_to_end(_ENVIRONMENT, "postgres.py", [str(material.version), str(folder)])
-        facts: dict[str, Any] = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-        return facts
+        facts: dict[str, object] = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+        return facts | packages(_ENVIRONMENT, (*_WEB, "asyncpg", "pgvector", "onnxruntime", "numpy"))
 
     @contextmanager
     def running(self, material: Material, setting: Setting, effort: int) -> Iterator[Server]:

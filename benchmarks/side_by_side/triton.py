@@ -7,7 +7,7 @@ from typing import Final
 from benchmarks.latency.callee import Callee, GrpcCallee, read_nothing
 from benchmarks.latency.requests import IdList
 from benchmarks.side_by_side import kserve
-from benchmarks.side_by_side.peer_process import missing, peer_process
+from benchmarks.side_by_side.peer_process import missing, packages, peer_process
 from benchmarks.side_by_side.system import Material, Server, Setting
 from bundle.verify import read_manifest
 from re4.errors import UsageError
@@ -34,14 +34,14 @@ class Triton:
         return missing(_ENVIRONMENT)
 
     def prepare(self, material: Material) -> dict[str, object]:
-        """Nothing to build.
+        """Nothing to build; its versions.
 
         Raises:
             UsageError: the catalogue's ids are integers; the peer's tensors hold text.
         """
         if read_manifest(material.version).items.id_kind != "string":
             raise UsageError("the peers are written for string ids; this bundle has integers")
-        return {}
+        return dict(packages(_ENVIRONMENT, ("nvidia-pytriton", "faiss-cpu", "onnxruntime", "numpy")))
 
     @contextmanager
     def running(self, material: Material, setting: Setting, effort: int) -> Iterator[Server]:

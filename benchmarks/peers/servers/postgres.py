@@ -128,7 +128,7 @@ def fill(version: Path, folder: Path) -> dict[str, object]:
         "build_s": built - loaded,
         "build_settings": BUILD_SETTINGS,
         "bytes": size,
-        "pgvector": extension,
+        "pgvector extension": extension,
         "postgresql": database,
     }
     facts.write_text(json.dumps(found))
