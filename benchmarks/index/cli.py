@@ -34,6 +34,9 @@ def index(
     num_candidates: Annotated[int, typer.Option(min=1, help="Candidates of a request.")] = 100,
     num_requests: Annotated[int, typer.Option(min=8, help="Requests to ask.")] = 200,
     peer_limit_s: Annotated[float, typer.Option(help="Seconds that a peer may take in all.")] = 3600.0,
+    combine: Annotated[
+        bool, typer.Option("--combine", help="Report what earlier commands measured in --work as well.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Folder for index.json, index.md, index.png.")] = Path(
         "bench-index"
     ),
@@ -44,12 +47,14 @@ def index(
     """Measure recall against throughput of each kind of index, and of other engines.
 
     A request is K searches, one pool of what they found, true scores, and the best of it. One thread is
-    timed by its processor time, several by the clock.
+    timed by its processor time, several by the clock. What was measured stays in --work: with --combine,
+    parts measured one after another make one report (--kinds none --peers none: what there is).
 
     Example: re4 bench index --work /data/million --peers all --threads 1,all
     """
     from benchmarks.index.material import INTERESTS, VECTORS, Source, prepare
     from benchmarks.index.ours import frontier_of
+    from benchmarks.index.parts import keep, kept, stamped
     from benchmarks.index.peers import PEERS, frontiers
     from benchmarks.index.report import markdown, write_report
     from benchmarks.latency.machine import describe_machine
@@ -72,21 +77,18 @@ def index(
     console.say(f"vectors, interests, exact answers: {source}")
     prepare(source, work, num_requests=num_requests, num_candidates=num_candidates)
     engines: list[dict[str, Any]] = []
+    question = {"num_requests": num_requests, "num_candidates": num_candidates}
     for kind in _kinds(kinds):
         console.say(f"{kind} …")
-        engines.append(
-            frontier_of(kind, work, num_requests=num_requests, num_candidates=num_candidates, threads=numbers)
-        )
-    for found in frontiers(
-        names,
-        work,
-        num_requests=num_requests,
-        num_candidates=num_candidates,
-        threads=numbers,
-        limit_s=peer_limit_s,
-    ):
+        engines.append(stamped(frontier_of(kind, work, **question, threads=numbers)))
+        keep(engines[-1], work, question)
+    for found in frontiers(names, work, **question, threads=numbers, limit_s=peer_limit_s):
         console.say(f"{found['engine']}: {found.get('skipped', 'measured')}")
-        engines.append({**found, "is_peer": True})
+        engines.append(stamped({**found, "is_peer": True}))
+        keep(engines[-1], work, question)
+    if combine:
+        engines = kept(work, question)
+        numbers = sorted({point["threads"] for engine in engines for point in engine["points"]})
     import numpy as np
 
     num_vectors, dim = np.load(work / VECTORS, mmap_mode="r").shape
@@ -116,6 +118,8 @@ def index(
 def _kinds(text: str) -> list[str]:
     """Split by the commas between kinds: a factory string's own commas are followed by no known beginning."""
     kinds: list[str] = []
+    if text == "none":
+        return kinds
     for part in text.split(","):
         if kinds and not part.startswith(("flat", "hnsw", "ivf", "HNSW", "IVF")):
             kinds[-1] += f",{part}"

@@ -49,7 +49,8 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"{report['source']}; {report['num_requests']} requests in batches of {report['batch_size']}, merged "
         f"recall against exact search. {report['machine']['cpu_model']}, "
         f"{report['machine']['num_usable_cpus']} processors, load "
-        f"{report['machine']['load_average_at_start'][0]:.1f} at the start. `{report['command']}`",
+        f"{report['machine']['load_average_at_start'][0]:.1f} at the start. `{report['command']}`"
+        f"{_when(report['engines'])}",
     ]
     for num_threads in report["threads"]:
         flat: Mapping[str, Any] = next((one for one in report["engines"] if one["engine"] == "flat"), {})
@@ -67,7 +68,10 @@ def markdown(report: Mapping[str, Any]) -> str:
                 lines.append(f"| {engine['engine']} | skipped: {engine['skipped']} | | | | | |")
                 continue
             best = best_at(engine, num_threads)
-            most = max(point["recall"] for point in engine["points"] if point["threads"] == num_threads)
+            recalls = [point["recall"] for point in engine["points"] if point["threads"] == num_threads]
+            if not recalls:
+                lines.append(f"| {engine['engine']} | not measured | | | | | |")
+                continue
             figures = (
                 "never | | | "
                 if best is None
@@ -76,9 +80,15 @@ def markdown(report: Mapping[str, Any]) -> str:
             )
             lines.append(
                 f"| {engine['engine']} ({engine['how']}) | {figures}{engine['bytes_per_item']:.0f} | "
-                f"{engine['build_s']:.0f} s | {most:.4f} |"
+                f"{engine['build_s']:.0f} s | {max(recalls):.4f} |"
             )
     return "\n".join([*lines, "", "![frontier](index.png)", ""])
+
+
+def _when(engines: Sequence[Mapping[str, Any]]) -> str:
+    """When the engines were measured, where it was in parts."""
+    times = sorted(engine["measured_at"] for engine in engines if "measured_at" in engine)
+    return f". Measured from {times[0]} to {times[-1]}" if times else ""
 
 
 def _settings(point: Mapping[str, Any]) -> str:

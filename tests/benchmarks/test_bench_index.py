@@ -47,6 +47,22 @@ def test_kinds_and_a_missing_peer_in_one_report(tmp_path: Path, monkeypatch: pyt
         bench(tmp_path, "--num-items", "3000", "--kinds", "flat")
 
 
+def test_parts_that_were_measured_one_after_another_make_one_report(tmp_path: Path) -> None:
+    bench(tmp_path, "--kinds", "flat")
+    bench(tmp_path, "--kinds", "ivf", "--threads", "1,2")
+    bench(tmp_path, "--kinds", "flat", "--num-candidates", "5", "--work", str(tmp_path / "another question"))
+    apart = bench(tmp_path, "--kinds", "IVF16,Flat")
+    assert [one["engine"] for one in apart["engines"]] == ["IVF16,Flat"]
+    report = bench(tmp_path, "--kinds", "none", "--combine")
+    assert [one["engine"] for one in report["engines"]] == ["flat", "ivf", "IVF16,Flat"]
+    assert report["threads"] == [1, 2]
+    assert {point["threads"] for point in report["engines"][1]["points"]} == {1, 2}
+    assert "| flat | not measured |" in (tmp_path / "out" / "index.md").read_text()
+    again = bench(tmp_path, "--kinds", "flat", "--combine")
+    assert [one["engine"] for one in again["engines"]] == ["ivf", "IVF16,Flat", "flat"]
+    assert len(again["engines"][2]["points"]) == 1, "the newer measurement takes the older one's place"
+
+
 def test_wrong_words_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--peers milvus: there are hnswlib"):
         bench(tmp_path, "--peers", "milvus")
