@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from bundle.pooling import best_of_pools, pool
 
 _K_FACTORS = (1, 1.5, 2)
-_POOL_FACTORS = (1.5, 2, 3)
+_POOL_FACTORS = (1.25, 1.5, 2, 3)
 _TOLERANCE = 1e-5
 _ENOUGH_RECALL = 0.99
 _TOO_SLOW = 4

@@ -37,7 +37,7 @@ run(
         save=lambda index, path: index.save_index(str(path)),
         load=_load,
         num_bytes=size_of,
-        settings=[{"ef": ef} for ef in (100, 150, 200, 300, 400, 600, 800)],
+        settings=[{"ef": ef} for ef in (100, 150, 200, 300, 400, 600, 800, 1600)],
         search=_search,
     ),
 )

@@ -47,8 +47,8 @@ run(
         num_bytes=size_of,
         settings=[
             {"leaves": leaves, "reordered": reordered}
-            for leaves in (4, 6, 8, 10, 15, 20, 30, 45, 60, 90, 130)
-            for reordered in (150, 200, 300, 500)
+            for leaves in (4, 5, 6, 7, 8, 10, 12, 15, 20, 30, 45, 60, 90, 130)
+            for reordered in (120, 150, 200, 300, 500)
         ],
         search=_search,
     ),

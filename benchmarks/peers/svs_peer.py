@@ -47,7 +47,7 @@ run(
         save=_save,
         load=_load,
         num_bytes=size_of,
-        settings=[{"window": window} for window in (100, 150, 200, 300, 400, 600, 800)],
+        settings=[{"window": window} for window in (100, 150, 200, 300, 400, 600, 800, 1600)],
         search=_search,
     ),
 )

@@ -40,7 +40,7 @@ run(
         save=lambda index, path: index.save(str(path)),
         load=_load,
         num_bytes=size_of,
-        settings=[{"expansion": ef} for ef in (100, 150, 200, 300, 400, 600, 800)],
+        settings=[{"expansion": ef} for ef in (100, 150, 200, 300, 400, 600, 800, 1600)],
         search=_search,
     ),
 )

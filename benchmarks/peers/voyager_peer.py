@@ -32,7 +32,7 @@ run(
         save=lambda index, path: index.save(str(path)),
         load=lambda path, vectors: voyager.Index.load(str(path)),
         num_bytes=size_of,
-        settings=[{"ef": ef} for ef in (100, 150, 200, 300, 400, 600, 800)],
+        settings=[{"ef": ef} for ef in (100, 150, 200, 300, 400, 600, 800, 1600)],
         search=_search,
     ),
 )
