@@ -26,6 +26,7 @@ from bundle.manifest import IndexInfo, ItemsInfo
 from bundle.publish import StagedVersion
 from export.attributes import choose_attributes
 from export.checkpoints import Room
+from export.devices import Device
 from export.exact import exact_candidates
 from export.indexing import factory_for, make_index
 from export.mapped import digest_of, pieces
@@ -93,6 +94,7 @@ def assemble(
     stage: Callable[[str], None],
     room: Room | None = None,
     memory_limit: int | None = None,
+    device: Device = Device.CPU,
     note: Note = unnoted,
 ) -> Assembled:
     """Write all files of a version.
@@ -106,6 +108,7 @@ def assemble(
         stage: Called with the name of each of the `NUM_STAGES` stages as it begins.
         room: Where the stages of building the index are kept, for a next try; None to begin afresh.
         memory_limit: Bytes that building the index may hold at once; None for no limit.
+        device: What servers will search the index on.
         note: Is told how far a long stage is.
 
     Raises:
@@ -124,7 +127,7 @@ def assemble(
     for name, why in chosen_attributes.left_out.items():
         say(f"catalogue column {name} is no attribute: {why}")
     np.save(folder / POPULAR, _most_popular(material.counts_N))
-    factory, reason = factory_for(index, len(vectors_ND), model.embedding_dim, memory_limit)
+    factory, reason = factory_for(index, len(vectors_ND), model.embedding_dim, memory_limit, device)
     if reason is not None:
         say(f"index {factory}: {reason}")
 
@@ -152,8 +155,9 @@ def assemble(
         folder,
         num_golden_candidates=golden.candidate_rows_QM.shape[1],
         reason=reason,
-        stages=None if room is None else room.stages(_facts(factory, vectors_ND)),
+        stages=None if room is None else room.stages(_facts(factory, vectors_ND, device)),
         memory_limit=memory_limit,
+        device=device,
         note=lambda text: note(f"index {factory}, {text}"),
     )
     return Assembled(
@@ -204,10 +208,11 @@ def _ids(item_id: pl.Series) -> Any:
     return item_id.to_numpy() if item_id.dtype.is_integer() and not item_id.has_nulls() else item_id
 
 
-def _facts(factory: str, vectors_ND: NDArray[np.float32]) -> dict[str, JsonValue]:
+def _facts(factory: str, vectors_ND: NDArray[np.float32], device: Device) -> dict[str, JsonValue]:
     """What the stages of building an index follow from."""
     return {
         "factory": factory,
+        "device": device,
         "vectors": digest_of(vectors_ND),
         "shape": list(vectors_ND.shape),
         "faiss": faiss.__version__,

@@ -15,10 +15,12 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from export.cagra import build_cagra, check_cagra, empty_cagra, links_of_cagra
 from export.checkpoints import Checkpoints
+from export.devices import Device, check_device
 from export.filling import FILLED, fill, fill_on_disk
 from export.index_file import write_index
-from export.indexes import FAMILIES, FLAT, IndexFamily, Settings
+from export.indexes import FAMILIES, FLAT, HNSW, IndexFamily, Settings
 from export.lists import train_lists
 from export.mapped import rows_of
 from export.memory import Need, check_memory, need_of
@@ -68,14 +70,16 @@ class BuiltIndex:
         ]
 
 
-def check_factory(factory: str, embedding_dim: int) -> None:
+def check_factory(factory: str, embedding_dim: int, device: Device = Device.CPU) -> None:
     """Say at once what would go wrong after long work.
 
     Raises:
-        UsageError: FAISS does not understand the string for this width, or makes something of it that no
-            server loads.
+        UsageError: FAISS does not understand the string for this width, makes something of it that no server
+            loads or that the device cannot hold, or cannot build it here.
     """
-    _empty_index(factory, embedding_dim)
+    check_device(factory, _empty_index(factory, embedding_dim)[0], device)
+    if links_of_cagra(factory):
+        check_cagra()
 
 
 def family_of(factory: str, embedding_dim: int) -> IndexFamily:
@@ -107,6 +111,7 @@ def build_index(
     *,
     stages: Checkpoints | None = None,
     memory_limit: int | None = None,
+    device: Device = Device.CPU,
     note: Note = unnoted,
 ) -> BuiltIndex:
     """Train and fill an index.
@@ -117,6 +122,7 @@ def build_index(
         stages: Where finished stages are kept, and found again; None to build in memory alone. The stage
             `FILLED` is the finished index's file.
         memory_limit: Bytes that may be held at once; None for no limit.
+        device: What it will be searched on.
         note: Is told how far it is.
 
     Raises:
@@ -134,18 +140,34 @@ def build_index(
     need = need_of(base, len(vectors_ND), memory_limit)
     check_memory(factory, need, len(vectors_ND), memory_limit)
     try:
-        if stages is None:
+        if num_links := links_of_cagra(factory):
+            base = _build_on_gpu(vectors_ND, num_links, stages, note)
+        elif stages is None:
             _train(base, vectors_ND, training_size(num_lists))
-            fill(base, vectors_ND, note)
+            fill(base, vectors_ND, device, note)
         else:
             base = _train_once(base, vectors_ND, training_size(num_lists), stages, note)
-            base = fill_on_disk(base, vectors_ND, need, stages, note)
+            base = fill_on_disk(base, vectors_ND, need, device, stages, note)
     except (RuntimeError, MemoryError) as error:
         raise ExportError(
             f"{factory}: FAISS could not build it over {len(vectors_ND)} items of width "
             f"{vectors_ND.shape[1]}: {str(error)[-300:]}. Choose another --index, such as flat"
         ) from error
     return BuiltIndex(index=base, factory=factory, family=family)
+
+
+def _build_on_gpu(
+    vectors_ND: NDArray[np.float32], num_links: int, stages: Checkpoints | None, note: Note
+) -> Any:
+    """The finished graph, kept as a stage, or as an earlier try left it."""
+    if stages is not None and stages.has(FILLED):
+        return faiss.read_index(str(stages.path(FILLED)))
+    note("building on the GPU")
+    graph = build_cagra(vectors_ND, num_links)
+    if stages is not None:
+        with stages.finishing(FILLED) as part:
+            write_index(graph, part)
+    return graph
 
 
 def _train_once(
@@ -175,6 +197,8 @@ def _train(base: Any, vectors_ND: NDArray[np.float32], size: int) -> None:
 
 def _empty_index(factory: str, embedding_dim: int) -> tuple[Any, IndexFamily]:
     """The index and its family. Without a refinement: whatever is found is scored by the vectors anyway."""
+    if num_links := links_of_cagra(factory):
+        return empty_cagra(embedding_dim, num_links), HNSW
     try:
         index = _faiss.index_factory(embedding_dim, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from export.devices import Device
 from re4.console import print_json, table
 
 if TYPE_CHECKING:
@@ -48,6 +49,13 @@ def export(
             "refused before it begins. Without this: what the index needs.",
         ),
     ] = None,
+    device: Annotated[
+        Device,
+        typer.Option(
+            help="What servers will search the index on. cuda builds what a GPU can hold: flat, ivf, ivf-sq8 "
+            "or cagra, a graph that a GPU has to build."
+        ),
+    ] = Device.CPU,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object, for a machine to read.")
     ] = False,
@@ -76,7 +84,9 @@ def export(
     goal = Goal(recall=recall, num_candidates=num_candidates)
     columns = None if attributes is None else [name for name in attributes.split(",") if name]
     limit = None if memory_limit is None else parse_bytes(memory_limit)
-    version = export_run(run, bundles, index=index, goal=goal, attributes=columns, memory_limit=limit)
+    version = export_run(
+        run, bundles, index=index, goal=goal, attributes=columns, memory_limit=limit, device=device
+    )
     manifest = read_manifest(bundles / version)
     difference = manifest.lineage[ENCODER_DIFFERENCE]
     if as_json:

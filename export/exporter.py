@@ -12,6 +12,7 @@ from bundle.publish import stage_version
 from export.assembling import NUM_STAGES, assemble
 from export.checkpoints import building_room
 from export.choosing import AUTO
+from export.devices import Device
 from export.indexing import check_request
 from export.material import RunToExport, run_material
 from export.tuning import Goal
@@ -29,6 +30,7 @@ def export_run(
     goal: Goal = DEFAULT_GOAL,
     attributes: Sequence[str] | None = None,
     memory_limit: int | None = None,
+    device: Device = Device.CPU,
 ) -> str:
     """Publish a finished run as the live version of a bundle directory.
 
@@ -39,6 +41,7 @@ def export_run(
         goal: The recall that the index is tuned to.
         attributes: Columns of the catalogue to keep as attributes; None to keep those that describe.
         memory_limit: Bytes that building the index may hold at once; None for no limit.
+        device: What servers will search the index on.
 
     Returns:
         The version's name.
@@ -57,6 +60,7 @@ def export_run(
         goal=goal,
         attributes=attributes,
         memory_limit=memory_limit,
+        device=device,
     )
 
 
@@ -68,6 +72,7 @@ def publish_run(
     goal: Goal = DEFAULT_GOAL,
     attributes: Sequence[str] | None = None,
     memory_limit: int | None = None,
+    device: Device = Device.CPU,
 ) -> str:
     """Publish an opened run; as `export_run`."""
     with (
@@ -90,6 +95,7 @@ def publish_run(
             stage=stage,
             room=room,
             memory_limit=memory_limit,
+            device=device,
             note=bar.note,
         )
         stage("checksums")

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.checkpoints import Checkpoints
+from export.devices import Device
 from export.index_file import merge_shards, read_mapped, write_index
 from export.mapped import pieces
 from export.memory import Need
@@ -28,15 +29,20 @@ _SAVED: Final = "partly-filled.faiss"
 _SECONDS_BETWEEN_SAVES: Final = 300.0
 
 
-def fill(base: Any, vectors_ND: NDArray[np.float32], note: Note) -> None:
+def fill(base: Any, vectors_ND: NDArray[np.float32], device: Device, note: Note) -> None:
     """Add all items to a trained, empty index in this process's memory; row i gets the id i."""
     _reserve(base, len(vectors_ND))
     _add(base, vectors_ND, base.ntotal, len(vectors_ND), note)
-    probe_by_reach(base, vectors_ND)
+    probe_by_reach(base, vectors_ND, device)
 
 
 def fill_on_disk(
-    base: Any, vectors_ND: NDArray[np.float32], need: Need, stages: Checkpoints, note: Note
+    base: Any,
+    vectors_ND: NDArray[np.float32],
+    need: Need,
+    device: Device,
+    stages: Checkpoints,
+    note: Note,
 ) -> Any:
     """Fill a trained, empty index so that it can be interrupted; the stage `FILLED` is finished afterwards.
 
@@ -44,6 +50,7 @@ def fill_on_disk(
         base: The index.
         vectors_ND: Finite, C order; may be memory-mapped.
         need: As `need_of` the index.
+        device: What it will be searched on.
         stages: Where the stages are kept.
         note: Is told how far it is.
 
@@ -53,14 +60,14 @@ def fill_on_disk(
     if stages.has(FILLED):
         return read_mapped(stages.path(FILLED))
     if need.shard_bytes:
-        _fill_shards(base, vectors_ND, need, stages, note)
+        _fill_shards(base, vectors_ND, need, device, stages, note)
         return read_mapped(stages.path(FILLED))
     if stages.has(_SAVED):
         base = faiss.read_index(str(stages.path(_SAVED)))
     else:
         _reserve(base, len(vectors_ND))
     _add(base, vectors_ND, base.ntotal, len(vectors_ND), note, stages)
-    probe_by_reach(base, vectors_ND)
+    probe_by_reach(base, vectors_ND, device)
     with stages.finishing(FILLED) as part:
         write_index(base, part)
     stages.drop(_SAVED)
@@ -87,7 +94,12 @@ def _add(
 
 
 def _fill_shards(
-    trained: Any, vectors_ND: NDArray[np.float32], need: Need, stages: Checkpoints, note: Note
+    trained: Any,
+    vectors_ND: NDArray[np.float32],
+    need: Need,
+    device: Device,
+    stages: Checkpoints,
+    note: Note,
 ) -> None:
     num_items = len(vectors_ND)
     num_shards = -(-need.lists_bytes // need.shard_bytes)
@@ -106,7 +118,7 @@ def _fill_shards(
             write_index(shard, part)
         del shard
     note("merging the shards")
-    probe_by_reach(trained, vectors_ND)
+    probe_by_reach(trained, vectors_ND, device)
     with stages.finishing(FILLED) as part:
         merge_shards(trained, [stages.path(name) for name in names], part)
     for name in names:

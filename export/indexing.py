@@ -17,6 +17,7 @@ from bundle.manifest import IndexInfo
 from export.building import BuiltIndex, build_index, check_factory, memory_need
 from export.checkpoints import Checkpoints
 from export.choosing import AUTO, choose
+from export.devices import Device
 from export.filling import FILLED
 from export.frontier_plot import FRONTIER, draw_frontier
 from export.index_file import write_index
@@ -29,7 +30,7 @@ MIN_RECALL: Final = 0.6
 """Lowest target: servers refuse an index that finds less than half of the golden candidates."""
 
 _MIN_GOLDEN_RECALL: Final = 0.5
-_FACTORY: Final = re.compile(r"(Flat|HNSW|IVF)[A-Za-z0-9_,()]*")
+_FACTORY: Final = re.compile(r"(Flat|HNSW|IVF|CAGRA)[A-Za-z0-9_,()]*")
 
 
 def check_request(index: str, goal: Goal) -> None:
@@ -50,21 +51,26 @@ def check_request(index: str, goal: Goal) -> None:
 
 
 def factory_for(
-    index: str, num_items: int, embedding_dim: int, memory_limit: int | None = None
+    index: str,
+    num_items: int,
+    embedding_dim: int,
+    memory_limit: int | None = None,
+    device: Device = Device.CPU,
 ) -> tuple[str, str | None]:
     """The factory string of what was asked for, and why, where `auto` left the choice to us.
 
     Raises:
-        UsageError: FAISS does not understand the string, or no server loads what it makes.
+        UsageError: FAISS does not understand the string, no server loads what it makes, the device cannot
+            hold it, or it cannot be built here.
     """
 
     def fits(kind: str) -> bool:
         need = memory_need(RECIPES[kind](num_items, embedding_dim), num_items, embedding_dim, memory_limit)
         return memory_limit is None or need.build_bytes <= memory_limit
 
-    name, reason = choose(num_items, fits) if index == AUTO else (index, None)
+    name, reason = choose(num_items, fits, device) if index == AUTO else (index, None)
     factory = RECIPES[name](num_items, embedding_dim) if name in RECIPES else name
-    check_factory(factory, embedding_dim)
+    check_factory(factory, embedding_dim, device)
     return factory, reason
 
 
@@ -80,6 +86,7 @@ def make_index(
     reason: str | None = None,
     stages: Checkpoints | None = None,
     memory_limit: int | None = None,
+    device: Device = Device.CPU,
     note: Note = unnoted,
 ) -> IndexInfo:
     """Build an index, write it into a version's folder, and find the search parameters that reach the goal.
@@ -95,6 +102,7 @@ def make_index(
         reason: Why this index, for the manifest.
         stages: Where finished stages are kept, and found again after an interruption.
         memory_limit: Bytes that building may hold at once; None for no limit.
+        device: What it will be searched on.
         note: Is told how far it is.
 
     Returns:
@@ -103,7 +111,9 @@ def make_index(
     Raises:
         ExportError: it cannot be built or written, the goal is out of reach, or servers would refuse it.
     """
-    built = build_index(factory, vectors_ND, stages=stages, memory_limit=memory_limit, note=note)
+    built = build_index(
+        factory, vectors_ND, stages=stages, memory_limit=memory_limit, device=device, note=note
+    )
     note("writing")
     num_bytes = _write(built, folder / INDEX, stages)
     note("tuning")

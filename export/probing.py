@@ -17,6 +17,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from export.devices import Device
 from export.lists import graph, links_of, replace_centroids
 from export.mapped import rows_of
 
@@ -32,12 +33,14 @@ _QUERY_BY_QUERY: Final = 11
 lists, for all queries of a batch: interests hardly share lists, and what they keep stays poor for longer."""
 
 
-def probe_by_reach(base: Any, vectors_ND: NDArray[np.float32]) -> None:
+def probe_by_reach(base: Any, vectors_ND: NDArray[np.float32], device: Device = Device.CPU) -> None:
     """Make an IVF index that was filled by distance search by inner product; others are left as they are.
 
     Args:
         base: An index trained by `lists.train_lists`.
         vectors_ND: Items for which it was trained; may be memory-mapped.
+        device: What it is searched on. A GPU compares flat centroids, and scores with what it compares:
+            there, only lists of whole vectors, whose scores need no centroids, are chosen by reach.
     """
     if not isinstance(base, faiss.IndexIVF):
         return
@@ -49,8 +52,13 @@ def probe_by_reach(base: Any, vectors_ND: NDArray[np.float32]) -> None:
     rows = np.unique(np.linspace(0, len(vectors_ND) - 1, _SAMPLED_PER_LIST * num_lists).astype(np.int64))
     sample_TD = rows_of(vectors_ND, rows)
     lists_T = by_distance.search(sample_TD, 1)[1][:, 0]
-    chooser = _chooser(_reaches(centroids_CD, sample_TD, lists_T), num_links)
-    replace_centroids(base, _scored_by(centroids_CD, chooser))
+    reaches_CD = _reaches(centroids_CD, sample_TD, lists_T)
+    if device is Device.CUDA:
+        flat = _faiss.IndexFlatIP(base.d)
+        flat.add(reaches_CD if isinstance(base, faiss.IndexIVFFlat) else centroids_CD)
+        replace_centroids(base, flat)
+        return
+    replace_centroids(base, _scored_by(centroids_CD, _chooser(reaches_CD, num_links)))
     if isinstance(base, faiss.IndexIVFFastScan):
         base.implem = _QUERY_BY_QUERY
 

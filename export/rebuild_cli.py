@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from export.devices import Device
 from re4.console import print_json, say, table
 
 if TYPE_CHECKING:
@@ -112,6 +113,13 @@ def rebuild(
             rich_help_panel=_INDEX,
         ),
     ] = None,
+    device: Annotated[
+        Device,
+        typer.Option(
+            help="What servers will search the index on: cuda builds what a GPU can hold.",
+            rich_help_panel=_INDEX,
+        ),
+    ] = Device.CPU,
     min_golden_recall: Annotated[
         float | None,
         typer.Option(
@@ -252,6 +260,7 @@ def rebuild(
                     max_bytes_ratio=max_bytes_ratio,
                 ),
                 memory_limit=None if memory_limit is None else parse_bytes(memory_limit),
+                device=device,
                 num_kept=keep,
                 dry_run=dry_run,
             )

@@ -18,6 +18,7 @@ from bundle.retention import prune
 from export.assembling import NUM_STAGES, assemble
 from export.checkpoints import building_room
 from export.choosing import AUTO
+from export.devices import Device
 from export.encoder_donors import donor_from, given_material
 from export.gates import Bounds, GateResult, judge, refuse_failed
 from export.given_vectors import GivenVectors, read_npy, read_parquet
@@ -63,6 +64,8 @@ class RebuildRequest:
     bounds: Bounds = field(default_factory=Bounds)
     memory_limit: int | None = None
     """Bytes that building the index may hold at once; None for no limit."""
+    device: Device = Device.CPU
+    """What servers will search the index on."""
     num_kept: int | None = 3
     """Versions older than the new one that stay; None to remove none."""
     dry_run: bool = False
@@ -134,6 +137,7 @@ def rebuild(request: RebuildRequest, report: JobReport, command: str) -> str | N
                 stage=stage,
                 room=room,
                 memory_limit=request.memory_limit,
+                device=request.device,
                 note=note,
             )
             report.facts["index"] = assembled.index.factory or assembled.index.kind

@@ -26,12 +26,15 @@ def _save(index: Any, path: Path) -> None:
 
 
 def _search(index: Any, queries: np.ndarray, num_results: int, setting: Any, threads: int) -> Any:
-    search = index.search_batched if threads == 1 else index.search_batched_parallel
+    search, words = index.search_batched, {}
+    if threads > 1:
+        search, words = index.search_batched_parallel, {"batch_size": -(-len(queries) // threads)}
     rows, scores = search(
         queries,
         final_num_neighbors=num_results,
         pre_reorder_num_neighbors=setting["reordered"],
         leaves_to_search=setting["leaves"],
+        **words,
     )
     return rows.astype(np.int64), scores
 

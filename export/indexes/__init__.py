@@ -30,6 +30,7 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
         "flat": lambda num_items, embedding_dim: "Flat",
         "hnsw": lambda num_items, embedding_dim: "HNSW32,Flat",
         "hnsw-sq8": lambda num_items, embedding_dim: "HNSW32_SQ8",
+        "cagra": lambda num_items, embedding_dim: "CAGRA64",
         "ivf": lambda num_items, embedding_dim: f"IVF{num_lists(num_items)},Flat",
         "ivf-sq8": lambda num_items, embedding_dim: f"IVF{num_lists(num_items)},SQ8",
         # Four bits a dimension, of the difference from the centroid.
@@ -38,4 +39,4 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
     }
 )
 
-__all__ = ["FAMILIES", "FLAT", "RECIPES", "IndexFamily", "Recipe", "Settings", "num_lists"]
+__all__ = ["FAMILIES", "FLAT", "HNSW", "RECIPES", "IndexFamily", "Recipe", "Settings", "num_lists"]

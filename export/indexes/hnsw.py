@@ -19,7 +19,7 @@ def _settings(index: Any, num_results: int) -> Sequence[Settings]:
 
 HNSW: Final = IndexFamily(
     name="hnsw",
-    faiss_types=frozenset({"IndexHNSWFlat", "IndexHNSWSQ"}),
+    faiss_types=frozenset({"IndexHNSWFlat", "IndexHNSWSQ", "IndexHNSWCagra"}),
     is_exact=False,
     settings=_settings,
     parameters=lambda settings: _faiss.SearchParametersHNSW(efSearch=settings["ef_search"]),

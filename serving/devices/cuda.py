@@ -142,20 +142,26 @@ def check_cuda() -> None:
 
 
 def _copy(resources: Any, index: Any, vectors_ND: NDArray[np.float32]) -> Any:
-    """The index on the GPU; a graph becomes a CAGRA graph over the same vectors."""
+    """The index on the GPU: a graph that CAGRA made as it is, another one as a CAGRA graph of its vectors."""
     if isinstance(index, faiss.IndexHNSW) and hasattr(faiss, "GpuIndexCagra"):
         config = _faiss.GpuIndexCagraConfig()
         config.device = _DEVICE
         graph = _faiss.GpuIndexCagra(resources, index.d, faiss.METRIC_INNER_PRODUCT, config)
-        graph.train(np.ascontiguousarray(vectors_ND))
+        if isinstance(index, _faiss.IndexHNSWCagra):
+            graph.copyFrom(index)
+        else:
+            graph.train(np.ascontiguousarray(vectors_ND))
         return graph
     name = type(index).__name__
     if not name.startswith(_PLACEABLE) or "FastScan" in name:
         raise BundleMismatchError(
-            f"--device cuda: FAISS has no GPU index for {name}. Export with --index flat or ivf "
-            "(HNSW needs the build faiss-gpu-cuvs), or serve with --device cpu"
+            f"--device cuda: FAISS has no GPU index for {name}. Export with --device cuda (graphs need the "
+            "build faiss-gpu-cuvs on servers, too), or serve with --device cpu"
         )
-    return _faiss.index_cpu_to_gpu(resources, _DEVICE, index)
+    # Lists that were not made for GPUs are chosen by a processor (`export/probing.py`).
+    options = _faiss.GpuClonerOptions()
+    options.allowCpuCoarseQuantizer = True
+    return _faiss.index_cpu_to_gpu(resources, _DEVICE, index, options)
 
 
 def _for_gpu(index: Any, params: Any) -> Any:

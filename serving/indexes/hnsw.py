@@ -1,4 +1,4 @@
-"""HNSW: a graph of neighbours, over the vectors or over codes of them.
+"""HNSW: a graph of neighbours, over the vectors or over codes of them; or the graph that CAGRA made on a GPU.
 
 `ef_search` is how many nodes a search keeps in view.
 """
@@ -10,7 +10,7 @@ import faiss
 
 from serving.indexes.kind import MIN_APPROXIMATE_RECALL, IndexKind, SearchPlan, only
 
-_TYPES: Final = frozenset({"IndexHNSWFlat", "IndexHNSWSQ"})
+_TYPES: Final = frozenset({"IndexHNSWFlat", "IndexHNSWSQ", "IndexHNSWCagra"})
 _faiss: Any = faiss  # its type hints are incomplete
 
 
@@ -26,7 +26,7 @@ def _plan(parameters: Mapping[str, int | float]) -> SearchPlan:
 
 HNSW: Final = IndexKind(
     name="hnsw",
-    signatures=frozenset({b"IHNf", b"IHNs"}),
+    signatures=frozenset({b"IHNf", b"IHNs", b"IHc2"}),
     faiss_types=_TYPES,
     min_golden_recall=MIN_APPROXIMATE_RECALL,
     search_parameters=_plan,

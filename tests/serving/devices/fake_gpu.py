@@ -1,6 +1,7 @@
 """A GPU that is no GPU: FAISS's functions for one, noting which thread makes, searches and destroys what."""
 
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import faiss
@@ -50,8 +51,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1, raising=False)
     monkeypatch.setattr(
-        faiss, "index_cpu_to_gpu", lambda _, __, index: FakeGpuIndex(found, index), raising=False
+        faiss, "index_cpu_to_gpu", lambda _, __, index, options: FakeGpuIndex(found, index), raising=False
     )
+    monkeypatch.setattr(faiss, "GpuClonerOptions", SimpleNamespace, raising=False)
     monkeypatch.setattr(
         cuda.onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
     )

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import faiss
@@ -100,9 +101,40 @@ def test_what_a_gpu_index_cannot_do_the_loaded_one_does(gpu: FakeGpu, tmp_path: 
     assert not gpu.query_counts
 
 
+def test_a_graph_that_cagra_made_is_copied_and_another_one_is_built_anew(
+    gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    class FakeCagra:
+        def __init__(self, *_: Any) -> None:
+            pass
+
+        def copyFrom(self, graph: Any) -> None:
+            done.append("copied")
+
+        def train(self, vectors: np.ndarray) -> None:
+            done.append(f"built of {len(vectors)}")
+
+        def search(self, queries: np.ndarray, k: int, *, params: Any = None) -> Any:
+            return np.zeros((len(queries), k), np.float32), np.zeros((len(queries), k), np.int64)
+
+    monkeypatch.setattr(faiss, "GpuIndexCagra", FakeCagra, raising=False)
+    monkeypatch.setattr(faiss, "GpuIndexCagraConfig", SimpleNamespace, raising=False)
+    vectors = np.random.default_rng(0).standard_normal((200, 8)).astype(np.float32)
+    made = faiss.IndexHNSWCagra(8, 8, faiss.METRIC_INNER_PRODUCT)
+    grown = faiss.IndexHNSWFlat(8, 8, faiss.METRIC_INNER_PRODUCT)
+    for graph in (made, grown):
+        graph.add(vectors)
+        OnCuda().index(graph, vectors_ND=vectors, query_counts=(1,))
+    assert done == ["copied", "built of 200"]
+
+
 def test_an_index_that_no_gpu_holds_is_refused(gpu: FakeGpu) -> None:
     index = faiss.index_factory(8, "PQ4x4fs", faiss.METRIC_INNER_PRODUCT)
-    with pytest.raises(BundleMismatchError, match=r"no GPU index for IndexPQFastScan.*--index flat or ivf"):
+    with pytest.raises(
+        BundleMismatchError, match=r"no GPU index for IndexPQFastScan.*Export with --device cuda"
+    ):
         OnCuda().index(index, vectors_ND=np.empty((0, 8), np.float32), query_counts=(1,))
 
 

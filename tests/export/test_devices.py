@@ -1,0 +1,145 @@
+"""`--device cuda`: indexes that a GPU can hold, CAGRA graphs among them, and clear words where not.
+
+What a GPU itself does is not tested here: a fake one builds the graph.
+"""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+
+from benchmarks.vectors import VectorSpace
+from export.building import build_index
+from export.cagra import links_of_cagra
+from export.checkpoints import Checkpoints
+from export.choosing import choose
+from export.devices import Device
+from export.indexing import factory_for
+from export.searching import find
+from re4.errors import ExportError, UsageError
+
+NUM_ITEMS, DIM = 3000, 16
+
+
+@pytest.fixture(scope="module")
+def vectors(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    path = tmp_path_factory.mktemp("vectors") / "vectors.npy"
+    VectorSpace(num_items=NUM_ITEMS, embedding_dim=DIM).write_items(path)
+    return np.load(path, mmap_mode="r")
+
+
+@pytest.fixture(scope="module")
+def queries() -> np.ndarray:
+    return VectorSpace(num_items=NUM_ITEMS, embedding_dim=DIM).interests(40, 1)
+
+
+class FakeCagra:
+    """What FAISS's GPU index does, by a graph that a processor builds."""
+
+    num_built = 0
+
+    def __init__(self, resources: Any, width: int, metric: int, config: Any) -> None:
+        assert (metric, config.intermediate_graph_degree) == (
+            faiss.METRIC_INNER_PRODUCT,
+            2 * config.graph_degree,
+        )
+        self._vectors = np.empty((0, width), np.float32)
+
+    def train(self, vectors: np.ndarray) -> None:
+        FakeCagra.num_built += 1
+        self._vectors = vectors
+
+    def copyTo(self, graph: Any) -> None:
+        graph.add(self._vectors)
+        graph.base_level_only = True
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, fake in (
+        ("GpuIndexCagra", FakeCagra),
+        ("GpuIndexCagraConfig", SimpleNamespace),
+        ("StandardGpuResources", object),
+        ("get_num_gpus", lambda: 1),
+    ):
+        monkeypatch.setattr(faiss, name, fake, raising=False)
+
+
+def test_auto_chooses_by_device() -> None:
+    assert choose(900_000)[0] == "ivf-pq"
+    assert choose(900_000, device=Device.CUDA)[0] == "flat"
+    assert choose(9_000_000, device=Device.CUDA)[0] == "ivf"
+    assert "on a GPU" in choose(900_000, device=Device.CUDA)[1]
+
+
+@pytest.mark.parametrize("index", ["ivf-pq", "ivf-rabitq", "hnsw-sq8"])
+def test_what_no_gpu_holds_is_refused_before_any_work(index: str) -> None:
+    with pytest.raises(UsageError, match=r"FAISS has no GPU index for .* choose flat, ivf, ivf-sq8 or cagra"):
+        factory_for(index, NUM_ITEMS, DIM, device=Device.CUDA)
+    assert factory_for(index, NUM_ITEMS, DIM)
+
+
+@pytest.mark.parametrize("factory", ["IVF256,Flat", "IVF256,SQ8"])
+def test_lists_for_a_gpu_have_flat_centroids(factory: str, vectors: np.ndarray, queries: np.ndarray) -> None:
+    """And the same scores as lists for processors, as they hold the same."""
+    on_gpu = build_index(factory, vectors, device=Device.CUDA)
+    on_cpu = build_index(factory, vectors)
+    assert type(faiss.downcast_index(on_gpu.index.quantizer)).__name__ in {"IndexFlat", "IndexFlatIP"}
+    assert type(faiss.downcast_index(on_cpu.index.quantizer)).__name__ == "IndexRefineFlat"
+    found = [find(built, {"nprobe": 256, "k_factor": 1}, queries, 10) for built in (on_gpu, on_cpu)]
+    np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-4, atol=1e-4)
+
+
+def test_a_cagra_graph_serves_on_processors_too(
+    gpu: None, vectors: np.ndarray, queries: np.ndarray, tmp_path: Path
+) -> None:
+    assert factory_for("cagra", NUM_ITEMS, DIM, device=Device.CUDA) == ("CAGRA64", None)
+    stages, FakeCagra.num_built = Checkpoints(tmp_path), 0
+    built = build_index("CAGRA32", vectors, stages=stages, device=Device.CUDA)
+    again = build_index("CAGRA32", vectors, stages=stages, device=Device.CUDA)
+    assert FakeCagra.num_built == 1, "a second try finds the graph that the first one made"
+    assert built.kind == "hnsw"
+    exact = np.argsort(-(queries[:, 0] @ vectors.T), axis=1)[:, :10]
+    for one in (built, again):
+        rows = find(one, {"ef_search": 100, "k_factor": 1}, queries, 10)[1][:, 0]
+        assert np.mean([np.isin(a, b).mean() for a, b in zip(exact, rows, strict=True)]) > 0.95
+
+
+def test_a_graph_that_cannot_be_built_here_is_refused_with_a_way_out(
+    vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match=r"the build faiss-gpu-cuvs can.*Or choose hnsw"):
+        factory_for("cagra", NUM_ITEMS, DIM)
+    monkeypatch.setattr(faiss, "GpuIndexCagra", FakeCagra, raising=False)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0, raising=False)
+    with pytest.raises(UsageError, match=r"FAISS finds no GPU here.*Or choose hnsw"):
+        build_index("CAGRA32", vectors)
+
+
+def test_few_items_and_odd_links_are_refused(gpu: None, vectors: np.ndarray) -> None:
+    with pytest.raises(ExportError, match=r"more than 64 items are needed, there are 50"):
+        build_index("CAGRA32", vectors[:50])
+    with pytest.raises(UsageError, match=r"an even number of links"):
+        build_index("CAGRA33", vectors)
+    assert [links_of_cagra(text) for text in ("CAGRA64", "CAGRA", "HNSW32", "CAGRA64,Flat")] == [64, 0, 0, 0]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("index", ["flat", "ivf", "ivf-sq8", "cagra"])
+def test_what_is_built_for_a_gpu_is_found_on_one(
+    index: str, vectors: np.ndarray, queries: np.ndarray
+) -> None:
+    from serving.devices.cuda import OnCuda
+
+    if index == "cagra" and not hasattr(faiss, "GpuIndexCagra"):
+        pytest.skip("this FAISS is a build without CAGRA")
+    factory, _ = factory_for(index, NUM_ITEMS, DIM, device=Device.CUDA)
+    built = build_index(factory, vectors, device=Device.CUDA)
+    placed = OnCuda().index(built.index, vectors_ND=vectors, query_counts=(40,))
+    dearest = built.ladders(10)[0][-1]
+    rows = placed.search(queries[:, 0], 10, params=built.family.parameters(dearest))[1]
+    exact = np.argsort(-(queries[:, 0] @ vectors.T), axis=1)[:, :10]
+    assert np.mean([np.isin(a, b).mean() for a, b in zip(exact, rows, strict=True)]) > 0.9
