@@ -23,6 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 1024,
         "negatives": "uniform",
         "num_negatives": 5000,
+        "negative_scores": "chosen",
         "position": False,
         "history_dropout": 0.0,
     },
@@ -195,12 +196,13 @@ def _owed_gflop(config: Any, lengths_B: Any, num_items: int) -> float:
     positions = int(lengths_B.sum())
     pairs = int((lengths_B.astype(float) ** 2).sum())
     num_negatives = num_items if config.negatives == "all" else config.num_negatives
+    rivals = interests if config.negative_scores == "served" else 1
     products = (
         positions * dim * width  # W1
         + positions * width * interests  # w
         + positions * interests * dim  # the weighted sum
         + batch * interests * dim * dim  # W2
-        + batch * num_negatives * dim  # scores of the negatives
+        + batch * rivals * num_negatives * dim  # scores of the negatives
     )
     if config.contrast_weight:
         products += interests * dim * (2 * positions + batch * interests)

@@ -65,11 +65,12 @@ class TrainConfig:
         choices=("auto", *NEGATIVES),
     )
     num_negatives: int = setting(5000, "M, shared negatives a step (where they are drawn).", low=1)
-    negative_scores: str = setting(
-        "chosen",
+    negative_scores: str | None = setting(
+        None,
         "Whose score a negative has: chosen (of the interest that the target trains) or served (the best of "
         "all, as in serving; K times the work).",
         choices=("chosen", "served"),
+        default_text=_MODELS_OWN,
     )
     hard_negatives: float = setting(
         0.0, "REMI's beta: weigh negatives by exp(beta x score); 0 weighs them alike.", low=0

@@ -77,6 +77,7 @@ class Ledger:
         """
         self.path = path
         self.num_targets_U = _num_targets(dataset)
+        self._num_items = dataset.num_items
         head = {
             "kind": "dataset",
             "name": dataset.path.name,
@@ -97,11 +98,11 @@ class Ledger:
     def find(self, settings: dict[str, Any], seed: int) -> Entry | None:
         """Give the run with these resolved settings and this seed, if it is there.
 
-        A setting that a line lacks did not exist then: it counts as its default now.
+        A setting that a line lacks did not exist then: it counts as what the model's default is now.
         """
         from training.config import TrainConfig
 
-        defaults = TrainConfig().to_json()
+        defaults = TrainConfig(model=settings["model"]).resolve(self._num_items).to_json()
         for entry in self.entries:
             then = {name: value for name, value in (defaults | entry.settings).items() if name != "seed"}
             if entry.kind == "run" and entry.seed == seed and then == settings:

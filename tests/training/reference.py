@@ -33,12 +33,16 @@ def interests(history, a, W2=None, head=None):
     return np.array(z)
 
 
-def recommend(z, target, items, negatives, log_expected=None):
-    """The loss of one user: interest by argmax, softmax against the negatives that are not the target."""
+def recommend(z, target, items, negatives, log_expected=None, *, served=False):
+    """The loss of one user: interest by argmax, softmax against the negatives that are not the target.
+
+    With `served` every interest scores the negatives, and the highest score counts.
+    """
     chosen = int(np.argmax([z_k @ items[target] for z_k in z]))
 
     def score(row):
-        return z[chosen] @ items[row] - (0.0 if log_expected is None else log_expected[row])
+        best = max(z_k @ items[row] for z_k in z) if served else z[chosen] @ items[row]
+        return best - (0.0 if log_expected is None else log_expected[row])
 
     scores = [score(target)] + [score(n) for n in negatives if n != target]
     return log_sum_exp(scores) - scores[0], chosen

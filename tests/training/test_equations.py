@@ -19,15 +19,15 @@ OPTIONS = [
     {"model": "re4", "position": True, "head": True},
     {"model": "comirec-sa"},
     {"model": "re4", "num_interests": 1},
+    {"model": "re4", "negative_scores": "served"},
 ]
 
 
 def make_config(**options):
     small = {"embedding_dim": 5, "attention_dim": 7, "max_history_length": 6, "construct_dim": 4}
     weights = {"contrast_weight": 0.3, "attend_weight": 0.2, "construct_weight": 0.5}
-    return TrainConfig(**{"num_interests": 3, "negatives": "uniform", **small, **weights, **options}).resolve(
-        NUM_ITEMS
-    )
+    kinds = {"negatives": "uniform", "negative_scores": "chosen"}
+    return TrainConfig(**{"num_interests": 3, **kinds, **small, **weights, **options}).resolve(NUM_ITEMS)
 
 
 def make_batch(seed=0):
@@ -89,7 +89,12 @@ class Case:
         decoder = ["W4.weight", "W4.bias", "W3.weight", "v.weight", "W5.weight"]
         return {
             "recommend": np.mean(
-                [reference.recommend(z, t, items, negatives)[0] for z, t in zip(zs, targets, strict=True)]
+                [
+                    reference.recommend(
+                        z, t, items, negatives, served=self.config.negative_scores == "served"
+                    )[0]
+                    for z, t in zip(zs, targets, strict=True)
+                ]
             ),
             "contrast": reference.recontrast(
                 histories, zs, attentions, outside, self.config.contrast_temperature
@@ -333,3 +338,28 @@ def test_a_target_is_never_its_own_negative():
         negatives_M=negatives,
     )
     assert float(loss) == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"negative_scores": "served"}, {"hard_negatives": 0.7}], ids=str)
+def test_shards_add_up_to_the_batch(options, monkeypatch):
+    """On two threads and one, in shards of two examples and in one: the same losses and gradients."""
+    found = []
+    before = torch.get_num_threads()
+    for size, threads in ((100, 1), (2, 1), (2, 2)):
+        monkeypatch.setattr("training.model.SHARD_EXAMPLES", size)
+        monkeypatch.setattr("training.shards.outside_history", _nobody_else)
+        torch.set_num_threads(threads)
+        case = Case(model="re4", **options)
+        losses = case.model.losses(case.batch, case.negatives, torch.Generator().manual_seed(0))
+        losses.total.backward()
+        gradients = [parameter.grad for parameter in case.model.parameters() if parameter.requires_grad]
+        found.append([*losses.terms.values(), losses.touched.gradient_RD, *gradients])
+    torch.set_num_threads(before)
+    for other in found[1:]:
+        for ours, theirs in zip(found[0], other, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def _nobody_else(rows_BL, lengths_B, generator):
+    """Whom a user is paired with depends on the shard: here with nobody."""
+    return torch.arange(len(rows_BL)), torch.zeros_like(rows_BL, dtype=torch.bool)
