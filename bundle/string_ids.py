@@ -75,10 +75,10 @@ class StringIds:
 
     def _are(
         self, rows: NDArray[np.int64], words: NDArray[np.uint64], lengths: NDArray[np.uint64]
-    ) -> NDArray[np.bool]:
+    ) -> NDArray[np.bool_]:
         """Whether the ids of rows are those laid out by `words_of`."""
         starts = self._offsets[rows]
-        are = np.asarray(self._offsets[rows + 1] - starts == lengths, np.bool)
+        are = np.asarray(self._offsets[rows + 1] - starts == lengths, np.bool_)
         alike = slice(None) if are.all() else np.flatnonzero(are)
         texts = self._gather(starts[alike].astype(np.int64), words.shape[1] * WORD_BYTES)
         texts[np.arange(texts.shape[1]) >= lengths[alike, None]] = 0

@@ -49,7 +49,7 @@ def look_up(requests: Sequence[CheckedRequest], snapshot: Snapshot) -> list[Look
 def _known_once(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Rows in ascending order, each once, without the -1 of unknown ids."""
     rows = np.sort(rows)
-    is_first = np.empty(len(rows), np.bool)
+    is_first = np.empty(len(rows), np.bool_)
     is_first[0] = True
     np.not_equal(rows[1:], rows[:-1], out=is_first[1:])
     return rows[is_first & (rows >= 0)]

@@ -8,7 +8,7 @@ from benchmarks.latency.callee import OURS, Callee
 from benchmarks.latency.client import ClientSettings, LoadClient
 from benchmarks.latency.load import ClosedLoad, Load, OpenLoad, Timing
 from benchmarks.latency.null_server import null_server
-from benchmarks.latency.resources import Meter, Usage
+from benchmarks.latency.resources import Meter, OthersMeter, Usage
 from benchmarks.latency.tally import Tally
 from re4.console import progress
 
@@ -20,6 +20,7 @@ MIN_LAG_MS: Final = 5.0
 """… or be this small, in milliseconds."""
 _CEILING_TIMING: Final = Timing(warmup_s=0.5, duration_s=1.5, deadline_s=10.0)
 _CEILING_CALLERS: Final = 16
+_MAX_TRIES: Final = 4
 
 
 @dataclass(kw_only=True, eq=False)
@@ -29,6 +30,8 @@ class RepeatRun:
     tally: Tally
     server: Usage | None
     client: Usage | None
+    other_cores: float
+    """Processors that everybody else on the client's machine kept busy."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -41,6 +44,8 @@ class Point:
     ceiling_per_s: float
     """What the client does against a null server."""
     runs: list[RepeatRun] = field(default_factory=list)
+    num_disturbed: int = 0
+    """Runs that do not count, because others used the machine meanwhile."""
 
     @property
     def pooled(self) -> Tally:
@@ -92,6 +97,7 @@ class Bench:
         ceiling_per_s: float,
         server_pids: Sequence[int],
         check_server: Callable[[], str | None],
+        max_other_cores: float | None = None,
     ) -> None:
         """Wrap a connected client.
 
@@ -104,7 +110,10 @@ class Bench:
             server_pids: The server's processes, where they run here.
             check_server: Asked after each run whether the server is still the one of the beginning; gives
                 what is wrong.
+            max_other_cores: A run in which others kept more processors busy than this is done again, a few
+                times at most, whatever it found; None counts every run.
         """
+        self._max_other_cores = max_other_cores
         self._client = client
         self._timing = timing
         self._version = version
@@ -146,9 +155,14 @@ class Bench:
         Raises:
             StoppedError: as for `measure`.
         """
-        self._seed += 1
         title = f"{point.load.label}, {point.purpose}, run {len(point.runs) + 1} of {num_runs}"
-        run = self._run(point.load, title=title)
+        for tries_left in reversed(range(_MAX_TRIES)):
+            self._seed += 1
+            run = self._run(point.load, title=title)
+            is_disturbed = self._max_other_cores is not None and run.other_cores > self._max_other_cores
+            if not is_disturbed or run.tally.stopped or not tries_left:
+                break
+            point.num_disturbed += 1
         point.runs.append(run)
         if run.tally.stopped:
             raise StoppedError(run.tally.stopped)
@@ -158,6 +172,7 @@ class Bench:
 
     def _run(self, load: Load, *, title: str) -> RepeatRun:
         server, client = Meter.of(self._server_pids), Meter.of(self._client.pids)
+        others = OthersMeter([*self._server_pids, *self._client.pids])
         expected = round(load.rate_per_s * self._timing.sending_s) if isinstance(load, OpenLoad) else None
         with progress(title, expected) as bar:
             seen = 0
@@ -171,7 +186,10 @@ class Bench:
 
             tally = self._client.run(load, self._timing, seed=self._seed, version=self._version, watch=watch)
         return RepeatRun(
-            tally=tally, server=server.read() if server else None, client=client.read() if client else None
+            tally=tally,
+            server=server.read() if server else None,
+            client=client.read() if client else None,
+            other_cores=others.read(),
         )
 
 

@@ -55,6 +55,8 @@ def point_facts(point: Point) -> dict[str, Any]:
         "versions": dict(pooled.versions),
         "server_usage": _usage([run.server for run in runs]),
         "client_usage": _usage([run.client for run in runs]),
+        "other_cores": max(run.other_cores for run in runs),
+        "num_disturbed_runs": point.num_disturbed,
         "runs": [_run_facts(run) for run in runs],
     }
 

@@ -21,6 +21,36 @@ class Usage:
     num_processes: int
 
 
+class OthersMeter:
+    """Measures, from its making to `read`, what everybody else on the machine computes."""
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        """Start.
+
+        Args:
+            pids: First processes of those who are not others; this one is none either.
+        """
+        self._known = Meter(pids)
+        self._own = psutil.Process()
+        self._before = self._busy_s(), self._own_s()
+
+    def read(self) -> float:
+        """Processors that others kept busy, or that the machine's host took away, on average so far."""
+        usage = self._known.read()
+        seconds = max(self._known.seconds, 1e-9)
+        busy_s, own_s = self._busy_s() - self._before[0], self._own_s() - self._before[1]
+        return max(0.0, (busy_s - own_s) / seconds - (usage.cores if usage else 0.0))
+
+    def _own_s(self) -> float:
+        times = self._own.cpu_times()
+        return float(times.user + times.system)
+
+    @staticmethod
+    def _busy_s() -> float:
+        times = psutil.cpu_times()
+        return float(sum(times[:8]) - times.idle - getattr(times, "iowait", 0.0))
+
+
 class Meter:
     """Measures from its making to `read`."""
 
@@ -34,6 +64,11 @@ class Meter:
         """A meter, or None where the processes are not known."""
         return cls(pids) if pids else None
 
+    @property
+    def seconds(self) -> float:
+        """Since its making."""
+        return time.monotonic() - self._start
+
     def read(self) -> Usage | None:
         """Usage so far; None where none of the processes is there any more."""
         after = self._cpu_seconds()
@@ -46,7 +81,7 @@ class Meter:
             with contextlib.suppress(psutil.Error):
                 memory_bytes += _memory_bytes(process)
         return Usage(
-            cores=used_s / max(time.monotonic() - self._start, 1e-9),
+            cores=used_s / max(self.seconds, 1e-9),
             memory_bytes=memory_bytes,
             num_processes=len(after),
         )

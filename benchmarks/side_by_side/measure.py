@@ -29,6 +29,8 @@ LONE: Final = ClosedLoad(concurrency=1)
 _FIRST_SHARE: Final = 0.25
 """Of saturation: where a sweep begins."""
 _NUM_CONNECTIONS: Final = 8
+_MAX_OTHER_CORES: Final = 0.1
+"""A run in which others used more of the machine than this is done again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +97,7 @@ def measure(
                 ceiling_per_s=ceiling_per_s,
                 server_pids=[server.pid],
                 check_server=lambda: None if psutil.pid_exists(server.pid) else "the server ended",
+                max_other_cores=_MAX_OTHER_CORES,
             )
             knee, problem = _sweep(bench, terms)
     return {
