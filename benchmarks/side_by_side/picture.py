@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from benchmarks.side_by_side.comparison import figures_of
 
@@ -15,6 +16,16 @@ _HIGHEST: Final = 50
 """Latencies are drawn up to so many objectives."""
 
 
+def _curve(part: Mapping[str, Any]) -> list[tuple[float, float]]:
+    """Rates, ascending, with the 99th percentile at each: the last word at a rate is what is drawn."""
+    found = {
+        point["rate_per_s"]: (point["achieved_per_s"]["mean"], point["latency_ms"]["p99"]["pooled"])
+        for point in part["points"]
+        if point["loop"] == "open"
+    }
+    return sorted(pair for pair in found.values() if pair[1] is not None)
+
+
 def draw(report: Mapping[str, Any], path: Path) -> None:
     """Write the picture as PNG. `report` is the JSON object, with at least one system."""
     figure = Figure(figsize=(9, 5.2), layout="constrained")
@@ -23,11 +34,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     seen: dict[str, int] = {}
     for part in report["systems"]:
         number = seen[part["system"]] = seen.get(part["system"], -1) + 1
-        known = sorted(
-            (point["achieved_per_s"]["mean"], point["latency_ms"]["p99"]["pooled"])
-            for point in part["points"]
-            if point["loop"] == "open" and point["latency_ms"]["p99"]["pooled"] is not None
-        )
+        known = _curve(part)
         colour = _COLOURS.get(part["system"])
         axes.plot(
             [rate for rate, _ in known],
@@ -46,6 +53,10 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
         axes.axvline(limit, color="black", linestyle="-.", linewidth=1, label="the work alone, in batches")
     axes.set_xscale("log")
     axes.set_yscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axis.set_minor_formatter(NullFormatter())
     axes.set_ylim(top=_HIGHEST * objective_ms)
     axes.set(xlabel="answers per second (one core for the server)", ylabel="99th percentile of latency, ms")
     axes.grid(which="both", alpha=0.25)

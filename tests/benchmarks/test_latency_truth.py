@@ -13,6 +13,8 @@ from known_server import REQUEST, VERSION, KnownServer, Pause, reply
 from benchmarks.latency.callee import MISSED_DEADLINE
 from benchmarks.latency.client import ClientSettings, LoadClient
 from benchmarks.latency.load import ClosedLoad, Load, OpenLoad, Timing
+from benchmarks.latency.measure import Bench
+from benchmarks.latency.resources import OthersMeter
 from benchmarks.latency.tally import SHED, Tally
 from re4.errors import ServerError
 
@@ -145,6 +147,27 @@ def test_nobody_listening_is_said_before_anything_is_measured(monkeypatch: pytes
         LoadClient("127.0.0.1:1", [REQUEST], ClientSettings()),
     ):
         pass
+
+
+def test_a_run_that_others_disturbed_is_done_again_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = iter([0.5, 0.01, 0.6, 0.7, 0.8, 0.9])
+    monkeypatch.setattr(OthersMeter, "read", lambda self: next(busy))
+    with KnownServer() as server, LoadClient(server.address, [REQUEST], ClientSettings()) as client:
+        bench = Bench(
+            client,
+            timing=Timing(warmup_s=0.0, duration_s=0.1, deadline_s=5.0),
+            version=VERSION,
+            seed=0,
+            ceiling_per_s=1e4,
+            server_pids=[],
+            check_server=lambda: None,
+            max_other_cores=0.1,
+        )
+        once = bench.measure(OPEN, num_runs=1)
+        never = bench.measure(OPEN, num_runs=1)
+    assert (once.num_disturbed, [run.other_cores for run in once.runs]) == (1, [0.01])
+    assert (never.num_disturbed, [run.other_cores for run in never.runs]) == (3, [0.9])
+    assert server.num_calls == 6 * 20
 
 
 def test_workers_share_the_load_between_them() -> None:
