@@ -26,6 +26,7 @@ from export.mapped import rows_of
 from export.memory import Need, check_memory, need_of
 from export.time_left import Note, unnoted
 from re4.errors import ExportError, UsageError
+from re4.faiss_products import use_matrix_products
 
 _MIN_TRAINING: Final = 65_536
 _TRAINING_PER_LIST: Final = 64
@@ -33,6 +34,7 @@ _SEED: Final = 20220425
 _TRAINED: Final = "trained.faiss"
 _K_FACTORS: Final = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _faiss: Any = faiss  # its type hints are incomplete
+use_matrix_products()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.mapped import let_go, pieces
+from re4.faiss_products import use_matrix_products
+
+use_matrix_products()
 
 _TOLERANCE: Final = 1e-5
 """Relative to the largest score: float32 sums in another order differ by less."""

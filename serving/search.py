@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bundle.pooling import Pools, best_of_pools, lists_of_pools, pool
+from re4.faiss_products import use_matrix_products
 from serving.indexes.kind import SearchPlan
 from serving.indexes.parts import check_parts
 
 _faiss: Any = faiss  # its type hints are incomplete
+use_matrix_products()
 
 
 class Searcher:

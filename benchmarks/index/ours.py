@@ -23,6 +23,7 @@ from re4.files import write_json
 _K_FACTORS = (1, 1.5, 2, 4, 8)
 _ENOUGH_RECALL = 0.99
 _TOO_SLOW = 4
+_SLOWEST_US = 20_000
 
 
 def frontier_of(
@@ -71,7 +72,7 @@ def _points(built: BuiltIndex, queries: Queries, num_threads: int) -> Iterator[A
             yield from step
             enough = [point.request_us for point in step if point.recall >= _ENOUGH_RECALL]
             fastest = min([fastest, *enough])
-            if enough or step[0].request_us > _TOO_SLOW * fastest:
+            if enough or step[0].request_us > min(_TOO_SLOW * fastest, _SLOWEST_US):
                 break
 
 
