@@ -21,7 +21,7 @@ from export.devices import Device
 from export.filling import FILLED
 from export.frontier_plot import FRONTIER, draw_frontier
 from export.index_file import write_index
-from export.indexes import RECIPES
+from export.indexes import GPU_RECIPES, RECIPES
 from export.time_left import Note, unnoted
 from export.tuning import Goal, Queries, tune
 from re4.errors import ExportError, UsageError
@@ -30,6 +30,7 @@ MIN_RECALL: Final = 0.6
 """Lowest target: servers refuse an index that finds less than half of the golden candidates."""
 
 _MIN_GOLDEN_RECALL: Final = 0.5
+_NAMED: Final = {**RECIPES, **GPU_RECIPES}
 _FACTORY: Final = re.compile(r"(Flat|HNSW|IVF|CAGRA)[A-Za-z0-9_,()]*")
 
 
@@ -39,9 +40,9 @@ def check_request(index: str, goal: Goal) -> None:
     Raises:
         UsageError: no such index, or a goal out of range.
     """
-    if index not in {AUTO, *RECIPES} and not _FACTORY.fullmatch(index):
+    if index not in {AUTO, *_NAMED} and not _FACTORY.fullmatch(index):
         raise UsageError(
-            f"--index is {index!r}; choose one of {', '.join((AUTO, *RECIPES))}, or a FAISS factory string "
+            f"--index is {index!r}; choose one of {', '.join((AUTO, *_NAMED))}, or a FAISS factory string "
             "such as IVF1024,PQ32x4fs"
         )
     if not MIN_RECALL <= goal.recall <= 1:
@@ -69,7 +70,7 @@ def factory_for(
         return memory_limit is None or need.build_bytes <= memory_limit
 
     name, reason = choose(num_items, fits, device) if index == AUTO else (index, None)
-    factory = RECIPES[name](num_items, embedding_dim) if name in RECIPES else name
+    factory = _NAMED[name](num_items, embedding_dim) if name in _NAMED else name
     check_factory(factory, embedding_dim, device)
     return factory, reason
 

@@ -30,7 +30,6 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
         "flat": lambda num_items, embedding_dim: "Flat",
         "hnsw": lambda num_items, embedding_dim: "HNSW32,Flat",
         "hnsw-sq8": lambda num_items, embedding_dim: "HNSW32_SQ8",
-        "cagra": lambda num_items, embedding_dim: "CAGRA64",
         "ivf": lambda num_items, embedding_dim: f"IVF{num_lists(num_items)},Flat",
         "ivf-sq8": lambda num_items, embedding_dim: f"IVF{num_lists(num_items)},SQ8",
         # Four bits a dimension, of the difference from the centroid.
@@ -39,4 +38,19 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
     }
 )
 
-__all__ = ["FAMILIES", "FLAT", "HNSW", "RECIPES", "IndexFamily", "Recipe", "Settings", "num_lists"]
+GPU_RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
+    {"cagra": lambda num_items, embedding_dim: "CAGRA64"},
+)
+"""What only a GPU builds."""
+
+__all__ = [
+    "FAMILIES",
+    "FLAT",
+    "GPU_RECIPES",
+    "HNSW",
+    "RECIPES",
+    "IndexFamily",
+    "Recipe",
+    "Settings",
+    "num_lists",
+]
