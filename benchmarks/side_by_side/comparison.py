@@ -30,9 +30,18 @@ def figures_of(part: Mapping[str, Any]) -> dict[str, Any]:
         "p99_ms": at_knee["latency_ms"]["p99"]["pooled"] if at_knee else None,
         "lone_p50_ms": lone["latency_ms"]["p50"]["pooled"] if lone else None,
         "saturated_per_s": saturated["achieved_per_s"]["mean"] if saturated else None,
+        "server_cpu_us": _cpu_us(saturated),
         "server_memory_bytes": usage.get("max_memory_bytes"),
         "server_cores": usage.get("mean_cores"),
     }
+
+
+def _cpu_us(saturated: Mapping[str, Any] | None) -> float | None:
+    """Processor time of the server for one answer, where its callers never let it rest."""
+    if not saturated or not saturated["server_usage"] or not saturated["achieved_per_s"]["mean"]:
+        return None
+    cores: float = saturated["server_usage"]["mean_cores"]
+    return 1e6 * cores / float(saturated["achieved_per_s"]["mean"])
 
 
 def compare(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,8 +16,9 @@ def render_markdown(report: Mapping[str, Any]) -> str:
         "## Systems\n\n*Sustained* is the highest rate, open loop, at which 99 % of all calls take at most "
         f"{report['terms']['p99_ms']:g} ms; ± is half of the 95 % interval of the mean over "
         f"{report['terms']['num_runs']} runs. Latencies are of that rate; *lone* is the median of a caller "
-        "who waits for each answer, *saturated* what 64 such callers get. Memory that processes share is "
-        "divided among them.\n\n" + _systems(report),
+        "who waits for each answer, *saturated* what 64 such callers get, and *CPU* is the server's "
+        "processor time for one of those answers, which other work on the machine hardly changes. Memory "
+        "that processes share is divided among them.\n\n" + _systems(report),
         _skipped(report),
         "## Loads\n\n" + _loads(report),
         "## Conditions\n\n" + _conditions(report),
@@ -73,13 +74,13 @@ def _systems(report: Mapping[str, Any]) -> str:
                 _ms(one["lone_p50_ms"], 2),
                 "–" if one["saturated_per_s"] is None else f"{one['saturated_per_s']:,.0f}",
                 f"{one['recall']:.4f}",
-                "–" if one["server_cores"] is None else f"{one['server_cores']:.2f}",
+                "–" if one["server_cpu_us"] is None else f"{one['server_cpu_us']:,.0f}",
                 "–" if one["server_memory_bytes"] is None else f"{one['server_memory_bytes'] / 2**20:,.0f}",
                 f"{part['client_ceiling_per_s']:,.0f}",
             ]
         )
     columns = ["system", "setting", "sustained/s", "p50, ms", "p99, ms", "lone, ms", "saturated/s", "recall"]
-    return _table([*columns, "server cores", "server MiB", "client's ceiling/s"], rows)
+    return _table([*columns, "CPU, µs", "server MiB", "client's ceiling/s"], rows)
 
 
 def _skipped(report: Mapping[str, Any]) -> str:
