@@ -52,12 +52,14 @@ def quality(
     dataset = Dataset.open(data)
     book = Ledger(ledger or out / "ledger.jsonl", dataset)
     entries = list(baseline_entries(book, dataset))
-    reference = ""
+    reference = asked[0][0]
     if num_seeds:
-        for choice in asked:
-            name = _chosen(book, dataset, choice, out)
-            reference = reference or name
-            entries += _trained(book, dataset, name, range(num_seeds), out)
+        runs = [
+            _trained(book, dataset, _chosen(book, dataset, choice, out), range(num_seeds), out)
+            for choice in asked
+        ]
+        reference = runs[0][0].variant  # as the ledger calls it
+        entries += [entry for of_variant in runs for entry in of_variant]
     outcomes = outcomes_of(book, entries if num_seeds else book.entries, reference)
     report = {
         "dataset": data.name,
