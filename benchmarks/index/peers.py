@@ -41,7 +41,7 @@ def frontiers(
         with tempfile.TemporaryDirectory() as scratch:
             out = Path(scratch) / "points.json"
             words = [
-                *(str(part) for part in (_PYTHON, _HERE / f"{name}_peer.py", folder, out)),
+                *(str(part) for part in (_PYTHON, _HERE / f"{name}_peer.py", folder.resolve(), out)),
                 *("--threads", ",".join(str(number) for number in threads)),
                 *("--num-candidates", str(num_candidates), "--num-requests", str(num_requests)),
             ]

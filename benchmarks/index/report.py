@@ -14,7 +14,7 @@ RECALL = 0.95
 
 def write_report(report: Mapping[str, Any], folder: Path) -> None:
     """Write index.json, index.md and index.png."""
-    write_json(folder / "index.json", report)
+    write_json(folder / "index.json", {**report, "engines": [_frontier(one) for one in report["engines"]]})
     with replacing(folder / "index.md") as part:
         part.write_text(markdown(report), encoding="utf-8")
     with replacing(folder / "index.png") as part:
@@ -83,6 +83,19 @@ def markdown(report: Mapping[str, Any]) -> str:
                 f"{engine['build_s']:.0f} s | {max(recalls):.4f} |"
             )
     return "\n".join([*lines, "", "![frontier](index.png)", ""])
+
+
+def _frontier(engine: Mapping[str, Any]) -> dict[str, Any]:
+    """The engine without the points that others of its own beat."""
+    points = engine.get("points", [])
+    return {
+        **engine,
+        "points": [
+            point
+            for num_threads in sorted({point["threads"] for point in points})
+            for point in pareto([one for one in points if one["threads"] == num_threads])
+        ],
+    }
 
 
 def _when(engines: Sequence[Mapping[str, Any]]) -> str:
