@@ -5,6 +5,7 @@ one compute lane. Pools inside it would fight over the same cores, and two (Open
 wait.
 """
 
+import gc
 from typing import Final
 
 COMPUTE_ENVIRONMENT: Final = {
@@ -17,9 +18,23 @@ QUIET_TRANSPORT: Final = {"GRPC_VERBOSITY": "NONE"}
 """For a server's environment, where it does not say otherwise: gRPC itself would write a line, in a form of
 its own, for every handshake that fails, so that strangers could fill the log."""
 
+_NEW_OBJECTS_UNCOLLECTED: Final = 20_000
+"""Container objects that may be new before cyclic garbage is looked for among them."""
+
 
 def cap_this_thread() -> None:
     """Run OpenMP loops that this thread starts in this thread alone: the setting is a thread's own."""
     import faiss
 
     faiss.omp_set_num_threads(1)
+
+
+def spare_the_collector() -> None:
+    """From now on look for cyclic garbage seldom, and not among what is loaded already.
+
+    What serves a call is freed by reference counts. Under overload hundreds of calls wait at once, which the
+    collector takes for a heap that grows, and walks all of it over and over.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_NEW_OBJECTS_UNCOLLECTED, 10, 10)

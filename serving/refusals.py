@@ -13,8 +13,8 @@ from collections.abc import Callable
 from time import perf_counter, sleep
 from typing import Final
 
-SPACING_S: Final = 0.003
-"""Between two refusals: about ten times what one costs, so a tenth of the time goes into them."""
+SPACING_S: Final = 0.01
+"""Between two refusals: about fifty times what one costs, so a fiftieth of the time goes into them."""
 
 QUEUE_OPTIONS: Final = (
     ("grpc.server.max_pending_requests", 128),

@@ -18,6 +18,7 @@ from bundle.verify import read_manifest
 from re4.errors import Re4Error
 from serving.addresses import Address
 from serving.devices.choosing import placement_on
+from serving.environment import spare_the_collector
 from serving.live import Live
 from serving.logs import log_to_stderr
 from serving.orders import (
@@ -138,6 +139,7 @@ class Worker:
         return await asyncio.to_thread(load)
 
     def _say_live(self) -> None:
+        spare_the_collector()
         manifest = self._live.current().manifest
         _log.info(
             "serving %s: %s encoder, %s index of %d items, both on %s",
