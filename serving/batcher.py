@@ -154,7 +154,12 @@ class Batcher(Generic[QueryT, ResultT]):
             TooLateError: its turn would come, or came, after the caller's deadline.
             Exception: whatever `run` gave for this query, or raised for its batch.
         """
-        (future,) = self.enqueue([query], time_left_s=time_left_s, admitted=admitted)
+        group = self._group_of(query)
+        if group != admitted:
+            self.admit(group, time_left_s=time_left_s)
+        if self._is_quiet and not self._is_busy and not self._delay_s and self._is_soon_over(group, 1):
+            return self._answer_at_once(query, group)
+        (future,) = self.enqueue([query], time_left_s=time_left_s, is_let_in=True)
         return await future
 
     def enqueue(
@@ -162,7 +167,6 @@ class Batcher(Generic[QueryT, ResultT]):
         queries: Sequence[QueryT],
         *,
         time_left_s: float | None = None,
-        admitted: Group | None = None,
         is_let_in: bool = False,
     ) -> list["asyncio.Future[Finished[ResultT]]"]:
         """Let all the queries of one call in, or none: a future for each. Cancel one, and it is not run.
@@ -170,8 +174,7 @@ class Batcher(Generic[QueryT, ResultT]):
         Args:
             queries: What to run; in as many batches as it takes.
             time_left_s: When the caller will have gone; None for never.
-            admitted: The group that `admit` has just let this caller into.
-            is_let_in: The call was let in with earlier queries: what waits by now does not turn it away.
+            is_let_in: The call was let in before: what waits by now does not turn it away.
 
         Raises:
             ShedError: the first would wait longer than is allowed.
@@ -181,7 +184,7 @@ class Batcher(Generic[QueryT, ResultT]):
         now_ns = self._clock_ns()
         groups = [self._group_of(query) for query in queries]
         if not is_let_in:
-            for group in {*groups} - {admitted}:
+            for group in set(groups):
                 self.admit(group, time_left_s=time_left_s)
         deadline_ns = float("inf") if time_left_s is None else now_ns + time_left_s * 1e9
         futures: list[asyncio.Future[Finished[ResultT]]] = []
@@ -235,7 +238,7 @@ class Batcher(Generic[QueryT, ResultT]):
             return
         queries = [entry.query for entry in batch]
         loop = asyncio.get_running_loop()
-        if self._is_soon_over(batch):
+        if self._is_soon_over(batch[0].group, len(batch)):
             done: asyncio.Future[Sequence[ResultT | Exception]] = loop.create_future()
             try:
                 done.set_result(self._run(queries))
@@ -246,10 +249,20 @@ class Batcher(Generic[QueryT, ResultT]):
             running = loop.run_in_executor(self._lane, self._run, queries)
             running.add_done_callback(lambda done: self._finish(batch, started_ns, done))
 
-    def _is_soon_over(self, batch: Sequence[_Waiting[QueryT, ResultT]]) -> bool:
-        """Whether a batch is known to be short enough for the event loop's thread."""
-        expected_ms = len(batch) * self._pace.ms(batch[0].group.cost_class)
-        return 0 < expected_ms <= self._max_block_ms
+    def _is_soon_over(self, group: Group, num_queries: int) -> bool:
+        """Whether so many queries of a group are known to be short enough for the event loop's thread."""
+        return 0 < num_queries * self._pace.ms(group.cost_class) <= self._max_block_ms
+
+    def _answer_at_once(self, query: QueryT, group: Group) -> Finished[ResultT]:
+        """The result of a lone query, which waits for nothing: no queue, no future, no turn of the loop."""
+        started_ns = self._clock_ns()
+        try:
+            (result,) = self._run([query])
+        finally:
+            self._end(group, 1, started_ns)
+        if isinstance(result, Exception):
+            raise result
+        return Finished(result, 0)
 
     def _next_batch(self, now_ns: int) -> list[_Waiting[QueryT, ResultT]]:
         while taken := self._backlog.take():
@@ -276,15 +289,7 @@ class Batcher(Generic[QueryT, ResultT]):
         started_ns: int,
         done: "asyncio.Future[Sequence[ResultT | Exception]]",
     ) -> None:
-        self._pace.note(batch[0].group.cost_class, len(batch), (self._clock_ns() - started_ns) / 1e6)
-        self._running = None
-        self._is_quiet = False
-        loop = asyncio.get_running_loop()
-        if self._backlog:
-            loop.call_soon(self._start_when_quiet, 0, 0)
-        else:
-            self._is_busy = False
-            loop.call_soon(self._watch, self._num_enqueued, 0)
+        self._end(batch[0].group, len(batch), started_ns)
         failure = done.exception()
         results = [failure] * len(batch) if failure is not None else done.result()
         for entry, result in zip(batch, results, strict=True):
@@ -294,6 +299,18 @@ class Batcher(Generic[QueryT, ResultT]):
                 entry.set_exception(result)
             else:
                 entry.set_result(Finished(result, (started_ns - entry.since_ns) // 1000))
+
+    def _end(self, group: Group, num_queries: int, started_ns: int) -> None:
+        """A batch has ended: begin the next, or see whether anybody comes."""
+        self._pace.note(group.cost_class, num_queries, (self._clock_ns() - started_ns) / 1e6)
+        self._running = None
+        self._is_quiet = False
+        loop = asyncio.get_running_loop()
+        if self._backlog:
+            loop.call_soon(self._start_when_quiet, 0, 0)
+        else:
+            self._is_busy = False
+            loop.call_soon(self._watch, self._num_enqueued, 0)
 
     def _watch(self, num_enqueued: int, num_turns: int) -> None:
         """See whether anybody comes within some turns of the event loop."""

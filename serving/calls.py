@@ -22,7 +22,7 @@ _FIT: Final = re.compile(r"[A-Za-z0-9._:/=+@-]{1,128}")
 class Call:
     """One call. Belongs to its task."""
 
-    __slots__ = ("_metadata", "_request_id", "caller", "method", "stages")
+    __slots__ = ("_metadata", "_request_id", "caller", "method", "seconds", "stages")
 
     def __init__(self, method: str, metadata: Callable[[], Metadata | None] = tuple) -> None:
         """Begin a call.
@@ -34,6 +34,8 @@ class Call:
         self.method = method
         self.caller: Caller | None = None
         """Whose token it brought; None where none is asked for, or none is known."""
+        self.seconds: list[tuple[str, float]] = []
+        """How long stages took, to be counted when the call has ended: its caller waits for the reply."""
         self.stages: tuple[tuple[str, float, float], ...] = ()
         """Name, begin and end (`perf_counter` seconds) of what was measured; filled only where traces are."""
         self._metadata = metadata

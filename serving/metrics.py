@@ -5,11 +5,9 @@ A worker counts calls in `CallMetrics`; the supervisor, which answers none, tell
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -124,13 +122,6 @@ class CallMetrics:
     def stage(self, stage: str, seconds: float) -> None:
         """A stage of `STAGES` took so long."""
         self._stage_seconds[stage].observe(seconds)
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Measure a stage of `STAGES`; nothing is counted where the block raises."""
-        began_s = perf_counter()
-        yield
-        self.stage(stage, perf_counter() - began_s)
 
     def batch(self, times: "StageTimes") -> None:
         """A batch was run."""
