@@ -17,7 +17,7 @@ SPACING_S: Final = 0.01
 """Between two refusals: about fifty times what one costs, so a fiftieth of the time goes into them."""
 
 QUEUE_OPTIONS: Final = (
-    ("grpc.server.max_pending_requests", 128),
+    ("grpc.server.max_pending_requests", 256),
     ("grpc.server.max_pending_requests_hard_limit", 512),
     ("grpc.server_max_unrequested_time_in_server", 1),
 )
