@@ -5,6 +5,7 @@ import re
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,7 @@ def test_what_is_served_survives_newer_versions_that_are_refused_and_their_pruni
     bundles = tmp_path / "bundles"
     good = SmallVersion(seed=1).publish(bundles)
     with RunningServer(bundles, "--num-processes", "1", "--poll-interval-s", "0.02") as running:
+        time.sleep(1)  # of two versions of one second, none counts as the older
         failed = publish(bundles, WRONG_PARTS["index of another catalogue"][0]())
         running.wait_for(f"version {failed} refused")
         assert prune(bundles, num_kept=0) == []
