@@ -239,15 +239,17 @@ class Batcher(Generic[QueryT, ResultT]):
         queries = [entry.query for entry in batch]
         loop = asyncio.get_running_loop()
         if self._is_soon_over(batch[0].group, len(batch)):
-            done: asyncio.Future[Sequence[ResultT | Exception]] = loop.create_future()
-            try:
-                done.set_result(self._run(queries))
-            except Exception as error:
-                done.set_exception(error)
-            self._finish(batch, started_ns, done)
+            self._finish(batch, started_ns, self._outcomes(queries))
         else:
-            running = loop.run_in_executor(self._lane, self._run, queries)
-            running.add_done_callback(lambda done: self._finish(batch, started_ns, done))
+            running = loop.run_in_executor(self._lane, self._outcomes, queries)
+            running.add_done_callback(lambda done: self._finish(batch, started_ns, done.result()))
+
+    def _outcomes(self, queries: Sequence[QueryT]) -> Sequence[ResultT | BaseException]:
+        """What `run` gives for each query; what it raises is the outcome of all."""
+        try:
+            return self._run(queries)
+        except BaseException as error:  # whatever it is, those who wait are told
+            return [error] * len(queries)
 
     def _is_soon_over(self, group: Group, num_queries: int) -> bool:
         """Whether so many queries of a group are known to be short enough for the event loop's thread."""
@@ -256,11 +258,9 @@ class Batcher(Generic[QueryT, ResultT]):
     def _answer_at_once(self, query: QueryT, group: Group) -> Finished[ResultT]:
         """The result of a lone query, which waits for nothing: no queue, no future, no turn of the loop."""
         started_ns = self._clock_ns()
-        try:
-            (result,) = self._run([query])
-        finally:
-            self._end(group, 1, started_ns)
-        if isinstance(result, Exception):
+        (result,) = self._outcomes([query])
+        self._end(group, 1, started_ns)
+        if isinstance(result, BaseException):
             raise result
         return Finished(result, 0)
 
@@ -287,12 +287,10 @@ class Batcher(Generic[QueryT, ResultT]):
         self,
         batch: Sequence[_Waiting[QueryT, ResultT]],
         started_ns: int,
-        done: "asyncio.Future[Sequence[ResultT | Exception]]",
+        outcomes: Sequence[ResultT | BaseException],
     ) -> None:
         self._end(batch[0].group, len(batch), started_ns)
-        failure = done.exception()
-        results = [failure] * len(batch) if failure is not None else done.result()
-        for entry, result in zip(batch, results, strict=True):
+        for entry, result in zip(batch, outcomes, strict=True):
             if entry.done():
                 continue
             if isinstance(result, BaseException):

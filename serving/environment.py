@@ -33,8 +33,11 @@ def spare_the_collector() -> None:
     """From now on look for cyclic garbage seldom, and not among what is loaded already.
 
     What serves a call is freed by reference counts. Under overload hundreds of calls wait at once, which the
-    collector takes for a heap that grows, and walks all of it over and over.
+    collector takes for a heap that grows, and walks all of it over and over. Later calls change nothing: what
+    versions that are loaded later leave behind must be found.
     """
+    if gc.get_freeze_count():
+        return
     gc.collect()
     gc.freeze()
     gc.set_threshold(_NEW_OBJECTS_UNCOLLECTED, 10, 10)

@@ -9,23 +9,8 @@ from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
-from pydantic import BaseModel
+from messages import Candidates, Question
 from retrieval import Retrieval
-
-
-class Question(BaseModel):
-    """A user's recent items, oldest first."""
-
-    history: list[str]
-    num_candidates: int = 100
-
-
-class Candidates(BaseModel):
-    """Best first."""
-
-    ids: list[str]
-    scores: list[float]
-    interests: list[int]
 
 
 def make_app(retrieval: Retrieval, setting: str) -> FastAPI:

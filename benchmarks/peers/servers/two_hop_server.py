@@ -17,29 +17,14 @@ from typing import Any
 import asyncpg
 import uvicorn
 from fastapi import FastAPI
+from messages import Candidates, Question
 from pgvector.asyncpg import register_vector
 from postgres import running
-from pydantic import BaseModel
 from retrieval import Encoder
 
 SEARCH = "SELECT item_id, -(embedding <#> $1) FROM items ORDER BY embedding <#> $1 LIMIT $2"
 POOL_SIZE = 10
 """asyncpg's own choice."""
-
-
-class Question(BaseModel):
-    """A user's recent items, oldest first."""
-
-    history: list[str]
-    num_candidates: int = 100
-
-
-class Candidates(BaseModel):
-    """Best first."""
-
-    ids: list[str]
-    scores: list[float]
-    interests: list[int]
 
 
 def merge(lists: list[list[Any]], num_candidates: int) -> Candidates:

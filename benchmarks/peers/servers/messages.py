@@ -1,0 +1,18 @@
+"""What the services over HTTP are asked, and what they answer."""
+
+from pydantic import BaseModel
+
+
+class Question(BaseModel):
+    """A user's recent items, oldest first."""
+
+    history: list[str]
+    num_candidates: int = 100
+
+
+class Candidates(BaseModel):
+    """Best first."""
+
+    ids: list[str]
+    scores: list[float]
+    interests: list[int]
