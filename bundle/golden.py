@@ -6,17 +6,16 @@ of them, not all. Histories are newest first, padded with row 0 at the end.
 Legend: Q queries, L history length, K interests, D embedding, M candidates.
 """
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.errors import BundleDamagedError
+from bundle.archives import read_archive, write_archive
 
-_SHAPES: Final = {
+_FORMS: Final = {
     "rows_QL": ("<i8", "QL"),
     "lengths_Q": ("<i8", "Q"),
     "interests_QKD": ("<f4", "QKD"),
@@ -42,10 +41,7 @@ class GoldenQueries:
 
     def write(self, path: Path) -> None:
         """Write them as an archive of plain arrays."""
-        with path.open("wb") as file:
-            np.savez(
-                file, **{name: getattr(self, name).astype(dtype) for name, (dtype, _) in _SHAPES.items()}
-            )
+        write_archive(path, _FORMS, vars(self))
 
     @classmethod
     def read(cls, path: Path) -> "GoldenQueries":
@@ -54,23 +50,4 @@ class GoldenQueries:
         Raises:
             BundleDamagedError: an array is missing, extra, or of another type or shape.
         """
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                arrays: dict[str, NDArray[Any]] = dict(archive)
-        except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-            raise BundleDamagedError(f"{path}: not an archive of arrays ({error})") from None
-        if arrays.keys() != _SHAPES.keys():
-            raise BundleDamagedError(f"{path}: holds {sorted(arrays)}, expected {sorted(_SHAPES)}")
-        sizes: dict[str, int] = {}
-        for name, (dtype, axes) in _SHAPES.items():
-            array = arrays[name]
-            if array.dtype != np.dtype(dtype) or array.ndim != len(axes) or array.size == 0:
-                raise BundleDamagedError(
-                    f"{path}: {name} is {array.dtype.str} {array.shape}, expected {dtype} {axes}"
-                )
-            for axis, length in zip(axes, array.shape, strict=True):
-                if sizes.setdefault(axis, length) != length:
-                    raise BundleDamagedError(
-                        f"{path}: {name} is {array.shape}, but {axis} is {sizes[axis]} elsewhere"
-                    )
-        return cls(**arrays)
+        return cls(**read_archive(path, _FORMS))

@@ -27,6 +27,8 @@ ENCODER = "encoder.onnx"
 INDEX = "items.faiss"
 VECTORS = "vectors.npy"
 GOLDEN = "golden.npz"
+HISTORIES = "histories.npz"
+"""Optional, and for offline use: see `histories.py`."""
 POPULAR = "popular.npy"
 
 ID_KEYS = "item_ids.keys.npy"

@@ -20,8 +20,9 @@ from pydantic import JsonValue
 from bundle.arrays import open_array
 from bundle.attribute_writing import write_attributes
 from bundle.golden import GoldenQueries
+from bundle.histories import write_histories
 from bundle.ids import write_item_ids
-from bundle.layout import ENCODER, GOLDEN, POPULAR, VECTORS
+from bundle.layout import ENCODER, GOLDEN, HISTORIES, POPULAR, VECTORS
 from bundle.manifest import IndexInfo, ItemsInfo
 from bundle.publish import StagedVersion
 from export.attributes import choose_attributes
@@ -40,6 +41,8 @@ from re4.errors import ExportError
 
 NUM_GOLDEN_QUERIES: Final = 64
 NUM_GOLDEN_CANDIDATES: Final = 100
+MAX_NUM_HISTORIES: Final = 1000
+"""Kept for the next rebuild: as many as tuning asks at most."""
 MAX_NUM_POPULAR: Final = 10_000
 
 ENCODER_DIFFERENCE: Final = "encoder_max_abs_difference"
@@ -141,6 +144,8 @@ def assemble(
     rows_QL, lengths_Q = rows_PL[chosen], lengths_P[chosen]
     golden = _golden_queries(exported, vectors_ND, rows_QL, lengths_Q)
     golden.write(folder / GOLDEN)
+    kept = spread(len(rows_PL), MAX_NUM_HISTORIES)
+    write_histories(folder / HISTORIES, rows_PL[kept], lengths_P[kept])
     difference = max(difference, material.encoder.check(exported, vectors_ND[rows_QL], lengths_Q))
 
     stage(f"index {factory}")

@@ -151,8 +151,11 @@ def judge(
     yield _reachable(is_found_exactly_S, is_found_S, bounds)
     if live is None:
         return
+    shared = _SharedRequests.of(assembled, folder, live)
+    ours_QM = shared.answers_of(assembled, built, goal)
+    del built  # so that one index at a time is in memory
     yield _uncrowded(is_found_exactly_S, live, bounds, goal)
-    yield _drift(assembled, built, folder, live, bounds, goal)
+    yield _drift(shared, ours_QM, live, bounds, goal)
     yield from _sizes(assembled, folder, live, bounds)
 
 
@@ -251,32 +254,69 @@ def _uncrowded(
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _SharedRequests:
+    """Real histories of items that both versions have, in the rows of each."""
+
+    rows_QL: NDArray[np.int64]
+    lengths_Q: NDArray[np.int64]
+    live_rows_QL: NDArray[np.int64]
+    item_ids: ItemIds
+
+    @classmethod
+    def of(cls, assembled: Assembled, folder: Path, live: PublishedVersion) -> "_SharedRequests":
+        material = assembled.material
+        item_ids = ItemIds.open(folder, assembled.items.id_kind, assembled.items.num_items)
+        most = min(_MAX_DRIFT_QUERIES, num_queries_for(len(material.vectors_ND), 1))
+        chosen = spread(len(material.rows_PL), most)
+        rows_QL, lengths_Q = material.rows_PL[chosen], material.lengths_P[chosen]
+        is_real_QL = np.arange(rows_QL.shape[1]) < lengths_Q[:, None]
+        live_rows_QL = _rows_in(live.item_ids, item_ids, rows_QL)
+        both_Q = ((live_rows_QL >= 0) | ~is_real_QL).all(axis=1)
+        return cls(
+            rows_QL=rows_QL[both_Q],
+            lengths_Q=lengths_Q[both_Q],
+            live_rows_QL=np.where(is_real_QL, live_rows_QL, 0)[both_Q],
+            item_ids=item_ids,
+        )
+
+    def answers_of(self, assembled: Assembled, built: BuiltIndex, goal: Goal) -> NDArray[np.int64]:
+        """What the new version answers, deep enough that items which only one of the two has leave enough."""
+        if not len(self.rows_QL):
+            return np.empty((0, 0), np.int64)
+        vectors_ND = assembled.material.vectors_ND
+        interests_QKD = interests_of(assembled.exported, vectors_ND, self.rows_QL, self.lengths_Q)
+        return answers(built, assembled.index, interests_QKD, vectors_ND, 2 * goal.num_candidates)
+
+    def answers_of_live(self, live: PublishedVersion, goal: Goal) -> NDArray[np.int64]:
+        """The same of the live version, in its own rows."""
+        longest = live.manifest.model.max_history_length
+        interests_QKD = interests_of(
+            live.encoder,
+            live.vectors_ND,
+            self.live_rows_QL[:, :longest],
+            np.minimum(self.lengths_Q, longest),
+        )
+        return answers(
+            live.index(), live.manifest.index, interests_QKD, live.vectors_ND, 2 * goal.num_candidates
+        )
+
+
 def _drift(
-    assembled: Assembled, built: BuiltIndex, folder: Path, live: PublishedVersion, bounds: Bounds, goal: Goal
+    shared: _SharedRequests,
+    ours_QM: NDArray[np.int64],
+    live: PublishedVersion,
+    bounds: Bounds,
+    goal: Goal,
 ) -> GateResult:
     """Overlap of the two versions' answers to the same histories, among the items that both have."""
-    material = assembled.material
-    item_ids = ItemIds.open(folder, assembled.items.id_kind, assembled.items.num_items)
-    chosen = spread(
-        len(material.rows_PL), min(_MAX_DRIFT_QUERIES, num_queries_for(len(material.vectors_ND), 1))
-    )
-    rows_QL, lengths_Q = material.rows_PL[chosen], material.lengths_P[chosen]
-    is_real_QL = np.arange(rows_QL.shape[1]) < lengths_Q[:, None]
-    live_rows_QL = _rows_in(live.item_ids, item_ids, rows_QL)
-    both_Q = ((live_rows_QL >= 0) | ~is_real_QL).all(axis=1)
+    num_requests = len(shared.rows_QL)
     overlap = 0.0
-    if both_Q.any():
-        longest = live.manifest.model.max_history_length
-        live_lengths_Q = np.minimum(lengths_Q[both_Q], longest)
-        live_rows_QL = np.where(is_real_QL, live_rows_QL, 0)[both_Q, :longest]
-        ours_QKD = interests_of(assembled.exported, material.vectors_ND, rows_QL[both_Q], lengths_Q[both_Q])
-        theirs_QKD = interests_of(live.encoder, live.vectors_ND, live_rows_QL, live_lengths_Q)
-        deep = 2 * goal.num_candidates  # room for items that only one of the two has
-        ours_QM = answers(built, assembled.index, ours_QKD, material.vectors_ND, deep)
-        theirs_QM = answers(live.index(), live.manifest.index, theirs_QKD, live.vectors_ND, deep)
+    if num_requests:
+        theirs_QM = shared.answers_of_live(live, goal)
         overlap = _overlap(
-            _rows_in(live.item_ids, item_ids, ours_QM),
-            np.where(_rows_in(item_ids, live.item_ids, theirs_QM) >= 0, theirs_QM, -1),
+            _rows_in(live.item_ids, shared.item_ids, ours_QM),
+            np.where(_rows_in(shared.item_ids, live.item_ids, theirs_QM) >= 0, theirs_QM, -1),
             goal.num_candidates,
         )
     return GateResult(
@@ -284,7 +324,7 @@ def _drift(
         figure=overlap,
         low=bounds.min_overlap,
         meaning=(
-            f"share of the live version's answers given again, over {int(both_Q.sum())} real requests whose "
+            f"share of the live version's answers given again, over {num_requests} real requests whose "
             "histories both versions know"
         ),
         advice="the model or the catalogue changed much: if that is meant, lower --min-overlap for this once",

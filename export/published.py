@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from bundle.arrays import open_array
 from bundle.attributes import Attributes
 from bundle.golden import GoldenQueries
+from bundle.histories import read_histories
 from bundle.ids import ItemIds
-from bundle.layout import ENCODER, GOLDEN, INDEX, IS_COLD, VECTORS
+from bundle.layout import ENCODER, GOLDEN, HISTORIES, INDEX, IS_COLD, VECTORS
 from bundle.manifest import IndexInfo, Manifest
 from bundle.verify import verify_version
 from export.building import BuiltIndex
@@ -41,7 +42,12 @@ class PublishedVersion:
     encoder: OnnxEncoder
 
     def histories(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Real histories in this version's rows: rows_PL, newest first, padded with 0, and lengths_P."""
+        """Real histories in this version's rows: rows_PL, newest first, padded with 0, and lengths_P.
+
+        Those kept for this, or in a version that has none, those of the golden queries.
+        """
+        if (self.path / HISTORIES).exists():
+            return read_histories(self.path / HISTORIES)
         golden = GoldenQueries.read(self.path / GOLDEN)
         return golden.rows_QL, golden.lengths_Q
 

@@ -15,6 +15,7 @@ from re4 import console
 if TYPE_CHECKING:
     from benchmarks.scale.watching import Watch
     from bundle.manifest import Manifest
+    from export.assembling import Assembled
     from export.material import Material
     from export.tuning import Goal
 
@@ -35,10 +36,11 @@ def scale(
     seed: Annotated[int, typer.Option(help="The same seed gives the same catalogue.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for scale.json and scale.md.")] = Path("bench-scale"),
 ) -> None:
-    """Build, tune, publish and read a made-up catalogue: time and memory by stage.
+    """Build, tune, publish, judge and read a made-up catalogue: time and memory by stage.
 
-    Vectors, ids, encoder and histories are drawn from the seed. Then come the stages of re4 export, and two
-    processes that load what was published as a server's workers do, ask it, and look up ids.
+    Vectors, ids, encoder and histories are drawn from the seed. Then come the stages of re4 export, the gates
+    that a rebuild would ask, and two processes that load what was published as a server's workers do, ask it,
+    and look up ids.
 
     Example: re4 bench scale --num-items 10000000 --work /data/scale --out results
     """
@@ -47,9 +49,10 @@ def scale(
     from benchmarks.scale.report import write_report
     from benchmarks.scale.watching import Watch
     from benchmarks.vectors import VectorSpace
-    from bundle.verify import verify_version
+    from export.gates import Bounds, judge
     from export.indexing import check_request
     from export.memory import parse_bytes
+    from export.published import open_version
     from export.tuning import Goal
 
     goal = Goal(recall=recall, num_candidates=num_candidates)
@@ -64,10 +67,13 @@ def scale(
         space = VectorSpace(num_items=num_items, embedding_dim=embedding_dim, seed=seed)
         whole = make_catalogue(work, space, num_requests=1000 + _NUM_FRESH)
         material, fresh = _halves(whole)
-        version = _publish(material, work / "bundles", index, goal, limit, watch)
+        assembled, version = _publish(material, work / "bundles", index, goal, limit, watch)
         watch.begin("verifying every byte")
         path = work / "bundles" / version
-        manifest = verify_version(path)
+        published = open_version(path)
+        manifest = published.manifest
+        watch.begin("gates of a rebuild, against itself")
+        gates = list(judge(assembled, path, published, bounds=Bounds(), goal=goal))
         watch.begin("reading in two processes")
         readers = _read_twice(path, fresh, work, goal)
         watch.begin("exact answers to requests that had no part in tuning")
@@ -85,6 +91,7 @@ def scale(
         "stages": [vars(stage) for stage in watch.stages],
         "served_recall": served_recall,
         "num_fresh_requests": _NUM_FRESH,
+        "gates": {gate.name: gate.figure for gate in gates},
         "readers": readers,
     }
     write_report(report, out)
@@ -102,8 +109,8 @@ def _halves(whole: "Material") -> "tuple[Material, dict[str, Any]]":
 
 def _publish(
     material: "Material", bundles: Path, index: str, goal: "Goal", limit: int | None, watch: "Watch"
-) -> str:
-    """As `re4 export` does."""
+) -> "tuple[Assembled, str]":
+    """As `re4 export` does; what was made, and the version's name."""
     from bundle.publish import stage_version
     from export.assembling import assemble
     from export.checkpoints import building_room
@@ -121,7 +128,7 @@ def _publish(
             note=watch.note,
         )
         watch.begin("checksums and publishing")
-        return assembled.publish(staged)
+        return assembled, assembled.publish(staged)
 
 
 def _read_twice(path: Path, fresh: dict[str, Any], work: Path, goal: "Goal") -> list[dict[str, Any]]:

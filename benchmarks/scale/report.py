@@ -27,9 +27,13 @@ def _text(report: dict[str, Any]) -> str:
         f"Recall of {index['num_candidates']} merged candidates: **{index['recall']:.4f}** on the "
         f"{index['num_queries']} requests that judged the tuning, **{report['served_recall']:.4f}** on "
         f"{report['num_fresh_requests']} others as the published version answers them.",
+        "Gates of a rebuild against this very version: "
+        + ", ".join(f"{name} {figure:.4f}" for name, figure in report["gates"].items())
+        + ".",
         "## Stages",
         "Own memory is what nobody else can use; resident memory has the pages of mapped files in it, which "
-        "the kernel may take back at any time.",
+        "the kernel may take back at any time. A job that is stopped for a while takes more seconds, but not "
+        "more processor seconds.",
         _table(
             ["stage", "seconds", "processor seconds", "peak own GiB", "peak resident GiB"],
             [
