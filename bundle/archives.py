@@ -44,7 +44,7 @@ def read_archive(path: Path, forms: Mapping[str, tuple[str, str]]) -> dict[str, 
 
 
 def write_archive(
-    path: Path, forms: Mapping[str, tuple[str, str]], arrays: Mapping[str, NDArray[Any]]
+    path: Path, forms: Mapping[str, tuple[str, str]], arrays: Mapping[str, Any]
 ) -> None:
     """Write arrays as `read_archive` reads them."""
     with path.open("wb") as file:

@@ -1,11 +1,10 @@
 """IVF: vectors, or codes of them, in lists around centroids. `nprobe` is how many lists a search reads."""
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 import faiss
 
-from serving.indexes.kind import MIN_APPROXIMATE_RECALL, IndexKind, SearchPlan, only
+from serving.indexes.kind import MIN_APPROXIMATE_RECALL, IndexKind, one_parameter
 
 _SIGNATURES: Final = {
     b"IwFl": "IndexIVFFlat",
@@ -20,20 +19,12 @@ _TYPES: Final = frozenset(_SIGNATURES.values())
 _faiss: Any = faiss  # its type hints are incomplete
 
 
-def _plan(parameters: Mapping[str, int | float]) -> SearchPlan:
-    only(parameters, "nprobe", "k_factor", "pool_factor")
-    return SearchPlan(
-        parameters=_faiss.SearchParametersIVF(nprobe=parameters["nprobe"]),
-        types=_TYPES,
-        k_factor=parameters["k_factor"],
-        pool_factor=parameters["pool_factor"],
-    )
-
-
 IVF: Final = IndexKind(
     name="ivf",
     signatures=frozenset(_SIGNATURES),
     faiss_types=_TYPES,
     min_golden_recall=MIN_APPROXIMATE_RECALL,
-    search_parameters=_plan,
+    search_parameters=one_parameter(
+        "nprobe", _TYPES, lambda nprobe: _faiss.SearchParametersIVF(nprobe=nprobe)
+    ),
 )

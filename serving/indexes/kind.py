@@ -43,6 +43,29 @@ class IndexKind:
     are not this kind's."""
 
 
+def one_parameter(
+    name: str, types: frozenset[str], faiss_parameters: Callable[[int | float], Any]
+) -> Callable[[Mapping[str, int | float]], SearchPlan]:
+    """What makes the plans of a kind that FAISS searches with one parameter, and that is not exact.
+
+    Args:
+        name: The parameter, as the manifest says it.
+        types: Names of the FAISS classes that it is for.
+        faiss_parameters: Makes FAISS's per-call parameters of its value.
+    """
+
+    def plan(parameters: Mapping[str, int | float]) -> SearchPlan:
+        only(parameters, name, "k_factor", "pool_factor")
+        return SearchPlan(
+            parameters=faiss_parameters(parameters[name]),
+            types=types,
+            k_factor=parameters["k_factor"],
+            pool_factor=parameters["pool_factor"],
+        )
+
+    return plan
+
+
 def scaled(parameters: Mapping[str, int | float], effort: float) -> dict[str, int | float]:
     """Search parameters times so much, each at least 1 and whole where it was: all of them buy recall.
 

@@ -1,17 +1,34 @@
 """A run that was never trained, and a tiny real one."""
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from run_samples import FakeRun, SmallEncoder, export_small, train_tiny_run
 
+from benchmarks.vectors import VectorSpace
 from export.exporter import publish_run
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def mapped_items(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int], np.ndarray]:
+    """Made-up item vectors [N, D], memory-mapped, of a number of items and a width."""
+
+    @cache
+    def make(num_items: int, dim: int) -> np.ndarray:
+        path = tmp_path_factory.mktemp("vectors") / "vectors.npy"
+        VectorSpace(num_items=num_items, embedding_dim=dim).write_items(path)
+        return np.load(path, mmap_mode="r")
+
+    return make
 
 
 @pytest.fixture

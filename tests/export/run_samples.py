@@ -81,7 +81,17 @@ class FakeRun:
         return {"test": {"recall@50": 0.25}}
 
 
-def train_tiny_run(folder: Path) -> Path:
+TINY_CONFIG = TrainConfig(
+    num_interests=2,
+    embedding_dim=8,
+    attention_dim=16,
+    construct_dim=4,
+    max_history_length=4,
+    num_epochs=1,
+)
+
+
+def train_tiny_run(folder: Path, config: TrainConfig = TINY_CONFIG) -> Path:
     """Prepare a data set of 24 users who like odd or even items, and train on it for an epoch."""
 
     def sequences(first_user: int, num_users: int, num_targets: int) -> Sequences:
@@ -110,14 +120,6 @@ def train_tiny_run(folder: Path) -> Path:
         },
         prepared={},
         dropped={},
-    )
-    config = TrainConfig(
-        num_interests=2,
-        embedding_dim=8,
-        attention_dim=16,
-        construct_dim=4,
-        max_history_length=4,
-        num_epochs=1,
     )
     train(dataset, config, folder / "run", device="cpu")
     return folder / "run"

@@ -3,6 +3,7 @@
 What a GPU itself does is not tested here: a fake one builds the graph.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,10 +26,8 @@ NUM_ITEMS, DIM = 3000, 16
 
 
 @pytest.fixture(scope="module")
-def vectors(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
-    path = tmp_path_factory.mktemp("vectors") / "vectors.npy"
-    VectorSpace(num_items=NUM_ITEMS, embedding_dim=DIM).write_items(path)
-    return np.load(path, mmap_mode="r")
+def vectors(mapped_items: Callable[[int, int], np.ndarray]) -> np.ndarray:
+    return mapped_items(NUM_ITEMS, DIM)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Every index that can be built finds what brute force finds, with true scores; others are refused."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import faiss
@@ -24,10 +25,8 @@ FACTORIES = {name: recipe(NUM_ITEMS, DIM) for name, recipe in RECIPES.items()} |
 
 
 @pytest.fixture(scope="module")
-def vectors(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
-    path = tmp_path_factory.mktemp("vectors") / "vectors.npy"
-    VectorSpace(num_items=NUM_ITEMS, embedding_dim=DIM).write_items(path)
-    return np.load(path, mmap_mode="r")
+def vectors(mapped_items: Callable[[int, int], np.ndarray]) -> np.ndarray:
+    return mapped_items(NUM_ITEMS, DIM)
 
 
 @pytest.fixture(scope="module")

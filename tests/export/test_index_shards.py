@@ -23,10 +23,8 @@ IN_ONE_PIECE = ["Flat", "IVF32,PQ8x4fs", "IVF32,RaBitQfs"]
 
 
 @pytest.fixture(scope="module")
-def vectors(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
-    path = tmp_path_factory.mktemp("vectors") / "vectors.npy"
-    VectorSpace(num_items=NUM_ITEMS, embedding_dim=DIM).write_items(path)
-    return np.load(path, mmap_mode="r")
+def vectors(mapped_items: Callable[[int, int], np.ndarray]) -> np.ndarray:
+    return mapped_items(NUM_ITEMS, DIM)
 
 
 @pytest.fixture(autouse=True)
@@ -141,6 +139,35 @@ def test_an_index_in_one_piece_goes_on_from_where_it_was_saved(
     build_index(factory, vectors, stages=stages)
     assert stages.path(FILLED).read_bytes() == expected
     assert not stages.has("partly-filled.faiss")
+
+
+@pytest.mark.parametrize("factory", ["HNSW16,Flat", "HNSW16_SQ8"])
+def test_a_graph_goes_on_from_where_it_was_saved_to_one_as_good(
+    factory: str, vectors: np.ndarray, stages: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not to the same one: which items the upper layers get is drawn anew for those that were missing."""
+    monkeypatch.setattr(filling, "_SECONDS_BETWEEN_SAVES", -1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(filling, "write_index", _interrupt(3, filling.write_index))
+        with pytest.raises(_InterruptedError):
+            build_index(factory, vectors, stages=stages)
+    saved = faiss.read_index(str(stages.path("partly-filled.faiss")))
+    assert saved.ntotal == 1400
+    told: list[str] = []
+    built = build_index(factory, vectors, stages=stages, note=told.append)
+    assert built.index.ntotal == NUM_ITEMS
+    assert not stages.has("partly-filled.faiss")
+    assert "training" not in told
+    levels = faiss.vector_to_array(built.index.hnsw.levels)
+    np.testing.assert_array_equal(levels[:1400], faiss.vector_to_array(saved.hnsw.levels))
+    queries = VectorSpace(num_items=NUM_ITEMS, embedding_dim=DIM).interests(40, 1)[:, 0]
+    exact = np.argsort(-(queries @ vectors.T), axis=1)[:, :10]
+    shares = []
+    for index in (built.index, build_index(factory, vectors).index):
+        rows = index.search(queries, 10, params=faiss.SearchParametersHNSW(efSearch=80))[1]
+        shares.append(np.mean([np.isin(a, b).mean() for a, b in zip(exact, rows, strict=True)]))
+    assert shares[0] > 0.95
+    assert shares[0] > shares[1] - 0.02
 
 
 def test_a_damaged_shard_is_not_merged(vectors: np.ndarray, stages: Checkpoints, tmp_path: Path) -> None:

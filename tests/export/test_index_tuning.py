@@ -1,5 +1,6 @@
 """Tuning keeps its promise: the recall of the merged list, by the plainest count, on new requests."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -20,10 +21,8 @@ GOAL = Goal(recall=0.9, num_candidates=NUM_CANDIDATES)
 
 
 @pytest.fixture(scope="module")
-def vectors(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
-    path = tmp_path_factory.mktemp("vectors") / "vectors.npy"
-    VectorSpace(num_items=NUM_ITEMS, embedding_dim=DIM).write_items(path)
-    return np.load(path, mmap_mode="r")
+def vectors(mapped_items: Callable[[int, int], np.ndarray]) -> np.ndarray:
+    return mapped_items(NUM_ITEMS, DIM)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """Lists are chosen by how far their items reach, and scored by their centroids."""
 
+from collections.abc import Callable
+
 import faiss
 import numpy as np
 import pytest
@@ -13,10 +15,8 @@ NUM_ITEMS, DIM = 20_000, 32
 
 
 @pytest.fixture(scope="module")
-def vectors(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
-    path = tmp_path_factory.mktemp("vectors") / "vectors.npy"
-    VectorSpace(num_items=NUM_ITEMS, embedding_dim=DIM).write_items(path)
-    return np.load(path, mmap_mode="r")
+def vectors(mapped_items: Callable[[int, int], np.ndarray]) -> np.ndarray:
+    return mapped_items(NUM_ITEMS, DIM)
 
 
 @pytest.fixture(scope="module")
