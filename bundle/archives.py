@@ -43,9 +43,7 @@ def read_archive(path: Path, forms: Mapping[str, tuple[str, str]]) -> dict[str, 
     return arrays
 
 
-def write_archive(
-    path: Path, forms: Mapping[str, tuple[str, str]], arrays: Mapping[str, Any]
-) -> None:
+def write_archive(path: Path, forms: Mapping[str, tuple[str, str]], arrays: Mapping[str, Any]) -> None:
     """Write arrays as `read_archive` reads them."""
     with path.open("wb") as file:
         np.savez(file, **{name: arrays[name].astype(dtype) for name, (dtype, _) in forms.items()})
