@@ -44,7 +44,7 @@ VERBS: Mapping[str, str] = {
     "bench index": "benchmarks.index.cli:index",
     "bench overhead": "benchmarks.overhead.cli:overhead",
     "bench peers": "benchmarks.side_by_side.cli:peers",
-    "bench train": "benchmarks.train:train",
+    "bench train": "benchmarks.train.cli:train",
     "bench quality": "benchmarks.quality.cli:quality",
     "bench events": "benchmarks.events_cli:events",
     "bench scale": "benchmarks.scale.cli:scale",

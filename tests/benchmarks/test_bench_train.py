@@ -1,12 +1,20 @@
-"""`re4 bench train` measures real steps, and counts the arithmetic that they owe."""
+"""`re4 bench train` measures real steps, counts the arithmetic that they owe, and compares like with like."""
 
 import json
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks.train import PRESETS, _owed_gflop, measure, train
+from benchmarks.train.arithmetic import owed_gflop
+from benchmarks.train.cli import PRESETS, train
+from benchmarks.train.measure import measure
+from benchmarks.train.textbook import TextbookRe4
+from re4.errors import UsageError
+from training.batches import Batch
 from training.config import TrainConfig
+from training.model import MultiInterestModel
+from training.negatives.drawn import Negatives
 
 
 def test_the_arithmetic_owed_by_hand():
@@ -22,20 +30,72 @@ def test_the_arithmetic_owed_by_hand():
         construct_weight=0,
     ).resolve(100)
     products = 2 * 3 + 3 + 2 + 2 * 2 + 5 * 2  # W1, w, weighted sum, W2, negatives
-    assert _owed_gflop(config, np.array([1]), 100) == pytest.approx(3 * 2 * products / 1e9)
+    assert owed_gflop(config, np.array([1]), 100) == pytest.approx(3 * 2 * products / 1e9)
+
+
+def bench(capsys, **options):
+    defaults = {"preset": "authors", "num_items": 500, "num_steps": 2, "num_threads": 1}
+    train(**{**defaults, "full_histories": False, "against": None, "as_json": True, **options})
+    return json.loads(capsys.readouterr().out)
 
 
 def test_measures_and_stays_below_the_floor(capsys):
-    train(preset="default", num_items=500, num_steps=2, num_threads=1, full_histories=False, as_json=True)
-    result = json.loads(capsys.readouterr().out)
+    result = bench(capsys, preset="default")
     assert 0 < result["examples_per_second"] < result["floor_examples_per_second"]
     assert result["share_of_floor"] == pytest.approx(
         result["examples_per_second"] / result["floor_examples_per_second"]
     )
     assert 0 < result["input_share"] < 1
+    assert result["textbook"] is None
+
+
+def test_beside_a_textbook_step(capsys):
+    textbook = bench(capsys, against="textbook")["textbook"]
+    assert textbook["ratio"] > 0
+    assert textbook["examples_per_second"] == pytest.approx(1024 * 1000 / textbook["step_ms"])
+    with pytest.raises(UsageError, match="--preset default"):
+        bench(capsys, preset="default", against="textbook")
 
 
 def test_full_histories_are_full():
-    length = PRESETS["authors"]["max_history_length"]
-    result = measure("authors", 300, 1, 1, full_histories=True)
-    assert result.mean_history_length == pytest.approx(length, rel=0.01)
+    config = TrainConfig(**PRESETS["authors"]).resolve(300)
+    result = measure(config, 300, num_steps=1, num_threads=1, full_histories=True, against_textbook=False)
+    assert result.mean_history_length == pytest.approx(config.max_history_length, rel=0.01)
+
+
+def test_the_textbook_step_is_the_same_work():
+    """Every loss and every gradient, from the same weights, examples, negatives and pairs of users."""
+    small = {"embedding_dim": 6, "attention_dim": 9, "batch_size": 12, "num_interests": 3}
+    config = TrainConfig(**{**PRESETS["authors"], **small}).resolve(40)
+    torch.manual_seed(1)
+    ours, textbook = MultiInterestModel(config, 40).double(), TextbookRe4(config, 40).double()
+    textbook.load_state_dict(
+        {
+            name.rpartition("encoder.")[2].rpartition("reconstruct.")[2]: value
+            for name, value in ours.state_dict().items()
+        }
+    )
+    random = np.random.default_rng(0)
+    batch = Batch(
+        rows_BL=torch.from_numpy(random.integers(0, 40, (12, 20))),
+        lengths_B=torch.from_numpy(np.sort(random.integers(1, 21, 12))[::-1].copy()),
+        targets_B=torch.from_numpy(random.integers(0, 40, 12)),
+    )
+    negatives_M = torch.from_numpy(random.integers(0, 40, 15))
+    losses = ours.losses(
+        batch, Negatives(rows_M=negatives_M, log_expected_count=None), torch.Generator().manual_seed(4)
+    )
+    losses.total.backward()
+    terms = textbook.terms(batch, negatives_M, torch.Generator().manual_seed(4))
+    textbook.total(terms).backward()
+    assert terms.keys() == losses.terms.keys()
+    for name, value in terms.items():
+        torch.testing.assert_close(value.detach(), losses.terms[name], rtol=1e-10, atol=0)
+    table_ND = torch.zeros(40, 6, dtype=torch.float64)
+    table_ND[losses.touched.rows_R] = losses.touched.gradient_RD
+    gradients = {
+        name.split(".", 1)[1]: each.grad for name, each in ours.named_parameters() if each.requires_grad
+    }
+    for name, parameter in textbook.named_parameters():
+        expected = table_ND if name == "item_embedding.weight" else gradients[name]
+        torch.testing.assert_close(parameter.grad, expected, rtol=1e-8, atol=1e-12)

@@ -1,0 +1,47 @@
+"""What a step owes in arithmetic, and how fast this machine does it."""
+
+import time
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from training.config import TrainConfig
+
+
+def matmul_gflops() -> float:
+    """Measure a float32 product of two 2048 x 2048 matrices, the best of several, in GFLOP/s."""
+    size = 2048
+    matrix = torch.randn(size, size)
+    best: float = 0.0
+    for _ in range(5):
+        started = time.perf_counter()
+        matrix @ matrix
+        best = max(best, 2 * size**3 / (time.perf_counter() - started) / 1e9)
+    return best
+
+
+def owed_gflop(config: TrainConfig, lengths_B: NDArray[np.int64], num_items: int) -> float:
+    """Count one step's matrix products, each done once forward and twice backward; padding owes nothing."""
+    batch, dim, width = len(lengths_B), config.embedding_dim, config.attention_dim
+    interests = config.num_interests
+    positions = int(lengths_B.sum())
+    pairs = int((lengths_B.astype(float) ** 2).sum())
+    num_negatives = num_items if config.negatives == "all" else config.num_negatives
+    rivals = interests if config.negative_scores == "served" else 1
+    products = (
+        positions * dim * width  # W1
+        + positions * width * interests  # w
+        + positions * interests * dim  # the weighted sum
+        + batch * interests * dim * dim  # W2
+        + batch * rivals * num_negatives * dim  # scores of the negatives
+    )
+    if config.contrast_weight:
+        products += interests * dim * (2 * positions + batch * interests)
+    if config.attend_weight:
+        products += positions * interests * dim
+    if config.construct_weight:
+        pieces = config.construct_dim
+        products += positions * interests * (dim * pieces + dim * dim)  # W3 W4 and W5 W4
+        products += pairs * interests * (pieces + dim)  # logits, weighted sum
+    return float(3 * 2 * products / 1e9)
