@@ -1,11 +1,15 @@
 """A lock inside a folder that one process works in: who is at work there, and what did dead ones leave?
 
 The lock is a file's, taken from the kernel, so that it dies with its process.
+
+Network file systems keep a file that is removed while it is open under another name until it is closed. So a
+folder whose lock was held while it was emptied may stay, empty; the next one who clears up removes it.
 """
 
 import fcntl
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -34,13 +38,25 @@ def try_lock(folder: Path) -> int | None:
     return None
 
 
+def unlock(folder: Path, lock: int) -> None:
+    """Give a lock back, and with it the folder where nothing is left in it."""
+    os.close(lock)
+    with suppress(OSError):
+        folder.rmdir()
+
+
 def remove_unlocked(folder: Path) -> bool:
     """Remove a folder that a dead process left; False where one is at work in it."""
-    lock = None if folder.is_symlink() else try_lock(folder)
+    if folder.is_symlink():
+        return False
+    with suppress(OSError):
+        folder.rmdir()  # empty: without a lock file there is nobody
+        return True
+    lock = try_lock(folder)
     if lock is None:
         return False
     try:
         shutil.rmtree(folder, ignore_errors=True)
     finally:
-        os.close(lock)
+        unlock(folder, lock)
     return True

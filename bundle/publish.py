@@ -28,7 +28,7 @@ from typing import Final
 from pydantic import JsonValue
 
 from bundle.files import names_in, open_folder, open_regular, sha256_of
-from bundle.folder_lock import LOCK, try_lock
+from bundle.folder_lock import LOCK, remove_unlocked, try_lock, unlock
 from bundle.layout import CURRENT, MANIFEST, STAGING_PREFIX, is_file_name
 from bundle.manifest import (
     FileEntry,
@@ -134,8 +134,7 @@ def stage_version(bundles: Path) -> Iterator[StagedVersion]:
             (staging / _VERSION).mkdir()
             yield StagedVersion(bundles, staging)
         finally:
-            _remove(staging)
-            os.close(lock)
+            _remove(staging, lock)
     except OSError as error:
         # An array that was written in part names no cause: NumPy says only how much of it was.
         cause = f"{error}: no space left there?" if error.errno is None else f"{error}"
@@ -153,22 +152,15 @@ def _create_staging(bundles: Path) -> tuple[Path, int]:
 
 def _remove_leftovers(bundles: Path) -> None:
     for staging in bundles.glob(f"{STAGING_PREFIX}*"):
-        lock = None if staging.is_symlink() else try_lock(staging)
-        if lock is not None:
-            _remove(staging)
-            os.close(lock)
+        remove_unlocked(staging)
 
 
-def _remove(staging: Path) -> None:
+def _remove(staging: Path, lock: int) -> None:
     """Remove a staging folder that this process has the lock of, the lock file last."""
     shutil.rmtree(staging / _VERSION, ignore_errors=True)
     (staging / CURRENT).unlink(missing_ok=True)
     (staging / LOCK).unlink()
-    try:
-        staging.rmdir()
-    except OSError as error:  # another publisher has just locked the empty folder: it removes it
-        if error.errno not in {errno.ENOTEMPTY, errno.ENOENT}:
-            raise
+    unlock(staging, lock)
 
 
 def _hash_and_sync(path: Path, items: ItemsInfo) -> tuple[FileEntry, ...]:

@@ -1,15 +1,17 @@
-"""Which versions are being served: a server holds its version's folder, so that no pruning takes it away.
+"""Which versions are being served: a server holds its version, so that no pruning takes it away.
 
 A server may stay with a version for long after newer ones were published, because it refuses those; its next
-worker then still needs the files. What is held is a shared lock of the kernel's on the folder: it needs no
-right to write there and dies with its process. Servers on other machines are seen where the file system
-carries such locks from one machine to the other (NFS 4 does).
+worker then still needs the files. What is held is a shared lock of the kernel's on the version's manifest: it
+needs no right to write there and dies with its process. Servers on other machines are seen where the file
+system carries locks of files from one machine to the other, as NFS and GlusterFS do.
 """
 
 import fcntl
 import os
 from pathlib import Path
 from typing import Self
+
+from bundle.layout import MANIFEST
 
 
 class Hold:
@@ -20,10 +22,10 @@ class Hold:
 
     @classmethod
     def of(cls, version: Path) -> Self:
-        """Hold a version's folder. Where the file system has no locks, nothing is held, and nothing said."""
+        """Hold a version. Where the file system has no locks, nothing is held, and nothing said."""
         descriptor = None
         try:
-            descriptor = _open(version)
+            descriptor = _open(version, os.O_RDONLY)
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
             if descriptor is not None:
@@ -39,9 +41,13 @@ class Hold:
 
 
 def is_served(version: Path) -> bool:
-    """Whether any process holds a version's folder."""
+    """Whether any process holds a version."""
     try:
-        descriptor = _open(version)
+        try:
+            # Network file systems give an exclusive lock only to who may write.
+            descriptor = _open(version, os.O_RDWR)
+        except PermissionError:
+            descriptor = _open(version, os.O_RDONLY)
     except OSError:
         return False
     try:
@@ -55,5 +61,5 @@ def is_served(version: Path) -> bool:
     return False
 
 
-def _open(version: Path) -> int:
-    return os.open(version, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+def _open(version: Path, mode: int) -> int:
+    return os.open(version / MANIFEST, mode | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -10,14 +10,13 @@ ends, well or with an error of ours, leaves nothing; one that was killed or inte
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bundle.folder_lock import LOCK, remove_unlocked, try_lock
+from bundle.folder_lock import LOCK, remove_unlocked, try_lock, unlock
 from bundle.layout import BUILDING_PREFIX
 from re4.console import say
 from re4.errors import ExportError, Re4Error
@@ -71,10 +70,13 @@ class Room:
             if other != folder and remove_unlocked(other):
                 say(f"{other}: left by an interrupted build of something else: discarded")
         folder.mkdir(exist_ok=True)
-        self._lock = try_lock(folder)
-        if self._lock is None:
-            raise ExportError(f"{folder}: another process is building this very index. Wait for it to end")
-        self._folder = folder
+        while (lock := try_lock(folder)) is None:
+            if folder.exists():
+                raise ExportError(
+                    f"{folder}: another process is building this very index. Wait for it to end"
+                )
+            folder.mkdir(exist_ok=True)  # another one took the young folder for a left-over
+        self._folder, self._lock = folder, lock
         for part in folder.glob(".*.part"):  # a killed build was in the middle of writing it
             part.unlink()
         if found := sorted(path.name for path in folder.iterdir() if path.name != LOCK):
@@ -88,8 +90,8 @@ class Room:
 
     def leave(self) -> None:
         """Let others in."""
-        if self._lock is not None:
-            os.close(self._lock)
+        if self._folder is not None and self._lock is not None:
+            unlock(self._folder, self._lock)
 
 
 @contextmanager

@@ -45,5 +45,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="Size of the proofs: short (default, with the other tests) or long (make harden).",
     )
     group.addoption(
+        "--hardening-folder",
+        metavar="FOLDER",
+        default=None,
+        help="Where rebuilds meet with accidents instead of on a small tmpfs: a network file system, say.",
+    )
+    group.addoption(
         "--hardening-report", metavar="FILE", default=None, help="Where to write the proofs' figures as JSON."
     )

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from sample_versions import fill, publish_one, publish_staged
 
 from bundle import publish as publish_module
 from bundle.current import live_version, read_current
-from bundle.layout import CURRENT, INDEX, MANIFEST, POPULAR, VECTORS
+from bundle.folder_lock import LOCK
+from bundle.layout import CURRENT, INDEX, MANIFEST, POPULAR, STAGING_PREFIX, VECTORS
 from bundle.publish import StagedVersion, stage_version
 from bundle.verify import read_manifest, verify_version
 from re4.errors import BundleDamagedError, BundleError, BundleMismatchError
@@ -255,6 +257,41 @@ def test_two_publishers_in_one_process_do_not_disturb_each_other(bundles: Path) 
     assert names(bundles) == {CURRENT, later, last}
     assert read_current(bundles) == last
     assert read_manifest(bundles / later).version == later
+
+
+def test_nothing_piles_up_where_an_open_file_keeps_a_name(
+    bundles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on network file systems: a lock that is removed while it is held goes only when it is closed."""
+    unlink, close = os.unlink, os.close
+    held: list[Path] = []
+
+    def unlink_later(path: Path, **options: Any) -> None:
+        if Path(path).name != LOCK:
+            return unlink(path, **options)
+        held.append(path.with_name(".nfs0001"))
+        return path.rename(held[-1])
+
+    def close_and_unlink(descriptor: int) -> None:
+        is_held = held and os.fstat(descriptor).st_ino == held[-1].stat().st_ino
+        close(descriptor)
+        if is_held:
+            unlink(held.pop())
+
+    monkeypatch.setattr(os, "unlink", unlink_later)
+    monkeypatch.setattr(os, "close", close_and_unlink)
+    for _ in range(3):
+        with stage_version(bundles):
+            pass
+        assert not held
+        assert not names(bundles)
+
+
+def test_an_empty_folder_that_a_publisher_left_goes_with_the_next_one(bundles: Path) -> None:
+    left = bundles / f"{STAGING_PREFIX}0123456789abcdef"
+    left.mkdir(parents=True)
+    with stage_version(bundles):
+        assert not left.exists()
 
 
 def test_a_link_among_the_leftovers_is_left_alone(bundles: Path, tmp_path: Path) -> None:

@@ -120,11 +120,11 @@ def test_a_version_that_is_not_verified_does_not_go_live(
         (target / "extra").write_text("x")
     else:
         (target / MANIFEST).write_bytes((bundles / names[2] / MANIFEST).read_bytes())
-    before = (bundles / CURRENT).stat()
+    before = (bundles / CURRENT).stat().st_ino
     for version in (None, names[3]):
         with pytest.raises(BundleDamagedError, match=names[3]):
             roll_back(bundles, version)
-    assert (bundles / CURRENT).stat() == before
+    assert (bundles / CURRENT).stat().st_ino == before
 
 
 @pytest.mark.parametrize("version", ["../elsewhere", "", "20260131T235959Z-0123abcd", ".", "CURRENT"])

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -79,7 +80,11 @@ class Watched:
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+def watched(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Watched]:
+    if (given := request.config.getoption("--hardening-folder")) is not None:
+        with TemporaryDirectory(dir=given) as folder, ExitStack() as stack:
+            yield Watched(Path(folder), can_be_full=False, stack=stack)
+        return
     folder = tmp_path_factory.mktemp("rebuilt")
     with small_file_system(folder / "bundles") as can_be_full, ExitStack() as stack:
         yield Watched(folder, can_be_full=can_be_full, stack=stack)
