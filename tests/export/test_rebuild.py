@@ -1,6 +1,7 @@
 """The rebuild job: what it publishes, what it refuses, and what it leaves behind."""
 
 import os
+import weakref
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ from bundle.current import live_version, read_current
 from bundle.golden import GoldenQueries
 from bundle.ids import ItemIds
 from bundle.layout import CURRENT, GOLDEN, IS_COLD, VECTORS
+from bundle.manifest import IndexInfo
 from bundle.verify import verify_version
+from export import gates, published
+from export.building import BuiltIndex
 from export.rebuilding import seconds_left
 from export.runs import newest_run
 from re4.cli import build_app
@@ -254,3 +258,20 @@ def test_no_history_left_is_said(shop: Shop) -> None:
     catalogue = shop.write_catalogue(["nobody"])
     error, _ = shop.rebuild("--catalogue", catalogue)
     assert isinstance(error, DataError)
+
+
+def test_the_gates_hold_one_index_at_a_time(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that judging takes no more memory than building: servers map not every kind, nor do the gates."""
+    opened: list[weakref.ref[Any]] = []
+    real = published.open_index
+
+    def opening(path: Path, info: IndexInfo) -> BuiltIndex:
+        assert not any(index() for index in opened)
+        built = real(path, info)
+        opened.append(weakref.ref(built.index))
+        return built
+
+    for module in (gates, published):
+        monkeypatch.setattr(module, "open_index", opening)
+    assert shop.rebuild()[0] is None
+    assert len(opened) == 2
