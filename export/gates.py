@@ -3,7 +3,7 @@
 Measured on the files as they were written, not on what was in memory. All gates are asked, whatever the first
 ones say. Those that compare with the live version are left out where there is none.
 
-Legend: Q queries, L history length, K interests, D embedding, M candidates, N items, S sampled items.
+Legend: Q queries, K interests, D embedding, M candidates, N items, S sampled items.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,20 +15,19 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle.ids import ItemIds
 from bundle.layout import INDEX, VECTORS
-from export.assembling import Assembled, interests_of, spread
+from export.assembling import Assembled, spread
 from export.building import BuiltIndex
+from export.drift import SharedRequests
 from export.merged_recall import exact_thresholds, merged_recall
 from export.published import PublishedVersion, answers, open_index
-from export.tuning import Goal, num_queries_for
+from export.tuning import Goal
 from re4.errors import GateError, UsageError
 
 _MAX_SAMPLED_ITEMS: Final = 2_000
 _MIN_SAMPLED_ITEMS: Final = 200
 _MAX_COMPARISONS: Final = 4_000_000_000
 """Sampled items times items compared, while that leaves `_MIN_SAMPLED_ITEMS`."""
-_MAX_DRIFT_QUERIES: Final = 500
 _SIZED: Final = (INDEX, VECTORS)
 _GOLDEN_SLACK: Final = 0.05
 _TOLERANCE: Final = 1e-5
@@ -151,7 +150,7 @@ def judge(
     yield _reachable(is_found_exactly_S, is_found_S, bounds)
     if live is None:
         return
-    shared = _SharedRequests.of(assembled, folder, live)
+    shared = SharedRequests.of(assembled, folder, live)
     ours_QM = shared.answers_of(assembled, built, goal)
     del built  # so that one index at a time is in memory
     yield _uncrowded(is_found_exactly_S, live, bounds, goal)
@@ -254,101 +253,24 @@ def _uncrowded(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _SharedRequests:
-    """Real histories of items that both versions have, in the rows of each."""
-
-    rows_QL: NDArray[np.int64]
-    lengths_Q: NDArray[np.int64]
-    live_rows_QL: NDArray[np.int64]
-    item_ids: ItemIds
-
-    @classmethod
-    def of(cls, assembled: Assembled, folder: Path, live: PublishedVersion) -> "_SharedRequests":
-        material = assembled.material
-        item_ids = ItemIds.open(folder, assembled.items.id_kind, assembled.items.num_items)
-        most = min(_MAX_DRIFT_QUERIES, num_queries_for(len(material.vectors_ND), 1))
-        chosen = spread(len(material.rows_PL), most)
-        rows_QL, lengths_Q = material.rows_PL[chosen], material.lengths_P[chosen]
-        is_real_QL = np.arange(rows_QL.shape[1]) < lengths_Q[:, None]
-        live_rows_QL = _rows_in(live.item_ids, item_ids, rows_QL)
-        both_Q = ((live_rows_QL >= 0) | ~is_real_QL).all(axis=1)
-        return cls(
-            rows_QL=rows_QL[both_Q],
-            lengths_Q=lengths_Q[both_Q],
-            live_rows_QL=np.where(is_real_QL, live_rows_QL, 0)[both_Q],
-            item_ids=item_ids,
-        )
-
-    def answers_of(self, assembled: Assembled, built: BuiltIndex, goal: Goal) -> NDArray[np.int64]:
-        """What the new version answers, deep enough that items which only one of the two has leave enough."""
-        if not len(self.rows_QL):
-            return np.empty((0, 0), np.int64)
-        vectors_ND = assembled.material.vectors_ND
-        interests_QKD = interests_of(assembled.exported, vectors_ND, self.rows_QL, self.lengths_Q)
-        return answers(built, assembled.index, interests_QKD, vectors_ND, 2 * goal.num_candidates)
-
-    def answers_of_live(self, live: PublishedVersion, goal: Goal) -> NDArray[np.int64]:
-        """The same of the live version, in its own rows."""
-        longest = live.manifest.model.max_history_length
-        interests_QKD = interests_of(
-            live.encoder,
-            live.vectors_ND,
-            self.live_rows_QL[:, :longest],
-            np.minimum(self.lengths_Q, longest),
-        )
-        return answers(
-            live.index(), live.manifest.index, interests_QKD, live.vectors_ND, 2 * goal.num_candidates
-        )
-
-
 def _drift(
-    shared: _SharedRequests,
+    shared: SharedRequests,
     ours_QM: NDArray[np.int64],
     live: PublishedVersion,
     bounds: Bounds,
     goal: Goal,
 ) -> GateResult:
     """Overlap of the two versions' answers to the same histories, among the items that both have."""
-    num_requests = len(shared.rows_QL)
-    overlap = 0.0
-    if num_requests:
-        theirs_QM = shared.answers_of_live(live, goal)
-        overlap = _overlap(
-            _rows_in(live.item_ids, shared.item_ids, ours_QM),
-            np.where(_rows_in(shared.item_ids, live.item_ids, theirs_QM) >= 0, theirs_QM, -1),
-            goal.num_candidates,
-        )
     return GateResult(
         name="drift",
-        figure=overlap,
+        figure=shared.overlap(ours_QM, live, goal),
         low=bounds.min_overlap,
         meaning=(
-            f"share of the live version's answers given again, over {num_requests} real requests whose "
-            "histories both versions know"
+            f"share of the live version's answers given again, over {len(shared.rows_QL)} real requests "
+            "whose histories both versions know"
         ),
         advice="the model or the catalogue changed much: if that is meant, lower --min-overlap for this once",
     )
-
-
-def _rows_in(wanted: ItemIds, given: ItemIds, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rows of one version as rows of another; -1 for items that it does not have, and for -1."""
-    unique, places = np.unique(rows, return_inverse=True)
-    known = unique >= 0
-    translated = np.full(len(unique), -1, np.int64)
-    if wanted.kind == given.kind and known.any():
-        translated[known] = wanted.rows(given.ids(unique[known]))
-    return translated[places].reshape(rows.shape)
-
-
-def _overlap(ours_QM: NDArray[np.int64], theirs_QM: NDArray[np.int64], num_candidates: int) -> float:
-    """Mean share of their first candidates that are among our first ones; -1 is nobody's."""
-    shares = []
-    for ours_M, theirs_M in zip(ours_QM, theirs_QM, strict=True):
-        theirs = theirs_M[theirs_M >= 0][:num_candidates]
-        ours = ours_M[ours_M >= 0][:num_candidates]
-        shares.append(np.isin(theirs, ours).mean() if theirs.size else 0.0)
-    return float(np.mean(shares))
 
 
 def _sizes(

@@ -50,6 +50,17 @@ def test_vectors_that_moved_a_little_are_published(shop: Shop) -> None:
     assert read_current(shop.bundles) == report["version"] != shop.first
 
 
+def test_a_catalogue_that_shares_nothing_is_refused(shop: Shop, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = Shop(tmp_path / "other", id_kind="int")
+    shop.vectors, shop.ids = other.vectors, other.ids
+    error, report = shop.rebuild("--encoder-from", other.bundles / other.first)
+    assert isinstance(error, GateError)
+    (drift,) = [gate for gate in report["gates"] if not gate["passed"]]
+    assert (drift["name"], drift["figure"]) == ("drift", 0)
+    assert "over 0 real requests" in drift["meaning"]
+
+
 def test_a_model_that_was_trained_anew_is_another_one(tiny_run: Path, tmp_path: Path) -> None:
     """From a run: the same one again passes, one of another beginning does not."""
     other = train_tiny_run(tmp_path, replace(TINY_CONFIG, seed=1, initial_vectors="random"))
