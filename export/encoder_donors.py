@@ -124,7 +124,7 @@ def given_material(given: GivenVectors, donor: Donor) -> tuple[Material, float]:
     """Put given vectors and an encoder together.
 
     Returns:
-        The material, most popular items first; and the *agreement*: the median cosine between given and
+        The material, its items in the given order; and the *agreement*: the median cosine between given and
         trained vectors of the items that both have.
 
     Raises:
@@ -150,18 +150,14 @@ def given_material(given: GivenVectors, donor: Donor) -> tuple[Material, float]:
     ours_S, theirs_S = (shared[name].to_numpy().astype(np.int64) for name in ("ours", "theirs"))
     counts_N = np.zeros(len(ours), np.int64)
     counts_N[ours_S] = donor.counts_N[theirs_S]
-    order_N = np.argsort(-counts_N, kind="stable")
-    place_N = np.empty(len(order_N), np.int64)
-    place_N[order_N] = np.arange(len(order_N))
     rows_of_theirs = np.full(len(donor.item_ids), -1, np.int64)
-    rows_of_theirs[theirs_S] = place_N[ours_S]
+    rows_of_theirs[theirs_S] = ours_S
     rows_PL, lengths_P = follow_items(donor.rows_PL, donor.lengths_P, rows_of_theirs, donor.where)
-    is_sorted = bool((order_N == np.arange(len(order_N))).all())
     material = Material(
         where=given.where,
-        vectors_ND=given.vectors_ND if is_sorted else np.ascontiguousarray(given.vectors_ND[order_N]),
-        items=given.item_ids[order_N].alias("item_id").to_frame(),
-        counts_N=counts_N[order_N],
+        vectors_ND=given.vectors_ND,
+        items=given.item_ids.alias("item_id").to_frame(),
+        counts_N=counts_N,
         rows_PL=rows_PL,
         lengths_P=lengths_P,
         encoder=donor.encoder,

@@ -1,13 +1,14 @@
 """Item vectors and ids that were made elsewhere: read, and checked to the last row.
 
-From two `.npy` files, or from one parquet file with a column of ids and a column of lists. Knows nothing
-about what becomes of them.
+From two `.npy` files, or from one parquet file with a column of ids and a column of lists. Vectors stay on
+the disk, mapped. Knows nothing about what becomes of them.
 
 Legend: N items, D embedding.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +21,8 @@ from training.data.layout import TYPE_OF_KIND
 from training.data.tables import open_table, reading
 
 _ROWS_AT_ONCE: Final = 65_536
+_ROWS_OF_PARQUET: Final = 262_144
+"""Read at once: a group of rows, as most writers make them."""
 _NUM_NAMED: Final = 3
 """Offending rows that an error names."""
 
@@ -61,11 +64,18 @@ def read_npy(vectors: Path, ids: Path) -> GivenVectors:
     return _checked(f"{vectors} and {ids}", vectors_ND, series)
 
 
-def read_parquet(file: Path, id_column: str, vector_column: str) -> GivenVectors:
+def read_parquet(file: Path, id_column: str, vector_column: str, folder: Path) -> GivenVectors:
     """Read ids and vectors from two columns of a parquet file.
+
+    Args:
+        file: The file.
+        id_column: Its column of ids.
+        vector_column: Its column of vectors, lists of numbers.
+        folder: Where the vectors are written, to be mapped: in a file without a name, which goes with them.
 
     Raises:
         DataError: as `read_npy`; or a column is missing, or a vector is, or is of another length.
+        OSError: the folder has no room for them.
     """
     table = open_table(file)
     for option, column in (("--id-column", id_column), ("--vector-column", vector_column)):
@@ -80,19 +90,31 @@ def read_parquet(file: Path, id_column: str, vector_column: str) -> GivenVectors
         stored.inner.is_float() or stored.inner.is_integer()
     ):
         raise DataError(f"{file}: column {vector_column!r} holds {stored}; vectors are lists of numbers")
+    lists = table.frame.select(pl.col(vector_column).cast(pl.List(pl.Float32)))
     with reading(file):
-        frame = table.frame.select(id_column, vector_column).collect()
-        item_ids = frame[id_column].cast(TYPE_OF_KIND[kind]).alias("item_id")
-    vectors = frame[vector_column].cast(pl.List(pl.Float32))
-    lengths = vectors.list.len().fill_null(0).to_numpy()
-    width = int(np.median(lengths)) if len(lengths) else 0
-    _refuse(file, lengths != width, lambda row: f"{lengths[row]} numbers, most rows have {width}")
-    flat = vectors.explode()
-    if flat.null_count():
-        places = np.flatnonzero(flat.is_null().to_numpy()) // max(1, width)
-        raise DataError(f"{file}: {_rows(places)}: a vector with a missing number; write every number")
-    vectors_ND = np.ascontiguousarray(flat.to_numpy().reshape(len(frame), width), np.float32)
-    return _checked(str(file), vectors_ND, item_ids)
+        item_ids = table.frame.select(pl.col(id_column).cast(TYPE_OF_KIND[kind]).alias("item_id")).collect()
+        lengths = lists.select(pl.col(vector_column).list.len().fill_null(0)).collect(engine="streaming")
+    lengths_N = lengths.to_series().to_numpy()
+    width = int(np.median(lengths_N)) if len(lengths_N) else 0
+    _refuse(file, lengths_N != width, lambda row: f"{lengths_N[row]} numbers, most rows have {width}")
+    vectors_ND = _unnamed(folder, (len(lengths_N), width))
+    for start in range(0, len(vectors_ND), _ROWS_OF_PARQUET):
+        with reading(file):
+            some = lists.slice(start, _ROWS_OF_PARQUET).collect().to_series().explode()
+        if some.null_count():
+            places = start + np.flatnonzero(some.is_null().to_numpy()) // max(1, width)
+            raise DataError(f"{file}: {_rows(places)}: a vector with a missing number; write every number")
+        vectors_ND[start : start + _ROWS_OF_PARQUET] = some.to_numpy().reshape(-1, width)
+    vectors_ND.flags.writeable = False
+    return _checked(str(file), vectors_ND, item_ids.to_series())
+
+
+def _unnamed(folder: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """An array in a file that nobody else sees, and that nothing leaves behind."""
+    if not all(shape):
+        return np.empty(shape, np.float32)
+    with TemporaryFile(dir=folder) as file:
+        return np.memmap(file, np.dtype("<f4"), "w+", shape=shape)
 
 
 def _load(file: Path) -> NDArray[Any]:

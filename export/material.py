@@ -103,7 +103,7 @@ class TrainedEncoder:
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """Everything that a version is made of, in rows: row 0 is the most popular item."""
+    """Everything that a version is made of, row by row; those of a run begin with the most popular item."""
 
     where: str
     """Where it comes from, for error messages."""

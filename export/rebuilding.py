@@ -260,13 +260,13 @@ def _read(request: RebuildRequest, live: PublishedVersion | None) -> tuple[Mater
 def _given(request: RebuildRequest) -> GivenVectors:
     assert request.vectors is not None  # it was asked for
     if request.ids is None:
-        return read_parquet(request.vectors, request.id_column, request.vector_column)
+        return read_parquet(request.vectors, request.id_column, request.vector_column, request.bundles)
     return read_npy(request.vectors, request.ids)
 
 
 def _select(request: RebuildRequest, material: Material, vectors_file: Path) -> Selected:
     if request.catalogue is None:
-        return all_live(material)
+        return all_live(material, vectors_file)
     catalogue = read_catalogue(request.catalogue, request.catalogue_item_column)
     return select_live(material, catalogue, vectors_file)
 

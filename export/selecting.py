@@ -1,6 +1,7 @@
 """What is live: removed items leave, attributes are refreshed, new items start with a vector of their own.
 
-Takes material and a catalogue, gives material. Histories follow their items: removed ones drop out of them.
+Takes material and a catalogue, gives material, most popular items first. Histories follow their items:
+removed ones drop out of them.
 
 Legend: P histories, L history length, N items before, M items after, D embedding, C cold items.
 """
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from bundle.layout import IS_COLD
 from export.cold import SHRINKAGE, starting_vectors
 from export.histories import follow_items
+from export.mapped import let_go
 from export.material import Material
 from re4.errors import DataError
 from training.data.catalogue import Catalogue
@@ -59,7 +61,8 @@ def select_live(material: Material, catalogue: Catalogue, vectors_file: Path) ->
     num_unusable = rows["item_id"].null_count()
     rows = rows.filter(pl.col("item_id").is_not_null())
     ids = material.items.select("item_id").with_row_index("row")
-    kept = ids.join(rows, on="item_id", how="inner", maintain_order="left")
+    popular = ids[_by_popularity(material)]
+    kept = popular.join(rows, on="item_id", how="inner", maintain_order="left")
     if kept.is_empty():
         raise DataError(
             f"{catalogue.file} has none of the {len(ids):,} items that have vectors (its ids look like "
@@ -77,17 +80,10 @@ def select_live(material: Material, catalogue: Catalogue, vectors_file: Path) ->
     items = pl.concat([trained_items, new]).with_columns(
         pl.Series(IS_COLD, np.arange(len(vectors_MD)) >= len(kept))
     )
-    new_rows_N = np.full(len(material.vectors_ND), -1, np.int64)
-    new_rows_N[kept_rows_M] = np.arange(len(kept_rows_M))
-    rows_PL, lengths_P = follow_items(material.rows_PL, material.lengths_P, new_rows_N, material.where)
     return Selected(
         material=replace(
-            material,
-            vectors_ND=np.load(vectors_file, mmap_mode="r"),
-            items=items,
+            _in_rows(material, kept_rows_M, items, vectors_file),
             counts_N=np.concatenate([material.counts_N[kept_rows_M], np.zeros(len(new), np.int64)]),
-            rows_PL=rows_PL,
-            lengths_P=lengths_P,
             cold_rows=np.arange(len(kept), len(vectors_MD)),
             lineage={
                 **material.lineage,
@@ -103,8 +99,12 @@ def select_live(material: Material, catalogue: Catalogue, vectors_file: Path) ->
     )
 
 
-def all_live(material: Material) -> Selected:
+def all_live(material: Material, vectors_file: Path) -> Selected:
     """Keep everything, where there is no catalogue: no item is cold.
+
+    Args:
+        material: All items.
+        vectors_file: Gets the vectors, `.npy`, where they are not in order of popularity yet.
 
     Raises:
         DataError: a column has a name that is taken.
@@ -113,9 +113,35 @@ def all_live(material: Material) -> Selected:
         raise DataError(
             f"{material.where}: the items have a column {IS_COLD!r}; rebuild makes one of that name"
         )
+    rows_N = _by_popularity(material)
     items = material.items.with_columns(pl.lit(False).alias(IS_COLD))
-    return Selected(
-        material=replace(material, items=items), num_removed=0, num_cold=0, num_unknown=0, num_unusable=0
+    if (rows_N == np.arange(len(rows_N))).all():
+        material = replace(material, items=items)
+    else:
+        _write_vectors(vectors_file, material.vectors_ND, rows_N, 0).flush()
+        material = replace(
+            _in_rows(material, rows_N, items[rows_N], vectors_file), counts_N=material.counts_N[rows_N]
+        )
+    return Selected(material=material, num_removed=0, num_cold=0, num_unknown=0, num_unusable=0)
+
+
+def _by_popularity(material: Material) -> NDArray[np.int64]:
+    return np.argsort(-material.counts_N, kind="stable")
+
+
+def _in_rows(
+    material: Material, rows_M: NDArray[np.int64], items: pl.DataFrame, vectors_file: Path
+) -> Material:
+    """The material with these rows, then others: vectors from the file, histories that follow."""
+    new_rows_N = np.full(len(material.vectors_ND), -1, np.int64)
+    new_rows_N[rows_M] = np.arange(len(rows_M))
+    rows_PL, lengths_P = follow_items(material.rows_PL, material.lengths_P, new_rows_N, material.where)
+    return replace(
+        material,
+        vectors_ND=np.load(vectors_file, mmap_mode="r"),
+        items=items,
+        rows_PL=rows_PL,
+        lengths_P=lengths_P,
     )
 
 
@@ -128,4 +154,5 @@ def _write_vectors(
     for start in range(0, len(kept_rows_M), _ROWS_AT_ONCE):
         part = kept_rows_M[start : start + _ROWS_AT_ONCE]
         written_MD[start : start + len(part)] = vectors_ND[part]
+        let_go(vectors_ND)
     return written_MD

@@ -7,7 +7,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from export import given_vectors
 from export.given_vectors import read_npy, read_parquet
+from export.mapped import let_go
 from re4.errors import DataError
 
 VECTORS = np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -85,9 +87,28 @@ def parquet(folder: Path, **columns: Any) -> Path:
 @pytest.mark.parametrize("kind", [pl.List(pl.Float32), pl.List(pl.Float64), pl.Array(pl.Float32, 3)])
 def test_a_parquet_file(kind: Any, tmp_path: Path) -> None:
     file = parquet(tmp_path, item_id=IDS.tolist(), vector=pl.Series(VECTORS.tolist(), dtype=kind))
-    given = read_parquet(file, "item_id", "vector")
+    given = read_parquet(file, "item_id", "vector", tmp_path)
     np.testing.assert_array_equal(given.vectors_ND, VECTORS)
     assert given.item_ids.to_list() == IDS.tolist()
+
+
+def test_a_parquet_file_is_read_in_pieces_into_a_file_that_nobody_sees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(given_vectors, "_ROWS_OF_PARQUET", 7)
+    vectors = np.random.default_rng(0).standard_normal((100, 3)).astype(np.float32)
+    file = parquet(tmp_path, item_id=np.arange(100), vector=pl.Series(vectors.tolist()))
+    given = read_parquet(file, "item_id", "vector", tmp_path)
+    np.testing.assert_array_equal(given.vectors_ND, vectors)
+    assert isinstance(given.vectors_ND, np.memmap)
+    let_go(given.vectors_ND)
+    np.testing.assert_array_equal(given.vectors_ND, vectors)
+    assert list(tmp_path.iterdir()) == [file]
+    vectors_with_gap = pl.Series([[1.0], [2.0]] * 5 + [[None]])
+    with pytest.raises(DataError, match="row 10: a vector with a missing"):
+        read_parquet(
+            parquet(tmp_path, item_id=np.arange(11), vector=vectors_with_gap), "item_id", "vector", tmp_path
+        )
 
 
 @pytest.mark.parametrize(
@@ -108,4 +129,4 @@ def test_a_parquet_file(kind: Any, tmp_path: Path) -> None:
 )
 def test_a_parquet_file_that_is_refused(columns: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
-        read_parquet(parquet(tmp_path, **columns), "item_id", "vector")
+        read_parquet(parquet(tmp_path, **columns), "item_id", "vector", tmp_path)

@@ -16,7 +16,7 @@ from bundle.attributes import Attributes
 from bundle.current import live_version, read_current
 from bundle.golden import GoldenQueries
 from bundle.ids import ItemIds
-from bundle.layout import CURRENT, GOLDEN, IS_COLD, VECTORS
+from bundle.layout import CURRENT, GOLDEN, IS_COLD, POPULAR, VECTORS
 from bundle.manifest import IndexInfo
 from bundle.verify import verify_version
 from export import gates, published
@@ -224,6 +224,25 @@ def test_a_parquet_file_with_both(shop: Shop) -> None:
     assert done.exit_code == 0, done.output
     written = np.load(live_version(shop.bundles) / VECTORS)
     assert sorted(map(tuple, written)) == sorted(map(tuple, shop.version.vectors_ND))
+
+
+@pytest.mark.parametrize("has_catalogue", [False, True])
+def test_rows_are_in_order_of_popularity_whatever_order_is_given(has_catalogue: bool, shop: Shop) -> None:
+    order = np.random.default_rng(1).permutation(NUM_ITEMS)
+    ids = [shop.version.ids[row] for row in order]
+    np.save(shop.vectors, shop.version.vectors_ND[order])
+    np.save(shop.ids, np.array(ids))
+    options = ["--catalogue", shop.write_catalogue(sorted(ids))] if has_catalogue else []
+    error, report = shop.rebuild(*options)
+    assert error is None
+    path = live_version(shop.bundles)
+    popular = shop.version.popular_rows
+    first = ItemIds.open(path, "string", NUM_ITEMS).ids(np.arange(len(popular)))
+    assert first == [shop.version.ids[row] for row in popular]
+    np.testing.assert_array_equal(np.load(path / POPULAR), np.arange(NUM_ITEMS))
+    np.testing.assert_array_equal(np.load(path / VECTORS)[: len(popular)], shop.version.vectors_ND[popular])
+    drift = next(gate for gate in report["gates"] if gate["name"] == "drift")
+    assert drift["figure"] == 1, "histories have followed their items"
 
 
 @pytest.mark.parametrize(
