@@ -33,12 +33,14 @@ class EventSpace:
     num_items: int
     num_tastes: int = 4
     """Clusters that a user likes."""
+    cluster_items: int = 200
+    """About so many items make a cluster."""
     seed: int = 0
 
     @property
     def num_clusters(self) -> int:
-        """About 200 items each."""
-        return max(self.num_tastes, self.num_items // 200)
+        """At least as many as a user likes."""
+        return max(self.num_tastes, self.num_items // self.cluster_items)
 
     def part(self, number: int, num_users: int) -> pl.DataFrame:
         """Events of one part's users: `user` (int64), `item` (int64) and `timestamp` (seconds), by time.

@@ -38,8 +38,9 @@ def test_few_items_get_many_events_and_users_differ_in_length() -> None:
 
 
 def test_a_user_likes_a_few_clusters() -> None:
-    space = EventSpace(num_items=10_000, num_tastes=3)
-    clusters = space.part(0, 500).with_columns(cluster=pl.col("item") % space.num_clusters)
+    space = EventSpace(num_items=10_000, num_tastes=3, cluster_items=25)
+    assert space.num_clusters == 400
+    clusters = space.part(0, 2_000).with_columns(cluster=pl.col("item") % space.num_clusters)
     assert clusters.group_by("user").agg(pl.col("cluster").n_unique())["cluster"].max() <= 3
     assert clusters["cluster"].n_unique() == space.num_clusters
 
