@@ -22,6 +22,8 @@ from re4.files import replacing
 _PART_USERS: Final = 50_000
 _MEAN_EVENTS: Final = 40
 _FEWEST: Final = 5
+_SKEW: Final = 3
+"""Of a cluster's items: the share of events that the first x of them get is the cube root of x."""
 _SPAN_S: Final = 180 * 86_400
 _START_S: Final = 1_700_000_000
 
@@ -50,12 +52,10 @@ class EventSpace:
         rng = np.random.default_rng((self.seed, number))
         extra_U = np.minimum(rng.pareto(1.6, num_users) * 0.6 * (_MEAN_EVENTS - _FEWEST), 50 * _MEAN_EVENTS)
         num_U = _FEWEST + extra_U.astype(np.int64)
-        tastes_UT = self._skewed(rng.random((num_users, self.num_tastes)), self.num_clusters, 2.0)
+        tastes_UT = self._skewed(rng.random((num_users, self.num_tastes)), self.num_clusters, 2)
         user_E = np.repeat(np.arange(num_users), num_U)
         cluster_E = tastes_UT[user_E, rng.integers(self.num_tastes, size=len(user_E))]
-        # Items of cluster c are c, c + C, c + 2C, …: every cluster has popular ones among the first rows.
-        size_E = (self.num_items - cluster_E - 1) // self.num_clusters + 1
-        place_E = (rng.random(len(user_E)) ** 3 * size_E).astype(np.int64)
+        place_E = self._skewed(rng.random(len(user_E)), self._size_of(cluster_E), _SKEW)
         frame = pl.DataFrame(
             {
                 "user": user_E + number * _PART_USERS,
@@ -65,8 +65,20 @@ class EventSpace:
         )
         return frame.sort("timestamp", maintain_order=True)
 
+    def plan_of(self, items_N: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Give each item's cluster, and its chance to be the one that is taken from there."""
+        cluster_N = items_N % self.num_clusters
+        place_N = items_N // self.num_clusters
+        edges_2N = np.stack([place_N, place_N + 1]) / self._size_of(cluster_N)
+        first_N, last_N = edges_2N ** (1 / _SKEW)
+        return cluster_N, last_N - first_N
+
+    def _size_of(self, cluster_N: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Items of cluster c are c, c + C, c + 2C, …: every cluster has popular ones among the first rows."""
+        return (self.num_items - cluster_N - 1) // self.num_clusters + 1
+
     @staticmethod
-    def _skewed(uniform: NDArray[np.float64], size: int, power: float) -> NDArray[np.int64]:
+    def _skewed(uniform: NDArray[np.float64], size: int | NDArray[np.int64], power: int) -> NDArray[np.int64]:
         """Turn uniform numbers into places 0 to size - 1, the first ones more often."""
         return np.asarray((uniform**power * size).astype(np.int64))
 

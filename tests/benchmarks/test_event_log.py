@@ -45,6 +45,16 @@ def test_a_user_likes_a_few_clusters() -> None:
     assert clusters["cluster"].n_unique() == space.num_clusters
 
 
+def test_the_plan_says_how_often_each_item_is_taken() -> None:
+    space = EventSpace(num_items=1_000, cluster_items=50)
+    taken = space.part(0, 20_000)["item"].to_numpy()
+    cluster_N, chance_N = space.plan_of(np.arange(1_000))
+    counts_N = np.bincount(taken, minlength=1_000)
+    of_cluster_C = np.bincount(taken % space.num_clusters)
+    assert np.bincount(cluster_N, weights=chance_N) == pytest.approx(np.ones(space.num_clusters))
+    assert counts_N / of_cluster_C[cluster_N] == pytest.approx(chance_N, abs=0.02)
+
+
 def test_what_is_written_appears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise DataError("no space left")

@@ -1,0 +1,71 @@
+"""The ceilings on a planted log: an oracle that nobody beats, and vectors that lose what they cannot hold."""
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.event_log import EventSpace, write_event_log
+from benchmarks.quality.baselines import fit_baselines, rank_baseline
+from benchmarks.quality.ceiling import chosen_UN, free_vectors_UN, judged, oracle_UN
+from training.data.events import Columns
+from training.data.prepare import prepare_events
+from training.evaluation import history_and_targets, summarise
+
+SPACE = EventSpace(num_items=300, num_tastes=2, cluster_items=20)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("log")
+    write_event_log(folder / "log.parquet", SPACE, 10_000)
+    return prepare_events(
+        folder / "log.parquet",
+        folder / "data",
+        columns=Columns(),
+        catalogue=None,
+        min_events=5,
+        max_user_events=14,
+        split_by="user",
+        seed=0,
+        now_s=2e9,
+        advance=lambda: None,
+    )
+
+
+@pytest.fixture(scope="module")
+def chances_UN(dataset):
+    return oracle_UN(SPACE, dataset)
+
+
+def test_the_oracle_looks_only_into_the_clusters_of_the_history(dataset, chances_UN):
+    cluster_N, _ = SPACE.plan_of(dataset.items()["item_id"].to_numpy())
+    for user in range(dataset.test.num_users):
+        history, _ = history_and_targets(dataset.test, user)
+        likely = np.flatnonzero(chances_UN[user].numpy())
+        assert set(cluster_N[likely]) == set(cluster_N[history])
+
+
+@pytest.mark.parametrize("exclude_history", [False, True])
+def test_no_baseline_beats_the_oracle(dataset, chances_UN, exclude_history):
+    best = judged(chances_UN, dataset, exclude_history=exclude_history)
+    for baseline, _ in fit_baselines(dataset.train, dataset.valid, dataset.num_items).values():
+        ranking = rank_baseline(baseline, dataset.test, dataset.num_items, exclude_history=exclude_history)
+        assert summarise(ranking, dataset.test, dataset.num_items).recall_20 < best.recall_20
+
+
+def test_wide_free_vectors_hold_what_narrow_ones_cannot(dataset, chances_UN):
+    recall = {
+        dim: judged(
+            free_vectors_UN(chances_UN, num_vectors=1, dim=dim), dataset, exclude_history=False
+        ).recall_20
+        for dim in (2, 16)
+    }
+    best = judged(chances_UN, dataset, exclude_history=False).recall_20
+    assert recall[2] < 0.8 * best
+    assert recall[16] > 0.97 * best
+
+
+def test_the_history_left_out_is_not_listed(dataset):
+    history_UN = chosen_UN(dataset)
+    assert judged(history_UN, dataset, exclude_history=True).recall_20 < 0.2
+    assert torch.equal(history_UN.sum(dim=1), torch.tensor(dataset.test.num_history_U).float())
