@@ -1,9 +1,10 @@
 """Item ids: external id <-> row, for catalogues of string ids and of integer ids alike.
 
-The two kinds live in `string_ids.py` and `int_ids.py`; this file chooses between them, and guards the rows.
+The two kinds live in `string_ids.py` and `int_ids.py`; this file chooses between them, has the recent ones of
+the slower kind remembered, and guards the rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from bundle.int_ids import IntIds, write_int_ids
 from bundle.layout import IdKind
+from bundle.recent_rows import RecentRows
 from bundle.string_ids import StringIds, write_string_ids
 from re4.errors import BundleError
 
@@ -46,6 +48,8 @@ class ItemIds:
 
     def __init__(self, lookup: StringIds | IntIds, kind: IdKind, num_items: int) -> None:
         self._lookup = lookup
+        self._rows: Callable[[Any], NDArray[np.int64]]
+        self._rows = RecentRows(lookup.rows) if isinstance(lookup, StringIds) else lookup.rows
         self._num_items = num_items
         self.kind: IdKind = kind
 
@@ -73,7 +77,7 @@ class ItemIds:
         Returns:
             int64 [number of ids], -1 where the id is unknown.
         """
-        return self._lookup.rows(ids)  # type: ignore[arg-type]  # the caller keeps to the kind
+        return self._rows(ids)
 
     def ids(self, rows: NDArray[np.integer]) -> list[str] | list[int]:
         """External ids of rows.

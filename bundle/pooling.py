@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MAX_INT32: Final = 0x7FFFFFFF
-_LAST: Final = 1 << 40
-"""Behind every score."""
+_NOTHING: Final = (1 << 63) - 1
+"""A key behind all others; as a row, its lower half says -1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Pools:
 
     rows_BP: NDArray[np.int64]
     """Ascending in each request; -1 in places that hold no item: nothing found, or found twice."""
-    scores_BPK: NDArray[np.float32]
+    scores_BKP: NDArray[np.float32]
     """Inner products with each interest; minus infinity in places that hold no item."""
 
 
@@ -48,33 +48,34 @@ def pool(
     """
     num_requests, num_interests, num_results = rows_BKS.shape
     shape = (num_requests, num_interests * num_results)
+    rows_BP = rows_BKS.reshape(shape).astype(np.int32)
     if size < shape[1]:
-        rows_BP = _most_promising(scores_BKS.reshape(shape), rows_BKS.reshape(shape), size)
-    else:
-        rows_BP = rows_BKS.reshape(shape)
-    rows_BP = np.sort(rows_BP, axis=1)
-    scores_BPK = np.matmul(vectors_ND[rows_BP], interests_BKD.transpose(0, 2, 1))
+        rows_BP = _most_promising(scores_BKS.reshape(shape), rows_BP, size)
+    rows_BP.sort(axis=1)
+    vectors_BPD = vectors_ND.take(rows_BP, axis=0, mode="wrap")
+    scores_BPK = np.matmul(vectors_BPD, interests_BKD.transpose(0, 2, 1))
+    scores_BKP = np.ascontiguousarray(scores_BPK.transpose(0, 2, 1))
     is_none_BP = rows_BP < 0
     is_none_BP[:, 1:] |= rows_BP[:, 1:] == rows_BP[:, :-1]
     rows_BP[is_none_BP] = -1
-    scores_BPK[is_none_BP] = -np.inf
-    return Pools(rows_BP=rows_BP, scores_BPK=scores_BPK)
+    np.copyto(scores_BKP, -np.inf, where=is_none_BP[:, None, :])
+    return Pools(rows_BP=rows_BP.astype(np.int64), scores_BKP=scores_BKP)
 
 
 def _most_promising(
-    scores_BR: NDArray[np.float32], rows_BR: NDArray[np.int64], size: int
-) -> NDArray[np.int64]:
-    """The rows with the best rough scores, none twice while there are others, in no order."""
-    # One sort of whole numbers brings an item's results together, the best first: row in the upper half,
-    # score below it, as a number that falls as the score rises.
-    keys_BR = (rows_BR << 32) | (_MAX_INT32 - _rising(scores_BR))
+    scores_BR: NDArray[np.float32], rows_BR: NDArray[np.int32], size: int
+) -> NDArray[np.int32]:
+    """The rows with the best rough scores, each once, in no order; -1 where there are no more."""
+    # Sorts of whole numbers that hold row and score. The first, by row and then by score, brings an item's
+    # results together, the best first. The second, by score, parts the best items from the others.
+    keys_BR = (rows_BR.astype(np.int64) << 32) + (_MAX_INT32 - _rising(scores_BR))
     keys_BR.sort(axis=1)
-    rows_BR = keys_BR >> 32
-    falling_BR = keys_BR & np.int64(0xFFFFFFFF)
-    falling_BR[:, 1:][rows_BR[:, 1:] == rows_BR[:, :-1]] = _LAST
-    falling_BR[rows_BR < 0] = _LAST
-    best_BP = np.argpartition(falling_BR, size - 1, axis=1)[:, :size]
-    return np.take_along_axis(rows_BR, best_BP, 1)
+    rows_BR = (keys_BR >> 32).astype(np.int32)
+    is_none_BR = rows_BR < 0
+    is_none_BR[:, 1:] |= rows_BR[:, 1:] == rows_BR[:, :-1]
+    keys_BR = ((keys_BR << 32) ^ np.int64(-1 << 63)) + rows_BR  # the score, again as a number with a sign
+    keys_BR[is_none_BR] = _NOTHING
+    return np.partition(keys_BR, size - 1, axis=1)[:, :size].astype(np.int32)
 
 
 def best_of_pools(
@@ -86,12 +87,12 @@ def best_of_pools(
         Three arrays [B, M], or fewer columns where the pools have fewer places: score descending, then row
         ascending; row -1 and a score of minus infinity where a pool holds no more.
     """
-    best_BP = pools.scores_BPK.max(axis=2)
+    best_BP = pools.scores_BKP.max(axis=1)
     order = _best_first(best_BP, num_candidates)
     rows_BM = np.take_along_axis(pools.rows_BP, order, 1)
     scores_BM = np.take_along_axis(best_BP, order, 1)
-    of_best = np.take_along_axis(pools.scores_BPK, order[:, :, None], 1)
-    return rows_BM, scores_BM, of_best.argmax(axis=2)
+    of_best_BKM = np.take_along_axis(pools.scores_BKP, order[:, None, :], 2)
+    return rows_BM, scores_BM, of_best_BKM.argmax(axis=1)
 
 
 def _best_first(scores_BP: NDArray[np.float32], num_best: int) -> NDArray[np.int64]:
@@ -116,7 +117,7 @@ def lists_of_pools(pools: Pools, num_results: int) -> tuple[NDArray[np.float32],
 
     Equal scores are in the order of their rows; -1 where a pool holds no more.
     """
-    scores_BKP = pools.scores_BPK.transpose(0, 2, 1)
+    scores_BKP = pools.scores_BKP
     order_BKS = np.argsort(-scores_BKP, axis=2, kind="stable")[:, :, :num_results]
     scores_BKS = np.take_along_axis(scores_BKP, order_BKS, 2)
     rows_BKP = np.broadcast_to(pools.rows_BP[:, None, :], scores_BKP.shape)

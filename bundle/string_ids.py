@@ -5,6 +5,7 @@ ascending order with the row of each. A look-up finds the key by bisection and c
 whose keys collide, and unknown ids, are told apart. Nothing is kept per id in Python.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -14,10 +15,13 @@ from numpy.typing import NDArray
 
 from bundle.arrays import map_text, open_array
 from bundle.layout import ID_KEYS, ID_OFFSETS, ID_ROWS, ID_TEXT
-from bundle.string_keys import MAX_ID_BYTES, WORD_BYTES, keys_of_words, words_of
+from bundle.string_keys import MAX_ID_BYTES, WORD_BYTES, key_of, keys_of_words, words_of
 from re4.errors import BundleError
 
 _IDS_AT_ONCE: Final = 16_384
+
+_MAX_ONE_BY_ONE: Final = 8
+"""So many ids are found sooner one by one than as arrays, which take longer to begin."""
 
 
 def write_string_ids(folder: Path, ids: Sequence[str]) -> None:
@@ -54,12 +58,15 @@ class StringIds:
         self._rows = open_array(folder / ID_ROWS, "<i4", (num_items,))
         self._offsets = open_array(folder / ID_OFFSETS, "<u8", (num_items + 1,))
         self._text = np.frombuffer(map_text(folder / ID_TEXT, int(self._offsets[-1])), np.uint8)
+        self._key_numbers = self._keys.data
 
     def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """Rows of ids, -1 where unknown: int64 [number of ids]."""
         if not ids:
             return np.empty(0, np.int64)
         encoded = _encoded(ids)
+        if len(encoded) <= _MAX_ONE_BY_ONE:
+            return np.array([self._row(id_) for id_ in encoded], np.int64)
         words, lengths = words_of(encoded)
         keys = keys_of_words(words, lengths)
         places = self._keys.searchsorted(keys)
@@ -88,6 +95,11 @@ class StringIds:
     def ids(self, rows: NDArray[np.integer]) -> list[str]:
         """Ids of rows, which must be valid."""
         return [text.decode() for text in self.texts(rows)]
+
+    def _row(self, wanted: bytes) -> int:
+        """The row of an id; -1 where it is unknown."""
+        key = key_of(wanted)
+        return self._row_of_key(key, bisect_left(self._key_numbers, key), wanted)
 
     def _row_of_key(self, key: int, place: int, wanted: bytes) -> int:
         """The row of an id whose key stands from `place` on, if anywhere; -1 where it does not."""

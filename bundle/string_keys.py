@@ -19,13 +19,15 @@ MAX_ID_BYTES: Final = 1024
 
 WORD_BYTES: Final = 8
 _GOLDEN: Final = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio, odd
+_FIRST_FACTOR: Final = 0xFF51AFD7ED558CCD
+_SECOND_FACTOR: Final = 0xC4CEB9FE1A85EC53
 
 
 def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     words ^= words >> np.uint64(33)
-    words *= np.uint64(0xFF51AFD7ED558CCD)
+    words *= np.uint64(_FIRST_FACTOR)
     words ^= words >> np.uint64(33)
-    words *= np.uint64(0xC4CEB9FE1A85EC53)
+    words *= np.uint64(_SECOND_FACTOR)
     words ^= words >> np.uint64(33)
     return words
 
@@ -53,3 +55,25 @@ def keys_of_words(words: NDArray[np.uint64], lengths: NDArray[np.uint64]) -> NDA
     """Keys of ids that were laid out by `words_of`: uint64 [number of ids]."""
     sums = _mix(words * _POSITIONS[: words.shape[1]]).sum(axis=1, dtype=np.uint64)
     return _mix(sums + lengths * np.uint64(_GOLDEN))
+
+
+_ALL_BITS: Final = (1 << 64) - 1
+_POSITION_NUMBERS: Final[list[int]] = _POSITIONS.tolist()
+
+
+def key_of(id_: bytes) -> int:
+    """The key of one UTF-8 id of at most `MAX_ID_BYTES`, as `keys_of_words` gives it."""
+    total = len(id_) * _GOLDEN
+    for start in range(0, len(id_), WORD_BYTES):
+        word = int.from_bytes(id_[start : start + WORD_BYTES], "little")
+        total += _mix_one(word * _POSITION_NUMBERS[start // WORD_BYTES] & _ALL_BITS)
+    return _mix_one(total & _ALL_BITS)
+
+
+def _mix_one(word: int) -> int:
+    """As `_mix` does with many."""
+    word ^= word >> 33
+    word = word * _FIRST_FACTOR & _ALL_BITS
+    word ^= word >> 33
+    word = word * _SECOND_FACTOR & _ALL_BITS
+    return word ^ word >> 33

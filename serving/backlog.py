@@ -5,6 +5,7 @@ that of arrival. Knows no clock and no event loop.
 """
 
 from collections.abc import Callable, Iterator
+from math import inf
 from typing import Final, Generic, NamedTuple, TypeVar
 
 EntryT = TypeVar("EntryT")
@@ -34,14 +35,19 @@ class Backlog(Generic[EntryT]):
     """Entries that wait for their turn."""
 
     def __init__(
-        self, max_batch_size: int, ms_each: Callable[[tuple[int, str]], float] = lambda _: 0.0
+        self,
+        max_batch_size: int,
+        ms_each: Callable[[tuple[int, str]], float] = lambda _: 0.0,
+        max_turn_ms: float = inf,
     ) -> None:
         """Hold nothing yet.
 
         Args:
             max_batch_size: Most entries in a batch of depth 1.
             ms_each: What an entry of a group's cost class takes, in milliseconds; 0 where nobody knows yet.
+            max_turn_ms: How long a batch of usual entries may take, where one of them takes less.
         """
+        self._max_turn_ms = max_turn_ms
         self._max_batch_size = max_batch_size
         self._ms_each = ms_each
         # Dictionaries as ordered sets: those who leave are removed at once, wherever they stand.
@@ -91,5 +97,6 @@ class Backlog(Generic[EntryT]):
 
     def _batch_size(self, group: Group) -> int:
         size = self._max_batch_size // group.depth
-        ms_each = self._ms_each(group.cost_class) if group.kind else 0.0
-        return max(1, min(size, int(MAX_TURN_MS / ms_each)) if ms_each else size)
+        max_turn_ms = MAX_TURN_MS if group.kind else self._max_turn_ms
+        ms_each = self._ms_each(group.cost_class) if max_turn_ms < inf else 0.0
+        return max(1, min(size, int(max_turn_ms / ms_each)) if ms_each else size)

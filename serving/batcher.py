@@ -9,9 +9,11 @@ is dropped when the batch is formed. Knows nothing about what a query is.
 """
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import inf
 from time import perf_counter_ns
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
@@ -23,7 +25,11 @@ _QUIET_TURNS: Final = 8
 """Turns of the event loop without a new query after which nobody else is taken to be on the way. A call that
 the transport holds takes several turns to get here; whoever starts without it runs a batch of one, and at
 saturation all batches stay that small. A query that comes after so many quiet turns is alone: it waits for
-nobody."""
+nobody. In each turn the core is offered to the transport's threads, which bring the calls."""
+
+_ANSWERS_A_REFUSAL: Final = 8
+"""Answers for each refusal where far too many call, and the event loop runs the batches: to take a call and
+refuse it is work, too. The rest is left to the transport, which ends it for less."""
 
 QueryT = TypeVar("QueryT")
 ResultT = TypeVar("ResultT")
@@ -77,6 +83,7 @@ class Batcher(Generic[QueryT, ResultT]):
         max_wait_ms: float,
         max_delay_ms: float = 0.0,
         max_block_ms: float = 0.0,
+        has_core_beside: bool = True,
         group_of: Callable[[QueryT], Group],
         on_lane_start: Callable[[], None],
         lane: ThreadPoolExecutor | None = None,
@@ -90,6 +97,8 @@ class Batcher(Generic[QueryT, ResultT]):
             max_wait_ms: Queries that would wait longer for their batch to start are turned away.
             max_delay_ms: How long an idle lane waits for company before it runs a batch that is not full.
             max_block_ms: Batches that should take no longer run in the event loop's thread; 0 for none.
+            has_core_beside: Whether the lane has a core of its own. Otherwise it would only take turns with
+                the event loop: batches are then cut to what this thread may run.
             group_of: Says which queries may share a batch, and how deep they are.
             on_lane_start: Called once in each thread that may run a batch.
             lane: One thread to be the lane, which the batcher then ends; None for one of its own.
@@ -107,9 +116,12 @@ class Batcher(Generic[QueryT, ResultT]):
         if max_block_ms:
             on_lane_start()
         self._pace = Pace()
-        self._backlog = Backlog[_Waiting[QueryT, ResultT]](max_batch_size, self._pace.ms)
+        max_turn_ms = inf if has_core_beside else max_block_ms
+        self._backlog = Backlog[_Waiting[QueryT, ResultT]](max_batch_size, self._pace.ms, max_turn_ms)
         self._is_busy = False
-        self._num_enqueued = 0
+        self._num_come = 0
+        self._num_refused = 0  # since the last batch started
+        self._has_core_beside = has_core_beside
         self._is_quiet = True
         self._delayed: asyncio.TimerHandle | None = None
         self._running: _Running | None = None
@@ -133,6 +145,8 @@ class Batcher(Generic[QueryT, ResultT]):
                 f"about {wait_ms:.0f} ms for its turn: nothing was computed for it"
             )
         if wait_ms > self._max_wait_ms:
+            self._num_come += 1
+            self._num_refused += 1
             raise ShedError(wait_ms=wait_ms, max_wait_ms=self._max_wait_ms)
 
     def wait_ms(self, group: Group) -> float:
@@ -186,23 +200,28 @@ class Batcher(Generic[QueryT, ResultT]):
         if not is_let_in:
             for group in set(groups):
                 self.admit(group, time_left_s=time_left_s)
-        deadline_ns = float("inf") if time_left_s is None else now_ns + time_left_s * 1e9
+        deadline_ns = inf if time_left_s is None else now_ns + time_left_s * 1e9
         futures: list[asyncio.Future[Finished[ResultT]]] = []
         for query, group in zip(queries, groups, strict=True):
             waiting = _Waiting(query, group, self._backlog, now_ns, deadline_ns)
             self._backlog.add(group, waiting)
             futures.append(waiting)
-        self._num_enqueued += len(futures)
+        self._num_come += len(futures)
         if futures and not self._is_busy:
             self._is_busy = True
             if self._delay_s:
                 self._delayed = loop.call_later(self._delay_s, self._start_next)
             else:
                 num_turns = _QUIET_TURNS if self._is_quiet else 0
-                loop.call_soon(self._start_when_quiet, len(self._backlog), num_turns)
+                loop.call_soon(self._start_when_quiet, self._num_come, num_turns)
         if self._delayed is not None and len(self._backlog) >= self._max_batch_size:
             self._start_next()
         return futures
+
+    @property
+    def is_lane_busy(self) -> bool:
+        """Whether the lane is running a batch."""
+        return self._running is not None
 
     def close(self) -> None:
         """End the lane after the batch that is running."""
@@ -216,15 +235,23 @@ class Batcher(Generic[QueryT, ResultT]):
         return max(expected_ms - (now_ns - self._running.since_ns) / 1e6, 0.0)
 
     def _start_when_quiet(self, num_seen: int, num_turns: int) -> None:
-        """Start the next batch when it is full, or no query has come for some turns of the event loop."""
-        num_waiting = len(self._backlog)
-        if num_waiting > num_seen:
+        """Start the next batch when no query has come for some turns of the event loop, or enough have.
+
+        For a lane on a core of its own a full batch is enough: others are let in and turned away meanwhile.
+        While a batch runs in this thread nobody is, so those come first who can wait for the next.
+        """
+        num_come = self._num_come
+        if num_come > num_seen:
             num_turns = 0
-        if num_waiting >= self._max_batch_size or num_turns >= _QUIET_TURNS:
+        is_enough = self._num_refused * _ANSWERS_A_REFUSAL >= self._max_batch_size or (
+            self._has_core_beside and len(self._backlog) >= self._max_batch_size
+        )
+        if is_enough or num_turns >= _QUIET_TURNS:
             self._start_next()
         else:
+            os.sched_yield()
             loop = asyncio.get_running_loop()
-            loop.call_soon(self._start_when_quiet, num_waiting, num_turns + 1)
+            loop.call_soon(self._start_when_quiet, num_come, num_turns + 1)
 
     def _start_next(self) -> None:
         if self._delayed is not None:
@@ -234,6 +261,7 @@ class Batcher(Generic[QueryT, ResultT]):
         batch = self._next_batch(started_ns)
         self._is_busy = bool(batch)
         self._running = _Running(batch[0].group, len(batch), started_ns) if batch else None
+        self._num_refused = 0
         if not batch:
             return
         queries = [entry.query for entry in batch]
@@ -308,13 +336,14 @@ class Batcher(Generic[QueryT, ResultT]):
             loop.call_soon(self._start_when_quiet, 0, 0)
         else:
             self._is_busy = False
-            loop.call_soon(self._watch, self._num_enqueued, 0)
+            loop.call_soon(self._watch, self._num_come, 0)
 
-    def _watch(self, num_enqueued: int, num_turns: int) -> None:
+    def _watch(self, num_come: int, num_turns: int) -> None:
         """See whether anybody comes within some turns of the event loop."""
-        if self._num_enqueued != num_enqueued:
+        if self._num_come != num_come:
             return
         if num_turns >= _QUIET_TURNS:
             self._is_quiet = True
         else:
-            asyncio.get_running_loop().call_soon(self._watch, num_enqueued, num_turns + 1)
+            os.sched_yield()
+            asyncio.get_running_loop().call_soon(self._watch, num_come, num_turns + 1)

@@ -182,7 +182,7 @@ class Pipeline:
             length = len(query.history_rows_L)
             rows_BL[place, :length] = query.history_rows_L
             lengths_B[place] = length
-        return self._vectors_ND[rows_BL], lengths_B
+        return self._vectors_ND.take(rows_BL, axis=0), lengths_B
 
     def _merge_lists(
         self,

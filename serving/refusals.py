@@ -1,10 +1,12 @@
 """Refusals are kept to a bounded share of the time, so that far beyond saturation the answers go on.
 
-To gRPC in Python a refused call costs a good part of what an answered one does. A loop that takes and refuses
-all that come leaves its core's compute lane half of the time, and less the more come. So refusals are spaced:
-a loop that has just refused a call blocks for a moment before it refuses the next. On purpose: nothing else
-gives the core away, and replies wait for no longer than that. Meanwhile calls gather in the queue of gRPC's
-core, which is kept short: what does not fit in it is ended there, for a fraction of the cost, with CANCELLED.
+To gRPC in Python a refused call costs a good part of what an answered one does. A loop that takes and
+refuses all that come leaves a compute lane half of the time, and less the more come. So refusals beside a
+lane at work are spaced: a loop that has just refused a call blocks for a moment before it refuses the next.
+On purpose: nothing else gives the core away, and replies wait for no longer than that. Meanwhile calls
+gather in the queue of gRPC's core, which is kept short: what does not fit in it is ended there, for a
+fraction of the cost, with CANCELLED. Where the loop itself runs the batches, `serving.batcher` has its own
+bound.
 
 Knows nothing about calls.
 """

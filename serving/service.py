@@ -21,6 +21,7 @@ from protos.v1 import retrieval_pb2
 from re4 import __version__
 from re4.errors import OverloadError, RateError, Re4Error, ShedError
 from serving import replies
+from serving.allowance import usable_cores
 from serving.answering import Answered, answer_all
 from serving.backlog import Group
 from serving.batch_retrieve import batch_retrieve
@@ -54,9 +55,13 @@ _USUAL_DEPTH_BITS: Final = 9
 _FILTERED_WORK: Final = 4
 """What a search with a filter counts as: it may need a call of the index for itself, and a new bitmap."""
 
-_MAX_BLOCK_MS: Final = 5.0
-"""How long the event loop may stand still for a batch. Handing a lone call to a thread and back is felt;
-where many wait, to read their calls meanwhile is worth more."""
+_MAX_BLOCK_MS: Final = 50.0
+"""How long the event loop may stand still for a batch. Where every core has a process, a lane only takes
+turns with the event loop on one core, and what is read meanwhile waits all the same."""
+
+_MAX_BLOCK_BESIDE_MS: Final = 5.0
+"""The same where the lane has a core of its own. Handing a lone call to a thread and back is felt; where many
+wait, to read their calls meanwhile is worth more."""
 
 _log = logging.getLogger(__name__)
 
@@ -141,12 +146,15 @@ class RetrievalService:
         self._gate = gate
         self._listeners = tuple(listeners)
         self._has_stages = has_stages
+        has_core_beside = lane is not None or settings.num_processes < usable_cores()
+        max_block_ms = _MAX_BLOCK_BESIDE_MS if has_core_beside else _MAX_BLOCK_MS
         self._batcher: Batcher[_Job, Answered] = Batcher(
             self._run,
             max_batch_size=settings.max_batch_size,
             max_wait_ms=settings.max_queue_ms,
             max_delay_ms=settings.max_batch_delay_ms,
-            max_block_ms=_MAX_BLOCK_MS if lane is None else 0.0,
+            max_block_ms=max_block_ms if lane is None else 0.0,
+            has_core_beside=has_core_beside,
             group_of=_group_of,
             on_lane_start=cap_this_thread,
             lane=lane,
@@ -218,7 +226,7 @@ class RetrievalService:
                 return reply
             except Re4Error as error:
                 code, details = status_of(type(error)), str(error)
-                if isinstance(error, ShedError):
+                if isinstance(error, ShedError) and self._batcher.is_lane_busy:
                     self._spacing.keep()
                 if isinstance(error, OverloadError):
                     self._metrics.shed(_shed_reason(error))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bundle import string_ids
 from bundle.ids import ItemIds, write_item_ids
 from bundle.layout import ID_KEYS, ID_OFFSETS, ID_TEXT, ID_VALUES
-from bundle.string_keys import MAX_ID_BYTES, keys_of_words, words_of
+from bundle.string_keys import MAX_ID_BYTES, key_of, keys_of_words, words_of
 from re4.errors import BundleDamagedError, BundleError
 
 valid_text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
@@ -61,6 +61,7 @@ def test_colliding_keys_are_told_apart(ids: list[str], unknown: list[str], num_k
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(string_ids, "keys_of_words", few_keys)
+        patch.setattr(string_ids, "key_of", lambda id_: key_of(id_) % num_keys)
         check_round_trip(ids, unknown)
         with pytest.raises(BundleError, match="there once"):
             reopened([*ids, ids[0]])
@@ -74,7 +75,18 @@ def test_keys_at_the_end_of_the_table(monkeypatch: pytest.MonkeyPatch, num_keys:
         "keys_of_words",
         lambda *laid_out: highest - keys_of_words(*laid_out) % np.uint64(num_keys),
     )
+    monkeypatch.setattr(string_ids, "key_of", lambda id_: int(highest) - key_of(id_) % num_keys)
     check_round_trip(["a", "b", "c"], ["d", "", "e"])
+    check_round_trip(["a"], [""])
+
+
+@given(st.lists(valid_text, min_size=1, max_size=40, unique=True), st.lists(st.text(max_size=20)), st.data())
+def test_few_ids_and_many_are_found_alike(ids: list[str], unknown: list[str], data: st.DataObject) -> None:
+    mapped = reopened(ids)
+    expected = {id_: row for row, id_ in enumerate(ids)}
+    for _ in range(4):
+        asked = data.draw(st.lists(st.sampled_from([*ids, *unknown]), max_size=12))
+        assert mapped.rows(asked).tolist() == [expected.get(id_, -1) for id_ in asked]
 
 
 def test_many_ids_beyond_one_piece() -> None:
@@ -150,6 +162,11 @@ def test_kind_is_known() -> None:
 def test_a_key_does_not_depend_on_its_neighbours(ids: list[bytes]) -> None:
     alone = [int(string_keys([id_])[0]) for id_ in ids]
     assert string_keys(ids).tolist() == alone
+
+
+@given(st.binary(max_size=MAX_ID_BYTES))
+def test_the_key_of_one_id_is_that_among_many(id_: bytes) -> None:
+    assert key_of(id_) == int(string_keys([id_])[0])
 
 
 def test_keys_are_the_format() -> None:

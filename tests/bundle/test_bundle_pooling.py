@@ -46,8 +46,8 @@ def test_a_pool_is_the_most_promising_of_the_union(search: tuple) -> None:
         assert sure <= set(held) <= sure | tied
         assert len(held) == min(size, len(sure | tied))
         is_held = pools.rows_BP[number] >= 0
-        assert (pools.scores_BPK[number][is_held] == vectors[held] @ interests[number].T).all()
-        assert (pools.scores_BPK[number][~is_held] == -np.inf).all()
+        assert (pools.scores_BKP[number][:, is_held] == interests[number] @ vectors[held].T).all()
+        assert (pools.scores_BKP[number][:, ~is_held] == -np.inf).all()
 
 
 @settings(max_examples=200, deadline=None)

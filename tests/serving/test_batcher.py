@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from re4.errors import ShedError
 from serving.backlog import Group
 from serving.batcher import Batcher, Finished
 
@@ -208,7 +209,13 @@ class Timed:
         return list(queries)
 
 
-def drive_timed(test: Callable[[Batcher[str, str]], Coroutine[Any, Any, None]]) -> list[tuple[int, bool]]:
+def drive_timed(
+    test: Callable[[Batcher[str, str]], Coroutine[Any, Any, None]],
+    *,
+    max_wait_ms: float = 1e9,
+    max_block_ms: float = 2.0,
+    has_core_beside: bool = True,
+) -> list[tuple[int, bool]]:
     """The batches that were run: their sizes, and whether the event loop's own thread ran them."""
     timed, started = Timed(), set[int]()
 
@@ -216,8 +223,9 @@ def drive_timed(test: Callable[[Batcher[str, str]], Coroutine[Any, Any, None]]) 
         batcher: Batcher[str, str] = Batcher(
             timed.run,
             max_batch_size=8,
-            max_wait_ms=1e9,
-            max_block_ms=2.0,
+            max_wait_ms=max_wait_ms,
+            max_block_ms=max_block_ms,
+            has_core_beside=has_core_beside,
             group_of=lambda _: Group(owner=0, depth=1),
             on_lane_start=lambda: started.add(threading.get_ident()),
             clock_ns=lambda: timed.now_ns,
@@ -246,6 +254,36 @@ def test_what_is_soon_over_is_run_by_the_event_loop() -> None:
             assert [(await task).result for task in tasks] == list(queries)
 
     assert drive_timed(test) == [(1, False), (1, True), (2, True), (3, False), (1, True)]
+
+
+@pytest.mark.parametrize("max_wait_ms", [3.0, 10.0])
+def test_those_who_are_turned_away_and_come_back_do_not_keep_batches_from_starting(
+    max_wait_ms: float,
+) -> None:
+    num_refused = 0
+
+    async def call(batcher: Batcher[str, str], query: str) -> None:
+        nonlocal num_refused
+        while True:
+            try:
+                await batcher.submit(query)
+                return
+            except ShedError:
+                num_refused += 1
+                await asyncio.sleep(0)
+
+    async def test(batcher: Batcher[str, str]) -> None:
+        await batcher.submit("a")
+        tasks = []
+        for number in range(400):
+            tasks.append(asyncio.create_task(call(batcher, str(number))))
+            await asyncio.sleep(0)
+        await asyncio.wait_for(asyncio.gather(*tasks), 30)
+
+    batches = drive_timed(test, max_wait_ms=max_wait_ms, max_block_ms=6.0, has_core_beside=False)[1:]
+    assert {size for size, _ in batches[1:-10]} == {min(6, int(max_wait_ms) + 1)}
+    assert all(is_here for _, is_here in batches)
+    assert num_refused > 20
 
 
 def test_a_query_that_comes_after_a_quiet_time_waits_for_nobody() -> None:

@@ -57,6 +57,8 @@ def drive(
         with pytest.MonkeyPatch.context() as patch:
             # Whoever holds a batch would hold the event loop, and the test with it.
             patch.setattr("serving.service._MAX_BLOCK_MS", 0.0)
+            patch.setattr("serving.service._MAX_BLOCK_BESIDE_MS", 0.0)
+            patch.setattr("serving.service.usable_cores", lambda: 99)
             server = RetrievalServer(live, ServerSettings(max_batch_size=8, **settings))
         address = await server.start(Address(host="127.0.0.1", port=0))
         async with grpc.aio.insecure_channel(str(address)) as channel:

