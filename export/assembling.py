@@ -7,7 +7,7 @@ Legend: P histories, Q queries, L history length, K interests, D embedding, N it
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -124,6 +124,7 @@ def assemble(
     if not (folder / VECTORS).exists():
         _write_vectors(folder / VECTORS, vectors_ND)
     vectors_ND = open_array(folder / VECTORS, "<f4", vectors_ND.shape)
+    material = replace(material, vectors_ND=vectors_ND)  # a caller who keeps none frees what was in memory
     id_kind = write_item_ids(folder, _ids(material.items["item_id"]))
     chosen_attributes = choose_attributes(material.items, attributes)
     attribute_infos = write_attributes(folder, chosen_attributes.columns, len(vectors_ND))

@@ -31,6 +31,8 @@ from training.data.layout import kind_of
 from training.run import Run
 
 _MAX_COMPARED: Final = 100_000
+_IDS_AT_ONCE: Final = 65_536
+"""Made into objects at once: all of them together would take several times the room of the series."""
 _INHERITED: Final = frozenset({"run", "config", "torch", "onnxruntime"})
 """What a version's lineage says about its encoder."""
 
@@ -106,7 +108,14 @@ def _version_donor(version: PublishedVersion) -> Donor:
         where=str(version.path),
         encoder=KeptEncoder(content=(version.path / ENCODER).read_bytes()),
         model=version.manifest.model,
-        item_ids=pl.Series("item_id", version.item_ids.ids(np.arange(num_items))),
+        item_ids=pl.concat(
+            [
+                pl.Series(
+                    "item_id", version.item_ids.ids(np.arange(start, min(start + _IDS_AT_ONCE, num_items)))
+                )
+                for start in range(0, num_items, _IDS_AT_ONCE)
+            ]
+        ),
         vectors_ND=version.vectors_ND,
         is_trained_N=~version.is_cold_N(),
         counts_N=counts_N,

@@ -55,13 +55,23 @@ def read_npy(vectors: Path, ids: Path) -> GivenVectors:
     if found.dtype.kind == "u" and found.size and int(found.max()) >= 1 << 63:
         row = int(found.argmax())
         raise DataError(f"{ids}: row {row}: {found[row]} is more than 64-bit signed integers hold")
-    if found.dtype.kind == "S":
-        try:
-            found = np.char.decode(found, "utf-8")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{ids}: an id is not UTF-8 ({error}); write ids as text (dtype U)") from None
-    series = pl.Series("item_id", found.tolist() if found.dtype.kind == "U" else found.astype(np.int64))
-    return _checked(f"{vectors} and {ids}", vectors_ND, series)
+    try:
+        item_ids = _series(found)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{ids}: an id is not UTF-8 ({error}); write ids as text (dtype U)") from None
+    return _checked(f"{vectors} and {ids}", vectors_ND, item_ids)
+
+
+def _series(ids_N: NDArray[Any]) -> pl.Series:
+    """Integers or texts as a series; texts a piece at a time, as each is an object of its own meanwhile."""
+    if ids_N.dtype.kind in "iu":
+        return pl.Series("item_id", ids_N.astype(np.int64))
+    parts = [pl.Series("item_id", [], pl.String)]
+    for start in range(0, len(ids_N), _ROWS_AT_ONCE):
+        some = ids_N[start : start + _ROWS_AT_ONCE]
+        texts = np.char.decode(some, "utf-8") if some.dtype.kind == "S" else some
+        parts.append(pl.Series("item_id", texts.tolist(), pl.String))
+    return pl.concat(parts)
 
 
 def read_parquet(file: Path, id_column: str, vector_column: str, folder: Path) -> GivenVectors:

@@ -128,8 +128,9 @@ def rebuild(request: RebuildRequest, report: JobReport, command: str) -> str | N
             stage("select")
             selected = _select(request, material, staged.path / VECTORS)
             _tell(selected, report)
+            material = selected.material  # what was read is let go of
             assembled = assemble(
-                selected.material,
+                material,
                 staged.path,
                 index=request.index,
                 goal=request.goal,

@@ -104,7 +104,7 @@ def all_live(material: Material, vectors_file: Path) -> Selected:
 
     Args:
         material: All items.
-        vectors_file: Gets the vectors, `.npy`, where they are not in order of popularity yet.
+        vectors_file: Gets the vectors, `.npy`; the answer's are mapped from it.
 
     Raises:
         DataError: a column has a name that is taken.
@@ -114,15 +114,10 @@ def all_live(material: Material, vectors_file: Path) -> Selected:
             f"{material.where}: the items have a column {IS_COLD!r}; rebuild makes one of that name"
         )
     rows_N = _by_popularity(material)
-    items = material.items.with_columns(pl.lit(False).alias(IS_COLD))
-    if (rows_N == np.arange(len(rows_N))).all():
-        material = replace(material, items=items)
-    else:
-        _write_vectors(vectors_file, material.vectors_ND, rows_N, 0).flush()
-        material = replace(
-            _in_rows(material, rows_N, items[rows_N], vectors_file), counts_N=material.counts_N[rows_N]
-        )
-    return Selected(material=material, num_removed=0, num_cold=0, num_unknown=0, num_unusable=0)
+    items = material.items[rows_N].with_columns(pl.lit(False).alias(IS_COLD))
+    _write_vectors(vectors_file, material.vectors_ND, rows_N, 0).flush()
+    ordered = replace(_in_rows(material, rows_N, items, vectors_file), counts_N=material.counts_N[rows_N])
+    return Selected(material=ordered, num_removed=0, num_cold=0, num_unknown=0, num_unusable=0)
 
 
 def _by_popularity(material: Material) -> NDArray[np.int64]:

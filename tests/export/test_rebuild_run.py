@@ -1,10 +1,13 @@
 """A rebuild from a run: its newest weights, a catalogue of the day, new items, and servers that take it."""
 
 import json
+import weakref
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import polars as pl
+import pytest
 from typer.testing import CliRunner
 
 from bundle.attributes import Attributes
@@ -12,9 +15,11 @@ from bundle.current import live_version
 from bundle.ids import ItemIds
 from bundle.layout import IS_COLD, VECTORS
 from bundle.verify import verify_version
+from export import assembling, material
 from export.cold import starting_vectors
 from export.material import space_of
 from re4.cli import build_app
+from re4.errors import ExportError
 from serving.check import load_and_try
 from serving.settings import ServerSettings
 from training.run import Run
@@ -62,3 +67,28 @@ def test_a_run_and_the_catalogue_of_the_day(tiny_run: Path, tmp_path: Path) -> N
         27,
         28,
     ]
+
+
+@pytest.mark.parametrize("verb", ["export", "rebuild"])
+def test_a_runs_vectors_are_out_of_memory_while_the_index_is_built(
+    verb: str, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_memory: list[weakref.ref[Any]] = []
+    real = material._vectors
+
+    def reading(run: Any, items: Any, model: Any) -> np.ndarray:
+        vectors = real(run, items, model)
+        in_memory.extend([weakref.ref(vectors), weakref.ref(model.item_embedding.weight)])
+        return vectors
+
+    def building(*given: Any, **options: Any) -> NoReturn:
+        assert [ref() for ref in in_memory] == [None, None]
+        raise ExportError("this far")
+
+    monkeypatch.setattr(material, "_vectors", reading)
+    monkeypatch.setattr(assembling, "make_index", building)
+    words = ["export", str(tiny_run)] if verb == "export" else ["rebuild", "--run", str(tiny_run)]
+    words += ["--bundles", str(tmp_path / "bundles")]
+    done = CliRunner().invoke(build_app(words), words)
+    assert isinstance(done.exception, ExportError), done.exception
+    assert str(done.exception) == "this far"
