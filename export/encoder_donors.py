@@ -6,8 +6,9 @@ works only in the space that it was trained in, so given vectors must agree with
 Legend: P histories, L history length, N given items, D embedding, S shared items.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +33,6 @@ from training.run import Run
 
 _MAX_COMPARED: Final = 100_000
 _IDS_AT_ONCE: Final = 65_536
-"""Made into objects at once: all of them together would take several times the room of the series."""
 _INHERITED: Final = frozenset({"run", "config", "torch", "onnxruntime"})
 """What a version's lineage says about its encoder."""
 
@@ -62,7 +62,10 @@ class Donor:
     where: str
     encoder: EncoderSource
     model: ModelInfo
-    item_ids: pl.Series
+    rows_of: Callable[[pl.Series], NDArray[np.int64]]
+    """Its rows of ids of either kind; -1 for those that it does not know."""
+    an_id: str | int
+    """One of its ids, for error messages."""
     vectors_ND: NDArray[np.float32]
     is_trained_N: NDArray[np.bool_]
     counts_N: NDArray[np.int64]
@@ -86,7 +89,8 @@ def donor_from(source: Path) -> Donor:
         where=found.where,
         encoder=found.encoder,
         model=found.model,
-        item_ids=found.items["item_id"],
+        rows_of=partial(_rows_among, found.items["item_id"]),
+        an_id=found.items["item_id"][0],
         vectors_ND=found.vectors_ND,
         is_trained_N=np.ones(len(found.vectors_ND), np.bool_),
         counts_N=found.counts_N,
@@ -104,18 +108,13 @@ def _version_donor(version: PublishedVersion) -> Donor:
     # How often is not known any more, but in which order.
     counts_N[popular_rows] = np.arange(len(popular_rows), 0, -1)
     rows_PL, lengths_P = version.histories()
+    (an_id,) = version.item_ids.ids(np.zeros(1, np.int64))
     return Donor(
         where=str(version.path),
         encoder=KeptEncoder(content=(version.path / ENCODER).read_bytes()),
         model=version.manifest.model,
-        item_ids=pl.concat(
-            [
-                pl.Series(
-                    "item_id", version.item_ids.ids(np.arange(start, min(start + _IDS_AT_ONCE, num_items)))
-                )
-                for start in range(0, num_items, _IDS_AT_ONCE)
-            ]
-        ),
+        rows_of=partial(_rows_in, version),
+        an_id=an_id,
         vectors_ND=version.vectors_ND,
         is_trained_N=~version.is_cold_N(),
         counts_N=counts_N,
@@ -127,6 +126,23 @@ def _version_donor(version: PublishedVersion) -> Donor:
             "encoder_from": version.manifest.version,
         },
     )
+
+
+def _rows_among(theirs: pl.Series, ids: pl.Series) -> NDArray[np.int64]:
+    """Rows of ids in a series, -1 where it lacks them."""
+    rows = to_kind(theirs, kind_of(ids)).alias("item_id").to_frame().with_row_index("row").drop_nulls()
+    found = ids.alias("item_id").to_frame().join(rows, on="item_id", how="left", maintain_order="left")
+    return found["row"].cast(pl.Int64).fill_null(-1).to_numpy()
+
+
+def _rows_in(version: PublishedVersion, ids: pl.Series) -> NDArray[np.int64]:
+    """Rows of ids in a version, -1 where it lacks them: by its mapped ids, never in memory as a whole."""
+    rows_N = np.full(len(ids), -1, np.int64)
+    for start in range(0, len(ids), _IDS_AT_ONCE):
+        some = to_kind(ids.slice(start, _IDS_AT_ONCE), version.manifest.items.id_kind)
+        places = np.flatnonzero(some.is_not_null().to_numpy())
+        rows_N[start + places] = version.item_ids.rows(some.drop_nulls().to_list())
+    return rows_N
 
 
 def given_material(given: GivenVectors, donor: Donor) -> tuple[Material, float]:
@@ -145,21 +161,18 @@ def given_material(given: GivenVectors, donor: Donor) -> tuple[Material, float]:
             f"{given.where}: vectors of width {width}, the encoder of {donor.where} needs "
             f"{donor.model.embedding_dim}; name the one that fits with --encoder-from"
         )
-    theirs = (
-        to_kind(donor.item_ids, kind_of(given.item_ids)).alias("item_id").to_frame().with_row_index("theirs")
-    )
-    ours = given.item_ids.alias("item_id").to_frame().with_row_index("ours")
-    shared = ours.join(theirs.drop_nulls(), on="item_id", how="inner", maintain_order="left")
-    if shared.is_empty():
+    theirs_N = donor.rows_of(given.item_ids)
+    ours_S = np.flatnonzero(theirs_N >= 0)
+    if not ours_S.size:
         raise DataError(
-            f"{given.where}: none of its {len(ours):,} items is known to {donor.where} (ids look like "
-            f"{given.item_ids[0]!r} and {donor.item_ids[0]!r}): there is no history to check the version "
+            f"{given.where}: none of its {len(theirs_N):,} items is known to {donor.where} (ids look like "
+            f"{given.item_ids[0]!r} and {donor.an_id!r}): there is no history to check the version "
             "with, and no telling whether the encoder fits. Name the one that does with --encoder-from"
         )
-    ours_S, theirs_S = (shared[name].to_numpy().astype(np.int64) for name in ("ours", "theirs"))
-    counts_N = np.zeros(len(ours), np.int64)
+    theirs_S = theirs_N[ours_S]
+    counts_N = np.zeros(len(theirs_N), np.int64)
     counts_N[ours_S] = donor.counts_N[theirs_S]
-    rows_of_theirs = np.full(len(donor.item_ids), -1, np.int64)
+    rows_of_theirs = np.full(len(donor.vectors_ND), -1, np.int64)
     rows_of_theirs[theirs_S] = ours_S
     rows_PL, lengths_P = follow_items(donor.rows_PL, donor.lengths_P, rows_of_theirs, donor.where)
     material = Material(

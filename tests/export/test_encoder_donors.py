@@ -1,0 +1,33 @@
+"""Which of the items that are given an encoder's version or run knows."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from small_bundles import SmallVersion
+
+from export import encoder_donors
+from export.encoder_donors import donor_from
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "expected"),
+    [
+        ("int", [1007, 5, 1000, -1], [1, -1, 0, -1]),
+        ("int", ["1007", "01000", "", "x", "1000", "9" * 30], [1, -1, -1, -1, 0, -1]),
+        ("string", ["item-1-é", "item-1", "x" * 300, "item-0-é"], [1, -1, -1, 0]),
+        ("string", [7, 1000], [-1, -1]),
+    ],
+)
+def test_items_are_known_by_their_ids_of_either_kind(
+    kind: str, given: list[Any], expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder_donors, "_IDS_AT_ONCE", 2)
+    version = SmallVersion(id_kind=kind)
+    donor = donor_from(tmp_path / version.publish(tmp_path))
+    ids = pl.Series(given)
+    assert donor.rows_of(ids).tolist() == expected
+    assert donor.an_id == version.ids[0]
+    # A run's ids are looked up in another way.
+    assert encoder_donors._rows_among(pl.Series(version.ids), ids).tolist() == expected
