@@ -1,4 +1,4 @@
-"""The ceilings on a planted log: an oracle that nobody beats, and vectors that lose what they cannot hold."""
+"""Planted logs: an oracle that nobody beats, vectors that lose what they cannot hold, what is near what."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,12 @@ import torch
 from benchmarks.event_log import EventSpace, write_event_log
 from benchmarks.quality.baselines import fit_baselines, rank_baseline
 from benchmarks.quality.ceiling import chosen_UN, free_vectors_UN, judged, oracle_UN
+from benchmarks.quality.nearness import nearness
+from training.config import TrainConfig
 from training.data.events import Columns
 from training.data.prepare import prepare_events
 from training.evaluation import history_and_targets, summarise
+from training.model import MultiInterestModel
 
 SPACE = EventSpace(num_items=300, num_tastes=2, cluster_items=20)
 
@@ -69,3 +72,20 @@ def test_the_history_left_out_is_not_listed(dataset):
     history_UN = chosen_UN(dataset)
     assert judged(history_UN, dataset, exclude_history=True).recall_20 < 0.2
     assert torch.equal(history_UN.sum(dim=1), torch.tensor(dataset.test.num_history_U).float())
+
+
+def test_a_mean_of_separate_clusters_is_near_to_each_by_its_share(dataset):
+    cluster_N, _ = SPACE.plan_of(dataset.items()["item_id"].to_numpy())
+    config = TrainConfig(model="mean-pool", embedding_dim=SPACE.num_clusters).resolve(dataset.num_items)
+    model = MultiInterestModel(config, dataset.num_items)
+    model.start_from(torch.nn.functional.one_hot(torch.from_numpy(cluster_N), SPACE.num_clusters).float())
+    means, worst = [], []
+    for user in range(dataset.test.num_users):
+        counts_C = np.bincount(cluster_N[history_and_targets(dataset.test, user)[0]])
+        cosines_C = counts_C[counts_C > 0] / np.linalg.norm(counts_C)
+        means.append(cosines_C.mean())
+        worst.append(cosines_C.min())
+    found = nearness(model, dataset, SPACE)
+    assert (found.own_mean, found.own_worst) == pytest.approx((np.mean(means), np.mean(worst)), abs=1e-5)
+    assert found.foreign == pytest.approx(0, abs=1e-6)
+    assert found.own_share > 0.3  # a cluster has 20 items, so a list of 50 has room for others

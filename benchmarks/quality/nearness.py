@@ -1,0 +1,84 @@
+"""What the interests of trained runs are near to, on a planted log: `python -m benchmarks.quality.nearness`.
+
+For each test user, by cosine with the nearest of the interests: the clusters of the own history, on average
+and the one that is worst off, and the 20th of the items from other clusters. A list is good where the first
+two are above the last.
+
+Legend: U test users, N items, K interests, L history length.
+"""
+
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from torch.nn import functional as F
+
+from benchmarks.event_log import EventSpace
+from re4.console import table
+from training.data.dataset import Dataset
+from training.evaluation import history_and_targets
+from training.model import MultiInterestModel
+from training.run import Run
+
+_PLACE = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nearness:
+    """Means over test users; cosines, but for the share."""
+
+    own_mean: float
+    """An own cluster: the mean over its items, then over clusters."""
+    own_worst: float
+    """The own cluster that is farthest away."""
+    foreign: float
+    """The 20th item of other clusters."""
+    own_share: float
+    """Share of own clusters' items among the first 50 by score, history left in."""
+
+
+def nearness(model: MultiInterestModel, dataset: Dataset, space: EventSpace) -> Nearness:
+    """Compare interests with items; a user whose clusters are nearly the whole catalogue counts as well."""
+    cluster_N, _ = space.plan_of(dataset.items()["item_id"].to_numpy())
+    rows_UL, lengths_U = dataset.test.histories(model.config.max_history_length)
+    vectors_ND = model.item_vectors_ND()
+    model.eval()
+    with torch.inference_mode():
+        interests_UKD = model.interests(torch.from_numpy(rows_UL), torch.from_numpy(lengths_U)).interests_BKD
+        scores_UN = (interests_UKD @ vectors_ND.T).amax(dim=1)
+        cosines_UN = (F.normalize(interests_UKD, dim=2) @ F.normalize(vectors_ND, dim=1).T).amax(dim=1)
+    first_UM = scores_UN.topk(50, dim=1).indices.numpy()
+    of_users: list[tuple[float, float, float, float]] = []
+    for user, cosines_N in enumerate(cosines_UN.numpy()):
+        own = np.unique(cluster_N[history_and_targets(dataset.test, user)[0]])
+        is_own_N = np.isin(cluster_N, own)
+        by_cluster = [float(cosines_N[cluster_N == cluster].mean()) for cluster in own]
+        foreign = np.sort(cosines_N[~is_own_N])[::-1][:_PLACE]
+        own_share = float(is_own_N[first_UM[user]].mean())
+        of_users.append((float(np.mean(by_cluster)), min(by_cluster), float(foreign[-1]), own_share))
+    means = np.mean(of_users, axis=0).tolist()
+    return Nearness(own_mean=means[0], own_worst=means[1], foreign=means[2], own_share=means[3])
+
+
+def main(
+    runs: Annotated[list[Path], typer.Argument(help="Trained on data prepared from `re4 bench events`.")],
+    num_items: Annotated[int, typer.Option(help="As the log was made.", min=1)] = 1_000_000,
+    num_tastes: Annotated[int, typer.Option(help="As the log was made.", min=1)] = 4,
+    cluster_items: Annotated[int, typer.Option(help="As the log was made.", min=1)] = 200,
+) -> None:
+    """Say what the interests of trained runs are near to."""
+    space = EventSpace(num_items=num_items, num_tastes=num_tastes, cluster_items=cluster_items)
+    rows = []
+    for path in runs:
+        run = Run.open(path)
+        found = nearness(run.load_model(), Dataset.open(run.dataset_path), space)
+        rows.append([str(path), *(f"{value:.2f}" for value in astuple(found))])
+    headings = ["", "own clusters, mean", "worst own cluster", f"foreign item {_PLACE}", "own in first 50"]
+    table("cosine with the nearest interest", headings, rows)
+
+
+if __name__ == "__main__":
+    typer.run(main)
