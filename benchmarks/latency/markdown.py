@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.latency.callee import STAGES
+from benchmarks.latency.steadiness import in_words
 
 
 def render_markdown(report: Mapping[str, Any]) -> str:
@@ -82,7 +83,7 @@ def _against(report: Mapping[str, Any]) -> str:
         for name, ratio in found["ratios"].items()
     ]
     return (
-        f"## Against {found['server']['address']}\n\nVersion {info['version']}, {info['num_items']:,} items, "
+        f"## Against version {info['version']}, at {found['server']['address']}\n\n{info['num_items']:,} items, "
         f"index {info['index']}{recalled}. The same load in turns; a ratio is the other server's figure as a "
         "multiple of this one's, computed within its pair, with the 95 % interval of the mean over "
         "pairs.\n\n" + _table(["figure", "ratio", "95 %"], rows) + "\n\n" + _load_table(found["points"])
@@ -151,6 +152,7 @@ def _conditions(report: Mapping[str, Any]) -> str:
         "Machine of the client": f"{machine['cpu_model']}, {machine['num_usable_cpus']} processors, "
         f"{machine['memory_bytes'] / 2**30:.0f} GiB, {machine['system']}, Python {machine['python']}, "
         f"load average at start {machine['load_average_at_start'][0]:.1f}",
+        "That machine alone": in_words(machine["steadiness"]),
         "Versions": ", ".join(f"{name} {version}" for name, version in machine["packages"].items()),
         "CPU flags": " ".join(machine["cpu_flags"]),
     }

@@ -11,6 +11,7 @@ from benchmarks.latency.client import ClientSettings, LoadClient
 from benchmarks.latency.load import ClosedLoad, Timing
 from benchmarks.latency.machine import describe_machine
 from benchmarks.latency.requests import choose_histories
+from benchmarks.latency.steadiness import measure_steadiness
 from benchmarks.latency.tally import Tally
 from benchmarks.latency.target import running_server, server_info
 from benchmarks.overhead.cores import on_core
@@ -48,6 +49,8 @@ class OwnServer:
     payloads: list[bytes]
     source: str
     """Where the histories come from."""
+    steadiness: dict[str, Any]
+    """Of the machine alone, just before (see `measure_steadiness`)."""
     subject: Subject
 
     @property
@@ -63,7 +66,7 @@ class OwnServer:
         """What a report says of machine, server and requests."""
         return {
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": describe_machine(),
+            "machine": describe_machine() | {"steadiness": self.steadiness},
             "server": {
                 "info": self.info,
                 "num_processes": self.subject.num_processes,
@@ -84,6 +87,7 @@ def own_server(subject: Subject, *, cores: tuple[int, int] | None = None) -> Ite
     Raises:
         Re4Error: the server or the client did not start.
     """
+    steadiness = measure_steadiness()
     with ExitStack() as stack:
         with on_core(cores[0]) if cores else nullcontext():
             address, pid = stack.enter_context(
@@ -103,5 +107,6 @@ def own_server(subject: Subject, *, cores: tuple[int, int] | None = None) -> Ite
             client=stack.enter_context(client),
             payloads=payloads,
             source=histories.source,
+            steadiness=steadiness,
             subject=subject,
         )

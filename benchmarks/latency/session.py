@@ -21,6 +21,7 @@ from benchmarks.latency.picture import draw
 from benchmarks.latency.recall import measure_recall
 from benchmarks.latency.report import SCHEMA_VERSION, point_facts
 from benchmarks.latency.requests import Histories, choose_histories
+from benchmarks.latency.steadiness import in_words, measure_steadiness
 from benchmarks.latency.sweep import find_knee
 from benchmarks.latency.target import running_server, sample_reply, server_info
 from bundle.verify import read_manifest
@@ -112,7 +113,9 @@ def run(plan: Plan, out: Path) -> dict[str, Any]:
         UsageError: a rate that the client cannot offer.
         Re4Error: nothing could be measured.
     """
-    machine = describe_machine()
+    steadiness = measure_steadiness()
+    machine = describe_machine() | {"steadiness": steadiness}
+    say(f"this machine alone: {in_words(steadiness)}")
     callee = GrpcCallee(connection=plan.connection)
     with ExitStack() as stack:
         address, pid = stack.enter_context(_server(plan, plan.address, plan.bundles))

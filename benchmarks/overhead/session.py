@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks.latency.machine import describe_machine
 from benchmarks.latency.requests import BundleIds, Histories, generated_histories, real_histories
+from benchmarks.latency.steadiness import in_words, measure_steadiness
 from benchmarks.overhead.cores import two_cores
 from benchmarks.overhead.measure import NUM_CALLERS, NUM_USERS, bare, measure_bare, null, server
 from benchmarks.overhead.report import SCHEMA_VERSION, Pair, Round, render_markdown, summary
@@ -48,7 +49,7 @@ def run(plan: Plan, out: Path) -> dict[str, Any]:
         Re4Error: nothing could be measured, or a server failed.
     """
     cores = two_cores()
-    machine = describe_machine()
+    machine = describe_machine() | {"steadiness": measure_steadiness()}
     load_before = os.getloadavg()[0]
     version = live_version(plan.bundles)
     manifest = read_manifest(version)
@@ -83,6 +84,7 @@ def run(plan: Plan, out: Path) -> dict[str, Any]:
             "users_of_a_batch": NUM_USERS,
             "seconds_of_a_part": plan.seconds,
             "rounds": plan.num_rounds,
+            "machine_alone": in_words(machine["steadiness"]),
             "load_average": f"{load_before:.2f} before, {os.getloadavg()[0]:.2f} after",
         },
     }

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.latency.steadiness import in_words
 from benchmarks.side_by_side.comparison import OURS, figures_of
 
 
@@ -133,7 +134,8 @@ def _conditions(report: Mapping[str, Any]) -> str:
         f"{part['title']}, {part['setting']}": f"{part['how']}; called by {part['client']}"
         + (f"; effort {part['effort']}" if part["effort"] else "")
         + (f"; {_built(part['built'])}" if part["built"] else "")
-        + f"; measured {part['created_at']}, load average before {part['load_average_before']:.2f}"
+        + f"; measured {part['created_at']}, load average before {part['load_average_before']:.2f}; the "
+        f"machine alone: {in_words(part['steadiness_before'])}"
         for part in report["systems"]
     }
     return "\n".join(f"- **{name}:** {text}" for name, text in facts.items())

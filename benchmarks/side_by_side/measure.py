@@ -16,6 +16,7 @@ from benchmarks.latency.client import INTERRUPTED, ClientSettings, LoadClient
 from benchmarks.latency.load import ClosedLoad, OpenLoad, Timing
 from benchmarks.latency.measure import Bench, StoppedError, measure_ceiling
 from benchmarks.latency.report import point_facts
+from benchmarks.latency.steadiness import measure_steadiness
 from benchmarks.latency.sweep import Knee, find_knee
 from benchmarks.overhead.cores import on_core
 from benchmarks.side_by_side.asking import ask
@@ -77,7 +78,7 @@ def measure(
         system.callee(),
         ClientSettings(num_channels=_NUM_CONNECTIONS),
     )
-    load_average = os.getloadavg()[0]
+    load_average, steadiness = os.getloadavg()[0], measure_steadiness()
     with ExitStack() as stack:
         with on_core(terms.cores[0]):
             server = stack.enter_context(system.running(material, setting, effort))
@@ -110,6 +111,7 @@ def measure(
         "recall": recall,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "load_average_before": load_average,
+        "steadiness_before": steadiness,
         "stopped": problem,
         "client_ceiling_per_s": ceiling_per_s,
         "knee": knee,

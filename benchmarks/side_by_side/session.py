@@ -38,6 +38,7 @@ _PREPARED: Final = "prepared"
 _TERMS_FILE: Final = "terms.json"
 _LIMIT_FILE: Final = "in-process.json"
 _LIMIT_S: Final = 3.0
+_TERMS_OF_PREPARING: Final = ("version", "requests", "num_candidates", "machine", "min_recall", "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,10 @@ def run(plan: Plan, out: Path) -> dict[str, Any]:
         "machine": machine["cpu_model"],
         **json.loads(json.dumps(asdict(plan.terms))),
     }
-    _keep_to_terms(parts / _TERMS_FILE, on_terms)
+    kept = {name: on_terms[name] for name in _TERMS_OF_PREPARING}
+    _keep_to_terms(out / _PREPARED / _TERMS_FILE, kept)
+    if not plan.prepare_only:
+        _keep_to_terms(parts / _TERMS_FILE, on_terms)
     try:
         problem = _measure_all(material, plan, parts)
     except KeyboardInterrupt:

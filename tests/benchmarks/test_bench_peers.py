@@ -128,6 +128,18 @@ def test_ours_is_measured_and_peers_that_cannot_be_had_are_skipped_with_the_reas
 
 
 @pytest.mark.usefixtures("small", "quick")
+def test_what_is_prepared_serves_any_timing_but_no_other_recall(tmp_path: Path) -> None:
+    first, out = plan(tmp_path), tmp_path / "out"
+    timing = replace(first.terms.timing, duration_s=0.2)
+    assert run(replace(first, prepare_only=True, systems=first.systems[:1]), out)["systems"] == []
+    report = run(plan(tmp_path, systems=first.systems[:1], terms=replace(first.terms, timing=timing)), out)
+    assert len(report["systems"]) == 1
+    stricter = plan(tmp_path, prepare_only=True, terms=replace(first.terms, min_recall=0.99))
+    with pytest.raises(UsageError, match=r"on other terms \(min_recall\)"):
+        run(stricter, out)
+
+
+@pytest.mark.usefixtures("small", "quick")
 def test_an_interrupted_comparison_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
