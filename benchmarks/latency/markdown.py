@@ -83,10 +83,11 @@ def _against(report: Mapping[str, Any]) -> str:
         for name, ratio in found["ratios"].items()
     ]
     return (
-        f"## Against version {info['version']}, at {found['server']['address']}\n\n{info['num_items']:,} items, "
-        f"index {info['index']}{recalled}. The same load in turns; a ratio is the other server's figure as a "
-        "multiple of this one's, computed within its pair, with the 95 % interval of the mean over "
-        "pairs.\n\n" + _table(["figure", "ratio", "95 %"], rows) + "\n\n" + _load_table(found["points"])
+        f"## Against version {info['version']}, at {found['server']['address']}\n\n"
+        f"{info['num_items']:,} items, index {info['index']}{recalled}. The same load in turns; a ratio is "
+        "the other server's figure as a multiple of this one's, computed within its pair, with the 95 % "
+        "interval of the mean over pairs.\n\n"
+        + "\n\n".join([_table(["figure", "ratio", "95 %"], rows), _load_table(found["points"])])
     )
 
 

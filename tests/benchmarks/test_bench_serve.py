@@ -198,7 +198,7 @@ def test_two_servers_in_pairs_give_ratios_with_intervals(tmp_path: Path, ids_fil
     assert against["ratios"]["answers_per_s"]["mean"] == pytest.approx(1, rel=0.3)
     assert against["ratios"]["server_cores"] is None
     text = (tmp_path / "report.md").read_text()
-    assert f"## Against {other.address}" in text
+    assert f", at {other.address}\n" in text
     assert "| p50 ms |" in text
 
 
