@@ -43,9 +43,14 @@ class MadeUpModel:
     path: Path
     """The item vectors, a .npy file."""
 
-    def item_vectors_ND(self) -> torch.Tensor:
+    @property
+    def item_table_ND(self) -> torch.Tensor:
         """The item vectors."""
-        return torch.from_numpy(np.load(self.path))
+        return torch.from_numpy(np.load(self.path, mmap_mode="c"))
+
+    def as_seen(self, vectors: torch.Tensor) -> torch.Tensor:
+        """They themselves."""
+        return vectors
 
 
 @dataclass(kw_only=True, eq=False)

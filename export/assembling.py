@@ -30,7 +30,7 @@ from export.checkpoints import Room
 from export.devices import Device
 from export.exact import exact_candidates
 from export.indexing import factory_for, make_index
-from export.mapped import digest_of, pieces
+from export.mapped import begin_npy, digest_of, pieces
 from export.material import Material
 from export.onnx_runner import OnnxEncoder
 from export.time_left import Note, unnoted
@@ -202,9 +202,7 @@ def interests_of(
 
 def _write_vectors(path: Path, vectors_ND: NDArray[np.float32]) -> None:
     with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(
-            file, {"descr": "<f4", "fortran_order": False, "shape": vectors_ND.shape}
-        )
+        begin_npy(file, (len(vectors_ND), vectors_ND.shape[1]))
         for _, piece in pieces(vectors_ND):
             file.write(np.ascontiguousarray(piece, "<f4").data)
 

@@ -75,8 +75,12 @@ class Donor:
     lineage: Mapping[str, JsonValue]
 
 
-def donor_from(source: Path) -> Donor:
+def donor_from(source: Path, folder: Path) -> Donor:
     """Open a version's folder or a run's.
+
+    Args:
+        source: The folder.
+        folder: As for `run_material`.
 
     Raises:
         BundleError: it is a damaged version.
@@ -84,7 +88,7 @@ def donor_from(source: Path) -> Donor:
     """
     if is_version_name(source.resolve().name):
         return _version_donor(open_version(source.resolve()))
-    found = run_material(Run.open(source))
+    found = run_material(Run.open(source), folder)
     return Donor(
         where=found.where,
         encoder=found.encoder,

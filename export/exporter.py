@@ -87,7 +87,7 @@ def publish_run(
 
         bar.note("reading the run")
         assembled = assemble(
-            run_material(run),
+            run_material(run, bundles),
             staged.path,
             index=index,
             goal=goal,

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +18,7 @@ from bundle.layout import INDEX, VECTORS
 from export.assembling import Assembled, spread
 from export.building import BuiltIndex
 from export.drift import SharedRequests
+from export.mapped import rows_of
 from export.merged_recall import exact_thresholds, merged_recall
 from export.published import PublishedVersion, answers, open_index
 from export.tuning import Goal
@@ -211,15 +211,9 @@ def _reached(
 def _exactly_reached(
     vectors_ND: NDArray[np.float32], sample_S: NDArray[np.int64], num_candidates: int
 ) -> NDArray[np.bool_]:
-    vectors_SD = np.ascontiguousarray(vectors_ND[sample_S])
-    scores_SM, _ = faiss.knn(
-        vectors_SD,
-        vectors_ND,
-        min(num_candidates, len(vectors_ND)),
-        metric=faiss.METRIC_INNER_PRODUCT,
-    )
+    vectors_SD = rows_of(vectors_ND, sample_S)
     own_S = np.einsum("sd,sd->s", vectors_SD, vectors_SD)
-    last_S = scores_SM[:, -1]
+    last_S = exact_thresholds(vectors_SD[:, None, :], vectors_ND, min(num_candidates, len(vectors_ND)))
     is_reached_S: NDArray[np.bool_] = (own_S >= last_S - _TOLERANCE * np.abs(last_S)) & (own_S > 0)
     return is_reached_S
 

@@ -8,13 +8,13 @@ Legend: N items, D embedding.
 
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any, Final
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from export.mapped import mapped_without_a_name
 from re4.errors import DataError
 from training.data.ids import kind_of_type
 from training.data.layout import TYPE_OF_KIND
@@ -107,7 +107,7 @@ def read_parquet(file: Path, id_column: str, vector_column: str, folder: Path) -
     lengths_N = lengths.to_series().to_numpy()
     width = int(np.median(lengths_N)) if len(lengths_N) else 0
     _refuse(file, lengths_N != width, lambda row: f"{lengths_N[row]} numbers, most rows have {width}")
-    vectors_ND = _unnamed(folder, (len(lengths_N), width))
+    vectors_ND = mapped_without_a_name(folder, (len(lengths_N), width))
     for start in range(0, len(vectors_ND), _ROWS_OF_PARQUET):
         with reading(file):
             some = lists.slice(start, _ROWS_OF_PARQUET).collect().to_series().explode()
@@ -117,14 +117,6 @@ def read_parquet(file: Path, id_column: str, vector_column: str, folder: Path) -
         vectors_ND[start : start + _ROWS_OF_PARQUET] = some.to_numpy().reshape(-1, width)
     vectors_ND.flags.writeable = False
     return _checked(str(file), vectors_ND, item_ids.to_series())
-
-
-def _unnamed(folder: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
-    """An array in a file that nobody else sees, and that nothing leaves behind."""
-    if not all(shape):
-        return np.empty(shape, np.float32)
-    with TemporaryFile(dir=folder) as file:
-        return np.memmap(file, np.dtype("<f4"), "w+", shape=shape)
 
 
 def _load(file: Path) -> NDArray[Any]:

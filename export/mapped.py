@@ -1,4 +1,4 @@
-"""Memory-mapped item vectors, read in pieces: no more than the piece in hand counts as this process's memory.
+"""Memory-mapped item vectors, written, and read in pieces: only the piece in hand is memory of this process.
 
 The kernel keeps what was read in its cache either way; only the process lets go of it. Arrays that are not
 mapped are read in the same way, and kept.
@@ -8,15 +8,20 @@ Legend: N items, D embedding.
 
 import hashlib
 import mmap
+import os
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any, Final
+from math import prod
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 ROWS_AT_ONCE: Final = 65_536
 """Items of a piece."""
+_DTYPE: Final = np.dtype("<f4")
 
 
 def pieces(
@@ -47,6 +52,37 @@ def rows_of(vectors_ND: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray
         chosen[first:stop] = vectors_ND[rows[first:stop]]
         let_go(vectors_ND)
     return chosen
+
+
+def begin_npy(file: BinaryIO, shape: tuple[int, int]) -> None:
+    """Write what an `.npy` file of vectors of this shape begins with."""
+    np.lib.format.write_array_header_1_0(file, {"descr": _DTYPE.str, "fortran_order": False, "shape": shape})
+
+
+def mapped_for_writing(file: BinaryIO, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Vectors behind what a file holds so far, zero until they are written.
+
+    Their room on the disk is taken at once: a mapping of what turns out not to be there is a bus error.
+
+    Raises:
+        OSError: the disk has no room for them.
+    """
+    if not all(shape):
+        return np.empty(shape, np.float32)
+    file.flush()
+    offset = file.tell()
+    os.posix_fallocate(file.fileno(), offset, _DTYPE.itemsize * prod(shape))
+    return np.memmap(file, _DTYPE, "r+", offset, shape)
+
+
+def mapped_without_a_name(folder: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Vectors to be written, in a file that nobody else sees, and that nothing leaves behind.
+
+    Raises:
+        OSError: the folder's disk has no room for them.
+    """
+    with TemporaryFile(dir=folder) as file:
+        return mapped_for_writing(file, shape)
 
 
 def digest_of(vectors_ND: NDArray[np.float32]) -> str:

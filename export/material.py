@@ -6,11 +6,10 @@
 Legend: P histories, L history length, N items, D embedding, B batch.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime
@@ -21,13 +20,12 @@ from pydantic import JsonValue
 from torch import nn
 
 from bundle.manifest import ModelInfo
+from export.mapped import ROWS_AT_ONCE, digest_of, mapped_without_a_name
 from export.onnx_encoder import export_encoder
 from export.onnx_runner import OnnxEncoder
 from export.parity import compare
 from re4.errors import ExportError
 from training.config import TrainConfig
-
-_BYTES_AT_ONCE: Final = 1 << 26
 
 
 class ModelToExport(Protocol):
@@ -37,8 +35,12 @@ class ModelToExport(Protocol):
     def encoder(self) -> nn.Module:
         """The forward flow."""
 
-    def item_vectors_ND(self) -> torch.Tensor:
-        """Item vectors, float32."""
+    @property
+    def item_table_ND(self) -> torch.Tensor:
+        """Item vectors as they were trained; may be memory-mapped."""
+
+    def as_seen(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Some of them as they are served, float32."""
 
 
 class RunToExport(Protocol):
@@ -131,16 +133,21 @@ class Material:
         return np.setdiff1d(np.arange(len(self.vectors_ND)), self.cold_rows, assume_unique=True)
 
 
-def run_material(run: RunToExport) -> Material:
+def run_material(run: RunToExport, folder: Path) -> Material:
     """Take everything from a finished run.
+
+    Args:
+        run: The run.
+        folder: Where the vectors are written, to be mapped: in a file without a name, which goes with them.
 
     Raises:
         RunError: the run is damaged.
         ExportError: its parts do not fit together, or a vector is not finite.
+        OSError: the folder has no room for them.
     """
     config, model = run.config, run.load_model()
     items = run.items()
-    vectors_ND = _vectors(run, items, model)
+    vectors_ND = _vectors(run, items, model, folder)
     rows_PL, lengths_P = _probe_histories(run, len(vectors_ND))
     counts_N = run.item_counts_N()
     if counts_N.shape != (len(vectors_ND),):
@@ -160,7 +167,7 @@ def run_material(run: RunToExport) -> Material:
             num_interests=config.num_interests,
             embedding_dim=config.embedding_dim,
             max_history_length=config.max_history_length,
-            space=space_of(vectors_ND),
+            space=digest_of(vectors_ND),
         ),
         evaluation=run.evaluation(),
         lineage={
@@ -172,27 +179,27 @@ def run_material(run: RunToExport) -> Material:
     )
 
 
-def space_of(vectors_ND: NDArray[np.float32]) -> str:
-    """Fingerprint of trained item vectors: SHA-256 of their bytes, float32, little-endian, C order."""
-    digest = hashlib.sha256()
-    rows_at_once = max(1, _BYTES_AT_ONCE // (4 * max(1, vectors_ND.shape[1])))
-    for start in range(0, len(vectors_ND), rows_at_once):
-        digest.update(np.ascontiguousarray(vectors_ND[start : start + rows_at_once], "<f4").data)
-    return digest.hexdigest()
-
-
-def _vectors(run: RunToExport, items: pl.DataFrame, model: ModelToExport) -> NDArray[np.float32]:
-    """Item vectors, checked against the ids."""
-    vectors_ND = np.ascontiguousarray(model.item_vectors_ND().detach().cpu().numpy(), np.float32)
-    item_ids = items["item_id"]
+def _vectors(
+    run: RunToExport, items: pl.DataFrame, model: ModelToExport, folder: Path
+) -> NDArray[np.float32]:
+    """Item vectors, checked against the ids; mapped from a file in the folder."""
+    table_ND, item_ids = model.item_table_ND.detach(), items["item_id"]
     if item_ids.is_empty():
         raise ExportError(f"{run.path}: the run has no items: nothing can be retrieved from it")
-    if vectors_ND.shape != (len(item_ids), run.config.embedding_dim):
+    shape = (len(item_ids), run.config.embedding_dim)
+    if tuple(table_ND.shape) != shape:
         raise ExportError(
-            f"{run.path}: item vectors of shape {vectors_ND.shape} for {len(item_ids)} items of width "
+            f"{run.path}: item vectors of shape {tuple(table_ND.shape)} for {len(item_ids)} items of width "
             f"{run.config.embedding_dim}: the run is damaged. Train it again"
         )
-    wrong = np.flatnonzero(~np.isfinite(vectors_ND).all(axis=1))
+    vectors_ND = mapped_without_a_name(folder, shape)
+    is_wrong_N = np.empty(len(item_ids), np.bool_)
+    for start in range(0, len(item_ids), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        vectors_ND[rows] = model.as_seen(table_ND[rows]).cpu().numpy()
+        is_wrong_N[rows] = ~np.isfinite(vectors_ND[rows]).all(axis=1)
+    vectors_ND.flags.writeable = False
+    wrong = np.flatnonzero(is_wrong_N)
     if wrong.size:
         raise ExportError(
             f"{run.path}: the vector of item {item_ids[int(wrong[0])]!r} (row {wrong[0]}) is not finite, nor "

@@ -23,6 +23,7 @@ from bundle.manifest import IndexInfo, Manifest
 from bundle.verify import verify_version
 from export.building import BuiltIndex
 from export.indexes import FAMILIES
+from export.mapped import let_go
 from export.onnx_runner import OnnxEncoder
 from export.searching import find, merge
 from re4.errors import BundleMismatchError
@@ -107,16 +108,10 @@ def answers(
     """What a version answers with the parameters chosen for it: merged rows [Q, M], -1 where it has none."""
     num_candidates = min(num_candidates, int(built.index.ntotal))
     settings = info.search_parameters
-    return np.concatenate(
-        [
-            merge(
-                find(built, settings, batch_BKD, num_candidates),
-                settings,
-                batch_BKD,
-                vectors_ND,
-                num_candidates,
-            )
-            for start in range(0, len(interests_QKD), _SEARCHED_AT_ONCE)
-            for batch_BKD in (interests_QKD[start : start + _SEARCHED_AT_ONCE],)
-        ]
-    )
+    found = []
+    for start in range(0, len(interests_QKD), _SEARCHED_AT_ONCE):
+        batch_BKD = interests_QKD[start : start + _SEARCHED_AT_ONCE]
+        lists = find(built, settings, batch_BKD, num_candidates)
+        found.append(merge(lists, settings, batch_BKD, vectors_ND, num_candidates))
+        let_go(vectors_ND)
+    return np.concatenate(found)

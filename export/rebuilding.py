@@ -238,7 +238,7 @@ def _read(request: RebuildRequest, live: PublishedVersion | None) -> tuple[Mater
         run = newest_run(request.run)
         if run != request.run:
             say(f"the newest finished run of {request.run} is {run.name}")
-        return run_material(Run.open(run)), None
+        return run_material(Run.open(run), request.bundles), None
     source = Path(request.encoder_from)
     if request.encoder_from == LIVE:
         if live is None:
@@ -255,7 +255,7 @@ def _read(request: RebuildRequest, live: PublishedVersion | None) -> tuple[Mater
                 f"--encoder-from {request.encoder_from}: there is no such folder, and no such version in "
                 f"{request.bundles}"
             )
-    return given_material(_given(request), donor_from(source))
+    return given_material(_given(request), donor_from(source, request.bundles))
 
 
 def _given(request: RebuildRequest) -> GivenVectors:

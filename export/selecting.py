@@ -8,7 +8,7 @@ Legend: P histories, L history length, N items before, M items after, D embeddin
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import polars as pl
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bundle.layout import IS_COLD
 from export.cold import SHRINKAGE, starting_vectors
 from export.histories import follow_items
-from export.mapped import let_go
+from export.mapped import begin_npy, let_go, mapped_for_writing
 from export.material import Material
 from re4.errors import DataError
 from training.data.catalogue import Catalogue
@@ -76,7 +76,6 @@ def select_live(material: Material, catalogue: Catalogue, vectors_file: Path) ->
     trained = vectors_MD[: len(kept)]
     started = starting_vectors(trained, trained_items, new)
     vectors_MD[len(kept) :] = started.vectors_CD
-    vectors_MD.flush()
     items = pl.concat([trained_items, new]).with_columns(
         pl.Series(IS_COLD, np.arange(len(vectors_MD)) >= len(kept))
     )
@@ -115,7 +114,7 @@ def all_live(material: Material, vectors_file: Path) -> Selected:
         )
     rows_N = _by_popularity(material)
     items = material.items[rows_N].with_columns(pl.lit(False).alias(IS_COLD))
-    _write_vectors(vectors_file, material.vectors_ND, rows_N, 0).flush()
+    _write_vectors(vectors_file, material.vectors_ND, rows_N, 0)
     ordered = replace(_in_rows(material, rows_N, items, vectors_file), counts_N=material.counts_N[rows_N])
     return Selected(material=ordered, num_removed=0, num_cold=0, num_unknown=0, num_unusable=0)
 
@@ -141,11 +140,13 @@ def _in_rows(
 
 
 def _write_vectors(
-    file: Path, vectors_ND: NDArray[np.float32], kept_rows_M: NDArray[np.int64], num_new: int
-) -> Any:
+    path: Path, vectors_ND: NDArray[np.float32], kept_rows_M: NDArray[np.int64], num_new: int
+) -> NDArray[np.float32]:
     """A file mapped for writing, with the kept vectors in its first rows."""
     shape = (len(kept_rows_M) + num_new, vectors_ND.shape[1])
-    written_MD = np.lib.format.open_memmap(file, mode="w+", dtype=np.dtype("<f4"), shape=shape)
+    with path.open("w+b") as file:
+        begin_npy(file, shape)
+        written_MD = mapped_for_writing(file, shape)
     for start in range(0, len(kept_rows_M), _ROWS_AT_ONCE):
         part = kept_rows_M[start : start + _ROWS_AT_ONCE]
         written_MD[start : start + len(part)] = vectors_ND[part]

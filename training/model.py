@@ -36,11 +36,22 @@ class Losses:
 class MultiInterestModel(nn.Module):
     """Item vectors, an encoder, and the flows that train them."""
 
-    def __init__(self, config: TrainConfig, num_items: int) -> None:
+    def __init__(self, config: TrainConfig, num_items: int, *, to_be_loaded: bool = False) -> None:
+        """Make a model with weights drawn at random.
+
+        Args:
+            config: Its settings.
+            num_items: Size of the catalogue.
+            to_be_loaded: The item vectors take no memory yet: `load_state_dict(…, assign=True)` comes next.
+        """
         super().__init__()
         self.config = config
-        self.item_embedding = nn.Embedding(num_items, config.embedding_dim)
-        nn.init.normal_(self.item_embedding.weight, std=config.embedding_dim**-0.5)
+        shape = (num_items, config.embedding_dim)
+        if to_be_loaded:
+            self.item_embedding = nn.Embedding(*shape, _weight=torch.empty(shape, device="meta"))
+        else:
+            self.item_embedding = nn.Embedding(*shape)
+            nn.init.normal_(self.item_embedding.weight, std=config.embedding_dim**-0.5)
         # Its gradient goes by way of the rows that a step touches, never through the whole table.
         self.item_embedding.weight.requires_grad_(False)
         self.encoder = build_encoder(config)
@@ -56,16 +67,22 @@ class MultiInterestModel(nn.Module):
         """Replace the item vectors, before training."""
         self.item_embedding.weight.copy_(vectors_ND)
 
+    @property
+    def item_table_ND(self) -> Tensor:
+        """The item vectors [N, D] as they are trained, float32, detached."""
+        return self.item_embedding.weight.detach()
+
     def item_vectors_ND(self) -> Tensor:
-        """Give the item vectors [N, D] as served, float32, detached; of length 1 for cosine scores."""
-        return self._as_seen(self.item_embedding.weight.detach())
+        """Give the item vectors [N, D] as served, float32, detached."""
+        return self.as_seen(self.item_table_ND)
 
     def interests(self, rows_BL: Tensor, lengths_B: Tensor) -> Encoded:
         """Encode histories of item rows, newest first."""
-        encoded: Encoded = self.encoder.encode(self._as_seen(self.item_embedding(rows_BL)), lengths_B)
+        encoded: Encoded = self.encoder.encode(self.as_seen(self.item_embedding(rows_BL)), lengths_B)
         return encoded
 
-    def _as_seen(self, vectors: Tensor) -> Tensor:
+    def as_seen(self, vectors: Tensor) -> Tensor:
+        """Item vectors as scores see them: of length 1 for cosine scores."""
         return F.normalize(vectors, dim=-1) if self.config.scores == "cosine" else vectors
 
     def losses(self, batch: Batch, negatives: Negatives, generator: torch.Generator) -> Losses:
@@ -76,7 +93,7 @@ class MultiInterestModel(nn.Module):
         """
         touched, places_BL, places_B, places_M = self._touch(batch, negatives)
         device, config = touched.vectors_RD.device, self.config
-        vectors_RD = self._as_seen(touched.vectors_RD)
+        vectors_RD = self.as_seen(touched.vectors_RD)
         drawn_M, correction = negatives.rows_M, negatives.log_expected_count
         shared = SharedNegatives(
             rows_M=places_M,

@@ -174,14 +174,16 @@ class Run:
         return [json.loads(line) for line in lines]
 
     def load_model(self) -> MultiInterestModel:
-        """Build the model and load the best epoch's weights, on the CPU.
+        """Build the model around the best epoch's weights, on the CPU.
+
+        They are mapped from their file: what is written to is copied, the rest is never in memory.
 
         Raises:
             RunError: where the weights are missing, damaged, or of another shape.
         """
-        model = MultiInterestModel(self.config, self.num_items)
+        model = MultiInterestModel(self.config, self.num_items, to_be_loaded=True)
         try:
-            model.load_state_dict(load_file(self._file(WEIGHTS)))
+            model.load_state_dict(load_file(self._file(WEIGHTS)), assign=True)
         except (SafetensorError, RuntimeError) as error:
             raise RunError(f"{self.path / WEIGHTS} does not fit the run: {error}") from error
         return model.eval()

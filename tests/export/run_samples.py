@@ -72,7 +72,7 @@ class FakeRun:
 
     def load_model(self) -> Any:
         vectors_ND = torch.from_numpy(self.vectors_ND).requires_grad_()
-        return SimpleNamespace(encoder=self.encoder, item_vectors_ND=lambda: vectors_ND)
+        return SimpleNamespace(encoder=self.encoder, item_table_ND=vectors_ND, as_seen=Tensor.detach)
 
     def probe_histories(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         return self.rows_PL, self.lengths_P

@@ -25,7 +25,7 @@ def test_items_are_known_by_their_ids_of_either_kind(
 ) -> None:
     monkeypatch.setattr(encoder_donors, "_IDS_AT_ONCE", 2)
     version = SmallVersion(id_kind=kind)
-    donor = donor_from(tmp_path / version.publish(tmp_path))
+    donor = donor_from(tmp_path / version.publish(tmp_path), tmp_path)
     ids = pl.Series(given)
     assert donor.rows_of(ids).tolist() == expected
     assert donor.an_id == version.ids[0]

@@ -20,7 +20,7 @@ from bundle.verify import verify_version
 from export.assembling import ENCODER_DIFFERENCE
 from export.cli import export as export_verb
 from export.exporter import export_run, publish_run
-from export.material import space_of
+from export.mapped import digest_of
 from export.onnx_encoder import SPACE_KEY
 from re4.errors import BundleError, ExportError, RunError, UsageError
 from training.run import Run
@@ -47,7 +47,7 @@ def test_a_run_becomes_the_live_version(tiny_run: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(vectors, trained)
     assert (vectors.dtype, vectors.flags.c_contiguous) == (np.float32, True)
     metadata = {put.key: put.value for put in onnx.load(path / ENCODER).metadata_props}
-    assert metadata[SPACE_KEY] == manifest.model.space == manifest.items.space == space_of(trained)
+    assert metadata[SPACE_KEY] == manifest.model.space == manifest.items.space == digest_of(trained)
 
     ids = ItemIds.open(path, "int", 30)
     assert ids.ids(np.arange(30)) == run.items()["item_id"].to_list()

@@ -17,7 +17,7 @@ from bundle.layout import IS_COLD, VECTORS
 from bundle.verify import verify_version
 from export import assembling, material
 from export.cold import starting_vectors
-from export.material import space_of
+from export.mapped import digest_of
 from re4.cli import build_app
 from re4.errors import ExportError
 from serving.check import load_and_try
@@ -48,7 +48,7 @@ def test_a_run_and_the_catalogue_of_the_day(tiny_run: Path, tmp_path: Path) -> N
     path = live_version(tmp_path / "bundles")
     manifest = verify_version(path)
     load_and_try(path, ServerSettings())
-    assert manifest.model.space == manifest.items.space == space_of(trained)
+    assert manifest.model.space == manifest.items.space == digest_of(trained)
     assert manifest.lineage["run"] == tiny_run.name
     assert manifest.lineage["gates"]["recall"] == 1
 
@@ -76,8 +76,8 @@ def test_a_runs_vectors_are_out_of_memory_while_the_index_is_built(
     in_memory: list[weakref.ref[Any]] = []
     real = material._vectors
 
-    def reading(run: Any, items: Any, model: Any) -> np.ndarray:
-        vectors = real(run, items, model)
+    def reading(run: Any, items: Any, model: Any, folder: Path) -> np.ndarray:
+        vectors = real(run, items, model, folder)
         in_memory.extend([weakref.ref(vectors), weakref.ref(model.item_embedding.weight)])
         return vectors
 
