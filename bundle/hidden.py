@@ -93,9 +93,8 @@ def change_hidden(
         What was hidden before, and what is now.
 
     Raises:
-        BundleError: too many, the directory cannot be written, or the file that is there is damaged. It is as
-        it
-            was.
+        BundleError: too many, the directory cannot be written, or the file that is there is damaged. It is
+            as it was.
     """
     try:
         with exclusive(bundles):
@@ -105,8 +104,7 @@ def change_hidden(
             if len(ids) > MAX_NUM_HIDDEN:
                 raise BundleError(
                     f"{bundles / HIDDEN}: {len(ids):,} items would be hidden, at most {MAX_NUM_HIDDEN:,} "
-                    f"can be: "
-                    "leave items out of the catalogue, and rebuild"
+                    "can be: leave items out of the catalogue, and rebuild"
                 )
             write_hidden(bundles, now)
     except OSError as error:

@@ -135,8 +135,7 @@ def _as_float32(file: Path, array: NDArray[Any]) -> NDArray[np.float32]:
     if array.ndim != 2 or array.dtype.kind != "f":
         raise DataError(
             f"{file} holds {array.dtype} {list(array.shape)}; vectors are [items, width] of float32 (or "
-            f"float16 or "
-            "float64, which are rounded to it)"
+            "float16 or float64, which are rounded to it)"
         )
     # Left as it is where it can be: a mapped file need not fit into memory.
     is_ready = array.dtype == np.dtype("<f4") and array.flags.c_contiguous

@@ -37,7 +37,6 @@ def follow_items(
     if not is_usable_P.any():
         raise ExportError(
             f"{where}: none of the items of its {len(lengths_P)} real histories is live: there is nothing "
-            f"to tune "
-            "and check the version with. Do catalogue and vectors belong together?"
+            "to tune and check the version with. Do catalogue and vectors belong together?"
         )
     return left_PL[is_usable_P], left_P[is_usable_P]

@@ -244,8 +244,7 @@ def _read(request: RebuildRequest, live: PublishedVersion | None) -> tuple[Mater
         if live is None:
             raise UsageError(
                 "--vectors needs an encoder, and no version is live to take it from: name the folder of a "
-                "version "
-                "or of a run with --encoder-from"
+                "version or of a run with --encoder-from"
             )
         source = live.path
     elif not source.exists():
@@ -284,8 +283,7 @@ def _tell(selected: Selected, report: JobReport) -> None:
     }
     say(
         f"{num_live:,} items are live: {selected.num_removed:,} left, {selected.num_cold:,} are new and "
-        f"start from "
-        f"their attributes ({selected.num_unknown:,} of them share none with a trained item)"
+        f"start from their attributes ({selected.num_unknown:,} of them share none with a trained item)"
     )
     if selected.num_unusable:
         say(

@@ -21,7 +21,6 @@ def newest_run(path: Path) -> Path:
     if not finished:
         raise RunError(
             f"{path} is no finished run, nor a folder that holds any ({CONFIG} is missing). Train one, or "
-            f"resume the "
-            f"one that was stopped: re4 resume {path}"
+            f"resume the one that was stopped: re4 resume {path}"
         )
     return max(finished, key=lambda run: ((run / CONFIG).stat().st_mtime_ns, run.name))

@@ -57,8 +57,7 @@ def read_certificates(files: CertificateFiles, *, now: datetime | None = None) -
 
     Raises:
         SecurityError: a file cannot be read or parsed, the certificate is not valid now, or the key belongs
-        to
-            another one.
+            to another one.
     """
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -76,14 +75,12 @@ def read_certificates(files: CertificateFiles, *, now: datetime | None = None) -
     if now >= leaf.not_valid_after_utc:
         raise SecurityError(
             f"certificate {files.certificate} ended on {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC, no "
-            f"client "
-            "would take it; put a renewed one there"
+            "client would take it; put a renewed one there"
         )
     if now < leaf.not_valid_before_utc:
         raise SecurityError(
             f"certificate {files.certificate} begins on {leaf.not_valid_before_utc:%Y-%m-%d %H:%M} UTC "
-            f"only; put "
-            "one there that is valid now, or look at this machine's clock"
+            "only; put one there that is valid now, or look at this machine's clock"
         )
     if private.public_key() != leaf.public_key():
         raise SecurityError(
@@ -91,6 +88,19 @@ def read_certificates(files: CertificateFiles, *, now: datetime | None = None) -
             "certificate was made for"
         )
     return Certificates(chain=chain, key=key, client_ca=client_ca, not_after=leaf.not_valid_after_utc)
+
+
+def certificate_end(path: Path) -> datetime:
+    """When the certificate in a file ends, or has ended.
+
+    Raises:
+        SecurityError: the file cannot be read or parsed.
+    """
+    from cryptography import x509
+
+    content = _read(path, "certificate")
+    leaf = _parsed(path, "PEM certificates", lambda: x509.load_pem_x509_certificates(content))[0]
+    return leaf.not_valid_after_utc  # type: ignore[no-any-return]
 
 
 class CertificateSource:

@@ -55,10 +55,8 @@ def serve(
         if parsed is not None and not (parsed.is_loopback or is_private or chosen.access.insecure):
             raise UsageError(
                 f"{chosen.said_as(name)} can be reached from other machines, and is not protected by TLS. "
-                f"Listen "
-                "on 127.0.0.1, give --tls-certificate and --tls-key (which protect calls, not the "
-                "metrics page), "
-                "or add --insecure where the network itself keeps strangers out"
+                "Listen on 127.0.0.1, give --tls-certificate and --tls-key (which protect calls, not the "
+                "metrics page), or add --insecure where the network itself keeps strangers out"
             )
     if chosen.access.health_address is not None:
         parse_address(chosen.access.health_address)

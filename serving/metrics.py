@@ -5,6 +5,7 @@ A worker counts calls in `CallMetrics`; the supervisor, which answers none, tell
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,9 @@ from typing import TYPE_CHECKING, Final
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from re4.errors import SecurityError
+from serving.certificates import certificate_end
 
 if TYPE_CHECKING:  # the supervisor, which loads no parser, reads this file too
     from serving.pipeline import StageTimes
@@ -81,8 +85,7 @@ class CallMetrics:
         self._shed = Counter(
             "re4_shed",
             "Calls on which no work was spent: the queue was too long (overload), the caller's deadline "
-            "too near "
-            "(deadline), or the caller's own rate used up (rate).",
+            "too near (deadline), or the caller's own rate used up (rate).",
             ["reason"],
             registry=registry,
         )
@@ -155,6 +158,8 @@ class ServerFacts(Collector):
     num_hidden_failed: int = 0
     recalls: dict[str, tuple[int, float]] = field(default_factory=dict)
     """By version: answers whose recall was measured, and its sum."""
+    certificate: Path | None = None
+    """The file that new connections are shown; None without TLS."""
     workers: Mapping[int, "WorkerProcess"] = field(default_factory=dict)
     """By number; looked at when somebody asks."""
 
@@ -210,6 +215,13 @@ class ServerFacts(Collector):
                 threads.add_metric([str(number), pool], num_threads)
         yield memory
         yield threads
+        if self.certificate is not None:
+            with suppress(SecurityError):  # the workers' logs say what is wrong with the file
+                yield GaugeMetricFamily(
+                    "re4_certificate_end_seconds",
+                    "Unix time at which the server's certificate, as its file is now, ends.",
+                    certificate_end(self.certificate).timestamp(),
+                )
         if self.live is not None:
             version = GaugeMetricFamily(
                 "re4_live_version", "Always 1; the label says what is live.", labels=["version"]

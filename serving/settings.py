@@ -85,16 +85,14 @@ class Access:
     tokens: Path | None = setting(
         None,
         "File of callers, with the hashes of their tokens and their rates. Followed. `re4 token NAME` "
-        "prints an "
-        "entry.",
+        "prints an entry.",
         default_text="none: calls need no token",
     )
     insecure: bool = setting(False, "Allow addresses that other machines reach without TLS.")
     health_address: str | None = setting(
         None,
-        "HOST:PORT of a second port with the health service alone, without TLS: probes such as "
-        "Kubernetes' speak "
-        "none.",
+        "HOST:PORT of a second port with the health service alone, without TLS: probes such as Kubernetes' "
+        "speak none.",
         default_text="no second port",
     )
 

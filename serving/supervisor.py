@@ -62,7 +62,7 @@ class _Supervisor:
         self._settings = settings
         self._metrics_address = metrics_address
         self._workers: dict[int, WorkerProcess] = {}
-        self._facts = ServerFacts(workers=self._workers)
+        self._facts = ServerFacts(workers=self._workers, certificate=settings.access.tls_certificate)
         self._recall = RecallMonitor(settings.recall_cpu_share, self._facts.recall)
         self._worker_environment: Mapping[str, str] = {}
         self._bundles = bundles

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
+from certificates import DAY, Authority
 from damaged_versions import CHANGED_FILES, publish
 from prometheus_client.parser import text_string_to_metric_families
 from running_server import DEADLINE_S, RunningServer, raw_call
@@ -20,7 +22,7 @@ from test_server_processes import serve_and_fail
 
 from re4.errors import ServerError
 from serving.client import RetrievalClient
-from serving.metrics import STAGES
+from serving.metrics import STAGES, ServerFacts
 from serving.pipeline import Pipeline
 from serving.server import RetrievalServer
 from serving.snapshot import Snapshot
@@ -44,6 +46,14 @@ class Scraped:
 
     def _samples(self, name: str) -> list[Any]:
         return [sample for family in self.families for sample in family.samples if sample.name == name]
+
+
+def scraped_with(url: str, num_calls: float) -> Scraped:
+    """The page once so many calls have been counted: a call is, just after its reply was sent."""
+    until = time.monotonic() + DEADLINE_S
+    while (scraped := Scraped(url)).value("re4_calls_total") < num_calls and time.monotonic() < until:
+        time.sleep(0.02)
+    return scraped
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +89,7 @@ def test_calls_are_counted_by_method_and_status_over_all_workers(measured: Runni
             client.retrieve(["item-1-é"], 0)
     with grpc.insecure_channel(measured.address) as channel:
         raw_call(channel, "Retrieve", b"\xff")
-    after = Scraped(url)
+    after = scraped_with(url, before.value("re4_calls_total") + 13)
 
     def grown(name: str, **labels: str) -> float:
         return after.value(name, **labels) - before.value(name, **labels)
@@ -102,9 +112,10 @@ def test_calls_are_counted_by_method_and_status_over_all_workers(measured: Runni
 
 
 def test_counts_outlive_a_worker_that_dies(measured: RunningServer, url: str) -> None:
+    start = Scraped(url).value("re4_calls_total")
     with RetrievalClient(measured.address) as client:
         client.retrieve(["item-1-é"], 5)
-    before = Scraped(url)
+    before = scraped_with(url, start + 1)
     seen = measured.num_lines
     for worker in measured.workers():
         os.kill(worker, signal.SIGKILL)
@@ -112,7 +123,7 @@ def test_counts_outlive_a_worker_that_dies(measured: RunningServer, url: str) ->
         measured.wait_for(rf"worker {number}: serving", after=seen)
     with RetrievalClient(measured.address) as client:
         client.retrieve(["item-1-é"], 5)
-    after = Scraped(url)
+    after = scraped_with(url, start + 2)
     for scraped, num_calls in ((before, 0), (after, 1)):
         assert scraped.value("re4_calls_total", method="Retrieve", code="OK") == num_calls + before.value(
             "re4_calls_total", method="Retrieve", code="OK"
@@ -147,6 +158,25 @@ def test_every_metric_is_in_the_readme(measured: RunningServer, url: str) -> Non
     assert Scraped(url).value("re4_memory_bytes", worker="1", kind="own") > 1 << 20
     assert Scraped(url).value("re4_threads", worker="2", pool="openmp") == 1
     assert not [name for name in names if f"`{name}" not in text]
+
+
+def test_when_the_certificate_ends(tmp_path: Path) -> None:
+    """Told of the file as it is now: renewed, ended, or no certificate any more."""
+    authority = Authority(tmp_path)
+    first = authority.issue("first", ends=3 * DAY)
+    facts = ServerFacts(certificate=first.certificate)
+
+    def seconds_left() -> list[float]:
+        families = [family for family in facts.collect() if family.name == "re4_certificate_end_seconds"]
+        return [sample.value - time.time() for family in families for sample in family.samples]
+
+    assert seconds_left() == [pytest.approx(3 * 86_400, abs=60)]
+    first.replace(authority.issue("late", begins=-2 * DAY, ends=-DAY))
+    assert seconds_left() == [pytest.approx(-86_400, abs=60)]
+    first.certificate.write_text("no certificate")
+    assert seconds_left() == []
+    facts.certificate = None
+    assert seconds_left() == []
 
 
 def test_there_is_no_page_unless_it_is_asked_for(server: RunningServer) -> None:
