@@ -4,7 +4,7 @@ Takes the material from a run, has the version's files written, and publishes th
 how any of these is done, nor about serving.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +14,7 @@ from export.checkpoints import building_room
 from export.choosing import AUTO
 from export.devices import Device
 from export.indexing import check_request
-from export.material import RunToExport, run_material
+from export.material import Material, RunToExport, run_material
 from export.tuning import Goal
 from re4.console import progress
 from training.run import Run
@@ -75,6 +75,28 @@ def publish_run(
     device: Device = Device.CPU,
 ) -> str:
     """Publish an opened run; as `export_run`."""
+    return publish_material(
+        lambda: run_material(run, bundles),
+        bundles,
+        index=index,
+        goal=goal,
+        attributes=attributes,
+        memory_limit=memory_limit,
+        device=device,
+    )
+
+
+def publish_material(
+    read: Callable[[], Material],
+    bundles: Path,
+    *,
+    index: str,
+    goal: Goal = DEFAULT_GOAL,
+    attributes: Sequence[str] | None = None,
+    memory_limit: int | None = None,
+    device: Device = Device.CPU,
+) -> str:
+    """Publish what is given once the bundle directory is there; as `export_run`."""
     with (
         progress("Exporting", total=NUM_STAGES + 2) as bar,
         building_room(bundles) as room,
@@ -87,7 +109,7 @@ def publish_run(
 
         bar.note("reading the run")
         assembled = assemble(
-            run_material(run, bundles),
+            read(),
             staged.path,
             index=index,
             goal=goal,

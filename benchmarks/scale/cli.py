@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from export.material import Material
     from export.tuning import Goal
 
+_NUM_HISTORIES = 1000
 _NUM_FRESH = 400
 """Requests that had no part in tuning, which the published version is asked."""
+_SHARPNESS = 20.0
+_ID_LENGTH = 14
 
 
 def scale(
@@ -45,7 +48,7 @@ def scale(
     Example: re4 bench scale --num-items 10000000 --work /data/scale --out results
     """
     from benchmarks.latency.machine import describe_machine
-    from benchmarks.scale.catalogue import make_catalogue
+    from benchmarks.made_up import made_up_material, set_aside
     from benchmarks.scale.report import write_report
     from benchmarks.scale.watching import Watch
     from benchmarks.vectors import VectorSpace
@@ -54,6 +57,7 @@ def scale(
     from export.memory import parse_bytes
     from export.published import open_version
     from export.tuning import Goal
+    from training.config import TrainConfig
 
     goal = Goal(recall=recall, num_candidates=num_candidates)
     check_request(index, goal)
@@ -65,8 +69,16 @@ def scale(
     with watch.watching():
         watch.begin("drawing the catalogue")
         space = VectorSpace(num_items=num_items, embedding_dim=embedding_dim, seed=seed)
-        whole = make_catalogue(work, space, num_requests=1000 + _NUM_FRESH)
-        material, fresh = _halves(whole)
+        whole = made_up_material(
+            work,
+            space,
+            TrainConfig(embedding_dim=embedding_dim, position=False, head=False),
+            sharpness={"w.weight": _SHARPNESS},
+            id_length=_ID_LENGTH,
+            num_histories=_NUM_HISTORIES + _NUM_FRESH,
+        )
+        material, *histories = set_aside(whole, _NUM_FRESH)
+        fresh = dict(zip(("rows_PL", "lengths_P"), histories, strict=True))
         assembled, version = _publish(material, work / "bundles", index, goal, limit, watch)
         watch.begin("verifying every byte")
         path = work / "bundles" / version
@@ -96,15 +108,6 @@ def scale(
     }
     write_report(report, out)
     console.say(f"report: {out / 'scale.md'}")
-
-
-def _halves(whole: "Material") -> "tuple[Material, dict[str, Any]]":
-    """The material without its last requests, and those."""
-    from dataclasses import replace
-
-    rows_PL, lengths_P = whole.rows_PL, whole.lengths_P
-    material = replace(whole, rows_PL=rows_PL[:-_NUM_FRESH], lengths_P=lengths_P[:-_NUM_FRESH])
-    return material, {"rows_PL": rows_PL[-_NUM_FRESH:], "lengths_P": lengths_P[-_NUM_FRESH:]}
 
 
 def _publish(
