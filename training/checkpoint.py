@@ -38,6 +38,8 @@ class Progress:
     """What `metrics.jsonl` holds: a record of each epoch that is over."""
     started_from: str | None = None
     """The earlier run whose weights it began with."""
+    precision: str = "auto"
+    """float32 or bf16, as it began; auto before it has."""
 
 
 @dataclass(frozen=True, kw_only=True)

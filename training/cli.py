@@ -17,6 +17,9 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, 
 Precision = Annotated[
     str, typer.Option(help="auto, float32 or bf16 (products only); auto: bf16 on a GPU that has it.")
 ]
+PrecisionOfResumed = Annotated[
+    str, typer.Option(help="auto, float32 or bf16 (products only); auto: as it began.")
+]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes CUDA where PyTorch finds it.")
 ]
@@ -89,7 +92,7 @@ def resume(
     run: RunFolder,
     data: DataMoved = None,
     device: Device = "auto",
-    precision: Precision = "auto",
+    precision: PrecisionOfResumed = "auto",
     checkpoint_minutes: CheckpointMinutes = 10.0,
     tensorboard: Tensorboard = False,
     as_json: AsJson = False,

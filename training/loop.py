@@ -147,7 +147,7 @@ def resume(
         run: the run's folder.
         dataset: the data set, where it has moved.
         device: as for `train`.
-        precision: as for `train`.
+        precision: auto (as it began), float32 or bf16.
         checkpoint_minutes: as for `train`.
         tensorboard: as for `train`.
 
@@ -182,7 +182,10 @@ class _Training:
         self._dataset, self._model, self._out, self._progress = dataset, model, out, progress
         self._checkpoint_s = 60 * checkpoint_minutes
         self._tensorboard = tensorboard
-        self._is_bf16 = is_bf16(precision, model.item_embedding.weight.device)
+        self._is_bf16 = is_bf16(
+            progress.precision if precision == "auto" else precision, model.item_embedding.weight.device
+        )
+        progress.precision = "bf16" if self._is_bf16 else "float32"
         self._optimiser = Optimiser(model)
         self._batches = TrainingBatches(
             dataset.train,

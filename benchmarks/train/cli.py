@@ -36,6 +36,9 @@ def train(
         int, typer.Option(help="Steps that are timed, after three that are not.", min=1)
     ] = 20,
     num_threads: Annotated[int, typer.Option(help="Threads of PyTorch; 0: as it chooses.", min=0)] = 0,
+    precision: Annotated[
+        Literal["auto", "float32", "bf16"], typer.Option(help="As for `re4 train`; of our step alone.")
+    ] = "auto",
     full_histories: Annotated[
         bool, typer.Option("--full-histories", help="Every history at its full length: the worst case.")
     ] = False,
@@ -62,6 +65,7 @@ def train(
         num_items,
         num_steps=num_steps,
         num_threads=num_threads,
+        precision=precision,
         full_histories=full_histories,
         against_textbook=against == "textbook",
     )

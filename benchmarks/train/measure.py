@@ -23,6 +23,7 @@ from training.data.dataset import Sequences
 from training.model import MultiInterestModel
 from training.negatives import build_sampler
 from training.optimiser import Optimiser
+from training.precision import arithmetic, is_bf16
 
 _MIN_EVENTS, _MEAN_EVENTS = 5, 14.7
 _WARMUP_STEPS = 3
@@ -46,6 +47,7 @@ class StepSpeed:
 
     num_items: int
     num_threads: int
+    precision: str
     num_steps: int
     mean_history_length: float
     examples_per_second: float
@@ -70,6 +72,7 @@ def measure(
     *,
     num_steps: int,
     num_threads: int,
+    precision: str,
     full_histories: bool,
     against_textbook: bool,
 ) -> StepSpeed:
@@ -80,6 +83,7 @@ def measure(
         num_items: items of the catalogue.
         num_steps: steps that count, after three that do not.
         num_threads: threads of PyTorch; 0 leaves them as they are.
+        precision: auto, float32 or bf16, of our step.
         full_histories: every history at its full length.
         against_textbook: time a textbook step after each of ours.
     """
@@ -99,6 +103,8 @@ def measure(
     textbook = TextbookTraining(config, num_items) if against_textbook else None
     sampler = build_sampler(config.negatives, config.num_negatives, torch.ones(num_items))
     generator, their_generator = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
+    device = model.item_embedding.weight.device
+    bf16 = is_bf16(precision, device)
     gflops = matmul_gflops()
     seconds, input_seconds, their_seconds, lengths, owed = [], [], [], [], []
     examples = batches.epoch([0])
@@ -108,7 +114,9 @@ def measure(
             batch = next(examples)
             gathered = time.perf_counter()
             negatives = sampler.draw(generator, batch.targets_B)
-            optimiser.step(model.losses(batch, negatives, generator))
+            with arithmetic(device, bf16=bf16):
+                losses = model.losses(batch, negatives, generator)
+            optimiser.step(losses)
             ended = time.perf_counter()
             if textbook is not None:
                 assert negatives.rows_M is not None, "the textbook step wants drawn negatives"
@@ -128,6 +136,7 @@ def measure(
     return StepSpeed(
         num_items=num_items,
         num_threads=torch.get_num_threads(),
+        precision="bf16" if bf16 else "float32",
         num_steps=num_steps,
         mean_history_length=float(np.mean(lengths)),
         examples_per_second=speed,

@@ -35,7 +35,8 @@ def test_the_arithmetic_owed_by_hand():
 
 def bench(capsys, **options):
     defaults = {"preset": "authors", "num_items": 500, "num_steps": 2, "num_threads": 1}
-    train(**{**defaults, "full_histories": False, "against": None, "as_json": True, **options})
+    others = {"precision": "float32", "full_histories": False, "against": None, "as_json": True}
+    train(**{**defaults, **others, **options})
     return json.loads(capsys.readouterr().out)
 
 
@@ -59,7 +60,15 @@ def test_beside_a_textbook_step(capsys):
 
 def test_full_histories_are_full():
     config = TrainConfig(**PRESETS["authors"]).resolve(300)
-    result = measure(config, 300, num_steps=1, num_threads=1, full_histories=True, against_textbook=False)
+    result = measure(
+        config,
+        300,
+        num_steps=1,
+        num_threads=1,
+        precision="float32",
+        full_histories=True,
+        against_textbook=False,
+    )
     assert result.mean_history_length == pytest.approx(config.max_history_length, rel=0.01)
 
 

@@ -28,7 +28,7 @@ from training.optimiser import Optimiser
 
 torch.set_num_threads(1)
 data, out, options = Path(sys.argv[1]), Path(sys.argv[2]), eval(sys.argv[3])
-signal_number, last_step = map(int, sys.argv[4:])
+signal_number, last_step = map(int, sys.argv[4:6])
 whole_step, steps = Optimiser.step, 0
 
 def step(self, losses):
@@ -39,12 +39,14 @@ def step(self, losses):
         os.kill(os.getpid(), signal_number)
 
 Optimiser.step = step
-train(Dataset.open(data), TrainConfig(**options), out, device="cpu", checkpoint_minutes=0)
+train(
+    Dataset.open(data), TrainConfig(**options), out, device="cpu", precision=sys.argv[6], checkpoint_minutes=0
+)
 """
 
 
-def train_until(planted, out, options, *, signal_number, last_step):
-    words = [str(planted.path), str(out), repr(options), str(int(signal_number)), str(last_step)]
+def train_until(planted, out, options, *, signal_number, last_step, precision="float32"):
+    words = [str(planted.path), str(out), repr(options), str(int(signal_number)), str(last_step), precision]
     return subprocess.run(
         [sys.executable, "-c", TRAIN_AND_SIGNAL, *words],
         capture_output=True,
@@ -91,6 +93,14 @@ def test_killed_and_resumed_is_bit_identical(planted, options, uninterrupted, tm
         Run.open(run)
     resume(run, device="cpu")
     assert_same_run(run, uninterrupted)
+
+
+def test_killed_and_resumed_is_bit_identical_in_bf16(planted, options, tmp_path):
+    train(planted, TrainConfig(**options), tmp_path / "whole", device="cpu", precision="bf16")
+    run = tmp_path / "run"
+    train_until(planted, run, options, signal_number=signal.SIGKILL, last_step=9, precision="bf16")
+    resume(run, device="cpu")  # as it began
+    assert_same_run(run, tmp_path / "whole")
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])

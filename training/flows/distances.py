@@ -127,8 +127,7 @@ class _Worker:
         difference_BKjd = history_Zjd.view(-1, num_interests, *history_Zjd.shape[1:])
         difference_BKjd -= users.history_vectors_BLD[block, None, :longest]
         difference_BKjd *= users.positives_BKL[block, :, :longest, None]
-        flat = difference_BKjd.view(-1)
-        self.total += torch.dot(flat, flat)
+        self.total += torch.linalg.vector_norm(difference_BKjd).square()  # a dot product would be rounded
         difference_BKjd *= 2
         users.history_gradients_BLD[block, :longest] = difference_BKjd.sum(dim=1).neg_()
 
