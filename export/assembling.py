@@ -57,6 +57,7 @@ class Assembled:
     """A version whose files are all written, ready to be judged and published."""
 
     material: Material
+    """Without ids, attributes and counts, which are in the files."""
     exported: OnnxEncoder
     golden: GoldenQueries
     index: IndexInfo
@@ -124,13 +125,17 @@ def assemble(
     if not (folder / VECTORS).exists():
         _write_vectors(folder / VECTORS, vectors_ND)
     vectors_ND = open_array(folder / VECTORS, "<f4", vectors_ND.shape)
-    material = replace(material, vectors_ND=vectors_ND)  # a caller who keeps none frees what was in memory
     id_kind = write_item_ids(folder, _ids(material.items["item_id"]))
     chosen_attributes = choose_attributes(material.items, attributes)
     attribute_infos = write_attributes(folder, chosen_attributes.columns, len(vectors_ND))
     for name, why in chosen_attributes.left_out.items():
         say(f"catalogue column {name} is no attribute: {why}")
     np.save(folder / POPULAR, _most_popular(material.counts_N))
+    # The items are in files now: a caller who keeps none of them frees what was in memory.
+    material = replace(
+        material, vectors_ND=vectors_ND, items=material.items.clear(), counts_N=np.empty(0, np.int64)
+    )
+    del chosen_attributes
     factory, reason = factory_for(index, len(vectors_ND), model.embedding_dim, memory_limit, device)
     if reason is not None:
         say(f"index {factory}: {reason}")

@@ -122,15 +122,9 @@ def rebuild(request: RebuildRequest, report: JobReport, command: str) -> str | N
     ):
         stage("live version")
         live = _live(request.bundles, report)
-        stage("read")
-        material, agreement = _read(request, live)
         with stage_version(request.bundles) as staged:
-            stage("select")
-            selected = _select(request, material, staged.path / VECTORS)
-            _tell(selected, report)
-            material = selected.material  # what was read is let go of
             assembled = assemble(
-                material,
+                _material(request, live, staged.path / VECTORS, report, stage),  # kept by nobody here
                 staged.path,
                 index=request.index,
                 goal=request.goal,
@@ -143,8 +137,6 @@ def rebuild(request: RebuildRequest, report: JobReport, command: str) -> str | N
             )
             report.facts["index"] = assembled.index.factory or assembled.index.kind
             stage("gates")
-            if agreement is not None:
-                report.gates.append(_space(agreement, request))
             for result in judge(assembled, staged.path, live, bounds=request.bounds, goal=request.goal):
                 report.gates.append(result)
             refuse_failed(report.gates)
@@ -232,13 +224,29 @@ def _live(bundles: Path, report: JobReport) -> PublishedVersion | None:
     return live
 
 
-def _read(request: RebuildRequest, live: PublishedVersion | None) -> tuple[Material, float | None]:
-    """The material, and for vectors made elsewhere how well they agree with their encoder's."""
+def _material(
+    request: RebuildRequest,
+    live: PublishedVersion | None,
+    vectors_file: Path,
+    report: JobReport,
+    stage: Callable[[str], None],
+) -> Material:
+    """What is live: read and selected."""
+    stage("read")
+    material = _read(request, live, report)
+    stage("select")
+    selected = _select(request, material, vectors_file)
+    _tell(selected, report)
+    return selected.material
+
+
+def _read(request: RebuildRequest, live: PublishedVersion | None, report: JobReport) -> Material:
+    """All there is; how well vectors made elsewhere agree with their encoder's goes into the report."""
     if request.run is not None:
         run = newest_run(request.run)
         if run != request.run:
             say(f"the newest finished run of {request.run} is {run.name}")
-        return run_material(Run.open(run), request.bundles), None
+        return run_material(Run.open(run), request.bundles)
     source = Path(request.encoder_from)
     if request.encoder_from == LIVE:
         if live is None:
@@ -254,7 +262,9 @@ def _read(request: RebuildRequest, live: PublishedVersion | None) -> tuple[Mater
                 f"--encoder-from {request.encoder_from}: there is no such folder, and no such version in "
                 f"{request.bundles}"
             )
-    return given_material(_given(request), donor_from(source, request.bundles))
+    material, agreement = given_material(_given(request), donor_from(source, request.bundles))
+    report.gates.append(_space(agreement, request))
+    return material
 
 
 def _given(request: RebuildRequest) -> GivenVectors:

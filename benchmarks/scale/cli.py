@@ -13,7 +13,10 @@ import typer
 from re4 import console
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from benchmarks.scale.watching import Watch
+    from benchmarks.vectors import VectorSpace
     from bundle.manifest import Manifest
     from export.assembling import Assembled
     from export.material import Material
@@ -24,6 +27,7 @@ _NUM_FRESH = 400
 """Requests that had no part in tuning, which the published version is asked."""
 _SHARPNESS = 20.0
 _ID_LENGTH = 14
+_REQUESTS = "requests.npz"
 
 
 def scale(
@@ -48,7 +52,6 @@ def scale(
     Example: re4 bench scale --num-items 10000000 --work /data/scale --out results
     """
     from benchmarks.latency.machine import describe_machine
-    from benchmarks.made_up import made_up_material, set_aside
     from benchmarks.scale.report import write_report
     from benchmarks.scale.watching import Watch
     from benchmarks.vectors import VectorSpace
@@ -57,7 +60,6 @@ def scale(
     from export.memory import parse_bytes
     from export.published import open_version
     from export.tuning import Goal
-    from training.config import TrainConfig
 
     goal = Goal(recall=recall, num_candidates=num_candidates)
     check_request(index, goal)
@@ -69,17 +71,7 @@ def scale(
     with watch.watching():
         watch.begin("drawing the catalogue")
         space = VectorSpace(num_items=num_items, embedding_dim=embedding_dim, seed=seed)
-        whole = made_up_material(
-            work,
-            space,
-            TrainConfig(embedding_dim=embedding_dim, position=False, head=False),
-            sharpness={"w.weight": _SHARPNESS},
-            id_length=_ID_LENGTH,
-            num_histories=_NUM_HISTORIES + _NUM_FRESH,
-        )
-        material, *histories = set_aside(whole, _NUM_FRESH)
-        fresh = dict(zip(("rows_PL", "lengths_P"), histories, strict=True))
-        assembled, version = _publish(material, work / "bundles", index, goal, limit, watch)
+        assembled, version = _publish(lambda: _draw(space, work), work / "bundles", index, goal, limit, watch)
         watch.begin("verifying every byte")
         path = work / "bundles" / version
         published = open_version(path)
@@ -87,9 +79,9 @@ def scale(
         watch.begin("gates of a rebuild, against itself")
         gates = list(judge(assembled, path, published, bounds=Bounds(), goal=goal))
         watch.begin("reading in two processes")
-        readers = _read_twice(path, fresh, work, goal)
+        readers = _read_twice(path, work, goal)
         watch.begin("exact answers to requests that had no part in tuning")
-        served_recall = _served_recall(path, manifest, fresh, work)
+        served_recall = _served_recall(path, manifest, work)
     report = {
         "created_at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         "command": shlex.join(["re4", *sys.argv[1:]]),
@@ -110,8 +102,28 @@ def scale(
     console.say(f"report: {out / 'scale.md'}")
 
 
+def _draw(space: "VectorSpace", work: Path) -> "Material":
+    """What is built; requests that have no part in it are written beside."""
+    import numpy as np
+
+    from benchmarks.made_up import made_up_material, set_aside
+    from training.config import TrainConfig
+
+    whole = made_up_material(
+        work,
+        space,
+        TrainConfig(embedding_dim=space.embedding_dim, position=False, head=False),
+        sharpness={"w.weight": _SHARPNESS},
+        id_length=_ID_LENGTH,
+        num_histories=_NUM_HISTORIES + _NUM_FRESH,
+    )
+    material, rows_PL, lengths_P = set_aside(whole, _NUM_FRESH)
+    np.savez(work / _REQUESTS, rows_PL=rows_PL, lengths_P=lengths_P)
+    return material
+
+
 def _publish(
-    material: "Material", bundles: Path, index: str, goal: "Goal", limit: int | None, watch: "Watch"
+    draw: "Callable[[], Material]", bundles: Path, index: str, goal: "Goal", limit: int | None, watch: "Watch"
 ) -> "tuple[Assembled, str]":
     """As `re4 export` does; what was made, and the version's name."""
     from bundle.publish import stage_version
@@ -121,7 +133,7 @@ def _publish(
     bundles.mkdir(exist_ok=True)
     with building_room(bundles) as room, stage_version(bundles) as staged:
         assembled = assemble(
-            material,
+            draw(),
             staged.path,
             index=index,
             goal=goal,
@@ -134,14 +146,11 @@ def _publish(
         return assembled, assembled.publish(staged)
 
 
-def _read_twice(path: Path, fresh: dict[str, Any], work: Path, goal: "Goal") -> list[dict[str, Any]]:
+def _read_twice(path: Path, work: Path, goal: "Goal") -> list[dict[str, Any]]:
     """What a process says that loads the version, and another one while the first still holds it."""
-    import numpy as np
-
-    np.savez(work / "requests.npz", **fresh)
     order = {
         "path": str(path),
-        "requests": str(work / "requests.npz"),
+        "requests": str(work / _REQUESTS),
         "answers": str(work / "answers.npy"),
         "num_candidates": goal.num_candidates,
     }
@@ -160,7 +169,7 @@ def _read_twice(path: Path, fresh: dict[str, Any], work: Path, goal: "Goal") -> 
     return said
 
 
-def _served_recall(path: Path, manifest: "Manifest", fresh: dict[str, Any], work: Path) -> float:
+def _served_recall(path: Path, manifest: "Manifest", work: Path) -> float:
     """The share of the exact candidates that the reader was answered with."""
     import numpy as np
 
@@ -173,7 +182,8 @@ def _served_recall(path: Path, manifest: "Manifest", fresh: dict[str, Any], work
     shape = (manifest.items.num_items, manifest.model.embedding_dim)
     vectors_ND = open_array(path / VECTORS, "<f4", shape)
     encoder = OnnxEncoder((path / ENCODER).read_bytes())
-    interests_QKD = interests_of(encoder, vectors_ND, fresh["rows_PL"], fresh["lengths_P"])
+    with np.load(work / _REQUESTS) as fresh:
+        interests_QKD = interests_of(encoder, vectors_ND, fresh["rows_PL"], fresh["lengths_P"])
     found_QM = np.load(work / "answers.npy")
     thresholds_Q = exact_thresholds(interests_QKD, vectors_ND, found_QM.shape[1])
     return merged_recall(interests_QKD, vectors_ND, found_QM, thresholds_Q)

@@ -1,5 +1,6 @@
 """A rebuild from a run: its newest weights, a catalogue of the day, new items, and servers that take it."""
 
+import gc
 import json
 import weakref
 from pathlib import Path
@@ -70,7 +71,7 @@ def test_a_run_and_the_catalogue_of_the_day(tiny_run: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("verb", ["export", "rebuild"])
-def test_a_runs_vectors_are_out_of_memory_while_the_index_is_built(
+def test_a_runs_vectors_and_ids_are_out_of_memory_while_the_index_is_built(
     verb: str, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_memory: list[weakref.ref[Any]] = []
@@ -83,6 +84,8 @@ def test_a_runs_vectors_are_out_of_memory_while_the_index_is_built(
 
     def building(*given: Any, **options: Any) -> NoReturn:
         assert [ref() for ref in in_memory] == [None, None]
+        frames = [thing for thing in gc.get_objects() if type(thing) is pl.DataFrame]
+        assert not [frame for frame in frames if "item_id" in frame.columns and len(frame)]
         raise ExportError("this far")
 
     monkeypatch.setattr(material, "_vectors", reading)
