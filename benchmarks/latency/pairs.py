@@ -18,6 +18,9 @@ FIGURES: Final[Mapping[str, Callable[[RepeatRun], float | None]]] = {
         f"{name}_ms": lambda run, percent=percent: run.tally.percentile_ms(percent)  # type: ignore[misc]
         for name, percent in PERCENTILES.items()
     },
+    "server_cpu_us_an_answer": lambda run: (
+        run.server.cores * 1e6 / run.tally.achieved_per_s if run.server and run.tally.achieved_per_s else None
+    ),
     "server_cores": lambda run: run.server.cores if run.server else None,
     "server_memory_bytes": lambda run: run.server.memory_bytes if run.server else None,
 }

@@ -34,6 +34,14 @@ def peers(
     out: Annotated[
         Path, typer.Option(help="Folder for the report; keeps what earlier calls measured on the same terms.")
     ] = Path("bench-peers"),
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Instead of sweeps: so many rounds with all systems up, each saturated and called alone in "
+            "turns. Its ratios can be believed on a machine whose speed wanders.",
+        ),
+    ] = None,
     prepare_only: Annotated[
         bool,
         typer.Option(
@@ -53,10 +61,12 @@ def peers(
     Example: re4 bench peers --bundles million/bundles --data million/data
 
     Example: re4 bench peers --bundles million/bundles --data million/data --systems re4,triton
+
+    Example: re4 bench peers --bundles million/bundles --data million/data --rounds 6
     """
     from benchmarks.latency.load import Timing
     from benchmarks.overhead.cores import two_cores
-    from benchmarks.side_by_side.markdown import headline
+    from benchmarks.side_by_side.markdown import headline, in_turns_in_words
     from benchmarks.side_by_side.measure import Terms
     from benchmarks.side_by_side.session import SYSTEMS, Plan, run
 
@@ -81,6 +91,7 @@ def peers(
         work=work,
         command=shlex.join(["re4", *sys.argv[1:]]),
         prepare_only=prepare_only,
+        num_rounds=rounds,
     )
     report = run(plan, out)
     if prepare_only and report["status"] == "complete":
@@ -90,7 +101,7 @@ def peers(
         console.print_json(report)
     else:
         _show(report)
-        console.say(headline(report))
+        console.say(" ".join(filter(None, [headline(report), in_turns_in_words(report)])))
     if report["status"] != "complete":
         raise Re4Error(f"{report['status']} report, {out / 'report.md'}: {report['status_reason']}")
     console.say(f"report: {out / 'report.md'}")

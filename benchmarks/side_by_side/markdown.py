@@ -1,10 +1,12 @@
 """A comparison as text: who is ahead first, then every figure behind it, then how to get it again."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.latency.steadiness import in_words
 from benchmarks.side_by_side.comparison import OURS, figures_of
+from benchmarks.side_by_side.turns import LOADS
 
 
 def render_markdown(report: Mapping[str, Any]) -> str:
@@ -12,7 +14,7 @@ def render_markdown(report: Mapping[str, Any]) -> str:
     parts = [
         f"# Serving {report['bundle']['items']['num_items']:,} items, side by side",
         "" if report["status"] == "complete" else f"**PARTIAL REPORT: {report['status_reason']}.**",
-        headline(report),
+        " ".join(filter(None, [headline(report), in_turns_in_words(report)])),
         "![99th percentile against load, all systems](report.png)" if report["systems"] else "",
         "## Systems\n\n*Sustained* is the highest rate, open loop, at which 99 % of all calls take at most "
         f"{report['terms']['p99_ms']:g} ms; ± is half of the 95 % interval of the mean over "
@@ -20,6 +22,7 @@ def render_markdown(report: Mapping[str, Any]) -> str:
         "who waits for each answer, *saturated* what 64 such callers get, and *CPU* is the server's "
         "processor time for one of those answers, which other work on the machine hardly changes. Memory "
         "that processes share is divided among them.\n\n" + _systems(report),
+        _in_turns(report["in_turns"]),
         _skipped(report),
         "## Loads\n\n" + _loads(report),
         "## Conditions\n\n" + _conditions(report),
@@ -32,6 +35,8 @@ def headline(report: Mapping[str, Any]) -> str:
     """The first paragraph: who is ahead, by how much, and where a peer is ahead of us."""
     found, terms = report["comparison"], report["terms"]
     ours = next((one for one in found["best"] if one["system"] == OURS), None)
+    if not report["systems"]:
+        return ""
     if ours is None:
         return "Nothing of ours was sustained, so there is nothing to compare."
     least = "at least " if ours["is_client_limited"] else ""
@@ -82,6 +87,57 @@ def _systems(report: Mapping[str, Any]) -> str:
         )
     columns = ["system", "setting", "sustained/s", "p50, ms", "p99, ms", "lone, ms", "saturated/s", "recall"]
     return _table([*columns, "CPU, µs", "server MiB", "client's ceiling/s"], rows)
+
+
+def in_turns_in_words(report: Mapping[str, Any]) -> str:
+    """How much more ours answers than each peer at its better setting, where turns were taken."""
+    least: dict[str, tuple[float, str]] = {}
+    for one in (report["in_turns"] or {"settings": []})["settings"]:
+        ratio = (one["ours_is_times"] or {}).get("saturation", {}).get("answers_per_s")
+        if ratio and ratio["mean"] < least.get(one["system"], (math.inf, ""))[0]:
+            text = f"**{ratio['mean']:.1f} ×** {one['title']} ({one['setting']})"
+            least[one["system"]] = ratio["mean"], text
+    if not least:
+        return ""
+    texts = ", ".join(text for _, text in least.values())
+    return f"Saturated, in turns, Re4 Retrieval answers {texts}."
+
+
+def _in_turns(turns: Mapping[str, Any] | None) -> str:
+    if turns is None:
+        return ""
+    rows = []
+    for one in turns["settings"]:
+        by_purpose = {point["purpose"]: point for point in one["points"]}
+        if len(by_purpose) < len(LOADS):
+            continue
+        saturated, lone = (by_purpose[purpose] for purpose in LOADS)
+        times = one["ours_is_times"] or {purpose: {} for purpose in LOADS}
+        rows.append(
+            [
+                one["title"],
+                one["setting"],
+                f"{saturated['achieved_per_s']['mean']:,.0f}",
+                _times(times["saturation"].get("answers_per_s")),
+                _times(times["saturation"].get("server_cpu_us_an_answer")),
+                _ms(lone["latency_ms"]["p50"]["pooled"], 2),
+                _times(times["lone caller"].get("p50_ms")),
+            ]
+        )
+    columns = ["system", "setting", "saturated/s", "ours is ×", "CPU an answer: ours is ×", "lone p50, ms"]
+    return (
+        f"## In turns\n\n{turns['num_rounds']} rounds with all systems up, each saturated by 64 callers and "
+        "called by one, in turns. Ratios are computed within a round, with the 95 % interval over the rounds "
+        "in brackets: what slows the machine for minutes slows all alike. The machine alone: "
+        f"{in_words(turns['steadiness_before'])}.\n\n" + _table([*columns, "ours is ×"], rows)
+    )
+
+
+def _times(ratio: Mapping[str, float | None] | None) -> str:
+    if ratio is None:
+        return "–"
+    low, high = ratio["low"], ratio["high"]
+    return f"{ratio['mean']:.2f}" + ("" if low is None or high is None else f" ({low:.2f}–{high:.2f})")
 
 
 def _skipped(report: Mapping[str, Any]) -> str:
@@ -149,7 +205,8 @@ def _built(facts: Mapping[str, Any]) -> str:
 
 
 def _commands(report: Mapping[str, Any]) -> list[str]:
-    return list(dict.fromkeys(part["command"] for part in report["systems"])) or [report["command"]]
+    parts = [*report["systems"], *([report["in_turns"]] if report["in_turns"] else [])]
+    return list(dict.fromkeys(part["command"] for part in parts)) or [report["command"]]
 
 
 def _least(one: Mapping[str, Any]) -> str:

@@ -5,7 +5,8 @@ what that client could do at most.
 """
 
 import os
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -65,20 +66,48 @@ def choose_effort(system: System, material: Material, truth: Truth, terms: Terms
     return system.efforts[-1]
 
 
-def measure(
-    system: System, setting: Setting, effort: int, material: Material, truth: Truth, terms: Terms
-) -> dict[str, Any]:
-    """Everything about one setting; what there is of it where it is interrupted.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Started:
+    """A system that runs at one setting, and whoever measures it."""
+
+    system: System
+    setting: Setting
+    effort: int
+    recall: dict[str, Any]
+    bench: Bench
+
+    def facts(self) -> dict[str, Any]:
+        """What a report says of it, whatever was measured."""
+        return {
+            "system": self.system.name,
+            "title": self.system.title,
+            "setting": self.setting.name,
+            "how": self.setting.how,
+            "client": self.system.client,
+            "effort": self.effort,
+            "recall": self.recall,
+            "client_ceiling_per_s": self.bench.ceiling_per_s,
+        }
+
+
+@contextmanager
+def started(
+    system: System,
+    setting: Setting,
+    effort: int,
+    material: Material,
+    truth: Truth,
+    terms: Terms,
+    *,
+    max_other_cores: float | None,
+) -> Iterator[Started]:
+    """Run a system on the server's core, and a client for it on the other one, while the block runs.
 
     Raises:
         Re4Error: the server or the client did not start.
     """
-    payloads, callee, client_settings = (
-        system.payloads(material),
-        system.callee(),
-        ClientSettings(num_channels=_NUM_CONNECTIONS),
-    )
-    load_average, steadiness = os.getloadavg()[0], measure_steadiness()
+    payloads, callee = system.payloads(material), system.callee()
+    client_settings = ClientSettings(num_channels=_NUM_CONNECTIONS)
     with ExitStack() as stack:
         with on_core(terms.cores[0]):
             server = stack.enter_context(system.running(material, setting, effort))
@@ -90,32 +119,39 @@ def measure(
         ceiling_per_s = measure_ceiling(payloads, reply, client_settings, version=version, callee=callee)
         with on_core(terms.cores[1]):
             client = stack.enter_context(LoadClient(server.address, payloads, client_settings, callee))
-            bench = Bench(
-                client,
-                timing=terms.timing,
-                version=version,
-                seed=terms.seed,
-                ceiling_per_s=ceiling_per_s,
-                server_pids=[server.pid],
-                check_server=lambda: None if psutil.pid_exists(server.pid) else "the server ended",
-                max_other_cores=_MAX_OTHER_CORES,
-            )
-            knee, problem = _sweep(bench, terms)
+        bench = Bench(
+            client,
+            timing=terms.timing,
+            version=version,
+            seed=terms.seed,
+            ceiling_per_s=ceiling_per_s,
+            server_pids=[server.pid],
+            check_server=lambda: None if psutil.pid_exists(server.pid) else "the server ended",
+            max_other_cores=max_other_cores,
+        )
+        yield Started(system=system, setting=setting, effort=effort, recall=recall, bench=bench)
+
+
+def measure(
+    system: System, setting: Setting, effort: int, material: Material, truth: Truth, terms: Terms
+) -> dict[str, Any]:
+    """Everything about one setting; what there is of it where it is interrupted.
+
+    Raises:
+        Re4Error: the server or the client did not start.
+    """
+    load_average, steadiness = os.getloadavg()[0], measure_steadiness()
+    running = started(system, setting, effort, material, truth, terms, max_other_cores=_MAX_OTHER_CORES)
+    with running as subject, on_core(terms.cores[1]):
+        knee, problem = _sweep(subject.bench, terms)
     return {
-        "system": system.name,
-        "title": system.title,
-        "setting": setting.name,
-        "how": setting.how,
-        "client": system.client,
-        "effort": effort,
-        "recall": recall,
+        **subject.facts(),
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "load_average_before": load_average,
         "steadiness_before": steadiness,
         "stopped": problem,
-        "client_ceiling_per_s": ceiling_per_s,
         "knee": knee,
-        "points": [point_facts(point) for point in bench.points if point.runs],
+        "points": [point_facts(point) for point in subject.bench.points if point.runs],
     }
 
 

@@ -25,6 +25,7 @@ from benchmarks.side_by_side.services import FastApi, TwoHop
 from benchmarks.side_by_side.system import Material, System
 from benchmarks.side_by_side.triton import Triton
 from benchmarks.side_by_side.truth import Truth
+from benchmarks.side_by_side.turns import measure_turns
 from bundle.current import live_version
 from bundle.verify import read_manifest
 from re4.console import say
@@ -37,6 +38,7 @@ _PARTS: Final = "parts"
 _PREPARED: Final = "prepared"
 _TERMS_FILE: Final = "terms.json"
 _LIMIT_FILE: Final = "in-process.json"
+_TURNS_FILE: Final = "in-turns.json"
 _LIMIT_S: Final = 3.0
 _TERMS_OF_PREPARING: Final = ("version", "requests", "num_candidates", "machine", "min_recall", "seed")
 
@@ -57,6 +59,8 @@ class Plan:
     """What the person typed."""
     prepare_only: bool = False
     """Build and tune what the systems need; measure nothing."""
+    num_rounds: int | None = None
+    """Measure in so many rounds with all systems up, instead of sweeping one after the other."""
 
 
 def run(plan: Plan, out: Path) -> dict[str, Any]:
@@ -106,12 +110,28 @@ def _measure_all(material: Material, plan: Plan, parts: Path) -> str | None:
     if not plan.prepare_only:
         _measure_limit(material, plan.terms, parts / _LIMIT_FILE)
     truth = Truth.of(material.version, material.histories.ids, num_candidates=plan.num_candidates)
+    if plan.num_rounds is not None and not plan.prepare_only:
+        found = _in_turns(material, truth, plan, plan.num_rounds, parts.parent / _PREPARED)
+        write_json(parts / _TURNS_FILE, found | {"command": plan.command})
+        stopped: str | None = found["stopped"]
+        return stopped
     for system in plan.systems:
         for part in _parts_of(system, material, truth, plan, parts.parent / _PREPARED):
             write_json(parts / f"{system.name}-{part['setting']}.json", part)
             if part.get("stopped"):
                 return f"{part['title']}, {part['setting']}: {part['stopped']}"
     return None
+
+
+def _in_turns(material: Material, truth: Truth, plan: Plan, num_rounds: int, folder: Path) -> dict[str, Any]:
+    entrants = []
+    for system in plan.systems:
+        if problem := system.missing():
+            say(f"{system.title} is skipped: {problem}")
+            continue
+        effort = _prepared(system, material, truth, plan.terms, folder)["effort"]
+        entrants += [(system, setting, effort) for setting in system.settings]
+    return measure_turns(entrants, material, truth, plan.terms, num_rounds=num_rounds)
 
 
 def _prepared(system: System, material: Material, truth: Truth, terms: Terms, folder: Path) -> dict[str, Any]:
@@ -184,7 +204,7 @@ def _report(
     problem: str | None,
 ) -> dict[str, Any]:
     order = [system.name for system in SYSTEMS]
-    reserved = {_TERMS_FILE, _LIMIT_FILE}
+    reserved = {_TERMS_FILE, _LIMIT_FILE, _TURNS_FILE}
     found = [
         json.loads(path.read_text(encoding="utf-8"))
         for path in sorted(parts.glob("*.json"))
@@ -193,8 +213,10 @@ def _report(
     measured = {part["system"] for part in found if "skipped" not in part}
     found = [part for part in found if "skipped" not in part or part["system"] not in measured]
     found.sort(key=lambda part: (order.index(part["system"]), part["setting"]))
-    limit = parts / _LIMIT_FILE
+    limit, turns = (_read_if_there(parts / name) for name in (_LIMIT_FILE, _TURNS_FILE))
     stopped = [f"{part['title']}: {part['stopped']}" for part in found if part.get("stopped")]
+    if turns and turns["stopped"]:
+        stopped.append(f"in turns: {turns['stopped']}")
     reason = problem or (stopped[0] if stopped else None)
     manifest = read_manifest(material.version)
     report = {
@@ -214,8 +236,16 @@ def _report(
             },
         ),
         "terms": terms,
-        "in_process": json.loads(limit.read_text(encoding="utf-8")) if limit.exists() else None,
+        "in_turns": turns,
+        "in_process": limit,
         "systems": [part for part in found if "skipped" not in part],
         "skipped": [part for part in found if "skipped" in part],
     }
     return report | {"comparison": compare(report)}
+
+
+def _read_if_there(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found

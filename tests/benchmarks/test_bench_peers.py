@@ -16,14 +16,17 @@ from benchmarks.latency import measure as latency_measure
 from benchmarks.latency import sweep
 from benchmarks.latency.callee import HttpCallee
 from benchmarks.latency.load import Timing
+from benchmarks.latency.measure import Bench, Point, RepeatRun
 from benchmarks.side_by_side import asking, kserve, measure, peer_process, session
 from benchmarks.side_by_side.asking import ask
 from benchmarks.side_by_side.comparison import compare
 from benchmarks.side_by_side.markdown import headline
 from benchmarks.side_by_side.measure import Terms
+from benchmarks.side_by_side.ours import Ours
 from benchmarks.side_by_side.services import FastApi
 from benchmarks.side_by_side.session import Plan, run
 from benchmarks.side_by_side.system import Material
+from benchmarks.side_by_side.triton import Triton
 from benchmarks.side_by_side.truth import Truth
 from re4.errors import ServerError, UsageError
 
@@ -137,6 +140,57 @@ def test_what_is_prepared_serves_any_timing_but_no_other_recall(tmp_path: Path) 
     stricter = plan(tmp_path, prepare_only=True, terms=replace(first.terms, min_recall=0.99))
     with pytest.raises(UsageError, match=r"on other terms \(min_recall\)"):
         run(stricter, out)
+
+
+class Twin(Ours):
+    """A second server of the same kind, to take turns with."""
+
+    name, title = "twin", "Twin"
+
+
+@pytest.mark.usefixtures("small", "quick")
+def test_systems_that_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "SYSTEMS", (Ours(), Twin(), Triton()))
+    out = tmp_path / "out"
+    report = run(plan(tmp_path, systems=session.SYSTEMS, num_rounds=2, command="re4 --rounds 2"), out)
+    assert report["status"] == "complete"
+    assert report["systems"] == []
+    ours, twin = report["in_turns"]["settings"]
+    for one in (ours, twin):
+        assert [point["purpose"] for point in one["points"]] == ["saturation", "lone caller"]
+        assert [point["num_runs"] for point in one["points"]] == [2, 2]
+    assert ours["ours_is_times"] is None
+    ratio = twin["ours_is_times"]["saturation"]["answers_per_s"]
+    pairs = [
+        mine["achieved_per_s"] / its["achieved_per_s"]
+        for mine, its in zip(ours["points"][0]["runs"], twin["points"][0]["runs"], strict=True)
+    ]
+    assert ratio["mean"] == pytest.approx(sum(pairs) / 2)
+    assert ratio["low"] <= min(pairs) <= max(pairs) <= ratio["high"]
+    text = (out / "report.md").read_text()
+    assert f"Saturated, in turns, Re4 Retrieval answers **{ratio['mean']:.1f} ×** Twin (default)." in text
+    assert "2 rounds with all systems up" in text
+    assert text.endswith("```\nre4 --rounds 2\n```\n")
+    # Sweeps come beside it, and keep it.
+    both = run(plan(tmp_path, systems=session.SYSTEMS[:1]), out)
+    assert both["in_turns"] == json.loads(json.dumps(report["in_turns"]))
+    assert len(both["systems"]) == 1
+
+
+@pytest.mark.usefixtures("small", "quick")
+def test_turns_that_are_interrupted_are_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    once = Bench.run_once
+
+    def run_once(self: Bench, point: Point, **how: Any) -> RepeatRun:
+        if len(self.points[0].runs) == 1 and point is self.points[0]:
+            raise KeyboardInterrupt
+        return once(self, point, **how)
+
+    monkeypatch.setattr(Bench, "run_once", run_once)
+    report = run(plan(tmp_path, systems=session.SYSTEMS[:1], num_rounds=3), tmp_path / "out")
+    assert (report["status"], report["status_reason"]) == ("partial", "interrupted")
+    (ours,) = report["in_turns"]["settings"]
+    assert [point["num_runs"] for point in ours["points"]] == [1, 1]
 
 
 @pytest.mark.usefixtures("small", "quick")
