@@ -31,7 +31,7 @@ def write_string_ids(folder: Path, ids: Sequence[str]) -> None:
         BundleError: an id that is empty, too long, not a string, not valid text, or there twice.
     """
     lengths_N = np.empty(len(ids), np.uint16)  # of at most MAX_ID_BYTES
-    keys_N = np.empty(len(ids), np.uint64)
+    keys_N = np.empty(len(ids), "<u8")
     with (folder / ID_TEXT).open("wb") as file:
         for start in range(0, len(ids), _IDS_AT_ONCE):
             encoded = [_encode(id_, start + i) for i, id_ in enumerate(ids[start : start + _IDS_AT_ONCE])]
@@ -39,14 +39,15 @@ def write_string_ids(folder: Path, ids: Sequence[str]) -> None:
             lengths_N[span] = np.fromiter(map(len, encoded), np.uint16, len(encoded))
             keys_N[span] = keys_of_words(*words_of(encoded))
             file.write(b"".join(encoded))
-    rows_N = np.argsort(keys_N, kind="stable")
-    keys_N = keys_N[rows_N]
-    _refuse_duplicates(ids, keys_N, rows_N)
     offsets = np.zeros(len(ids) + 1, "<u8")
     np.cumsum(lengths_N, out=offsets[1:], dtype=np.uint64)
     np.save(folder / ID_OFFSETS, offsets)
-    np.save(folder / ID_KEYS, keys_N.astype("<u8"))
-    np.save(folder / ID_ROWS, rows_N.astype("<i4"))
+    del offsets, lengths_N
+    rows_N = np.argsort(keys_N, kind="stable").astype("<i4")
+    keys_N.sort()  # in place: a gathered copy would be the most that is held here
+    _refuse_duplicates(ids, keys_N, rows_N)
+    np.save(folder / ID_KEYS, keys_N)
+    np.save(folder / ID_ROWS, rows_N)
 
 
 class StringIds:
@@ -176,7 +177,7 @@ def _is_text(id_: str) -> bool:
     return True
 
 
-def _refuse_duplicates(ids: Sequence[str], keys_N: NDArray[np.uint64], rows_N: NDArray[np.int64]) -> None:
+def _refuse_duplicates(ids: Sequence[str], keys_N: NDArray[np.uint64], rows_N: NDArray[np.int32]) -> None:
     """Compare the ids whose keys are equal; both arrays are in the order of the keys."""
     seen: dict[str, int] = {}
     previous = -2  # no place: the next place is nobody's neighbour
