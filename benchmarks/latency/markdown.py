@@ -73,7 +73,7 @@ def _against(report: Mapping[str, Any]) -> str:
     info, recall = found["server"]["info"], found["recall"]
     recalled = f", recall {recall['mean']:.4f}" if recall and "mean" in recall else ""
     rows = [
-        [name, "–", "–"]
+        [name.replace("_", " "), "–", "–"]
         if ratio is None
         else [
             name.replace("_", " "),
