@@ -143,9 +143,9 @@ def judge(
     built = open_index(folder / INDEX, assembled.index)
     yield _recall(assembled, built, goal)
     yield _golden(assembled, built, bounds, goal)
-    trained = assembled.material.trained_rows
-    vectors_ND = assembled.material.vectors_ND
-    sample_S = trained[spread(len(trained), _num_sampled(len(vectors_ND)))]
+    material = assembled.material
+    numbers_S = spread(material.num_trained, _num_sampled(len(material.vectors_ND)))
+    sample_S = material.trained_rows(numbers_S)
     is_found_exactly_S, is_found_S = _reached(assembled, built, sample_S, goal.num_candidates)
     yield _reachable(is_found_exactly_S, is_found_S, bounds)
     if live is None:

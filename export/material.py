@@ -125,12 +125,17 @@ class Material:
     evaluation: Mapping[str, JsonValue]
     lineage: Mapping[str, JsonValue]
     cold_rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    """Items whose vector was not trained, but made from what they have in common with others."""
+    """Items whose vector was not trained, but made from what they have in common with others; ascending."""
 
     @property
-    def trained_rows(self) -> NDArray[np.int64]:
-        """Items whose vector was trained, ascending."""
-        return np.setdiff1d(np.arange(len(self.vectors_ND)), self.cold_rows, assume_unique=True)
+    def num_trained(self) -> int:
+        """Items whose vector was trained."""
+        return len(self.vectors_ND) - len(self.cold_rows)
+
+    def trained_rows(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The rows of some of these, numbered from 0 in the order of all rows."""
+        num_trained_before = self.cold_rows - np.arange(len(self.cold_rows))
+        return numbers + np.searchsorted(num_trained_before, numbers, side="right")
 
 
 def run_material(run: RunToExport, folder: Path) -> Material:

@@ -1,10 +1,13 @@
 """Starting vectors for new items, against their definition; and that they mean something."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import polars as pl
 import pytest
 
 from export.cold import SHRINKAGE, starting_vectors
+from export.material import Material
 
 TRAINED = pl.DataFrame(
     {
@@ -80,3 +83,10 @@ def test_they_lie_near_the_items_of_their_kind() -> None:
     found = starting_vectors(vectors, trained, cold).vectors_CD
     distances = np.linalg.norm(found[:, None] - centres[None], axis=2)
     assert distances.argmin(axis=1).tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("cold", [[], [0], [4, 5], [0, 1, 3], [1, 2, 4]])
+def test_trained_items_are_numbered_in_the_order_of_all_rows(cold: list[int]) -> None:
+    material = SimpleNamespace(cold_rows=np.array(cold, np.int64))
+    found = Material.trained_rows(material, np.arange(6 - len(cold)))  # type: ignore[arg-type]
+    assert found.tolist() == sorted({*range(6)} - {*cold})
