@@ -81,6 +81,8 @@ def _effects(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]] | None:
     """The values of cold items that trained ones share: whose [E], which [E], and their effects [V, D]."""
     of_cold = _entries(cold)
+    if of_cold.is_empty():
+        return None
     of_trained = _entries(trained).join(of_cold.select("value").unique(), on="value", how="semi")
     if of_trained.is_empty():
         return None
@@ -111,9 +113,9 @@ def _entries(column: pl.Series) -> pl.DataFrame:
     """Every value of every item, once, as text: `row` and `value`."""
     frame = column.alias("value").to_frame().with_row_index("row")
     if column.dtype.is_nested():
-        frame = frame.filter(pl.col("value").list.len() > 0).explode("value")
+        frame = frame.filter(pl.col("value").list.len() > 0).explode("value").unique(maintain_order=True)
     text = frame.with_columns(pl.col("value").cast(pl.String)).drop_nulls()
-    return text.filter(pl.col("value") != "").unique(maintain_order=True)
+    return text.filter(pl.col("value") != "")
 
 
 def _says_something(kind: pl.DataType) -> bool:

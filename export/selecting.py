@@ -61,16 +61,18 @@ def select_live(material: Material, catalogue: Catalogue, vectors_file: Path) ->
     num_unusable = rows["item_id"].null_count()
     rows = rows.filter(pl.col("item_id").is_not_null())
     ids = material.items.select("item_id").with_row_index("row")
-    popular = ids[_by_popularity(material)]
-    kept = popular.join(rows, on="item_id", how="inner", maintain_order="left")
+    rows = rows.join(ids, on="item_id", how="left", maintain_order="left")
+    new = rows.filter(pl.col("row").is_null()).drop("row")
+    kept = rows.filter(pl.col("row").is_not_null())
+    del rows
     if kept.is_empty():
         raise DataError(
             f"{catalogue.file} has none of the {len(ids):,} items that have vectors (its ids look like "
             f"{catalogue.rows['item_id'][0]!r}, theirs like {ids['item_id'][0]!r}); check "
             f"--catalogue-item-column"
         )
+    kept = kept[_by_popularity(material.counts_N, kept["row"].to_numpy())]
     kept_rows_M = kept["row"].to_numpy().astype(np.int64)
-    new = rows.join(ids, on="item_id", how="anti", maintain_order="left")
     vectors_MD = _write_vectors(vectors_file, material.vectors_ND, kept_rows_M, len(new))
     trained_items = kept.drop("row")
     trained = vectors_MD[: len(kept)]
@@ -112,15 +114,16 @@ def all_live(material: Material, vectors_file: Path) -> Selected:
         raise DataError(
             f"{material.where}: the items have a column {IS_COLD!r}; rebuild makes one of that name"
         )
-    rows_N = _by_popularity(material)
+    rows_N = _by_popularity(material.counts_N, np.arange(len(material.counts_N)))
     items = material.items[rows_N].with_columns(pl.lit(False).alias(IS_COLD))
     _write_vectors(vectors_file, material.vectors_ND, rows_N, 0)
     ordered = replace(_in_rows(material, rows_N, items, vectors_file), counts_N=material.counts_N[rows_N])
     return Selected(material=ordered, num_removed=0, num_cold=0, num_unknown=0, num_unusable=0)
 
 
-def _by_popularity(material: Material) -> NDArray[np.int64]:
-    return np.argsort(-material.counts_N, kind="stable")
+def _by_popularity(counts_N: NDArray[np.int64], rows_M: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Places of rows, those of the most popular items first, then in order of the rows."""
+    return np.lexsort((rows_M, -counts_N[rows_M]))
 
 
 def _in_rows(
