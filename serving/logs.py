@@ -21,7 +21,17 @@ def log_to_stderr(process: str, form: LogFormat = LogFormat.TEXT) -> None:
     """Log what this process says, from INFO on."""
     handler = logging.StreamHandler()
     handler.setFormatter(formatter(process, form))
+    handler.addFilter(is_worth_a_line)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+def is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Whether a record tells of anything. gRPC's core does not, of a caller who left as the reply was sent.
+
+    It calls that an error, with a traceback; one of its own making names a `grpc_call_error`.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    return type(error).__name__ != "ExecuteBatchError" or "grpc_call_error" in str(error)
 
 
 def formatter(process: str, form: LogFormat) -> logging.Formatter:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc._cython.cygrpc import ExecuteBatchError
 from hypothesis import given
 from hypothesis import strategies as st
 from running_server import DEADLINE_S, RunningServer
 
 from serving.access_log import AccessLog
 from serving.calls import CURRENT_CALL, Call
-from serving.logs import formatter
+from serving.logs import formatter, is_worth_a_line
 from serving.settings import LogFormat
 from serving.tokens import digest_of
 
@@ -54,6 +55,23 @@ def test_json_lines_of_a_server_that_logs_all_calls(bundles: Path, tmp_path: Pat
     assert all(line["ms"] > 0 for line in calls)
     assert TOKEN not in running.log
     assert "wrong-but-secret" not in running.log
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ExecuteBatchError('Failed "execute_batch": (<SendStatusFromServerOperation>,)'), False),
+        (ExecuteBatchError("Failed grpc_call_start_batch: 8 with grpc_call_error value: 'X'"), True),
+        (RuntimeError("Failed"), True),
+        (None, True),
+    ],
+)
+def test_a_caller_who_left_as_the_reply_was_sent_makes_no_line(
+    error: Exception | None, expected: bool
+) -> None:
+    exc_info = None if error is None else (type(error), error, None)
+    record = logging.LogRecord("grpc", logging.ERROR, "", 0, "raised in core", None, exc_info)
+    assert is_worth_a_line(record) is expected
 
 
 def test_text_lines_name_failed_calls_alone(bundles: Path) -> None:
