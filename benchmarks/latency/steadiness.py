@@ -17,16 +17,16 @@ from benchmarks.overhead.cores import on_core
 _WINDOW_NS: Final = 2_000_000
 _SLOW: Final = 0.5
 """Of the median speed: a window below is slow."""
+_SECONDS: Final = 2.0
+"""For all processors together …"""
 _LEAST_S: Final = 0.1
+"""… and at least for each."""
 _NOTABLE: Final = 0.005
 """Share of slow time from which a 99th percentile is in doubt."""
 
 
-def measure_steadiness(*, seconds: float = 2.0) -> dict[str, Any]:
-    """Watch the processors that this process may use, one after the other.
-
-    Args:
-        seconds: For all together; each has its share, and at least a tenth of one.
+def measure_steadiness() -> dict[str, Any]:
+    """Watch the processors that this process may use, one after the other, for two seconds or so in all.
 
     Returns:
         `slow_share`: of the time, in which the loop ran at less than half its median speed;
@@ -37,7 +37,7 @@ def measure_steadiness(*, seconds: float = 2.0) -> dict[str, Any]:
     found = []
     for core in cores:
         with on_core(core):
-            found.append(summarise(*_windows(max(seconds / len(cores), _LEAST_S))))
+            found.append(summarise(*_windows(max(_SECONDS / len(cores), _LEAST_S))))
     speeds = [one["median_speed"] for one in found]
     return {
         "slow_share": max(one["slow_share"] for one in found),
