@@ -28,7 +28,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     found = config.stash[FINDINGS]
     report = config.getoption("--hardening-report")
     if report is not None:
-        failed = [each.nodeid for each in terminalreporter.getreports("failed")]
+        # What a server under attack did is judged as its fixture ends: that is an error to pytest.
+        reports = [*terminalreporter.getreports("failed"), *terminalreporter.getreports("error")]
+        failed = [each.nodeid for each in reports]
         found.write(Path(report), failed=failed)
     if found.size == "long" and found.findings:
         terminalreporter.section("what was proved")
