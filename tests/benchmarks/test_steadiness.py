@@ -16,7 +16,7 @@ def test_even_windows_are_not_slow() -> None:
     found = summarise([100] * 50, [2 * _MS] * 50)
     assert found["slow_share"] == 0.0
     assert found["longest_slow_ms"] == 0.0
-    assert found["median_speed"] == pytest.approx(100 / (2 * _MS))
+    assert found["usual_speed"] == pytest.approx(100 / (2 * _MS))
 
 
 def test_slow_time_counts_by_its_length() -> None:
