@@ -17,9 +17,7 @@ from numpy.typing import NDArray
 
 from benchmarks.vectors import VectorSpace
 from bundle.arrays import open_array
-from bundle.manifest import ModelInfo
-from export.mapped import digest_of
-from export.material import Material, TrainedEncoder
+from export.material import Material, TrainedEncoder, model_info
 from training.config import TrainConfig
 from training.encoders import build_encoder
 
@@ -63,13 +61,7 @@ def made_up_material(
         rows_PL=rows_PL,
         lengths_P=lengths_P,
         encoder=TrainedEncoder(module=encoder, num_interests=config.num_interests),
-        model=ModelInfo(
-            name=config.model,
-            num_interests=config.num_interests,
-            embedding_dim=config.embedding_dim,
-            max_history_length=config.max_history_length,
-            space=digest_of(vectors_ND),
-        ),
+        model=model_info(config, vectors_ND),
         evaluation={},
         lineage={"made_up": True, "seed": space.seed},
     )

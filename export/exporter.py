@@ -14,7 +14,7 @@ from export.checkpoints import building_room
 from export.choosing import AUTO
 from export.devices import Device
 from export.indexing import check_request
-from export.material import Material, RunToExport, run_material
+from export.material import Material, run_material
 from export.tuning import Goal
 from re4.console import progress
 from training.run import Run
@@ -53,28 +53,7 @@ def export_run(
         BundleError: the directory cannot be written, or an item id cannot be stored.
     """
     check_request(index, goal)
-    return publish_run(
-        Run.open(run_path),
-        bundles,
-        index=index,
-        goal=goal,
-        attributes=attributes,
-        memory_limit=memory_limit,
-        device=device,
-    )
-
-
-def publish_run(
-    run: RunToExport,
-    bundles: Path,
-    *,
-    index: str,
-    goal: Goal = DEFAULT_GOAL,
-    attributes: Sequence[str] | None = None,
-    memory_limit: int | None = None,
-    device: Device = Device.CPU,
-) -> str:
-    """Publish an opened run; as `export_run`."""
+    run = Run.open(run_path)
     return publish_material(
         lambda: run_material(run, bundles),
         bundles,

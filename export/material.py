@@ -167,13 +167,7 @@ def run_material(run: RunToExport, folder: Path) -> Material:
         rows_PL=rows_PL,
         lengths_P=lengths_P,
         encoder=TrainedEncoder(module=model.encoder, num_interests=config.num_interests),
-        model=ModelInfo(
-            name=config.model,
-            num_interests=config.num_interests,
-            embedding_dim=config.embedding_dim,
-            max_history_length=config.max_history_length,
-            space=digest_of(vectors_ND),
-        ),
+        model=model_info(config, vectors_ND),
         evaluation=run.evaluation(),
         lineage={
             "run": run.path.resolve().name,
@@ -181,6 +175,17 @@ def run_material(run: RunToExport, folder: Path) -> Material:
             "torch": torch.__version__,
             "onnxruntime": onnxruntime.__version__,
         },
+    )
+
+
+def model_info(config: TrainConfig, vectors_ND: NDArray[np.float32]) -> ModelInfo:
+    """What a manifest says of an encoder and of the trained vectors that it belongs to."""
+    return ModelInfo(
+        name=config.model,
+        num_interests=config.num_interests,
+        embedding_dim=config.embedding_dim,
+        max_history_length=config.max_history_length,
+        space=digest_of(vectors_ND),
     )
 
 

@@ -59,16 +59,14 @@ def read_certificates(files: CertificateFiles, *, now: datetime | None = None) -
         SecurityError: a file cannot be read or parsed, the certificate is not valid now, or the key belongs
             to another one.
     """
-    from cryptography import x509
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     now = now or datetime.now(UTC)
     chain, key = _read(files.certificate, "certificate"), _read(files.key, "key")
     client_ca = None if files.client_ca is None else _read(files.client_ca, "certificate of authorities")
-    leaf = _parsed(files.certificate, "PEM certificates", lambda: x509.load_pem_x509_certificates(chain))[0]
+    leaf = _first_of(files.certificate, chain)
     if files.client_ca is not None:
-        authorities = client_ca or b""
-        _parsed(files.client_ca, "PEM certificates", lambda: x509.load_pem_x509_certificates(authorities))
+        _first_of(files.client_ca, client_ca or b"")
     private = _parsed(
         files.key, "a PEM private key without a passphrase", lambda: load_pem_private_key(key, None)
     )
@@ -96,11 +94,8 @@ def certificate_end(path: Path) -> datetime:
     Raises:
         SecurityError: the file cannot be read or parsed.
     """
-    from cryptography import x509
-
-    content = _read(path, "certificate")
-    leaf = _parsed(path, "PEM certificates", lambda: x509.load_pem_x509_certificates(content))[0]
-    return leaf.not_valid_after_utc  # type: ignore[no-any-return]
+    end: datetime = _first_of(path, _read(path, "certificate")).not_valid_after_utc
+    return end
 
 
 class CertificateSource:
@@ -157,6 +152,13 @@ def _read(path: Path, what: str) -> bytes:
         raise SecurityError(
             f"{what} {path} cannot be read: {error.strerror}. Look at the path and at its permissions"
         ) from None
+
+
+def _first_of(path: Path, content: bytes) -> Any:
+    """The first certificate of a file's content."""
+    from cryptography import x509
+
+    return _parsed(path, "PEM certificates", lambda: x509.load_pem_x509_certificates(content))[0]
 
 
 def _parsed(path: Path, what: str, parse: Callable[[], Any]) -> Any:

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import psutil
 
+from benchmarks.latency.steadiness import measure_steadiness
+
 _PACKAGES: Final = ("re4-retrieval", "grpcio", "protobuf", "numpy", "faiss-cpu", "faiss-gpu", "onnxruntime")
 
 
@@ -25,6 +27,11 @@ def describe_machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: found for name in _PACKAGES if (found := _version(name))},
     }
+
+
+def describe_machine_alone() -> dict[str, Any]:
+    """The same, and how evenly it runs by itself, which takes seconds: to be asked before a server starts."""
+    return describe_machine() | {"steadiness": measure_steadiness()}
 
 
 def _cpu_fields() -> dict[str, str]:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.cores import two_cores
 from benchmarks.latency.client import START_DELAY_S
 from benchmarks.latency.load import OpenLoad, Timing
 from benchmarks.latency.own_server import OwnServer, Subject, own_server
 from benchmarks.latency.probe import Probe, percentile_s, recovery_s
 from benchmarks.latency.tally import Tally
-from benchmarks.overhead.cores import two_cores
 from re4.console import say
 from re4.files import write_json
 

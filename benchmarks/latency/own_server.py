@@ -7,14 +7,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.cores import on_core
 from benchmarks.latency.client import ClientSettings, LoadClient
 from benchmarks.latency.load import ClosedLoad, Timing
-from benchmarks.latency.machine import describe_machine
+from benchmarks.latency.machine import describe_machine_alone
 from benchmarks.latency.requests import choose_histories
-from benchmarks.latency.steadiness import measure_steadiness
 from benchmarks.latency.tally import Tally
 from benchmarks.latency.target import running_server, server_info
-from benchmarks.overhead.cores import on_core
 
 _SATURATING: Final = ClosedLoad(concurrency=64)
 
@@ -49,8 +48,8 @@ class OwnServer:
     payloads: list[bytes]
     source: str
     """Where the histories come from."""
-    steadiness: dict[str, Any]
-    """Of the machine alone, just before (see `measure_steadiness`)."""
+    machine: dict[str, Any]
+    """As it was before the server started."""
     subject: Subject
 
     @property
@@ -66,7 +65,7 @@ class OwnServer:
         """What a report says of machine, server and requests."""
         return {
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": describe_machine() | {"steadiness": self.steadiness},
+            "machine": self.machine,
             "server": {
                 "info": self.info,
                 "num_processes": self.subject.num_processes,
@@ -87,7 +86,7 @@ def own_server(subject: Subject, *, cores: tuple[int, int] | None = None) -> Ite
     Raises:
         Re4Error: the server or the client did not start.
     """
-    steadiness = measure_steadiness()
+    machine = describe_machine_alone()
     with ExitStack() as stack:
         with on_core(cores[0]) if cores else nullcontext():
             address, pid = stack.enter_context(
@@ -107,6 +106,6 @@ def own_server(subject: Subject, *, cores: tuple[int, int] | None = None) -> Ite
             client=stack.enter_context(client),
             payloads=payloads,
             source=histories.source,
-            steadiness=steadiness,
+            machine=machine,
             subject=subject,
         )

@@ -13,7 +13,7 @@ from typing import Any, Final
 from benchmarks.latency.callee import GrpcCallee
 from benchmarks.latency.client import INTERRUPTED, ClientSettings, LoadClient
 from benchmarks.latency.load import Load, OpenLoad, Timing
-from benchmarks.latency.machine import describe_machine
+from benchmarks.latency.machine import describe_machine_alone
 from benchmarks.latency.markdown import render_markdown
 from benchmarks.latency.measure import Bench, StoppedError, measure_ceiling
 from benchmarks.latency.pairs import measure_pairs, ratios
@@ -21,7 +21,7 @@ from benchmarks.latency.picture import draw
 from benchmarks.latency.recall import measure_recall
 from benchmarks.latency.report import SCHEMA_VERSION, point_facts
 from benchmarks.latency.requests import Histories, choose_histories
-from benchmarks.latency.steadiness import in_words, measure_steadiness
+from benchmarks.latency.steadiness import in_words
 from benchmarks.latency.sweep import find_knee
 from benchmarks.latency.target import running_server, sample_reply, server_info
 from bundle.verify import read_manifest
@@ -113,9 +113,8 @@ def run(plan: Plan, out: Path) -> dict[str, Any]:
         UsageError: a rate that the client cannot offer.
         Re4Error: nothing could be measured.
     """
-    steadiness = measure_steadiness()
-    machine = describe_machine() | {"steadiness": steadiness}
-    say(f"this machine alone: {in_words(steadiness)}")
+    machine = describe_machine_alone()
+    say(f"this machine alone: {in_words(machine['steadiness'])}")
     callee = GrpcCallee(connection=plan.connection)
     with ExitStack() as stack:
         address, pid = stack.enter_context(_server(plan, plan.address, plan.bundles))

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.overhead.cores import on_core
+from benchmarks.cores import on_core
 
 _WINDOW_NS: Final = 2_000_000
 _SLOW: Final = 0.5

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from benchmarks.cores import on_core
 from benchmarks.latency.callee import METHOD
 from benchmarks.latency.null_server import null_server
 from benchmarks.latency.resources import Meter
 from benchmarks.latency.target import running_server, sample_reply
 from benchmarks.overhead.calls import CallingProcess, CallLoop, calling_process
-from benchmarks.overhead.cores import on_core
 from benchmarks.overhead.pipeline import PipelineProcess, pipeline_process
 from protos.v1 import retrieval_pb2
 from re4.errors import ServerError

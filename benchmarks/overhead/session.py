@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.latency.machine import describe_machine
+from benchmarks.cores import two_cores
+from benchmarks.latency.machine import describe_machine_alone
 from benchmarks.latency.requests import BundleIds, Histories, generated_histories, real_histories
-from benchmarks.latency.steadiness import in_words, measure_steadiness
-from benchmarks.overhead.cores import two_cores
+from benchmarks.latency.steadiness import in_words
 from benchmarks.overhead.measure import NUM_CALLERS, NUM_USERS, bare, measure_bare, null, server
 from benchmarks.overhead.report import SCHEMA_VERSION, Pair, Round, render_markdown, summary
 from bundle.current import live_version
@@ -49,7 +49,7 @@ def run(plan: Plan, out: Path) -> dict[str, Any]:
         Re4Error: nothing could be measured, or a server failed.
     """
     cores = two_cores()
-    machine = describe_machine() | {"steadiness": measure_steadiness()}
+    machine = describe_machine_alone()
     load_before = os.getloadavg()[0]
     version = live_version(plan.bundles)
     manifest = read_manifest(version)

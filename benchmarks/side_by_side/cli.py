@@ -64,9 +64,9 @@ def peers(
 
     Example: re4 bench peers --bundles million/bundles --data million/data --rounds 6
     """
+    from benchmarks.cores import two_cores
     from benchmarks.latency.load import Timing
-    from benchmarks.overhead.cores import two_cores
-    from benchmarks.side_by_side.markdown import headline, in_turns_in_words
+    from benchmarks.side_by_side.markdown import first_paragraph
     from benchmarks.side_by_side.measure import Terms
     from benchmarks.side_by_side.session import SYSTEMS, Plan, run
 
@@ -101,7 +101,7 @@ def peers(
         console.print_json(report)
     else:
         _show(report)
-        console.say(" ".join(filter(None, [headline(report), in_turns_in_words(report)])))
+        console.say(first_paragraph(report))
     if report["status"] != "complete":
         raise Re4Error(f"{report['status']} report, {out / 'report.md'}: {report['status_reason']}")
     console.say(f"report: {out / 'report.md'}")

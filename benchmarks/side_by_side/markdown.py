@@ -14,7 +14,7 @@ def render_markdown(report: Mapping[str, Any]) -> str:
     parts = [
         f"# Serving {report['bundle']['items']['num_items']:,} items, side by side",
         "" if report["status"] == "complete" else f"**PARTIAL REPORT: {report['status_reason']}.**",
-        " ".join(filter(None, [headline(report), in_turns_in_words(report)])),
+        first_paragraph(report),
         "![99th percentile against load, all systems](report.png)" if report["systems"] else "",
         "## Systems\n\n*Sustained* is the highest rate, open loop, at which 99 % of all calls take at most "
         f"{report['terms']['p99_ms']:g} ms; ± is half of the 95 % interval of the mean over "
@@ -29,6 +29,11 @@ def render_markdown(report: Mapping[str, Any]) -> str:
         "## Again\n\nmake peers, then\n\n```\n" + "\n".join(_commands(report)) + "\n```",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def first_paragraph(report: Mapping[str, Any]) -> str:
+    """Who is ahead, by sweeps and in turns, where either was measured."""
+    return " ".join(filter(None, [headline(report), _in_turns_in_words(report)]))
 
 
 def headline(report: Mapping[str, Any]) -> str:
@@ -89,7 +94,7 @@ def _systems(report: Mapping[str, Any]) -> str:
     return _table([*columns, "CPU, µs", "server MiB", "client's ceiling/s"], rows)
 
 
-def in_turns_in_words(report: Mapping[str, Any]) -> str:
+def _in_turns_in_words(report: Mapping[str, Any]) -> str:
     """How much more ours answers than each peer at its better setting, where turns were taken."""
     least: dict[str, tuple[float, str]] = {}
     for one in (report["in_turns"] or {"settings": []})["settings"]:

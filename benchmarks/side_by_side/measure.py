@@ -13,13 +13,13 @@ from typing import Any, Final
 
 import psutil
 
+from benchmarks.cores import on_core
 from benchmarks.latency.client import INTERRUPTED, ClientSettings, LoadClient
 from benchmarks.latency.load import ClosedLoad, OpenLoad, Timing
 from benchmarks.latency.measure import Bench, StoppedError, measure_ceiling
 from benchmarks.latency.report import point_facts
 from benchmarks.latency.steadiness import measure_steadiness
 from benchmarks.latency.sweep import Knee, find_knee
-from benchmarks.overhead.cores import on_core
 from benchmarks.side_by_side.asking import ask
 from benchmarks.side_by_side.system import Material, Setting, System
 from benchmarks.side_by_side.truth import NUM_REQUESTS, Truth

@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.cores import on_core
 from benchmarks.latency.client import INTERRUPTED
 from benchmarks.latency.machine import describe_machine
 from benchmarks.latency.requests import real_histories
-from benchmarks.overhead.cores import on_core
 from benchmarks.overhead.measure import NUM_CALLERS, bare, measure_bare
 from benchmarks.side_by_side.comparison import compare
 from benchmarks.side_by_side.markdown import render_markdown

@@ -11,12 +11,12 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from benchmarks.cores import on_core
 from benchmarks.latency.client import INTERRUPTED
 from benchmarks.latency.measure import Point, StoppedError
 from benchmarks.latency.pairs import ratios
 from benchmarks.latency.report import point_facts
 from benchmarks.latency.steadiness import measure_steadiness
-from benchmarks.overhead.cores import on_core
 from benchmarks.side_by_side.comparison import OURS
 from benchmarks.side_by_side.measure import LONE, SATURATING, Started, Terms, started
 from benchmarks.side_by_side.system import Material, Setting, System

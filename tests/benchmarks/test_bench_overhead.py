@@ -78,7 +78,7 @@ def test_a_ratio_above_one_means_that_the_first_server_is_slower() -> None:
 
 
 def test_one_core_is_too_few(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.overhead.cores.os.sched_getaffinity", lambda _: {0})
+    monkeypatch.setattr("benchmarks.cores.os.sched_getaffinity", lambda _: {0})
     with pytest.raises(UsageError, match="needs two cores"):
         session.run(plan, tmp_path / "out")
     assert not (tmp_path / "out").exists()

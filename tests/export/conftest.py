@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from run_samples import FakeRun, SmallEncoder, export_small, train_tiny_run
+from run_samples import FakeRun, SmallEncoder, export_small, publish_run, train_tiny_run
 
 from benchmarks.vectors import VectorSpace
-from export.exporter import publish_run
 
 
 @pytest.fixture(autouse=True)

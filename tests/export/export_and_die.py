@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 
 import torch
-from run_samples import FakeRun
+from run_samples import FakeRun, publish_run
 
 from export import indexing
-from export.exporter import publish_run
 from export.tuning import Goal
 
 

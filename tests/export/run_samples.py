@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from export.exporter import publish_material
+from export.material import RunToExport, run_material
 from export.onnx_encoder import export_encoder
 from training.config import TrainConfig
 from training.data.dataset import Sequences
@@ -123,3 +125,8 @@ def train_tiny_run(folder: Path, config: TrainConfig = TINY_CONFIG) -> Path:
     )
     train(dataset, config, folder / "run", device="cpu")
     return folder / "run"
+
+
+def publish_run(run: RunToExport, bundles: Path, **options: Any) -> str:
+    """Publish a run, as `export_run` does one that it has opened."""
+    return publish_material(lambda: run_material(run, bundles), bundles, **options)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from run_samples import FakeRun
+from run_samples import FakeRun, publish_run
 
 from bundle.current import live_version
 from bundle.layout import BUILDING_PREFIX, CURRENT, INDEX, STAGING_PREFIX
@@ -17,7 +17,6 @@ from bundle.retention import prune
 from bundle.verify import verify_version
 from export import assembling, checkpoints, indexing
 from export.checkpoints import building_room
-from export.exporter import publish_run
 from export.tuning import Goal
 from re4.errors import ExportError
 

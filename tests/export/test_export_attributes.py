@@ -4,12 +4,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from run_samples import FakeRun
+from run_samples import FakeRun, publish_run
 
 from bundle.attributes import Attributes
 from bundle.verify import verify_version
 from export.attributes import choose_attributes
-from export.exporter import publish_run
 from re4.errors import ExportError
 
 ITEMS = pl.DataFrame(

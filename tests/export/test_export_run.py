@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from run_samples import FakeRun
+from run_samples import FakeRun, publish_run
 from typer.testing import CliRunner
 
 from bundle.current import live_version
@@ -19,7 +19,7 @@ from bundle.layout import CURRENT, ENCODER, GOLDEN, INDEX, POPULAR, VECTORS
 from bundle.verify import verify_version
 from export.assembling import ENCODER_DIFFERENCE
 from export.cli import export as export_verb
-from export.exporter import export_run, publish_run
+from export.exporter import export_run
 from export.mapped import digest_of
 from export.onnx_encoder import SPACE_KEY
 from re4.errors import BundleError, ExportError, RunError, UsageError

@@ -6,7 +6,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
-from run_samples import FakeRun
+from run_samples import FakeRun, publish_run
 from typer.testing import CliRunner
 
 from bundle.current import live_version
@@ -16,7 +16,7 @@ from bundle.manifest import IndexInfo
 from bundle.verify import verify_version
 from export import assembling, indexing
 from export.choosing import MAX_FLAT_ITEMS, choose
-from export.exporter import export_run, publish_run
+from export.exporter import export_run
 from export.frontier_plot import FRONTIER
 from export.indexes import RECIPES
 from export.tuning import Goal

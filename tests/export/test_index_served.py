@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from run_samples import FakeRun
+from run_samples import FakeRun, publish_run
 from running_server import RunningServer
 
 from bundle.current import live_version
@@ -14,7 +14,6 @@ from bundle.manifest import IndexInfo
 from bundle.publish import StagedVersion
 from bundle.verify import verify_version
 from export.building import build_index
-from export.exporter import publish_run
 from export.indexes import RECIPES
 from export.tuning import Goal
 from re4.errors import BundleMismatchError
