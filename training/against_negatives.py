@@ -2,10 +2,15 @@
 
 `n` is the log-sum-exp of the negatives' scores, or what hard negatives make of it (see `recommend`). A
 negative scores as high as the best of the rivals of its example has it: with one rival, that rival. A worker
-does one block of examples after the other, in two buffers: the scores, and what they weigh.
+does one block of examples after the other, in buffers that stay in its core's cache.
+
+With several rivals and no hard negatives, on a CPU, compiled code does a block at once (`native`); else
+PyTorch's operations do, one after the other.
 """
 
+import ctypes
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,10 +19,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.blockwise import work_by_blocks
+from training.native import call, native
 from training.precision import Products
 
 # Scores of a block, four megabytes: they stay in the processor's cache.
 _BLOCK_SCORES = 1_000_000
+# Compiled code goes through a block by small groups itself.
+_NATIVE_BLOCK_ROWS = 256
+_MOST_LANES = 16
 # Stands in for minus infinity where it would be subtracted from itself.
 _LOWEST = -1e30
 _TINY = 1e-30
@@ -63,24 +72,84 @@ def sum_against_negatives(
         target_gradients_B=torch.empty_like(target_scores_B, dtype=vectors_MD.dtype),
         products=Products.on(vectors_MD.device),
     )
-    workers = work_by_blocks(
-        partial(_Worker, examples),
-        num_rows=len(rivals_BKD),
-        block_rows=max(1, _BLOCK_SCORES // (len(vectors_MD) * rivals_BKD.shape[1])),
-        device=vectors_MD.device,
-    )
+    compiled = _compiled(examples)
+    workers: Sequence[_TorchWorker | _NativeWorker]
+    if compiled is None:
+        block_rows = max(1, _BLOCK_SCORES // (len(vectors_MD) * rivals_BKD.shape[1]))
+        workers = work_by_blocks(
+            partial(_TorchWorker, examples),
+            num_rows=len(rivals_BKD),
+            block_rows=block_rows,
+            device=vectors_MD.device,
+        )
+    else:
+        workers = work_by_blocks(
+            partial(_NativeWorker, examples, compiled),
+            num_rows=len(rivals_BKD),
+            block_rows=_NATIVE_BLOCK_ROWS,
+            device=vectors_MD.device,
+        )
     for worker in workers[1:]:
         workers[0].total += worker.total
         workers[0].vector_gradients_MD += worker.vector_gradients_MD
     return (
-        workers[0].total,
+        workers[0].total.to(vectors_MD.dtype),
         examples.rival_gradients_BKD,
         examples.target_gradients_B,
         workers[0].vector_gradients_MD,
     )
 
 
-class _Worker:
+def _compiled(examples: Examples) -> ctypes.CDLL | None:
+    """Give the compiled code for these examples, where there is one and it is the faster."""
+    vectors_MD, (_, num_rivals, dim) = examples.vectors_MD, examples.rivals_BKD.shape
+    is_for_it = vectors_MD.device.type == "cpu" and vectors_MD.dtype == torch.float32
+    if not is_for_it or examples.hardness or num_rivals == 1 or num_rivals > 256 or dim % _MOST_LANES:
+        return None
+    return native("against_negatives.c", DIM=dim, RIVALS=num_rivals)
+
+
+def _own(examples: Examples, block: slice) -> tuple[Tensor, Tensor]:
+    """Give the places to leave out within a block, its examples counted from its start."""
+    examples_P, negatives_P = examples.own
+    edges = torch.tensor([block.start, block.stop], device=examples_P.device)
+    first, last = torch.searchsorted(examples_P, edges).tolist()
+    return examples_P[first:last] - block.start, negatives_P[first:last]
+
+
+class _NativeWorker:
+    def __init__(self, examples: Examples, compiled: ctypes.CDLL, block_rows: int) -> None:
+        num_negatives = len(examples.vectors_MD)
+        self.total = torch.zeros((), dtype=torch.float64)
+        self.vector_gradients_MD = torch.zeros_like(examples.vectors_MD)
+        self._examples, self._work_block = examples, compiled.work_block
+        self._scores_MX = torch.empty(num_negatives, _MOST_LANES)
+        self._winners_MX = torch.empty(num_negatives, _MOST_LANES, dtype=torch.uint8)
+
+    def __call__(self, block: slice) -> None:
+        examples = self._examples
+        own_P, own_negatives_P = _own(examples, block)
+        call(
+            self._work_block,
+            block.stop - block.start,
+            len(examples.vectors_MD),
+            len(own_P),
+            examples.rivals_BKD[block],
+            examples.target_scores_B[block],
+            examples.vectors_MD,
+            examples.corrections_M,
+            own_P,
+            own_negatives_P,
+            self._scores_MX,
+            self._winners_MX,
+            self.total,
+            examples.rival_gradients_BKD[block],
+            examples.target_gradients_B[block],
+            self.vector_gradients_MD,
+        )
+
+
+class _TorchWorker:
     def __init__(self, examples: Examples, block_rows: int) -> None:
         vectors_MD, num_rivals = examples.vectors_MD, examples.rivals_BKD.shape[1]
         self.total = vectors_MD.new_zeros(())
@@ -103,7 +172,7 @@ class _Worker:
             scores_BKM.eq_(best_BM[:, None])
         if examples.corrections_M is not None:
             best_BM -= examples.corrections_M
-        best_BM[self._own(block)] = -torch.inf
+        best_BM[_own(examples, block)] = -torch.inf
         against_B, factor_B = self._weigh(best_BM)
         self.total += F.softplus(against_B - targets_B).sum()
         slope_B = torch.sigmoid(against_B - targets_B)
@@ -121,12 +190,6 @@ class _Worker:
             scores_RM, examples.vectors_MD, out=gradients_BKD.view(-1, gradients_BKD.shape[2])
         )
         gradients_BKD *= factor_B11
-
-    def _own(self, block: slice) -> tuple[Tensor, Tensor]:
-        examples_P, negatives_P = self._examples.own
-        edges = torch.tensor([block.start, block.stop], device=examples_P.device)
-        first, last = torch.searchsorted(examples_P, edges).tolist()
-        return examples_P[first:last] - block.start, negatives_P[first:last]
 
     def _weigh(self, scores_BM: Tensor) -> tuple[Tensor, Tensor]:
         """Turn scores into their gradient, but for a factor; give what they come to [B], and the factor."""

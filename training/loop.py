@@ -24,6 +24,7 @@ from training.failure import check_losses
 from training.initial_vectors import popularity_vectors, svd_item_vectors
 from training.interrupt import stop_requested
 from training.model import MultiInterestModel
+from training.native import is_native
 from training.negatives import build_sampler
 from training.optimiser import Optimiser
 from training.precision import arithmetic, check_precision, is_bf16
@@ -60,6 +61,8 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if available else "cpu"
         say(f"device: {name} ({'a CUDA device was found' if available else 'no CUDA device was found'})")
+    if name == "cpu" and not is_native():
+        say("without compiled code, for want of a C compiler (cc, or $CC) or by RE4_NATIVE=0: slower")
     return torch.device(name)
 
 

@@ -1,0 +1,168 @@
+/* A block of `training/against_negatives.py`, worked through once: scores, their soft maximum, gradients.
+
+   As many examples as a vector has lanes go side by side, so nothing is ever summed across lanes. What they score
+   against all negatives, the best of their rivals each, stays in the second cache. Only the rival that scored
+   has a gradient, so going back takes one row in place of RIVALS.
+
+   DIM, the numbers of an interest, a multiple of 16, and RIVALS, interests that compete for each score, at most
+   256, are given to the compiler. Sizes below: B examples, M negatives, P places to leave out. */
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+/* SUMS that are held in registers, a few being left for factors. */
+#ifdef __AVX512F__
+#define LANES 16
+#define SUMS 24
+#else
+#define LANES 8
+#define SUMS 12
+#endif
+/* Rivals and negatives of a tile. */
+#define CHUNK (RIVALS < 4 ? RIVALS : 4)
+#define TILE (SUMS / CHUNK)
+
+typedef float lanes __attribute__((vector_size(4 * LANES)));
+typedef int32_t marks __attribute__((vector_size(4 * LANES)));
+typedef uint8_t bytes __attribute__((vector_size(LANES)));
+typedef float row __attribute__((vector_size(4 * LANES), aligned(4)));
+
+static inline lanes all(float value) { return value - (lanes){}; }
+
+static inline lanes either(marks which, lanes left, lanes right) {
+    return (lanes)((which & (marks)left) | (~which & (marks)right));
+}
+
+/* e^x for x <= 0, to within two units in the last place; 0 where a float has no room for it. */
+static inline lanes exponential(lanes x) {
+    const lanes lowest = all(-87.0f);
+    marks has_room = x >= lowest;
+    marks is_too_low = x < lowest; /* not the same: NaN is neither, and stays */
+    x = either(is_too_low, lowest, x);
+    lanes scaled = x * all(1.44269504f) - all(0.5f);
+    marks power = __builtin_convertvector(scaled, marks); /* towards 0: the nearest integer, x being negative */
+    lanes whole = __builtin_convertvector(power, lanes);
+    lanes rest = x - whole * all(0.693359375f) + whole * all(2.12194440e-4f);
+    lanes sum = all(1.9875691500e-4f);
+    sum = sum * rest + all(1.3981999507e-3f);
+    sum = sum * rest + all(8.3334519073e-3f);
+    sum = sum * rest + all(4.1665795894e-2f);
+    sum = sum * rest + all(1.6666665459e-1f);
+    sum = sum * rest + all(5.0000001201e-1f);
+    sum = sum * rest * rest + rest + all(1.0f);
+    lanes result = sum * (lanes)((power + 127) << 23);
+    return either(has_room | (x != x), result, all(0.0f));
+}
+
+/* Score some rivals against some negatives, and keep what is above the best so far. */
+static inline __attribute__((always_inline)) void score(
+    const int first, const int num_rivals, const int num_negatives,
+    const lanes rivals[RIVALS][DIM], const float *vectors, lanes *best, marks *winner) {
+    lanes sums[TILE][CHUNK] = {};
+    for (int d = 0; d < DIM; d++)
+        for (int k = 0; k < num_rivals; k++)
+#pragma GCC unroll 24
+            for (int m = 0; m < num_negatives; m++)
+                sums[m][k] += rivals[first + k][d] * vectors[m * DIM + d];
+#pragma GCC unroll 24
+    for (int m = 0; m < num_negatives; m++)
+        for (int k = 0; k < num_rivals; k++) {
+            if (first + k == 0) {
+                best[m] = sums[m][0];
+                winner[m] = (marks){};
+            } else {
+                marks is_better = sums[m][k] > best[m]; /* the first of those that tie stays */
+                best[m] = either(is_better, sums[m][k], best[m]);
+                winner[m] = (is_better & (first + k)) | (~is_better & winner[m]);
+            }
+        }
+}
+
+static inline __attribute__((always_inline)) void score_tile(
+    const int num_negatives, const lanes rivals[RIVALS][DIM], const float *vectors, lanes *scores, bytes *winners) {
+    lanes best[TILE];
+    marks winner[TILE];
+    for (int first = 0; first + CHUNK <= RIVALS; first += CHUNK)
+        score(first, CHUNK, num_negatives, rivals, vectors, best, winner);
+    if (RIVALS % CHUNK)
+        score(RIVALS - RIVALS % CHUNK, RIVALS % CHUNK, num_negatives, rivals, vectors, best, winner);
+    for (int m = 0; m < num_negatives; m++) {
+        scores[m] = best[m];
+        winners[m] = __builtin_convertvector(winner[m], bytes);
+    }
+}
+
+/* Turn scores [M] into their exponentials; give the log of their sum. */
+static lanes soften(int64_t M, lanes *scores, lanes *sum) {
+    lanes highest = all(-1e30f); /* in place of minus infinity, which would be taken from itself */
+    for (int64_t m = 0; m < M; m++) highest = either(scores[m] > highest, scores[m], highest);
+    *sum = (lanes){};
+    for (int64_t m = 0; m < M; m++) *sum += scores[m] = exponential(scores[m] - highest);
+    lanes result = highest;
+    for (int lane = 0; lane < LANES; lane++) result[lane] += logf((*sum)[lane]);
+    return result;
+}
+
+/* Bring the gradient of each score to the rival that scored, and to the negative. */
+static void go_back(
+    int64_t M, int num_examples, const lanes *gradients, const bytes *winners,
+    const float *rivals, const float *vectors, float *rival_gradients, float *vector_gradients) {
+    for (int64_t m = 0; m < M; m++) {
+        row vector[DIM / LANES], sum[DIM / LANES];
+        memcpy(vector, vectors + m * DIM, sizeof vector);
+        memcpy(sum, vector_gradients + m * DIM, sizeof sum);
+        const float *gradient = (const float *)(gradients + m);
+        const uint8_t *winner = (const uint8_t *)(winners + m);
+        for (int b = 0; b < num_examples; b++) {
+            int64_t at = (int64_t)(b * RIVALS + winner[b]) * DIM;
+            const row *rival = (const row *)(rivals + at);
+            row *rival_gradient = (row *)(rival_gradients + at);
+            for (int d = 0; d < DIM / LANES; d++) {
+                sum[d] += gradient[b] * rival[d];
+                rival_gradient[d] += gradient[b] * vector[d];
+            }
+        }
+        memcpy(vector_gradients + m * DIM, sum, sizeof sum);
+    }
+}
+
+/* Add a block's sum of softplus(n - t) to `total`, and its gradients to `vector_gradients` [M, DIM]; write
+   `rival_gradients` [B, RIVALS, DIM] and `target_gradients` [B]. `corrections` [M] may be NULL. Places to
+   leave out, `own_examples` and `own_negatives` [P], are in the order of examples. `scores`, 16 M floats, and `winners`,
+   16 M bytes, are room to work in, aligned to 64 bytes. */
+void work_block(
+    int64_t B, int64_t M, int64_t P, const float *rivals, const float *targets, const float *vectors,
+    const float *corrections, const int64_t *own_examples, const int64_t *own_negatives, lanes *scores,
+    bytes *winners, double *total, float *rival_gradients, float *target_gradients, float *vector_gradients) {
+    memset(rival_gradients, 0, sizeof(float) * B * RIVALS * DIM);
+    int64_t own = 0;
+    for (int64_t start = 0; start < B; start += LANES) {
+        const int num_examples = B - start < LANES ? B - start : LANES;
+        const float *of_group = rivals + start * RIVALS * DIM;
+        lanes transposed[RIVALS][DIM] = {};
+        for (int b = 0; b < num_examples; b++)
+            for (int k = 0; k < RIVALS; k++)
+                for (int d = 0; d < DIM; d++) transposed[k][d][b] = of_group[(b * RIVALS + k) * DIM + d];
+        int64_t m = 0;
+        for (; m + TILE <= M; m += TILE)
+            score_tile(TILE, transposed, vectors + m * DIM, scores + m, winners + m);
+        for (; m < M; m++) score_tile(1, transposed, vectors + m * DIM, scores + m, winners + m);
+        if (corrections)
+            for (m = 0; m < M; m++) scores[m] -= all(corrections[m]);
+        for (; own < P && own_examples[own] < start + LANES; own++)
+            scores[own_negatives[own]][own_examples[own] - start] = -INFINITY;
+
+        lanes sum, against = soften(M, scores, &sum), factor = {};
+        for (int b = 0; b < num_examples; b++) {
+            float excess = against[b] - targets[start + b];
+            *total += excess > 0 ? excess + log1pf(expf(-excess)) : log1pf(expf(excess));
+            float slope = 1 / (1 + expf(-excess));
+            target_gradients[start + b] = -slope;
+            factor[b] = slope / (sum[b] > 1e-30f ? sum[b] : 1e-30f);
+        }
+        for (m = 0; m < M; m++) scores[m] *= factor;
+        go_back(M, num_examples, scores, winners, of_group, vectors, rival_gradients + start * RIVALS * DIM,
+                vector_gradients);
+    }
+}
