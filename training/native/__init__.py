@@ -67,7 +67,10 @@ def _load(source: Path, constants: dict[str, int]) -> ctypes.CDLL:
     compiler = _compiler()
     assert compiler is not None, "asked before"
     flags = [*_FLAGS, *(f"-D{name}={value}" for name, value in constants.items())]
-    made_of = repr([source.read_bytes(), compiler, _version(compiler), flags, _processor()])
+    files = sorted(source.parent.glob("*.[ch]"))
+    made_of = repr(
+        [*(file.read_bytes() for file in files), compiler, _version(compiler), flags, _processor()]
+    )
     name = f"{source.stem}-{hashlib.sha256(made_of.encode()).hexdigest()[:20]}.so"
     try:
         folder = _cache_folder()

@@ -7,52 +7,22 @@
    DIM, the numbers of an interest, a multiple of 16, and RIVALS, interests that compete for each score, at most
    256, are given to the compiler. Sizes below: B examples, M negatives, P places to leave out. */
 
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
+#include "lanes.h"
 
-/* SUMS that are held in registers, a few being left for factors. */
-#ifdef __AVX512F__
-#define LANES 16
-#define SUMS 24
-#else
-#define LANES 8
-#define SUMS 12
-#endif
 /* Rivals and negatives of a tile. */
 #define CHUNK (RIVALS < 4 ? RIVALS : 4)
 #define TILE (SUMS / CHUNK)
 
-typedef float lanes __attribute__((vector_size(4 * LANES)));
-typedef int32_t marks __attribute__((vector_size(4 * LANES)));
-typedef uint8_t bytes __attribute__((vector_size(LANES)));
-typedef float row __attribute__((vector_size(4 * LANES), aligned(4)));
-
-static inline lanes all(float value) { return value - (lanes){}; }
-
-static inline lanes either(marks which, lanes left, lanes right) {
-    return (lanes)((which & (marks)left) | (~which & (marks)right));
-}
-
-/* e^x for x <= 0, to within two units in the last place; 0 where a float has no room for it. */
-static inline lanes exponential(lanes x) {
-    const lanes lowest = all(-87.0f);
-    marks has_room = x >= lowest;
-    marks is_too_low = x < lowest; /* not the same: NaN is neither, and stays */
-    x = either(is_too_low, lowest, x);
-    lanes scaled = x * all(1.44269504f) - all(0.5f);
-    marks power = __builtin_convertvector(scaled, marks); /* towards 0: the nearest integer, x being negative */
-    lanes whole = __builtin_convertvector(power, lanes);
-    lanes rest = x - whole * all(0.693359375f) + whole * all(2.12194440e-4f);
-    lanes sum = all(1.9875691500e-4f);
-    sum = sum * rest + all(1.3981999507e-3f);
-    sum = sum * rest + all(8.3334519073e-3f);
-    sum = sum * rest + all(4.1665795894e-2f);
-    sum = sum * rest + all(1.6666665459e-1f);
-    sum = sum * rest + all(5.0000001201e-1f);
-    sum = sum * rest * rest + rest + all(1.0f);
-    lanes result = sum * (lanes)((power + 127) << 23);
-    return either(has_room | (x != x), result, all(0.0f));
+/* Rivals come in their order: of those that tie the first stays. */
+static inline __attribute__((always_inline)) void keep_best(int rival, lanes score, lanes *best, marks *winner) {
+    if (rival == 0) {
+        *best = score;
+        *winner = (marks){};
+    } else {
+        marks is_better = score > *best;
+        *best = either(is_better, score, *best);
+        *winner = (is_better & rival) | (~is_better & *winner);
+    }
 }
 
 /* Score some rivals against some negatives, and keep what is above the best so far. */
@@ -67,16 +37,7 @@ static inline __attribute__((always_inline)) void score(
                 sums[m][k] += rivals[first + k][d] * vectors[m * DIM + d];
 #pragma GCC unroll 24
     for (int m = 0; m < num_negatives; m++)
-        for (int k = 0; k < num_rivals; k++) {
-            if (first + k == 0) {
-                best[m] = sums[m][0];
-                winner[m] = (marks){};
-            } else {
-                marks is_better = sums[m][k] > best[m]; /* the first of those that tie stays */
-                best[m] = either(is_better, sums[m][k], best[m]);
-                winner[m] = (is_better & (first + k)) | (~is_better & winner[m]);
-            }
-        }
+        for (int k = 0; k < num_rivals; k++) keep_best(first + k, sums[m][k], best + m, winner + m);
 }
 
 static inline __attribute__((always_inline)) void score_tile(
@@ -92,6 +53,8 @@ static inline __attribute__((always_inline)) void score_tile(
         winners[m] = __builtin_convertvector(winner[m], bytes);
     }
 }
+
+#include "score_by_tiles.h"
 
 /* Turn scores [M] into their exponentials; give the log of their sum. */
 static lanes soften(int64_t M, lanes *scores, lanes *sum) {
@@ -136,6 +99,15 @@ void work_block(
     const float *corrections, const int64_t *own_examples, const int64_t *own_negatives, lanes *scores,
     bytes *winners, double *total, float *rival_gradients, float *target_gradients, float *vector_gradients) {
     memset(rival_gradients, 0, sizeof(float) * B * RIVALS * DIM);
+#ifdef HAS_TILES
+    struct tile_config before;
+    tile *parts = may_use_tiles() ? aligned_alloc(64, sizeof(tile) * 2 * DEPTH * ((M + 63) / 64 * 4)) : NULL;
+    if (parts) {
+        part_vectors(M, vectors, parts);
+        _tile_storeconfig(&before);
+        _tile_loadconfig(&all_tiles);
+    }
+#endif
     int64_t own = 0;
     for (int64_t start = 0; start < B; start += LANES) {
         const int num_examples = B - start < LANES ? B - start : LANES;
@@ -145,6 +117,14 @@ void work_block(
             for (int k = 0; k < RIVALS; k++)
                 for (int d = 0; d < DIM; d++) transposed[k][d][b] = of_group[(b * RIVALS + k) * DIM + d];
         int64_t m = 0;
+#ifdef HAS_TILES
+        tile parts_of_rivals[RIVALS][2][DEPTH];
+        if (parts) {
+            part_rivals(transposed, parts_of_rivals);
+            score_by_tiles(M, parts_of_rivals, parts, scores, winners);
+            m = M;
+        }
+#endif
         for (; m + TILE <= M; m += TILE)
             score_tile(TILE, transposed, vectors + m * DIM, scores + m, winners + m);
         for (; m < M; m++) score_tile(1, transposed, vectors + m * DIM, scores + m, winners + m);
@@ -165,4 +145,10 @@ void work_block(
         go_back(M, num_examples, scores, winners, of_group, vectors, rival_gradients + start * RIVALS * DIM,
                 vector_gradients);
     }
+#ifdef HAS_TILES
+    if (parts) {
+        _tile_loadconfig(&before);
+        free(parts);
+    }
+#endif
 }

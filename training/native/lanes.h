@@ -1,0 +1,47 @@
+/* As many numbers at a time as a processor's vector has lanes. */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* SUMS that are held in registers, a few being left for factors. */
+#ifdef __AVX512F__
+#define LANES 16
+#define SUMS 24
+#else
+#define LANES 8
+#define SUMS 12
+#endif
+
+typedef float lanes __attribute__((vector_size(4 * LANES)));
+typedef int32_t marks __attribute__((vector_size(4 * LANES)));
+typedef uint8_t bytes __attribute__((vector_size(LANES)));
+typedef float row __attribute__((vector_size(4 * LANES), aligned(4)));
+
+static inline lanes all(float value) { return value - (lanes){}; }
+
+static inline lanes either(marks which, lanes left, lanes right) {
+    return (lanes)((which & (marks)left) | (~which & (marks)right));
+}
+
+/* e^x for x <= 0, to within two units in the last place; 0 where a float has no room for it. */
+static inline lanes exponential(lanes x) {
+    const lanes lowest = all(-87.0f);
+    marks has_room = x >= lowest;
+    marks is_too_low = x < lowest; /* not the same: NaN is neither, and stays */
+    x = either(is_too_low, lowest, x);
+    lanes scaled = x * all(1.44269504f) - all(0.5f);
+    marks power = __builtin_convertvector(scaled, marks); /* towards 0: the nearest integer, x being negative */
+    lanes whole = __builtin_convertvector(power, lanes);
+    lanes rest = x - whole * all(0.693359375f) + whole * all(2.12194440e-4f);
+    lanes sum = all(1.9875691500e-4f);
+    sum = sum * rest + all(1.3981999507e-3f);
+    sum = sum * rest + all(8.3334519073e-3f);
+    sum = sum * rest + all(4.1665795894e-2f);
+    sum = sum * rest + all(1.6666665459e-1f);
+    sum = sum * rest + all(5.0000001201e-1f);
+    sum = sum * rest * rest + rest + all(1.0f);
+    lanes result = sum * (lanes)((power + 127) << 23);
+    return either(has_room | (x != x), result, all(0.0f));
+}

@@ -1,0 +1,131 @@
+/* Part of `against_negatives.c`: scores by a processor's matrix tiles (AMX), where it has them. */
+
+#if defined(__AMX_BF16__) && LANES == 16 && DIM % 32 == 0 && RIVALS % CHUNK == 0
+/* Scores by tiles of bfloat16: each factor is the sum of a coarse number and of what that leaves, so that three
+   products give what float32 would, but for the product of two remainders, 2^-16 of it. */
+#define HAS_TILES
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
+typedef uint16_t tile[16][32];
+#define DEPTH (DIM / 32)
+/* Four tiles of sums are under way at a time: of so many blocks of sixteen negatives. */
+#define NUM_BLOCKS (4 / CHUNK)
+
+static const struct tile_config {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+} all_tiles = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+
+/* The system lends a process its tiles when it asks for them. */
+static int may_use_tiles(void) { return !syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18); }
+
+static inline marks rounded(lanes x) {
+    marks bits = (marks)x;
+    return (bits + 0x7fff + ((bits >> 16) & 1)) & (int32_t)0xffff0000;
+}
+
+/* Both parts of all negatives, in blocks of sixteen: [M / 16, 2 parts, DEPTH] tiles. The last block may be short. */
+static void part_vectors(int64_t M, const float *vectors, tile *parts) {
+    for (int64_t m = 0; m < M; m++)
+        for (int d = 0; d < DIM; d += LANES) {
+            lanes x;
+            memcpy(&x, vectors + m * DIM + d, sizeof x);
+            marks coarse = rounded(x), rest = rounded(x - (lanes)coarse);
+            halves both[2] = {__builtin_convertvector((coarse >> 16) & 0xffff, halves),
+                              __builtin_convertvector((rest >> 16) & 0xffff, halves)};
+            for (int part = 0; part < 2; part++)
+                memcpy(&parts[(m / 16 * 2 + part) * DEPTH + d / 32][m % 16][d % 32], both + part, sizeof *both);
+        }
+}
+
+/* Both parts of the rivals, two numbers of an example beside each other. */
+static void part_rivals(const lanes rivals[RIVALS][DIM], tile parts[RIVALS][2][DEPTH]) {
+    for (int k = 0; k < RIVALS; k++)
+        for (int d = 0; d < DIM; d += 2) {
+            marks coarse[2], rest[2];
+            for (int i = 0; i < 2; i++) {
+                coarse[i] = rounded(rivals[k][d + i]);
+                rest[i] = rounded(rivals[k][d + i] - (lanes)coarse[i]);
+            }
+            marks both[2] = {((coarse[0] >> 16) & 0xffff) | coarse[1], ((rest[0] >> 16) & 0xffff) | rest[1]};
+            for (int part = 0; part < 2; part++)
+                memcpy(parts[k][part][d / 32][d % 32 / 2], both + part, sizeof *both);
+        }
+}
+
+/* Add to the sums, tiles 4 to 7, the products of one part of some negatives and one part of some rivals. */
+static inline __attribute__((always_inline)) void add_products(const tile *vectors[4], const tile *rivals[4]) {
+#define LOAD(number, from) _tile_loadd(number, *(from), sizeof *(from)[0])
+#if NUM_BLOCKS == 1
+    LOAD(0, vectors[0]);
+    LOAD(1, rivals[0]);
+    _tile_dpbf16ps(4, 0, 1);
+    LOAD(2, rivals[1]);
+    _tile_dpbf16ps(5, 0, 2);
+    LOAD(3, rivals[2]);
+    _tile_dpbf16ps(6, 0, 3);
+    if (CHUNK == 4) {
+        LOAD(1, rivals[3]);
+        _tile_dpbf16ps(7, 0, 1);
+    }
+#elif NUM_BLOCKS == 2
+    LOAD(0, vectors[0]);
+    LOAD(1, vectors[1]);
+    LOAD(2, rivals[0]);
+    _tile_dpbf16ps(4, 0, 2);
+    _tile_dpbf16ps(6, 1, 2);
+    LOAD(3, rivals[1]);
+    _tile_dpbf16ps(5, 0, 3);
+    _tile_dpbf16ps(7, 1, 3);
+#else
+    LOAD(0, rivals[0]);
+    LOAD(1, vectors[0]);
+    _tile_dpbf16ps(4, 1, 0);
+    LOAD(2, vectors[1]);
+    _tile_dpbf16ps(5, 2, 0);
+    LOAD(3, vectors[2]);
+    _tile_dpbf16ps(6, 3, 0);
+    LOAD(1, vectors[3]);
+    _tile_dpbf16ps(7, 1, 0);
+#endif
+}
+
+static void score_by_tiles(int64_t M, const tile rivals[RIVALS][2][DEPTH], const tile *vectors,
+                           lanes *scores, bytes *winners) {
+    lanes sums[4][16];
+    for (int64_t start = 0; start < M; start += 16 * NUM_BLOCKS) {
+        const int num_negatives = M - start < 16 * NUM_BLOCKS ? M - start : 16 * NUM_BLOCKS;
+        lanes best[16 * NUM_BLOCKS];
+        marks winner[16 * NUM_BLOCKS];
+        for (int first = 0; first < RIVALS; first += CHUNK) {
+            _tile_zero(4);
+            _tile_zero(5);
+            _tile_zero(6);
+            _tile_zero(7);
+            for (int d = 0; d < DEPTH; d++)
+                for (int parts = 0; parts < 3; parts++) {
+                    const tile *left[4], *right[4];
+                    for (int i = 0; i < NUM_BLOCKS; i++)
+                        left[i] = &vectors[((start / 16 + i) * 2 + (parts == 1)) * DEPTH + d];
+                    for (int k = 0; k < CHUNK; k++) right[k] = &rivals[first + k][parts == 2][d];
+                    add_products(left, right);
+                }
+            _tile_stored(4, sums[0], sizeof *sums[0]);
+            _tile_stored(5, sums[1], sizeof *sums[0]);
+            _tile_stored(6, sums[2], sizeof *sums[0]);
+            _tile_stored(7, sums[3], sizeof *sums[0]);
+            for (int m = 0; m < 16 * NUM_BLOCKS; m++)
+                for (int k = 0; k < CHUNK; k++)
+                    keep_best(first + k, sums[m / 16 * CHUNK + k][m % 16], best + m, winner + m);
+        }
+        for (int m = 0; m < num_negatives; m++) {
+            scores[start + m] = best[m];
+            winners[start + m] = __builtin_convertvector(winner[m], bytes);
+        }
+    }
+}
+#endif
