@@ -19,14 +19,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.blockwise import work_by_blocks
-from training.native import call, native
+from training.native import MOST_LANES, call, native
 from training.precision import Products
 
 # Scores of a block, four megabytes: they stay in the processor's cache.
 _BLOCK_SCORES = 1_000_000
 # Compiled code goes through a block by small groups itself.
 _NATIVE_BLOCK_ROWS = 256
-_MOST_LANES = 16
+# Numbers of an example's rivals for which it has room.
+_NATIVE_NUMBERS = 4096
 # Stands in for minus infinity where it would be subtracted from itself.
 _LOWEST = -1e30
 _TINY = 1e-30
@@ -62,14 +63,14 @@ def sum_against_negatives(
     Nothing is tracked by autograd; see `recommend.recommend_sum` for the arguments.
     """
     examples = Examples(
-        rivals_BKD=rivals_BKD.to(vectors_MD.dtype),
-        target_scores_B=target_scores_B.to(vectors_MD.dtype),
-        vectors_MD=vectors_MD,
-        corrections_M=corrections_M,
+        rivals_BKD=rivals_BKD.to(vectors_MD.dtype).contiguous(),
+        target_scores_B=target_scores_B.to(vectors_MD.dtype).contiguous(),
+        vectors_MD=vectors_MD.contiguous(),
+        corrections_M=None if corrections_M is None else corrections_M.contiguous(),
         own=own,
         hardness=hardness,
-        rival_gradients_BKD=torch.empty_like(rivals_BKD, dtype=vectors_MD.dtype),
-        target_gradients_B=torch.empty_like(target_scores_B, dtype=vectors_MD.dtype),
+        rival_gradients_BKD=vectors_MD.new_empty(rivals_BKD.shape),
+        target_gradients_B=vectors_MD.new_empty(target_scores_B.shape),
         products=Products.on(vectors_MD.device),
     )
     compiled = _compiled(examples)
@@ -104,7 +105,8 @@ def _compiled(examples: Examples) -> ctypes.CDLL | None:
     """Give the compiled code for these examples, where there is one and it is the faster."""
     vectors_MD, (_, num_rivals, dim) = examples.vectors_MD, examples.rivals_BKD.shape
     is_for_it = vectors_MD.device.type == "cpu" and vectors_MD.dtype == torch.float32
-    if not is_for_it or examples.hardness or num_rivals == 1 or num_rivals > 256 or dim % _MOST_LANES:
+    has_room = num_rivals * dim <= _NATIVE_NUMBERS and dim % MOST_LANES == 0
+    if not (is_for_it and has_room) or examples.hardness or num_rivals == 1:
         return None
     return native("against_negatives.c", DIM=dim, RIVALS=num_rivals)
 
@@ -123,8 +125,8 @@ class _NativeWorker:
         self.total = torch.zeros((), dtype=torch.float64)
         self.vector_gradients_MD = torch.zeros_like(examples.vectors_MD)
         self._examples, self._work_block = examples, compiled.work_block
-        self._scores_MX = torch.empty(num_negatives, _MOST_LANES)
-        self._winners_MX = torch.empty(num_negatives, _MOST_LANES, dtype=torch.uint8)
+        self._scores_MX = torch.empty(num_negatives, MOST_LANES)
+        self._winners_MX = torch.empty(num_negatives, MOST_LANES, dtype=torch.uint8)
 
     def __call__(self, block: slice) -> None:
         examples = self._examples

@@ -7,6 +7,7 @@ import pytest
 import torch
 from planted_tastes import write_planted
 
+import training.native
 from training.data.dataset import Dataset
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -15,6 +16,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 @pytest.fixture(autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def native_alone(monkeypatch, tmp_path_factory):
+    """Compiled code is kept for the tests alone, and none is loaded yet."""
+    monkeypatch.setattr(training.native, "_loaded", {})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "native"))
 
 
 @pytest.fixture(scope="session")

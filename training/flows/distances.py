@@ -1,9 +1,12 @@
 """The sum of squared distances that re-construct is trained by, with its gradients, block by block.
 
 The equations are those of `reconstruct`; here they are taken forward and backward by hand, so that a block's
-pieces are gone before the next block's are made.
+pieces are gone before the next block's are made. On a CPU compiled code does it (`training.native`), where
+there is a compiler; else PyTorch's operations do, one after the other.
 """
 
+import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -12,9 +15,14 @@ import torch
 from torch import Tensor
 
 from training.blockwise import work_by_blocks
+from training.native import MOST_LANES, call, native
 
 # Users of a block: their pieces, a few hundred kilobytes a tensor, stay in the processor's cache.
 _BLOCK_USERS = 32
+# Compiled code goes through a block by small groups itself.
+_NATIVE_BLOCK_USERS = 128
+# It keeps what every piece gives to every position.
+_NATIVE_LENGTH = 128
 
 
 class Decoder(NamedTuple):
@@ -87,29 +95,80 @@ def sum_of_distances(
     """
     number = history_vectors_BLD.dtype  # with bfloat16 products about, the other arguments may be shorter
     users = _Users(
-        interests_BKD=interests_BKD.to(number),
-        history_vectors_BLD=history_vectors_BLD,
-        positives_BKL=positives_BKL.to(number),
-        lengths_B=lengths_B,
-        decoder=Decoder(*(tensor.to(number) for tensor in decoder)),
-        interest_gradients_BKD=torch.empty_like(interests_BKD, dtype=number),
-        history_gradients_BLD=torch.zeros_like(history_vectors_BLD),
+        interests_BKD=interests_BKD.to(number).contiguous(),
+        history_vectors_BLD=history_vectors_BLD.contiguous(),
+        positives_BKL=positives_BKL.to(number).contiguous(),
+        lengths_B=lengths_B.contiguous(),
+        decoder=Decoder(*(tensor.to(number).contiguous() for tensor in decoder)),
+        interest_gradients_BKD=interests_BKD.new_empty(interests_BKD.shape, dtype=number),
+        history_gradients_BLD=history_vectors_BLD.new_zeros(history_vectors_BLD.shape),
     )
-    workers = work_by_blocks(
-        partial(_Worker, users), num_rows=len(lengths_B), block_rows=_BLOCK_USERS, device=lengths_B.device
-    )
+    compiled = _compiled(users)
+    workers: Sequence[_TorchWorker | _NativeWorker]
+    if compiled is None:
+        workers = work_by_blocks(
+            partial(_TorchWorker, users),
+            num_rows=len(lengths_B),
+            block_rows=_BLOCK_USERS,
+            device=lengths_B.device,
+        )
+    else:
+        workers = work_by_blocks(
+            partial(_NativeWorker, users, compiled),
+            num_rows=len(lengths_B),
+            block_rows=_NATIVE_BLOCK_USERS,
+            device=lengths_B.device,
+        )
     for worker in workers[1:]:
         workers[0].total += worker.total
         for ours, theirs in zip(workers[0].gradients, worker.gradients, strict=True):
             ours += theirs
-    return workers[0].total, (
+    return workers[0].total.to(number), (
         users.interest_gradients_BKD,
         users.history_gradients_BLD,
         *workers[0].gradients,
     )
 
 
-class _Worker:
+def _compiled(users: _Users) -> ctypes.CDLL | None:
+    """Give the compiled code for these users, where there is one."""
+    dim, width = users.interests_BKD.shape[2], users.decoder.queries.shape[1]
+    is_for_it = users.interests_BKD.device.type == "cpu" and users.interests_BKD.dtype == torch.float32
+    is_short = users.positives_BKL.shape[2] <= _NATIVE_LENGTH
+    if not (is_for_it and is_short) or dim % MOST_LANES or width % MOST_LANES:
+        return None
+    return native("distances.c", DIM=dim, WIDTH=width)
+
+
+class _NativeWorker:
+    def __init__(self, users: _Users, compiled: ctypes.CDLL, block_rows: int) -> None:
+        self.total = torch.zeros((), dtype=torch.float64)
+        self.gradients = Decoder(*(torch.zeros_like(tensor) for tensor in users.decoder))
+        self._users, self._add_users = users, compiled.add_users
+
+    def __call__(self, block: slice) -> None:
+        users = self._users
+        _, num_interests, length = users.positives_BKL.shape
+        is_without_memory = call(
+            self._add_users,
+            block.stop - block.start,
+            num_interests,
+            length,
+            users.interests_BKD[block],
+            users.history_vectors_BLD[block],
+            users.positives_BKL[block],
+            users.lengths_B[block],
+            *users.decoder,
+            self.total,
+            users.interest_gradients_BKD[block],
+            users.history_gradients_BLD[block],
+            *self.gradients,
+        )
+        if is_without_memory:
+            raise MemoryError("no memory is left to reconstruct histories in")
+
+
+class _TorchWorker:
     def __init__(self, users: _Users, block_rows: int) -> None:
         self.total = users.interests_BKD.new_zeros(())
         self.gradients = Decoder(*(torch.zeros_like(tensor) for tensor in users.decoder))

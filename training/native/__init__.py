@@ -21,8 +21,10 @@ from torch import Tensor
 from re4.console import say
 from re4.files import replacing
 
-_FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fPIC", "-shared", "-lm")
+_FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fPIC", "-shared", "-w", "-lm")
 _COMPILE_S = 120
+MOST_LANES = 16
+"""Numbers of the widest vector: rows in C are multiples of it."""
 _lock = Lock()
 _loaded: dict[tuple[str, tuple[tuple[str, int], ...]], ctypes.CDLL | None] = {}
 
@@ -51,8 +53,12 @@ def native(source: str, **constants: int) -> ctypes.CDLL | None:
         return _loaded[key]
 
 
-def call(function: Callable[..., object], *arguments: Tensor | int | None) -> None:
-    """Call a C function with int64 numbers, and with the memory of contiguous CPU tensors; None is NULL."""
+def call(function: Callable[..., int], *arguments: Tensor | int | None) -> int:
+    """Call a C function with int64 numbers, and with the memory of contiguous CPU tensors; None is NULL.
+
+    Returns:
+        What it returns, an int.
+    """
 
     def as_c(value: Tensor | int | None) -> ctypes.c_int64 | ctypes.c_void_p:
         if isinstance(value, int):
@@ -60,7 +66,7 @@ def call(function: Callable[..., object], *arguments: Tensor | int | None) -> No
         assert value is None or (value.is_contiguous() and value.device.type == "cpu"), "not one piece"
         return ctypes.c_void_p(None if value is None else value.data_ptr())
 
-    function(*map(as_c, arguments))
+    return function(*map(as_c, arguments))
 
 
 def _load(source: Path, constants: dict[str, int]) -> ctypes.CDLL:

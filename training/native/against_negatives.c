@@ -1,11 +1,11 @@
 /* A block of `training/against_negatives.py`, worked through once: scores, their soft maximum, gradients.
 
-   As many examples as a vector has lanes go side by side, so nothing is ever summed across lanes. What they score
-   against all negatives, the best of their rivals each, stays in the second cache. Only the rival that scored
-   has a gradient, so going back takes one row in place of RIVALS.
+   As many examples as a vector has lanes go side by side, so nothing is ever summed across lanes. What they
+   score against all negatives, the best of their rivals each, stays in the second cache. Only the rival that
+   scored has a gradient, so going back takes one row in place of RIVALS.
 
-   DIM, the numbers of an interest, a multiple of 16, and RIVALS, interests that compete for each score, at most
-   256, are given to the compiler. Sizes below: B examples, M negatives, P places to leave out. */
+   DIM, the numbers of an interest, a multiple of 16, and RIVALS, interests that compete for each score, at
+   most 256, are given to the compiler. Sizes below: B examples, M negatives, P places to leave out. */
 
 #include "lanes.h"
 
@@ -14,7 +14,8 @@
 #define TILE (SUMS / CHUNK)
 
 /* Rivals come in their order: of those that tie the first stays. */
-static inline __attribute__((always_inline)) void keep_best(int rival, lanes score, lanes *best, marks *winner) {
+static inline __attribute__((always_inline)) void keep_best(int rival, lanes score, lanes *best,
+                                                            marks *winner) {
     if (rival == 0) {
         *best = score;
         *winner = (marks){};
@@ -26,22 +27,24 @@ static inline __attribute__((always_inline)) void keep_best(int rival, lanes sco
 }
 
 /* Score some rivals against some negatives, and keep what is above the best so far. */
-static inline __attribute__((always_inline)) void score(
-    const int first, const int num_rivals, const int num_negatives,
-    const lanes rivals[RIVALS][DIM], const float *vectors, lanes *best, marks *winner) {
+static inline __attribute__((always_inline)) void score(const int first, const int num_rivals,
+                                                        const int num_negatives,
+                                                        const lanes rivals[RIVALS][DIM], const float *vectors,
+                                                        lanes *best, marks *winner) {
     lanes sums[TILE][CHUNK] = {};
     for (int d = 0; d < DIM; d++)
         for (int k = 0; k < num_rivals; k++)
 #pragma GCC unroll 24
-            for (int m = 0; m < num_negatives; m++)
-                sums[m][k] += rivals[first + k][d] * vectors[m * DIM + d];
+            for (int m = 0; m < num_negatives; m++) sums[m][k] += rivals[first + k][d] * vectors[m * DIM + d];
 #pragma GCC unroll 24
     for (int m = 0; m < num_negatives; m++)
         for (int k = 0; k < num_rivals; k++) keep_best(first + k, sums[m][k], best + m, winner + m);
 }
 
-static inline __attribute__((always_inline)) void score_tile(
-    const int num_negatives, const lanes rivals[RIVALS][DIM], const float *vectors, lanes *scores, bytes *winners) {
+static inline __attribute__((always_inline)) void score_tile(const int num_negatives,
+                                                             const lanes rivals[RIVALS][DIM],
+                                                             const float *vectors, lanes *scores,
+                                                             bytes *winners) {
     lanes best[TILE];
     marks winner[TILE];
     for (int first = 0; first + CHUNK <= RIVALS; first += CHUNK)
@@ -68,9 +71,9 @@ static lanes soften(int64_t M, lanes *scores, lanes *sum) {
 }
 
 /* Bring the gradient of each score to the rival that scored, and to the negative. */
-static void go_back(
-    int64_t M, int num_examples, const lanes *gradients, const bytes *winners,
-    const float *rivals, const float *vectors, float *rival_gradients, float *vector_gradients) {
+static void go_back(int64_t M, int num_examples, const lanes *gradients, const bytes *winners,
+                    const float *rivals, const float *vectors, float *rival_gradients,
+                    float *vector_gradients) {
     for (int64_t m = 0; m < M; m++) {
         row vector[DIM / LANES], sum[DIM / LANES];
         memcpy(vector, vectors + m * DIM, sizeof vector);
@@ -92,12 +95,12 @@ static void go_back(
 
 /* Add a block's sum of softplus(n - t) to `total`, and its gradients to `vector_gradients` [M, DIM]; write
    `rival_gradients` [B, RIVALS, DIM] and `target_gradients` [B]. `corrections` [M] may be NULL. Places to
-   leave out, `own_examples` and `own_negatives` [P], are in the order of examples. `scores`, 16 M floats, and `winners`,
-   16 M bytes, are room to work in, aligned to 64 bytes. */
-void work_block(
-    int64_t B, int64_t M, int64_t P, const float *rivals, const float *targets, const float *vectors,
-    const float *corrections, const int64_t *own_examples, const int64_t *own_negatives, lanes *scores,
-    bytes *winners, double *total, float *rival_gradients, float *target_gradients, float *vector_gradients) {
+   leave out, `own_examples` and `own_negatives` [P], are in the order of examples. `scores`, 16 M floats, and
+   `winners`, 16 M bytes, are room to work in, aligned to 64 bytes. Says 0. */
+int work_block(int64_t B, int64_t M, int64_t P, const float *rivals, const float *targets,
+               const float *vectors, const float *corrections, const int64_t *own_examples,
+               const int64_t *own_negatives, lanes *scores, bytes *winners, double *total,
+               float *rival_gradients, float *target_gradients, float *vector_gradients) {
     memset(rival_gradients, 0, sizeof(float) * B * RIVALS * DIM);
 #ifdef HAS_TILES
     struct tile_config before;
@@ -151,4 +154,5 @@ void work_block(
         free(parts);
     }
 #endif
+    return 0;
 }

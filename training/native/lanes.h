@@ -19,7 +19,9 @@ typedef int32_t marks __attribute__((vector_size(4 * LANES)));
 typedef uint8_t bytes __attribute__((vector_size(LANES)));
 typedef float row __attribute__((vector_size(4 * LANES), aligned(4)));
 
-static inline lanes all(float value) { return value - (lanes){}; }
+static inline lanes all(float value) {
+    return value - (lanes){};
+}
 
 static inline lanes either(marks which, lanes left, lanes right) {
     return (lanes)((which & (marks)left) | (~which & (marks)right));
@@ -32,7 +34,8 @@ static inline lanes exponential(lanes x) {
     marks is_too_low = x < lowest; /* not the same: NaN is neither, and stays */
     x = either(is_too_low, lowest, x);
     lanes scaled = x * all(1.44269504f) - all(0.5f);
-    marks power = __builtin_convertvector(scaled, marks); /* towards 0: the nearest integer, x being negative */
+    marks power =
+        __builtin_convertvector(scaled, marks); /* towards 0: the nearest integer, x being negative */
     lanes whole = __builtin_convertvector(power, lanes);
     lanes rest = x - whole * all(0.693359375f) + whole * all(2.12194440e-4f);
     lanes sum = all(1.9875691500e-4f);

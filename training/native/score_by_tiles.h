@@ -1,8 +1,8 @@
 /* Part of `against_negatives.c`: scores by a processor's matrix tiles (AMX), where it has them. */
 
 #if defined(__AMX_BF16__) && LANES == 16 && DIM % 32 == 0 && RIVALS % CHUNK == 0
-/* Scores by tiles of bfloat16: each factor is the sum of a coarse number and of what that leaves, so that three
-   products give what float32 would, but for the product of two remainders, 2^-16 of it. */
+/* Scores by tiles of bfloat16: each factor is the sum of a coarse number and of what that leaves, so that
+   three products give what float32 would, but for the product of two remainders, 2^-16 of it. */
 #define HAS_TILES
 #include <immintrin.h>
 #include <sys/syscall.h>
@@ -21,14 +21,17 @@ static const struct tile_config {
 } all_tiles = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
 
 /* The system lends a process its tiles when it asks for them. */
-static int may_use_tiles(void) { return !syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18); }
+static int may_use_tiles(void) {
+    return !syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18);
+}
 
 static inline marks rounded(lanes x) {
     marks bits = (marks)x;
     return (bits + 0x7fff + ((bits >> 16) & 1)) & (int32_t)0xffff0000;
 }
 
-/* Both parts of all negatives, in blocks of sixteen: [M / 16, 2 parts, DEPTH] tiles. The last block may be short. */
+/* Both parts of all negatives, in blocks of sixteen: [M / 16, 2 parts, DEPTH] tiles. The last block may be
+ * short. */
 static void part_vectors(int64_t M, const float *vectors, tile *parts) {
     for (int64_t m = 0; m < M; m++)
         for (int d = 0; d < DIM; d += LANES) {
@@ -38,7 +41,8 @@ static void part_vectors(int64_t M, const float *vectors, tile *parts) {
             halves both[2] = {__builtin_convertvector((coarse >> 16) & 0xffff, halves),
                               __builtin_convertvector((rest >> 16) & 0xffff, halves)};
             for (int part = 0; part < 2; part++)
-                memcpy(&parts[(m / 16 * 2 + part) * DEPTH + d / 32][m % 16][d % 32], both + part, sizeof *both);
+                memcpy(&parts[(m / 16 * 2 + part) * DEPTH + d / 32][m % 16][d % 32], both + part,
+                       sizeof *both);
         }
 }
 
@@ -58,7 +62,8 @@ static void part_rivals(const lanes rivals[RIVALS][DIM], tile parts[RIVALS][2][D
 }
 
 /* Add to the sums, tiles 4 to 7, the products of one part of some negatives and one part of some rivals. */
-static inline __attribute__((always_inline)) void add_products(const tile *vectors[4], const tile *rivals[4]) {
+static inline __attribute__((always_inline)) void add_products(const tile *vectors[4],
+                                                               const tile *rivals[4]) {
 #define LOAD(number, from) _tile_loadd(number, *(from), sizeof *(from)[0])
 #if NUM_BLOCKS == 1
     LOAD(0, vectors[0]);
@@ -94,8 +99,8 @@ static inline __attribute__((always_inline)) void add_products(const tile *vecto
 #endif
 }
 
-static void score_by_tiles(int64_t M, const tile rivals[RIVALS][2][DEPTH], const tile *vectors,
-                           lanes *scores, bytes *winners) {
+static void score_by_tiles(int64_t M, const tile rivals[RIVALS][2][DEPTH], const tile *vectors, lanes *scores,
+                           bytes *winners) {
     lanes sums[4][16];
     for (int64_t start = 0; start < M; start += 16 * NUM_BLOCKS) {
         const int num_negatives = M - start < 16 * NUM_BLOCKS ? M - start : 16 * NUM_BLOCKS;
