@@ -4,8 +4,8 @@
 negative scores as high as the best of the rivals of its example has it: with one rival, that rival. A worker
 does one block of examples after the other, in buffers that stay in its core's cache.
 
-With several rivals and no hard negatives, on a CPU, compiled code does a block at once (`native`); else
-PyTorch's operations do, one after the other.
+Without hard negatives, on a CPU, compiled code does a block at once (`training.native`); else PyTorch's
+operations do, one after the other.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.blockwise import work_by_blocks
-from training.native import MOST_LANES, call, native
+from training.native import MOST_LANES, call, fits, native
 from training.precision import Products
 
 # Scores of a block, four megabytes: they stay in the processor's cache.
@@ -102,11 +102,10 @@ def sum_against_negatives(
 
 
 def _compiled(examples: Examples) -> ctypes.CDLL | None:
-    """Give the compiled code for these examples, where there is one and it is the faster."""
+    """Give the compiled code for these examples, where there is one."""
     vectors_MD, (_, num_rivals, dim) = examples.vectors_MD, examples.rivals_BKD.shape
-    is_for_it = vectors_MD.device.type == "cpu" and vectors_MD.dtype == torch.float32
-    has_room = num_rivals * dim <= _NATIVE_NUMBERS and dim % MOST_LANES == 0
-    if not (is_for_it and has_room) or examples.hardness or num_rivals == 1:
+    has_room = num_rivals * dim <= _NATIVE_NUMBERS
+    if not (fits(vectors_MD, dim) and has_room) or examples.hardness:
         return None
     return native("against_negatives.c", DIM=dim, RIVALS=num_rivals)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from training.blockwise import work_by_blocks
-from training.native import MOST_LANES, call, native
+from training.native import call, fits, native
 
 # Users of a block: their pieces, a few hundred kilobytes a tensor, stay in the processor's cache.
 _BLOCK_USERS = 32
@@ -133,9 +133,7 @@ def sum_of_distances(
 def _compiled(users: _Users) -> ctypes.CDLL | None:
     """Give the compiled code for these users, where there is one."""
     dim, width = users.interests_BKD.shape[2], users.decoder.queries.shape[1]
-    is_for_it = users.interests_BKD.device.type == "cpu" and users.interests_BKD.dtype == torch.float32
-    is_short = users.positives_BKL.shape[2] <= _NATIVE_LENGTH
-    if not (is_for_it and is_short) or dim % MOST_LANES or width % MOST_LANES:
+    if not fits(users.interests_BKD, dim, width) or users.positives_BKL.shape[2] > _NATIVE_LENGTH:
         return None
     return native("distances.c", DIM=dim, WIDTH=width)
 

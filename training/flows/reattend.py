@@ -4,16 +4,56 @@
 it and the attention `a`, meaned over users and interests. The gradient flows through both.
 """
 
+import ctypes
+
 import torch
 from torch import Tensor
+
+from training.blockwise import with_gradients
+from training.native import call, fits, native
 
 
 def reattend_sum(
     *, interests_BKD: Tensor, history_vectors_BLD: Tensor, log_attention_BKL: Tensor, lengths_B: Tensor
 ) -> Tensor:
     """Give the sum over (user, interest) of the cross entropy, a scalar."""
+    dim = interests_BKD.shape[2]
+    compiled = native("reattend.c", DIM=dim) if fits(interests_BKD, dim) else None
+    if compiled is not None:
+        inputs = (interests_BKD, history_vectors_BLD, log_attention_BKL)
+        total, gradients = _compiled_sum(compiled, *inputs, lengths_B)
+        return with_gradients(total, inputs, gradients)
     length = history_vectors_BLD.shape[1]
     padding_BL = torch.arange(length, device=lengths_B.device)[None, :] >= lengths_B[:, None]
     scores_BKL = interests_BKD @ history_vectors_BLD.transpose(1, 2)
     target_BKL = scores_BKL.masked_fill(padding_BL[:, None, :], -torch.inf).softmax(dim=2)
     return -(target_BKL * log_attention_BKL.masked_fill(padding_BL[:, None, :], 0)).sum()
+
+
+def _compiled_sum(
+    compiled: ctypes.CDLL,
+    interests_BKD: Tensor,
+    history_vectors_BLD: Tensor,
+    log_attention_BKL: Tensor,
+    lengths_B: Tensor,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Give the sum, and its gradients by the three."""
+    shape_BKL = log_attention_BKL.shape
+    gradients = (
+        interests_BKD.new_zeros(interests_BKD.shape),
+        history_vectors_BLD.new_zeros(history_vectors_BLD.shape),
+        log_attention_BKL.new_empty(shape_BKL),
+    )
+    total = torch.zeros((), dtype=torch.float64)
+    call(
+        compiled.attend_users,
+        *shape_BKL,
+        interests_BKD.contiguous(),
+        history_vectors_BLD.contiguous(),
+        log_attention_BKL.contiguous(),
+        lengths_B.contiguous(),
+        torch.empty(shape_BKL[2]),
+        total,
+        *gradients,
+    )
+    return total.float(), gradients

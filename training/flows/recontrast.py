@@ -6,9 +6,14 @@ none). Negatives are the user's other history items, the user's other interests,
 history. Each positive gives `-log( e^(s⁺/τ) / (e^(s⁺/τ) + Σ e^(s⁻/τ)) )` with cosine similarity s.
 """
 
+import ctypes
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from training.blockwise import with_gradients
+from training.native import call, fits, native
 
 # Stands in for minus infinity: its exponential is 0, and gradients through it stay finite.
 _NEVER = -1e9
@@ -70,6 +75,17 @@ def recontrast_sum(
 
     `other_B` and `outside_BL` come from `outside_history`.
     """
+    dim = interests_BKD.shape[2]
+    compiled = native("recontrast.c", DIM=dim) if fits(interests_BKD, dim) else None
+    if compiled is not None:
+        inputs = (interests_BKD, history_vectors_BLD)
+        total, gradients = _compiled_sum(
+            compiled,
+            *inputs,
+            about_users=(positives_BKL, lengths_B, other_B, outside_BL),
+            temperature=temperature,
+        )
+        return with_gradients(total, inputs, gradients)
     to_history_BKL, to_interests_BKK, to_outside_BKL = similarities(
         interests_BKD=interests_BKD,
         history_vectors_BLD=history_vectors_BLD,
@@ -90,3 +106,35 @@ def recontrast_sum(
     # -log(e^p / (e^p + e^n)) = log(1 + e^(n - p)), with n the log-sum-exp of the negatives.
     loss_BKL = F.softplus(negatives.logsumexp(dim=2, keepdim=True) - to_history_BKL)
     return (loss_BKL * positives_BKL).sum()
+
+
+def _compiled_sum(
+    compiled: ctypes.CDLL,
+    interests_BKD: Tensor,
+    history_vectors_BLD: Tensor,
+    *,
+    about_users: tuple[Tensor, ...],
+    temperature: float,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Give the sum, and its gradients by interests and history."""
+    batch, num_interests, dim = interests_BKD.shape
+    length = history_vectors_BLD.shape[1]
+    gradients = (
+        interests_BKD.new_zeros(interests_BKD.shape),
+        history_vectors_BLD.new_zeros(history_vectors_BLD.shape),
+    )
+    total = torch.zeros((), dtype=torch.float64)
+    call(
+        compiled.contrast_users,
+        batch,
+        num_interests,
+        length,
+        interests_BKD.contiguous(),
+        history_vectors_BLD.contiguous(),
+        *(about.contiguous() for about in about_users),
+        torch.tensor(1 / temperature),
+        torch.empty((num_interests + length) * (dim + 1) * batch + num_interests + 2 * length),
+        total,
+        *gradients,
+    )
+    return total.float(), gradients

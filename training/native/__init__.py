@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from threading import Lock
 
+import torch
 from torch import Tensor
 
 from re4.console import say
@@ -51,6 +52,12 @@ def native(source: str, **constants: int) -> ctypes.CDLL | None:
                 say(f"{source} could not be compiled, and PyTorch does its work, more slowly: {reason}")
                 _loaded[key] = None
         return _loaded[key]
+
+
+def fits(tensor: Tensor, *widths: int) -> bool:
+    """Say whether compiled code takes numbers like these, in rows of these widths."""
+    is_for_it = tensor.device.type == "cpu" and tensor.dtype == torch.float32
+    return is_for_it and not any(width % MOST_LANES for width in widths)
 
 
 def call(function: Callable[..., int], *arguments: Tensor | int | None) -> int:

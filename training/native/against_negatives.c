@@ -70,27 +70,42 @@ static lanes soften(int64_t M, lanes *scores, lanes *sum) {
     return result;
 }
 
-/* Bring the gradient of each score to the rival that scored, and to the negative. */
+/* Bring the gradients of the scores of some negatives to the rivals that scored, and to the negatives: of one
+   negative, or, with a single rival, of several. */
+static inline __attribute__((always_inline)) void
+go_back_some(const int num_negatives, int num_examples, const lanes *gradients, const bytes *winners,
+             const float *rivals, const float *vectors, float *rival_gradients, float *vector_gradients) {
+    row vector[num_negatives][DIM / LANES], sum[num_negatives][DIM / LANES];
+    memcpy(vector, vectors, sizeof vector);
+    memcpy(sum, vector_gradients, sizeof sum);
+    const uint8_t *winner = (const uint8_t *)winners;
+    for (int b = 0; b < num_examples; b++) {
+        int64_t at = (int64_t)(RIVALS == 1 ? b : b * RIVALS + winner[b]) * DIM;
+        const row *rival = (const row *)(rivals + at);
+        row *rival_gradient = (row *)(rival_gradients + at);
+        for (int d = 0; d < DIM / LANES; d++) {
+            row new_gradient = rival_gradient[d];
+            for (int m = 0; m < num_negatives; m++) {
+                const float gradient = ((const float *)(gradients + m))[b];
+                sum[m][d] += gradient * rival[d];
+                new_gradient += gradient * vector[m][d];
+            }
+            rival_gradient[d] = new_gradient;
+        }
+    }
+    memcpy(vector_gradients, sum, sizeof sum);
+}
+
 static void go_back(int64_t M, int num_examples, const lanes *gradients, const bytes *winners,
                     const float *rivals, const float *vectors, float *rival_gradients,
                     float *vector_gradients) {
-    for (int64_t m = 0; m < M; m++) {
-        row vector[DIM / LANES], sum[DIM / LANES];
-        memcpy(vector, vectors + m * DIM, sizeof vector);
-        memcpy(sum, vector_gradients + m * DIM, sizeof sum);
-        const float *gradient = (const float *)(gradients + m);
-        const uint8_t *winner = (const uint8_t *)(winners + m);
-        for (int b = 0; b < num_examples; b++) {
-            int64_t at = (int64_t)(b * RIVALS + winner[b]) * DIM;
-            const row *rival = (const row *)(rivals + at);
-            row *rival_gradient = (row *)(rival_gradients + at);
-            for (int d = 0; d < DIM / LANES; d++) {
-                sum[d] += gradient[b] * rival[d];
-                rival_gradient[d] += gradient[b] * vector[d];
-            }
-        }
-        memcpy(vector_gradients + m * DIM, sum, sizeof sum);
-    }
+    int64_t m = 0;
+#define GO_BACK_SOME(num)                                                                                    \
+    for (; m + num <= M; m += num)                                                                           \
+        go_back_some(num, num_examples, gradients + m, winners + m, rivals, vectors + m * DIM,               \
+                     rival_gradients, vector_gradients + m * DIM)
+    if (RIVALS == 1) GO_BACK_SOME(2);
+    GO_BACK_SOME(1);
 }
 
 /* Add a block's sum of softplus(n - t) to `total`, and its gradients to `vector_gradients` [M, DIM]; write

@@ -1,0 +1,21 @@
+/* One row of DIM numbers at a time, DIM being a multiple of 16. */
+
+#include "lanes.h"
+
+#define EACH_VECTOR(d) for (int d = 0; d < DIM; d += LANES)
+
+static inline float dot(const float *one, const float *other) {
+    lanes sum = {};
+    EACH_VECTOR(d) sum += *(const row *)(one + d) * *(const row *)(other + d);
+    float total = 0;
+    for (int lane = 0; lane < LANES; lane++) total += sum[lane];
+    return total;
+}
+
+static inline void add_scaled(float scale, const float *from, float *to) {
+    EACH_VECTOR(d) * (row *)(to + d) += scale * *(const row *)(from + d);
+}
+
+static inline float soft_plus(float x) {
+    return x > 0 ? x + log1pf(expf(-x)) : log1pf(expf(x));
+}
