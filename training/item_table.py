@@ -5,10 +5,17 @@ gathered into a small matrix, the losses work on that, and its gradient goes bac
 cost of a step does not grow with the catalogue.
 """
 
+import ctypes
+
 import torch
 from torch import Tensor, nn
 
+from training.blockwise import in_threads
+from training.native import call, fits, native
+
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
+# Rows that a thread moves at a time.
+_PIECE_ROWS = 4096
 
 
 class TouchedRows:
@@ -58,6 +65,14 @@ class RowAdam:
     def step(self, touched: TouchedRows) -> None:
         """Move the touched rows along their gradient."""
         self._num_steps += 1
+        scale = self._learning_rate / (1 - _BETA_1**self._num_steps)
+        bias = 1 - _BETA_2**self._num_steps
+        dim = self._weight_ND.shape[1]
+        compiled = native("row_adam.c", DIM=dim) if fits(self._weight_ND, dim) else None
+        if compiled is not None:
+            settings = torch.tensor([self._weight_decay, _BETA_1, _BETA_2, scale, bias, _EPSILON])
+            self._move_rows(compiled, touched, settings)
+            return
         rows_R = slice(None) if touched.rows_R is None else touched.rows_R
         gradient_RD = touched.gradient_RD
         if self._weight_decay:
@@ -66,7 +81,31 @@ class RowAdam:
         second_R = self._second_N[rows_R].lerp(gradient_RD.square().mean(dim=1), 1 - _BETA_2)
         self._first_ND[rows_R] = first_RD
         self._second_N[rows_R] = second_R
-        scale = self._learning_rate / (1 - _BETA_1**self._num_steps)
-        root_R = (second_R / (1 - _BETA_2**self._num_steps)).sqrt_().add_(_EPSILON)
+        root_R = (second_R / bias).sqrt_().add_(_EPSILON)
         step_RD = first_RD.mul_(-scale).div_(root_R[:, None])
         self._weight_ND[rows_R] = touched.vectors_RD.detach().add(step_RD)
+
+    def _move_rows(self, compiled: ctypes.CDLL, touched: TouchedRows, settings: Tensor) -> None:
+        """Do the same by compiled code: a row is read and written once."""
+        gradient_RD = touched.gradient_RD.contiguous()
+        rows_R = touched.rows_R
+        if rows_R is None:
+            rows_R = torch.arange(len(gradient_RD))
+        pieces = list(
+            zip(torch.split(rows_R, _PIECE_ROWS), torch.split(gradient_RD, _PIECE_ROWS), strict=True)
+        )
+
+        def move(number: int) -> None:
+            rows, gradients = pieces[number]
+            call(
+                compiled.move_rows,
+                len(rows),
+                rows,
+                gradients,
+                self._weight_ND,
+                self._first_ND,
+                self._second_N,
+                settings,
+            )
+
+        in_threads(move, len(pieces), gradient_RD.device)

@@ -1,7 +1,9 @@
 """The item table's optimiser moves touched rows only, and as Adam would where its two forms agree."""
 
+import pytest
 import torch
 
+import training.native
 from training.item_table import RowAdam, TouchedRows
 
 
@@ -50,3 +52,25 @@ def test_with_one_entry_a_row_it_is_adam():
         (theirs.weight - target).square().sum().backward()
         adam.step()
     torch.testing.assert_close(ours.weight, theirs.weight.detach())
+
+
+@pytest.mark.skipif(not training.native.is_native(), reason="there is no C compiler here")
+@pytest.mark.parametrize("dim", [16, 64])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_compiled_code_moves_rows_alike(monkeypatch, native_alone, dim, weight_decay):
+    ours, theirs = table(10_000, dim), table(10_000, dim)
+    generator = torch.Generator().manual_seed(1)
+    optimisers = [RowAdam(each, learning_rate=0.1, weight_decay=weight_decay) for each in (ours, theirs)]
+    for _ in range(3):
+        rows = torch.randperm(10_000, generator=generator)[:6000].sort().values
+        step(optimisers[0], ours, rows, 2.0)
+        with monkeypatch.context() as without:
+            without.setenv("RE4_NATIVE", "0")
+            step(optimisers[1], theirs, rows, 2.0)
+    step(optimisers[0], ours, None, 2.0)
+    with monkeypatch.context() as without:
+        without.setenv("RE4_NATIVE", "0")
+        step(optimisers[1], theirs, None, 2.0)
+    torch.testing.assert_close(ours.weight, theirs.weight, rtol=1e-5, atol=1e-5)
+    for name, value in optimisers[0].state().items():
+        torch.testing.assert_close(value, optimisers[1].state()[name], rtol=1e-5, atol=1e-6)
