@@ -8,6 +8,7 @@ Legend: N items, D embedding, P histories, L history length.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks.vectors import VectorSpace
 from bundle.arrays import open_array
+from export.items import Ids, Items
 from export.material import Material, TrainedEncoder, model_info
 from training.config import TrainConfig
 from training.encoders import build_encoder
@@ -52,11 +54,10 @@ def made_up_material(
         for name, factor in sharpness.items():
             encoder.get_parameter(name).mul_(factor)
     rows_PL, lengths_P = space.histories(num_histories, length=config.max_history_length)
-    numbers = pl.Series("item_id", np.arange(space.num_items))
     return Material(
         where=str(folder),
         vectors_ND=vectors_ND,
-        items=("B" + numbers.cast(pl.String).str.zfill(id_length - 1)).alias("item_id").to_frame(),
+        items=Items(ids=Ids(space.num_items, partial(_ids, id_length))),
         counts_N=space.num_items // np.arange(1, space.num_items + 1),
         rows_PL=rows_PL,
         lengths_P=lengths_P,
@@ -65,6 +66,11 @@ def made_up_material(
         evaluation={},
         lineage={"made_up": True, "seed": space.seed},
     )
+
+
+def _ids(length: int, start: int, stop: int) -> pl.Series:
+    numbers = pl.int_range(start, stop, eager=True)
+    return "B" + numbers.cast(pl.String).str.zfill(length - 1)
 
 
 def set_aside(whole: Material, num_histories: int) -> tuple[Material, NDArray[np.int64], NDArray[np.int64]]:

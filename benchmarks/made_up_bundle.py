@@ -23,6 +23,7 @@ from benchmarks.made_up import made_up_material, set_aside
 from benchmarks.vectors import VectorSpace
 from export.choosing import AUTO
 from export.exporter import publish_material
+from export.items import Ids
 from export.tuning import Goal
 from re4.console import say
 from training.config import TrainConfig
@@ -58,21 +59,19 @@ def main(
             num_histories=3 * NUM_PROBES // 2,
         )
         material, rows_QL, lengths_Q = set_aside(whole, NUM_PROBES // 2)
-        version = publish_material(lambda: material, folder / "bundles", index=index, goal=goal)
-    _write_data(folder / "data", material.items, rows_QL, lengths_Q)
+        version = publish_material(lambda scratch: material, folder / "bundles", index=index, goal=goal)
+    _write_data(folder / "data", material.items.ids, rows_QL, lengths_Q)
     say(f"{folder / 'bundles'}: {version}")
 
 
-def _write_data(
-    folder: Path, items: pl.DataFrame, rows_QL: NDArray[np.int64], lengths_Q: NDArray[np.int64]
-) -> None:
+def _write_data(folder: Path, ids: Ids, rows_QL: NDArray[np.int64], lengths_Q: NDArray[np.int64]) -> None:
     """Write histories, oldest first, as a data set's test users."""
     oldest_first = [rows_L[:length][::-1] for rows_L, length in zip(rows_QL, lengths_Q, strict=True)]
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "test.items.npy", np.concatenate(oldest_first).astype(np.int32))
     np.save(folder / "test.offsets.npy", np.concatenate([[0], np.cumsum(lengths_Q)]))
     np.save(folder / "test.num_history.npy", lengths_Q)
-    items.write_parquet(folder / "items.parquet")
+    pl.concat(list(ids.pieces())).alias("item_id").to_frame().write_parquet(folder / "items.parquet")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ Codes answer what an item has, rows answer who has a value without a look at all
 Legend: N items, E entries (one for each value of each item), V values.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,16 +23,18 @@ from bundle.layout import attribute_files
 from bundle.manifest import MAX_NUM_ATTRIBUTES, AttributeInfo
 from re4.errors import BundleError
 
+_ITEMS_AT_ONCE: Final = 262_144
+
 
 def write_attributes(
-    folder: Path, attributes: Mapping[str, Column | CodedColumn], num_items: int
+    folder: Path, attributes: Mapping[str, Column | Callable[[], CodedColumn]], num_items: int
 ) -> tuple[AttributeInfo, ...]:
     """Write the attributes of a version's items into its folder.
 
     Args:
         folder: Where to.
         attributes: What each item has, in row order, by the attribute's name: plain values (see
-            `code_column`), or coded already, which is faster for millions of items.
+            `code_column`), or what codes it when its turn has come, of which one at a time is in memory.
         num_items: N.
 
     Returns:
@@ -48,7 +50,7 @@ def write_attributes(
     for place, (name, column) in enumerate(attributes.items()):
         if not 1 <= len(name) <= 200:
             raise BundleError(f"attribute {name!r:.60}: a name has 1 to 200 characters, this has {len(name)}")
-        coded = column if isinstance(column, CodedColumn) else code_column(name, column)
+        coded = column() if callable(column) else code_column(name, column)
         infos.append(_write(folder, place, name, coded, num_items))
     return tuple(infos)
 
@@ -63,29 +65,66 @@ def _write(folder: Path, place: int, name: str, column: CodedColumn, num_items: 
     files = attribute_files(place, is_multi_valued=is_multi_valued)
     _write_text(folder, files.text, files.text_offsets, [encoded[at] for at in order])
 
-    has_value_E = column.codes_E >= 0
-    codes_E = np.where(has_value_E, ranks_V[column.codes_E], len(order)).astype(code_type(len(order)))
-    if column.offsets_N1 is None:
-        rows_E = np.flatnonzero(has_value_E)
-        codes_of_rows = codes_E[rows_E]
-    else:
-        rows_E = np.repeat(np.arange(num_items), np.diff(column.offsets_N1))[has_value_E]
-        codes_of_rows = codes_E[has_value_E]
-        # Ascending and once each, however the values of an item were given.
-        pairs = np.sort(rows_E * len(order) + codes_of_rows)  # np.unique takes many times as long
-        pairs = pairs[np.concatenate([[True], pairs[1:] != pairs[:-1]])]
-        rows_E, codes_of_rows = pairs // len(order), (pairs % len(order)).astype(codes_E.dtype)
-        codes_E = codes_of_rows
-        offsets = np.zeros(num_items + 1, "<i8")
-        np.cumsum(np.bincount(rows_E, minlength=num_items), out=offsets[1:])
-        np.save(folder / str(files.offsets), offsets)
-    np.save(folder / files.codes, codes_E)
-    by_code = np.argsort(codes_of_rows, kind="stable")
+    codes_E = np.full(len(column.codes_E), len(order), code_type(len(order)))
     starts = np.zeros(len(order) + 1, "<i8")
-    np.cumsum(np.bincount(codes_of_rows, minlength=len(order)), out=starts[1:])
+    offsets = np.zeros(num_items + 1, "<i8") if is_multi_valued else None
+    num_entries = 0
+    for rows, codes in _entries(column, ranks_V, num_items):
+        if offsets is None:
+            codes_E[rows] = codes
+        else:
+            codes_E[num_entries : num_entries + len(codes)] = codes
+            np.add.at(offsets, rows + 1, 1)
+        np.add.at(starts, codes + 1, 1)
+        num_entries += len(codes)
+    np.cumsum(starts, out=starts)
     np.save(folder / files.starts, starts)
-    np.save(folder / files.rows, rows_E[by_code].astype("<i4"))
+    if offsets is not None:
+        np.cumsum(offsets, out=offsets)
+        np.save(folder / str(files.offsets), offsets)
+        codes_E = codes_E[:num_entries]
+    np.save(folder / files.codes, codes_E)
+    del codes_E, offsets
+    np.save(folder / files.rows, _rows_by_value(_entries(column, ranks_V, num_items), starts))
     return AttributeInfo(name=name, num_values=len(order), is_multi_valued=is_multi_valued)
+
+
+def _entries(
+    column: CodedColumn, ranks_V: NDArray[np.int64], num_items: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Rows and codes of all entries, a piece at a time: ascending and once each, however they were given."""
+    codes_E, offsets_N1 = column.codes_E, column.offsets_N1
+    for start in range(0, num_items, _ITEMS_AT_ONCE):
+        stop = min(start + _ITEMS_AT_ONCE, num_items)
+        if offsets_N1 is None:
+            codes = codes_E[start:stop]
+            rows = np.arange(start, stop)
+        else:
+            codes = codes_E[offsets_N1[start] : offsets_N1[stop]]
+            rows = np.repeat(np.arange(start, stop), np.diff(offsets_N1[start : stop + 1]))
+        rows, ranks = rows[codes >= 0], ranks_V[codes[codes >= 0]]
+        if offsets_N1 is not None:
+            pairs = np.sort(rows * len(ranks_V) + ranks)  # np.unique takes many times as long
+            pairs = pairs[np.diff(pairs, prepend=-1) > 0]
+            rows, ranks = pairs // len(ranks_V), pairs % len(ranks_V)
+        yield rows, ranks
+
+
+def _rows_by_value(
+    entries: Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]], starts: NDArray[np.int64]
+) -> NDArray[np.int32]:
+    """The rows of each value, ascending, where `starts` says."""
+    rows_E = np.empty(starts[-1], "<i4")
+    next_V = starts[:-1].copy()
+    for rows, codes in entries:
+        by_code = np.argsort(codes, kind="stable")
+        codes = codes[by_code]
+        firsts = np.flatnonzero(np.diff(codes, prepend=-1))
+        lengths = np.diff(firsts, append=len(codes))
+        values = codes[firsts]
+        rows_E[np.arange(len(codes)) + np.repeat(next_V[values] - firsts, lengths)] = rows[by_code]
+        next_V[values] += lengths
+    return rows_E
 
 
 def _check(name: str, column: CodedColumn, num_items: int) -> None:

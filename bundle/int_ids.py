@@ -24,7 +24,7 @@ def write_int_ids(folder: Path, ids: Sequence[int] | NDArray[Any]) -> None:
         BundleError: an id that is not a 64-bit signed integer, or that is there twice.
     """
     values_N = _as_int64(ids)
-    rows_N = np.argsort(values_N, kind="stable")
+    rows_N = np.argsort(values_N, kind="stable").astype("<i4")
     keys_N = values_N[rows_N]
     twice = np.flatnonzero(keys_N[1:] == keys_N[:-1])
     if twice.size:
@@ -32,9 +32,9 @@ def write_int_ids(folder: Path, ids: Sequence[int] | NDArray[Any]) -> None:
         raise BundleError(
             f"item id {values_N[first]}: in row {first} and in row {second}; every id must be there once"
         )
-    np.save(folder / ID_VALUES, values_N.astype("<i8"))
-    np.save(folder / ID_KEYS, keys_N.astype("<i8"))
-    np.save(folder / ID_ROWS, rows_N.astype("<i4"))
+    np.save(folder / ID_VALUES, values_N.astype("<i8", copy=False))
+    np.save(folder / ID_KEYS, keys_N.astype("<i8", copy=False))
+    np.save(folder / ID_ROWS, rows_N)
 
 
 class IntIds:
@@ -66,7 +66,7 @@ def _as_int64(ids: Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
         if ids.ndim != 1 or ids.dtype.kind not in "iu":
             raise BundleError(f"item ids: {ids.dtype} {ids.shape}, expected one row of integers, or strings")
         if ids.dtype.kind == "i":
-            return ids.astype(np.int64)
+            return ids.astype(np.int64, copy=False)
         ids = ids.tolist()
     try:
         if set(map(type, ids)) == {int}:

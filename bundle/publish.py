@@ -5,6 +5,7 @@ A publisher works in a staging folder inside the bundle directory, which it hold
     bundles/.staging-<random>/lock          held while the publisher lives
     bundles/.staging-<random>/version/      what becomes the version
     bundles/.staging-<random>/CURRENT       what becomes CURRENT
+    bundles/.staging-<random>/scratch/      what no version needs, and no memory should hold
 
 Everything reaches the disk before it gets its final name: the files, then the manifest, then the folder is
 renamed to the version's name, then `CURRENT` is replaced. Killed at any instant, `CURRENT` names the old
@@ -44,13 +45,18 @@ from re4.errors import BundleError
 from re4.files import sync
 
 _VERSION: Final = "version"
+_SCRATCH: Final = "scratch"
 
 
 class StagedVersion:
-    """A version in the making: put the files into `path`, then call `publish` once."""
+    """A version in the making: put the files into `path`, then call `publish` once.
+
+    What is wanted on the disk meanwhile goes into `scratch`.
+    """
 
     def __init__(self, bundles: Path, staging: Path) -> None:
         self.path = staging / _VERSION
+        self.scratch = staging / _SCRATCH
         self._bundles = bundles
         self._staging = staging
 
@@ -131,8 +137,10 @@ def stage_version(bundles: Path) -> Iterator[StagedVersion]:
         _remove_leftovers(bundles)
         staging, lock = _create_staging(bundles)
         try:
-            (staging / _VERSION).mkdir()
-            yield StagedVersion(bundles, staging)
+            staged = StagedVersion(bundles, staging)
+            staged.path.mkdir()
+            staged.scratch.mkdir()
+            yield staged
         finally:
             _remove(staging, lock)
     except OSError as error:
@@ -158,6 +166,7 @@ def _remove_leftovers(bundles: Path) -> None:
 def _remove(staging: Path, lock: int) -> None:
     """Remove a staging folder that this process has the lock of, the lock file last."""
     shutil.rmtree(staging / _VERSION, ignore_errors=True)
+    shutil.rmtree(staging / _SCRATCH, ignore_errors=True)
     (staging / CURRENT).unlink(missing_ok=True)
     (staging / LOCK).unlink()
     unlock(staging, lock)

@@ -9,11 +9,10 @@ Legend: P histories, Q queries, L history length, K interests, D embedding, N it
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import faiss
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
@@ -30,6 +29,7 @@ from export.checkpoints import Room
 from export.devices import Device
 from export.exact import exact_candidates
 from export.indexing import factory_for, make_index
+from export.items import NO_ITEMS
 from export.mapped import begin_npy, digest_of, pieces
 from export.material import Material
 from export.onnx_runner import OnnxEncoder
@@ -125,16 +125,14 @@ def assemble(
     if not (folder / VECTORS).exists():
         _write_vectors(folder / VECTORS, vectors_ND)
     vectors_ND = open_array(folder / VECTORS, "<f4", vectors_ND.shape)
-    id_kind = write_item_ids(folder, _ids(material.items["item_id"]))
-    chosen_attributes = choose_attributes(material.items, attributes)
+    id_kind = write_item_ids(folder, material.items.ids.to_write())
+    chosen_attributes = choose_attributes(material.items.columns, attributes)
     attribute_infos = write_attributes(folder, chosen_attributes.columns, len(vectors_ND))
     for name, why in chosen_attributes.left_out.items():
         say(f"catalogue column {name} is no attribute: {why}")
     np.save(folder / POPULAR, _most_popular(material.counts_N))
     # The items are in files now: a caller who keeps none of them frees what was in memory.
-    material = replace(
-        material, vectors_ND=vectors_ND, items=material.items.clear(), counts_N=np.empty(0, np.int64)
-    )
+    material = replace(material, vectors_ND=vectors_ND, items=NO_ITEMS, counts_N=np.empty(0, np.int64))
     del chosen_attributes
     factory, reason = factory_for(index, len(vectors_ND), model.embedding_dim, memory_limit, device)
     if reason is not None:
@@ -210,11 +208,6 @@ def _write_vectors(path: Path, vectors_ND: NDArray[np.float32]) -> None:
         begin_npy(file, (len(vectors_ND), vectors_ND.shape[1]))
         for _, piece in pieces(vectors_ND):
             file.write(np.ascontiguousarray(piece, "<f4").data)
-
-
-def _ids(item_id: pl.Series) -> Any:
-    """The ids as a sequence that makes no objects of them all at once."""
-    return item_id.to_numpy() if item_id.dtype.is_integer() and not item_id.has_nulls() else item_id
 
 
 def _facts(factory: str, vectors_ND: NDArray[np.float32], device: Device) -> dict[str, JsonValue]:

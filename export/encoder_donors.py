@@ -6,33 +6,32 @@ works only in the space that it was trained in, so given vectors must agree with
 Legend: P histories, L history length, N given items, D embedding, S shared items.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from bundle.arrays import open_array
+from bundle.ids import ItemIds
 from bundle.layout import ENCODER, POPULAR, is_version_name
 from bundle.manifest import ModelInfo
 from export.assembling import spread
 from export.given_vectors import GivenVectors
 from export.histories import follow_items
+from export.items import Ids, Items, mapped_ids
+from export.mapped import mapped_without_a_name
 from export.material import EncoderSource, Material, run_material
 from export.onnx_runner import OnnxEncoder
 from export.published import PublishedVersion, open_version
 from re4.errors import DataError
 from training.data.ids import to_kind
-from training.data.layout import kind_of
 from training.run import Run
 
 _MAX_COMPARED: Final = 100_000
-_IDS_AT_ONCE: Final = 65_536
 _INHERITED: Final = frozenset({"run", "config", "torch", "onnxruntime"})
 """What a version's lineage says about its encoder."""
 
@@ -62,10 +61,7 @@ class Donor:
     where: str
     encoder: EncoderSource
     model: ModelInfo
-    rows_of: Callable[[pl.Series], NDArray[np.int64]]
-    """Its rows of ids of either kind; -1 for those that it does not know."""
-    an_id: str | int
-    """One of its ids, for error messages."""
+    item_ids: ItemIds
     vectors_ND: NDArray[np.float32]
     is_trained_N: NDArray[np.bool_]
     counts_N: NDArray[np.int64]
@@ -93,8 +89,7 @@ def donor_from(source: Path, folder: Path) -> Donor:
         where=found.where,
         encoder=found.encoder,
         model=found.model,
-        rows_of=partial(_rows_among, found.items["item_id"]),
-        an_id=found.items["item_id"][0],
+        item_ids=mapped_ids(found.items.ids, folder),
         vectors_ND=found.vectors_ND,
         is_trained_N=np.ones(len(found.vectors_ND), np.bool_),
         counts_N=found.counts_N,
@@ -112,13 +107,11 @@ def _version_donor(version: PublishedVersion) -> Donor:
     # How often is not known any more, but in which order.
     counts_N[popular_rows] = np.arange(len(popular_rows), 0, -1)
     rows_PL, lengths_P = version.histories()
-    (an_id,) = version.item_ids.ids(np.zeros(1, np.int64))
     return Donor(
         where=str(version.path),
         encoder=KeptEncoder(content=(version.path / ENCODER).read_bytes()),
         model=version.manifest.model,
-        rows_of=partial(_rows_in, version),
-        an_id=an_id,
+        item_ids=version.item_ids,
         vectors_ND=version.vectors_ND,
         is_trained_N=~version.is_cold_N(),
         counts_N=counts_N,
@@ -132,25 +125,25 @@ def _version_donor(version: PublishedVersion) -> Donor:
     )
 
 
-def _rows_among(theirs: pl.Series, ids: pl.Series) -> NDArray[np.int64]:
-    """Rows of ids in a series, -1 where it lacks them."""
-    rows = to_kind(theirs, kind_of(ids)).alias("item_id").to_frame().with_row_index("row").drop_nulls()
-    found = ids.alias("item_id").to_frame().join(rows, on="item_id", how="left", maintain_order="left")
-    return found["row"].cast(pl.Int64).fill_null(-1).to_numpy()
-
-
-def _rows_in(version: PublishedVersion, ids: pl.Series) -> NDArray[np.int64]:
-    """Rows of ids in a version, -1 where it lacks them: by its mapped ids, never in memory as a whole."""
-    rows_N = np.full(len(ids), -1, np.int64)
-    for start in range(0, len(ids), _IDS_AT_ONCE):
-        some = to_kind(ids.slice(start, _IDS_AT_ONCE), version.manifest.items.id_kind)
+def rows_in(theirs: ItemIds, ids: Ids) -> NDArray[np.int32]:
+    """Rows of ids of either kind among others, -1 where those lack them."""
+    rows_N = np.full(len(ids), -1, np.int32)
+    start = 0
+    for piece in ids.pieces():
+        some = to_kind(piece, theirs.kind)
         places = np.flatnonzero(some.is_not_null().to_numpy())
-        rows_N[start + places] = version.item_ids.rows(some.drop_nulls().to_list())
+        rows_N[start + places] = theirs.rows(some.drop_nulls().to_list())
+        start += len(piece)
     return rows_N
 
 
-def given_material(given: GivenVectors, donor: Donor) -> tuple[Material, float]:
+def given_material(given: GivenVectors, donor: Donor, folder: Path) -> tuple[Material, float]:
     """Put given vectors and an encoder together.
+
+    Args:
+        given: Vectors and ids.
+        donor: What comes with the encoder.
+        folder: Where the items' popularity is written, to be mapped: in a file that goes with it.
 
     Returns:
         The material, its items in the given order; and the *agreement*: the median cosine between given and
@@ -165,24 +158,27 @@ def given_material(given: GivenVectors, donor: Donor) -> tuple[Material, float]:
             f"{given.where}: vectors of width {width}, the encoder of {donor.where} needs "
             f"{donor.model.embedding_dim}; name the one that fits with --encoder-from"
         )
-    theirs_N = donor.rows_of(given.item_ids)
-    ours_S = np.flatnonzero(theirs_N >= 0)
+    theirs_N = rows_in(donor.item_ids, given.item_ids)
+    ours_S = np.flatnonzero(theirs_N >= 0).astype(np.int32)
     if not ours_S.size:
+        (an_id,) = donor.item_ids.ids(np.zeros(1, np.int64))
         raise DataError(
             f"{given.where}: none of its {len(theirs_N):,} items is known to {donor.where} (ids look like "
-            f"{given.item_ids[0]!r} and {donor.an_id!r}): there is no history to check the version "
+            f"{given.item_ids[0]!r} and {an_id!r}): there is no history to check the version "
             "with, and no telling whether the encoder fits. Name the one that does with --encoder-from"
         )
+    counts_N = mapped_without_a_name(folder, (len(theirs_N),), "<i8")
     theirs_S = theirs_N[ours_S]
-    counts_N = np.zeros(len(theirs_N), np.int64)
     counts_N[ours_S] = donor.counts_N[theirs_S]
-    rows_of_theirs = np.full(len(donor.vectors_ND), -1, np.int64)
+    del theirs_N
+    rows_of_theirs = np.full(len(donor.vectors_ND), -1, np.int32)
     rows_of_theirs[theirs_S] = ours_S
     rows_PL, lengths_P = follow_items(donor.rows_PL, donor.lengths_P, rows_of_theirs, donor.where)
+    del rows_of_theirs
     material = Material(
         where=given.where,
         vectors_ND=given.vectors_ND,
-        items=given.item_ids.alias("item_id").to_frame(),
+        items=Items(ids=given.item_ids),
         counts_N=counts_N,
         rows_PL=rows_PL,
         lengths_P=lengths_P,
@@ -195,7 +191,7 @@ def given_material(given: GivenVectors, donor: Donor) -> tuple[Material, float]:
 
 
 def _agreement(
-    given: GivenVectors, donor: Donor, ours_S: NDArray[np.int64], theirs_S: NDArray[np.int64]
+    given: GivenVectors, donor: Donor, ours_S: NDArray[np.int32], theirs_S: NDArray[np.int32]
 ) -> float:
     trained = np.flatnonzero(donor.is_trained_N[theirs_S])
     if not trained.size:

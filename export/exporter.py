@@ -55,7 +55,7 @@ def export_run(
     check_request(index, goal)
     run = Run.open(run_path)
     return publish_material(
-        lambda: run_material(run, bundles),
+        lambda scratch: run_material(run, scratch),
         bundles,
         index=index,
         goal=goal,
@@ -66,7 +66,7 @@ def export_run(
 
 
 def publish_material(
-    read: Callable[[], Material],
+    read: Callable[[Path], Material],
     bundles: Path,
     *,
     index: str,
@@ -75,7 +75,7 @@ def publish_material(
     memory_limit: int | None = None,
     device: Device = Device.CPU,
 ) -> str:
-    """Publish what is given once the bundle directory is there; as `export_run`."""
+    """Publish what is given once there is a folder for scratch files, which it gets; as `export_run`."""
     with (
         progress("Exporting", total=NUM_STAGES + 2) as bar,
         building_room(bundles) as room,
@@ -88,7 +88,7 @@ def publish_material(
 
         bar.note("reading the run")
         assembled = assemble(
-            read(),
+            read(staged.scratch),
             staged.path,
             index=index,
             goal=goal,

@@ -7,6 +7,7 @@ Legend: N items, D embedding.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,9 +15,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from export.items import Ids, ids_of
 from export.mapped import mapped_without_a_name
 from re4.errors import DataError
-from training.data.ids import kind_of_type
+from training.data.ids import kind_of_type, repeats
+from training.data.keeping import in_folder
 from training.data.layout import TYPE_OF_KIND
 from training.data.tables import open_table, reading
 
@@ -34,8 +37,8 @@ class GivenVectors:
     where: str
     vectors_ND: NDArray[np.float32]
     """Finite; memory-mapped where the file allows it."""
-    item_ids: pl.Series
-    """Int64 or String; each once."""
+    item_ids: Ids
+    """Integers or texts; each once."""
 
 
 def read_npy(vectors: Path, ids: Path) -> GivenVectors:
@@ -56,22 +59,18 @@ def read_npy(vectors: Path, ids: Path) -> GivenVectors:
         row = int(found.argmax())
         raise DataError(f"{ids}: row {row}: {found[row]} is more than 64-bit signed integers hold")
     try:
-        item_ids = _series(found)
+        return _checked(f"{vectors} and {ids}", vectors_ND, Ids(len(found), partial(_series, found)))
     except UnicodeDecodeError as error:
         raise DataError(f"{ids}: an id is not UTF-8 ({error}); write ids as text (dtype U)") from None
-    return _checked(f"{vectors} and {ids}", vectors_ND, item_ids)
 
 
-def _series(ids_N: NDArray[Any]) -> pl.Series:
-    """Integers or texts as a series; texts a piece at a time, as each is an object of its own meanwhile."""
-    if ids_N.dtype.kind in "iu":
-        return pl.Series("item_id", ids_N.astype(np.int64))
-    parts = [pl.Series("item_id", [], pl.String)]
-    for start in range(0, len(ids_N), _ROWS_AT_ONCE):
-        some = ids_N[start : start + _ROWS_AT_ONCE]
-        texts = np.char.decode(some, "utf-8") if some.dtype.kind == "S" else some
-        parts.append(pl.Series("item_id", texts.tolist(), pl.String))
-    return pl.concat(parts)
+def _series(ids_N: NDArray[Any], start: int, stop: int) -> pl.Series:
+    """Some integers or texts as a series."""
+    some = ids_N[start:stop]
+    if some.dtype.kind in "iu":
+        return pl.Series("item_id", some.astype(np.int64))
+    texts = np.char.decode(some, "utf-8") if some.dtype.kind == "S" else some
+    return pl.Series("item_id", texts.tolist(), pl.String)
 
 
 def read_parquet(file: Path, id_column: str, vector_column: str, folder: Path) -> GivenVectors:
@@ -81,7 +80,7 @@ def read_parquet(file: Path, id_column: str, vector_column: str, folder: Path) -
         file: The file.
         id_column: Its column of ids.
         vector_column: Its column of vectors, lists of numbers.
-        folder: Where the vectors are written, to be mapped: in a file without a name, which goes with them.
+        folder: Where the ids are kept, and the vectors, to be mapped: in a file that goes with them.
 
     Raises:
         DataError: as `read_npy`; or a column is missing, or a vector is, or is of another length.
@@ -102,7 +101,9 @@ def read_parquet(file: Path, id_column: str, vector_column: str, folder: Path) -
         raise DataError(f"{file}: column {vector_column!r} holds {stored}; vectors are lists of numbers")
     lists = table.frame.select(pl.col(vector_column).cast(pl.List(pl.Float32)))
     with reading(file):
-        item_ids = table.frame.select(pl.col(id_column).cast(TYPE_OF_KIND[kind]).alias("item_id")).collect()
+        item_ids = ids_of(
+            in_folder(folder)(table.frame.select(pl.col(id_column).cast(TYPE_OF_KIND[kind]).alias("item_id")))
+        )
         lengths = lists.select(pl.col(vector_column).list.len().fill_null(0)).collect(engine="streaming")
     lengths_N = lengths.to_series().to_numpy()
     width = int(np.median(lengths_N)) if len(lengths_N) else 0
@@ -116,7 +117,7 @@ def read_parquet(file: Path, id_column: str, vector_column: str, folder: Path) -
             raise DataError(f"{file}: {_rows(places)}: a vector with a missing number; write every number")
         vectors_ND[start : start + _ROWS_OF_PARQUET] = some.to_numpy().reshape(-1, width)
     vectors_ND.flags.writeable = False
-    return _checked(str(file), vectors_ND, item_ids.to_series())
+    return _checked(str(file), vectors_ND, item_ids)
 
 
 def _load(file: Path) -> NDArray[Any]:
@@ -142,7 +143,7 @@ def _as_float32(file: Path, array: NDArray[Any]) -> NDArray[np.float32]:
     return np.asarray(array) if is_ready else np.ascontiguousarray(array, "<f4")
 
 
-def _checked(where: str, vectors_ND: NDArray[np.float32], item_ids: pl.Series) -> GivenVectors:
+def _checked(where: str, vectors_ND: NDArray[np.float32], item_ids: Ids) -> GivenVectors:
     if len(vectors_ND) != len(item_ids):
         raise DataError(
             f"{where}: {len(vectors_ND):,} vectors for {len(item_ids):,} ids; one for each is needed"
@@ -158,18 +159,20 @@ def _checked(where: str, vectors_ND: NDArray[np.float32], item_ids: pl.Series) -
         ]
     )
     _refuse(where, is_wrong_N, lambda row: f"the vector of {item_ids[row]!r} is not finite")
-    is_blank = item_ids.is_null() if item_ids.dtype != pl.String else item_ids.is_null() | (item_ids == "")
-    _refuse(where, is_blank.to_numpy(), lambda row: "no id")
+    is_blank = [(ids.is_null() | (ids.cast(pl.String) == "")).to_numpy() for ids in item_ids.pieces()]
+    _refuse(where, np.concatenate(is_blank), lambda row: "no id")
+    twice = repeats(item_ids.pieces, len(item_ids))
     _refuse(
         where,
-        (~item_ids.is_first_distinct()).to_numpy(),
-        lambda row: f"id {item_ids[row]!r} is there before, in row {item_ids.index_of(item_ids[row])}",
+        twice["row"].to_numpy(),
+        lambda row: f"id {item_ids[row]!r} is there before, in row {twice['first'][0]}",
     )
     return GivenVectors(where=where, vectors_ND=vectors_ND, item_ids=item_ids)
 
 
-def _refuse(where: object, is_wrong_N: NDArray[np.bool_], why: Any) -> None:
-    rows = np.flatnonzero(is_wrong_N)
+def _refuse(where: object, wrong: NDArray[Any], why: Any) -> None:
+    """Refuse some rows: numbers, ascending, or which they are."""
+    rows = np.flatnonzero(wrong) if wrong.dtype == np.bool_ else wrong
     if rows.size:
         raise DataError(
             f"{where}: {_rows(rows)}: {why(int(rows[0]))}. Correct or leave out such rows; nothing was "

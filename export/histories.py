@@ -10,7 +10,7 @@ from re4.errors import ExportError
 
 
 def follow_items(
-    rows_PL: NDArray[np.int64], lengths_P: NDArray[np.int64], new_rows_N: NDArray[np.int64], where: str
+    rows_PL: NDArray[np.int64], lengths_P: NDArray[np.int64], new_rows_N: NDArray[np.integer], where: str
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Move histories to new rows.
 
@@ -27,7 +27,7 @@ def follow_items(
         ExportError: none is left.
     """
     is_real_PL = np.arange(rows_PL.shape[1]) < lengths_P[:, None]
-    moved_PL = np.where(is_real_PL, new_rows_N[rows_PL], -1)
+    moved_PL = np.where(is_real_PL, new_rows_N[rows_PL], -1).astype(np.int64)
     is_kept_PL = moved_PL >= 0
     # Stable: what is kept moves to the front in its order.
     order_PL = np.argsort(~is_kept_PL, axis=1, kind="stable")

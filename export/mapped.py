@@ -17,7 +17,7 @@ from tempfile import TemporaryFile
 from typing import Any, BinaryIO, Final
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 ROWS_AT_ONCE: Final = 65_536
 """Items of a piece."""
@@ -59,8 +59,8 @@ def begin_npy(file: BinaryIO, shape: tuple[int, int]) -> None:
     np.lib.format.write_array_header_1_0(file, {"descr": _DTYPE.str, "fortran_order": False, "shape": shape})
 
 
-def mapped_for_writing(file: BinaryIO, shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Vectors behind what a file holds so far, zero until they are written.
+def mapped_for_writing(file: BinaryIO, shape: tuple[int, ...], dtype: DTypeLike = _DTYPE) -> NDArray[Any]:
+    """Vectors, or other numbers, behind what a file holds so far; zero until they are written.
 
     Their room on the disk is taken at once: a mapping of what turns out not to be there is a bus error.
 
@@ -68,21 +68,21 @@ def mapped_for_writing(file: BinaryIO, shape: tuple[int, int]) -> NDArray[np.flo
         OSError: the disk has no room for them.
     """
     if not all(shape):
-        return np.empty(shape, np.float32)
+        return np.empty(shape, dtype)
     file.flush()
     offset = file.tell()
-    os.posix_fallocate(file.fileno(), offset, _DTYPE.itemsize * prod(shape))
-    return np.memmap(file, _DTYPE, "r+", offset, shape)
+    os.posix_fallocate(file.fileno(), offset, np.dtype(dtype).itemsize * prod(shape))
+    return np.memmap(file, dtype, "r+", offset, shape)
 
 
-def mapped_without_a_name(folder: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Vectors to be written, in a file that nobody else sees, and that nothing leaves behind.
+def mapped_without_a_name(folder: Path, shape: tuple[int, ...], dtype: DTypeLike = _DTYPE) -> NDArray[Any]:
+    """Vectors, or other numbers, to be written: in a file that nobody else sees, and that goes with them.
 
     Raises:
         OSError: the folder's disk has no room for them.
     """
     with TemporaryFile(dir=folder) as file:
-        return mapped_for_writing(file, shape)
+        return mapped_for_writing(file, shape, dtype)
 
 
 def digest_of(vectors_ND: NDArray[np.float32]) -> str:

@@ -20,6 +20,7 @@ from pydantic import JsonValue
 from torch import nn
 
 from bundle.manifest import ModelInfo
+from export.items import Items, items_of
 from export.mapped import ROWS_AT_ONCE, digest_of, mapped_without_a_name
 from export.onnx_encoder import export_encoder
 from export.onnx_runner import OnnxEncoder
@@ -49,8 +50,8 @@ class RunToExport(Protocol):
     path: Path
     config: TrainConfig
 
-    def items(self) -> pl.DataFrame:
-        """Catalogue in row order, `item_id` among its columns."""
+    def scan_items(self) -> pl.LazyFrame:
+        """Catalogue in row order, `item_id` among its columns, to be read in pieces."""
 
     def item_counts_N(self) -> NDArray[np.int64]:
         """Training events of each item."""
@@ -111,10 +112,10 @@ class Material:
     """Where it comes from, for error messages."""
     vectors_ND: NDArray[np.float32]
     """Finite, C order; may be memory-mapped."""
-    items: pl.DataFrame
-    """`item_id` (all strings, or all integers) and the catalogue's other columns, row by row."""
+    items: Items
+    """Ids, and the catalogue's columns, of each row."""
     counts_N: NDArray[np.int64]
-    """Events of each item: its popularity."""
+    """Events of each item: its popularity; may be memory-mapped."""
     rows_PL: NDArray[np.int64]
     """Real histories, at least one: newest first, padded with 0."""
     lengths_P: NDArray[np.int64]
@@ -151,7 +152,7 @@ def run_material(run: RunToExport, folder: Path) -> Material:
         OSError: the folder has no room for them.
     """
     config, model = run.config, run.load_model()
-    items = run.items()
+    items = items_of(run.scan_items())
     vectors_ND = _vectors(run, items, model, folder)
     rows_PL, lengths_P = _probe_histories(run, len(vectors_ND))
     counts_N = run.item_counts_N()
@@ -189,12 +190,10 @@ def model_info(config: TrainConfig, vectors_ND: NDArray[np.float32]) -> ModelInf
     )
 
 
-def _vectors(
-    run: RunToExport, items: pl.DataFrame, model: ModelToExport, folder: Path
-) -> NDArray[np.float32]:
+def _vectors(run: RunToExport, items: Items, model: ModelToExport, folder: Path) -> NDArray[np.float32]:
     """Item vectors, checked against the ids; mapped from a file in the folder."""
-    table_ND, item_ids = model.item_table_ND.detach(), items["item_id"]
-    if item_ids.is_empty():
+    table_ND, item_ids = model.item_table_ND.detach(), items.ids
+    if not len(item_ids):
         raise ExportError(f"{run.path}: the run has no items: nothing can be retrieved from it")
     shape = (len(item_ids), run.config.embedding_dim)
     if tuple(table_ND.shape) != shape:

@@ -13,7 +13,7 @@ from typing import Final
 from bundle.current import live_version
 from bundle.exclusive import one_job
 from bundle.layout import CURRENT, IS_COLD, VECTORS
-from bundle.publish import stage_version
+from bundle.publish import StagedVersion, stage_version
 from bundle.retention import prune
 from export.assembling import NUM_STAGES, assemble
 from export.checkpoints import building_room
@@ -33,6 +33,7 @@ from export.tuning import Goal
 from re4.console import progress, say
 from re4.errors import BundleError, UsageError
 from training.data.catalogue import read_catalogue
+from training.data.keeping import in_folder
 from training.run import Run
 
 _LAST_TIME: Final = "stages_s_last_time"
@@ -124,7 +125,7 @@ def rebuild(request: RebuildRequest, report: JobReport, command: str) -> str | N
         live = _live(request.bundles, report)
         with stage_version(request.bundles) as staged:
             assembled = assemble(
-                _material(request, live, staged.path / VECTORS, report, stage),  # kept by nobody here
+                _material(request, live, staged, report, stage),  # kept by nobody here
                 staged.path,
                 index=request.index,
                 goal=request.goal,
@@ -227,26 +228,28 @@ def _live(bundles: Path, report: JobReport) -> PublishedVersion | None:
 def _material(
     request: RebuildRequest,
     live: PublishedVersion | None,
-    vectors_file: Path,
+    staged: StagedVersion,
     report: JobReport,
     stage: Callable[[str], None],
 ) -> Material:
     """What is live: read and selected."""
     stage("read")
-    material = _read(request, live, report)
+    material = _read(request, live, staged.scratch, report)
     stage("select")
-    selected = _select(request, material, vectors_file)
+    selected = _select(request, material, staged)
     _tell(selected, report)
     return selected.material
 
 
-def _read(request: RebuildRequest, live: PublishedVersion | None, report: JobReport) -> Material:
+def _read(
+    request: RebuildRequest, live: PublishedVersion | None, scratch: Path, report: JobReport
+) -> Material:
     """All there is; how well vectors made elsewhere agree with their encoder's goes into the report."""
     if request.run is not None:
         run = newest_run(request.run)
         if run != request.run:
             say(f"the newest finished run of {request.run} is {run.name}")
-        return run_material(Run.open(run), request.bundles)
+        return run_material(Run.open(run), scratch)
     source = Path(request.encoder_from)
     if request.encoder_from == LIVE:
         if live is None:
@@ -262,23 +265,23 @@ def _read(request: RebuildRequest, live: PublishedVersion | None, report: JobRep
                 f"--encoder-from {request.encoder_from}: there is no such folder, and no such version in "
                 f"{request.bundles}"
             )
-    material, agreement = given_material(_given(request), donor_from(source, request.bundles))
+    material, agreement = given_material(_given(request, scratch), donor_from(source, scratch), scratch)
     report.gates.append(_space(agreement, request))
     return material
 
 
-def _given(request: RebuildRequest) -> GivenVectors:
+def _given(request: RebuildRequest, scratch: Path) -> GivenVectors:
     assert request.vectors is not None  # it was asked for
     if request.ids is None:
-        return read_parquet(request.vectors, request.id_column, request.vector_column, request.bundles)
+        return read_parquet(request.vectors, request.id_column, request.vector_column, scratch)
     return read_npy(request.vectors, request.ids)
 
 
-def _select(request: RebuildRequest, material: Material, vectors_file: Path) -> Selected:
+def _select(request: RebuildRequest, material: Material, staged: StagedVersion) -> Selected:
     if request.catalogue is None:
-        return all_live(material, vectors_file)
-    catalogue = read_catalogue(request.catalogue, request.catalogue_item_column)
-    return select_live(material, catalogue, vectors_file)
+        return all_live(material, staged.path / VECTORS, staged.scratch)
+    catalogue = read_catalogue(request.catalogue, request.catalogue_item_column, in_folder(staged.scratch))
+    return select_live(material, catalogue, staged.path / VECTORS, staged.scratch)
 
 
 def _tell(selected: Selected, report: JobReport) -> None:

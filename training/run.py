@@ -146,11 +146,15 @@ class Run:
 
     def items(self) -> pl.DataFrame:
         """Give the catalogue in row order: `item_id` first, then its attributes."""
-        return pl.read_parquet(self._file(ITEMS))
+        return self.scan_items().collect()
+
+    def scan_items(self) -> pl.LazyFrame:
+        """As `items`, to be read in pieces."""
+        return pl.scan_parquet(self._file(ITEMS), glob=False)
 
     def item_counts_N(self) -> NDArray[np.int64]:
-        """Give the number of training events of each item, int64 [N]."""
-        counts_N: NDArray[np.int64] = np.load(self._file(COUNTS), allow_pickle=False)
+        """Give the number of training events of each item, int64 [N]; mapped from its file."""
+        counts_N: NDArray[np.int64] = np.load(self._file(COUNTS), mmap_mode="r", allow_pickle=False)
         return counts_N
 
     def probe_histories(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

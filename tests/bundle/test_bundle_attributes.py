@@ -89,7 +89,7 @@ def test_columns_that_are_coded_already_come_out_the_same(tmp_path: Path) -> Non
         offsets_N1=np.array([0, 2, 3, 3, 5]),
     )
     attribute = write_and_open(tmp_path, colour=[["red"], ["blue"], [], ["blue"]])["colour"]
-    other = Attributes.open(tmp_path, write_attributes(tmp_path, {"colour": coded}, 4), 4)["colour"]
+    other = Attributes.open(tmp_path, write_attributes(tmp_path, {"colour": lambda: coded}, 4), 4)["colour"]
     assert other.values() == attribute.values() == ["blue", "red"]
     for code in (0, 1):
         assert other.rows_with([code]).tolist() == attribute.rows_with([code]).tolist()
@@ -146,7 +146,7 @@ def test_codes_that_contradict_themselves_are_refused(
         values=values, codes_E=np.array(codes), offsets_N1=None if offsets is None else np.array(offsets)
     )
     with pytest.raises(BundleError, match=message):
-        write_attributes(tmp_path, {"a": column}, 2)
+        write_attributes(tmp_path, {"a": lambda: column}, 2)
 
 
 def publish_with_attributes(bundles: Path) -> Path:

@@ -66,8 +66,8 @@ class FakeRun:
         self.rows_PL[np.arange(5) >= self.lengths_P[:, None]] = 0
         self.encoder: nn.Module = SmallEncoder()
 
-    def items(self) -> pl.DataFrame:
-        return pl.DataFrame({"item_id": self.item_ids})
+    def scan_items(self) -> pl.LazyFrame:
+        return pl.LazyFrame({"item_id": self.item_ids})
 
     def item_counts_N(self) -> NDArray[np.int64]:
         return self.counts_N
@@ -129,4 +129,4 @@ def train_tiny_run(folder: Path, config: TrainConfig = TINY_CONFIG) -> Path:
 
 def publish_run(run: RunToExport, bundles: Path, **options: Any) -> str:
     """Publish a run, as `export_run` does one that it has opened."""
-    return publish_material(lambda: run_material(run, bundles), bundles, **options)
+    return publish_material(lambda scratch: run_material(run, scratch), bundles, **options)

@@ -1,13 +1,17 @@
 """Starting vectors for new items, against their definition; and that they mean something."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
 
-from export.cold import SHRINKAGE, starting_vectors
+from export import coding, cold
+from export.cold import SHRINKAGE, start_cold_items
+from export.items import columns_of
 from export.material import Material
+from training.data import keeping
 
 TRAINED = pl.DataFrame(
     {
@@ -31,48 +35,59 @@ COLD = pl.DataFrame(
 VECTORS = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
 
 
+def starting_vectors(
+    vectors: np.ndarray, trained: pl.DataFrame, cold: pl.DataFrame, folder: Path, **options: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of cold items, and how many columns said something of each."""
+    vectors_MD = np.concatenate([vectors, np.full((len(cold), vectors.shape[1]), np.nan, np.float32)])
+    columns = columns_of(pl.concat([trained, cold]).lazy())
+    num_columns = start_cold_items(vectors_MD, len(trained), columns, folder, **options)
+    np.testing.assert_array_equal(vectors_MD[: len(trained)], vectors)
+    return vectors_MD[len(trained) :], num_columns
+
+
 def effect(rows: list[int]) -> np.ndarray:
     """The definition: the mean of those who share it, less the mean of all, shrunk."""
     return len(rows) / (len(rows) + SHRINKAGE) * (VECTORS[rows].mean(axis=0) - VECTORS.mean(axis=0))
 
 
-def test_the_definition() -> None:
-    found = starting_vectors(VECTORS, TRAINED, COLD)
+def test_the_definition(tmp_path: Path) -> None:
+    found, num_columns = starting_vectors(VECTORS, TRAINED, COLD, tmp_path)
     of_columns = [effect([0, 1]), (effect([0, 1]) + effect([0, 4])) / 2, effect([0, 2, 3])]
-    np.testing.assert_allclose(
-        found.vectors_CD[0], VECTORS.mean(axis=0) + np.mean(of_columns, axis=0), rtol=1e-5
-    )
-    assert found.num_columns_C.tolist() == [3, 0, 0, 0]
-    np.testing.assert_allclose(found.vectors_CD[1:], np.tile(VECTORS.mean(axis=0), (3, 1)), rtol=1e-5)
-    assert found.vectors_CD.dtype == np.float32
+    np.testing.assert_allclose(found[0], VECTORS.mean(axis=0) + np.mean(of_columns, axis=0), rtol=1e-5)
+    assert num_columns.tolist() == [3, 0, 0, 0]
+    np.testing.assert_allclose(found[1:], np.tile(VECTORS.mean(axis=0), (3, 1)), rtol=1e-5)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("num_cold", [0, 3])
-def test_without_attributes_they_start_at_the_mean(num_cold: int) -> None:
+def test_without_attributes_they_start_at_the_mean(num_cold: int, tmp_path: Path) -> None:
     items = pl.DataFrame({"item_id": list(range(num_cold))}, schema={"item_id": pl.Int64})
-    found = starting_vectors(VECTORS, TRAINED.select("item_id"), items)
-    assert found.vectors_CD.shape == (num_cold, 4)
-    np.testing.assert_allclose(found.vectors_CD, np.tile(VECTORS.mean(axis=0), (num_cold, 1)), rtol=1e-5)
+    found, _ = starting_vectors(VECTORS, TRAINED.select("item_id"), items, tmp_path)
+    assert found.shape == (num_cold, 4)
+    np.testing.assert_allclose(found, np.tile(VECTORS.mean(axis=0), (num_cold, 1)), rtol=1e-5)
 
 
-def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = starting_vectors(VECTORS, TRAINED, COLD)
-    monkeypatch.setattr("export.cold._ROWS_AT_ONCE", 2)
-    np.testing.assert_allclose(
-        starting_vectors(VECTORS, TRAINED, COLD).vectors_CD, whole.vectors_CD, rtol=1e-5
-    )
+@pytest.mark.parametrize("num_rows", [1, 2, 3])
+def test_pieces_change_nothing(num_rows: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    whole, _ = starting_vectors(VECTORS, TRAINED, COLD, tmp_path)
+    monkeypatch.setattr(cold, "_ROWS_AT_ONCE", num_rows)
+    monkeypatch.setattr(keeping, "ROWS_AT_ONCE", num_rows + 1)
+    monkeypatch.setattr(coding, "_MIN_SEEN_AGAIN", 1)
+    found, _ = starting_vectors(VECTORS, TRAINED, COLD, tmp_path)
+    np.testing.assert_allclose(found, whole, rtol=1e-5)
 
 
-def test_shrinkage_goes_from_the_mean_of_those_who_share_to_the_mean_of_all() -> None:
+def test_shrinkage_goes_from_the_mean_of_those_who_share_to_the_mean_of_all(tmp_path: Path) -> None:
     columns = ["item_id", "colour"]
     trained, cold = TRAINED.select(columns), COLD.select(columns)
-    none = starting_vectors(VECTORS, trained, cold, shrinkage=0).vectors_CD[0]
-    np.testing.assert_allclose(none, VECTORS[:2].mean(axis=0), rtol=1e-5)
-    much = starting_vectors(VECTORS, trained, cold, shrinkage=1e9).vectors_CD[0]
-    np.testing.assert_allclose(much, VECTORS.mean(axis=0), rtol=1e-5)
+    none, _ = starting_vectors(VECTORS, trained, cold, tmp_path, shrinkage=0)
+    np.testing.assert_allclose(none[0], VECTORS[:2].mean(axis=0), rtol=1e-5)
+    much, _ = starting_vectors(VECTORS, trained, cold, tmp_path, shrinkage=1e9)
+    np.testing.assert_allclose(much[0], VECTORS.mean(axis=0), rtol=1e-5)
 
 
-def test_they_lie_near_the_items_of_their_kind() -> None:
+def test_they_lie_near_the_items_of_their_kind(tmp_path: Path) -> None:
     """Items in groups that an attribute names: each new one is nearest to its own group's centre."""
     rng = np.random.default_rng(1)
     centres = 3 * rng.standard_normal((10, 16))
@@ -80,7 +95,7 @@ def test_they_lie_near_the_items_of_their_kind() -> None:
     vectors = (centres[groups] + rng.standard_normal((500, 16))).astype(np.float32)
     trained = pl.DataFrame({"item_id": range(500), "group": [f"g{group}" for group in groups]})
     cold = pl.DataFrame({"item_id": range(500, 510), "group": [f"g{group}" for group in range(10)]})
-    found = starting_vectors(vectors, trained, cold).vectors_CD
+    found, _ = starting_vectors(vectors, trained, cold, tmp_path)
     distances = np.linalg.norm(found[:, None] - centres[None], axis=2)
     assert distances.argmin(axis=1).tolist() == list(range(10))
 

@@ -7,8 +7,9 @@ import polars as pl
 import pytest
 from small_bundles import SmallVersion
 
-from export import encoder_donors
-from export.encoder_donors import donor_from
+from export import items
+from export.encoder_donors import donor_from, rows_in
+from export.items import ids_of, mapped_ids
 
 
 @pytest.mark.parametrize(
@@ -23,11 +24,11 @@ from export.encoder_donors import donor_from
 def test_items_are_known_by_their_ids_of_either_kind(
     kind: str, given: list[Any], expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoder_donors, "_IDS_AT_ONCE", 2)
+    monkeypatch.setattr(items, "ROWS_AT_ONCE", 2)
     version = SmallVersion(id_kind=kind)
     donor = donor_from(tmp_path / version.publish(tmp_path), tmp_path)
-    ids = pl.Series(given)
-    assert donor.rows_of(ids).tolist() == expected
-    assert donor.an_id == version.ids[0]
-    # A run's ids are looked up in another way.
-    assert encoder_donors._rows_among(pl.Series(version.ids), ids).tolist() == expected
+    ids = ids_of(pl.LazyFrame({"item_id": given}))
+    assert rows_in(donor.item_ids, ids).tolist() == expected
+    # A run's ids are looked up in files of their own.
+    theirs = mapped_ids(ids_of(pl.LazyFrame({"item_id": version.ids})), tmp_path)
+    assert rows_in(theirs, ids).tolist() == expected

@@ -9,6 +9,7 @@ from run_samples import FakeRun, publish_run
 from bundle.attributes import Attributes
 from bundle.verify import verify_version
 from export.attributes import choose_attributes
+from export.items import columns_of
 from re4.errors import ExportError
 
 ITEMS = pl.DataFrame(
@@ -25,15 +26,15 @@ ITEMS = pl.DataFrame(
 
 
 def test_columns_that_describe_are_kept_and_columns_that_name_are_not() -> None:
-    chosen = choose_attributes(ITEMS)
+    chosen = choose_attributes(columns_of(ITEMS.lazy()))
     assert list(chosen.columns) == ["genres", "year", "in_print"]
     assert set(chosen.left_out) == {"title", "price", "empty"}
     assert "names items" in chosen.left_out["title"]
 
 
 def test_a_wanted_column_is_kept_whatever_its_values() -> None:
-    assert list(choose_attributes(ITEMS, ["title", "year"]).columns) == ["title", "year"]
-    assert not choose_attributes(ITEMS, []).columns
+    assert list(choose_attributes(columns_of(ITEMS.lazy()), ["title", "year"]).columns) == ["title", "year"]
+    assert not choose_attributes(columns_of(ITEMS.lazy()), []).columns
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,7 @@ def test_a_wanted_column_is_kept_whatever_its_values() -> None:
 )
 def test_a_wanted_column_that_cannot_be_kept_is_an_error(wanted: str, message: str) -> None:
     with pytest.raises(ExportError, match=message):
-        choose_attributes(ITEMS, [wanted])
+        choose_attributes(columns_of(ITEMS.lazy()), [wanted])
 
 
 def test_a_column_of_too_many_or_too_long_values_is_left_out() -> None:
@@ -50,15 +51,15 @@ def test_a_column_of_too_many_or_too_long_values_is_left_out() -> None:
     items = pl.DataFrame({"item_id": range(num_items)}).with_columns(
         many=pl.col("item_id") // 2, long=pl.lit("x" * 1025)
     )
-    chosen = choose_attributes(items)
+    chosen = choose_attributes(columns_of(items.lazy()))
     assert not chosen.columns
-    assert "100,001 different values" in chosen.left_out["many"]
+    assert "more than 100,000 different values" in chosen.left_out["many"]
     assert "1025 bytes" in chosen.left_out["long"]
 
 
 def test_a_version_holds_the_attributes_of_its_catalogue(tmp_path: Path) -> None:
     run = FakeRun(num_items=len(ITEMS))
-    run.items = lambda: ITEMS  # type: ignore[method-assign]
+    run.scan_items = ITEMS.lazy  # type: ignore[method-assign]
     path = tmp_path / publish_run(run, tmp_path, index="flat")
     items = verify_version(path).items
     attributes = Attributes.open(path, items.attributes, items.num_items)

@@ -17,7 +17,8 @@ from bundle.ids import ItemIds
 from bundle.layout import IS_COLD, VECTORS
 from bundle.verify import verify_version
 from export import assembling, material
-from export.cold import starting_vectors
+from export.cold import start_cold_items
+from export.items import columns_of
 from export.mapped import digest_of
 from re4.cli import build_app
 from re4.errors import ExportError
@@ -57,9 +58,10 @@ def test_a_run_and_the_catalogue_of_the_day(tiny_run: Path, tmp_path: Path) -> N
     assert item_ids.ids(np.arange(29)) == [*ids[3:], 1, 2]  # in the run's order of popularity, then the new
     vectors = np.load(path / VECTORS)
     np.testing.assert_array_equal(vectors[:27], trained[3:])
-    of_trained = pl.DataFrame({"parity": [f"p{number % 2}" for number in ids[3:]]})
-    expected = starting_vectors(trained[3:], of_trained, pl.DataFrame({"parity": ["p1", "p0"]})).vectors_CD
-    np.testing.assert_allclose(vectors[27:], expected, rtol=1e-5)
+    expected = np.concatenate([trained[3:], np.empty((2, trained.shape[1]), np.float32)])
+    parity = pl.LazyFrame({"parity": [f"p{number % 2}" for number in [*ids[3:], 1, 2]]})
+    start_cold_items(expected, 27, columns_of(parity), tmp_path)
+    np.testing.assert_allclose(vectors[27:], expected[27:], rtol=1e-5)
     attributes = Attributes.open(path, manifest.items.attributes, 29)
     assert attributes.names == ("parity", IS_COLD)
     assert np.flatnonzero(

@@ -10,7 +10,8 @@ from pathlib import Path
 import polars as pl
 
 from re4.errors import DataError
-from training.data.ids import integers_if_canonical, is_missing, kind_of_type, to_kind
+from training.data.ids import is_canonical_int, is_missing, kind_of_type, repeats, to_kind
+from training.data.keeping import Keep, pieces
 from training.data.layout import TYPE_OF_KIND, kind_of
 from training.data.tables import check_columns, open_table, reading
 
@@ -23,8 +24,15 @@ class Catalogue:
     """Its file."""
     item_column: str
     """The file's column of item ids."""
-    rows: pl.DataFrame
-    """`item_id` first (Int64 or String, each once), then the other columns."""
+    rows: pl.LazyFrame
+    """`item_id` first (Int64 or String, each once), then the other columns; kept, to be read in pieces."""
+    num_rows: int
+
+    @property
+    def an_id(self) -> str | int:
+        """The first of its ids, for error messages."""
+        first: str | int = self.rows.select("item_id").head(1).collect().item()
+        return first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +45,15 @@ class Described:
     """Items without a row, and rows without an item."""
 
 
-def read_catalogue(file: Path, item_column: str) -> Catalogue:
+def read_catalogue(file: Path, item_column: str, keep: Keep) -> Catalogue:
     """Read a catalogue.
 
     Columns of csv and tsv files stay text unless every value is a canonical integer or missing.
+
+    Args:
+        file: The file; it is read once.
+        item_column: Its column of item ids.
+        keep: Where its rows are kept.
 
     Raises:
         DataError: The file cannot be read, has no such column, or ids are missing or occur twice.
@@ -55,30 +68,35 @@ def read_catalogue(file: Path, item_column: str) -> Catalogue:
             f"{file} has a column 'item_id' beside its item column {item_column!r}; name it with "
             "--catalogue-item-column, or rename it"
         )
-    with reading(file):
-        rows = table.frame.collect()
-        ids = rows[item_column].cast(TYPE_OF_KIND[kind])
-    blank = rows.select(pl.all_horizontal(pl.all().is_null())).to_series()
-    if table.untyped and blank.any():
-        rows, ids = rows.filter(~blank), ids.filter(~blank)
-    if rows.is_empty():
-        raise DataError(f"{file} has a header but no rows; give a catalogue with rows, or leave it out")
-    num_missing = rows.select(is_missing(item_column, table.schema[item_column]).sum()).item()
-    if num_missing:
-        raise DataError(
-            f"{where} is empty in {num_missing:,} rows; every row needs an id: correct or remove them"
-        )
-    if ids.n_unique() < len(ids):
-        twice = ids.filter(~ids.is_first_distinct())
-        raise DataError(
-            f"{where} holds ids more than once ({len(twice):,} rows too many, the first for {twice[0]!r}); "
-            "keep one row for each item"
-        )
-    columns = [rows[column] for column in others]
+    frame = table.frame
     if table.untyped:
-        columns = [integers_if_canonical(column) for column in columns]
-    rows = pl.DataFrame([ids.alias("item_id"), *columns])
-    return Catalogue(file=file, item_column=item_column, rows=rows)
+        frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
+    with reading(file):
+        rows = keep(frame.select(pl.col(item_column).cast(TYPE_OF_KIND[kind]).alias("item_id"), *others))
+    counts = {"rows": pl.len(), "missing": is_missing("item_id", TYPE_OF_KIND[kind]).sum()}
+    if table.untyped:
+        counts |= {f"integers in {name}": is_canonical_int(pl.col(name)).sum() for name in others}
+        counts |= {f"gaps in {name}": pl.col(name).null_count() for name in others}
+    found = rows.select(**counts).collect(engine="streaming").row(0, named=True)
+    num_rows = found["rows"]
+    if num_rows == 0:
+        raise DataError(f"{file} has a header but no rows; give a catalogue with rows, or leave it out")
+    if found["missing"]:
+        raise DataError(
+            f"{where} is empty in {found['missing']:,} rows; every row needs an id: correct or remove them"
+        )
+    twice = repeats(lambda: (piece["item_id"] for piece in pieces(rows.select("item_id"))), num_rows)
+    if len(twice):
+        raise DataError(
+            f"{where} holds ids more than once ({len(twice):,} rows too many, the first for "
+            f"{twice['id'][0]!r}); keep one row for each item"
+        )
+    if table.untyped:
+        whole = [
+            name for name in others if 0 < found[f"integers in {name}"] == num_rows - found[f"gaps in {name}"]
+        ]
+        rows = rows.with_columns(pl.col(whole).cast(pl.Int64))
+    return Catalogue(file=file, item_column=item_column, rows=rows, num_rows=num_rows)
 
 
 def describe_items(item_ids: pl.Series, catalogue: Catalogue) -> Described:
@@ -89,21 +107,22 @@ def describe_items(item_ids: pl.Series, catalogue: Catalogue) -> Described:
     Raises:
         DataError: No item has a row: the two files do not belong together.
     """
-    ids = to_kind(catalogue.rows["item_id"], kind_of(item_ids))
-    rows = catalogue.rows.with_columns(ids.alias("item_id")).filter(pl.col("item_id").is_not_null())
+    rows = catalogue.rows.collect()
+    ids = to_kind(rows["item_id"], kind_of(item_ids))
+    rows = rows.with_columns(ids.alias("item_id")).filter(pl.col("item_id").is_not_null())
     items = item_ids.alias("item_id").to_frame()
     joined = items.join(rows, on="item_id", how="left", maintain_order="left")
     num_matched = items.join(rows.select("item_id"), on="item_id", how="semi").height
     if num_matched == 0:
         raise DataError(
             f"{catalogue.file} describes none of the {len(items):,} items (its ids look like "
-            f"{catalogue.rows['item_id'][0]!r}, the items' like {item_ids[0]!r}); "
+            f"{catalogue.an_id!r}, the items' like {item_ids[0]!r}); "
             "check --catalogue-item-column"
         )
     return Described(
         items=joined,
         noticed={
             "items_without_catalogue_row": len(items) - num_matched,
-            "catalogue_rows_without_item": len(catalogue.rows) - num_matched,
+            "catalogue_rows_without_item": catalogue.num_rows - num_matched,
         },
     )

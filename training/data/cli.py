@@ -134,6 +134,7 @@ def prepare(
     """
     from training.data.catalogue import read_catalogue
     from training.data.events import Columns
+    from training.data.keeping import in_memory
     from training.data.prepare import NUM_STEPS, prepare_events, prepare_sequences
 
     only_events = {
@@ -144,7 +145,9 @@ def prepare(
         "--seed": seed,
     }
     files = _sequence_files(input_format, only_events, train, valid, test)
-    described = read_catalogue(catalogue, catalogue_item_column or item_column) if catalogue else None
+    described = (
+        read_catalogue(catalogue, catalogue_item_column or item_column, in_memory) if catalogue else None
+    )
     with progress(f"preparing {out}", NUM_STEPS) as bar:
         if events is not None:
             dataset = prepare_events(

@@ -4,6 +4,9 @@ Text such as `00123` must never become 123. Text ids become integers only where 
 way to write its integer, so that writing them out again gives the same text.
 """
 
+from collections.abc import Callable, Iterable
+
+import numpy as np
 import polars as pl
 
 from re4.errors import DataError
@@ -53,6 +56,38 @@ def to_kind(ids: pl.Series, kind: IdKind) -> pl.Series:
         return ids.cast(TYPE_OF_KIND[kind], strict=False)
     numbers = pl.when(is_canonical_int(pl.col("id"))).then(pl.col("id").cast(pl.Int64, strict=False))
     return ids.alias("id").to_frame().select(numbers.alias(ids.name)).to_series()
+
+
+def repeats(ids: Callable[[], Iterable[pl.Series]], num_ids: int) -> pl.DataFrame:
+    """Find the ids that are there more than once, with 8 bytes of memory an id where none is.
+
+    Args:
+        ids: Gives the ids, none of them null, a piece at a time, whenever it is called.
+        num_ids: How many there are.
+
+    Returns:
+        All rows of such ids but each one's first, ascending: `row`, `id`, and `first`, the row of its first.
+    """
+    hashes_N = np.empty(num_ids, np.uint64)
+    start = 0
+    for piece in ids():
+        hashes_N[start : start + len(piece)] = piece.hash().to_numpy()
+        start += len(piece)
+    hashes_N.sort()
+    suspects = pl.Series(np.unique(hashes_N[1:][hashes_N[1:] == hashes_N[:-1]]))
+    del hashes_N
+    if suspects.is_empty():
+        return pl.DataFrame(schema={"row": pl.Int64, "id": pl.Null, "first": pl.Int64})
+    found = []
+    start = 0
+    for piece in ids():
+        rows = pl.int_range(start, start + len(piece), eager=True)
+        some = pl.DataFrame([rows.alias("row"), piece.alias("id")])
+        found.append(some.filter(piece.hash().is_in(suspects.implode())))
+        start += len(piece)
+    # Different ids may have one hash: the ids themselves decide.
+    firsts = pl.concat(found).with_columns(pl.col("row").first().over("id").alias("first"))
+    return firsts.filter(pl.col("row") > pl.col("first"))
 
 
 def encode(ids: pl.Series) -> tuple[pl.Series, pl.Series]:

@@ -5,6 +5,7 @@ import pytest
 
 from re4.errors import DataError
 from training.data.catalogue import describe_items, read_catalogue
+from training.data.keeping import in_memory
 
 
 def write(folder: Path, text: str, name: str = "films.csv") -> Path:
@@ -15,7 +16,7 @@ def write(folder: Path, text: str, name: str = "films.csv") -> Path:
 
 def test_columns_are_joined_in_item_order_and_gaps_are_counted(tmp_path: Path) -> None:
     file = write(tmp_path, "title,item,year\nOne,1,1991\nTwo,2,\nNine,9,1999\n")
-    got = describe_items(pl.Series([2, 5, 1]), read_catalogue(file, "item"))
+    got = describe_items(pl.Series([2, 5, 1]), read_catalogue(file, "item", in_memory))
     assert got.items.columns == ["item_id", "title", "year"]
     assert got.items.rows() == [(2, "Two", None), (5, None, None), (1, "One", 1991)]
     assert got.noticed == {"items_without_catalogue_row": 1, "catalogue_rows_without_item": 1}
@@ -35,7 +36,7 @@ def test_columns_are_joined_in_item_order_and_gaps_are_counted(tmp_path: Path) -
 def test_ids_match_by_value_whichever_kind_the_files_have(
     item_ids: list[object], name: str, text: str, titles: list[str | None], tmp_path: Path
 ) -> None:
-    got = describe_items(pl.Series(item_ids), read_catalogue(write(tmp_path, text, name), "item"))
+    got = describe_items(pl.Series(item_ids), read_catalogue(write(tmp_path, text, name), "item", in_memory))
     assert got.items["item_id"].to_list() == item_ids
     assert got.items["title"].to_list() == titles
     assert got.noticed["items_without_catalogue_row"] == titles.count(None)
@@ -45,13 +46,13 @@ def test_categories_in_parquet_match_by_name_and_lists_are_kept(tmp_path: Path) 
     file = tmp_path / "f.parquet"
     ids = pl.Series("item", ["7", "5"], dtype=pl.Categorical)
     pl.DataFrame([ids, pl.Series("genres", [["Drama", "War"], []])]).write_parquet(file)
-    got = describe_items(pl.Series([5, 7]), read_catalogue(file, "item"))
+    got = describe_items(pl.Series([5, 7]), read_catalogue(file, "item", in_memory))
     assert got.items["genres"].to_list() == [[], ["Drama", "War"]]
 
 
 def test_text_columns_stay_as_they_are_unless_all_are_whole_numbers(tmp_path: Path) -> None:
     file = write(tmp_path, "item,zip,year,score,none\n1,00123,1990,1.50,\n2,90210,,2,\n")
-    rows = read_catalogue(file, "item").rows
+    rows = read_catalogue(file, "item", in_memory).rows.collect()
     assert rows["zip"].to_list() == ["00123", "90210"]
     assert rows["year"].to_list() == [1990, None]
     assert rows["score"].to_list() == ["1.50", "2"]
@@ -72,16 +73,16 @@ def test_text_columns_stay_as_they_are_unless_all_are_whole_numbers(tmp_path: Pa
 def test_catalogues_that_cannot_be_used_are_refused(text: str, parts: list[str], tmp_path: Path) -> None:
     file = write(tmp_path, text)
     with pytest.raises(DataError) as caught:
-        read_catalogue(file, "item")
+        read_catalogue(file, "item", in_memory)
     for part in [str(file), *parts]:
         assert part in str(caught.value)
 
 
 def test_blank_lines_are_no_rows(tmp_path: Path) -> None:
-    assert len(read_catalogue(write(tmp_path, "item,title\n1,a\n\n"), "item").rows) == 1
+    assert read_catalogue(write(tmp_path, "item,title\n1,a\n\n"), "item", in_memory).num_rows == 1
 
 
 def test_a_catalogue_of_other_items_is_refused(tmp_path: Path) -> None:
-    catalogue = read_catalogue(write(tmp_path, "item,title\nx1,a\n"), "item")
+    catalogue = read_catalogue(write(tmp_path, "item,title\nx1,a\n"), "item", in_memory)
     with pytest.raises(DataError, match=r"none of the 2 items .*'x1'.*--catalogue-item-column"):
         describe_items(pl.Series([1, 2]), catalogue)

@@ -1,0 +1,62 @@
+"""Select what is live, write ids and attributes, and print how many bytes of memory that took at most.
+
+usage: join_and_measure.py FEW MANY     two folders of `vectors.npy`, `ids.npy` and `catalogue.parquet`
+
+Prints the peak of this process's own memory while it joined those of MANY, beside what was there before. Few
+are joined first, so that libraries and their buffers are there already.
+"""
+
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from benchmarks.scale.watching import Watch
+from bundle.attribute_writing import write_attributes
+from bundle.ids import write_item_ids
+from export import coding, cold, items, selecting
+from export.attributes import choose_attributes
+from export.given_vectors import read_npy
+from export.material import Material
+from training.data import keeping
+from training.data.catalogue import read_catalogue
+
+for module in (keeping, items):
+    module.ROWS_AT_ONCE = 16_384
+coding._ROWS_AT_ONCE = cold._ROWS_AT_ONCE = selecting._ROWS_AT_ONCE = 16_384
+
+
+def join(folder: Path) -> None:
+    given = read_npy(folder / "vectors.npy", folder / "ids.npy")
+    num_items = len(given.vectors_ND)
+    material = Material(
+        where="here",
+        vectors_ND=given.vectors_ND,
+        items=items.Items(ids=given.item_ids),
+        counts_N=np.arange(num_items) % 1000,
+        rows_PL=np.arange(100)[:, None],
+        lengths_P=np.ones(100, np.int64),
+        encoder=SimpleNamespace(),  # type: ignore[arg-type]
+        model=SimpleNamespace(),  # type: ignore[arg-type]
+        evaluation={},
+        lineage={},
+    )
+    catalogue = read_catalogue(folder / "catalogue.parquet", "item_id", keeping.in_folder(folder))
+    live: Any = selecting.select_live(material, catalogue, folder / "live.npy", folder).material
+    write_item_ids(folder, live.items.ids.to_write())
+    write_attributes(folder, choose_attributes(live.items.columns).columns, len(live.vectors_ND))
+
+
+few, many = map(Path, sys.argv[1:])
+join(few)
+watch = Watch()
+with watch.watching():
+    watch.begin("before")
+    time.sleep(0.1)
+    watch.begin("join")
+    join(many)
+before, meanwhile = watch.stages
+sys.stdout.write(f"{meanwhile.peak_own_bytes - before.peak_own_bytes}\n")
