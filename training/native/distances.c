@@ -168,7 +168,7 @@ static void go_back_to_logits(int64_t n, const lanes *shares, lanes *gradients) 
 
 /* Put twice the difference from the true history in place of the rebuilt one where that counts, and 0
    elsewhere; give the sum of squares; take the differences from the gradient of the true history. */
-static double compare(int64_t K, int64_t L, int64_t n, int64_t first, int num_pairs, const float *history,
+static float compare(int64_t K, int64_t L, int64_t n, int64_t first, int num_pairs, const float *history,
                       const float *positives, lanes (*rebuilt)[DIM], float *history_gradients) {
     lanes sum = {};
     for (int64_t j = 0; j < n; j++) {
@@ -192,9 +192,7 @@ static double compare(int64_t K, int64_t L, int64_t n, int64_t first, int num_pa
                     *(row *)(history_gradients + ((first + lane) / K * L + j) * DIM + d) -= square[lane];
         }
     }
-    double total = 0;
-    for (int lane = 0; lane < LANES; lane++) total += sum[lane];
-    return total;
+    return sum_across(sum);
 }
 
 static void work_group(int64_t K, int64_t L, int64_t first, int num_pairs, const float *interests,
@@ -254,8 +252,7 @@ static void work_group(int64_t K, int64_t L, int64_t first, int num_pairs, const
 }
 
 static void add_across(int64_t num, const lanes *sums, float *gradients) {
-    for (int64_t at = 0; at < num; at++)
-        for (int lane = 0; lane < LANES; lane++) gradients[at] += sums[at][lane];
+    for (int64_t at = 0; at < num; at++) gradients[at] += sum_across(sums[at]);
 }
 
 /* Add to `total` the sum over positives of B users, and to the gradients theirs: of the histories, which are

@@ -23,6 +23,14 @@ static inline lanes all(float value) {
     return value - (lanes){};
 }
 
+static inline float sum_across(lanes x) {
+    float part[LANES];
+    memcpy(part, &x, sizeof part);
+    for (int size = LANES / 2; size; size /= 2)
+        for (int lane = 0; lane < size; lane++) part[lane] += part[lane + size];
+    return part[0];
+}
+
 static inline lanes either(marks which, lanes left, lanes right) {
     return (lanes)((which & (marks)left) | (~which & (marks)right));
 }

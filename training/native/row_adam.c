@@ -28,9 +28,7 @@ int move_rows(int64_t R, const int64_t *rows, const float *gradients, float *wei
             gradient[d / LANES] = g;
             squares += g * g;
         }
-        float sum = 0;
-        for (int lane = 0; lane < LANES; lane++) sum += squares[lane];
-        float second = keep_second * second_moments[rows[r]] + (1 - keep_second) * sum / DIM;
+        float second = keep_second * second_moments[rows[r]] + (1 - keep_second) * sum_across(squares) / DIM;
         second_moments[rows[r]] = second;
         const float step = scale / (sqrtf(second / bias) + epsilon);
         EACH_VECTOR(d) {

@@ -7,9 +7,7 @@
 static inline float dot(const float *one, const float *other) {
     lanes sum = {};
     EACH_VECTOR(d) sum += *(const row *)(one + d) * *(const row *)(other + d);
-    float total = 0;
-    for (int lane = 0; lane < LANES; lane++) total += sum[lane];
-    return total;
+    return sum_across(sum);
 }
 
 static inline void add_scaled(float scale, const float *from, float *to) {
