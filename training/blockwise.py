@@ -10,6 +10,8 @@ One thread a piece, and not all threads on each: they need not wait for each oth
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from threading import Barrier
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -27,12 +29,24 @@ def in_threads(work: Callable[[int], T], num_pieces: int, device: torch.device) 
     num_threads = min(torch.get_num_threads(), num_pieces) if device.type == "cpu" else 1
     if num_threads == 1:
         return [work(piece) for piece in range(num_pieces)]
-    before = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(work, range(num_pieces)))
-    finally:
-        torch.set_num_threads(before)  # for threads to come; a thread that is there keeps its own
+    return list(_pool(num_threads).map(work, range(num_pieces)))
+
+
+@cache
+def _pool(num_threads: int) -> ThreadPoolExecutor:
+    """Threads that stay, and with them the memory that they have."""
+    before, all_there = torch.get_num_threads(), Barrier(num_threads)
+
+    def start() -> None:
+        torch.set_num_threads(1)
+        torch.get_num_threads()  # a thread takes the number over when it first asks for it
+        all_there.wait()
+
+    pool = ThreadPoolExecutor(num_threads, initializer=start)
+    for started in [pool.submit(int) for _ in range(num_threads)]:
+        started.result()
+    torch.set_num_threads(before)
+    return pool
 
 
 class BlockWorker(Protocol):

@@ -22,7 +22,7 @@ from torch import Tensor
 from re4.console import say
 from re4.files import replacing
 
-_FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fPIC", "-shared", "-w", "-lm")
+_FLAGS = ("-O3", "-march=native", "-fno-strict-aliasing", "-std=gnu11", "-fPIC", "-shared", "-w", "-lm")
 _COMPILE_S = 120
 MOST_LANES = 16
 """Numbers of the widest vector: rows in C are multiples of it."""

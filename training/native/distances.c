@@ -63,8 +63,8 @@ static inline __attribute__((always_inline)) void weigh(int64_t num_rows, int64_
                    out + r);
 }
 
-/* out[r, s] = or += sum over t of left[r, t] right[s, t], lane by lane; each with its steps. Multiples of
- * four. */
+/* out[r, s] = or += sum over t of left[r, t] right[s, t], lane by lane; each with its steps.
+   Rows and columns are multiples of four. */
 static inline __attribute__((always_inline)) void
 contract(const int adds, int64_t num_rows, int64_t num_columns, int64_t num_terms, const lanes *left,
          int64_t left_row, int64_t left_term, const lanes *right, int64_t right_row, int64_t right_term,
@@ -84,30 +84,28 @@ contract(const int adds, int64_t num_rows, int64_t num_columns, int64_t num_term
         }
 }
 
+/* Vectors and rows of sums that add_outer has in registers. */
+#define WIDE (DIM / LANES % 4 ? 1 : 4)
+#define HIGH (SUMS / WIDE < 6 ? SUMS / WIDE : 6)
+
+static inline __attribute__((always_inline)) void
+add_outer_tile(const int num_rows, const lanes *left, const float rows[LANES][DIM], float *gradients) {
+    for (int d = 0; d < DIM; d += WIDE * LANES) {
+        lanes sums[HIGH][WIDE] = {};
+        for (int lane = 0; lane < LANES; lane++)
+            for (int r = 0; r < num_rows; r++)
+                for (int v = 0; v < WIDE; v++)
+                    sums[r][v] += ((const float *)(left + r))[lane] * ((const row *)(rows[lane] + d))[v];
+        for (int r = 0; r < num_rows; r++)
+            for (int v = 0; v < WIDE; v++) ((row *)(gradients + r * DIM + d))[v] += sums[r][v];
+    }
+}
+
 /* gradients[r, d] += sum over lanes of left[r] rows[lane, d]. */
 static void add_outer(int64_t num_rows, const lanes *left, const float rows[LANES][DIM], float *gradients) {
-    enum { VECTORS = DIM / LANES % 4 ? 1 : 4, ROWS = SUMS / VECTORS < 6 ? SUMS / VECTORS : 6 };
-    for (int64_t start = 0; start < num_rows; start += ROWS) {
-        const int num = num_rows - start < ROWS ? num_rows - start : ROWS;
-        for (int d = 0; d < DIM; d += VECTORS * LANES) {
-            lanes sums[ROWS][VECTORS] = {};
-            if (num == ROWS) {
-                for (int lane = 0; lane < LANES; lane++)
-                    for (int r = 0; r < ROWS; r++)
-                        for (int v = 0; v < VECTORS; v++)
-                            sums[r][v] += ((const float *)(left + start + r))[lane] *
-                                          *(const row *)(rows[lane] + d + v *LANES);
-            } else {
-                for (int r = 0; r < num; r++)
-                    for (int lane = 0; lane < LANES; lane++)
-                        for (int v = 0; v < VECTORS; v++)
-                            sums[r][v] += left[start + r][lane] * *(const row *)(rows[lane] + d + v * LANES);
-            }
-            for (int r = 0; r < num; r++)
-                for (int v = 0; v < VECTORS; v++)
-                    *(row *)(gradients + (start + r) * DIM + d + v * LANES) += sums[r][v];
-        }
-    }
+    int64_t r = 0;
+    for (; r + HIGH <= num_rows; r += HIGH) add_outer_tile(HIGH, left + r, rows, gradients + r * DIM);
+    for (; r < num_rows; r++) add_outer_tile(1, left + r, rows, gradients + r * DIM);
 }
 
 /* Turn rows of numbers of each lane into vectors of all lanes, or back. */
