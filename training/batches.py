@@ -56,11 +56,12 @@ class TrainingBatches:
         self._max_history_length = max_history_length
         self._batch_size = batch_size
         self._history_dropout = history_dropout
-        is_target_E = np.ones(train.num_events, dtype=bool)
-        starts = self._offsets_U1[:-1]
-        is_target_E[starts[starts < train.num_events]] = False
-        self._targets = np.flatnonzero(is_target_E)
-        if not len(self._targets):
+        # Targets are numbered without the events that are their user's first: an order of them is all that
+        # an epoch keeps.
+        starts_V = self._offsets_U1[:-1][np.diff(self._offsets_U1) > 0]
+        self._first_target_V = starts_V - np.arange(len(starts_V))
+        self._num_targets = train.num_events - len(starts_V)
+        if not self._num_targets:
             raise DataError(
                 "No user of the training split has two events, so there is nothing to learn from."
             )
@@ -68,7 +69,7 @@ class TrainingBatches:
     @property
     def num_examples(self) -> int:
         """Examples of one epoch."""
-        return len(self._targets)
+        return self._num_targets
 
     @property
     def num_steps(self) -> int:
@@ -80,10 +81,12 @@ class TrainingBatches:
 
         Order and dropout depend on the seed and the step alone: an epoch can be entered in the middle.
         """
-        order = np.random.default_rng(seed).permutation(self._targets)
+        order = np.arange(self._num_targets, dtype=np.min_scalar_type(-self._num_targets))
+        np.random.default_rng(seed).shuffle(order)
         for step in range(first_step, self.num_steps):
-            events_B = order[step * self._batch_size : (step + 1) * self._batch_size]
-            yield self._gather(events_B, np.random.default_rng([*seed, step + 1]))
+            targets_B = order[step * self._batch_size : (step + 1) * self._batch_size].astype(np.int64)
+            users_B = np.searchsorted(self._first_target_V, targets_B, side="right")
+            yield self._gather(targets_B + users_B, np.random.default_rng([*seed, step + 1]))
 
     def _gather(self, events_B: NDArray[np.int64], generator: np.random.Generator) -> Batch:
         first_B = self._offsets_U1[np.searchsorted(self._offsets_U1, events_B, side="right") - 1]

@@ -1,6 +1,7 @@
 """The verb `re4 bench train`."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -31,7 +32,13 @@ def train(
     preset: Annotated[
         Literal["authors", "default"], typer.Option(help="authors: K=8, L=20, 5,000 uniform negatives.")
     ] = "authors",
-    num_items: Annotated[int, typer.Option(help="Items of the catalogue.", min=2)] = 12_101,
+    num_items: Annotated[int, typer.Option(help="Items of the made-up catalogue.", min=2)] = 12_101,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="A data set made by `re4 data prepare`, read as in training, in place of a made-up one."
+        ),
+    ] = None,
     num_steps: Annotated[
         int, typer.Option(help="Steps that are timed, after three that are not.", min=1)
     ] = 20,
@@ -59,13 +66,19 @@ def train(
         raise UsageError(f"--against {against} does not know --preset {preset}; leave the preset at authors.")
     from benchmarks.train.measure import measure
     from training.config import TrainConfig
+    from training.data.dataset import Dataset
 
+    if data and full_histories:
+        raise UsageError("--full-histories makes histories up, and --data has its own: leave one out.")
+    dataset = Dataset.open(data) if data else None
+    num_items = dataset.num_items if dataset else num_items
     speed = measure(
         TrainConfig(**PRESETS[preset]).resolve(num_items),
         num_items,
         num_steps=num_steps,
         num_threads=num_threads,
         precision=precision,
+        sequences=dataset.train if dataset else None,
         full_histories=full_histories,
         against_textbook=against == "textbook",
     )

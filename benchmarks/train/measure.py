@@ -1,9 +1,9 @@
-"""Steps on generated data, timed whole: input pipeline, losses, gradients and optimiser.
+"""Steps timed whole: input pipeline, losses, gradients and optimiser.
 
-Sequences are as long as Amazon Books' (five events and more, 14.7 on average), items drawn by popularity. The
-speed of a plain matrix product is measured in the same run, so that figures from two machines, or two hours,
-can be compared. A textbook step takes turns with ours on the same examples and negatives, so that whatever
-else the machine does falls on both.
+Sequences that are made up are as long as Amazon Books' (five events and more, 14.7 on average), items drawn
+by popularity. The speed of a plain matrix product is measured in the same run, so that figures from two
+machines, or two hours, can be compared. A textbook step takes turns with ours on the same examples and
+negatives, so that whatever else the machine does falls on both.
 """
 
 import resource
@@ -73,10 +73,11 @@ def measure(
     num_steps: int,
     num_threads: int,
     precision: str,
-    full_histories: bool,
-    against_textbook: bool,
+    sequences: Sequences | None = None,
+    full_histories: bool = False,
+    against_textbook: bool = False,
 ) -> StepSpeed:
-    """Take some steps on generated data and time them.
+    """Take some steps and time them.
 
     Args:
         config: resolved settings; the textbook step wants all three flows and drawn negatives.
@@ -84,15 +85,17 @@ def measure(
         num_steps: steps that count, after three that do not.
         num_threads: threads of PyTorch; 0 leaves them as they are.
         precision: auto, float32 or bf16, of our step.
-        full_histories: every history at its full length.
+        sequences: what to take them on; None makes some up.
+        full_histories: of those, every history at its full length.
         against_textbook: time a textbook step after each of ours.
     """
     if num_threads:
         torch.set_num_threads(num_threads)
+    if sequences is None:
+        num_examples = config.batch_size * (num_steps + _WARMUP_STEPS + 1)
+        sequences = _sequences(num_examples, num_items, full_histories=full_histories)
     batches = TrainingBatches(
-        _sequences(
-            config.batch_size * (num_steps + _WARMUP_STEPS + 1), num_items, full_histories=full_histories
-        ),
+        sequences,
         max_history_length=config.max_history_length,
         batch_size=config.batch_size,
         history_dropout=config.history_dropout,

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from planted_tastes import write_planted
 
 from benchmarks.train.arithmetic import owed_gflop
 from benchmarks.train.cli import PRESETS, train
@@ -35,7 +36,7 @@ def test_the_arithmetic_owed_by_hand():
 
 def bench(capsys, **options):
     defaults = {"preset": "authors", "num_items": 500, "num_steps": 2, "num_threads": 1}
-    others = {"precision": "float32", "full_histories": False, "against": None, "as_json": True}
+    others = {"data": None, "precision": "float32", "full_histories": False, "against": None, "as_json": True}
     train(**{**defaults, **others, **options})
     return json.loads(capsys.readouterr().out)
 
@@ -56,6 +57,13 @@ def test_beside_a_textbook_step(capsys):
     assert textbook["examples_per_second"] == pytest.approx(1024 * 1000 / textbook["step_ms"])
     with pytest.raises(UsageError, match="--preset default"):
         bench(capsys, preset="default", against="textbook")
+
+
+def test_on_a_data_set(capsys, tmp_path):
+    dataset = write_planted(tmp_path / "data")
+    assert bench(capsys, preset="default", data=dataset.path)["num_items"] == dataset.num_items
+    with pytest.raises(UsageError, match="--full-histories"):
+        bench(capsys, data=dataset.path, full_histories=True)
 
 
 def test_full_histories_are_full():
