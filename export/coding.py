@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from bundle.attribute_columns import CodedColumn
 from export.items import ItemColumn
+from training.data.keeping import ROWS_AT_ONCE
 
-_ROWS_AT_ONCE: Final = 262_144
 _MIN_SEEN_AGAIN: Final = 1 << 18
 """Values of pieces that are gathered before those that occur twice are dropped."""
 
@@ -119,8 +119,8 @@ def _in_rows(
         return codes_E[places_N], None
     offsets_N1 = np.zeros(len(places_N) + 1, np.int64)
     parts = [codes_E[:0]]
-    for start in range(0, len(places_N), _ROWS_AT_ONCE):
-        places = places_N[start : start + _ROWS_AT_ONCE]
+    for start in range(0, len(places_N), ROWS_AT_ONCE):
+        places = places_N[start : start + ROWS_AT_ONCE]
         firsts = offsets_T1[places]
         lengths = offsets_T1[places + 1] - firsts
         ends = np.cumsum(lengths)

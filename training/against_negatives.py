@@ -10,16 +10,17 @@ operations do, one after the other.
 
 import ctypes
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.blockwise import work_by_blocks
-from training.native import MOST_LANES, call, fits, native
+from training.blockwise import BlockWorker, work_by_blocks
+from training.native import MOST_LANES, call, native_for
 from training.precision import Products
 
 # Scores of a block, four megabytes: they stay in the processor's cache.
@@ -73,23 +74,10 @@ def sum_against_negatives(
         target_gradients_B=vectors_MD.new_empty(target_scores_B.shape),
         products=Products.on(vectors_MD.device),
     )
-    compiled = _compiled(examples)
-    workers: Sequence[_TorchWorker | _NativeWorker]
-    if compiled is None:
-        block_rows = max(1, _BLOCK_SCORES // (len(vectors_MD) * rivals_BKD.shape[1]))
-        workers = work_by_blocks(
-            partial(_TorchWorker, examples),
-            num_rows=len(rivals_BKD),
-            block_rows=block_rows,
-            device=vectors_MD.device,
-        )
-    else:
-        workers = work_by_blocks(
-            partial(_NativeWorker, examples, compiled),
-            num_rows=len(rivals_BKD),
-            block_rows=_NATIVE_BLOCK_ROWS,
-            device=vectors_MD.device,
-        )
+    new_worker, block_rows = _worker_for(examples)
+    workers = work_by_blocks(
+        new_worker, num_rows=len(rivals_BKD), block_rows=block_rows, device=vectors_MD.device
+    )
     for worker in workers[1:]:
         workers[0].total += worker.total
         workers[0].vector_gradients_MD += worker.vector_gradients_MD
@@ -101,13 +89,19 @@ def sum_against_negatives(
     )
 
 
-def _compiled(examples: Examples) -> ctypes.CDLL | None:
-    """Give the compiled code for these examples, where there is one."""
-    vectors_MD, (_, num_rivals, dim) = examples.vectors_MD, examples.rivals_BKD.shape
-    has_room = num_rivals * dim <= _NATIVE_NUMBERS
-    if not (fits(vectors_MD, dim) and has_room) or examples.hardness:
-        return None
-    return native("against_negatives.c", DIM=dim, RIVALS=num_rivals)
+class _Worker(BlockWorker, Protocol):
+    total: Tensor
+    vector_gradients_MD: Tensor
+
+
+def _worker_for(examples: Examples) -> tuple[Callable[[int], _Worker], int]:
+    """Who works through a block (compiled code, where there is some for these), and how many rows it has."""
+    num_negatives, (_, num_rivals, dim) = len(examples.vectors_MD), examples.rivals_BKD.shape
+    if not examples.hardness and num_rivals * dim <= _NATIVE_NUMBERS:
+        compiled = native_for(examples.vectors_MD, "against_negatives.c", {"DIM": dim}, RIVALS=num_rivals)
+        if compiled is not None:
+            return partial(_NativeWorker, examples, compiled), _NATIVE_BLOCK_ROWS
+    return partial(_TorchWorker, examples), max(1, _BLOCK_SCORES // (num_negatives * num_rivals))
 
 
 def _own(examples: Examples, block: slice) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from training.blockwise import in_threads
-from training.native import call, fits, native
+from training.native import call, native_for
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
 # Rows that a thread moves at a time.
@@ -67,8 +67,7 @@ class RowAdam:
         self._num_steps += 1
         scale = self._learning_rate / (1 - _BETA_1**self._num_steps)
         bias = 1 - _BETA_2**self._num_steps
-        dim = self._weight_ND.shape[1]
-        compiled = native("row_adam.c", DIM=dim) if fits(self._weight_ND, dim) else None
+        compiled = native_for(self._weight_ND, "row_adam.c", {"DIM": self._weight_ND.shape[1]})
         if compiled is not None:
             settings = torch.tensor([self._weight_decay, _BETA_1, _BETA_2, scale, bias, _EPSILON])
             self._move_rows(compiled, touched, settings)

@@ -124,10 +124,10 @@ def test_pieces_change_no_byte(seed: int, tmp_path: Path, monkeypatch: pytest.Mo
     digests: list[Any] = []
     for at_once in (None, 13, 64):
         if at_once is not None:
-            for module in (keeping, items):
+            for module in (keeping, items, coding):
                 monkeypatch.setattr(module, "ROWS_AT_ONCE", at_once)
-            for module in (coding, selecting):  # not cold: sums are rounded in the order of their parts
-                monkeypatch.setattr(module, "_ROWS_AT_ONCE", at_once)
+            # Not cold: sums are rounded in the order of their parts.
+            monkeypatch.setattr(selecting, "_ROWS_AT_ONCE", at_once)
             monkeypatch.setattr(attribute_writing, "_ITEMS_AT_ONCE", at_once)
             monkeypatch.setattr(coding, "_MIN_SEEN_AGAIN", at_once)
         inputs = Inputs(tmp_path / f"inputs {at_once}", seed)

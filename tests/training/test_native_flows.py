@@ -64,17 +64,11 @@ def check_alike(monkeypatch, given, work):
 @pytest.mark.parametrize("num_interests", [1, 2, 8])
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("dim", [16, 64])
-def test_recontrast(monkeypatch, lengths, num_interests, dim):
-    tensors, of_contrast, _ = users(lengths, num_interests, dim)
-    check_alike(monkeypatch, tensors | of_contrast, CONTRAST)
-
-
-@pytest.mark.parametrize("num_interests", [1, 2, 8])
-@pytest.mark.parametrize("lengths", LENGTHS)
-@pytest.mark.parametrize("dim", [16, 64])
-def test_reattend(monkeypatch, lengths, num_interests, dim):
-    tensors, _, of_attend = users(lengths, num_interests, dim)
-    check_alike(monkeypatch, tensors | of_attend, ATTEND)
+@pytest.mark.parametrize("flow", ["recontrast", "reattend"])
+def test_same_sum_and_gradients(monkeypatch, flow, lengths, num_interests, dim):
+    tensors, of_contrast, of_attend = users(lengths, num_interests, dim)
+    work, others = (CONTRAST, of_contrast) if flow == "recontrast" else (ATTEND, of_attend)
+    check_alike(monkeypatch, tensors | others, work)
 
 
 def test_vectors_of_length_zero(monkeypatch):

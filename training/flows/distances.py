@@ -6,16 +6,16 @@ there is a compiler; else PyTorch's operations do, one after the other.
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from training.blockwise import work_by_blocks
-from training.native import call, fits, native
+from training.blockwise import BlockWorker, work_by_blocks
+from training.native import call, native_for
 
 # Users of a block: their pieces, a few hundred kilobytes a tensor, stay in the processor's cache.
 _BLOCK_USERS = 32
@@ -103,22 +103,10 @@ def sum_of_distances(
         interest_gradients_BKD=interests_BKD.new_empty(interests_BKD.shape, dtype=number),
         history_gradients_BLD=history_vectors_BLD.new_zeros(history_vectors_BLD.shape),
     )
-    compiled = _compiled(users)
-    workers: Sequence[_TorchWorker | _NativeWorker]
-    if compiled is None:
-        workers = work_by_blocks(
-            partial(_TorchWorker, users),
-            num_rows=len(lengths_B),
-            block_rows=_BLOCK_USERS,
-            device=lengths_B.device,
-        )
-    else:
-        workers = work_by_blocks(
-            partial(_NativeWorker, users, compiled),
-            num_rows=len(lengths_B),
-            block_rows=_NATIVE_BLOCK_USERS,
-            device=lengths_B.device,
-        )
+    new_worker, block_users = _worker_for(users)
+    workers = work_by_blocks(
+        new_worker, num_rows=len(lengths_B), block_rows=block_users, device=lengths_B.device
+    )
     for worker in workers[1:]:
         workers[0].total += worker.total
         for ours, theirs in zip(workers[0].gradients, worker.gradients, strict=True):
@@ -130,12 +118,19 @@ def sum_of_distances(
     )
 
 
-def _compiled(users: _Users) -> ctypes.CDLL | None:
-    """Give the compiled code for these users, where there is one."""
-    dim, width = users.interests_BKD.shape[2], users.decoder.queries.shape[1]
-    if not fits(users.interests_BKD, dim, width) or users.positives_BKL.shape[2] > _NATIVE_LENGTH:
-        return None
-    return native("distances.c", DIM=dim, WIDTH=width)
+class _Worker(BlockWorker, Protocol):
+    total: Tensor
+    gradients: Decoder
+
+
+def _worker_for(users: _Users) -> tuple[Callable[[int], _Worker], int]:
+    """Who works through a block (compiled code, where there is some for these), and how many users it has."""
+    if users.positives_BKL.shape[2] <= _NATIVE_LENGTH:
+        widths = {"DIM": users.interests_BKD.shape[2], "WIDTH": users.decoder.queries.shape[1]}
+        compiled = native_for(users.interests_BKD, "distances.c", widths)
+        if compiled is not None:
+            return partial(_NativeWorker, users, compiled), _NATIVE_BLOCK_USERS
+    return partial(_TorchWorker, users), _BLOCK_USERS
 
 
 class _NativeWorker:

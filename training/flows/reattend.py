@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 
 from training.blockwise import with_gradients
-from training.native import call, fits, native
+from training.native import call, native_for
 
 
 def reattend_sum(
     *, interests_BKD: Tensor, history_vectors_BLD: Tensor, log_attention_BKL: Tensor, lengths_B: Tensor
 ) -> Tensor:
     """Give the sum over (user, interest) of the cross entropy, a scalar."""
-    dim = interests_BKD.shape[2]
-    compiled = native("reattend.c", DIM=dim) if fits(interests_BKD, dim) else None
+    compiled = native_for(interests_BKD, "reattend.c", {"DIM": interests_BKD.shape[2]})
     if compiled is not None:
         inputs = (interests_BKD, history_vectors_BLD, log_attention_BKL)
         total, gradients = _compiled_sum(compiled, *inputs, lengths_B)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.blockwise import with_gradients
-from training.native import call, fits, native
+from training.native import call, native_for
 
 # Stands in for minus infinity: its exponential is 0, and gradients through it stay finite.
 _NEVER = -1e9
@@ -75,8 +75,7 @@ def recontrast_sum(
 
     `other_B` and `outside_BL` come from `outside_history`.
     """
-    dim = interests_BKD.shape[2]
-    compiled = native("recontrast.c", DIM=dim) if fits(interests_BKD, dim) else None
+    compiled = native_for(interests_BKD, "recontrast.c", {"DIM": interests_BKD.shape[2]})
     if compiled is not None:
         inputs = (interests_BKD, history_vectors_BLD)
         total, gradients = _compiled_sum(

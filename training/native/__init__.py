@@ -11,7 +11,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -54,10 +54,14 @@ def native(source: str, **constants: int) -> ctypes.CDLL | None:
         return _loaded[key]
 
 
-def fits(tensor: Tensor, *widths: int) -> bool:
-    """Say whether compiled code takes numbers like these, in rows of these widths."""
+def native_for(
+    tensor: Tensor, source: str, widths: Mapping[str, int], **constants: int
+) -> ctypes.CDLL | None:
+    """The same for numbers like a tensor's, in rows of these widths; None where it does not take those."""
     is_for_it = tensor.device.type == "cpu" and tensor.dtype == torch.float32
-    return is_for_it and not any(width % MOST_LANES for width in widths)
+    if not is_for_it or any(width % MOST_LANES for width in widths.values()):
+        return None
+    return native(source, **widths, **constants)
 
 
 def call(function: Callable[..., int], *arguments: Tensor | int | None) -> int:

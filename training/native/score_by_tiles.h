@@ -30,19 +30,25 @@ static inline marks rounded(lanes x) {
     return (bits + 0x7fff + ((bits >> 16) & 1)) & (int32_t)0xffff0000;
 }
 
+/* A coarse number and what it leaves, each the upper half of a float. */
+static inline void part(lanes x, marks parts[2]) {
+    parts[0] = rounded(x);
+    parts[1] = rounded(x - (lanes)parts[0]);
+}
+
 /* Both parts of all negatives, in blocks of sixteen: [M / 16, 2 parts, DEPTH] tiles. The last block may be
- * short. */
+   short. */
 static void part_vectors(int64_t M, const float *vectors, tile *parts) {
     for (int64_t m = 0; m < M; m++)
         for (int d = 0; d < DIM; d += LANES) {
             lanes x;
             memcpy(&x, vectors + m * DIM + d, sizeof x);
-            marks coarse = rounded(x), rest = rounded(x - (lanes)coarse);
-            halves both[2] = {__builtin_convertvector((coarse >> 16) & 0xffff, halves),
-                              __builtin_convertvector((rest >> 16) & 0xffff, halves)};
-            for (int part = 0; part < 2; part++)
-                memcpy(&parts[(m / 16 * 2 + part) * DEPTH + d / 32][m % 16][d % 32], both + part,
-                       sizeof *both);
+            marks both[2];
+            part(x, both);
+            for (int i = 0; i < 2; i++) {
+                halves numbers = __builtin_convertvector((both[i] >> 16) & 0xffff, halves);
+                memcpy(&parts[(m / 16 * 2 + i) * DEPTH + d / 32][m % 16][d % 32], &numbers, sizeof numbers);
+            }
         }
 }
 
@@ -50,14 +56,13 @@ static void part_vectors(int64_t M, const float *vectors, tile *parts) {
 static void part_rivals(const lanes rivals[RIVALS][DIM], tile parts[RIVALS][2][DEPTH]) {
     for (int k = 0; k < RIVALS; k++)
         for (int d = 0; d < DIM; d += 2) {
-            marks coarse[2], rest[2];
+            marks one[2], other[2];
+            part(rivals[k][d], one);
+            part(rivals[k][d + 1], other);
             for (int i = 0; i < 2; i++) {
-                coarse[i] = rounded(rivals[k][d + i]);
-                rest[i] = rounded(rivals[k][d + i] - (lanes)coarse[i]);
+                marks both = ((one[i] >> 16) & 0xffff) | other[i];
+                memcpy(parts[k][i][d / 32][d % 32 / 2], &both, sizeof both);
             }
-            marks both[2] = {((coarse[0] >> 16) & 0xffff) | coarse[1], ((rest[0] >> 16) & 0xffff) | rest[1]};
-            for (int part = 0; part < 2; part++)
-                memcpy(parts[k][part][d / 32][d % 32 / 2], both + part, sizeof *both);
         }
 }
 
