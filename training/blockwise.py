@@ -90,7 +90,10 @@ def work_by_blocks(
 
 
 def with_gradients(value: Tensor, inputs: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> Tensor:
-    """Give a scalar that autograd takes for a function of the inputs with these gradients."""
+    """Give a scalar that autograd takes for a function of the inputs with these gradients.
+
+    The gradients are handed over: going back changes them in place, so that one goes back once.
+    """
     result: Tensor = _WithGradients.apply(value, gradients, *inputs)  # type: ignore[no-untyped-call]
     return result
 
@@ -105,7 +108,7 @@ class _WithGradients(torch.autograd.Function):
     def backward(ctx: Any, *outer: Any) -> tuple[Tensor | None, ...]:
         needs = ctx.needs_input_grad[2:]
         scaled = [
-            gradient * outer[0] if need else None
+            gradient.mul_(outer[0]) if need else None
             for gradient, need in zip(ctx.saved_tensors, needs, strict=True)
         ]
         return (None, None, *scaled)

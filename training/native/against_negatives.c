@@ -117,7 +117,7 @@ int work_block(int64_t B, int64_t M, int64_t P, const float *rivals, const float
                const int64_t *own_negatives, lanes *scores, bytes *winners, double *total,
                float *rival_gradients, float *target_gradients, float *vector_gradients) {
     memset(rival_gradients, 0, sizeof(float) * B * RIVALS * DIM);
-#ifdef HAS_TILES
+#ifdef SCORES_BY_TILES
     struct tile_config before;
     tile *parts = may_use_tiles() ? aligned_alloc(64, sizeof(tile) * 2 * DEPTH * ((M + 63) / 64 * 4)) : NULL;
     if (parts) {
@@ -135,7 +135,7 @@ int work_block(int64_t B, int64_t M, int64_t P, const float *rivals, const float
             for (int k = 0; k < RIVALS; k++)
                 for (int d = 0; d < DIM; d++) transposed[k][d][b] = of_group[(b * RIVALS + k) * DIM + d];
         int64_t m = 0;
-#ifdef HAS_TILES
+#ifdef SCORES_BY_TILES
         tile parts_of_rivals[RIVALS][2][DEPTH];
         if (parts) {
             part_rivals(transposed, parts_of_rivals);
@@ -163,7 +163,7 @@ int work_block(int64_t B, int64_t M, int64_t P, const float *rivals, const float
         go_back(M, num_examples, scores, winners, of_group, vectors, rival_gradients + start * RIVALS * DIM,
                 vector_gradients);
     }
-#ifdef HAS_TILES
+#ifdef SCORES_BY_TILES
     if (parts) {
         _tile_loadconfig(&before);
         free(parts);
