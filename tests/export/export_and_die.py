@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import torch
-from run_samples import FakeRun, publish_run
+from run_samples import interrupted_run, publish_run
 
 from export import indexing
 from export.tuning import Goal
@@ -22,7 +22,7 @@ def die(*args: object, **options: object) -> None:
 torch.set_num_threads(1)
 indexing.tune = die
 publish_run(
-    FakeRun(num_items=3000, num_probes=100),
+    interrupted_run(),
     Path(sys.argv[1]),
     index="ivf-pq",
     goal=Goal(recall=0.8, num_candidates=20),

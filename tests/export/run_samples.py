@@ -3,13 +3,16 @@
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
+import onnx
 import polars as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from export import onnx_encoder
 from export.exporter import publish_material
 from export.material import RunToExport, run_material
 from export.onnx_encoder import export_encoder
@@ -83,6 +86,11 @@ class FakeRun:
         return {"test": {"recall@50": 0.25}}
 
 
+def interrupted_run() -> FakeRun:
+    """Large enough for an index that is trained and tuned, and the same in every process."""
+    return FakeRun(num_items=2000, num_probes=40)
+
+
 TINY_CONFIG = TrainConfig(
     num_interests=2,
     embedding_dim=8,
@@ -128,5 +136,22 @@ def train_tiny_run(folder: Path, config: TrainConfig = TINY_CONFIG) -> Path:
 
 
 def publish_run(run: RunToExport, bundles: Path, **options: Any) -> str:
-    """Publish a run, as `export_run` does one that it has opened."""
-    return publish_material(lambda scratch: run_material(run, scratch), bundles, **options)
+    """Publish a run, as `export_run` does one that it has opened; PyTorch converts a small encoder once."""
+    with patch.object(onnx_encoder, "_convert", _convert_once):
+        return publish_material(lambda scratch: run_material(run, scratch), bundles, **options)
+
+
+_convert = onnx_encoder._convert
+_converted: dict[bytes, onnx.ModelProto] = {}
+"""By parameters: a conversion takes seconds, and every fake run has the same encoder."""
+
+
+def _convert_once(encoder: nn.Module, embedding_dim: int) -> onnx.ModelProto:
+    if type(encoder) is not SmallEncoder:
+        return _convert(encoder, embedding_dim)
+    weights = b"".join(weight.detach().numpy().tobytes() for weight in encoder.parameters())
+    if weights not in _converted:
+        _converted[weights] = _convert(encoder, embedding_dim)
+    model = onnx.ModelProto()
+    model.CopyFrom(_converted[weights])
+    return model

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from run_samples import FakeRun, publish_run
+from run_samples import FakeRun, interrupted_run, publish_run
 
 from bundle.current import live_version
 from bundle.layout import BUILDING_PREFIX, CURRENT, INDEX, STAGING_PREFIX
@@ -35,23 +36,51 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return lines
 
 
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle directory whose first build was tuned, and interrupted just before it was published."""
+    bundles = tmp_path_factory.mktemp("interrupted")
+    interrupt(assembling.Assembled, "publish", bundles)
+    return bundles
+
+
+@pytest.fixture
+def bundles(interrupted: Path, tmp_path: Path) -> Path:
+    """The same, for a test to go on with."""
+    return shutil.copytree(interrupted, tmp_path / "bundles")
+
+
+def stop(*args: object, **options: object) -> None:
+    raise KeyboardInterrupt
+
+
+def interrupt(owner: object, step: str, bundles: Path) -> None:
+    """Build until a step is called."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, step, stop)
+        with pytest.raises(KeyboardInterrupt):
+            publish_run(interrupted_run(), bundles, index=INDEX_KIND, goal=GOAL)
+
+
 def test_a_killed_export_goes_on_and_publishes_what_it_would_have(tmp_path: Path, told: list[str]) -> None:
-    """Killed for real, in the middle of tuning: the index is not built again."""
+    """Killed for real, in the middle of tuning, and then interrupted there: the index is not built again."""
     child = Path(__file__).parent / "export_and_die.py"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    for _ in range(2):
-        died = subprocess.run(
-            [sys.executable, str(child), str(tmp_path / "killed")],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert died.returncode == -signal.SIGKILL, died.stderr
-        assert len(left(tmp_path / "killed")) == 1  # however often
-    publish_run(_run(), tmp_path / "killed", index=INDEX_KIND, goal=GOAL)
-    assert told[-1].startswith("going on where a build was interrupted, with filled.faiss, trained.faiss")
-    publish_run(_run(), tmp_path / "calm", index=INDEX_KIND, goal=GOAL)
+    died = subprocess.run(
+        [sys.executable, str(child), str(tmp_path / "killed")],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    (folder,) = left(tmp_path / "killed")
+    interrupt(indexing, "tune", tmp_path / "killed")
+    assert left(tmp_path / "killed") == [folder]  # however often
+    publish_run(interrupted_run(), tmp_path / "killed", index=INDEX_KIND, goal=GOAL)
+    assert len(told) == 2
+    for line in told:
+        assert line.startswith("going on where a build was interrupted, with filled.faiss, trained.faiss")
+    publish_run(interrupted_run(), tmp_path / "calm", index=INDEX_KIND, goal=GOAL)
     versions = [live_version(tmp_path / name) for name in ("killed", "calm")]
     files = [
         {entry.name: entry.sha256 for entry in verify_version(path).files if entry.name != "frontier.png"}
@@ -62,61 +91,31 @@ def test_a_killed_export_goes_on_and_publishes_what_it_would_have(tmp_path: Path
         assert not left(tmp_path / name) + left(tmp_path / name, STAGING_PREFIX)
 
 
-def _run() -> FakeRun:
-    return FakeRun(num_items=3000, num_probes=100)
-
-
-def test_what_was_tuned_is_not_tuned_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(*args: object, **options: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(assembling.Assembled, "publish", stop)
-        with pytest.raises(KeyboardInterrupt):
-            publish_run(_run(), tmp_path, index=INDEX_KIND, goal=GOAL)
-    (folder,) = left(tmp_path)
+def test_what_was_tuned_is_not_tuned_again(bundles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder,) = left(bundles)
     tuned = json.loads(next(folder.glob("tuned-*.json")).read_text())
-    with monkeypatch.context() as patch:
-        patch.setattr(indexing, "tune", stop)
-        publish_run(_run(), tmp_path, index=INDEX_KIND, goal=GOAL)
-    assert verify_version(live_version(tmp_path)).index.model_dump(mode="json") == tuned
-    assert not left(tmp_path)
+    monkeypatch.setattr(indexing, "tune", stop)
+    publish_run(interrupted_run(), bundles, index=INDEX_KIND, goal=GOAL)
+    assert verify_version(live_version(bundles)).index.model_dump(mode="json") == tuned
+    assert not left(bundles)
 
 
-def test_another_goal_is_tuned_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _interrupt(tmp_path, monkeypatch)
-    publish_run(_run(), tmp_path, index=INDEX_KIND, goal=Goal(recall=0.7, num_candidates=10))
-    assert verify_version(live_version(tmp_path)).index.recall_target == 0.7
-
-
-def _interrupt(bundles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(*args: object, **options: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(assembling.Assembled, "publish", stop)
-        with pytest.raises(KeyboardInterrupt):
-            publish_run(_run(), bundles, index=INDEX_KIND, goal=GOAL)
+def test_another_goal_is_tuned_for_again(bundles: Path) -> None:
+    publish_run(interrupted_run(), bundles, index=INDEX_KIND, goal=Goal(recall=0.7, num_candidates=10))
+    assert verify_version(live_version(bundles)).index.recall_target == 0.7
 
 
 @pytest.mark.parametrize("what", ["vectors", "index"])
 def test_stages_of_something_else_are_discarded_with_notice(
-    what: str, tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
+    what: str, bundles: Path, told: list[str]
 ) -> None:
-    _interrupt(tmp_path, monkeypatch)
-    (old,) = left(tmp_path)
-    run = _run()
+    (old,) = left(bundles)
+    run = interrupted_run()
     if what == "vectors":
         run.vectors_ND[7, 3] += 0.5
-    publish_run(run, tmp_path, index="ivf" if what == "index" else INDEX_KIND, goal=GOAL)
+    publish_run(run, bundles, index="ivf" if what == "index" else INDEX_KIND, goal=GOAL)
     assert told == [f"{old}: left by an interrupted build of something else: discarded"]
-    assert {path.name for path in tmp_path.iterdir()} == {CURRENT, live_version(tmp_path).name}
-
-
-def test_a_goal_out_of_reach_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="out of reach"):
-        publish_run(_run(), tmp_path, index="HNSW2,Flat", goal=Goal(recall=1.0, num_candidates=20))
-    assert not list(tmp_path.iterdir())
+    assert {path.name for path in bundles.iterdir()} == {CURRENT, live_version(bundles).name}
 
 
 def test_a_build_at_work_is_left_alone(tmp_path: Path, told: list[str]) -> None:
@@ -155,20 +154,19 @@ def test_half_written_stages_are_none(tmp_path: Path) -> None:
         assert not list(stages.folder.glob(".*"))
 
 
-def test_pruning_removes_what_interrupted_builds_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pruning_removes_what_interrupted_builds_left(interrupted: Path, tmp_path: Path) -> None:
     publish_run(FakeRun(), tmp_path, index="flat")
-    _interrupt(tmp_path, monkeypatch)
     with building_room(tmp_path) as room:
         at_work = room.stages({"at": "work"}).folder
+        shutil.copytree(interrupted, tmp_path, dirs_exist_ok=True)
         (tmp_path / f"{BUILDING_PREFIX}0123").mkdir()
+        assert len(left(tmp_path)) == 3
         prune(tmp_path, num_kept=1)
         assert left(tmp_path) == [at_work]
 
 
-def test_the_index_in_the_version_outlives_the_stages(tmp_path: Path) -> None:
-    publish_run(_run(), tmp_path, index="ivf", goal=GOAL)
-    path = live_version(tmp_path) / INDEX
+def test_the_index_in_the_version_outlives_the_stages(bundles: Path) -> None:
+    publish_run(interrupted_run(), bundles, index=INDEX_KIND, goal=GOAL)
+    path = live_version(bundles) / INDEX
     assert path.stat().st_nlink == 1
     assert np.fromfile(path, np.uint8).size == path.stat().st_size

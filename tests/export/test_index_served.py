@@ -26,7 +26,7 @@ GOAL = Goal(recall=0.8, num_candidates=20)
 
 @pytest.fixture(scope="module")
 def large_run() -> FakeRun:
-    return FakeRun(num_items=3000, num_probes=300)
+    return FakeRun(num_items=3000, num_probes=80)
 
 
 @pytest.mark.parametrize("name", RECIPES)
