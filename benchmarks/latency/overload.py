@@ -23,7 +23,10 @@ JSON_FILE: Final = "overload.json"
 GOAL_GOODPUT: Final = 0.85
 GOAL_RECOVERY_S: Final = 2.0
 
+_PEAK_WARMUP_S: Final = 1.0
 _QUIET_S: Final = 2.0
+_WATCH_S: Final = 2 * GOAL_RECOVERY_S + 1.0
+"""After the load: a recovery that takes longer is none."""
 _NORMAL_TIMES: Final = 3.0
 """A call is normal again within so many times the 99th percentile of before the load …"""
 _NORMAL_AT_LEAST_S: Final = 0.05
@@ -61,7 +64,7 @@ def overload(plan: OverloadPlan, out: Path) -> dict[str, Any]:
 
 def _measure(plan: OverloadPlan, server: OwnServer) -> dict[str, Any]:
     facts, seed = server.facts(), plan.subject.seed
-    peak_timing = Timing(warmup_s=1.0, duration_s=plan.peak_seconds, deadline_s=10.0)
+    peak_timing = Timing(warmup_s=_PEAK_WARMUP_S, duration_s=plan.peak_seconds, deadline_s=10.0)
     before = server.saturate(peak_timing, seed=seed)
     rate_per_s = plan.factor * before.achieved_per_s
     say(f"peak {before.achieved_per_s:,.0f}/s; {rate_per_s:,.0f}/s for {plan.seconds:g} s")
@@ -73,7 +76,7 @@ def _measure(plan: OverloadPlan, server: OwnServer) -> dict[str, Any]:
         load = OpenLoad(rate_per_s=rate_per_s, arrivals="poisson")
         ended = time.monotonic() + START_DELAY_S + timing.sending_s
         tally = server.client.run(load, timing, seed=seed + 1, version=server.version)
-        time.sleep(max(0.0, ended + 2 * GOAL_RECOVERY_S + 1.0 - time.monotonic()))
+        time.sleep(max(0.0, ended + _WATCH_S - time.monotonic()))
     normal_s = max(_NORMAL_TIMES * quiet_p99_s, _NORMAL_AT_LEAST_S)
     recovered_s = recovery_s(probe.between(ended, float("inf")), ended, normal_s=normal_s)
     after = server.saturate(peak_timing, seed=seed + 2)

@@ -57,13 +57,16 @@ class Probe:
     def _run(self) -> None:
         with grpc.insecure_channel(self._address) as channel:
             method: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
-            due = time.monotonic()
+            due, num_sent = time.monotonic(), 0
             while not self._stop.wait(max(0.0, due - time.monotonic())):
                 sent = time.monotonic()
                 call = method.future(self._payload, timeout=_DEADLINE_S)
                 call.add_done_callback(partial(self._note, sent))
+                num_sent += 1
                 due = max(due + _INTERVAL_S, sent)
-            time.sleep(_DEADLINE_S)  # the last ones end
+            until = time.monotonic() + _DEADLINE_S
+            while len(self._seen) < num_sent and time.monotonic() < until:
+                time.sleep(_INTERVAL_S)
 
 
 def percentile_s(seen: Sequence[Seen], percent: float) -> float:

@@ -40,6 +40,8 @@ _TERMS_FILE: Final = "terms.json"
 _LIMIT_FILE: Final = "in-process.json"
 _TURNS_FILE: Final = "in-turns.json"
 _LIMIT_S: Final = 3.0
+_LIMIT_WARMUP_S: Final = 1.0
+"""For pages and caches."""
 _TERMS_OF_PREPARING: Final = ("version", "requests", "num_candidates", "machine", "min_recall", "seed")
 
 
@@ -182,7 +184,7 @@ def _measure_limit(material: Material, terms: Terms, path: Path) -> None:
         return
     payloads = SYSTEMS[0].payloads(material)
     with bare(material.version, payloads, terms.cores, "cpu") as process, on_core(terms.cores[1]):
-        measure_bare(process, 1.0)  # pages and caches
+        measure_bare(process, _LIMIT_WARMUP_S)
         found = measure_bare(process, _LIMIT_S)
     write_json(
         path,

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from small_bundles import MAX_HISTORY, SmallVersion
 
 from benchmarks.latency import measure as latency_measure
-from benchmarks.latency import sweep
+from benchmarks.latency import steadiness, sweep
 from benchmarks.latency.callee import HttpCallee
 from benchmarks.latency.load import Timing
 from benchmarks.latency.measure import Bench, Point, RepeatRun
@@ -58,17 +60,23 @@ http.server.ThreadingHTTPServer(("127.0.0.1", words.port), Handler).serve_foreve
 """
 
 
-@pytest.fixture
-def small(tmp_path: Path) -> SmallVersion:
-    version = SmallVersion()
-    version.publish(tmp_path / "bundles")
-    (tmp_path / "data").mkdir()
+@pytest.fixture(scope="module")
+def small() -> SmallVersion:
+    return SmallVersion()
+
+
+@pytest.fixture(scope="module")
+def folder(small: SmallVersion, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bundles, and the data to ask with."""
+    folder = tmp_path_factory.mktemp("peers")
+    small.publish(folder / "bundles")
+    (folder / "data").mkdir()
     rows = np.arange(24, dtype=np.int32)
-    np.save(tmp_path / "data" / "test.items.npy", rows)
-    np.save(tmp_path / "data" / "test.offsets.npy", np.arange(0, 25, 4))
-    np.save(tmp_path / "data" / "test.num_history.npy", np.full(6, 4, np.int32))
-    pl.DataFrame({"item_id": version.ids}).write_parquet(tmp_path / "data" / "items.parquet")
-    return version
+    np.save(folder / "data" / "test.items.npy", rows)
+    np.save(folder / "data" / "test.offsets.npy", np.arange(0, 25, 4))
+    np.save(folder / "data" / "test.num_history.npy", np.full(6, 4, np.int32))
+    pl.DataFrame({"item_id": small.ids}).write_parquet(folder / "data" / "items.parquet")
+    return folder
 
 
 def plan(folder: Path, **changes: Any) -> Plan:
@@ -93,22 +101,37 @@ def plan(folder: Path, **changes: Any) -> Plan:
     )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quick(folder: Path) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latency_measure, "_CEILING_TIMING", Timing(warmup_s=0.1, duration_s=0.3, deadline_s=9))
+        patch.setattr(latency_measure, "MIN_LAG_MS", 1000.0)  # a busy machine is late by itself
+        patch.setattr(sweep, "_NUM_HALVINGS", 0)
+        patch.setattr(session, "_LIMIT_S", 0.1)
+        patch.setattr(session, "_LIMIT_WARMUP_S", 0.1)
+        patch.setattr(steadiness, "_SECONDS", 0.1)
+        patch.setattr(measure, "_MAX_OTHER_CORES", 99.0)  # tests share their machine
+        patch.setattr(peer_process, "PEERS", folder / "peers")
+        yield
+
+
+@pytest.fixture(scope="module")
+def swept(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Ours, swept once for all tests: the folder of the report, not to be changed, and the report."""
+    out = folder / "swept"
+    return out, run(plan(folder), out)
+
+
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(
-        latency_measure, "_CEILING_TIMING", Timing(warmup_s=0.1, duration_s=0.3, deadline_s=9)
-    )
-    monkeypatch.setattr(latency_measure, "MIN_LAG_MS", 1000.0)  # a busy machine is late by itself
-    monkeypatch.setattr(sweep, "_NUM_HALVINGS", 0)
-    monkeypatch.setattr(session, "_LIMIT_S", 0.1)
-    monkeypatch.setattr(measure, "_MAX_OTHER_CORES", 99.0)  # tests share their machine
-    monkeypatch.setattr(peer_process, "PEERS", tmp_path / "peers")
+def out(swept: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
+    """A copy of the folder, to measure more into."""
+    return shutil.copytree(swept[0], tmp_path / "out")
 
 
-@pytest.mark.usefixtures("small", "quick")
-def test_ours_is_measured_and_peers_that_cannot_be_had_are_skipped_with_the_reason(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    report = run(plan(tmp_path), out)
+def test_ours_is_measured_and_peers_that_cannot_be_had_are_skipped_with_the_reason(
+    folder: Path, swept: tuple[Path, dict[str, Any]], out: Path
+) -> None:
+    _, report = swept
     assert report["status"] == "complete"
     (ours,) = report["systems"]
     assert ours["recall"] == {"mean": 1.0, "min": 1.0, "num_requests": 6}
@@ -124,20 +147,27 @@ def test_ours_is_measured_and_peers_that_cannot_be_had_are_skipped_with_the_reas
     assert "requests/s** within a 99th percentile of 500 ms" in text
     assert (out / "report.png").read_bytes().startswith(b"\x89PNG")
     # The folder keeps what was measured, on these terms only.
-    again = run(plan(tmp_path, systems=()), out)
+    again = run(plan(folder, systems=()), out)
     assert again["systems"] == json.loads(json.dumps(report["systems"]))
     with pytest.raises(UsageError, match=r"on other terms \(num_candidates\)"):
-        run(plan(tmp_path, systems=(), num_candidates=6), out)
+        run(plan(folder, systems=(), num_candidates=6), out)
 
 
-@pytest.mark.usefixtures("small", "quick")
-def test_what_is_prepared_serves_any_timing_but_no_other_recall(tmp_path: Path) -> None:
-    first, out = plan(tmp_path), tmp_path / "out"
+def test_what_is_prepared_serves_any_timing_but_no_other_recall(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = part("re4", "default", per_s=300, lone_ms=2, mib=100)
+    monkeypatch.setattr(session, "_measure_limit", lambda *_: None)
+    monkeypatch.setattr(session, "measure", lambda *_: found)
+    monkeypatch.setattr(session, "draw", lambda report, path: path.write_bytes(b""))
+    monkeypatch.setattr(session, "render_markdown", lambda report: "")
+    first, out = plan(folder), tmp_path / "out"
     timing = replace(first.terms.timing, duration_s=0.2)
     assert run(replace(first, prepare_only=True, systems=first.systems[:1]), out)["systems"] == []
-    report = run(plan(tmp_path, systems=first.systems[:1], terms=replace(first.terms, timing=timing)), out)
+    monkeypatch.setattr(session, "choose_effort", None)  # what was prepared is not prepared again
+    report = run(plan(folder, systems=first.systems[:1], terms=replace(first.terms, timing=timing)), out)
     assert len(report["systems"]) == 1
-    stricter = plan(tmp_path, prepare_only=True, terms=replace(first.terms, min_recall=0.99))
+    stricter = plan(folder, prepare_only=True, terms=replace(first.terms, min_recall=0.99))
     with pytest.raises(UsageError, match=r"on other terms \(min_recall\)"):
         run(stricter, out)
 
@@ -148,11 +178,12 @@ class Twin(Ours):
     name, title = "twin", "Twin"
 
 
-@pytest.mark.usefixtures("small", "quick")
-def test_systems_that_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_systems_that_take_turns(
+    folder: Path, swept: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(session, "SYSTEMS", (Ours(), Twin(), Triton()))
     out = tmp_path / "out"
-    report = run(plan(tmp_path, systems=session.SYSTEMS, num_rounds=2, command="re4 --rounds 2"), out)
+    report = run(plan(folder, systems=session.SYSTEMS, num_rounds=2, command="re4 --rounds 2"), out)
     assert report["status"] == "complete"
     assert report["systems"] == []
     ours, twin = report["in_turns"]["settings"]
@@ -172,13 +203,15 @@ def test_systems_that_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "2 rounds with all systems up" in text
     assert text.endswith("```\nre4 --rounds 2\n```\n")
     # Sweeps come beside it, and keep it.
-    both = run(plan(tmp_path, systems=session.SYSTEMS[:1]), out)
+    shutil.copy(swept[0] / "parts" / "re4-default.json", out / "parts")
+    both = run(plan(folder, systems=()), out)
     assert both["in_turns"] == json.loads(json.dumps(report["in_turns"]))
     assert len(both["systems"]) == 1
 
 
-@pytest.mark.usefixtures("small", "quick")
-def test_turns_that_are_interrupted_are_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_turns_that_are_interrupted_are_marked(
+    folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     once = Bench.run_once
 
     def run_once(self: Bench, point: Point, **how: Any) -> RepeatRun:
@@ -187,22 +220,23 @@ def test_turns_that_are_interrupted_are_marked(tmp_path: Path, monkeypatch: pyte
         return once(self, point, **how)
 
     monkeypatch.setattr(Bench, "run_once", run_once)
-    report = run(plan(tmp_path, systems=session.SYSTEMS[:1], num_rounds=3), tmp_path / "out")
+    report = run(plan(folder, systems=session.SYSTEMS[:1], num_rounds=3), out)
     assert (report["status"], report["status_reason"]) == ("partial", "interrupted")
     (ours,) = report["in_turns"]["settings"]
     assert [point["num_runs"] for point in ours["points"]] == [1, 1]
 
 
-@pytest.mark.usefixtures("small", "quick")
-def test_an_interrupted_comparison_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_comparison_is_marked(
+    folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(measure, "find_knee", interrupted)
-    report = run(plan(tmp_path, systems=session.SYSTEMS[:1]), tmp_path / "out")
+    report = run(plan(folder, systems=session.SYSTEMS[:1]), out)
     assert (report["status"], report["status_reason"]) == ("partial", "Re4 Retrieval, default: interrupted")
     assert [point["purpose"] for point in report["systems"][0]["points"]] == ["lone caller", "saturation"]
-    assert "**PARTIAL REPORT: Re4 Retrieval" in (tmp_path / "out" / "report.md").read_text()
+    assert "**PARTIAL REPORT: Re4 Retrieval" in (out / "report.md").read_text()
 
 
 @pytest.fixture
@@ -212,17 +246,16 @@ def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peer_process, "python_of", lambda environment: Path(sys.executable))
 
 
-def material(folder: Path) -> Material:
+@pytest.fixture
+def asked(folder: Path, tmp_path: Path) -> Material:
     histories = session.real_histories(folder / "data", max_length=MAX_HISTORY, seed=0)
     version = session.live_version(folder / "bundles")
-    return Material(version=version, histories=histories, num_candidates=3, work=folder)
+    return Material(version=version, histories=histories, num_candidates=3, work=tmp_path)
 
 
 @pytest.mark.usefixtures("scripts")
-def test_a_peer_s_script_runs_until_the_block_ends(
-    tmp_path: Path, small: SmallVersion, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    system, asked = FastApi(), material(tmp_path)
+def test_a_peer_s_script_runs_until_the_block_ends(asked: Material, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = FastApi()
     with system.running(asked, system.settings[0], 0) as server:
         replies = ask(system.callee(), server.address, system.payloads(asked)[:2])
         assert [system.item_ids(reply) for reply in replies] == [
@@ -234,18 +267,17 @@ def test_a_peer_s_script_runs_until_the_block_ends(
 
 
 @pytest.mark.usefixtures("scripts")
-def test_a_peer_that_ends_at_its_start_says_why(tmp_path: Path, small: SmallVersion) -> None:
+def test_a_peer_that_ends_at_its_start_says_why(asked: Material) -> None:
     system = FastApi()
     broken = replace(system.settings[0], name="broken")
     with (
         pytest.raises(ServerError, match="ended before it answered:\nno such setting"),
-        system.running(material(tmp_path), broken, 0),
+        system.running(asked, broken, 0),
     ):
         pass
 
 
-def test_recall_is_judged_by_exact_search(tmp_path: Path, small: SmallVersion) -> None:
-    asked = material(tmp_path)
+def test_recall_is_judged_by_exact_search(asked: Material, small: SmallVersion) -> None:
     truth = Truth.of(asked.version, asked.histories.ids, num_candidates=3)
     rows = [[small.ids.index(id_) for id_ in ids] for ids in asked.histories.ids]
     best = [[small.ids[row] for row in np.argsort(-small.scores(history))[:4]] for history in rows]

@@ -7,6 +7,7 @@ from typing import Self
 
 import pytest
 
+from benchmarks.latency import measure as latency_measure
 from benchmarks.latency.callee import MISSED_DEADLINE, HttpCallee
 from benchmarks.latency.client import ClientSettings, LoadClient
 from benchmarks.latency.load import ClosedLoad, OpenLoad, Timing
@@ -146,6 +147,11 @@ def test_nobody_listening_is_said_before_anything_is_measured(monkeypatch: pytes
         pass
 
 
-def test_the_client_measures_itself_against_a_null_server_that_speaks_http() -> None:
+def test_the_client_measures_itself_against_a_null_server_that_speaks_http(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        latency_measure, "_CEILING_TIMING", Timing(warmup_s=0.1, duration_s=0.4, deadline_s=10)
+    )
     found = measure_ceiling([b"{}"], b"x" * 3000, ClientSettings(), version="", callee=CALLEE)
     assert found > 200
