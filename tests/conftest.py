@@ -3,8 +3,9 @@
 import os
 import signal
 
-# Read by polars when it is first imported, so it comes before everything else.
-os.environ.setdefault("POLARS_MAX_THREADS", "1")
+# Read by libraries when they are first imported, so it comes before everything else. Threads that share cores
+# with another process wait for each other: the small work of a test takes several times as long by two.
+os.environ.update({"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
 
 import pytest
 from hypothesis import settings

@@ -19,6 +19,9 @@ _ONE = ("--num-processes", "1")
 
 RE4 = (sys.executable, "-P", "-m", "re4.cli")
 
+_AS_OUTSIDE = {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
+"""Tests have one thread: where a server has one, it is to be its own doing."""
+
 
 class RunningServer:
     """`re4 serve` on a free port. Leaving the `with` block stops it."""
@@ -28,7 +31,7 @@ class RunningServer:
             [*RE4, "serve", "--bundles", str(bundles), "--address", "127.0.0.1:0", *_ONE, *options],
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | (env or {}),
+            env=os.environ | _AS_OUTSIDE | (env or {}),
         )
         self.pid = self._process.pid
         self._lines: list[str] = []

@@ -173,5 +173,9 @@ def test_measuring_leaves_the_number_of_threads_alone(vectors: np.ndarray, inter
     import faiss
 
     before = faiss.omp_get_max_threads()
-    Queries(interests[:3], vectors, 5).measure(build_index("Flat", vectors), {})
-    assert faiss.omp_get_max_threads() == before
+    faiss.omp_set_num_threads(3)
+    try:
+        Queries(interests[:3], vectors, 5).measure(build_index("Flat", vectors), {})
+        assert faiss.omp_get_max_threads() == 3
+    finally:
+        faiss.omp_set_num_threads(before)

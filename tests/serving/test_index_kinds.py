@@ -1,6 +1,8 @@
 """Every kind on the allow-list serves with its manifest's parameters; nothing else gets through."""
 
 from collections.abc import Callable
+from copy import copy
+from functools import cache
 from pathlib import Path
 
 import faiss
@@ -77,10 +79,18 @@ class VersionOfKind(SmallVersion):
             )
 
 
-def version_of(kind: str, **changes: object) -> VersionOfKind:
+@cache
+def built(kind: str) -> VersionOfKind:
     factory, settings = KIND_SETTINGS[kind]
-    info = {"kind": kind.split()[0], "factory": factory, "search_parameters": settings} | changes
-    return VersionOfKind(factory, IndexInfo(**info))
+    info = IndexInfo(kind=kind.split()[0], factory=factory, search_parameters=settings)
+    return VersionOfKind(factory, info)
+
+
+def version_of(kind: str, **changes: object) -> VersionOfKind:
+    """With the index that is built once for all tests, and this changed in what the manifest says of it."""
+    version = copy(built(kind))
+    version.info = IndexInfo(**(dict(version.info) | changes))
+    return version
 
 
 def expected_rows(
