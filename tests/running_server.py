@@ -14,6 +14,9 @@ import grpc
 DEADLINE_S = 60
 """Nobody waits this long: it ends a test that would wait for ever."""
 
+PAUSE_S = 0.01
+"""Between two looks at a server, which has something to do meanwhile, and perhaps the same core."""
+
 _ONE = ("--num-processes", "1")
 """Unless a test says otherwise: the default is the machine's business."""
 

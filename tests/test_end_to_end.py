@@ -15,6 +15,7 @@ import pytest
 import torch
 from running_server import RunningServer
 
+from export.exporter import export_run
 from serving.client import RetrievalClient
 from training.run import Run
 
@@ -131,7 +132,7 @@ def test_evaluation_is_in_the_run_and_in_the_manifest(folder):
 
 def test_a_second_export_is_picked_up_while_serving(folder, server):
     before = (folder / "bundles" / "CURRENT").read_text().strip()
-    re4("export run --bundles bundles", cwd=folder)
+    export_run(folder / "run", folder / "bundles")
     after = (folder / "bundles" / "CURRENT").read_text().strip()
     assert after != before
     server.wait_for(rf"serving {after}")

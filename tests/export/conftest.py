@@ -1,13 +1,20 @@
 """A run that was never trained, and a tiny real one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from run_samples import FakeRun, SmallEncoder, export_small, publish_run, train_tiny_run
+from run_samples import (
+    FakeRun,
+    SmallEncoder,
+    converting_once,
+    export_small,
+    publish_run,
+    train_tiny_run,
+)
 
 from benchmarks.vectors import VectorSpace
 
@@ -50,7 +57,14 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bundles
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
+def converted_once() -> Iterator[None]:
+    """For tests that are not of the conversion itself."""
+    with converting_once():
+        yield
+
+
+@pytest.fixture(scope="session")
 def small_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small encoder's file, not to be changed."""
     path = tmp_path_factory.mktemp("small") / "encoder.onnx"

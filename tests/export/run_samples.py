@@ -1,5 +1,7 @@
 """Something to export: an attention encoder of the tests' own, a fake run around it, and a real small run."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -136,22 +138,30 @@ def train_tiny_run(folder: Path, config: TrainConfig = TINY_CONFIG) -> Path:
 
 
 def publish_run(run: RunToExport, bundles: Path, **options: Any) -> str:
-    """Publish a run, as `export_run` does one that it has opened; PyTorch converts a small encoder once."""
-    with patch.object(onnx_encoder, "_convert", _convert_once):
+    """Publish a run, as `export_run` does one that it has opened."""
+    with converting_once():
         return publish_material(lambda scratch: run_material(run, scratch), bundles, **options)
 
 
 _convert = onnx_encoder._convert
-_converted: dict[bytes, onnx.ModelProto] = {}
-"""By parameters: a conversion takes seconds, and every fake run has the same encoder."""
+_converted: dict[tuple[object, ...], onnx.ModelProto] = {}
 
 
-def _convert_once(encoder: nn.Module, embedding_dim: int) -> onnx.ModelProto:
-    if type(encoder) is not SmallEncoder:
-        return _convert(encoder, embedding_dim)
-    weights = b"".join(weight.detach().numpy().tobytes() for weight in encoder.parameters())
-    if weights not in _converted:
-        _converted[weights] = _convert(encoder, embedding_dim)
-    model = onnx.ModelProto()
-    model.CopyFrom(_converted[weights])
-    return model
+@contextmanager
+def converting_once() -> Iterator[None]:
+    """Have PyTorch convert an encoder once for all tests: it takes seconds, and they have few different ones.
+
+    Encoders are the same whose class and parameters are: not for ones that a setting alone tells apart.
+    """
+
+    def convert(encoder: nn.Module, embedding_dim: int) -> onnx.ModelProto:
+        weights = [(name, tensor.numpy().tobytes()) for name, tensor in encoder.state_dict().items()]
+        key = (type(encoder), embedding_dim, *weights)
+        if key not in _converted:
+            _converted[key] = _convert(encoder, embedding_dim)
+        model = onnx.ModelProto()
+        model.CopyFrom(_converted[key])
+        return model
+
+    with patch.object(onnx_encoder, "_convert", convert):
+        yield

@@ -25,6 +25,8 @@ from export.onnx_encoder import SPACE_KEY
 from re4.errors import BundleError, ExportError, RunError, UsageError
 from training.run import Run
 
+pytestmark = pytest.mark.usefixtures("converted_once")
+
 
 def test_a_run_becomes_the_live_version(tiny_run: Path, tmp_path: Path) -> None:
     version = export_run(tiny_run, tmp_path / "bundles")

@@ -22,6 +22,8 @@ from export.indexes import RECIPES
 from export.tuning import Goal
 from re4.errors import ExportError, UsageError
 
+pytestmark = pytest.mark.usefixtures("converted_once")
+
 GOAL = Goal(recall=0.8, num_candidates=20)
 
 

@@ -91,6 +91,7 @@ def test_nothing_of_the_backward_flow_is_exported(tmp_path: Path) -> None:
     assert max(constants, default=0) <= 4, "no parameter hides in the graph's constants"
 
 
+@pytest.mark.usefixtures("converted_once")
 @pytest.mark.parametrize("max_length", [1, 2, 5])
 def test_all_batch_sizes_and_lengths(tmp_path: Path, max_length: int) -> None:
     encoder = SmallEncoder()

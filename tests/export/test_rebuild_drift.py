@@ -16,6 +16,8 @@ from export.gates import Bounds
 from re4.cli import build_app
 from re4.errors import GateError
 
+pytestmark = pytest.mark.usefixtures("converted_once")
+
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Shop:

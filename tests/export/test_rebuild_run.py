@@ -26,6 +26,8 @@ from serving.check import load_and_try
 from serving.settings import ServerSettings
 from training.run import Run
 
+pytestmark = pytest.mark.usefixtures("converted_once")
+
 
 def test_a_run_and_the_catalogue_of_the_day(tiny_run: Path, tmp_path: Path) -> None:
     """30 items were trained: three left, two are new. The encoder is the run's, and fits all the same."""

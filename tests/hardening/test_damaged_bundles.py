@@ -14,7 +14,7 @@ import grpc
 from bundle_damages import VERSION_DAMAGES, damage_current
 from findings import Findings
 from right_answers import RightAnswers, questions
-from running_server import DEADLINE_S, RunningServer
+from running_server import DEADLINE_S, PAUSE_S, RunningServer
 from small_bundles import SmallVersion
 from steady_callers import SteadyCallers, said
 
@@ -51,6 +51,7 @@ def verdict(client: RetrievalClient, names: set[str]) -> str:
         if facts["version"] in names:
             return ""
         assert time.monotonic() < deadline, facts
+        time.sleep(PAUSE_S)
 
 
 def test_damaged_bundles_before_a_live_server(tmp_path: Path, is_long: bool, findings: Findings) -> None:
@@ -145,3 +146,4 @@ def wait_until_live(client: RetrievalClient, name: str) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while (facts := client.info())["version"] != name or facts["failed_version"]:
         assert time.monotonic() < deadline, facts
+        time.sleep(PAUSE_S)

@@ -15,7 +15,7 @@ import pytest
 from findings import Findings
 from rebuild_samples import Shop
 from right_answers import RightAnswers, questions
-from running_server import DEADLINE_S, RunningServer
+from running_server import DEADLINE_S, PAUSE_S, RunningServer
 from small_bundles import SmallVersion
 from steady_callers import SteadyCallers, said
 
@@ -75,6 +75,7 @@ class Watched:
         live, deadline = read_current(self._bundles), time.monotonic() + DEADLINE_S
         while (facts := self._client.info())["version"] != live:
             assert time.monotonic() < deadline, facts
+            time.sleep(PAUSE_S)
         found: dict[str, Any] = json.loads(line)
         return found
 

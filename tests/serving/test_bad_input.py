@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
-from running_server import DEADLINE_S, RunningServer, raw_call
+from running_server import DEADLINE_S, PAUSE_S, RunningServer, raw_call
 from small_bundles import SmallVersion
 
 from protos.v1 import retrieval_pb2 as pb
@@ -36,7 +36,7 @@ class GoodCallers:
         history = [number, number + 7, 3]
         expected = [ids[row] for row in self._version.best(history, 9, excluded=history)]
         with RetrievalClient(self._address) as client:
-            while not self._stop.is_set():
+            while not self._stop.wait(PAUSE_S):
                 found = client.retrieve([ids[row] for row in history], 9, exclude_history=True)
                 assert found.item_ids == expected
                 with self._answered:

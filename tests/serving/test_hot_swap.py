@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from damaged_versions import CHANGED_FILES, WRONG_PARTS, point_current_at, publish
-from running_server import DEADLINE_S, RunningServer
+from running_server import DEADLINE_S, PAUSE_S, RunningServer
 from small_bundles import SmallVersion
 
 from bundle.layout import CURRENT
@@ -50,6 +50,7 @@ def info_with(client: RetrievalClient, **wanted: str) -> dict[str, object]:
         if all(facts[name] == value for name, value in wanted.items()):
             return facts
         assert time.monotonic() < deadline, facts
+        time.sleep(PAUSE_S)
 
 
 def assert_answers(client: RetrievalClient, version: SmallVersion, name: str) -> None:

@@ -14,7 +14,7 @@ import grpc
 import pytest
 from certificates import DAY, Authority, Pair
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from running_server import DEADLINE_S, RunningServer
+from running_server import DEADLINE_S, PAUSE_S, RunningServer
 
 from re4.errors import SecurityError, ServerError, UsageError
 from serving.certificates import CertificateFiles, read_certificates
@@ -173,7 +173,7 @@ def test_certificates_are_replaced_while_calls_flow(
         """One caller keeps its connection, the others make a new one for each call."""
         how = connection(authority)
         kept = RetrievalClient(running.address, connection=how)
-        while not stop.is_set():
+        while not stop.wait(PAUSE_S):
             try:
                 if number == 0:
                     kept.info()
