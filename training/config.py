@@ -81,6 +81,11 @@ class TrainConfig:
         low=0,
         default_text=_MODELS_OWN,
     )
+    history_weight: float = setting(
+        0.0,
+        "Weight of ranking the target above the user's own history; for lists that leave that in.",
+        low=0,
+    )
 
     contrast_weight: float | None = setting(
         None, "Weight of re-contrast; 0 switches it off.", low=0, default_text=_MODELS_OWN

@@ -111,7 +111,7 @@ class MultiInterestModel(nn.Module):
         pieces = torch.split(gathered_GD, sizes)
         shards = [
             Shard(
-                rows_BL=batch.rows_BL[block, : places.shape[1]],
+                rows_BL=places,
                 lengths_B=batch.lengths_B[block],
                 targets_B=places_B[block],
                 history_BLD=piece.view(*places.shape, -1),

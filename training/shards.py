@@ -19,6 +19,7 @@ from training.encoders.encoder import Encoded, Encoder
 from training.flows.reattend import reattend_sum
 from training.flows.reconstruct import Reconstruct
 from training.flows.recontrast import outside_history, positives, recontrast_sum
+from training.own_history import own_history_sum
 from training.recommend import blend_interests, recommend_sum, select_interest
 from training.routing import routing_sum
 
@@ -68,13 +69,13 @@ class Shard:
         Args:
             rows_BL: histories, as many positions as the longest needs.
             lengths_B: their valid positions.
-            targets_B: rows of the targets.
+            targets_B: the targets, numbered as the histories' items are.
             history_BLD: vectors of the histories; no gradient leaves the shard through them.
             target_BD: vectors of the targets, likewise.
             target_corrections_B: from the negatives' sampler.
             generator: for the pairs.
         """
-        self._lengths_B, self._targets_B = lengths_B, targets_B
+        self._rows_BL, self._lengths_B, self._targets_B = rows_BL, lengths_B, targets_B
         self._history_BLD = history_BLD.detach().requires_grad_()
         self._target_BD = target_BD.detach().requires_grad_()
         self._target_corrections_B = target_corrections_B
@@ -107,6 +108,7 @@ class Shard:
         counts |= {
             "recommend": batch_size,
             "routing": batch_size,
+            "history": batch_size,
             "attend": batch_size * config.num_interests,
         }
         terms = {name: value / counts[name] for name, value in sums.items()}
@@ -139,9 +141,10 @@ class Shard:
         encoded, lengths_B, history_BLD = self._encoded, self._lengths_B, self._history_BLD
         assert encoded is not None, "encode comes first"
         interests_BKD = encoded.interests_BKD
+        interest_BD = self._training_interest(config, encoded)
         sums = {
             "recommend": recommend_sum(
-                interest_BD=self._training_interest(config, encoded),
+                interest_BD=interest_BD,
                 target_vectors_BD=self._target_BD,
                 targets_B=self._targets_B,
                 negative_vectors_MD=vectors_MD,
@@ -152,6 +155,16 @@ class Shard:
                 negative_correction_M=negatives.corrections_M,
             )
         }
+        if config.history_weight:
+            sums["history"] = own_history_sum(
+                interest_BD=interest_BD,
+                target_vectors_BD=self._target_BD,
+                targets_B=self._targets_B,
+                interests_BKD=interests_BKD,
+                history_vectors_BLD=history_BLD,
+                history_BL=self._rows_BL,
+                lengths_B=lengths_B,
+            )
         if config.routing_weight:
             sums["routing"] = routing_sum(encoded.attention_BKL, lengths_B)
         if encoded.log_attention_BKL is None:  # the flows work on attention

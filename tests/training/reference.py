@@ -104,6 +104,16 @@ def reconstruct_loss(histories, zs, attentions, weights):
     return np.mean(losses) if losses else 0.0
 
 
+def own_history(zs, targets, histories, items):
+    """Mean over users of the cross entropy of the target against the rest of the user's own history."""
+    losses = []
+    for z, target, rows in zip(zs, targets, histories, strict=True):
+        score = max(z @ items[target])
+        rivals = [max(z @ items[row]) for row in rows if row != target]
+        losses.append(np.log(np.exp(score) + sum(np.exp(rivals))) - score)
+    return np.mean(losses)
+
+
 def squash(s):
     square = s @ s
     return square / (1 + square) * s / np.sqrt(square)

@@ -20,6 +20,7 @@ OPTIONS = [
     {"model": "comirec-sa"},
     {"model": "re4", "num_interests": 1},
     {"model": "re4", "negative_scores": "served"},
+    {"model": "re4", "history_weight": 0.4},
 ]
 
 
@@ -87,7 +88,7 @@ class Case:
         negatives = self.negatives.rows_M.numpy()
         histories = self.histories()
         decoder = ["W4.weight", "W4.bias", "W3.weight", "v.weight", "W5.weight"]
-        return {
+        expected = {
             "recommend": np.mean(
                 [
                     reference.recommend(
@@ -104,6 +105,16 @@ class Case:
                 histories, zs, attentions, [self.array(f"reconstruct.{name}") for name in decoder]
             ),
         }
+        if self.config.history_weight:
+            rows = [row[:n].numpy() for row, n in zip(self.batch.rows_BL, LENGTHS, strict=True)]
+            expected["history"] = reference.own_history(zs, targets, rows, items)
+        return expected
+
+    def weighted(self, losses):
+        return sum(
+            value if name == "recommend" else getattr(self.config, f"{name}_weight") * value
+            for name, value in losses.items()
+        )
 
     def losses(self):
         """The model's losses, and the vectors outside each user's history that it drew."""
@@ -138,14 +149,7 @@ def test_every_loss_and_their_weighted_sum(options):
     for name, value in expected.items():
         assert float(losses.terms[name].detach()) == pytest.approx(value, rel=1e-9), name
         assert value > 0, f"{name} is 0: the case does not test it"
-    config = case.config
-    weighted = (
-        expected["recommend"]
-        + config.contrast_weight * expected["contrast"]
-        + config.attend_weight * expected["attend"]
-        + config.construct_weight * expected["construct"]
-    )
-    assert float(losses.total.detach()) == pytest.approx(weighted, rel=1e-9)
+    assert float(losses.total.detach()) == pytest.approx(case.weighted(expected), rel=1e-9)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -158,19 +162,12 @@ def test_gradients_against_finite_differences_of_the_reference(options):
     table = torch.zeros_like(case.model.item_embedding.weight)
     table[losses.touched.rows_R] = losses.touched.gradient_RD
     gradients["item_embedding.weight"] = table
-    config = case.config
     random = np.random.default_rng(1)
 
     def total():
         # The items outside the histories move with the table, so they are read again.
         _, outside = case.losses()
-        value = case.reference_losses(outside)
-        return (
-            value["recommend"]
-            + config.contrast_weight * value["contrast"]
-            + config.attend_weight * value["attend"]
-            + config.construct_weight * value["construct"]
-        )
+        return case.weighted(case.reference_losses(outside))
 
     assert len(outside_before) == len(LENGTHS)
     step = 1e-6
