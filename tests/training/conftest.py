@@ -31,7 +31,7 @@ def planted(tmp_path_factory) -> Dataset:
     return write_planted(tmp_path_factory.mktemp("planted") / "data")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_options():
     """Options of a model that trains on the planted data in a few seconds."""
     return {

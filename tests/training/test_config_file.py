@@ -1,11 +1,11 @@
 """Hyper-parameters from a TOML file: options win, and what does not belong is refused by name."""
 
 import json
-import subprocess
-import sys
 
 import pytest
+from typer.testing import CliRunner
 
+from re4.cli import build_app
 from re4.errors import UsageError
 from training.config import TrainConfig, read_settings
 
@@ -56,12 +56,9 @@ def test_a_missing_file(tmp_path):
 def test_options_win_over_the_file(planted, tmp_path):
     path = write(tmp_path, SMALL)
     words = ["--config", str(path), "--learning-rate", "0.01", "--no-position", "--num-interests", "2"]
-    subprocess.run(
-        [sys.executable, "-m", "re4.cli", "train", str(planted.path), "--out", str(tmp_path / "run"), *words],
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
+    line = ["train", str(planted.path), "--out", str(tmp_path / "run"), *words]
+    done = CliRunner().invoke(build_app(line), line)
+    assert done.exit_code == 0, done.output
     config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
     assert (config["embedding_dim"], config["batch_size"]) == (8, 512)
     assert (config["learning_rate"], config["position"], config["num_interests"]) == (0.01, False, 2)
