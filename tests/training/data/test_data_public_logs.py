@@ -91,7 +91,7 @@ REVIEWS = [
     for item in range(user % 3, 9)
 ]
 SMALL_BOOKS = replace(AMAZON_BOOKS, counts=Counts(num_users=40, num_items=9, num_events=len(REVIEWS)))
-BOOKS = gzip.compress("".join(json.dumps(review) + "\n" for review in REVIEWS).encode())
+BOOKS = gzip.compress("".join(json.dumps(review) + "\n" for review in REVIEWS).encode(), mtime=0)
 RATINGS = {
     "ml-1m/ratings.dat": b"1::1193::5::978300760\n1::661::3::978302109\n2::1193::4::978298413\n",
     "ml-1m/movies.dat": "661::James and the Giant Peach (1996)::Animation|Children's\n"
@@ -150,7 +150,13 @@ def test_another_count_than_the_published_one_is_refused(site, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"<html>sign in</html>", BOOKS[:-40], gzip.compress(b'{"a": 1}\n'), gzip.compress(b"")]
+    "content",
+    [
+        b"<html>sign in</html>",
+        BOOKS[:-40],
+        gzip.compress(b'{"a": 1}\n', mtime=0),
+        gzip.compress(b"", mtime=0),
+    ],
 )
 def test_a_file_that_is_something_else_is_refused_and_removed(site, tmp_path, content):
     site.files["reviews_Books_5.json.gz"] = content
