@@ -22,6 +22,7 @@ from export.filling import FILLED
 from export.frontier_plot import FRONTIER, draw_frontier
 from export.index_file import write_index
 from export.indexes import GPU_RECIPES, RECIPES
+from export.memory import give_back_freed
 from export.time_left import Note, unnoted
 from export.tuning import Goal, Queries, tune
 from re4.errors import ExportError, UsageError
@@ -136,6 +137,8 @@ def make_index(
         )
     if any(point.search_parameters for point in info.frontier):
         draw_frontier(info, folder / FRONTIER)
+    del built
+    give_back_freed()  # what comes next reads the index from its file
     return info
 
 

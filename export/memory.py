@@ -1,11 +1,13 @@
-"""How much memory an index takes while it is built, said before any work.
+"""How much memory an index takes while it is built, said before any work; and giving it back afterwards.
 
 Figures are of FAISS's own layouts. Knows nothing about time or recall.
 
 Legend: N items, D embedding.
 """
 
+import ctypes
 import re
+import sys
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -86,6 +88,14 @@ def check_memory(factory: str, need: Need, num_items: int, memory_limit: int | N
             f"--memory-limit is {memory_limit / GIB:.2f} GiB. Raise it, or choose an index that is built in "
             "shards, such as --index ivf or ivf-sq8"
         )
+
+
+def give_back_freed() -> None:
+    """Return to the system what was freed: glibc keeps it for later, and an index's lists are much of it."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
+        if trim is not None:
+            trim(0)
 
 
 def parse_bytes(text: str) -> int:

@@ -1,23 +1,29 @@
-"""Go through many vectors in this process, and print how many bytes that took at most.
+"""Go through many vectors in this process, and print how many bytes that took at most, and afterwards.
 
 usage: read_and_measure.py run RUN FOLDER       take the material from a run, its vectors in a file in FOLDER
        read_and_measure.py gate VECTORS         ask which of its items exact search finds by their own vector
+       read_and_measure.py index VECTORS FOLDER build an index, tune it and write it into FOLDER
 
-Prints the peaks of this process's own memory, and of all that is resident, beside what was there before.
+Prints the peaks of this process's own memory, and of all that is resident, beside what was there before; and
+how much of its own it holds when it is done.
 """
 
 import json
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import faiss
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from benchmarks.scale.watching import Watch
 from bundle.arrays import open_array
 from export import gates, mapped, material
+from export.indexing import make_index
+from export.tuning import Goal
 from training.run import Run
 
 faiss.omp_set_num_threads(1)
@@ -25,7 +31,19 @@ torch.set_num_threads(1)
 mapped.ROWS_AT_ONCE = material.ROWS_AT_ONCE = 4096
 
 what, path, *folder = sys.argv[1:]
+few = np.random.default_rng(0).standard_normal((10_000, 64), np.float32)
+
+
+def make(vectors_ND: NDArray[np.float32], folder: Path) -> None:
+    queries_QKD, goal = few[:40].reshape(20, 2, 64), Goal(recall=0.6, num_candidates=5)
+    make_index("IVF16,Flat", vectors_ND, queries_QKD, queries_QKD, goal, folder, num_golden_candidates=5)
+
+
+# Libraries and their buffers are there already.
 gates._exactly_reached(np.ones((10_000, 64), np.float32), np.arange(64), 5)
+if what == "index":
+    with TemporaryDirectory() as scratch:
+        make(few, Path(scratch))
 watch = Watch()
 with watch.watching():
     watch.begin("before")
@@ -34,13 +52,20 @@ with watch.watching():
     if what == "run":
         material.run_material(Run.open(Path(path)), Path(*folder))
     else:
-        gates._exactly_reached(open_array(Path(path), "<f4", (None, 64)), np.arange(64), 5)
-before, meanwhile = watch.stages
+        vectors = open_array(Path(path), "<f4", (None, 64))
+        if what == "gate":
+            gates._exactly_reached(vectors, np.arange(64), 5)
+        else:
+            make(vectors, *map(Path, folder))
+    watch.begin("afterwards")
+    time.sleep(0.1)
+before, meanwhile, afterwards = watch.stages
 print(
     json.dumps(
         {
             "own": meanwhile.peak_own_bytes - before.peak_own_bytes,
             "resident": meanwhile.peak_resident_bytes - before.peak_resident_bytes,
+            "left": afterwards.peak_own_bytes - before.peak_own_bytes,
         }
     )
 )

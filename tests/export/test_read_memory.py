@@ -1,4 +1,4 @@
-"""Neither reading a run nor judging a version holds all vectors; a full disk is an error of its own."""
+"""Reading a run and judging a version hold few vectors, building leaves no index; a full disk is an error."""
 
 import json
 import os
@@ -59,9 +59,22 @@ def test_a_runs_vectors_are_never_in_memory_as_a_whole(large_run: Path, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_judging_lets_go_of_the_vectors_that_it_has_compared(tmp_path: Path) -> None:
-    VectorSpace(num_items=NUM_ITEMS, embedding_dim=DIM).write_items(tmp_path / "vectors.npy")
-    assert peaks_of("gate", tmp_path / "vectors.npy")["resident"] < ALL_BYTES / 4
+@pytest.fixture(scope="module")
+def vectors_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("vectors") / "vectors.npy"
+    VectorSpace(num_items=NUM_ITEMS, embedding_dim=DIM).write_items(path)
+    return path
+
+
+def test_judging_lets_go_of_the_vectors_that_it_has_compared(vectors_file: Path) -> None:
+    assert peaks_of("gate", vectors_file)["resident"] < ALL_BYTES / 4
+
+
+def test_a_built_index_leaves_no_memory_behind(vectors_file: Path, tmp_path: Path) -> None:
+    """The C library would keep what was freed, beside the index that the gates read from its file."""
+    seen = peaks_of("index", vectors_file, tmp_path)
+    assert seen["own"] > ALL_BYTES
+    assert seen["left"] < ALL_BYTES / 4
 
 
 def test_room_for_vectors_is_there_before_they_are_written(tmp_path: Path) -> None:
