@@ -1,15 +1,19 @@
 """`re4 retrieve` and `re4 info` against running servers: for people and for machines."""
 
 import json
-import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from certificates import Authority
 from running_server import RE4, RunningServer
 from small_bundles import SmallVersion
+from typer.testing import CliRunner
 
+from benchmarks.latency import measure, steadiness
+from benchmarks.latency.load import Timing
+from re4.cli import build_app
 from re4.errors import UsageError
 from serving.cli import info
 from serving.retrieve_cli import retrieve
@@ -128,8 +132,12 @@ def test_the_command_prints_an_error_as_one_message(server: RunningServer) -> No
     assert "re4 serve --bundles DIR --address 127.0.0.1:1" in " ".join(lost.stderr.split())
 
 
-def test_verbs_reach_a_server_with_tls_and_tokens(bundles: Path, tmp_path: Path) -> None:
+def test_verbs_reach_a_server_with_tls_and_tokens(
+    bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The load generator too; the token comes from a file or the environment."""
+    monkeypatch.setattr(steadiness, "_SECONDS", 0.1)
+    monkeypatch.setattr(measure, "_CEILING_TIMING", Timing(warmup_s=0.1, duration_s=0.4, deadline_s=10))
     authority = Authority(tmp_path)
     pair, own = authority.issue(), authority.issue("caller")
     (tmp_path / "token").write_text("a-secret-token\n")
@@ -146,17 +154,12 @@ def test_verbs_reach_a_server_with_tls_and_tokens(bundles: Path, tmp_path: Path)
     tls = ["--ca", str(authority.path), "--certificate", str(own.certificate), "--key", str(own.key)]
     with RunningServer(bundles, *words, "--num-processes", "1") as running:
 
-        def ask(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-            return subprocess.run(
-                [*RE4, *words, "--address", running.address, *tls],
-                capture_output=True,
-                text=True,
-                check=False,
-                env=os.environ | variables,
-            )
+        def ask(*words: str, **variables: str) -> Any:
+            line = [*words, "--address", running.address, *tls]
+            return CliRunner().invoke(build_app(line), line, env=variables)
 
         assert json.loads(ask("info", "--json", RE4_TOKEN="a-secret-token").stdout)["num_items"] == 60
-        assert "UNAUTHENTICATED" in ask("info").stderr
+        assert "UNAUTHENTICATED" in str(ask("info").exception)
         token = ["--token-file", str(tmp_path / "token")]
         assert "item-" in ask("retrieve", "--history", "item-1-é", *token).stdout
         load = ["--rate", "10", "--num-runs", "1", "--duration-s", "0.3", "--warmup-s", "0", "--json"]
