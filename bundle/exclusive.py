@@ -28,7 +28,6 @@ from time import monotonic, sleep
 from typing import Any, Final
 
 from bundle.files import open_folder
-from re4.console import say
 from re4.errors import BundleBusyError, BundleError
 
 CHANGING: Final = ".changing"
@@ -197,6 +196,8 @@ def _break(lock: Path, mine: Path) -> None:
     try:
         holder, age_s = _look(lock, clock=mine)
         if age_s is not None and (why := _why_stale(holder, age_s)):
+            from re4.console import say  # servers read this module, and have nothing to tell on a terminal
+
             say(f"{lock}: broken, {why}")
             lock.unlink(missing_ok=True)
     finally:

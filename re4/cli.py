@@ -13,7 +13,6 @@ from typing import Any
 import typer
 from rich.markup import escape
 
-from re4 import __version__
 from re4.console import people
 from re4.errors import Re4Error
 
@@ -93,6 +92,8 @@ def build_app(words: list[str]) -> typer.Typer:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from re4 import __version__
+
         sys.stdout.write(f"re4 {__version__}\n")
         raise typer.Exit
 
