@@ -1,6 +1,6 @@
 """Every kind on the allow-list serves with its manifest's parameters; nothing else gets through."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import copy
 from functools import cache
 from pathlib import Path
@@ -126,18 +126,32 @@ def test_the_allow_list_is_this() -> None:
     assert set(KINDS) == {"flat", "hnsw", "ivf"}
 
 
+@pytest.fixture(scope="module")
+def following(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, RunningServer]]:
+    """A bundle directory, and a server that follows it."""
+    bundles = tmp_path_factory.mktemp("following")
+    SmallVersion().publish(bundles)
+    with RunningServer(bundles, "--poll-interval-s", "0.02") as server:
+        yield bundles, server
+
+
 @pytest.mark.parametrize("kind", KIND_SETTINGS)
-def test_a_server_searches_with_the_manifests_parameters(kind: str, tmp_path: Path) -> None:
+def test_a_server_searches_with_the_manifests_parameters(
+    kind: str, following: tuple[Path, RunningServer]
+) -> None:
+    bundles, server = following
     version = version_of(kind)
-    version.publish(tmp_path)
+    name = version.publish(bundles)
+    server.wait_for(f"worker 1: serving {name}")
     rng = np.random.default_rng(2)
     histories = [rng.integers(NUM_ITEMS, size=4).tolist() for _ in range(40)]
     wanted = KIND_SETTINGS[kind][1]
     others = {**wanted, **{name: 1 for name in wanted if not name.endswith("_factor")}}
     differs, shares = 0, []
-    with RunningServer(tmp_path) as server, RetrievalClient(server.address) as client:
+    with RetrievalClient(server.address) as client:
         for history in histories:
             reply = client.retrieve([version.ids[row] for row in history], NUM_CANDIDATES)
+            assert reply.version == name
             rows = [version.ids.index(item) for item in reply.item_ids]
             interests_KD, _ = version.encode(history)
             assert rows == expected_rows(version, interests_KD, wanted)
