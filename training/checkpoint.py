@@ -1,7 +1,8 @@
 """A training that can be killed at any moment: its whole state in one file, replaced atomically.
 
 All randomness of a step is drawn from seeds made of (run's seed, epoch, step), so there is no generator
-whose state would have to be kept: weights, the optimiser's moments and the place in the epoch are all.
+whose state would have to be kept: weights, their mean, the optimiser's moments and the place in the epoch are
+all.
 """
 
 import json
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 from re4 import __version__
 from re4.errors import RunError
 from re4.files import replacing
+from training.averaging import RunningMean
 from training.config import TrainConfig
 from training.model import MultiInterestModel
 from training.optimiser import Optimiser
@@ -52,11 +54,18 @@ class CheckpointFacts:
 
 
 def save_checkpoint(
-    run: Path, *, model: MultiInterestModel, optimiser: Optimiser, progress: Progress, dataset_path: Path
+    run: Path,
+    *,
+    model: MultiInterestModel,
+    optimiser: Optimiser,
+    mean: RunningMean | None,
+    progress: Progress,
+    dataset_path: Path,
 ) -> None:
     """Replace the run's checkpoint by the state as it is now."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"optimiser.{name}": value for name, value in optimiser.state().items()}
+    tensors |= {f"mean.{name}": value for name, value in (mean.state() if mean else {}).items()}
     facts = {
         "code_version": __version__,
         "config": model.config.to_json(),
@@ -95,8 +104,8 @@ def read_facts(run: Path) -> CheckpointFacts:
         raise RunError(f"{path} cannot be read: {error}. Train again, to another --out.") from error
 
 
-def restore(run: Path, model: MultiInterestModel, optimiser: Optimiser) -> None:
-    """Load the weights and the optimiser's moments of the run's checkpoint.
+def restore(run: Path, model: MultiInterestModel, optimiser: Optimiser, mean: RunningMean | None) -> None:
+    """Load the weights, the optimiser's moments and the weights' mean of the run's checkpoint.
 
     Raises:
         RunError: where they do not fit.
@@ -104,12 +113,14 @@ def restore(run: Path, model: MultiInterestModel, optimiser: Optimiser) -> None:
     try:
         with safe_open(run / CHECKPOINT, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        parts: dict[str, dict[str, Any]] = {"model": {}, "optimiser": {}}
+        parts: dict[str, dict[str, Any]] = {"model": {}, "optimiser": {}, "mean": {}}
         for name, value in tensors.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = value
         model.load_state_dict(parts["model"])
         optimiser.restore(parts["optimiser"])
+        if mean:
+            mean.restore(parts["mean"])
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise RunError(f"{run / CHECKPOINT} does not fit its own configuration: {error}") from error
 

@@ -102,6 +102,9 @@ class TrainConfig:
     batch_size: int = setting(1024, "Examples a step.", low=1)
     learning_rate: float = setting(2e-3, "Adam's step size.", low=1e-8)
     weight_decay: float = setting(1e-6, "L2 penalty on every weight.", low=0)
+    averaging: float = setting(
+        2.0, "Epochs over which weights are averaged to be judged and kept; 0 takes them as they are.", low=0
+    )
     num_epochs: int = setting(
         40, "Most passes over the training events; 0 keeps what training starts from.", low=0
     )

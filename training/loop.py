@@ -15,6 +15,7 @@ import torch
 from re4.console import progress as progress_bar
 from re4.console import say
 from re4.errors import TrainingError
+from training.averaging import RunningMean
 from training.batches import TrainingBatches
 from training.checkpoint import Progress, read_facts, remove_checkpoint, restore, save_checkpoint
 from training.config import TrainConfig
@@ -190,6 +191,7 @@ class _Training:
         )
         progress.precision = "bf16" if self._is_bf16 else "float32"
         self._optimiser = Optimiser(model)
+        self._mean = RunningMean(model, config.averaging) if config.averaging else None
         self._batches = TrainingBatches(
             dataset.train,
             max_history_length=config.max_history_length,
@@ -201,7 +203,7 @@ class _Training:
         )
 
     def restore(self) -> None:
-        restore(self._out, self._model, self._optimiser)
+        restore(self._out, self._model, self._optimiser, self._mean)
         write_metrics(self._out, self._progress.records)
 
     def run(self) -> TrainResult:
@@ -273,6 +275,8 @@ class _Training:
                 for name, value in {"total": losses.total, **losses.terms}.items():
                     progress.sums[name] = progress.sums.get(name, 0.0) + value.item() * num_examples
                 progress.step += 1
+                if self._mean:
+                    self._mean.after_step(self._model, progress.step, self._batches.num_steps)
                 now = time.perf_counter()
                 progress.seconds = seconds_before + now - started
                 bar.advance(num_examples)
@@ -289,9 +293,8 @@ class _Training:
         """Validate, keep the weights if they are the best, record the epoch, and save the state."""
         progress, num_examples = self._progress, self._batches.num_examples
         epoch = progress.epoch
-        valid = evaluate(
-            self._model, self._dataset.valid, exclude_history=False, title=f"epoch {epoch} validation"
-        )
+        model = self._mean.model if self._mean else self._model
+        valid = evaluate(model, self._dataset.valid, exclude_history=False, title=f"epoch {epoch} validation")
         record: dict[str, Any] = {
             "epoch": epoch,
             "seconds": round(progress.seconds, 3),
@@ -302,7 +305,7 @@ class _Training:
         progress.records.append(record)
         is_best = self._best_record() is record
         if is_best:
-            write_weights(self._out, self._model)
+            write_weights(self._out, model)
         trained = f"loss {record['losses']['total']:.4f}  " if epoch else ""
         speed = f"  {record['examples_per_second']:,.0f} examples/s" if epoch else ""
         star = "  *" if is_best else ""
@@ -321,6 +324,7 @@ class _Training:
             self._out,
             model=self._model,
             optimiser=self._optimiser,
+            mean=self._mean,
             progress=self._progress,
             dataset_path=self._dataset.path,
         )
