@@ -53,13 +53,13 @@ def test_reconstructions_are_the_same(monkeypatch, lengths, num_interests):
     check_distances_alike(monkeypatch, given | {"decoder": decoder})
 
 
-@pytest.mark.parametrize(("dim", "width"), [(16, 48), (80, 16), (128, 64)])
+@pytest.mark.parametrize(("dim", "width"), [(16, 48), (80, 16), (128, 64), (64, 48), (32, 96)])
 def test_reconstructions_of_other_widths(monkeypatch, dim, width):
     given, decoder = users(lengths=[7, 6, 2], num_interests=4, length=9, dim=dim, width=width)
     check_distances_alike(monkeypatch, given | {"decoder": decoder})
 
 
-@pytest.mark.parametrize("flag", ["-mno-avx512f", "-mno-avx"])
+@pytest.mark.parametrize("flag", ["-mno-amx-bf16", "-mno-avx512f", "-mno-avx"])
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the flags are of x86 processors")
 def test_reconstructions_where_a_processor_can_less(monkeypatch, flag):
     monkeypatch.setattr(training.native, "_FLAGS", (*training.native._FLAGS, flag))

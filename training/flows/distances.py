@@ -20,7 +20,7 @@ from training.native import call, native_for
 # Users of a block: their pieces, a few hundred kilobytes a tensor, stay in the processor's cache.
 _BLOCK_USERS = 32
 # Compiled code goes through a block by small groups itself.
-_NATIVE_BLOCK_USERS = 128
+_NATIVE_BLOCK_USERS = 256
 # It keeps what every piece gives to every position.
 _NATIVE_LENGTH = 128
 

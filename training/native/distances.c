@@ -1,67 +1,36 @@
 /* Users of `training/flows/distances.py`, worked through once: reconstructions, squared distances, gradients.
 
-   A pair is a user and one of the user's interests. As many pairs as a vector has lanes go side by side, with
-   all of their pieces in the second cache; nothing is summed across lanes before the end.
+   A pair is a user and one of the user's interests. As many pairs as a vector has lanes go side by side, a
+   group, with all of their pieces in the second cache; nothing is summed across lanes before the end. Pieces
+   are made for GROUPS groups at a time.
 
    DIM, the numbers of an interest, and WIDTH, of what is hidden, both multiples of 16, are given to the
    compiler. Sizes below: B users, K interests, L positions of a history, n positions of the longest in a
    group of pairs. */
 
-#include "lanes.h"
+#include "linear_map.h"
 
 /* Of what is summed by tiles of 4 x 4, so many are taken; what is beyond n counts for nothing. */
 #define PADDED(n) (((n) + 3) / 4 * 4)
 
 typedef struct {
-    const float *to_hidden, *hidden_bias, *to_pieces, *pieces_bias, *queries;
-} decoder;
+    int64_t K, L;
+    const float *history, *positives, *queries;
+    const int64_t *lengths;
+    float *history_gradients;
+    double *total;
+} users;
 
+/* Room to work in, for histories of L. Of i and j, i counts pieces, j positions. */
 typedef struct {
-    float *to_hidden, *hidden_bias, *to_pieces, *pieces_bias, *queries;
-} decoder_gradients;
-
-/* Room for one group, for histories of L. Of i and j, i counts pieces, j positions. */
-typedef struct {
-    lanes (*hidden)[WIDTH];           /* [i, c]; later its gradient */
-    lanes (*pieces)[DIM];             /* [i, d]; later its gradient */
-    lanes (*history)[DIM];            /* [j, d]: what is rebuilt, then twice its difference */
-    lanes *shares;                    /* [i, j] */
-    lanes *gradients;                 /* [i, j] of the shares, then of their logits */
-    lanes (*query_gradients)[WIDTH];  /* [j, c], over all groups */
-    lanes *hidden_bias, *pieces_bias; /* [i * c], [i * d], over all groups */
+    map_input *interests;
+    lanes *hidden;                   /* [group, i, c]; later its gradient */
+    lanes *pieces;                   /* [group, i, d]; later its gradient */
+    lanes (*history)[DIM];           /* [j, d], of one group: what is rebuilt, then twice its difference */
+    lanes *shares;                   /* [i, j], of one group */
+    lanes *gradients;                /* [i, j] of the shares, then of their logits */
+    lanes (*query_gradients)[WIDTH]; /* [j, c], over all groups */
 } room;
-
-/* out[r] = bias[r] + sum over s of weights[r * row_step + s * sum_step] x[s], some rows at a time. */
-static inline __attribute__((always_inline)) void weigh_tile(const int num_rows, int64_t num_terms,
-                                                             const float *weights, int64_t row_step,
-                                                             int64_t sum_step, const float *bias,
-                                                             const lanes *x, lanes *out) {
-    lanes sums[SUMS];
-#pragma GCC unroll 24
-    for (int r = 0; r < num_rows; r++) sums[r] = bias ? all(bias[r]) : out[r];
-    for (int64_t s = 0; s < num_terms; s++)
-#pragma GCC unroll 24
-        for (int r = 0; r < num_rows; r++) sums[r] += weights[r * row_step + s * sum_step] * x[s];
-#pragma GCC unroll 24
-    for (int r = 0; r < num_rows; r++) out[r] = sums[r];
-}
-
-/* The same for any number of rows; without a bias it is added to what is there. */
-static inline __attribute__((always_inline)) void weigh(int64_t num_rows, int64_t num_terms,
-                                                        const float *weights, const int64_t row_step,
-                                                        const int64_t sum_step, const float *bias,
-                                                        const lanes *x, lanes *out) {
-    int64_t r = 0;
-    for (; r + SUMS <= num_rows; r += SUMS)
-        weigh_tile(SUMS, num_terms, weights + r * row_step, row_step, sum_step, bias ? bias + r : NULL, x,
-                   out + r);
-    for (; r + 8 <= num_rows; r += 8)
-        weigh_tile(8, num_terms, weights + r * row_step, row_step, sum_step, bias ? bias + r : NULL, x,
-                   out + r);
-    for (; r < num_rows; r++)
-        weigh_tile(1, num_terms, weights + r * row_step, row_step, sum_step, bias ? bias + r : NULL, x,
-                   out + r);
-}
 
 /* out[r, s] = or += sum over t of left[r, t] right[s, t], lane by lane; each with its steps.
    Rows and columns are multiples of four. */
@@ -84,62 +53,6 @@ contract(const int adds, int64_t num_rows, int64_t num_columns, int64_t num_term
         }
 }
 
-/* Vectors and rows of sums that add_outer has in registers. */
-#define WIDE (DIM / LANES % 4 ? 1 : 4)
-#define HIGH (SUMS / WIDE < 6 ? SUMS / WIDE : 6)
-
-static inline __attribute__((always_inline)) void
-add_outer_tile(const int num_rows, const lanes *left, const float rows[LANES][DIM], float *gradients) {
-    for (int d = 0; d < DIM; d += WIDE * LANES) {
-        lanes sums[HIGH][WIDE] = {};
-        for (int lane = 0; lane < LANES; lane++)
-            for (int r = 0; r < num_rows; r++)
-                for (int v = 0; v < WIDE; v++)
-                    sums[r][v] += ((const float *)(left + r))[lane] * ((const row *)(rows[lane] + d))[v];
-        for (int r = 0; r < num_rows; r++)
-            for (int v = 0; v < WIDE; v++) ((row *)(gradients + r * DIM + d))[v] += sums[r][v];
-    }
-}
-
-/* gradients[r, d] += sum over lanes of left[r] rows[lane, d]. */
-static void add_outer(int64_t num_rows, const lanes *left, const float rows[LANES][DIM], float *gradients) {
-    int64_t r = 0;
-    for (; r + HIGH <= num_rows; r += HIGH) add_outer_tile(HIGH, left + r, rows, gradients + r * DIM);
-    for (; r < num_rows; r++) add_outer_tile(1, left + r, rows, gradients + r * DIM);
-}
-
-/* Turn rows of numbers of each lane into vectors of all lanes, or back. */
-static inline void transpose(lanes square[LANES]) {
-#ifdef __clang__
-    float copy[LANES][LANES];
-    memcpy(copy, square, sizeof copy);
-    for (int i = 0; i < LANES; i++)
-        for (int lane = 0; lane < LANES; lane++) square[i][lane] = copy[lane][i];
-#else
-#pragma GCC unroll 4
-    for (int step = 1; step < LANES; step *= 2) {
-        marks low, high;
-        for (int lane = 0; lane < LANES; lane++) {
-            low[lane] = lane & step ? LANES + lane - step : lane;
-            high[lane] = lane & step ? LANES + lane : lane + step;
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < LANES; i++)
-            if (!(i & step)) {
-                lanes one = square[i], other = square[i + step];
-                square[i] = __builtin_shuffle(one, other, low);
-                square[i + step] = __builtin_shuffle(one, other, high);
-            }
-    }
-#endif
-}
-
-static lanes hyperbolic_tangent(lanes x) {
-    marks sign = (marks)x & INT32_MIN;
-    lanes shrunk = exponential(-2 * (lanes)((marks)x & INT32_MAX));
-    return (lanes)((marks)((1 - shrunk) / (1 + shrunk)) | sign);
-}
-
 /* Turn logits into shares of the pieces that a pair has: they sum to 1 over i. */
 static void share_out(int64_t n, marks lengths, lanes *shares) {
     for (int64_t j = 0; j < n; j++) {
@@ -150,7 +63,7 @@ static void share_out(int64_t n, marks lengths, lanes *shares) {
             highest = either(logit > highest, logit, highest);
         }
         for (int64_t i = 0; i < n; i++) sum += shares[i * n + j] = exponential(shares[i * n + j] - highest);
-        for (int64_t i = 0; i < n; i++) shares[i * n + j] /= sum;
+        for (int64_t i = 0; i < n; i++) shares[i * n + j] *= 1 / sum;
     }
 }
 
@@ -166,18 +79,18 @@ static void go_back_to_logits(int64_t n, const lanes *shares, lanes *gradients) 
 
 /* Put twice the difference from the true history in place of the rebuilt one where that counts, and 0
    elsewhere; give the sum of squares; take the differences from the gradient of the true history. */
-static float compare(int64_t K, int64_t L, int64_t n, int64_t first, int num_pairs, const float *history,
-                      const float *positives, lanes (*rebuilt)[DIM], float *history_gradients) {
+static float compare(const users *of, int64_t n, int64_t first, int num_pairs, lanes (*rebuilt)[DIM]) {
+    const int64_t K = of->K, L = of->L;
     lanes sum = {};
     for (int64_t j = 0; j < n; j++) {
         lanes counts = {};
         if (j < L)
-            for (int lane = 0; lane < num_pairs; lane++) counts[lane] = positives[(first + lane) * L + j];
+            for (int lane = 0; lane < num_pairs; lane++) counts[lane] = of->positives[(first + lane) * L + j];
         for (int d = 0; d < DIM; d += LANES) {
             lanes square[LANES] = {};
             if (j < L)
                 for (int lane = 0; lane < num_pairs; lane++)
-                    square[lane] = *(const row *)(history + ((first + lane) / K * L + j) * DIM + d);
+                    square[lane] = *(const row *)(of->history + ((first + lane) / K * L + j) * DIM + d);
             transpose(square);
             for (int i = 0; i < LANES; i++) {
                 lanes difference = (rebuilt[j][d + i] - square[i]) * counts;
@@ -187,70 +100,69 @@ static float compare(int64_t K, int64_t L, int64_t n, int64_t first, int num_pai
             transpose(square);
             if (j < L)
                 for (int lane = 0; lane < num_pairs; lane++)
-                    *(row *)(history_gradients + ((first + lane) / K * L + j) * DIM + d) -= square[lane];
+                    *(row *)(of->history_gradients + ((first + lane) / K * L + j) * DIM + d) -= square[lane];
         }
     }
     return sum_across(sum);
 }
 
-static void work_group(int64_t K, int64_t L, int64_t first, int num_pairs, const float *interests,
-                       const float *history, const float *positives, const int64_t *lengths,
-                       const decoder *with, const room *at, double *total, float *interest_gradients,
-                       float *history_gradients, const decoder_gradients *gradients) {
-    marks lengths_of = (marks){} + 1;
-    float rows[LANES][DIM] = {};
-    lanes interest[DIM], interest_gradient[DIM] = {};
-    int64_t longest = 1;
-    for (int lane = 0; lane < num_pairs; lane++) {
-        int64_t length = lengths[(first + lane) / K];
-        lengths_of[lane] = length;
-        if (length > longest) longest = length;
-        memcpy(rows[lane], interests + (first + lane) * DIM, sizeof rows[lane]);
-    }
-    for (int d = 0; d < DIM; d += LANES) {
-        for (int lane = 0; lane < LANES; lane++) memcpy(interest + d + lane, rows[lane] + d, sizeof(lanes));
-        transpose(interest + d);
-    }
+/* Rebuild the histories of a group from what is hidden and from pieces; put their gradients in their place.
+ */
+static void work_group(const users *of, int64_t longest, int64_t first, int num_pairs, lanes (*hidden)[WIDTH],
+                       lanes (*pieces)[DIM], const room *at) {
     const int64_t n = PADDED(longest);
-    weigh(longest * WIDTH, DIM, with->to_hidden, DIM, 1, with->hidden_bias, interest, *at->hidden);
+    marks lengths = (marks){} + 1;
+    for (int lane = 0; lane < num_pairs; lane++) lengths[lane] = of->lengths[(first + lane) / of->K];
     for (int64_t at_c = 0; at_c < longest * WIDTH; at_c++)
-        (*at->hidden)[at_c] = hyperbolic_tangent((*at->hidden)[at_c]);
-    weigh(longest * DIM, DIM, with->to_pieces, DIM, 1, with->pieces_bias, interest, *at->pieces);
-    memset(at->hidden[longest], 0, (n - longest) * sizeof *at->hidden);
-    memset(at->pieces[longest], 0, (n - longest) * sizeof *at->pieces);
+        (*hidden)[at_c] = hyperbolic_tangent((*hidden)[at_c]);
+    memset(hidden[longest], 0, (n - longest) * sizeof *hidden);
+    memset(pieces[longest], 0, (n - longest) * sizeof *pieces);
     memset(at->shares, 0, n * n * sizeof(lanes));
     for (int64_t i = 0; i < longest; i++)
-        weigh(longest, WIDTH, with->queries, WIDTH, 1, NULL, at->hidden[i], at->shares + i * n);
-    share_out(n, lengths_of, at->shares);
-    contract(0, n, DIM, n, at->shares, 1, n, *at->pieces, 1, DIM, *at->history, DIM);
-    *total += compare(K, L, n, first, num_pairs, history, positives, at->history, history_gradients);
+        weigh(longest, WIDTH, of->queries, WIDTH, 1, hidden[i], at->shares + i * n);
+    share_out(n, lengths, at->shares);
+    contract(0, n, DIM, n, at->shares, 1, n, *pieces, 1, DIM, *at->history, DIM);
+    *of->total += compare(of, n, first, num_pairs, at->history);
 
-    contract(0, n, n, DIM, *at->pieces, DIM, 1, *at->history, DIM, 1, at->gradients, n);
-    contract(0, n, DIM, n, at->shares, n, 1, *at->history, 1, DIM, *at->pieces, DIM);
+    contract(0, n, n, DIM, *pieces, DIM, 1, *at->history, DIM, 1, at->gradients, n);
+    contract(0, n, DIM, n, at->shares, n, 1, *at->history, 1, DIM, *pieces, DIM);
     go_back_to_logits(n, at->shares, at->gradients);
-    contract(1, n, WIDTH, n, at->gradients, 1, n, *at->hidden, 1, WIDTH, *at->query_gradients, WIDTH);
+    contract(1, n, WIDTH, n, at->gradients, 1, n, *hidden, 1, WIDTH, *at->query_gradients, WIDTH);
     for (int64_t i = 0; i < longest; i++) {
         lanes back[WIDTH] = {};
-        weigh(WIDTH, longest, with->queries, 1, WIDTH, NULL, at->gradients + i * n, back);
-        for (int c = 0; c < WIDTH; c++)
-            at->hidden[i][c] = back[c] * (1 - at->hidden[i][c] * at->hidden[i][c]);
-    }
-    add_outer(longest * WIDTH, *at->hidden, rows, gradients->to_hidden);
-    add_outer(longest * DIM, *at->pieces, rows, gradients->to_pieces);
-    for (int64_t at_c = 0; at_c < longest * WIDTH; at_c++) at->hidden_bias[at_c] += (*at->hidden)[at_c];
-    for (int64_t at_d = 0; at_d < longest * DIM; at_d++) at->pieces_bias[at_d] += (*at->pieces)[at_d];
-    weigh(DIM, longest * WIDTH, with->to_hidden, 1, DIM, NULL, *at->hidden, interest_gradient);
-    weigh(DIM, longest * DIM, with->to_pieces, 1, DIM, NULL, *at->pieces, interest_gradient);
-    for (int d = 0; d < DIM; d += LANES) {
-        transpose(interest_gradient + d);
-        for (int lane = 0; lane < num_pairs; lane++)
-            memcpy(interest_gradients + (first + lane) * DIM + d, interest_gradient + d + lane,
-                   sizeof(lanes));
+        weigh(WIDTH, longest, of->queries, 1, WIDTH, at->gradients + i * n, back);
+        for (int c = 0; c < WIDTH; c++) hidden[i][c] = back[c] * (1 - hidden[i][c] * hidden[i][c]);
     }
 }
 
-static void add_across(int64_t num, const lanes *sums, float *gradients) {
-    for (int64_t at = 0; at < num; at++) gradients[at] += sum_across(sums[at]);
+static int at_most(int64_t most, int64_t num_left) {
+    return num_left < 0 ? 0 : num_left < most ? num_left : most;
+}
+
+/* Work on some groups of pairs: write the gradients of the interests, add to the others. */
+static void work_groups(const users *of, int64_t first, int num_pairs, const float *interests,
+                        const linear_map *to_hidden, const linear_map *to_pieces, const room *at,
+                        float *interest_gradients) {
+    int64_t longest = 1;
+    for (int64_t user = first / of->K; user <= (first + num_pairs - 1) / of->K; user++)
+        if (of->lengths[user] > longest) longest = of->lengths[user];
+    const map_output hidden = {at->hidden, PADDED(longest) * WIDTH},
+                     pieces = {at->pieces, PADDED(longest) * DIM};
+    const size_t num_bytes = num_pairs * sizeof *at->interests->rows;
+    memset(at->interests->rows, 0, sizeof at->interests->rows);
+    memcpy(at->interests->rows, interests + first * DIM, num_bytes);
+    begin_input(at->interests);
+    go_through(to_hidden, longest * WIDTH, at->interests, hidden);
+    go_through(to_pieces, longest * DIM, at->interests, pieces);
+    for (int g = 0; g < GROUPS; g++) {
+        lanes *of_hidden = hidden.at + g * hidden.group_step, *of_pieces = pieces.at + g * pieces.group_step;
+        work_group(of, longest, first + g * LANES, at_most(LANES, num_pairs - g * LANES), (void *)of_hidden,
+                   (void *)of_pieces, at);
+    }
+    go_back_through(to_hidden, longest * WIDTH, at->interests, hidden);
+    go_back_through(to_pieces, longest * DIM, at->interests, pieces);
+    end_input(at->interests);
+    memcpy(interest_gradients + first * DIM, at->interests->rows, num_bytes);
 }
 
 /* Add to `total` the sum over positives of B users, and to the gradients theirs: of the histories, which are
@@ -262,30 +174,38 @@ int add_users(int64_t B, int64_t K, int64_t L, const float *interests, const flo
               const float *queries, double *total, float *interest_gradients, float *history_gradients,
               float *to_hidden_gradients, float *hidden_bias_gradients, float *to_pieces_gradients,
               float *pieces_bias_gradients, float *query_gradients) {
-    const decoder with = {to_hidden, hidden_bias, to_pieces, pieces_bias, queries};
-    const decoder_gradients gradients = {to_hidden_gradients, hidden_bias_gradients, to_pieces_gradients,
-                                         pieces_bias_gradients, query_gradients};
-    const int64_t n = PADDED(L), num_vectors = n * (3 * WIDTH + 3 * DIM + 2 * n) + n * DIM;
+    const users of = {K, L, history, positives, queries, lengths, history_gradients, total};
+    linear_map hidden = {to_hidden, hidden_bias, to_hidden_gradients},
+               pieces = {to_pieces, pieces_bias, to_pieces_gradients};
+    const int64_t n = PADDED(L), num_sums = n * (2 * WIDTH + DIM),
+                  num_vectors = num_sums + n * (GROUPS * (WIDTH + DIM) + DIM + 2 * n) +
+                                sizeof(map_input) / sizeof(lanes);
     lanes *memory = aligned_alloc(sizeof(lanes), num_vectors * sizeof(lanes));
     if (!memory) return 1;
-    memset(memory, 0, num_vectors * sizeof(lanes));
+    memset(memory, 0, num_sums * sizeof(lanes));
     room at;
     lanes *next = memory;
-#define TAKE(field, size) at.field = (void *)next, next += (size)
-    TAKE(query_gradients, n * WIDTH);
-    TAKE(hidden_bias, n * WIDTH);
-    TAKE(pieces_bias, n * DIM);
-    TAKE(hidden, n * WIDTH);
-    TAKE(pieces, n * DIM);
-    TAKE(history, n * DIM);
-    TAKE(shares, n * n);
-    TAKE(gradients, n * n);
-    for (int64_t first = 0; first < B * K; first += LANES)
-        work_group(K, L, first, B * K - first < LANES ? B * K - first : LANES, interests, history, positives,
-                   lengths, &with, &at, total, interest_gradients, history_gradients, &gradients);
-    add_across(L * WIDTH, *at.query_gradients, gradients.queries);
-    add_across(L * WIDTH, at.hidden_bias, gradients.hidden_bias);
-    add_across(L * DIM, at.pieces_bias, gradients.pieces_bias);
+#define TAKE(field, size) field = (void *)next, next += (size)
+    TAKE(at.query_gradients, n * WIDTH);
+    TAKE(hidden.bias_gradients, n * WIDTH);
+    TAKE(pieces.bias_gradients, n * DIM);
+    TAKE(at.hidden, GROUPS * n * WIDTH);
+    TAKE(at.pieces, GROUPS * n * DIM);
+    TAKE(at.history, n * DIM);
+    TAKE(at.shares, n * n);
+    TAKE(at.gradients, n * n);
+    TAKE(at.interests, sizeof(map_input) / sizeof(lanes));
+    begin_map(L, WIDTH, &hidden);
+    begin_map(L, DIM, &pieces);
+    for (int64_t first = 0; first < B * K; first += GROUPS * LANES) {
+        const int num_pairs = at_most(GROUPS * LANES, B * K - first);
+        work_groups(&of, first, num_pairs, interests, &hidden, &pieces, &at, interest_gradients);
+    }
+    end_map(&hidden);
+    end_map(&pieces);
+    add_across(L * WIDTH, *at.query_gradients, query_gradients);
+    add_across(L * WIDTH, hidden.bias_gradients, hidden_bias_gradients);
+    add_across(L * DIM, pieces.bias_gradients, pieces_bias_gradients);
     free(memory);
     return 0;
 }

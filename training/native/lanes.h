@@ -9,9 +9,13 @@
 #ifdef __AVX512F__
 #define LANES 16
 #define SUMS 24
+#define EACH_LANE(what)                                                                                      \
+    {what(0), what(1), what(2),  what(3),  what(4),  what(5),  what(6),  what(7),                            \
+     what(8), what(9), what(10), what(11), what(12), what(13), what(14), what(15)}
 #else
 #define LANES 8
 #define SUMS 12
+#define EACH_LANE(what) {what(0), what(1), what(2), what(3), what(4), what(5), what(6), what(7)}
 #endif
 
 typedef float lanes __attribute__((vector_size(4 * LANES)));
