@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from training.config import TrainConfig
+from training.encoders.compiled_attention import compiled_for, log_attention
 from training.encoders.encoder import Encoded, Encoder
 
 
@@ -32,6 +33,12 @@ class AttentionEncoder(Encoder):
 
     def log_attention(self, history_vectors_BLD: Tensor, lengths_B: Tensor) -> Tensor:
         """Give `log a` [B, K, L]; minus infinity on padding."""
+        if self.training:
+            compiled = compiled_for(history_vectors_BLD, self.W1.weight, self.w.weight)
+            if compiled is not None:
+                return log_attention(
+                    compiled, history_vectors_BLD, lengths_B, self.position, self.W1.weight, self.w.weight
+                )
         attended_BLD = history_vectors_BLD
         length = attended_BLD.shape[1]
         if self.position is not None:
