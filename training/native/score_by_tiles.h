@@ -79,6 +79,7 @@ static inline __attribute__((always_inline)) void add_products(const tile *vecto
 static void score_by_tiles(int64_t M, const tile rivals[RIVALS][2][DEPTH], const tile *vectors, lanes *scores,
                            bytes *winners) {
     lanes sums[4][16];
+    __asm__ volatile("" ::: "memory"); /* what is loaded below is in memory, and not still in registers */
     for (int64_t start = 0; start < M; start += 16 * NUM_BLOCKS) {
         const int num_negatives = M - start < 16 * NUM_BLOCKS ? M - start : 16 * NUM_BLOCKS;
         lanes best[16 * NUM_BLOCKS];
