@@ -81,10 +81,11 @@ class TrainConfig:
         low=0,
         default_text=_MODELS_OWN,
     )
-    history_weight: float = setting(
-        0.0,
-        "Weight of ranking the target above the user's own history; for lists that leave that in.",
+    history_weight: float | None = setting(
+        None,
+        "Weight of ranking the target above the user's own history; 0 switches it off.",
         low=0,
+        default_text=_MODELS_OWN,
     )
 
     contrast_weight: float | None = setting(

@@ -1,8 +1,8 @@
 """Own history: the target should be ranked above what the user has had already.
 
 The cross entropy of the target's score against the served scores of the history's items, `max_k z_k · x_j`,
-as if only those were negatives. It is for lists that leave the history in: the items that an interest was
-made of score high by it, and stand in the way of what is new.
+as if only those were negatives. The items that an interest was made of score high by it, and stand in the
+way of what is new; an interest that tells them apart is a better one even where lists leave the history out.
 """
 
 import torch

@@ -20,6 +20,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "negatives": "uniform",
         "num_negatives": 5000,
         "negative_scores": "chosen",
+        "history_weight": 0.0,
         "position": False,
         "history_dropout": 0.0,
     },

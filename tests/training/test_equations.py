@@ -27,7 +27,7 @@ OPTIONS = [
 def make_config(**options):
     small = {"embedding_dim": 5, "attention_dim": 7, "max_history_length": 6, "construct_dim": 4}
     weights = {"contrast_weight": 0.3, "attend_weight": 0.2, "construct_weight": 0.5}
-    kinds = {"negatives": "uniform", "negative_scores": "chosen"}
+    kinds = {"negatives": "uniform", "negative_scores": "chosen", "history_weight": 0.0}
     return TrainConfig(**{"num_interests": 3, **kinds, **small, **weights, **options}).resolve(NUM_ITEMS)
 
 

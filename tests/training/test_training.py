@@ -58,7 +58,7 @@ def test_learns_the_planted_tastes(planted, run):
 def test_a_run_holds_the_best_epoch_and_the_resolved_configuration(planted, run):
     lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(1, len(lines) + 1))
-    assert set(lines[0]["losses"]) == {"total", "recommend", "contrast", "attend", "construct"}
+    assert set(lines[0]["losses"]) == {"total", "recommend", "history", "contrast", "attend", "construct"}
     best = max(lines, key=lambda line: line["valid"]["recall_50"])
     assert run.best_epoch == best["epoch"]
     again = evaluate(run.load_model(), planted.valid, exclude_history=False)
@@ -184,6 +184,7 @@ def test_wrong_settings_name_the_option_and_its_bounds(options, message):
 def test_comirec_has_no_backward_flow_unless_asked_for():
     config = TrainConfig(model="comirec-sa").resolve(100)
     assert (config.contrast_weight, config.attend_weight, config.construct_weight) == (0, 0, 0)
+    assert config.history_weight == 0
     assert config.position is True
     assert TrainConfig(model="comirec-sa", contrast_weight=0.2).resolve(100).contrast_weight == 0.2
 

@@ -32,6 +32,7 @@ class EncoderKind:
 _NO_FLOWS = {"contrast_weight": 0.0, "attend_weight": 0.0, "construct_weight": 0.0}
 _NO_ATTENTION = {"position": False, "head": False, "routing_weight": 0.0, **_NO_FLOWS}
 _HARD = {"interest_choice": "hard", "initial_vectors": "svd", "routing_weight": 0.0}
+_PLAIN_LOSS = {"negative_scores": "chosen", "history_weight": 0.0}
 _ONE_INTEREST = {"num_interests": 1, "interest_choice": "hard", **_NO_ATTENTION}
 
 ENCODERS: Mapping[str, EncoderKind] = {
@@ -45,30 +46,31 @@ ENCODERS: Mapping[str, EncoderKind] = {
             "attend_weight": 0.01,
             "construct_weight": 0.1,
             "negative_scores": "served",
+            "history_weight": 0.2,
             **_HARD,
         },
     ),
     "comirec-sa": EncoderKind(
         module="training.encoders.comirec_sa",
         class_name="ComiRecSAEncoder",
-        defaults={"position": True, "head": False, "negative_scores": "chosen", **_NO_FLOWS, **_HARD},
+        defaults={"position": True, "head": False, **_PLAIN_LOSS, **_NO_FLOWS, **_HARD},
     ),
     "mind": EncoderKind(
         module="training.encoders.mind",
         class_name="MindEncoder",
-        defaults={"interest_choice": "soft", "initial_vectors": "svd", "negative_scores": "chosen"},
+        defaults={"interest_choice": "soft", "initial_vectors": "svd", **_PLAIN_LOSS},
         fixed=_NO_ATTENTION,
     ),
     "mean-pool": EncoderKind(
         module="training.encoders.mean_pool",
         class_name="MeanPoolEncoder",
-        defaults={"initial_vectors": "svd", "negative_scores": "chosen"},
+        defaults={"initial_vectors": "svd", **_PLAIN_LOSS},
         fixed=_ONE_INTEREST,
     ),
     "most-popular": EncoderKind(
         module="training.encoders.most_popular",
         class_name="MostPopularEncoder",
-        defaults={"negative_scores": "chosen"},
+        defaults=_PLAIN_LOSS,
         fixed={
             **_ONE_INTEREST,
             "initial_vectors": "popularity",
