@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,6 +25,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+
+_WIDEST = 1000
+"""Of a table that nobody's terminal has to show."""
 
 people = Console(stderr=True, highlight=False)
 answer = Console(highlight=False, soft_wrap=True)
@@ -72,12 +76,18 @@ def say(text: str) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table as the answer: the first column names the row, the others are right-aligned figures."""
+    """Print a table as the answer: the first column names the row, the others are right-aligned figures.
+
+    A terminal squeezes what is too wide for it; a file or a pipe gets all of it.
+    """
     grid = Table(title=title, title_justify="left", header_style="bold")
     for number, column in enumerate(columns):
         grid.add_column(column, justify="left" if number == 0 else "right")
     for row in rows:
         grid.add_row(*map(escape, row))
+    if not answer.is_terminal:
+        unbounded = answer.options.update(max_width=_WIDEST)
+        answer.width = max(answer.width, Measurement.get(answer, unbounded, grid).maximum)
     answer.print(grid)
 
 
