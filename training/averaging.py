@@ -40,8 +40,8 @@ class RunningMean:
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Take over what `state` gave."""
-        self._num_taken = int(state.pop("num_taken"))
-        self.model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
+        self._num_taken = int(state["num_taken"])
+        self.model.load_state_dict({name: state[f"model.{name}"] for name in self.model.state_dict()})
 
     @torch.no_grad()
     def after_step(self, model: MultiInterestModel, step: int, num_steps: int) -> None:

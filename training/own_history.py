@@ -2,12 +2,14 @@
 
 The cross entropy of the target's score against the served scores of the history's items, `max_k z_k · x_j`,
 as if only those were negatives. The items that an interest was made of score high by it, and stand in the
-way of what is new; an interest that tells them apart is a better one even where lists leave the history out.
+way of what is new where lists leave the history in.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from training.positions import valid_positions
 
 
 def own_history_sum(
@@ -31,8 +33,7 @@ def own_history_sum(
         history_BL: their rows.
         lengths_B: their valid positions.
     """
-    positions_L = torch.arange(history_BL.shape[1], device=lengths_B.device)
-    is_rival_BL = (positions_L < lengths_B[:, None]) & (history_BL != targets_B[:, None])
+    is_rival_BL = valid_positions(lengths_B, history_BL.shape[1]) & (history_BL != targets_B[:, None])
     scores_BL = (interests_BKD @ history_vectors_BLD.transpose(1, 2)).amax(dim=1)
     against_B = scores_BL.masked_fill(~is_rival_BL, -torch.inf).logsumexp(dim=1)
     return F.softplus(against_B - (interest_BD * target_vectors_BD).sum(dim=1)).sum()

@@ -4,14 +4,15 @@
 interests of the squared spread of its attention. Source: Xie et al., REMI, RecSys 2023.
 """
 
-import torch
 from torch import Tensor
+
+from training.positions import valid_positions
 
 
 def routing_sum(attention_BKL: Tensor, lengths_B: Tensor) -> Tensor:
     """Give the sum over users, a scalar."""
     length = attention_BKL.shape[2]
-    valid_BL = torch.arange(length, device=lengths_B.device)[None, :] < lengths_B[:, None]
+    valid_BL = valid_positions(lengths_B, length)
     mean_BK1 = attention_BKL.sum(dim=2, keepdim=True) / lengths_B[:, None, None]
     spread_BK = ((attention_BKL - mean_BK1).square() * valid_BL[:, None, :]).sum(dim=2)
     return spread_BK.square().sum()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from training.config import TrainConfig
 from training.encoders.compiled_attention import compiled_for, log_attention
 from training.encoders.encoder import Encoded, Encoder
+from training.positions import valid_positions
 
 
 class AttentionEncoder(Encoder):
@@ -43,7 +44,7 @@ class AttentionEncoder(Encoder):
         length = attended_BLD.shape[1]
         if self.position is not None:
             attended_BLD = attended_BLD + self.position[:length]
-        valid_BL = torch.arange(length, device=lengths_B.device)[None, :] < lengths_B[:, None]
+        valid_BL = valid_positions(lengths_B, length)
         if self.training:  # padding is left out of the work; the exported graph has fixed shapes instead
             logits_BLK = attended_BLD.new_full((*valid_BL.shape, self.w.out_features), -torch.inf)
             logits_BLK[valid_BL] = self._logits(attended_BLD[valid_BL]).to(logits_BLK.dtype)

@@ -7,11 +7,11 @@ everywhere behind it: in the index, in the merge, and in replies.
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.config import TrainConfig
+from training.positions import valid_positions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +63,5 @@ class Encoder(nn.Module):
 
 def even_attention(history_vectors_BLD: Tensor, lengths_B: Tensor) -> Tensor:
     """Give every item of a history the same share: [B, 1, L]."""
-    positions_L = torch.arange(history_vectors_BLD.shape[1], device=lengths_B.device)
-    valid_BL = (positions_L < lengths_B[:, None]).to(history_vectors_BLD.dtype)
+    valid_BL = valid_positions(lengths_B, history_vectors_BLD.shape[1]).to(history_vectors_BLD.dtype)
     return (valid_BL / lengths_B[:, None])[:, None, :]

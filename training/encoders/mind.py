@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from training.config import TrainConfig
 from training.encoders.encoder import Encoded, Encoder
+from training.positions import valid_positions
 
 _NUM_ROUNDS = 3
 _SMALL = 1e-9
@@ -39,7 +40,7 @@ class MindEncoder(Encoder):
         numbers_K = torch.arange(num_interests, device=lengths_B.device)
         # ⌊log2 n⌋ interests: number k, from 0, is there where 2^(k+1) <= n; the first always is.
         active_BK = (lengths_B[:, None] >= 2 ** (numbers_K + 1)) | (numbers_K == 0)
-        valid_BL = torch.arange(length, device=lengths_B.device)[None, :] < lengths_B[:, None]
+        valid_BL = valid_positions(lengths_B, length)
         mapped_BLD = self.S(history_vectors_BLD) * valid_BL[:, :, None]
         fixed_BLD = mapped_BLD.detach()
         logits_BKL = self.routing[:, :length] + torch.zeros_like(fixed_BLD[:, :1, :1])

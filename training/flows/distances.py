@@ -16,6 +16,7 @@ from torch import Tensor
 
 from training.blockwise import BlockWorker, work_by_blocks
 from training.native import call, native_for
+from training.positions import valid_positions
 
 # Users of a block: their pieces, a few hundred kilobytes a tensor, stay in the processor's cache.
 _BLOCK_USERS = 32
@@ -62,7 +63,7 @@ def rebuild(interests_ZD: Tensor, lengths_Z: Tensor, decoder: Decoder) -> Rebuil
     hidden_Zic, pieces_Zid = hidden.view(shape), pieces.view(shape)
     shares_Zij = torch.mm(hidden_Zic.flatten(0, 1), decoder.queries.T).view(shape)
     length = shape[1]
-    padding_Zi = torch.arange(length, device=lengths_Z.device) >= lengths_Z[:, None]
+    padding_Zi = ~valid_positions(lengths_Z, length)
     shares_Zij.masked_fill_(padding_Zi[:, :, None], -torch.inf)
     shares_Zij -= shares_Zij.amax(dim=1, keepdim=True)
     shares_Zij.exp_()

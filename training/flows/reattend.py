@@ -11,6 +11,7 @@ from torch import Tensor
 
 from training.blockwise import with_gradients
 from training.native import call, native_for
+from training.positions import valid_positions
 
 
 def reattend_sum(
@@ -23,7 +24,7 @@ def reattend_sum(
         total, gradients = _compiled_sum(compiled, *inputs, lengths_B)
         return with_gradients(total, inputs, gradients)
     length = history_vectors_BLD.shape[1]
-    padding_BL = torch.arange(length, device=lengths_B.device)[None, :] >= lengths_B[:, None]
+    padding_BL = ~valid_positions(lengths_B, length)
     scores_BKL = interests_BKD @ history_vectors_BLD.transpose(1, 2)
     target_BKL = scores_BKL.masked_fill(padding_BL[:, None, :], -torch.inf).softmax(dim=2)
     return -(target_BKL * log_attention_BKL.masked_fill(padding_BL[:, None, :], 0)).sum()

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from training.blockwise import with_gradients
 from training.native import call, native_for
+from training.positions import valid_positions
 
 # Stands in for minus infinity: its exponential is 0, and gradients through it stay finite.
 _NEVER = -1e9
@@ -38,7 +39,7 @@ def outside_history(rows_BL: Tensor, lengths_B: Tensor, generator: torch.Generat
         return place_B, torch.zeros_like(rows_BL, dtype=torch.bool)
     shift = torch.randint(1, batch, (1,), generator=generator, device=generator.device).to(rows_BL.device)
     other_B = (place_B + shift) % batch
-    valid_BL = torch.arange(length, device=rows_BL.device)[None, :] < lengths_B[:, None]
+    valid_BL = valid_positions(lengths_B, length)
     shared_BLL = (rows_BL[other_B][:, :, None] == rows_BL[:, None, :]) & valid_BL[:, None, :]
     return other_B, valid_BL[other_B] & ~shared_BLL.any(dim=2)
 
@@ -92,7 +93,7 @@ def recontrast_sum(
         temperature=temperature,
     )
     num_interests, length = positives_BKL.shape[1:]
-    valid_BL = torch.arange(length, device=lengths_B.device)[None, :] < lengths_B[:, None]
+    valid_BL = valid_positions(lengths_B, length)
     itself_KK = torch.eye(num_interests, dtype=torch.bool, device=lengths_B.device)
     negatives = torch.cat(
         [

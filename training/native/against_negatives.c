@@ -122,8 +122,7 @@ int work_block(int64_t B, int64_t M, int64_t P, const float *rivals, const float
     tile *parts = may_use_tiles() ? aligned_alloc(64, sizeof(tile) * 2 * DEPTH * ((M + 63) / 64 * 4)) : NULL;
     if (parts) {
         part_vectors(M, vectors, parts);
-        _tile_storeconfig(&before);
-        _tile_loadconfig(&all_tiles);
+        before = take_tiles();
     }
 #endif
     int64_t own = 0;
@@ -165,7 +164,7 @@ int work_block(int64_t B, int64_t M, int64_t P, const float *rivals, const float
     }
 #ifdef SCORES_BY_TILES
     if (parts) {
-        _tile_loadconfig(&before);
+        give_back_tiles(before);
         free(parts);
     }
 #endif

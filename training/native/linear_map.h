@@ -185,11 +185,9 @@ static void end_map(linear_map *map) {
 static void go_through(const linear_map *map, int64_t num_rows, const map_input *input, map_output out) {
 #ifdef MAPS_BY_TILES
     if (map->parts) {
-        struct tile_config before;
-        _tile_storeconfig(&before);
-        _tile_loadconfig(&all_tiles);
+        const struct tile_config before = take_tiles();
         go_by_tiles(map, num_rows, input, out);
-        _tile_loadconfig(&before);
+        give_back_tiles(before);
         return;
     }
 #endif
@@ -204,12 +202,10 @@ static void go_through(const linear_map *map, int64_t num_rows, const map_input 
 static void go_back_through(const linear_map *map, int64_t num_rows, map_input *input, map_output gradients) {
 #ifdef MAPS_BY_TILES
     if (map->parts) {
-        struct tile_config before;
-        _tile_storeconfig(&before);
-        _tile_loadconfig(&all_tiles);
+        const struct tile_config before = take_tiles();
         add_weight_gradients(map, num_rows, input, gradients);
         add_input_gradients(map, num_rows, input, gradients);
-        _tile_loadconfig(&before);
+        give_back_tiles(before);
         return;
     }
 #endif

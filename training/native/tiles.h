@@ -23,6 +23,18 @@ static int may_use_tiles(void) {
     return !syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18);
 }
 
+/* A thread's tiles are all of full size until they are given back, as they were before. */
+static inline struct tile_config take_tiles(void) {
+    struct tile_config before;
+    _tile_storeconfig(&before);
+    _tile_loadconfig(&all_tiles);
+    return before;
+}
+
+static inline void give_back_tiles(struct tile_config before) {
+    _tile_loadconfig(&before);
+}
+
 /* To the nearest number that the upper half of a float holds; of two as near, away from 0. */
 static inline marks rounded(lanes x) {
     return ((marks)x + 0x8000) & (int32_t)0xffff0000;
