@@ -18,6 +18,8 @@ from training.negatives import NEGATIVES
 _MODELS_OWN = "the model's own"
 SVD_ITEMS = 2_000_000
 """Beyond, the SVD's own memory, some 1,600 bytes an item, is too much to take without being asked for."""
+ADDED_SINCE = {"averaging": 0.0, "history_weight": 0.0}
+"""Settings that an earlier version's run lacks, with the values that say what it did."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,12 +150,13 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """Read the fields back from a run.
+        """Read the fields back from a run; what an earlier version's run lacks is in `ADDED_SINCE`.
 
         Raises:
             RunError: where a field is missing or unknown.
         """
         known = {item.name for item in fields(cls)}
+        values = ADDED_SINCE | values
         if values.keys() != known:
             odd = ", ".join(sorted(values.keys() ^ known))
             raise RunError(f"config.json is of another version of this program: {odd}. Train the run again.")

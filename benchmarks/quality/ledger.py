@@ -77,7 +77,6 @@ class Ledger:
         """
         self.path = path
         self.num_targets_U = _num_targets(dataset)
-        self._num_items = dataset.num_items
         head = {
             "kind": "dataset",
             "name": dataset.path.name,
@@ -98,13 +97,12 @@ class Ledger:
     def find(self, settings: dict[str, Any], seed: int) -> Entry | None:
         """Give the run with these resolved settings and this seed, if it is there.
 
-        A setting that a line lacks did not exist then: it counts as what the model's default is now.
+        A setting that a line lacks did not exist then: `ADDED_SINCE` has its value.
         """
-        from training.config import TrainConfig
+        from training.config import ADDED_SINCE
 
-        defaults = TrainConfig(model=settings["model"]).resolve(self._num_items).to_json()
         for entry in self.entries:
-            then = {name: value for name, value in (defaults | entry.settings).items() if name != "seed"}
+            then = {name: value for name, value in (ADDED_SINCE | entry.settings).items() if name != "seed"}
             if entry.kind == "run" and entry.seed == seed and then == settings:
                 return entry
         return None

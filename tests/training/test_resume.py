@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from re4.errors import RunError
 from training.checkpoint import CHECKPOINT
-from training.config import TrainConfig
+from training.config import ADDED_SINCE, TrainConfig
 from training.loop import resume, train
 from training.run import Run
 
@@ -91,6 +92,24 @@ def test_killed_and_resumed_is_bit_identical_in_bf16(planted, train_until, optio
     run = tmp_path / "run"
     train_until(run, options, signal_number=signal.SIGKILL, last_step=9, precision="bf16")
     resume(run, device="cpu")  # as it began
+    assert_same_run(run, tmp_path / "whole")
+
+
+def as_saved_by_an_earlier_version(checkpoint):
+    with safe_open(checkpoint, "pt") as file:
+        facts = json.loads(file.metadata()["re4"])
+    for name in ADDED_SINCE:
+        del facts["config"][name]
+    save_file(load_file(checkpoint), checkpoint, metadata={"re4": json.dumps(facts)})
+
+
+def test_an_earlier_versions_training_goes_on_as_it_was(planted, train_until, options, tmp_path):
+    options = {**options, **ADDED_SINCE}
+    train(planted, TrainConfig(**options), tmp_path / "whole", device="cpu")
+    run = tmp_path / "run"
+    train_until(run, options, signal_number=signal.SIGKILL, last_step=9)
+    as_saved_by_an_earlier_version(run / CHECKPOINT)
+    resume(run, device="cpu")
     assert_same_run(run, tmp_path / "whole")
 
 

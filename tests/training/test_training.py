@@ -1,7 +1,9 @@
 """`re4 train` and `re4 evaluate`, as a user meets them: what a run holds, and what goes wrong well."""
 
 import json
+import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from re4.errors import DataError, RunError, TrainingError, UsageError
-from training.config import TrainConfig
+from training.config import ADDED_SINCE, TrainConfig
 from training.data.dataset import Dataset
 from training.encoders import ENCODERS
 from training.evaluation import evaluate
@@ -65,6 +67,36 @@ def test_a_run_holds_the_best_epoch_and_the_resolved_configuration(planted, run)
     assert again.to_json() == pytest.approx(best["valid"])
     assert None not in run.config.to_json().values()
     assert run.config.negatives == "all"
+
+
+def rewrite_settings(run, copy, change):
+    shutil.copytree(run.path, copy)
+    facts = json.loads((copy / "config.json").read_text())
+    change(facts["config"])
+    (copy / "config.json").write_text(json.dumps(facts))
+    return copy
+
+
+def test_an_earlier_versions_run_is_read_as_what_it_was(run, tmp_path):
+    def earlier(settings):
+        for name in ADDED_SINCE:
+            del settings[name]
+
+    opened = Run.open(rewrite_settings(run, tmp_path / "earlier", earlier))
+    assert opened.config == replace(run.config, **ADDED_SINCE)
+    opened.load_model()
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("seed", lambda settings: settings.pop("seed")),
+        ("of_tomorrow", lambda settings: settings.update(of_tomorrow=1)),
+    ],
+)
+def test_a_run_of_other_settings_is_refused_and_named(run, tmp_path, name, change):
+    with pytest.raises(RunError, match=f"another version of this program: {name}"):
+        Run.open(rewrite_settings(run, tmp_path / "other", change))
 
 
 def test_a_run_holds_what_export_needs(planted, run):
