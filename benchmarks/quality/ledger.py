@@ -53,7 +53,7 @@ class Entry:
     """As it was asked for, or a baseline's name."""
     seed: int | None
     settings: dict[str, Any]
-    """Resolved, without the seed; of a baseline what was chosen for it."""
+    """Resolved, without the seed; of a baseline what was chosen for it. What a line lacks: `ADDED_SINCE`."""
     valid: dict[str, float]
     """Validation metrics of the best epoch, history kept."""
     test: dict[str, Judged]
@@ -95,15 +95,9 @@ class Ledger:
             raise DataError(f"{path} cannot be read: {error}.") from error
 
     def find(self, settings: dict[str, Any], seed: int) -> Entry | None:
-        """Give the run with these resolved settings and this seed, if it is there.
-
-        A setting that a line lacks did not exist then: `ADDED_SINCE` has its value.
-        """
-        from training.config import ADDED_SINCE
-
+        """Give the run with these resolved settings and this seed, if it is there."""
         for entry in self.entries:
-            then = {name: value for name, value in (ADDED_SINCE | entry.settings).items() if name != "seed"}
-            if entry.kind == "run" and entry.seed == seed and then == settings:
+            if entry.kind == "run" and entry.seed == seed and entry.settings == settings:
                 return entry
         return None
 
@@ -169,5 +163,8 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _entry(line: dict[str, Any]) -> Entry:
+    from training.config import ADDED_SINCE
+
     test = {protocol: Judged(**judged) for protocol, judged in line["test"].items()}
-    return Entry(**{**line, "test": test})
+    settings = (ADDED_SINCE if line["kind"] == "run" else {}) | line["settings"]
+    return Entry(**{**line, "settings": settings, "test": test})

@@ -4,8 +4,7 @@ Entries with the same settings are one variant, however they were called. Interv
 mean, over users for a difference (each user's metric is averaged over the seeds first).
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -28,11 +27,10 @@ def outcomes_of(book: Ledger, entries: Sequence[Entry], reference: str) -> list[
         entries: in any order; all seeds of a variant count.
         reference: the variant that others are compared with; empty or unknown: the best on validation.
     """
-    groups: dict[str, list[Entry]] = {}
+    groups: dict[Hashable, list[Entry]] = {}
     for entry in entries:
-        groups.setdefault(
-            json.dumps([entry.kind, entry.variant if entry.seed is None else entry.settings]), []
-        ).append(entry)
+        known_by = entry.variant if entry.seed is None else frozenset(entry.settings.items())
+        groups.setdefault(known_by, []).append(entry)
     ordered = sorted(groups.values(), key=_validation, reverse=True)
     if not any(group[0].variant == reference for group in ordered):
         reference = ordered[0][0].variant

@@ -166,7 +166,8 @@ def test_a_ledger_goes_on_without_the_runs_and_holds_every_users_metrics(planted
                 assert by_cut[cut].recall_U.mean() == pytest.approx(judged.metrics[f"recall_{cut}"], abs=1e-5)
                 assert by_cut[cut].ndcg_U.mean() == pytest.approx(judged.metrics[f"ndcg_{cut}"], abs=1e-5)
 
-    # Settings that a later version adds were not there when the line was written: it is still the same run.
+    # Settings that a later version adds were not there when the line was written: it is still the same run,
+    # and the same variant as a run of now with another seed.
     fewer = [json.loads(line) for line in lines]
     for line in fewer[4:]:
         line["settings"] = {
@@ -175,6 +176,9 @@ def test_a_ledger_goes_on_without_the_runs_and_holds_every_users_metrics(planted
     book.write_text("".join(json.dumps(line) + "\n" for line in fewer))
     asked(capsys, planted.path, out=tmp_path / "later", **options)
     assert not written_weights(tmp_path / "later")
+    options |= {"variants": chosen, "num_seeds": 2}
+    both = asked(capsys, planted.path, out=tmp_path / "later", **options)
+    assert [row["num_seeds"] for row in both["outcomes"] if row["name"] == chosen] == [2, 2]
 
 
 def test_a_ledger_of_other_data_is_refused(planted, tmp_path, capsys):
