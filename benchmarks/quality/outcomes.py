@@ -32,12 +32,11 @@ def outcomes_of(book: Ledger, entries: Sequence[Entry], reference: str) -> list[
         known_by = entry.variant if entry.seed is None else frozenset(entry.settings.items())
         groups.setdefault(known_by, []).append(entry)
     ordered = sorted(groups.values(), key=_validation, reverse=True)
-    if not any(group[0].variant == reference for group in ordered):
-        reference = ordered[0][0].variant
+    compared_with = next((group for group in ordered if group[0].variant == reference), ordered[0])
     outcomes = []
     for protocol in PROTOCOLS:
-        by_user = {group[0].variant: _by_user(book, group, protocol) for group in ordered}
-        outcomes += [_outcome(group, protocol, by_user, reference) for group in ordered]
+        theirs = _by_user(book, compared_with, protocol)
+        outcomes += [_outcome(group, protocol, _by_user(book, group, protocol), theirs) for group in ordered]
     return outcomes
 
 
@@ -57,21 +56,20 @@ def _by_user(book: Ledger, group: Sequence[Entry], protocol: str) -> dict[str, N
 def _outcome(
     group: Sequence[Entry],
     protocol: str,
-    by_user: dict[str, dict[str, NDArray[np.float64]]],
-    reference: str,
+    by_user: dict[str, NDArray[np.float64]],
+    theirs: dict[str, NDArray[np.float64]],
 ) -> dict[str, Any]:
-    name = group[0].variant
     metrics = {}
     for metric in METRICS:
-        difference_U = by_user[name][metric] - by_user[reference][metric]
+        difference_U = by_user[metric] - theirs[metric]
         metrics[metric] = {
-            "mean": float(by_user[name][metric].mean()),
+            "mean": float(by_user[metric].mean()),
             "half_width_over_seeds": half_width([entry.test[protocol].metrics[metric] for entry in group]),
             "difference": float(difference_U.mean()),
             "difference_half_width": half_width(difference_U.tolist()),
         }
     return {
-        "name": name,
+        "name": group[0].variant,
         "is_history_excluded": protocol == "excluded",
         "num_seeds": len(group),
         "valid_recall_50": _validation(group),

@@ -1,6 +1,7 @@
 """`re4 bench quality`: baselines that are what their papers say, and a table that adds up."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from user_sequences import sequences
 from benchmarks.quality.baselines import Ease, ItemCosine, MostPopular, fit_baselines, rank_baseline
 from benchmarks.quality.cli import quality
 from benchmarks.quality.ledger import Ledger
+from benchmarks.quality.outcomes import outcomes_of
 from benchmarks.quality.variants import alternatives, parse_variant
 from re4.errors import DataError, UsageError
 from training.config import ADDED_SINCE
@@ -165,6 +167,14 @@ def test_a_ledger_goes_on_without_the_runs_and_holds_every_users_metrics(planted
             for cut in (20, 50):
                 assert by_cut[cut].recall_U.mean() == pytest.approx(judged.metrics[f"recall_{cut}"], abs=1e-5)
                 assert by_cut[cut].ndcg_U.mean() == pytest.approx(judged.metrics[f"ndcg_{cut}"], abs=1e-5)
+
+    # A name that means something else by now: two variants, each with its own figures.
+    one, other = Ledger(book, planted).entries[3:]
+    rows = outcomes_of(Ledger(book, planted), [one, replace(other, variant=one.variant)], one.variant)
+    shown = sorted(row["metrics"]["ndcg_20"]["mean"] for row in rows if not row["is_history_excluded"])
+    judged = sorted(each.test["kept"].metrics["ndcg_20"] for each in (one, other))
+    assert shown == pytest.approx(judged, abs=1e-5)
+    assert judged[0] != judged[1]
 
     # Settings that a later version adds were not there when the line was written: it is still the same run,
     # and the same variant as a run of now with another seed.
