@@ -12,7 +12,7 @@ from typing import Any, Self
 from re4.errors import RunError, UsageError
 from re4.setting_sources import read_file
 from re4.settings import check, option_name, setting
-from training.encoders import ENCODERS
+from training.encoders import ENCODERS, SMALL_CATALOGUE
 from training.negatives import NEGATIVES
 
 _MODELS_OWN = "the model's own"
@@ -129,7 +129,8 @@ class TrainConfig:
             UsageError: a setting that the model does not have is given.
         """
         kind = ENCODERS[self.model]
-        chosen = {name: value for name, value in kind.defaults.items() if getattr(self, name) is None}
+        usual = {**kind.defaults, **(kind.small_catalogue if num_items <= SMALL_CATALOGUE else {})}
+        chosen = {name: value for name, value in usual.items() if getattr(self, name) is None}
         defaults = {item.name: item.default for item in fields(self)}
         for name, value in kind.fixed.items():
             if getattr(self, name) not in (value, defaults[name]):

@@ -221,6 +221,15 @@ def test_comirec_has_no_backward_flow_unless_asked_for():
     assert TrainConfig(model="comirec-sa", contrast_weight=0.2).resolve(100).contrast_weight == 0.2
 
 
+def test_a_small_catalogue_keeps_interests_less_apart():
+    small, large = (TrainConfig().resolve(num_items) for num_items in (5000, 5001))
+    assert (small.contrast_weight, small.construct_weight) == (0.02, 0.02)
+    assert (large.contrast_weight, large.construct_weight) == (0.1, 0.1)
+    assert TrainConfig(contrast_weight=0.1).resolve(5000).contrast_weight == 0.1
+    comirec = TrainConfig(model="comirec-sa")
+    assert comirec.resolve(5000) == comirec.resolve(5001)
+
+
 def test_a_large_catalogue_gets_sampled_negatives():
     assert TrainConfig().resolve(20_001).negatives == "uniform"
     assert TrainConfig(negatives="popularity").resolve(20_001).negatives == "popularity"
