@@ -129,7 +129,11 @@ class TrainConfig:
             UsageError: a setting that the model does not have is given.
         """
         kind = ENCODERS[self.model]
-        usual = {**kind.defaults, **(kind.small_catalogue if num_items <= SMALL_CATALOGUE else {})}
+        usual = dict(kind.defaults)
+        if num_items <= SMALL_CATALOGUE:
+            usual |= kind.small_catalogue
+        if self.num_interests == 1:
+            usual |= kind.one_interest
         chosen = {name: value for name, value in usual.items() if getattr(self, name) is None}
         defaults = {item.name: item.default for item in fields(self)}
         for name, value in kind.fixed.items():

@@ -230,6 +230,14 @@ def test_a_small_catalogue_keeps_interests_less_apart():
     assert comirec.resolve(5000) == comirec.resolve(5001)
 
 
+@pytest.mark.parametrize("num_items", [100, 10_000])
+def test_one_interest_has_none_to_be_kept_from(num_items):
+    config = TrainConfig(num_interests=1).resolve(num_items)
+    assert (config.contrast_weight, config.attend_weight, config.construct_weight) == (0, 0, 0)
+    assert config.history_weight == 0
+    assert TrainConfig(num_interests=1, contrast_weight=0.1).resolve(num_items).contrast_weight == 0.1
+
+
 def test_a_large_catalogue_gets_sampled_negatives():
     assert TrainConfig().resolve(20_001).negatives == "uniform"
     assert TrainConfig(negatives="popularity").resolve(20_001).negatives == "popularity"

@@ -31,6 +31,8 @@ class EncoderKind:
     """Settings that a configuration may leave to the model."""
     small_catalogue: Mapping[str, Any] = field(default_factory=dict)
     """Other values for some of them, for up to `SMALL_CATALOGUE` items."""
+    one_interest: Mapping[str, Any] = field(default_factory=dict)
+    """Other values for some of them, where K is 1."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Settings that the model has no choice of."""
 
@@ -56,8 +58,9 @@ ENCODERS: Mapping[str, EncoderKind] = {
             **_HARD,
         },
         # Interests that are kept well apart pay among many items with narrow tastes, and cost where tastes
-        # are wide beside the catalogue: benchmarks/results/quality.
+        # are wide beside the catalogue; one alone has none to be kept from: benchmarks/results/quality.
         small_catalogue={"contrast_weight": 0.02, "construct_weight": 0.02},
+        one_interest={**_NO_FLOWS, "history_weight": 0.0},
     ),
     "comirec-sa": EncoderKind(
         module="training.encoders.comirec_sa",
