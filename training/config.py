@@ -91,7 +91,10 @@ class TrainConfig:
     )
 
     contrast_weight: float | None = setting(
-        None, "Weight of re-contrast; 0 switches it off.", low=0, default_text=_MODELS_OWN
+        None,
+        "Weight of re-contrast, which keeps interests apart; 0 switches it off.",
+        low=0,
+        default_text=_MODELS_OWN,
     )
     contrast_temperature: float = setting(0.1, "Temperature of re-contrast.", low=1e-4)
     attend_weight: float | None = setting(
