@@ -32,11 +32,14 @@ def outcomes_of(book: Ledger, entries: Sequence[Entry], reference: str) -> list[
         known_by = entry.variant if entry.seed is None else frozenset(entry.settings.items())
         groups.setdefault(known_by, []).append(entry)
     ordered = sorted(groups.values(), key=_validation, reverse=True)
-    compared_with = next((group for group in ordered if group[0].variant == reference), ordered[0])
+    compared_with = next((place for place, group in enumerate(ordered) if group[0].variant == reference), 0)
     outcomes = []
     for protocol in PROTOCOLS:
-        theirs = _by_user(book, compared_with, protocol)
-        outcomes += [_outcome(group, protocol, _by_user(book, group, protocol), theirs) for group in ordered]
+        by_user = [_by_user(book, group, protocol) for group in ordered]
+        theirs = by_user[compared_with]
+        outcomes += [
+            _outcome(group, protocol, ours, theirs) for group, ours in zip(ordered, by_user, strict=True)
+        ]
     return outcomes
 
 
@@ -56,14 +59,14 @@ def _by_user(book: Ledger, group: Sequence[Entry], protocol: str) -> dict[str, N
 def _outcome(
     group: Sequence[Entry],
     protocol: str,
-    by_user: dict[str, NDArray[np.float64]],
+    ours: dict[str, NDArray[np.float64]],
     theirs: dict[str, NDArray[np.float64]],
 ) -> dict[str, Any]:
     metrics = {}
     for metric in METRICS:
-        difference_U = by_user[metric] - theirs[metric]
+        difference_U = ours[metric] - theirs[metric]
         metrics[metric] = {
-            "mean": float(by_user[metric].mean()),
+            "mean": float(ours[metric].mean()),
             "half_width_over_seeds": half_width([entry.test[protocol].metrics[metric] for entry in group]),
             "difference": float(difference_U.mean()),
             "difference_half_width": half_width(difference_U.tolist()),
