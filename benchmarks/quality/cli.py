@@ -5,6 +5,7 @@ only reported. Finished runs go into a ledger, a line each, and are never made a
 and continued on another day and machine.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from re4.files import replacing, write_json
 
 if TYPE_CHECKING:
     from benchmarks.quality.ledger import Entry, Ledger
+    from training.config import TrainConfig
     from training.data.dataset import Dataset
 
 
@@ -45,20 +47,18 @@ def quality(
     from benchmarks.quality.ledger import Ledger
     from benchmarks.quality.outcomes import markdown, outcomes_of, print_outcomes
     from benchmarks.quality.trained import baseline_entries
-    from benchmarks.quality.variants import alternatives
+    from benchmarks.quality.variants import alternatives, variant_name
     from training.data.dataset import Dataset
 
     asked = [alternatives(text) for text in variants.split(",")]
     dataset = Dataset.open(data)
     book = Ledger(ledger or out / "ledger.jsonl", dataset)
     entries = list(baseline_entries(book, dataset))
-    reference = asked[0][0]
+    reference = variant_name(asked[0][0].resolve(dataset.num_items).to_json(), dataset.num_items)
     if num_seeds:
-        runs = [
-            _trained(book, dataset, _chosen(book, dataset, choice, out), range(num_seeds), out)
-            for choice in asked
-        ]
-        reference = runs[0][0].variant  # as the ledger calls it
+        chosen = [_chosen(book, dataset, choice, out) for choice in asked]
+        runs = [_trained(book, dataset, config, range(num_seeds), out) for config in chosen]
+        reference = runs[0][0].variant
         entries += [entry for of_variant in runs for entry in of_variant]
     outcomes = outcomes_of(book, entries if num_seeds else book.entries, reference)
     report = {
@@ -77,17 +77,20 @@ def quality(
         print_outcomes(data.name, outcomes)
 
 
-def _chosen(book: "Ledger", dataset: "Dataset", choice: list[str], out: Path) -> str:
+def _chosen(book: "Ledger", dataset: "Dataset", choice: "list[TrainConfig]", out: Path) -> "TrainConfig":
     """Give the alternative with the best validation Recall@50 with seed 0."""
     if len(choice) == 1:
         return choice[0]
-    recalls = {name: _trained(book, dataset, name, range(1), out)[0].valid["recall_50"] for name in choice}
-    best = max(recalls, key=lambda name: recalls[name])
-    say(f"{best}: the best of {len(choice)} on validation, {recalls[best]:.4f}")
-    return best
+    entries = [_trained(book, dataset, config, range(1), out)[0] for config in choice]
+    recalls = [entry.valid["recall_50"] for entry in entries]
+    best = recalls.index(max(recalls))
+    say(f"{entries[best].variant}: the best of {len(choice)} on validation, {recalls[best]:.4f}")
+    return choice[best]
 
 
-def _trained(book: "Ledger", dataset: "Dataset", variant: str, seeds: range, out: Path) -> "list[Entry]":
+def _trained(
+    book: "Ledger", dataset: "Dataset", config: "TrainConfig", seeds: range, out: Path
+) -> "list[Entry]":
     from benchmarks.quality.trained import trained_entry
 
-    return [trained_entry(book, dataset, variant, seed, out) for seed in seeds]
+    return [trained_entry(book, dataset, replace(config, seed=seed), out) for seed in seeds]

@@ -6,7 +6,8 @@
 
 A line says which places of each test user's first 50 are hits (`hits`: bits by user and place, zlib, base64),
 history kept and excluded. Every metric of every user, and so every paired test, comes from that: neither the
-data nor the trained runs are needed again. A run is known by its resolved settings, whatever it was called.
+data nor the trained runs are needed again. A run is known by its resolved settings, and named by what in them
+differs from today's defaults, whatever it was called when they were others.
 """
 
 import base64
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.quality.variants import variant_name
 from re4.errors import DataError
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ class Entry:
 
     kind: Literal["run", "baseline"]
     variant: str
-    """As it was asked for, or a baseline's name."""
+    """By `variant_name`, or a baseline's name."""
     seed: int | None
     settings: dict[str, Any]
     """Resolved, without the seed; of a baseline what was chosen for it. What a line lacks: `ADDED_SINCE`."""
@@ -90,7 +92,7 @@ class Ledger:
         elif lines[0].get("fingerprint") != head["fingerprint"]:
             raise DataError(f"{path} is the ledger of other data than {dataset.path}. Give another --ledger.")
         try:
-            self.entries = [_entry(line) for line in lines[1:]]
+            self.entries = [_entry(line, dataset.num_items) for line in lines[1:]]
         except (KeyError, TypeError) as error:
             raise DataError(f"{path} cannot be read: {error}.") from error
 
@@ -162,9 +164,11 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
             raise DataError(f"{path}, line {number} is not JSON: {error}.") from error
 
 
-def _entry(line: dict[str, Any]) -> Entry:
+def _entry(line: dict[str, Any], num_items: int) -> Entry:
     from training.config import ADDED_SINCE
 
     test = {protocol: Judged(**judged) for protocol, judged in line["test"].items()}
-    settings = (ADDED_SINCE if line["kind"] == "run" else {}) | line["settings"]
-    return Entry(**{**line, "settings": settings, "test": test})
+    if line["kind"] == "run":
+        settings = ADDED_SINCE | line["settings"]
+        line = line | {"settings": settings, "variant": variant_name(settings, num_items)}
+    return Entry(**{**line, "test": test})

@@ -1,10 +1,10 @@
 """What the entries of a ledger come to: means, intervals, and differences paired by user.
 
-Entries with the same settings are one variant, however they were called. Intervals are 95 %: over seeds for a
-mean, over users for a difference (each user's metric is averaged over the seeds first).
+Intervals are 95 %: over seeds for a mean, over users for a difference (each user's metric is averaged over
+the seeds first).
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -27,10 +27,9 @@ def outcomes_of(book: Ledger, entries: Sequence[Entry], reference: str) -> list[
         entries: in any order; all seeds of a variant count.
         reference: the variant that others are compared with; empty or unknown: the best on validation.
     """
-    groups: dict[Hashable, list[Entry]] = {}
+    groups: dict[str, list[Entry]] = {}
     for entry in entries:
-        known_by = entry.variant if entry.seed is None else frozenset(entry.settings.items())
-        groups.setdefault(known_by, []).append(entry)
+        groups.setdefault(entry.variant, []).append(entry)
     ordered = sorted(groups.values(), key=_validation, reverse=True)
     compared_with = next((place for place, group in enumerate(ordered) if group[0].variant == reference), 0)
     outcomes = []

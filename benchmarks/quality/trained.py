@@ -4,53 +4,56 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.quality.ledger import PROTOCOLS, Entry, Judged, Ledger, pack_hits
-from benchmarks.quality.variants import parse_variant
+from benchmarks.quality.variants import variant_name
 from re4 import __version__
 from re4.console import say
+from re4.errors import RunError
 
 if TYPE_CHECKING:
+    from training.config import TrainConfig
     from training.data.dataset import Dataset
     from training.evaluation import Ranking
 
 
-def trained_entry(ledger: Ledger, dataset: "Dataset", variant: str, seed: int, runs: Path) -> Entry:
-    """Give the ledger's entry; where it has none, train or go on with the run in its folder, and judge it."""
-    from training.checkpoint import CHECKPOINT
-    from training.config import TrainConfig
+def trained_entry(ledger: Ledger, dataset: "Dataset", config: "TrainConfig", runs: Path) -> Entry:
+    """Give the ledger's entry; where it has none, train or go on with the run in its folder, and judge it.
+
+    Raises:
+        RunError: the run in its folder has other settings.
+    """
+    from training.checkpoint import CHECKPOINT, read_facts
     from training.evaluation import rank
     from training.loop import resume, train
     from training.run import CONFIG, Run
 
-    config = TrainConfig(**parse_variant(variant), seed=seed).resolve(dataset.num_items)
+    config = config.resolve(dataset.num_items)
     settings = {name: value for name, value in config.to_json().items() if name != "seed"}
-    known = ledger.find(settings, seed)
+    known = ledger.find(settings, config.seed)
     if known is not None:
         return known
-    path = runs / variant.replace(":", "-").replace("=", "-") / f"seed-{seed}"
+    variant = variant_name(settings, dataset.num_items)
+    title = f"{variant}, seed {config.seed}"
+    path = runs / variant.replace(":", "-").replace("=", "-") / f"seed-{config.seed}"
     if (path / CHECKPOINT).exists():
+        _check_settings(path, read_facts(path).config, config)
         resume(path, dataset)
     elif not (path / CONFIG).exists():
-        say(f"{variant}, seed {seed}")
+        say(title)
         train(dataset, config, path)
     run = Run.open(path)
+    _check_settings(path, run.config, config)
     run.check_dataset(dataset)
     model, epochs = run.load_model(), run.metrics()
     return ledger.add(
         Entry(
             kind="run",
             variant=variant,
-            seed=seed,
-            settings={name: value for name, value in run.config.to_json().items() if name != "seed"},
+            seed=config.seed,
+            settings=settings,
             valid=rounded(run.evaluation()["valid"]),
             test={
                 protocol: judged(
-                    rank(
-                        model,
-                        dataset.test,
-                        exclude_history=protocol == "excluded",
-                        title=f"{variant}, seed {seed}",
-                    ),
-                    dataset,
+                    rank(model, dataset.test, exclude_history=protocol == "excluded", title=title), dataset
                 )
                 for protocol in PROTOCOLS
             },
@@ -60,6 +63,11 @@ def trained_entry(ledger: Ledger, dataset: "Dataset", variant: str, seed: int, r
             made_by=made_by(),
         )
     )
+
+
+def _check_settings(path: Path, found: "TrainConfig", asked: "TrainConfig") -> None:
+    if found != asked:
+        raise RunError(f"{path} is a run with other settings, of an earlier study. Give another --out.")
 
 
 def baseline_entries(ledger: Ledger, dataset: "Dataset") -> list[Entry]:
