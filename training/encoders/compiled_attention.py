@@ -53,24 +53,13 @@ class _LogAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outer: Any) -> tuple[Tensor | None, ...]:
-        history_vectors_BLD, lengths_B, positions, W1_HD, w_KH, log_attention_BKL = ctx.saved_tensors
-        size, length, _ = history_vectors_BLD.shape
-        inputs = (history_vectors_BLD, positions, W1_HD, w_KH)
+        *given, log_attention_BKL = ctx.saved_tensors
+        history_vectors_BLD, _, *weights = given
+        inputs = (history_vectors_BLD, *weights)
         gradients = tuple(None if tensor is None else torch.zeros_like(tensor) for tensor in inputs)
-        is_without_memory = call(
-            ctx.compiled.go_back,
-            size,
-            length,
-            history_vectors_BLD,
-            lengths_B,
-            positions,
-            W1_HD,
-            w_KH,
-            log_attention_BKL,
-            outer[0].contiguous().clone(),
-            *gradients,
-        )
-        if is_without_memory:
+        of_attention_BKL = outer[0].contiguous().clone()
+        sizes = history_vectors_BLD.shape[:2]
+        if call(ctx.compiled.go_back, *sizes, *given, log_attention_BKL, of_attention_BKL, *gradients):
             raise MemoryError("no memory is left to go back through the attention in")
-        of_history_BLD, *others = gradients
-        return (None, of_history_BLD, None, *others)
+        of_history_BLD, *of_weights = gradients
+        return (None, of_history_BLD, None, *of_weights)
