@@ -16,6 +16,7 @@ from re4.console import table
 
 METRICS: Final = ("recall_20", "recall_50", "hit_rate_20", "hit_rate_50", "ndcg_20", "ndcg_50")
 _SHOWN: Final = ("recall_20", "recall_50", "ndcg_20", "ndcg_50")
+_LEAST_MEAN: Final = 1e-9
 _HEADINGS: Final = ("Recall@20", "Recall@50", "NDCG@20", "NDCG@50")
 
 
@@ -37,7 +38,8 @@ def outcomes_of(book: Ledger, entries: Sequence[Entry], reference: str) -> list[
         by_user = [_by_user(book, group, protocol) for group in ordered]
         theirs = by_user[compared_with]
         outcomes += [
-            _outcome(group, protocol, ours, theirs) for group, ours in zip(ordered, by_user, strict=True)
+            {**_outcome(group, protocol, ours, theirs), "is_reference": ours is theirs}
+            for group, ours in zip(ordered, by_user, strict=True)
         ]
     return outcomes
 
@@ -91,18 +93,50 @@ def print_outcomes(title: str, outcomes: Sequence[dict[str, Any]]) -> None:
 
 def markdown(title: str, outcomes: Sequence[dict[str, Any]]) -> str:
     """Give the page of a ledger."""
+    reference = next(each["name"] for each in outcomes if each["is_reference"])
     parts = [
         f"# Quality on {title}",
         "Made of the ledger beside it by `re4 bench quality`; see `benchmarks/README.md`. Test users; ± is "
         "half of the 95 % interval: over seeds, and for differences over users, paired. Differences are from "
-        "the row whose are 0. In order of validation Recall@50.",
+        f"`{reference}`. In order of validation Recall@50.",
+        f"## `{reference}` over the others",
+        "In per cent, history left in / left out; bold is beyond the interval of the difference.",
+        _page_table(["", "seeds", *_HEADINGS], _gains(outcomes)),
     ]
     for excluded in (False, True):
         rows = [_cells(each) for each in outcomes if each["is_history_excluded"] == excluded]
-        lines = [_columns(), ["---"] * len(_columns()), *rows]
-        parts.append(f"## {_protocol(excluded).capitalize()}")
-        parts.append("\n".join("| " + " | ".join(cells) + " |" for cells in lines))
+        parts += [f"## {_protocol(excluded).capitalize()}", _page_table(_columns(), rows)]
     return "\n\n".join(parts) + "\n"
+
+
+def _page_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _gains(outcomes: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """A row for each variant but the reference: what the reference has more than it."""
+    by_protocol = (
+        [each for each in outcomes if each["is_history_excluded"] == excluded] for excluded in (0, 1)
+    )
+    return [
+        [
+            left_in["name"],
+            str(left_in["num_seeds"]),
+            *(
+                " / ".join(_gain(each["metrics"][metric]) for each in (left_in, left_out))
+                for metric in _SHOWN
+            ),
+        ]
+        for left_in, left_out in zip(*by_protocol, strict=True)
+        if not left_in["is_reference"]
+    ]
+
+
+def _gain(figures: dict[str, float]) -> str:
+    gain = -figures["difference"] / max(figures["mean"], _LEAST_MEAN)
+    text = f"{round(100 * gain, 1) + 0.0:+.1f}"  # no minus before 0
+    return f"**{text}**" if abs(figures["difference"]) > figures["difference_half_width"] else text
 
 
 def _protocol(excluded: bool) -> str:

@@ -165,7 +165,14 @@ def test_the_table_adds_up_and_finished_runs_are_used_again(planted, tmp_path, c
     assert asked(capsys, planted.path, **options) == report
     assert written_weights(tmp_path / "runs") == written
     page = (tmp_path / "runs" / "ledger.md").read_text()
-    assert page.count(f"| {variants[1]} | 2 |") == 2
+    assert page.count(f"| {variants[1]} | 2 |") == 3
+    gains = []
+    for is_excluded in (False, True):
+        ours, theirs = (by_name[name, is_excluded]["metrics"]["recall_20"] for name in variants)
+        gain = f"{round(100 * (ours['mean'] / theirs['mean'] - 1), 1) + 0.0:+.1f}"
+        is_beyond = abs(theirs["difference"]) > theirs["difference_half_width"]
+        gains.append(f"**{gain}**" if is_beyond else gain)
+    assert f"| {variants[1]} | 2 | {' / '.join(gains)} | " in page
 
 
 def test_a_ledger_goes_on_without_the_runs_and_holds_every_users_metrics(planted, tmp_path, capsys):
