@@ -16,8 +16,8 @@ from re4.console import table
 
 METRICS: Final = ("recall_20", "recall_50", "hit_rate_20", "hit_rate_50", "ndcg_20", "ndcg_50")
 _SHOWN: Final = ("recall_20", "recall_50", "ndcg_20", "ndcg_50")
-_LEAST_MEAN: Final = 1e-9
 _HEADINGS: Final = ("Recall@20", "Recall@50", "NDCG@20", "NDCG@50")
+_LEAST_MEAN: Final = 1e-9
 
 
 def outcomes_of(book: Ledger, entries: Sequence[Entry], reference: str) -> list[dict[str, Any]]:
