@@ -221,10 +221,10 @@ def test_comirec_has_no_backward_flow_unless_asked_for():
     assert TrainConfig(model="comirec-sa", contrast_weight=0.2).resolve(100).contrast_weight == 0.2
 
 
-def test_a_small_catalogue_keeps_interests_less_apart():
+def test_a_small_catalogue_keeps_interests_less_apart_and_less_from_the_history():
     small, large = (TrainConfig().resolve(num_items) for num_items in (5000, 5001))
-    assert (small.contrast_weight, small.construct_weight) == (0.02, 0.02)
-    assert (large.contrast_weight, large.construct_weight) == (0.1, 0.1)
+    assert (small.contrast_weight, small.construct_weight, small.history_weight) == (0.02, 0.02, 0.05)
+    assert (large.contrast_weight, large.construct_weight, large.history_weight) == (0.1, 0.1, 0.2)
     assert TrainConfig(contrast_weight=0.1).resolve(5000).contrast_weight == 0.1
     comirec = TrainConfig(model="comirec-sa")
     assert comirec.resolve(5000) == comirec.resolve(5001)

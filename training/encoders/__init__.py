@@ -58,8 +58,9 @@ ENCODERS: Mapping[str, EncoderKind] = {
             **_HARD,
         },
         # Interests that are kept well apart pay among many items with narrow tastes, and cost where tastes
-        # are wide beside the catalogue; one alone has none to be kept from: benchmarks/results/quality.
-        small_catalogue={"contrast_weight": 0.02, "construct_weight": 0.02},
+        # are wide beside the catalogue; there, to rank what is new far above the history costs as well. One
+        # alone has none to be kept from. Figures: benchmarks/results/quality.
+        small_catalogue={"contrast_weight": 0.02, "construct_weight": 0.02, "history_weight": 0.05},
         one_interest={**_NO_FLOWS, "history_weight": 0.0},
     ),
     "comirec-sa": EncoderKind(
