@@ -94,8 +94,8 @@ def with_gradients(value: Tensor, inputs: tuple[Tensor, ...], gradients: tuple[T
 
     The gradients are handed over: going back changes them in place, so that one goes back once.
     """
-    result: Tensor = _WithGradients.apply(value, gradients, *inputs)  # type: ignore[no-untyped-call]
-    return result
+    apply: Callable[..., Tensor] = _WithGradients.apply  # typed by some versions of PyTorch only
+    return apply(value, gradients, *inputs)
 
 
 class _WithGradients(torch.autograd.Function):

@@ -1,6 +1,7 @@
 """The logarithm of an attention by compiled code, forward and backward (see `training.native`)."""
 
 import ctypes
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,10 +25,8 @@ def log_attention(
     w_KH: Tensor,
 ) -> Tensor:
     """Give `log a` [B, K, L], minus infinity on padding; positions [L or more, D] are added to histories."""
-    result: Tensor = _LogAttention.apply(  # type: ignore[no-untyped-call]
-        compiled, history_vectors_BLD, lengths_B, positions, W1_HD, w_KH
-    )
-    return result
+    apply: Callable[..., Tensor] = _LogAttention.apply  # typed by some versions of PyTorch only
+    return apply(compiled, history_vectors_BLD, lengths_B, positions, W1_HD, w_KH)
 
 
 class _LogAttention(torch.autograd.Function):
