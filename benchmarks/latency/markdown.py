@@ -5,6 +5,7 @@ from typing import Any
 
 from benchmarks.latency.callee import STAGES
 from benchmarks.latency.steadiness import in_words
+from benchmarks.page_table import page_table
 
 
 def render_markdown(report: Mapping[str, Any]) -> str:
@@ -87,7 +88,7 @@ def _against(report: Mapping[str, Any]) -> str:
         f"{info['num_items']:,} items, index {info['index']}{recalled}. The same load in turns; a ratio is "
         "the other server's figure as a multiple of this one's, computed within its pair, with the 95 % "
         "interval of the mean over pairs.\n\n"
-        + "\n\n".join([_table(["figure", "ratio", "95 %"], rows), _load_table(found["points"])])
+        + "\n\n".join([page_table(["figure", "ratio", "95 %"], rows), _load_table(found["points"])])
     )
 
 
@@ -108,7 +109,7 @@ def _load_table(points: Sequence[Mapping[str, Any]]) -> str:
         for point in points
     ]
     columns = ["load", "for", "runs", "offered/s", "achieved/s"]
-    return _table([*columns, "p50", "p90", "p99", "p99.9", "max", "lag", "calls", "failed"], rows)
+    return page_table([*columns, "p50", "p90", "p99", "p99.9", "max", "lag", "calls", "failed"], rows)
 
 
 def _stage_table(points: Sequence[Mapping[str, Any]]) -> str:
@@ -122,7 +123,7 @@ def _stage_table(points: Sequence[Mapping[str, Any]]) -> str:
         ]
         for point in points
     ]
-    return _table(["load", *STAGES, "elsewhere", "batch size", "server", "client"], rows)
+    return page_table(["load", *STAGES, "elsewhere", "batch size", "server", "client"], rows)
 
 
 def _conditions(report: Mapping[str, Any]) -> str:
@@ -158,11 +159,6 @@ def _conditions(report: Mapping[str, Any]) -> str:
         "CPU flags": " ".join(machine["cpu_flags"]),
     }
     return "\n".join(f"- **{name}:** {text}" for name, text in facts.items())
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---", *("---:" for _ in columns[1:])], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _in_words(figure: Mapping[str, float | None]) -> str:

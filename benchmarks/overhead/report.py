@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from benchmarks.intervals import half_width
 from benchmarks.overhead.measure import Bare, Served
+from benchmarks.page_table import page_table
 
 SCHEMA_VERSION: Final = 1
 
@@ -161,12 +162,12 @@ def render_markdown(report: Mapping[str, Any]) -> str:
     parts = ["# What the server adds to the work"]
     if report["figures"]:
         parts += [
-            _rows(
+            page_table(
                 ["figure", "median", "lowest to highest", "goal", ""],
                 [_goal_row(goal, report) for goal in (*GOALS, *CPU_GOALS)],
             ),
             "## Times\n\nMicroseconds for one request, or one user.\n\n"
-            + _rows(
+            + page_table(
                 ["", "median", "lowest to highest"],
                 [
                     [name.removesuffix("_us").replace("_", " "), f"{found['median']:,.0f}", _range(found, 0)]
@@ -178,7 +179,7 @@ def render_markdown(report: Mapping[str, Any]) -> str:
         parts.append(
             f"## Against {report['against']['version']}\n\nTime of the bundle divided by time of the other, "
             f"{len(report['pairs'])} interleaved pairs; ± is half of the 95 % interval of the mean.\n\n"
-            + _rows(
+            + page_table(
                 ["", "mean", "±", "lowest to highest"],
                 [
                     [PAIR_NAMES[name], f"{found['mean']:.3f}", _half(found), _range(found, 3)]
@@ -208,8 +209,3 @@ def _range(found: Mapping[str, Any], digits: int) -> str:
 
 def _half(found: Mapping[str, Any]) -> str:
     return "–" if found["half_width"] is None else f"{found['half_width']:.3f}"
-
-
-def _rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

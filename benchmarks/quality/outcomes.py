@@ -11,13 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.intervals import half_width
+from benchmarks.page_table import page_table
 from benchmarks.quality.ledger import PROTOCOLS, Entry, Ledger
 from re4.console import table
 
 METRICS: Final = ("recall_20", "recall_50", "hit_rate_20", "hit_rate_50", "ndcg_20", "ndcg_50")
 _SHOWN: Final = ("recall_20", "recall_50", "ndcg_20", "ndcg_50")
 _HEADINGS: Final = ("Recall@20", "Recall@50", "NDCG@20", "NDCG@50")
-_LEAST_MEAN: Final = 1e-9
+_IN_WORDS: Final = ("history left in", "history left out")
+"""The protocols."""
 
 
 def outcomes_of(book: Ledger, entries: Sequence[Entry], reference: str) -> list[dict[str, Any]]:
@@ -86,9 +88,8 @@ def _outcome(
 
 def print_outcomes(title: str, outcomes: Sequence[dict[str, Any]]) -> None:
     """Show both protocols on the terminal."""
-    for excluded in (False, True):
-        rows = [_cells(each) for each in outcomes if each["is_history_excluded"] == excluded]
-        table(f"{title} · test · {_protocol(excluded)}", _columns(), rows)
+    for words, of_protocol in zip(_IN_WORDS, _by_protocol(outcomes), strict=True):
+        table(f"{title} · test · {words}", _columns(), [_cells(each) for each in of_protocol])
 
 
 def markdown(title: str, outcomes: Sequence[dict[str, Any]]) -> str:
@@ -101,46 +102,36 @@ def markdown(title: str, outcomes: Sequence[dict[str, Any]]) -> str:
         f"`{reference}`. In order of validation Recall@50.",
         f"## `{reference}` over the others",
         "In per cent, history left in / left out; bold is beyond the interval of the difference.",
-        _page_table(["", "seeds", *_HEADINGS], _gains(outcomes)),
+        page_table(["", "seeds", *_HEADINGS], _gains(outcomes)),
     ]
-    for excluded in (False, True):
-        rows = [_cells(each) for each in outcomes if each["is_history_excluded"] == excluded]
-        parts += [f"## {_protocol(excluded).capitalize()}", _page_table(_columns(), rows)]
+    for words, of_protocol in zip(_IN_WORDS, _by_protocol(outcomes), strict=True):
+        parts += [f"## {words.capitalize()}", page_table(_columns(), [_cells(each) for each in of_protocol])]
     return "\n\n".join(parts) + "\n"
 
 
-def _page_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+def _by_protocol(outcomes: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The variants with the history left in; then the same, in the same order, with it left out."""
+    return [
+        [each for each in outcomes if each["is_history_excluded"] == excluded] for excluded in (False, True)
+    ]
 
 
 def _gains(outcomes: Sequence[dict[str, Any]]) -> list[list[str]]:
     """A row for each variant but the reference: what the reference has more than it."""
-    by_protocol = (
-        [each for each in outcomes if each["is_history_excluded"] == excluded] for excluded in (0, 1)
-    )
-    return [
-        [
-            left_in["name"],
-            str(left_in["num_seeds"]),
-            *(
-                " / ".join(_gain(each["metrics"][metric]) for each in (left_in, left_out))
-                for metric in _SHOWN
-            ),
-        ]
-        for left_in, left_out in zip(*by_protocol, strict=True)
-        if not left_in["is_reference"]
-    ]
+    rows = []
+    for both in zip(*_by_protocol(outcomes), strict=True):
+        if not both[0]["is_reference"]:
+            gains = (" / ".join(_gain(each["metrics"][metric]) for each in both) for metric in _SHOWN)
+            rows.append([both[0]["name"], str(both[0]["num_seeds"]), *gains])
+    return rows
 
 
 def _gain(figures: dict[str, float]) -> str:
-    gain = -figures["difference"] / max(figures["mean"], _LEAST_MEAN)
-    text = f"{round(100 * gain, 1) + 0.0:+.1f}"  # no minus before 0
+    if not figures["mean"]:
+        return "–"  # of nothing there is no per cent
+    gain = -100 * figures["difference"] / figures["mean"]
+    text = f"{round(gain, 1) + 0.0:+.1f}"  # no minus before 0
     return f"**{text}**" if abs(figures["difference"]) > figures["difference_half_width"] else text
-
-
-def _protocol(excluded: bool) -> str:
-    return "history left out" if excluded else "history left in"
 
 
 def _columns() -> list[str]:

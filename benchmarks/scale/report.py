@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.page_table import page_table
 from re4.files import replacing, write_json
 
 
@@ -34,7 +35,7 @@ def _text(report: dict[str, Any]) -> str:
         "Own memory is what nobody else can use; resident memory has the pages of mapped files in it, which "
         "the kernel may take back at any time. A job that is stopped for a while takes more seconds, but not "
         "more processor seconds.",
-        _table(
+        page_table(
             ["stage", "seconds", "processor seconds", "peak own GiB", "peak resident GiB"],
             [
                 [
@@ -48,7 +49,7 @@ def _text(report: dict[str, Any]) -> str:
             ],
         ),
         "## Files",
-        _table(
+        page_table(
             ["file", "bytes", "bytes an item"],
             [
                 [name, f"{size:,}", f"{size / num_items:.1f}"]
@@ -77,16 +78,11 @@ def _reader(number: int, reader: dict[str, Any]) -> str:
         f"**Process {number}** loaded it in {reader['load_s']:.2f} s, taking {_gib(grew)} GiB of its own. "
         f"At the end it held {_gib(after['own_bytes'])} GiB of its own and {_gib(after['mapped_bytes'])} GiB "
         f"mapped; {_gib(after['shared_bytes'])} GiB of all that was shared with another process.\n\n"
-        + _table(["requests", "number", "p50 ms", "p90 ms", "p99 ms", "search ms", "requests/s"], rows)
+        + page_table(["requests", "number", "p50 ms", "p90 ms", "p99 ms", "search ms", "requests/s"], rows)
         + f"\n\nIds: mapped in {ids['open_ms']:.2f} ms; a second, first and warm: rows to ids "
         f"{ids['first_rows_to_ids_per_s']:,.0f} and {ids['warm_rows_to_ids_per_s']:,.0f}, ids to rows "
         f"{ids['first_ids_to_rows_per_s']:,.0f} and {ids['warm_ids_to_rows_per_s']:,.0f}."
     )
-
-
-def _table(columns: list[str], rows: list[list[str]]) -> str:
-    head = [f"| {' | '.join(columns)} |", "|" + " --- |" + " ---: |" * (len(columns) - 1)]
-    return "\n".join([*head, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def _gib(num_bytes: int) -> str:

@@ -1,10 +1,11 @@
 """A comparison as text: who is ahead first, then every figure behind it, then how to get it again."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.latency.steadiness import in_words
+from benchmarks.page_table import page_table
 from benchmarks.side_by_side.comparison import OURS, figures_of
 from benchmarks.side_by_side.turns import LOADS
 
@@ -91,7 +92,7 @@ def _systems(report: Mapping[str, Any]) -> str:
             ]
         )
     columns = ["system", "setting", "sustained/s", "p50, ms", "p99, ms", "lone, ms", "saturated/s", "recall"]
-    return _table([*columns, "CPU, µs", "server MiB", "client's ceiling/s"], rows)
+    return page_table([*columns, "CPU, µs", "server MiB", "client's ceiling/s"], rows)
 
 
 def _in_turns_in_words(report: Mapping[str, Any]) -> str:
@@ -134,7 +135,7 @@ def _in_turns(turns: Mapping[str, Any] | None) -> str:
         f"## In turns\n\n{turns['num_rounds']} rounds with all systems up, each saturated by 64 callers and "
         "called by one, in turns. Ratios are computed within a round, with the 95 % interval over the rounds "
         "in brackets: what slows the machine for minutes slows all alike. The machine alone: "
-        f"{in_words(turns['steadiness_before'])}.\n\n" + _table([*columns, "ours is ×"], rows)
+        f"{in_words(turns['steadiness_before'])}.\n\n" + page_table([*columns, "ours is ×"], rows)
     )
 
 
@@ -173,7 +174,7 @@ def _loads(report: Mapping[str, Any]) -> str:
         for point in part["points"]
     ]
     columns = ["system", "load", "for", "runs", "achieved/s", "p50", "p90", "p99", "p99.9", "lag p99"]
-    return _table([*columns, "batch", "calls", "failed"], rows)
+    return page_table([*columns, "batch", "calls", "failed"], rows)
 
 
 def _conditions(report: Mapping[str, Any]) -> str:
@@ -226,8 +227,3 @@ def _with_half(figure: Mapping[str, float | None]) -> str:
 
 def _ms(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---", *("---:" for _ in columns[1:])], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
