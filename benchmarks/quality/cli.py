@@ -54,9 +54,11 @@ def quality(
     dataset = Dataset.open(data)
     book = Ledger(ledger or out / "ledger.jsonl", dataset)
     entries = list(baseline_entries(book, dataset))
-    reference = variant_name(asked[0][0].resolve(dataset.num_items).to_json(), dataset.num_items)
+    choices = [[config.resolve(dataset.num_items) for config in choice] for choice in asked]
+    reference = variant_name(choices[0][0].to_json(), dataset.num_items)
     if num_seeds:
-        chosen = [_chosen(book, dataset, choice, out) for choice in asked]
+        # Texts that come to the same settings are one variant.
+        chosen = dict.fromkeys(_chosen(book, dataset, choice, out) for choice in choices)
         runs = [_trained(book, dataset, config, range(num_seeds), out) for config in chosen]
         reference = runs[0][0].variant
         entries += [entry for of_variant in runs for entry in of_variant]

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 def trained_entry(ledger: Ledger, dataset: "Dataset", config: "TrainConfig", runs: Path) -> Entry:
     """Give the ledger's entry; where it has none, train or go on with the run in its folder, and judge it.
 
+    Args:
+        ledger: of the data set.
+        dataset: what to train on.
+        config: resolved.
+        runs: the folder of the runs.
+
     Raises:
         RunError: the run in its folder has other settings.
     """
@@ -26,7 +32,6 @@ def trained_entry(ledger: Ledger, dataset: "Dataset", config: "TrainConfig", run
     from training.loop import resume, train
     from training.run import CONFIG, Run
 
-    config = config.resolve(dataset.num_items)
     settings = {name: value for name, value in config.to_json().items() if name != "seed"}
     known = ledger.find(settings, config.seed)
     if known is not None:

@@ -221,6 +221,13 @@ def test_a_ledger_goes_on_without_the_runs_and_holds_every_users_metrics(planted
     assert [row["num_seeds"] for row in both["outcomes"] if row["name"] == chosen] == [2, 2]
 
 
+def test_two_texts_for_the_same_settings_are_one_variant(planted, tmp_path, capsys):
+    """Its seeds would count twice, and their interval come out too narrow."""
+    variants = "most-popular,most-popular:batch_size=1024"
+    report = asked(capsys, planted.path, out=tmp_path / "runs", variants=variants)
+    assert [row["num_seeds"] for row in report["outcomes"] if row["name"] == "most-popular"] == [2, 2]
+
+
 def test_a_ledger_of_other_data_is_refused(planted, tmp_path, capsys):
     book = tmp_path / "book.jsonl"
     book.write_text(json.dumps({"kind": "dataset", "fingerprint": "0123456789abcdef"}) + "\n")
