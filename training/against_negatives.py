@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from training.blockwise import BlockWorker, work_by_blocks
 from training.native import MOST_LANES, call, native_for
+from training.own_negatives import OwnNegatives
 from training.precision import Products
 
 # Scores of a block, four megabytes: they stay in the processor's cache.
@@ -42,8 +43,7 @@ class Examples:
     target_scores_B: Tensor
     vectors_MD: Tensor
     corrections_M: Tensor | None
-    own: tuple[Tensor, Tensor]
-    """Places to leave out: example, in order, and negative, int64 [P] each."""
+    own: OwnNegatives
     hardness: float
     rival_gradients_BKD: Tensor
     target_gradients_B: Tensor
@@ -56,7 +56,7 @@ def sum_against_negatives(
     target_scores_B: Tensor,
     vectors_MD: Tensor,
     corrections_M: Tensor | None,
-    own: tuple[Tensor, Tensor],
+    own: OwnNegatives,
     hardness: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Give the sum, a scalar, and its gradients by rivals, target scores and vectors.
@@ -104,14 +104,6 @@ def _worker_for(examples: Examples) -> tuple[Callable[[int], _Worker], int]:
     return partial(_TorchWorker, examples), max(1, _BLOCK_SCORES // (num_negatives * num_rivals))
 
 
-def _own(examples: Examples, block: slice) -> tuple[Tensor, Tensor]:
-    """Give the places to leave out within a block, its examples counted from its start."""
-    examples_P, negatives_P = examples.own
-    edges = torch.tensor([block.start, block.stop], device=examples_P.device)
-    first, last = torch.searchsorted(examples_P, edges).tolist()
-    return examples_P[first:last] - block.start, negatives_P[first:last]
-
-
 class _NativeWorker:
     def __init__(self, examples: Examples, compiled: ctypes.CDLL, block_rows: int) -> None:
         num_negatives = len(examples.vectors_MD)
@@ -123,7 +115,7 @@ class _NativeWorker:
 
     def __call__(self, block: slice) -> None:
         examples = self._examples
-        own_P, own_negatives_P = _own(examples, block)
+        own_P, own_negatives_P = examples.own.of(block)
         call(
             self._work_block,
             block.stop - block.start,
@@ -167,7 +159,7 @@ class _TorchWorker:
             scores_BKM.eq_(best_BM[:, None])
         if examples.corrections_M is not None:
             best_BM -= examples.corrections_M
-        best_BM[_own(examples, block)] = -torch.inf
+        best_BM[examples.own.of(block)] = -torch.inf
         against_B, factor_B = self._weigh(best_BM)
         self.total += F.softplus(against_B - targets_B).sum()
         slope_B = torch.sigmoid(against_B - targets_B)

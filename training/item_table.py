@@ -24,7 +24,7 @@ class TouchedRows:
     def __init__(self, weight_ND: Tensor, rows_R: Tensor | None) -> None:
         """Gather rows, sorted and without repeats; None takes the whole table, without a copy."""
         self.rows_R = rows_R
-        vectors_RD = weight_ND.detach() if rows_R is None else weight_ND.detach()[rows_R]
+        vectors_RD = weight_ND.detach() if rows_R is None else weight_ND.detach().index_select(0, rows_R)
         self.vectors_RD = vectors_RD.requires_grad_()
 
     @property

@@ -24,6 +24,7 @@ from training.evaluation import Evaluation, evaluate
 from training.failure import check_losses
 from training.initial_vectors import popularity_vectors, svd_item_vectors
 from training.interrupt import stop_requested
+from training.memory import keep_freed_memory
 from training.model import MultiInterestModel
 from training.native import is_native
 from training.negatives import build_sampler
@@ -182,6 +183,7 @@ class _Training:
         tensorboard: bool,
         precision: str,
     ) -> None:
+        keep_freed_memory()
         config = model.config
         self._dataset, self._model, self._out, self._progress = dataset, model, out, progress
         self._checkpoint_s = 60 * checkpoint_minutes

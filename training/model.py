@@ -16,9 +16,11 @@ from training.blockwise import in_threads, with_gradients
 from training.config import TrainConfig
 from training.encoders import build_encoder
 from training.encoders.encoder import Encoded
+from training.flows.distances import Decoder
 from training.flows.reconstruct import Reconstruct
 from training.item_table import TouchedRows
 from training.negatives.drawn import Negatives
+from training.own_negatives import own_negatives
 from training.precision import arithmetic
 from training.shards import SHARD_EXAMPLES, Shard, ShardGradients, SharedNegatives
 
@@ -95,33 +97,40 @@ class MultiInterestModel(nn.Module):
         device, config = touched.vectors_RD.device, self.config
         vectors_RD = self.as_seen(touched.vectors_RD)
         drawn_M, correction = negatives.rows_M, negatives.log_expected_count
-        shared = SharedNegatives(
-            rows_M=places_M,
-            vectors_MD=vectors_RD if drawn_M is None else F.embedding(places_M, vectors_RD),
-            corrections_M=None if correction is None or drawn_M is None else correction(drawn_M),
-        )
         blocks = _blocks(len(places_B), SHARD_EXAMPLES if device.type == "cpu" else len(places_B))
         longest = [int(batch.lengths_B[block].max()) for block in blocks]
         histories = [places_BL[block, :length] for block, length in zip(blocks, longest, strict=True)]
-        # All that the shards read, gathered once: histories shard by shard, then targets.
-        gathered_GD = F.embedding(
-            torch.cat([*(places.flatten() for places in histories), places_B]), vectors_RD
+        own = own_negatives(places_B, places_M)
+        # All that the shards read, gathered once: histories shard by shard, targets, drawn negatives.
+        read = [*(places.flatten() for places in histories), places_B]
+        if drawn_M is not None:
+            read.append(places_M)
+        gathered_GD = F.embedding(torch.cat(read), vectors_RD)
+        pieces = torch.split(gathered_GD, [len(places) for places in read])
+        targets_BD = pieces[len(histories)]
+        shared = SharedNegatives(
+            vectors_MD=vectors_RD if drawn_M is None else pieces[-1],
+            corrections_M=None if correction is None or drawn_M is None else correction(drawn_M),
         )
-        sizes = [*(places.numel() for places in histories), len(places_B)]
-        pieces = torch.split(gathered_GD, sizes)
         shards = [
             Shard(
                 rows_BL=places,
                 lengths_B=batch.lengths_B[block],
                 targets_B=places_B[block],
                 history_BLD=piece.view(*places.shape, -1),
-                target_BD=pieces[-1][block],
+                target_BD=targets_BD[block],
+                own=own.of(block),
                 target_corrections_B=None if correction is None else correction(batch.targets_B[block]),
                 generator=generator,
             )
-            for block, places, piece in zip(blocks, histories, pieces[:-1], strict=True)
+            for block, places, piece in zip(blocks, histories, pieces, strict=False)
         ]
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        # What shards differentiate by: the encoder's weights, and what the flows' weights come to.
+        weights = list(self.encoder.parameters())
+        decoder = self.reconstruct.decoder() if self.reconstruct else None
+        of_shards = (
+            None if decoder is None else Decoder(*(part.detach().requires_grad_() for part in decoder))
+        )
         bf16 = torch.is_autocast_enabled(device.type)
 
         def encode(number: int) -> int:
@@ -134,24 +143,29 @@ class MultiInterestModel(nn.Module):
             with arithmetic(device, bf16=bf16):
                 return shards[number].differentiate(
                     config=config,
-                    reconstruct=self.reconstruct,
+                    decoder=of_shards,
                     negatives=shared,
-                    parameters=parameters,
+                    parameters=[*weights, *(of_shards or ())],
                     batch_size=len(places_B),
                     num_positives=num_positives,
                 )
 
         found = in_threads(differentiate, len(shards), device)
-        gradients = (
-            torch.cat(
-                [*(each.history_BLD.flatten(0, 1) for each in found), *(each.target_BD for each in found)]
-            ),
-            _total([each.negatives_MD for each in found]),
-            *(_total(list(of_one)) for of_one in zip(*(each.parameters for each in found), strict=True)),
-        )
-        total = _total([each.total for each in found])
+        inputs = [*weights, *(decoder or ())]
+        gradients = [
+            _total(list(of_one)) for of_one in zip(*(each.parameters for each in found), strict=True)
+        ]
+        of_gathered = [each.history_BLD.flatten(0, 1) for each in found] + [each.target_BD for each in found]
+        of_negatives = _total([each.negatives_MD for each in found])
+        if drawn_M is None:
+            inputs.append(vectors_RD)
+            gradients.append(of_negatives)
+        else:
+            of_gathered.append(of_negatives)
+        inputs.append(gathered_GD)
+        gradients.append(torch.cat(of_gathered))
         return Losses(
-            total=with_gradients(total, (gathered_GD, shared.vectors_MD, *parameters), gradients),
+            total=with_gradients(_total([each.total for each in found]), tuple(inputs), tuple(gradients)),
             terms={name: _total([each.terms[name] for each in found]) for name in found[0].terms},
             touched=touched,
         )

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from training.against_negatives import sum_against_negatives
 from training.blockwise import with_gradients
+from training.own_negatives import OwnNegatives
 
 
 def select_interest(interests_BKD: Tensor, targets_BD: Tensor) -> Tensor:
@@ -37,9 +38,8 @@ def recommend_sum(
     *,
     interest_BD: Tensor,
     target_vectors_BD: Tensor,
-    targets_B: Tensor,
     negative_vectors_MD: Tensor,
-    negatives_M: Tensor,
+    own: OwnNegatives,
     rivals_BKD: Tensor | None = None,
     hardness: float = 0.0,
     target_correction_B: Tensor | None = None,
@@ -50,9 +50,8 @@ def recommend_sum(
     Args:
         interest_BD: each user's training interest.
         target_vectors_BD: vectors of the items to be ranked high.
-        targets_B: their rows, int64.
         negative_vectors_MD: vectors of the negatives, shared by the batch.
-        negatives_M: their rows, int64, repeats allowed.
+        own: where a target is among its own negatives.
         rivals_BKD: the interests whose best score a negative has; None for the training interest alone.
         hardness: beta of the hard negatives; 0 for none.
         target_correction_B: log of the expected count of each target in a draw, subtracted from its score.
@@ -68,19 +67,7 @@ def recommend_sum(
         target_scores_B=target_scores_B.detach(),
         vectors_MD=negative_vectors_MD.detach(),
         corrections_M=negative_correction_M,
-        own=_own_negatives(targets_B, negatives_M),
+        own=own,
         hardness=hardness,
     )
     return with_gradients(total, inputs, tuple(gradients))
-
-
-def _own_negatives(targets_B: Tensor, negatives_M: Tensor) -> tuple[Tensor, Tensor]:
-    """Find where a target is among its own negatives: example and negative of each such place, int64 [P]."""
-    sorted_M, order_M = negatives_M.sort()
-    first_B = torch.searchsorted(sorted_M, targets_B)
-    counts_B = torch.searchsorted(sorted_M, targets_B, right=True) - first_B
-    examples_P = torch.repeat_interleave(counts_B)
-    number_P = (
-        torch.arange(len(examples_P), device=targets_B.device) - (counts_B.cumsum(0) - counts_B)[examples_P]
-    )
-    return examples_P, order_M[first_B[examples_P] + number_P]

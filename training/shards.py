@@ -16,10 +16,12 @@ from torch import Tensor
 
 from training.config import TrainConfig
 from training.encoders.encoder import Encoded, Encoder
+from training.flows.distances import Decoder
 from training.flows.reattend import reattend_sum
-from training.flows.reconstruct import Reconstruct
+from training.flows.reconstruct import reconstruct_sum
 from training.flows.recontrast import outside_history, positives, recontrast_sum
 from training.own_history import own_history_sum
+from training.own_negatives import OwnNegatives
 from training.recommend import blend_interests, recommend_sum, select_interest
 from training.routing import routing_sum
 
@@ -31,8 +33,6 @@ SHARD_EXAMPLES = 256
 class SharedNegatives:
     """What all examples of a step have as negatives."""
 
-    rows_M: Tensor
-    """As targets are numbered."""
     vectors_MD: Tensor
     corrections_M: Tensor | None
 
@@ -61,6 +61,7 @@ class Shard:
         targets_B: Tensor,
         history_BLD: Tensor,
         target_BD: Tensor,
+        own: OwnNegatives,
         target_corrections_B: Tensor | None,
         generator: torch.Generator,
     ) -> None:
@@ -72,13 +73,14 @@ class Shard:
             targets_B: the targets, numbered as the histories' items are.
             history_BLD: vectors of the histories; no gradient leaves the shard through them.
             target_BD: vectors of the targets, likewise.
+            own: where a target is among its own negatives.
             target_corrections_B: from the negatives' sampler.
             generator: for the pairs.
         """
         self._rows_BL, self._lengths_B, self._targets_B = rows_BL, lengths_B, targets_B
         self._history_BLD = history_BLD.detach().requires_grad_()
         self._target_BD = target_BD.detach().requires_grad_()
-        self._target_corrections_B = target_corrections_B
+        self._own, self._target_corrections_B = own, target_corrections_B
         self._other_B, self._outside_BL = outside_history(rows_BL, lengths_B, generator)
         self._encoded: Encoded | None = None
         self._positives_BKL: Tensor | None = None
@@ -95,7 +97,7 @@ class Shard:
         self,
         *,
         config: TrainConfig,
-        reconstruct: Reconstruct | None,
+        decoder: Decoder | None,
         negatives: SharedNegatives,
         parameters: Sequence[Tensor],
         batch_size: int,
@@ -103,7 +105,7 @@ class Shard:
     ) -> ShardGradients:
         """Go through the losses and back, as part of a batch of so many examples and positives."""
         vectors_MD = negatives.vectors_MD.detach().requires_grad_()
-        sums = self._sums(config, reconstruct, negatives, vectors_MD)
+        sums = self._sums(config, decoder, negatives, vectors_MD)
         counts: dict[str, int] = defaultdict(lambda: max(num_positives, 1))
         counts |= {
             "recommend": batch_size,
@@ -134,7 +136,7 @@ class Shard:
     def _sums(
         self,
         config: TrainConfig,
-        reconstruct: Reconstruct | None,
+        decoder: Decoder | None,
         negatives: SharedNegatives,
         vectors_MD: Tensor,
     ) -> dict[str, Tensor]:
@@ -146,9 +148,8 @@ class Shard:
             "recommend": recommend_sum(
                 interest_BD=interest_BD,
                 target_vectors_BD=self._target_BD,
-                targets_B=self._targets_B,
                 negative_vectors_MD=vectors_MD,
-                negatives_M=negatives.rows_M,
+                own=self._own,
                 rivals_BKD=interests_BKD if config.negative_scores == "served" else None,
                 hardness=config.hard_negatives,
                 target_correction_B=self._target_corrections_B,
@@ -187,8 +188,9 @@ class Shard:
                 log_attention_BKL=encoded.log_attention_BKL,
                 lengths_B=lengths_B,
             )
-        if reconstruct is not None and config.construct_weight:
-            sums["construct"] = reconstruct.sum_of_distances(
+        if decoder is not None:
+            sums["construct"] = reconstruct_sum(
+                decoder=decoder,
                 interests_BKD=interests_BKD,
                 history_vectors_BLD=history_BLD,
                 positives_BKL=self._positives_BKL,

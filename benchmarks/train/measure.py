@@ -20,6 +20,7 @@ from re4.console import progress
 from training.batches import TrainingBatches
 from training.config import TrainConfig
 from training.data.dataset import Sequences
+from training.memory import keep_freed_memory
 from training.model import MultiInterestModel
 from training.negatives import build_sampler
 from training.optimiser import Optimiser
@@ -89,6 +90,7 @@ def measure(
         full_histories: of those, every history at its full length.
         against_textbook: time a textbook step after each of ours.
     """
+    keep_freed_memory()
     if num_threads:
         torch.set_num_threads(num_threads)
     if sequences is None:

@@ -14,6 +14,7 @@ from training.evaluation import evaluate, rank
 from training.loop import train
 from training.model import MultiInterestModel
 from training.negatives import build_sampler
+from training.own_negatives import own_negatives
 from training.recommend import blend_interests, recommend_sum, select_interest
 from training.routing import routing_sum
 from training.run import Run
@@ -123,9 +124,8 @@ def test_hard_negatives_against_the_reference(beta):
     loss = recommend_sum(
         interest_BD=interest,
         target_vectors_BD=items[8:],
-        targets_B=torch.tensor([8]),
         negative_vectors_MD=items[negatives],
-        negatives_M=negatives,
+        own=own_negatives(torch.tensor([8]), negatives),
         hardness=beta,
     )
     scores = (items @ interest[0]).numpy()
@@ -143,9 +143,8 @@ def test_served_scores_are_the_best_over_all_interests():
     loss = recommend_sum(
         interest_BD=chosen,
         target_vectors_BD=items[targets],
-        targets_B=targets,
         negative_vectors_MD=items,
-        negatives_M=torch.arange(12),
+        own=own_negatives(targets, torch.arange(12)),
         rivals_BKD=interests,
     )
     served_BN = (interests @ items.T).amax(dim=1)

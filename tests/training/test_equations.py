@@ -10,6 +10,7 @@ from training.config import TrainConfig
 from training.flows.recontrast import outside_history, positives
 from training.model import MultiInterestModel
 from training.negatives.drawn import Negatives
+from training.own_negatives import own_negatives
 from training.recommend import recommend_sum, select_interest
 
 NUM_ITEMS = 30
@@ -272,9 +273,8 @@ def recommend_by_rows(case, negatives, log_expected=None):
     loss = recommend_sum(
         interest_BD=interests[range(len(targets)), chosen],
         target_vectors_BD=items[targets],
-        targets_B=targets,
         negative_vectors_MD=items[negatives],
-        negatives_M=negatives,
+        own=own_negatives(targets, negatives),
         target_correction_B=None if log_expected is None else log_expected[targets],
         negative_correction_M=None if log_expected is None else log_expected[negatives],
     )
@@ -330,9 +330,8 @@ def test_a_target_is_never_its_own_negative():
     loss = recommend_sum(
         interest_BD=torch.randn(1, 3),
         target_vectors_BD=items[2:3],
-        targets_B=torch.tensor([2]),
         negative_vectors_MD=items[negatives],
-        negatives_M=negatives,
+        own=own_negatives(torch.tensor([2]), negatives),
     )
     assert float(loss) == 0
 

@@ -17,8 +17,9 @@ import torch
 from training.config import TrainConfig
 from training.encoders.re4 import Re4Encoder
 from training.flows.reattend import reattend_sum
-from training.flows.reconstruct import Reconstruct
+from training.flows.reconstruct import Reconstruct, reconstruct_sum
 from training.flows.recontrast import positives, similarities
+from training.own_negatives import own_negatives
 from training.recommend import recommend_sum, select_interest
 
 FOLDER = Path(os.environ.get("RE4_GOLDEN_DIR", Path(__file__).parent / "golden"))
@@ -75,7 +76,7 @@ class Golden:
             self.log_attention = self.encoder.log_attention(self.history, self.lengths)
             self.served, self.attention = self.encoder(self.history, self.lengths)
             head, self.encoder.head = self.encoder.head, None
-            self.interests = self.encoder.interests(self.history, self.log_attention)
+            self.interests = self.encoder.interests(self.history, self.log_attention.exp())
             self.encoder.head = head
 
     @property
@@ -145,7 +146,8 @@ def test_reconstruct(golden):
     """Theirs: squared distances of the positives, meaned over every entry, padding and all."""
     mine = positives(golden.attention, golden.lengths)
     with torch.no_grad():
-        loss = golden.decoder.sum_of_distances(
+        loss = reconstruct_sum(
+            decoder=golden.decoder.decoder(),
             interests_BKD=golden.interests,
             history_vectors_BLD=golden.history,
             positives_BKL=mine,
@@ -163,8 +165,7 @@ def test_recommend(golden):
     loss = recommend_sum(
         interest_BD=golden.served[range(len(chosen)), chosen],
         target_vectors_BD=items[targets],
-        targets_B=targets,
         negative_vectors_MD=items[negatives],
-        negatives_M=negatives,
+        own=own_negatives(targets, negatives),
     )
     assert float(loss / len(targets)) == pytest.approx(float(golden.data["loss_recommend"]), rel=2e-5)

@@ -9,6 +9,7 @@ import torch
 
 import training.native
 from training.against_negatives import sum_against_negatives
+from training.own_negatives import OwnNegatives
 
 pytestmark = [
     pytest.mark.skipif(not training.native.is_native(), reason="there is no C compiler here"),
@@ -72,7 +73,7 @@ def _sum_is_finite():
         target_scores_B=torch.ones(4),
         vectors_MD=torch.ones(5, 16),
         corrections_M=None,
-        own=(torch.arange(4), torch.arange(4)),
+        own=OwnNegatives(torch.arange(4), torch.arange(4)),
         hardness=0.0,
     )
     return bool(total.isfinite())

@@ -8,6 +8,7 @@ from compiled import both, spread
 
 import training.native
 from training.against_negatives import sum_against_negatives
+from training.own_negatives import OwnNegatives
 from training.precision import arithmetic
 
 pytestmark = pytest.mark.skipif(not training.native.is_native(), reason="there is no C compiler here")
@@ -30,7 +31,7 @@ def examples(*, num_examples, num_rivals, num_negatives, dim=64, scale=0.5, seed
         "target_scores_B": 3 * torch.randn(num_examples, generator=generator),
         "vectors_MD": scale * torch.randn(num_negatives, dim, generator=generator),
         "corrections_M": None,
-        "own": (own_P, torch.randint(num_negatives, (num_own,), generator=generator)),
+        "own": OwnNegatives(own_P, torch.randint(num_negatives, (num_own,), generator=generator)),
         "hardness": 0.0,
     }
 
@@ -117,7 +118,7 @@ def test_the_target_among_all_negatives_leaves_nothing(monkeypatch):
 @pytest.mark.parametrize("broken", [torch.nan, torch.inf])
 def test_what_is_no_number_shows_in_the_sum(monkeypatch, broken):
     given = examples(num_examples=20, num_rivals=4, num_negatives=100)
-    given["own"] = (torch.zeros(0, dtype=torch.int64),) * 2
+    given["own"] = OwnNegatives(*[torch.zeros(0, dtype=torch.int64)] * 2)
     given["vectors_MD"][7, 3] = broken
     assert not torch.isfinite(sum_against_negatives(**given)[0])
 

@@ -56,9 +56,9 @@ class AttentionEncoder(Encoder):
         logits: Tensor = self.w(torch.tanh(self.W1(attended)))
         return logits
 
-    def interests(self, history_vectors_BLD: Tensor, log_attention_BKL: Tensor) -> Tensor:
+    def interests(self, history_vectors_BLD: Tensor, attention_BKL: Tensor) -> Tensor:
         """Give the interests [B, K, D] that these attentions make of the history."""
-        interests_BKD = self.pool(history_vectors_BLD, log_attention_BKL.exp())
+        interests_BKD = self.pool(history_vectors_BLD, attention_BKL)
         if self.head is not None:
             interests_BKD = torch.tanh(self.head(interests_BKD))
         return self.scaled(interests_BKD)
@@ -66,8 +66,9 @@ class AttentionEncoder(Encoder):
     def encode(self, history_vectors_BLD: Tensor, lengths_B: Tensor) -> Encoded:
         """Attend, then pool."""
         log_attention_BKL = self.log_attention(history_vectors_BLD, lengths_B)
+        attention_BKL = log_attention_BKL.exp()
         return Encoded(
-            interests_BKD=self.interests(history_vectors_BLD, log_attention_BKL),
-            attention_BKL=log_attention_BKL.exp(),
+            interests_BKD=self.interests(history_vectors_BLD, attention_BKL),
+            attention_BKL=attention_BKL,
             log_attention_BKL=log_attention_BKL,
         )

@@ -43,26 +43,33 @@ class Reconstruct(nn.Module):
         rebuilt = rebuild(
             interests_BKD.flatten(0, 1),
             lengths_B.repeat_interleave(num_interests),
-            Decoder(*self._composed(length)),
+            self.decoder().first(length),
         )
         return rebuilt.history_Zjd.view(batch, num_interests, length, -1)
 
-    def sum_of_distances(
-        self, *, interests_BKD: Tensor, history_vectors_BLD: Tensor, positives_BKL: Tensor, lengths_B: Tensor
-    ) -> Tensor:
-        """Give the sum over positives of the squared distance, a scalar."""
-        inputs = (interests_BKD, history_vectors_BLD, *self._composed(history_vectors_BLD.shape[1]))
-        total, gradients = sum_of_distances(
-            *(tensor.detach() for tensor in inputs), positives_BKL=positives_BKL, lengths_B=lengths_B
-        )
-        return with_gradients(total, inputs, gradients)
-
-    def _composed(self, length: int) -> tuple[Tensor, ...]:
-        """Give W3 W4 and W5 W4 with their biases, for the first `length` pieces, and the position queries."""
+    def decoder(self) -> Decoder:
+        """Give W3 W4 and W5 W4 with their biases, and the position queries, as the weights' own type."""
         construct_dim, dim = self.W3.in_features, self.W4.in_features
-        W4 = self.W4.weight.view(-1, construct_dim, dim)[:length]
-        bias = self.W4.bias.view(-1, construct_dim)[:length]
+        W4 = self.W4.weight.view(-1, construct_dim, dim)
+        bias = self.W4.bias.view(-1, construct_dim)
         matrices = (self.W3.weight, self.W5.weight)
         weights = [(matrix @ W4).flatten(0, 1) for matrix in matrices]
         biases = [(bias @ matrix.T).flatten() for matrix in matrices]
-        return weights[0], biases[0], weights[1], biases[1], self.v.weight[:length]
+        parts = (weights[0], biases[0], weights[1], biases[1], self.v.weight)
+        return Decoder(*(part.to(W4.dtype) for part in parts))
+
+
+def reconstruct_sum(
+    *,
+    decoder: Decoder,
+    interests_BKD: Tensor,
+    history_vectors_BLD: Tensor,
+    positives_BKL: Tensor,
+    lengths_B: Tensor,
+) -> Tensor:
+    """Give the sum over positives of the squared distance, a scalar."""
+    inputs = (interests_BKD, history_vectors_BLD, *decoder)
+    total, gradients = sum_of_distances(
+        *(tensor.detach() for tensor in inputs), positives_BKL=positives_BKL, lengths_B=lengths_B
+    )
+    return with_gradients(total, inputs, gradients)

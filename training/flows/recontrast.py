@@ -117,24 +117,22 @@ def _compiled_sum(
     temperature: float,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Give the sum, and its gradients by interests and history."""
-    batch, num_interests, dim = interests_BKD.shape
-    length = history_vectors_BLD.shape[1]
     gradients = (
         interests_BKD.new_zeros(interests_BKD.shape),
         history_vectors_BLD.new_zeros(history_vectors_BLD.shape),
     )
     total = torch.zeros((), dtype=torch.float64)
-    call(
+    is_without_memory = call(
         compiled.contrast_users,
-        batch,
-        num_interests,
-        length,
+        *interests_BKD.shape[:2],
+        history_vectors_BLD.shape[1],
         interests_BKD.contiguous(),
         history_vectors_BLD.contiguous(),
         *(about.contiguous() for about in about_users),
         torch.tensor(1 / temperature),
-        torch.empty((num_interests + length) * (dim + 1) * batch + num_interests + 2 * length),
         total,
         *gradients,
     )
+    if is_without_memory:
+        raise MemoryError("no memory is left to re-contrast in")
     return total.float(), gradients

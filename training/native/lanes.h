@@ -1,5 +1,7 @@
 /* As many numbers at a time as a processor's vector has lanes. */
 
+#pragma once
+
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -27,12 +29,46 @@ static inline lanes all(float value) {
     return value - (lanes){};
 }
 
+/* Halve by halve, so that the rounding is that of log2 LANES operations. */
+#define ACROSS(x, operator)                                                                                  \
+    float part[LANES];                                                                                       \
+    memcpy(part, &x, sizeof part);                                                                           \
+    for (int size = LANES / 2; size; size /= 2)                                                              \
+        for (int lane = 0; lane < size; lane++) part[lane] operator part[lane + size];                       \
+    return part[0]
+
 static inline float sum_across(lanes x) {
-    float part[LANES];
-    memcpy(part, &x, sizeof part);
-    for (int size = LANES / 2; size; size /= 2)
-        for (int lane = 0; lane < size; lane++) part[lane] += part[lane + size];
-    return part[0];
+    ACROSS(x, +=);
+}
+
+static inline float product_across(lanes x) {
+    ACROSS(x, *=);
+}
+
+static inline float highest_of(const float *numbers, int64_t num) {
+    float highest = -INFINITY;
+    for (int64_t i = 0; i < num; i++)
+        if (numbers[i] > highest) highest = numbers[i];
+    return highest;
+}
+
+/* LANES numbers of a row, or those that are left of it. */
+static inline lanes load_some(const float *from, int64_t num, float otherwise) {
+    float some[LANES];
+    for (int i = 0; i < LANES; i++) some[i] = i < num ? from[i] : otherwise;
+    return *(const row *)some;
+}
+
+static inline void store_some(lanes x, float *to, int64_t num) {
+    const float *some = (const float *)&x;
+    for (int i = 0; i < LANES; i++)
+        if (i < num) to[i] = some[i];
+}
+
+/* Mark the first so many lanes. */
+static inline marks first_lanes(int64_t num) {
+#define ITSELF(lane) lane
+    return (marks)EACH_LANE(ITSELF) < (int32_t)(num < LANES ? num : LANES);
 }
 
 static inline lanes either(marks which, lanes left, lanes right) {

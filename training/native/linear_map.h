@@ -54,12 +54,7 @@ typedef struct {
 /* Make ready what the rows are to be multiplied with; they have no gradients yet. */
 static void begin_input(map_input *input) {
     memset(input->gradients, 0, sizeof input->gradients);
-    for (int g = 0; g < GROUPS; g++)
-        for (int d = 0; d < DIM; d += LANES) {
-            for (int lane = 0; lane < LANES; lane++)
-                memcpy(input->vectors[g] + d + lane, input->rows[g * LANES + lane] + d, sizeof(lanes));
-            transpose(input->vectors[g] + d);
-        }
+    for (int g = 0; g < GROUPS; g++) put_side_by_side(input->rows + g * LANES, input->vectors[g]);
 #ifdef MAPS_BY_TILES
     for (int g = 0; g < GROUPS; g++)
         for (int k = 0; k < DEPTH; k++) {
@@ -76,12 +71,7 @@ static void begin_input(map_input *input) {
 
 /* Put the gradients in place of the rows. */
 static void end_input(map_input *input) {
-    for (int g = 0; g < GROUPS; g++)
-        for (int d = 0; d < DIM; d += LANES) {
-            transpose(input->gradients[g] + d);
-            for (int lane = 0; lane < LANES; lane++)
-                memcpy(input->rows[g * LANES + lane] + d, input->gradients[g] + d + lane, sizeof(lanes));
-        }
+    for (int g = 0; g < GROUPS; g++) put_in_rows(input->gradients[g], input->rows + g * LANES);
 }
 
 static void add_bias_gradients(const linear_map *map, int64_t first, int64_t last, map_output gradients) {

@@ -13,7 +13,3 @@ static inline float dot(const float *one, const float *other) {
 static inline void add_scaled(float scale, const float *from, float *to) {
     EACH_VECTOR(d) * (row *)(to + d) += scale * *(const row *)(from + d);
 }
-
-static inline float soft_plus(float x) {
-    return x > 0 ? x + log1pf(expf(-x)) : log1pf(expf(x));
-}

@@ -82,6 +82,22 @@ static inline void transpose(lanes square[LANES]) {
 #endif
 }
 
+/* Put rows side by side. */
+static inline void put_side_by_side(const float rows[LANES][DIM], lanes vectors[DIM]) {
+    for (int d = 0; d < DIM; d += LANES) {
+        for (int lane = 0; lane < LANES; lane++) memcpy(vectors + d + lane, rows[lane] + d, sizeof(lanes));
+        transpose(vectors + d);
+    }
+}
+
+/* The other way round; the vectors are used up. */
+static inline void put_in_rows(lanes vectors[DIM], float rows[LANES][DIM]) {
+    for (int d = 0; d < DIM; d += LANES) {
+        transpose(vectors + d);
+        for (int lane = 0; lane < LANES; lane++) memcpy(rows[lane] + d, vectors + d + lane, sizeof(lanes));
+    }
+}
+
 static inline lanes hyperbolic_tangent(lanes x) {
     marks sign = (marks)x & INT32_MIN;
     lanes shrunk = exponential(-2 * (lanes)((marks)x & INT32_MAX));

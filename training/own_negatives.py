@@ -1,0 +1,31 @@
+"""Where a target is among its own negatives: those places are left out."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class OwnNegatives(NamedTuple):
+    """Places in scores of examples against negatives, int64 [P] each, in the order of examples."""
+
+    examples_P: Tensor
+    negatives_P: Tensor
+
+    def of(self, block: slice) -> "OwnNegatives":
+        """Give the places within a block of examples, which are counted from its start."""
+        edges = torch.tensor([block.start, block.stop], device=self.examples_P.device)
+        first, last = torch.searchsorted(self.examples_P, edges).tolist()
+        return OwnNegatives(self.examples_P[first:last] - block.start, self.negatives_P[first:last])
+
+
+def own_negatives(targets_B: Tensor, negatives_M: Tensor) -> OwnNegatives:
+    """Find the places of the targets' rows among the negatives' rows, int64 both, repeats allowed."""
+    sorted_M, order_M = negatives_M.sort()
+    first_B = torch.searchsorted(sorted_M, targets_B)
+    counts_B = torch.searchsorted(sorted_M, targets_B, right=True) - first_B
+    examples_P = torch.repeat_interleave(counts_B)
+    number_P = (
+        torch.arange(len(examples_P), device=targets_B.device) - (counts_B.cumsum(0) - counts_B)[examples_P]
+    )
+    return OwnNegatives(examples_P, order_M[first_B[examples_P] + number_P])
