@@ -4,7 +4,7 @@ Intervals are 95 %: over seeds for a mean, over users for a difference (each use
 the seeds first).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -15,9 +15,17 @@ from benchmarks.page_table import page_table
 from benchmarks.quality.ledger import PROTOCOLS, Entry, Ledger
 from re4.console import table
 
-METRICS: Final = ("recall_20", "recall_50", "hit_rate_20", "hit_rate_50", "ndcg_20", "ndcg_50")
-_SHOWN: Final = ("recall_20", "recall_50", "ndcg_20", "ndcg_50")
-_HEADINGS: Final = ("Recall@20", "Recall@50", "NDCG@20", "NDCG@50")
+METRICS: Final = {
+    "recall_20": "Recall@20",
+    "recall_50": "Recall@50",
+    "hit_rate_20": "HitRate@20",
+    "hit_rate_50": "HitRate@50",
+    "ndcg_20": "NDCG@20",
+    "ndcg_50": "NDCG@50",
+}
+"""Names in reports, and headings of tables."""
+_COMPARED: Final = ("recall_20", "recall_50", "ndcg_20", "ndcg_50")
+"""For lack of room elsewhere than on a page: who is hit at all tells little beside recall."""
 _IN_WORDS: Final = ("history left in", "history left out")
 """The protocols."""
 
@@ -89,7 +97,8 @@ def _outcome(
 def print_outcomes(title: str, outcomes: Sequence[dict[str, Any]]) -> None:
     """Show both protocols on the terminal."""
     for words, of_protocol in zip(_IN_WORDS, _by_protocol(outcomes), strict=True):
-        table(f"{title} · test · {words}", _columns(), [_cells(each) for each in of_protocol])
+        rows = [_cells(each, _COMPARED) for each in of_protocol]
+        table(f"{title} · test · {words}", _columns(_COMPARED), rows)
 
 
 def markdown(title: str, outcomes: Sequence[dict[str, Any]]) -> str:
@@ -102,10 +111,11 @@ def markdown(title: str, outcomes: Sequence[dict[str, Any]]) -> str:
         f"`{reference}`. In order of validation Recall@50.",
         f"## `{reference}` over the others",
         "In per cent, history left in / left out; bold is beyond the interval of the difference.",
-        page_table(["", "seeds", *_HEADINGS], _gains(outcomes)),
+        page_table(["", "seeds", *(METRICS[metric] for metric in _COMPARED)], _gains(outcomes)),
     ]
     for words, of_protocol in zip(_IN_WORDS, _by_protocol(outcomes), strict=True):
-        parts += [f"## {words.capitalize()}", page_table(_columns(), [_cells(each) for each in of_protocol])]
+        rows = [_cells(each, METRICS) for each in of_protocol]
+        parts += [f"## {words.capitalize()}", page_table(_columns(METRICS), rows)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -121,7 +131,7 @@ def _gains(outcomes: Sequence[dict[str, Any]]) -> list[list[str]]:
     rows = []
     for both in zip(*_by_protocol(outcomes), strict=True):
         if not both[0]["is_reference"]:
-            gains = (" / ".join(_gain(each["metrics"][metric]) for each in both) for metric in _SHOWN)
+            gains = (" / ".join(_gain(each["metrics"][metric]) for each in both) for metric in _COMPARED)
             rows.append([both[0]["name"], str(both[0]["num_seeds"]), *gains])
     return rows
 
@@ -134,13 +144,14 @@ def _gain(figures: dict[str, float]) -> str:
     return f"**{text}**" if abs(figures["difference"]) > figures["difference_half_width"] else text
 
 
-def _columns() -> list[str]:
-    return ["", "seeds", "valid R@50", *_HEADINGS, "Δ Recall@50", "Δ NDCG@20", "coverage", "cosine"]
+def _columns(metrics: Iterable[str]) -> list[str]:
+    headings = (METRICS[metric] for metric in metrics)
+    return ["", "seeds", "valid R@50", *headings, "Δ Recall@50", "Δ NDCG@20", "coverage", "cosine"]
 
 
-def _cells(outcome: dict[str, Any]) -> list[str]:
+def _cells(outcome: dict[str, Any], shown: Iterable[str]) -> list[str]:
     cells = [outcome["name"], str(outcome["num_seeds"]), f"{outcome['valid_recall_50']:.4f}"]
-    for metric in _SHOWN:
+    for metric in shown:
         figures = outcome["metrics"][metric]
         width = figures["half_width_over_seeds"]
         cells.append(f"{figures['mean']:.4f}" + ("" if width is None else f" ±{width:.4f}"))
