@@ -99,7 +99,7 @@ def resume(
 ) -> None:
     """Go on with a training that was stopped or killed, with the settings it began with.
 
-    On a CPU it ends with the very weights that it would have had.
+    On a CPU, with as many threads, it ends with the very weights that it would have had.
 
     Example: re4 resume runs/first
     """

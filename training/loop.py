@@ -148,6 +148,8 @@ def resume(
 ) -> TrainResult:
     """Go on with a training that was stopped or killed; on a CPU it ends with the weights it would have had.
 
+    To the last bit that is with as many threads as before: they decide which users a batch pairs.
+
     Args:
         run: the run's folder.
         dataset: the data set, where it has moved.

@@ -22,7 +22,7 @@ from training.item_table import TouchedRows
 from training.negatives.drawn import Negatives
 from training.own_negatives import own_negatives
 from training.precision import arithmetic
-from training.shards import SHARD_EXAMPLES, Shard, ShardGradients, SharedNegatives
+from training.shards import Shard, ShardGradients, SharedNegatives, num_shards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ class MultiInterestModel(nn.Module):
         device, config = touched.vectors_RD.device, self.config
         vectors_RD = self.as_seen(touched.vectors_RD)
         drawn_M, correction = negatives.rows_M, negatives.log_expected_count
-        blocks = _blocks(len(places_B), SHARD_EXAMPLES if device.type == "cpu" else len(places_B))
+        blocks = _blocks(len(places_B), num_shards(len(places_B), device))
         longest = [int(batch.lengths_B[block].max()) for block in blocks]
         histories = [places_BL[block, :length] for block, length in zip(blocks, longest, strict=True)]
         own = own_negatives(places_B, places_M)
@@ -185,9 +185,8 @@ class MultiInterestModel(nn.Module):
         return TouchedRows(weight_ND, rows_R), places_BL.view_as(batch.rows_BL), places_B, places_M
 
 
-def _blocks(size: int, block_size: int) -> list[slice]:
-    """Cut `size` examples into even blocks of about so many."""
-    num_blocks = max(1, round(size / block_size))
+def _blocks(size: int, num_blocks: int) -> list[slice]:
+    """Cut `size` examples into so many even blocks."""
     edges = [size * number // num_blocks for number in range(num_blocks + 1)]
     return [slice(start, stop) for start, stop in pairwise(edges)]
 

@@ -25,8 +25,19 @@ from training.own_negatives import OwnNegatives
 from training.recommend import blend_interests, recommend_sum, select_interest
 from training.routing import routing_sum
 
-SHARD_EXAMPLES = 256
-"""On a CPU; elsewhere there is one shard."""
+_FEWEST_EXAMPLES, _MOST_EXAMPLES = 64, 512
+_SHARDS_PER_THREAD = 2
+
+
+def num_shards(num_examples: int, device: torch.device) -> int:
+    """Say into how many shards a batch is cut: on a CPU two a thread, unless they get too small or too large.
+
+    A shard has work of its own, whatever its size; two a thread even out that the first ones are longer.
+    """
+    if device.type != "cpu":
+        return 1
+    fewest, most = (round(num_examples / size) for size in (_MOST_EXAMPLES, _FEWEST_EXAMPLES))
+    return max(1, fewest, min(most, _SHARDS_PER_THREAD * torch.get_num_threads()))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

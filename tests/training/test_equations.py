@@ -12,6 +12,7 @@ from training.model import MultiInterestModel
 from training.negatives.drawn import Negatives
 from training.own_negatives import own_negatives
 from training.recommend import recommend_sum, select_interest
+from training.shards import num_shards
 
 NUM_ITEMS = 30
 LENGTHS = [6, 1, 4, 3, 6]
@@ -336,13 +337,25 @@ def test_a_target_is_never_its_own_negative():
     assert float(loss) == 0
 
 
+@pytest.mark.parametrize(
+    ("num_examples", "num_threads", "expected"),
+    [(1024, 1, 2), (1024, 2, 4), (1024, 16, 16), (100, 4, 2), (1, 4, 1), (10_000, 2, 20)],
+)
+def test_every_thread_has_shards_that_are_neither_small_nor_large(
+    num_examples, num_threads, expected, monkeypatch
+):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)
+    assert num_shards(num_examples, torch.device("cpu")) == expected
+    assert num_shards(num_examples, torch.device("cuda")) == 1
+
+
 @pytest.mark.parametrize("options", [{}, {"negative_scores": "served"}, {"hard_negatives": 0.7}], ids=str)
 def test_shards_add_up_to_the_batch(options, monkeypatch):
     """On two threads and one, in shards of two examples and in one: the same losses and gradients."""
     found = []
     before = torch.get_num_threads()
-    for size, threads in ((100, 1), (2, 1), (2, 2)):
-        monkeypatch.setattr("training.model.SHARD_EXAMPLES", size)
+    for shards, threads in ((1, 1), (3, 1), (3, 2)):
+        monkeypatch.setattr("training.model.num_shards", lambda *_, num=shards: num)
         monkeypatch.setattr("training.shards.outside_history", _nobody_else)
         torch.set_num_threads(threads)
         case = Case(model="re4", **options)
