@@ -1,9 +1,9 @@
 """Steps timed whole: input pipeline, losses, gradients and optimiser.
 
 Sequences that are made up are as long as Amazon Books' (five events and more, 14.7 on average), items drawn
-by popularity. The speed of a plain matrix product is measured in the same run, so that figures from two
-machines, or two hours, can be compared. A textbook step takes turns with ours on the same examples and
-negatives, so that whatever else the machine does falls on both.
+by popularity. A plain matrix product takes turns with the steps, so that figures from two machines, or two
+hours, can be compared. So does a textbook step, on the same examples and negatives: whatever else the machine
+does falls on all of them.
 """
 
 import resource
@@ -56,7 +56,7 @@ class StepSpeed:
     input_share: float
     """Part of a step's time that went into gathering its examples."""
     matmul_gflops: float
-    """float32 product of two 2048 x 2048 matrices, the best of several before and after the steps."""
+    """float32 product of two 2048 x 2048 matrices, the median of one after each step."""
     owed_gflop: float
     """Arithmetic of one step's matrix products, forward and backward, padding not counted."""
     floor_examples_per_second: float
@@ -110,8 +110,8 @@ def measure(
     generator, their_generator = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
     device = model.item_embedding.weight.device
     bf16 = is_bf16(precision, device)
-    gflops = matmul_gflops()
-    seconds, input_seconds, their_seconds, lengths, owed = [], [], [], [], []
+    matrix = torch.randn(2048, 2048)
+    seconds, gflops, input_seconds, their_seconds, lengths, owed = [], [], [], [], [], []
     examples = batches.epoch([0])
     with progress("training steps", num_steps) as bar:
         for step in range(num_steps + _WARMUP_STEPS):
@@ -129,14 +129,14 @@ def measure(
             if step < _WARMUP_STEPS:
                 continue
             their_seconds.append(time.perf_counter() - ended + gathered - started)
+            gflops.append(matmul_gflops(matrix))
             seconds.append(ended - started)
             input_seconds.append(gathered - started)
             lengths.append(float(batch.lengths_B.float().mean()))
             owed.append(owed_gflop(config, batch.lengths_B.numpy(), num_items))
             bar.advance()
-    gflops = max(gflops, matmul_gflops())
     step_s, step_gflop = float(np.median(seconds)), float(np.mean(owed))
-    floor = config.batch_size * gflops / step_gflop
+    floor = config.batch_size * float(np.median(gflops)) / step_gflop
     speed = config.batch_size / step_s
     return StepSpeed(
         num_items=num_items,
@@ -147,7 +147,7 @@ def measure(
         examples_per_second=speed,
         step_ms=1000 * step_s,
         input_share=float(np.median(input_seconds)) / step_s,
-        matmul_gflops=gflops,
+        matmul_gflops=float(np.median(gflops)),
         owed_gflop=step_gflop,
         floor_examples_per_second=floor,
         share_of_floor=speed / floor,
