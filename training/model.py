@@ -94,10 +94,9 @@ class MultiInterestModel(nn.Module):
         them to the parameters and to the touched rows.
         """
         touched, places_BL, places_B, places_M = self._touch(batch, negatives)
-        device, config = touched.vectors_RD.device, self.config
         vectors_RD = self.as_seen(touched.vectors_RD)
         drawn_M, correction = negatives.rows_M, negatives.log_expected_count
-        blocks = _blocks(len(places_B), num_shards(len(places_B), device))
+        blocks = _blocks(len(places_B), num_shards(len(places_B), vectors_RD.device))
         longest = [int(batch.lengths_B[block].max()) for block in blocks]
         histories = [places_BL[block, :length] for block, length in zip(blocks, longest, strict=True)]
         own = own_negatives(places_B, places_M)
@@ -126,31 +125,9 @@ class MultiInterestModel(nn.Module):
             for block, places, piece in zip(blocks, histories, pieces, strict=False)
         ]
         # What shards differentiate by: the encoder's weights, and what the flows' weights come to.
-        weights = list(self.encoder.parameters())
+        weights: list[Tensor] = list(self.encoder.parameters())
         decoder = self.reconstruct.decoder() if self.reconstruct else None
-        of_shards = (
-            None if decoder is None else Decoder(*(part.detach().requires_grad_() for part in decoder))
-        )
-        bf16 = torch.is_autocast_enabled(device.type)
-
-        def encode(number: int) -> int:
-            with arithmetic(device, bf16=bf16):
-                return shards[number].encode(self.encoder)
-
-        num_positives = sum(in_threads(encode, len(shards), device))
-
-        def differentiate(number: int) -> ShardGradients:
-            with arithmetic(device, bf16=bf16):
-                return shards[number].differentiate(
-                    config=config,
-                    decoder=of_shards,
-                    negatives=shared,
-                    parameters=[*weights, *(of_shards or ())],
-                    batch_size=len(places_B),
-                    num_positives=num_positives,
-                )
-
-        found = in_threads(differentiate, len(shards), device)
+        found = self._differentiate(shards, shared, weights, decoder, batch_size=len(places_B))
         inputs = [*weights, *(decoder or ())]
         gradients = [
             _total(list(of_one)) for of_one in zip(*(each.parameters for each in found), strict=True)
@@ -169,6 +146,41 @@ class MultiInterestModel(nn.Module):
             terms={name: _total([each.terms[name] for each in found]) for name in found[0].terms},
             touched=touched,
         )
+
+    def _differentiate(
+        self,
+        shards: list[Shard],
+        negatives: SharedNegatives,
+        weights: list[Tensor],
+        decoder: Decoder | None,
+        *,
+        batch_size: int,
+    ) -> list[ShardGradients]:
+        """Work through the shards, a thread each: forward, then with the positives of all of them back."""
+        device, parameters = negatives.vectors_MD.device, list(weights)
+        if decoder is not None:
+            decoder = Decoder(*(part.detach().requires_grad_() for part in decoder))
+            parameters += decoder
+        bf16 = torch.is_autocast_enabled(device.type)
+
+        def encode(number: int) -> int:
+            with arithmetic(device, bf16=bf16):
+                return shards[number].encode(self.encoder)
+
+        num_positives = sum(in_threads(encode, len(shards), device))
+
+        def differentiate(number: int) -> ShardGradients:
+            with arithmetic(device, bf16=bf16):
+                return shards[number].differentiate(
+                    config=self.config,
+                    decoder=decoder,
+                    negatives=negatives,
+                    parameters=parameters,
+                    batch_size=batch_size,
+                    num_positives=num_positives,
+                )
+
+        return in_threads(differentiate, len(shards), device)
 
     def _touch(self, batch: Batch, negatives: Negatives) -> tuple[TouchedRows, Tensor, Tensor, Tensor]:
         """Gather the rows of a step; give them, and where history, targets and negatives are among them."""
