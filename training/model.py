@@ -120,7 +120,7 @@ class MultiInterestModel(nn.Module):
                 target_BD=targets_BD[block],
                 own=own.of(block),
                 target_corrections_B=None if correction is None else correction(batch.targets_B[block]),
-                generator=generator,
+                generator=generator if self.config.contrast_weight else None,
             )
             for block, places, piece in zip(blocks, histories, pieces, strict=False)
         ]

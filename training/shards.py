@@ -74,9 +74,9 @@ class Shard:
         target_BD: Tensor,
         own: OwnNegatives,
         target_corrections_B: Tensor | None,
-        generator: torch.Generator,
+        generator: torch.Generator | None,
     ) -> None:
-        """Take the examples; users are paired with others, drawn from the generator.
+        """Take the examples; where there is a generator, pair users with others, drawn from it.
 
         Args:
             rows_BL: histories, as many positions as the longest needs.
@@ -86,13 +86,13 @@ class Shard:
             target_BD: vectors of the targets, likewise.
             own: where a target is among its own negatives.
             target_corrections_B: from the negatives' sampler.
-            generator: for the pairs.
+            generator: for the pairs, which re-contrast wants.
         """
         self._rows_BL, self._lengths_B, self._targets_B = rows_BL, lengths_B, targets_B
         self._history_BLD = history_BLD.detach().requires_grad_()
         self._target_BD = target_BD.detach().requires_grad_()
         self._own, self._target_corrections_B = own, target_corrections_B
-        self._other_B, self._outside_BL = outside_history(rows_BL, lengths_B, generator)
+        self._outside = None if generator is None else outside_history(rows_BL, lengths_B, generator)
         self._encoded: Encoded | None = None
         self._positives_BKL: Tensor | None = None
 
@@ -182,14 +182,15 @@ class Shard:
         if encoded.log_attention_BKL is None:  # the flows work on attention
             return sums
         assert self._positives_BKL is not None, "where there is attention there are positives"
-        if config.contrast_weight:
+        if self._outside is not None:
+            other_B, outside_BL = self._outside
             sums["contrast"] = recontrast_sum(
                 interests_BKD=interests_BKD,
                 history_vectors_BLD=history_BLD,
                 positives_BKL=self._positives_BKL,
                 lengths_B=lengths_B,
-                other_B=self._other_B,
-                outside_BL=self._outside_BL,
+                other_B=other_B,
+                outside_BL=outside_BL,
                 temperature=config.contrast_temperature,
             )
         if config.attend_weight:
