@@ -53,7 +53,7 @@ def pool(
         rows_BP = _most_promising(scores_BKS.reshape(shape), rows_BP, size)
     rows_BP.sort(axis=1)
     vectors_BPD = vectors_ND.take(rows_BP, axis=0, mode="wrap")
-    with np.errstate(invalid="ignore"):  # now and then OpenBLAS warns of finite numbers, for what lies beside
+    with np.errstate(invalid="ignore"):  # which OpenBLAS may raise for finite numbers
         scores_BPK = np.matmul(vectors_BPD, interests_BKD.transpose(0, 2, 1))
     scores_BKP = np.ascontiguousarray(scores_BPK.transpose(0, 2, 1))
     is_none_BP = rows_BP < 0

@@ -2,7 +2,7 @@
 
 import ctypes
 
-# glibc's `mallopt`: its names for the two thresholds, and the largest values that serve.
+# Names of glibc's `mallopt`; larger pieces than 32 MiB it does not let be kept.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 256 * 2**20
 _LARGEST_KEPT_BYTES = 32 * 2**20

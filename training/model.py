@@ -122,7 +122,7 @@ class MultiInterestModel(nn.Module):
                 target_corrections_B=None if correction is None else correction(batch.targets_B[block]),
                 generator=generator if self.config.contrast_weight else None,
             )
-            for block, places, piece in zip(blocks, histories, pieces, strict=False)
+            for block, places, piece in zip(blocks, histories, pieces[: len(histories)], strict=True)
         ]
         # What shards differentiate by: the encoder's weights, and what the flows' weights come to.
         weights: list[Tensor] = list(self.encoder.parameters())

@@ -25,7 +25,7 @@ METRICS: Final = {
 }
 """Names in reports, and headings of tables."""
 _COMPARED: Final = ("recall_20", "recall_50", "ndcg_20", "ndcg_50")
-"""For lack of room elsewhere than on a page: who is hit at all tells little beside recall."""
+"""All that fits elsewhere than in a page's own tables: who is hit at all tells little beside recall."""
 _IN_WORDS: Final = ("history left in", "history left out")
 """The protocols."""
 

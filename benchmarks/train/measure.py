@@ -136,7 +136,8 @@ def measure(
             owed.append(owed_gflop(config, batch.lengths_B.numpy(), num_items))
             bar.advance()
     step_s, step_gflop = float(np.median(seconds)), float(np.mean(owed))
-    floor = config.batch_size * float(np.median(gflops)) / step_gflop
+    product_gflops = float(np.median(gflops))
+    floor = config.batch_size * product_gflops / step_gflop
     speed = config.batch_size / step_s
     return StepSpeed(
         num_items=num_items,
@@ -147,7 +148,7 @@ def measure(
         examples_per_second=speed,
         step_ms=1000 * step_s,
         input_share=float(np.median(input_seconds)) / step_s,
-        matmul_gflops=float(np.median(gflops)),
+        matmul_gflops=product_gflops,
         owed_gflop=step_gflop,
         floor_examples_per_second=floor,
         share_of_floor=speed / floor,

@@ -351,7 +351,7 @@ def test_every_thread_has_shards_that_are_neither_small_nor_large(
 
 @pytest.mark.parametrize("options", [{}, {"negative_scores": "served"}, {"hard_negatives": 0.7}], ids=str)
 def test_shards_add_up_to_the_batch(options, monkeypatch):
-    """On two threads and one, in shards of two examples and in one: the same losses and gradients."""
+    """On two threads and one, in three shards and in one: the same losses and gradients."""
     found = []
     before = torch.get_num_threads()
     for shards, threads in ((1, 1), (3, 1), (3, 2)):

@@ -57,6 +57,19 @@ static void hide(const some_rows *rows, int64_t L, const float *history, const f
     for (int h = 0; h < GROUPS * WIDTH; h++) (*at->hidden)[h] = hyperbolic_tangent((*at->hidden)[h]);
 }
 
+/* LANES numbers of a row, or those that are left of it. */
+static inline lanes load_some(const float *from, int64_t num, float otherwise) {
+    float some[LANES];
+    for (int i = 0; i < LANES; i++) some[i] = i < num ? from[i] : otherwise;
+    return *(const row *)some;
+}
+
+static inline void store_some(lanes x, float *to, int64_t num) {
+    const float *some = (const float *)&x;
+    for (int i = 0; i < LANES; i++)
+        if (i < num) to[i] = some[i];
+}
+
 /* Turn logits of a pair into the logarithms of shares. */
 static void share_out(int64_t length, float *logits) {
     const float highest = highest_of(logits, length);

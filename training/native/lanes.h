@@ -52,19 +52,6 @@ static inline float highest_of(const float *numbers, int64_t num) {
     return highest;
 }
 
-/* LANES numbers of a row, or those that are left of it. */
-static inline lanes load_some(const float *from, int64_t num, float otherwise) {
-    float some[LANES];
-    for (int i = 0; i < LANES; i++) some[i] = i < num ? from[i] : otherwise;
-    return *(const row *)some;
-}
-
-static inline void store_some(lanes x, float *to, int64_t num) {
-    const float *some = (const float *)&x;
-    for (int i = 0; i < LANES; i++)
-        if (i < num) to[i] = some[i];
-}
-
 /* Mark the first so many lanes. */
 static inline marks first_lanes(int64_t num) {
 #define ITSELF(lane) lane

@@ -55,8 +55,9 @@ static void compare_with(compared *list, const float *unit, float *gradient) {
     list->gradients[list->num++] = gradient;
 }
 
-/* The sum over the positives of an interest, by its cosines / temperature, which are `step` apart: their
-   gradients take their place, as often as `sharpness` says. `itself` is its place among the compared. */
+/* The sum over the positives of an interest, by its cosines / temperature, which are `step` apart: the
+   gradients of the cosines take their place. `sharpness` is 1 / temperature, `itself` the interest's place
+   among the compared. `positives` and `negatives` are room to work in. */
 static float contrast(const compared *list, int64_t itself, const uint8_t *is_positive, float sharpness,
                       int64_t step, lanes *values, marks *positives, marks *negatives) {
     const int64_t num_vectors = (list->num + LANES - 1) / LANES;
