@@ -70,13 +70,13 @@ def prepare(
         Path | None,
         typer.Option(
             help="The event log: .parquet, .csv, .tsv or .jsonl (the last three also .gz) with a user, an "
-            "item and a timestamp in every row."
+            "item and a timestamp in every row; or a folder of such files."
         ),
     ] = None,
     catalogue: Annotated[
         Path | None,
         typer.Option(
-            help="What the items are (title, genres, …): a file like --events, one row for each item."
+            help="What the items are (title, genres, …): file or folder, like --events; a row for each item."
         ),
     ] = None,
     input_format: Annotated[

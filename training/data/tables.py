@@ -1,4 +1,4 @@
-"""Opening a table file (parquet, csv, tsv, jsonl) lazily, by its extension.
+"""Opening a table (parquet, csv, tsv, jsonl; one file, or a folder of parts) lazily, by its extension.
 
 It knows nothing of what the columns mean. Columns of csv and tsv files are all text here: whoever knows a
 column's meaning decides its type, so that no id is read as a number by accident.
@@ -12,16 +12,17 @@ from pathlib import Path
 import polars as pl
 
 from re4.errors import DataError
+from training.data.parts import parts_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table file that was opened, but not read yet."""
+    """A table that was opened, but not read yet."""
 
     file: Path
-    """The file."""
+    """The file, or the folder of its parts."""
     frame: pl.LazyFrame
-    """Its rows, in file order."""
+    """Its rows, in file order, one part after the other."""
     schema: pl.Schema
     """Its columns and their types."""
     untyped: bool
@@ -53,12 +54,52 @@ _FORMATS: Mapping[str, Callable[[Path], pl.LazyFrame]] = {
 }
 
 
-def open_table(file: Path) -> Table:
-    """Open a table file by its extension; csv, tsv and jsonl may end in `.gz`.
+def open_table(path: Path) -> Table:
+    """Open a table by its extension, a file or a folder of parts; csv, tsv and jsonl may end in `.gz`.
+
+    All parts have the same columns. Where their types differ, a column's type is one that holds them all.
 
     Raises:
-        DataError: The file is missing, empty, of an unknown extension, or unreadable.
+        DataError: A file is missing, empty, of an unknown extension, or unreadable; or parts differ.
     """
+    parts = parts_of(path)
+    suffixes = {_suffix_of(part): part for part in parts}
+    if len(suffixes) > 1:
+        one, other, *_ = suffixes.values()
+        raise DataError(f"{path} holds files of different formats, such as {one} and {other}; keep one")
+    (suffix,) = suffixes
+    frames, schemas = [], []
+    for part in parts:
+        check_file(part)
+        with reading(part):
+            frames.append(_FORMATS[suffix](part))
+            schemas.append(frames[-1].collect_schema())
+        _check_alike(path, (parts[0], schemas[0]), (part, schemas[-1]))
+    with reading(path):
+        frame = pl.concat([frame.select(schemas[0].names()) for frame in frames], how="vertical_relaxed")
+        schema = frame.collect_schema()
+    return Table(file=path, frame=frame, schema=schema, untyped=suffix in (".csv", ".tsv"))
+
+
+def _check_alike(path: Path, one: tuple[Path, pl.Schema], other: tuple[Path, pl.Schema]) -> None:
+    """Check that two parts have the same columns, none of them text in one and no id in the other."""
+    (first, its_types), (second, types) = one, other
+    if types.keys() != its_types.keys():
+        raise DataError(
+            f"{second} has the columns {', '.join(types)}, and {first} has {', '.join(its_types)}; all files "
+            f"below {path} must have the same"
+        )
+    for name, type_ in types.items():
+        both = {type_, its_types[name]}
+        if pl.String in both and not all(
+            each in (pl.String, pl.Categorical, pl.Enum, pl.Null) or each.is_integer() for each in both
+        ):
+            raise DataError(
+                f"column {name!r} is {its_types[name]} in {first} and {type_} in {second}; write it alike"
+            )
+
+
+def _suffix_of(file: Path) -> str:
     name = file.name.lower()
     packed = name.endswith(".gz")
     suffix = Path(name.removesuffix(".gz")).suffix
@@ -67,11 +108,7 @@ def open_table(file: Path) -> Table:
             f"{file}: the extension says the format; it must be one of {', '.join(_FORMATS)} "
             "(csv, tsv and jsonl also with .gz); rename or convert the file"
         )
-    check_file(file)
-    with reading(file):
-        frame = _FORMATS[suffix](file)
-        schema = frame.collect_schema()
-    return Table(file=file, frame=frame, schema=schema, untyped=suffix in (".csv", ".tsv"))
+    return suffix
 
 
 def check_file(file: Path) -> None:
@@ -112,6 +149,7 @@ def check_columns(table: Table, options: Mapping[str, str]) -> None:
     """
     missing = {option: column for option, column in options.items() if column not in table.schema}
     if missing:
+        _refuse_other_separator(table)
         wanted = ", ".join(repr(column) for column in missing.values())
         present = ", ".join(repr(column) for column in table.schema)
         raise DataError(
@@ -121,3 +159,13 @@ def check_columns(table: Table, options: Mapping[str, str]) -> None:
     if len(set(options.values())) < len(options):
         named = ", ".join(f"{option} {column}" for option, column in options.items())
         raise DataError(f"{table.file}: one column is named twice ({named}); name different columns")
+
+
+def _refuse_other_separator(table: Table) -> None:
+    """Where all of a header became one column's name, say so."""
+    header = next(iter(table.schema))
+    if table.untyped and len(table.schema) == 1 and any(sign in header for sign in ";,|\t"):
+        raise DataError(
+            f"{table.file} begins with {header!r}, taken for one column: columns are separated by commas in "
+            ".csv files and by tabs in .tsv files; write it like that, or rename it"
+        )

@@ -215,12 +215,9 @@ def test_bad_files_get_a_reason_and_a_remedy(name: str, text: str, parts: list[s
         assert part in str(caught.value)
 
 
-def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.csv does not exist"):
         read_events(tmp_path / "none.csv", Columns())
-    (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(DataError, match=r"folder\.csv is not a file"):
-        read_events(tmp_path / "folder.csv", Columns())
 
 
 def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
