@@ -139,9 +139,7 @@ def evaluate(
             "ComiRec's protocol keeps it.",
         ),
     ] = False,
-    data: Annotated[
-        Path | None, typer.Option(help="The data set, where it has moved since training.")
-    ] = None,
+    data: DataMoved = None,
     as_json: AsJson = False,
 ) -> None:
     """Rank the whole catalogue for held-out users and compare with what they did next.
@@ -151,13 +149,11 @@ def evaluate(
 
     Example: re4 evaluate runs/first --json
     """
-    from training.data.dataset import Dataset
     from training.evaluation import evaluate as run_evaluation
     from training.run import Run, write_evaluation
 
     opened = Run.open(run)
-    dataset = Dataset.open(data or opened.dataset_path)
-    opened.check_dataset(dataset)
+    dataset = opened.open_dataset(data)
     held_out = dataset.valid if split == "valid" else dataset.test
     result = run_evaluation(opened.load_model(), held_out, exclude_history=exclude_history).to_json()
     name = f"{split}_history_excluded" if exclude_history else split
@@ -194,14 +190,12 @@ def report(
 
     Example: re4 report runs/first
     """
-    from training.data.dataset import Dataset
     from training.report.figures import gather_figures
     from training.report.page import write_page
     from training.run import Run
 
     opened = Run.open(run)
-    dataset = Dataset.open(data or opened.dataset_path)
-    opened.check_dataset(dataset)
+    dataset = opened.open_dataset(data)
     held_out = dataset.valid if split == "valid" else dataset.test
     figures = gather_figures(opened, dataset, held_out)
     page = write_page(

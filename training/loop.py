@@ -30,7 +30,15 @@ from training.native import is_native
 from training.negatives import build_sampler
 from training.optimiser import Optimiser
 from training.precision import arithmetic, check_precision, is_bf16
-from training.run import Run, finish_run, new_run_folder, write_evaluation, write_metrics, write_weights
+from training.run import (
+    Run,
+    finish_run,
+    new_run_folder,
+    open_trained_on,
+    write_evaluation,
+    write_metrics,
+    write_weights,
+)
 from training.tensorboard import check_tensorboard, write_events
 from training.warm_start import check_fits, evaluate_previous, rows_in_previous, start_from_run
 
@@ -160,10 +168,11 @@ def resume(
 
     Raises:
         RunError: where there is no unfinished training, or its checkpoint is damaged.
+        DataError: where its data set is not there any more.
     """
     check_precision(precision)
     facts = read_facts(run)
-    dataset = dataset or Dataset.open(facts.dataset_path)
+    dataset = dataset or open_trained_on(run, facts.dataset_path)
     model = MultiInterestModel(facts.config, dataset.num_items).to(choose_device(device))
     if tensorboard:
         check_tensorboard()

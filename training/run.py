@@ -103,6 +103,19 @@ def write_evaluation(path: Path, split: str, values: dict[str, Any]) -> None:
     write_json(path / EVALUATION, {**known, split: values})
 
 
+def open_trained_on(run: Path, dataset: Path) -> Dataset:
+    """Open the data set that a training, finished or not, says it is on.
+
+    Raises:
+        DataError: where it is not there any more, or damaged.
+    """
+    if not dataset.is_dir():
+        raise DataError(
+            f"{run} was trained on {dataset}, which is not there; say with --data where it is now"
+        )
+    return Dataset.open(dataset)
+
+
 class Run:
     """A finished run, opened for reading."""
 
@@ -131,6 +144,16 @@ class Run:
             return cls(path, json.loads((path / CONFIG).read_text("utf-8")))
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path / CONFIG} cannot be read: {error}. Train the run again.") from error
+
+    def open_dataset(self, moved_to: Path | None = None) -> Dataset:
+        """Open the data set that the run was trained on, or what is said to be it.
+
+        Raises:
+            DataError: where it is missing or damaged, or another one.
+        """
+        dataset = Dataset.open(moved_to) if moved_to else open_trained_on(self.path, self.dataset_path)
+        self.check_dataset(dataset)
+        return dataset
 
     def check_dataset(self, dataset: Dataset) -> None:
         """Refuse a data set whose items are not those of the run, in the run's order.

@@ -74,7 +74,7 @@ def main(
     rows = []
     for path in runs:
         run = Run.open(path)
-        found = nearness(run.load_model(), Dataset.open(run.dataset_path), space)
+        found = nearness(run.load_model(), run.open_dataset(), space)
         rows.append([str(path), *(f"{value:.2f}" for value in astuple(found))])
     headings = ["", "own clusters, mean", "worst own cluster", f"foreign item {_PLACE}", "own in first 50"]
     table("cosine with the nearest interest", headings, rows)

@@ -283,6 +283,16 @@ class TestDamagedRuns:
         with pytest.raises(RunError, match=r"items\.parquet is missing"):
             Run.open(damaged).items()
 
+    def test_a_data_set_that_has_moved_is_named_and_asked_for(self, planted, damaged):
+        config = json.loads((damaged / "config.json").read_text())
+        (damaged / "config.json").write_text(json.dumps(config | {"dataset": "/gone/data"}))
+        run = Run.open(damaged)
+        with pytest.raises(
+            DataError, match=f"{damaged} was trained on /gone/data, which is not there; say .*--data"
+        ):
+            run.open_dataset()
+        assert run.open_dataset(planted.path).path == planted.path
+
 
 def test_another_data_set_is_refused(planted, run, tmp_path):
     other = Dataset(
