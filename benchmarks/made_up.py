@@ -61,7 +61,7 @@ def made_up_material(
         counts_N=space.num_items // np.arange(1, space.num_items + 1),
         rows_PL=rows_PL,
         lengths_P=lengths_P,
-        encoder=TrainedEncoder(module=encoder, num_interests=config.num_interests),
+        encoder=TrainedEncoder(module=encoder, num_interests=config.K),
         model=model_info(config, vectors_ND),
         evaluation={},
         lineage={"made_up": True, "seed": space.seed},

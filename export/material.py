@@ -167,7 +167,7 @@ def run_material(run: RunToExport, folder: Path) -> Material:
         counts_N=counts_N,
         rows_PL=rows_PL,
         lengths_P=lengths_P,
-        encoder=TrainedEncoder(module=model.encoder, num_interests=config.num_interests),
+        encoder=TrainedEncoder(module=model.encoder, num_interests=config.K),
         model=model_info(config, vectors_ND),
         evaluation=run.evaluation(),
         lineage={
@@ -183,7 +183,7 @@ def model_info(config: TrainConfig, vectors_ND: NDArray[np.float32]) -> ModelInf
     """What a manifest says of an encoder and of the trained vectors that it belongs to."""
     return ModelInfo(
         name=config.model,
-        num_interests=config.num_interests,
+        num_interests=config.K,
         embedding_dim=config.embedding_dim,
         max_history_length=config.max_history_length,
         space=digest_of(vectors_ND),

@@ -69,9 +69,9 @@ def rebuild(
     catalogue: Annotated[
         Path | None,
         typer.Option(
-            help="The items that are live, with attributes: parquet, csv, tsv or jsonl, a file or a folder of "
-            "them. Items that it lacks leave; items that only it has start with a vector made from their attributes, and "
-            "get is_cold = true. Default: every item that has a vector.",
+            help="The items that are live, with attributes: parquet, csv, tsv or jsonl, file or folder of "
+            "them. Items that it lacks leave; items that only it has start with a vector made from their "
+            "attributes, and get is_cold = true. Default: every item that has a vector.",
             show_default=False,
             rich_help_panel=_CATALOGUE,
         ),

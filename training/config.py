@@ -27,7 +27,13 @@ class TrainConfig:
     """The settings of one run. Built with `TrainConfig.resolve`, stored as `config.json` in the run."""
 
     model: str = setting("re4", f"Encoder: {', '.join(ENCODERS)}.", choices=ENCODERS)
-    num_interests: int = setting(4, "K, interest vectors per user.", low=1, high=64)
+    num_interests: int | None = setting(
+        None,
+        "K, interest vectors per user; each is a search when serving.",
+        low=1,
+        high=64,
+        default_text="re4: 8, up to 5,000 items 4; others: 4",
+    )
     embedding_dim: int = setting(64, "D, width of item and interest vectors.", low=2, high=4096)
     attention_dim: int = setting(256, "H, width inside the attention.", low=1, high=16384)
     max_history_length: int = setting(20, "L, newest events of a history that count.", low=1, high=1024)
@@ -151,6 +157,12 @@ class TrainConfig:
         if self.negatives == "auto":
             chosen["negatives"] = "all" if num_items <= 20_000 else "uniform"
         return replace(self, **chosen)
+
+    @property
+    def K(self) -> int:
+        """Interests of a user, once it is resolved."""
+        assert self.num_interests is not None, "resolve comes first"
+        return self.num_interests
 
     def to_json(self) -> dict[str, Any]:
         """Give the fields as a JSON object."""

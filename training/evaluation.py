@@ -68,7 +68,7 @@ def rank(model: MultiInterestModel, held_out: Sequences, *, exclude_history: boo
     vectors_ND = model.item_vectors_ND()
     num_items = len(vectors_ND)
     depth = min(max(CUTS), num_items)
-    num_interests = model.config.num_interests
+    num_interests = model.config.K
     block = max(1, _SCORES_PER_BLOCK // (num_items * num_interests))
 
     top_UM = np.empty((held_out.num_users, depth), dtype=np.int64)

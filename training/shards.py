@@ -122,7 +122,7 @@ class Shard:
             "recommend": batch_size,
             "routing": batch_size,
             "history": batch_size,
-            "attend": batch_size * config.num_interests,
+            "attend": batch_size * config.K,
         }
         terms = {name: value / counts[name] for name, value in sums.items()}
         weights = {"recommend": 1.0} | {

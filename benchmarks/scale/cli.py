@@ -112,7 +112,7 @@ def _draw(space: "VectorSpace", work: Path) -> "Material":
     whole = made_up_material(
         work,
         space,
-        TrainConfig(embedding_dim=space.embedding_dim, position=False, head=False),
+        TrainConfig(num_interests=4, embedding_dim=space.embedding_dim, position=False, head=False),
         sharpness={"w.weight": _SHARPNESS},
         id_length=_ID_LENGTH,
         num_histories=_NUM_HISTORIES + _NUM_FRESH,

@@ -19,7 +19,7 @@ def matmul_gflops(matrix: Tensor) -> float:
 def owed_gflop(config: TrainConfig, lengths_B: NDArray[np.int64], num_items: int) -> float:
     """Count one step's matrix products, each done once forward and twice backward; padding owes nothing."""
     batch, dim, width = len(lengths_B), config.embedding_dim, config.attention_dim
-    interests = config.num_interests
+    interests = config.K
     positions = int(lengths_B.sum())
     pairs = int((lengths_B.astype(float) ** 2).sum())
     num_negatives = num_items if config.negatives == "all" else config.num_negatives

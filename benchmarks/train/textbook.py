@@ -26,7 +26,7 @@ class TextbookRe4(nn.Module):
         dim, width, piece = config.embedding_dim, config.attention_dim, config.construct_dim
         self.item_embedding = nn.Embedding(num_items, dim)
         self.W1 = nn.Linear(dim, width, bias=False)
-        self.w = nn.Linear(width, config.num_interests, bias=False)
+        self.w = nn.Linear(width, config.K, bias=False)
         self.W2 = nn.Linear(dim, dim, bias=False)
         self.W4 = nn.Linear(dim, config.max_history_length * piece)
         self.W3 = nn.Linear(piece, piece, bias=False)

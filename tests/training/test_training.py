@@ -221,12 +221,15 @@ def test_comirec_has_no_backward_flow_unless_asked_for():
     assert TrainConfig(model="comirec-sa", contrast_weight=0.2).resolve(100).contrast_weight == 0.2
 
 
-def test_a_small_catalogue_keeps_interests_less_apart_and_less_from_the_history():
+def test_a_small_catalogue_has_fewer_interests_less_apart_and_less_from_the_history():
     small, large = (TrainConfig().resolve(num_items) for num_items in (5000, 5001))
+    assert (small.K, large.K) == (4, 8)
     assert (small.contrast_weight, small.construct_weight, small.history_weight) == (0.02, 0.02, 0.05)
     assert (large.contrast_weight, large.construct_weight, large.history_weight) == (0.1, 0.1, 0.2)
     assert TrainConfig(contrast_weight=0.1).resolve(5000).contrast_weight == 0.1
+    assert TrainConfig(num_interests=4).resolve(5001).K == 4
     comirec = TrainConfig(model="comirec-sa")
+    assert comirec.resolve(5000).K == 4
     assert comirec.resolve(5000) == comirec.resolve(5001)
 
 

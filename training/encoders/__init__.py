@@ -48,6 +48,7 @@ ENCODERS: Mapping[str, EncoderKind] = {
         module="training.encoders.re4",
         class_name="Re4Encoder",
         defaults={
+            "num_interests": 8,
             "position": True,
             "head": False,
             "contrast_weight": 0.1,
@@ -57,21 +58,38 @@ ENCODERS: Mapping[str, EncoderKind] = {
             "history_weight": 0.2,
             **_HARD,
         },
-        # Interests that are kept well apart pay among many items with narrow tastes, and cost where tastes
-        # are wide beside the catalogue; there, to rank what is new far above the history costs as well. One
+        # Many interests, kept well apart, pay among many items with narrow tastes, and cost where tastes are
+        # wide beside the catalogue; there, to rank what is new far above the history costs as well. One
         # alone has none to be kept from. Figures: benchmarks/results/quality.
-        small_catalogue={"contrast_weight": 0.02, "construct_weight": 0.02, "history_weight": 0.05},
+        small_catalogue={
+            "num_interests": 4,
+            "contrast_weight": 0.02,
+            "construct_weight": 0.02,
+            "history_weight": 0.05,
+        },
         one_interest={**_NO_FLOWS, "history_weight": 0.0},
     ),
     "comirec-sa": EncoderKind(
         module="training.encoders.comirec_sa",
         class_name="ComiRecSAEncoder",
-        defaults={"position": True, "head": False, **_PLAIN_LOSS, **_NO_FLOWS, **_HARD},
+        defaults={
+            "num_interests": 4,
+            "position": True,
+            "head": False,
+            **_PLAIN_LOSS,
+            **_NO_FLOWS,
+            **_HARD,
+        },
     ),
     "mind": EncoderKind(
         module="training.encoders.mind",
         class_name="MindEncoder",
-        defaults={"interest_choice": "soft", "initial_vectors": "svd", **_PLAIN_LOSS},
+        defaults={
+            "num_interests": 4,
+            "interest_choice": "soft",
+            "initial_vectors": "svd",
+            **_PLAIN_LOSS,
+        },
         fixed=_NO_ATTENTION,
     ),
     "mean-pool": EncoderKind(

@@ -20,7 +20,7 @@ class AttentionEncoder(Encoder):
         super().__init__(config)
         dim, width = config.embedding_dim, config.attention_dim
         self.W1 = nn.Linear(dim, width, bias=False)
-        self.w = nn.Linear(width, config.num_interests, bias=False)
+        self.w = nn.Linear(width, config.K, bias=False)
         self.position: nn.Parameter | None = None
         if config.position:
             self.position = nn.Parameter(torch.randn(config.max_history_length, dim) * dim**-0.5)

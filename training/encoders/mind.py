@@ -32,7 +32,7 @@ class MindEncoder(Encoder):
         self.S = nn.Linear(config.embedding_dim, config.embedding_dim, bias=False)
         # Starting at the identity, interests start inside the items' own space.
         nn.init.eye_(self.S.weight)
-        self.register_buffer("routing", torch.randn(config.num_interests, config.max_history_length))
+        self.register_buffer("routing", torch.randn(config.K, config.max_history_length))
 
     def encode(self, history_vectors_BLD: Tensor, lengths_B: Tensor) -> Encoded:
         """Route the history to the interests that its length allows."""

@@ -79,7 +79,7 @@ def gather_figures(run: Run, dataset: Dataset, held_out: Sequences) -> ReportFig
     targets_U = [np.unique(history_and_targets(held_out, user)[1]) for user in range(held_out.num_users)]
     is_hit_UM = np.stack([np.isin(top_M, targets) for top_M, targets in zip(top_UM, targets_U, strict=True)])
     counts_N = dataset.item_counts_N()
-    num_interests = model.config.num_interests
+    num_interests = model.config.K
     return ReportFigures(
         records=run.metrics(),
         best_epoch=run.best_epoch,
@@ -137,7 +137,7 @@ def _recall_by_interests(
     found_by_UM: NDArray[np.int64],
 ) -> list[float]:
     """Recall with each user's k most used interests alone, k = 1 … K."""
-    num_interests, depth = model.config.num_interests, found_by_UM.shape[1]
+    num_interests, depth = model.config.K, found_by_UM.shape[1]
     vectors_ND = model.item_vectors_ND()
     used_UK = np.stack([np.bincount(found_by_M, minlength=num_interests) for found_by_M in found_by_UM])
     order_UK = torch.from_numpy(np.argsort(-used_UK, axis=1, kind="stable"))
