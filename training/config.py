@@ -32,7 +32,7 @@ class TrainConfig:
         "K, interest vectors per user; each is a search when serving.",
         low=1,
         high=64,
-        default_text="re4: 8, up to 5,000 items 4; others: 4",
+        default_text=f"re4: 8, up to {SMALL_CATALOGUE:,} items 4; others: 4",
     )
     embedding_dim: int = setting(64, "D, width of item and interest vectors.", low=2, high=4096)
     attention_dim: int = setting(256, "H, width inside the attention.", low=1, high=16384)

@@ -110,3 +110,5 @@ def test_bytes_that_are_no_text_and_half_a_gzip_file_are_refused(tmp_path: Path)
         read(files)
     with pytest.raises(DataError, match="does not exist"):
         read(files | {"train": tmp_path / "none"})
+    with pytest.raises(DataError, match="is not a file; name one file"):
+        read(files | {"train": tmp_path})
