@@ -52,8 +52,12 @@ soak: $(READY) ## Half an hour at 70 % load on the demo's bundle: latency and me
 gpu-check: $(READY) ## Tests and a short benchmark of what runs on a GPU; says so where there is none
 	$(BIN)/python -m benchmarks.gpu_check
 
+# Those that put servers under load, or kill them by the clock, have the machine for themselves.
+LOADED := tests/benchmarks tests/hardening
+
 test: $(READY) ## Run the whole test suite
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist loadfile $(LOADED:%=--ignore %)
+	$(BIN)/pytest $(LOADED)
 
 check: lint types imports stubs ## Format, lint, types, who-imports-whom, and fresh gRPC stubs
 

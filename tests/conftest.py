@@ -2,6 +2,7 @@
 
 import os
 import signal
+from typing import Any
 
 # Read by libraries when they are first imported, so it comes before everything else. Threads that share cores
 # with another process wait for each other: the small work of a test takes several times as long by two.
@@ -29,6 +30,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in on_gpu]
         config.hook.pytest_deselected(items=on_gpu)
         config.stash[_LEFT_OUT] = len(on_gpu)
+        if hasattr(config, "workeroutput"):  # one of several processes: what is said is said by their parent
+            config.workeroutput["left_out"] = len(on_gpu)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A process of several has ended; each of them collects, and leaves out, the same."""
+    node.config.stash[_LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", 0)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
