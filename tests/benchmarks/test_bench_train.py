@@ -42,6 +42,16 @@ def test_the_arithmetic_owed_by_hand():
     assert owed_gflop(config, np.array([1]), 100) == pytest.approx(3 * 2 * products / 1e9)
 
 
+def test_an_interest_that_lost_owes_nothing_back():
+    served = {"negatives": "uniform", "num_negatives": 5, "embedding_dim": 2, "num_interests": 4}
+    chosen = TrainConfig(**served, negative_scores="chosen").resolve(100)
+    forward = 3 * 5 * 2  # the three that lost
+    more = owed_gflop(TrainConfig(**served).resolve(100), np.array([1]), 100) - owed_gflop(
+        chosen, np.array([1]), 100
+    )
+    assert more == pytest.approx(2 * forward / 1e9)
+
+
 def bench(capsys, **options):
     defaults = {"preset": "authors", "num_items": 500, "num_steps": 2, "num_threads": 1}
     others = {"data": None, "precision": "float32", "full_histories": False, "against": None, "as_json": True}
