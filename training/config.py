@@ -112,7 +112,9 @@ class TrainConfig:
     construct_dim: int = setting(64, "D_b, width of the pieces that re-construct works on.", low=1)
 
     batch_size: int = setting(1024, "Examples a step.", low=1)
-    learning_rate: float = setting(2e-3, "Adam's step size.", low=1e-8)
+    learning_rate: float | None = setting(
+        None, "Adam's step size.", low=1e-8, default_text="mind, mean-pool: 0.008; others: 0.002"
+    )
     weight_decay: float = setting(1e-6, "L2 penalty on every weight.", low=0)
     averaging: float = setting(
         2.0, "Epochs over which weights are averaged to be judged and kept; 0 takes them as they are.", low=0

@@ -12,6 +12,7 @@ class Optimiser:
 
     def __init__(self, model: MultiInterestModel) -> None:
         config = model.config
+        assert config.learning_rate is not None, "resolve comes first"
         dense = [parameter for parameter in model.parameters() if parameter.requires_grad]
         # Some encoders have no weights: a group may be empty, a list of groups may not.
         self._dense = torch.optim.Adam(

@@ -124,6 +124,7 @@ class TextbookTraining:
     """The model with Adam over all of its weights, the item table among them."""
 
     def __init__(self, config: TrainConfig, num_items: int) -> None:
+        assert config.learning_rate is not None, "resolve comes first"
         self.model = TextbookRe4(config, num_items)
         self._adam = torch.optim.Adam(
             self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay

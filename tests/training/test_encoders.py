@@ -85,6 +85,13 @@ def test_what_a_model_fixes_cannot_be_chosen():
     assert TrainConfig(model="mean-pool").resolve(100).num_interests == 1
 
 
+def test_a_model_has_a_learning_rate_of_its_own_unless_one_is_given():
+    rates = {model: TrainConfig(model=model).resolve(100).learning_rate for model in ENCODERS}
+    assert rates["re4"] == rates["comirec-sa"] == 0.002
+    assert rates["mind"] == rates["mean-pool"] == 0.008
+    assert TrainConfig(model="mind", learning_rate=0.002).resolve(100).learning_rate == 0.002
+
+
 @pytest.mark.parametrize("model", [name for name in ENCODERS if name != "most-popular"])
 def test_scores_online_are_the_scores_of_training(model):
     """With cosine scores and a temperature, the inner product of what is exported is the cosine over it."""

@@ -56,6 +56,7 @@ ENCODERS: Mapping[str, EncoderKind] = {
             "construct_weight": 0.1,
             "negative_scores": "served",
             "history_weight": 0.2,
+            "learning_rate": 0.002,
             **_HARD,
         },
         # Many interests, kept well apart, pay among many items with narrow tastes, and cost where tastes are
@@ -78,6 +79,7 @@ ENCODERS: Mapping[str, EncoderKind] = {
             "head": False,
             **_PLAIN_LOSS,
             **_NO_FLOWS,
+            "learning_rate": 0.002,
             **_HARD,
         },
     ),
@@ -88,6 +90,8 @@ ENCODERS: Mapping[str, EncoderKind] = {
             "num_interests": 4,
             "interest_choice": "soft",
             "initial_vectors": "svd",
+            # With few weights beside the item vectors it is still rising after 40 epochs at 0.002.
+            "learning_rate": 0.008,
             **_PLAIN_LOSS,
         },
         fixed=_NO_ATTENTION,
@@ -95,13 +99,13 @@ ENCODERS: Mapping[str, EncoderKind] = {
     "mean-pool": EncoderKind(
         module="training.encoders.mean_pool",
         class_name="MeanPoolEncoder",
-        defaults={"initial_vectors": "svd", **_PLAIN_LOSS},
+        defaults={"initial_vectors": "svd", "learning_rate": 0.008, **_PLAIN_LOSS},  # as for MIND
         fixed=_ONE_INTEREST,
     ),
     "most-popular": EncoderKind(
         module="training.encoders.most_popular",
         class_name="MostPopularEncoder",
-        defaults=_PLAIN_LOSS,
+        defaults={"learning_rate": 0.002, **_PLAIN_LOSS},  # of no account: nothing is trained
         fixed={
             **_ONE_INTEREST,
             "initial_vectors": "popularity",
