@@ -113,7 +113,10 @@ class TrainConfig:
 
     batch_size: int = setting(1024, "Examples a step.", low=1)
     learning_rate: float | None = setting(
-        None, "Adam's step size.", low=1e-8, default_text="mind, mean-pool: 0.008; others: 0.002"
+        None,
+        "Adam's step size.",
+        low=1e-8,
+        default_text=f"0.008; re4 and comirec-sa up to {SMALL_CATALOGUE:,} items: 0.002",
     )
     weight_decay: float = setting(1e-6, "L2 penalty on every weight.", low=0)
     averaging: float = setting(

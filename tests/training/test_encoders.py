@@ -9,7 +9,7 @@ import torch
 
 from re4.errors import UsageError
 from training.config import TrainConfig
-from training.encoders import ENCODERS, build_encoder
+from training.encoders import ENCODERS, SMALL_CATALOGUE, build_encoder
 from training.evaluation import evaluate, rank
 from training.loop import train
 from training.model import MultiInterestModel
@@ -85,10 +85,14 @@ def test_what_a_model_fixes_cannot_be_chosen():
     assert TrainConfig(model="mean-pool").resolve(100).num_interests == 1
 
 
-def test_a_model_has_a_learning_rate_of_its_own_unless_one_is_given():
-    rates = {model: TrainConfig(model=model).resolve(100).learning_rate for model in ENCODERS}
-    assert rates["re4"] == rates["comirec-sa"] == 0.002
-    assert rates["mind"] == rates["mean-pool"] == 0.008
+def test_the_learning_rate_is_the_model_s_own_by_catalogue_unless_one_is_given():
+    def rates(num_items):
+        return {model: TrainConfig(model=model).resolve(num_items).learning_rate for model in ENCODERS}
+
+    assert set(rates(SMALL_CATALOGUE + 1).values()) == {0.008}
+    small = rates(SMALL_CATALOGUE)
+    assert small["re4"] == small["comirec-sa"] == 0.002
+    assert small["mind"] == small["mean-pool"] == 0.008
     assert TrainConfig(model="mind", learning_rate=0.002).resolve(100).learning_rate == 0.002
 
 

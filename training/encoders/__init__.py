@@ -56,17 +56,18 @@ ENCODERS: Mapping[str, EncoderKind] = {
             "construct_weight": 0.1,
             "negative_scores": "served",
             "history_weight": 0.2,
-            "learning_rate": 0.002,
+            "learning_rate": 0.008,
             **_HARD,
         },
         # Many interests, kept well apart, pay among many items with narrow tastes, and cost where tastes are
-        # wide beside the catalogue; there, to rank what is new far above the history costs as well. One
-        # alone has none to be kept from. Figures: benchmarks/results/quality.
+        # wide beside the catalogue; there, to rank what is new far above the history costs as well, and
+        # longer steps gain nothing. One alone has none to be kept from. Figures: benchmarks/results/quality.
         small_catalogue={
             "num_interests": 4,
             "contrast_weight": 0.02,
             "construct_weight": 0.02,
             "history_weight": 0.05,
+            "learning_rate": 0.002,
         },
         one_interest={**_NO_FLOWS, "history_weight": 0.0},
     ),
@@ -79,9 +80,10 @@ ENCODERS: Mapping[str, EncoderKind] = {
             "head": False,
             **_PLAIN_LOSS,
             **_NO_FLOWS,
-            "learning_rate": 0.002,
+            "learning_rate": 0.008,
             **_HARD,
         },
+        small_catalogue={"learning_rate": 0.002},
     ),
     "mind": EncoderKind(
         module="training.encoders.mind",
@@ -90,7 +92,6 @@ ENCODERS: Mapping[str, EncoderKind] = {
             "num_interests": 4,
             "interest_choice": "soft",
             "initial_vectors": "svd",
-            # With few weights beside the item vectors it is still rising after 40 epochs at 0.002.
             "learning_rate": 0.008,
             **_PLAIN_LOSS,
         },
@@ -99,13 +100,13 @@ ENCODERS: Mapping[str, EncoderKind] = {
     "mean-pool": EncoderKind(
         module="training.encoders.mean_pool",
         class_name="MeanPoolEncoder",
-        defaults={"initial_vectors": "svd", "learning_rate": 0.008, **_PLAIN_LOSS},  # as for MIND
+        defaults={"initial_vectors": "svd", "learning_rate": 0.008, **_PLAIN_LOSS},
         fixed=_ONE_INTEREST,
     ),
     "most-popular": EncoderKind(
         module="training.encoders.most_popular",
         class_name="MostPopularEncoder",
-        defaults={"learning_rate": 0.002, **_PLAIN_LOSS},  # of no account: nothing is trained
+        defaults={"learning_rate": 0.008, **_PLAIN_LOSS},  # of no account: nothing is trained
         fixed={
             **_ONE_INTEREST,
             "initial_vectors": "popularity",
