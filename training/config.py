@@ -116,7 +116,7 @@ class TrainConfig:
         None,
         "Adam's step size.",
         low=1e-8,
-        default_text=f"0.008; re4 and comirec-sa up to {SMALL_CATALOGUE:,} items: 0.002",
+        default_text=f"0.008; comirec-sa, and re4 up to {SMALL_CATALOGUE:,} items: 0.002",
     )
     weight_decay: float = setting(1e-6, "L2 penalty on every weight.", low=0)
     averaging: float = setting(

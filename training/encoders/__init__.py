@@ -80,10 +80,9 @@ ENCODERS: Mapping[str, EncoderKind] = {
             "head": False,
             **_PLAIN_LOSS,
             **_NO_FLOWS,
-            "learning_rate": 0.008,
+            "learning_rate": 0.002,
             **_HARD,
         },
-        small_catalogue={"learning_rate": 0.002},
     ),
     "mind": EncoderKind(
         module="training.encoders.mind",
