@@ -3,11 +3,9 @@
 Fields are separated by blanks or tabs; a file may be gzipped. It knows nothing of event logs and timestamps.
 """
 
-import gzip
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
 
 import numpy as np
 import polars as pl
@@ -18,6 +16,7 @@ from training.data.ids import encode, integers_if_canonical
 from training.data.layout import SPLITS, SplitName
 from training.data.split import num_held_out_history
 from training.data.tables import check_file
+from training.data.text_lines import numbered_lines
 
 _BLOCK = 1 << 20  # ids held as Python strings at a time
 
@@ -121,23 +120,7 @@ def _read(file: Path) -> _Lines:
 
 def _fields(file: Path) -> Iterator[tuple[int, list[str]]]:
     """Give the fields of every line that is not blank, with its number."""
-    number = 0
-    try:
-        with _open(file) as stream:
-            for number, line in enumerate(stream, start=1):
-                fields = line.decode("utf-8").split()
-                if fields:
-                    yield number, fields
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{file}, line {number:,}: not UTF-8 text ({error.reason}); convert the file"
-        ) from error
-    except (OSError, EOFError) as error:
-        raise DataError(f"{file} cannot be read after line {number:,}: {error}; write it again") from error
-
-
-def _open(file: Path) -> BinaryIO:
-    """Open a file, unpacking it if its first bytes say that it is gzipped."""
-    with file.open("rb") as stream:
-        packed = stream.read(2) == b"\x1f\x8b"
-    return cast(BinaryIO, gzip.open(file, "rb")) if packed else file.open("rb")
+    for number, line in numbered_lines(file):
+        fields = line.split()
+        if fields:
+            yield number, fields

@@ -12,6 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from re4.errors import DataError
+from training.data.damage import refuse_damage
 from training.data.parts import parts_of
 
 
@@ -127,12 +128,18 @@ def check_file(file: Path) -> None:
 
 @contextmanager
 def reading(file: Path) -> Iterator[None]:
-    """Turn what goes wrong while `file` is read into a DataError that names it."""
+    """Turn what goes wrong while a table is read into a DataError that says where.
+
+    Args:
+        file: the table's file, or the folder of its parts.
+    """
     try:
         yield
     except pl.exceptions.NoDataError as error:
         raise DataError(f"{file} is empty: it has no rows and no header") from error
     except (pl.exceptions.PolarsError, OSError) as error:
+        for part in parts_of(file):
+            refuse_damage(part, _suffix_of(part))
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{file} cannot be read: {first}; repair the file or write it again") from error
 

@@ -200,8 +200,12 @@ def test_a_column_named_like_our_own_is_no_trouble(tmp_path: Path) -> None:
         ("e.csv", "user,item,timestamp\n1,2\n", ["'timestamp'", "event 1"]),
         ("e.jsonl", '{"user":1,"item":2,"timestamp":3}\n{"user":1,"item":2}\n', ["'timestamp'", "event 2"]),
         ("e.csv", "user,item,timestamp\n1,2,3\n1,2,soon\n", ["'timestamp'", "event 2: 'soon'"]),
-        ("e.csv", "user,item,timestamp\n1,2,3,4\n", ["cannot be read"]),
-        ("e.jsonl", '{"user":1,"item":2,"timestamp":3}\nhello\n', ["cannot be read"]),
+        ("e.csv", "user,item,timestamp\n1,2,3,4\n", ["line 2", "4 values, the header has 3", "'1,2,3,4'"]),
+        ("e.csv", 'user,item,timestamp\n1,"2\n\n3",4\n1,2,3,4\n', ["line 5: it has 4 values"]),
+        ("e.csv", 'user,item,timestamp\n1,2,3\n1,"2,3\n1,2,3\n', ["line 3", "correct its quotes"]),
+        ("e.tsv", "user\titem\ttimestamp\n1\t2\t3\t4\n", ["line 2", "4 values, the header has 3"]),
+        ("e.jsonl", '{"user":1,"item":2,"timestamp":3}\nhello\n', ["line 2: not JSON", "'hello'"]),
+        ("e.jsonl", '{"user":1,"item":2,"timestamp":3}\n\n[1]\n', ["line 3: not a JSON object"]),
         ("e.jsonl", '{"user":1.5,"item":2,"timestamp":3}\n', ["'user'", "Float64"]),
         ("e.jsonl", '{"user":[1],"item":2,"timestamp":3}\n', ["'user'", "List"]),
         ("e.parquet", "not parquet at all", ["cannot be read"]),
@@ -223,7 +227,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "e.csv"
     file.write_bytes(b"user,item,timestamp\n1,caf\xe9,3\n")
-    with pytest.raises(DataError, match="utf-8"):
+    with pytest.raises(DataError, match=r"e\.csv, line 2: not UTF-8"):
         read_events(file, Columns())
 
 

@@ -122,7 +122,7 @@ def put_dates_for_ids(folder: Path) -> None:
             rename_a_column,
             r"z\.parquet has the columns user, item, at, and .*part-10\.parquet has user, item",
         ),
-        (cut_a_part, r"date=2/part-0\.parquet cannot be read: .*repair the file or write it again"),
+        (cut_a_part, r"date=2/part-0\.parquet cannot be read: .*; write it again"),
         (empty_a_part, r"date=2/part-0\.parquet is empty \(0 bytes\)"),
         (make_it_delta, r"is a Delta table, whose files also hold rows that were deleted"),
         (
@@ -137,6 +137,22 @@ def test_parts_that_do_not_make_a_table(damage: Callable[[Path], None], message:
     damage(folder)
     with pytest.raises(DataError, match=message):
         read_events(folder, Columns())
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_of_many_parts_the_damaged_one_is_named(suffix: str, tmp_path: Path) -> None:
+    for part in range(5):
+        FORMATS[suffix](ROWS, tmp_path / f"part-{part}{suffix}")
+    damaged = tmp_path / f"part-3{suffix}"
+    whole = damaged.read_bytes()
+    if suffix == ".parquet":
+        begin = whole.index(b"PAR1", 0) + 40  # within the pages; the footer stays as it is
+        damaged.write_bytes(whole[:begin] + bytes(40) + whole[begin + 40 :])
+    else:
+        damaged.write_bytes(whole + b"1,2,3,4\n" + whole)
+    where = "cannot be read" if suffix == ".parquet" else f"line {len(whole.splitlines()) + 1}:"
+    with pytest.raises(DataError, match=rf"part-3\{suffix},? {where}"):
+        read_events(tmp_path, Columns())
 
 
 def test_a_folder_without_parts(tmp_path: Path) -> None:

@@ -105,10 +105,21 @@ def test_bytes_that_are_no_text_and_half_a_gzip_file_are_refused(tmp_path: Path)
     files["valid"].write_bytes(b"u1 a b\nu2 \xff\xfe\n")
     with pytest.raises(DataError, match=r"valid\.txt, line 2: not UTF-8"):
         read(files)
-    files["valid"].write_bytes(gzip.compress(b"u1 a b\n" * 1000)[:-20])
-    with pytest.raises(DataError, match=r"valid\.txt cannot be read"):
-        read(files)
+    packed = gzip.compress(b"".join(b"u%d a b%d\n" % (user, user * 7919 % 1009) for user in range(1000)))
+    flipped = [
+        packed[:at] + bytes([packed[at] ^ 255]) + packed[at + 1 :] for at in range(50, len(packed), 100)
+    ]
+    for damaged in (packed[:-20], *flipped):
+        files["valid"].write_bytes(damaged)
+        with pytest.raises(DataError, match=r"valid\.txt(, line| cannot be read)"):
+            read(files)
     with pytest.raises(DataError, match="does not exist"):
         read(files | {"train": tmp_path / "none"})
     with pytest.raises(DataError, match="is not a file; name one file"):
         read(files | {"train": tmp_path})
+
+
+def test_a_byte_order_mark_is_no_part_of_an_id(tmp_path: Path) -> None:
+    files = write(tmp_path)
+    files["train"].write_bytes(b"\xef\xbb\xbf" + files["train"].read_bytes())
+    assert read(files).users["train"].to_list() == ["u1", "u2"]
