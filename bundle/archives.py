@@ -1,14 +1,20 @@
 """Archives of plain arrays (.npz), each of a known type, whose axes agree. Knows no meaning."""
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from re4.errors import BundleDamagedError
+
+_NO_ARCHIVE: Final = (
+    *(OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile),
+    *(zlib.error, RuntimeError),  # said to be packed in another way, or encrypted
+)
 
 
 def read_archive(path: Path, forms: Mapping[str, tuple[str, str]]) -> dict[str, NDArray[Any]]:
@@ -24,7 +30,7 @@ def read_archive(path: Path, forms: Mapping[str, tuple[str, str]]) -> dict[str, 
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays: dict[str, NDArray[Any]] = dict(archive)
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except _NO_ARCHIVE as error:
         raise BundleDamagedError(f"{path}: not an archive of arrays ({error})") from None
     if arrays.keys() != forms.keys():
         raise BundleDamagedError(f"{path}: holds {sorted(arrays)}, expected {sorted(forms)}")

@@ -1,5 +1,6 @@
 """Golden queries: written and read back, and refused where they are not what they should be."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,16 @@ def test_not_an_archive(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "golden.npz").write_bytes(content)
     with pytest.raises(BundleDamagedError, match="not an archive"):
         GoldenQueries.read(tmp_path / "golden.npz")
+
+
+def test_whichever_byte_changes_it_is_read_or_refused(tmp_path: Path) -> None:
+    file = tmp_path / "golden.npz"
+    GoldenQueries(**arrays()).write(file)
+    whole = file.read_bytes()
+    for at, byte in enumerate(whole):
+        file.write_bytes(whole[:at] + bytes([byte ^ (1, 8, 32)[at % 3]]) + whole[at + 1 :])
+        with suppress(BundleDamagedError):
+            GoldenQueries.read(file)
 
 
 def test_one_array_in_place_of_the_archive(tmp_path: Path) -> None:
