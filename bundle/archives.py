@@ -1,20 +1,14 @@
 """Archives of plain arrays (.npz), each of a known type, whose axes agree. Knows no meaning."""
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from re4.arrays import read_arrays
 from re4.errors import BundleDamagedError
-
-_NO_ARCHIVE: Final = (
-    *(OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile),
-    *(zlib.error, RuntimeError),  # said to be packed in another way, or encrypted
-)
 
 
 def read_archive(path: Path, forms: Mapping[str, tuple[str, str]]) -> dict[str, NDArray[Any]]:
@@ -28,10 +22,9 @@ def read_archive(path: Path, forms: Mapping[str, tuple[str, str]]) -> dict[str, 
         BundleDamagedError: an array is missing, extra, empty, or of another type or shape.
     """
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays: dict[str, NDArray[Any]] = dict(archive)
-    except _NO_ARCHIVE as error:
-        raise BundleDamagedError(f"{path}: not an archive of arrays ({error})") from None
+        arrays = read_arrays(path)
+    except ValueError as error:
+        raise BundleDamagedError(f"{path}: {error}") from None
     if arrays.keys() != forms.keys():
         raise BundleDamagedError(f"{path}: holds {sorted(arrays)}, expected {sorted(forms)}")
     sizes: dict[str, int] = {}

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from re4.arrays import map_array
 from re4.errors import BundleDamagedError
 
 
@@ -25,11 +26,9 @@ def open_array(path: Path, dtype: DTypeLike, shape: tuple[int | None, ...]) -> N
         BundleDamagedError: the file is not such an array.
     """
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise BundleDamagedError(f"{path}: not an array that can be mapped ({error})") from None
-    if not isinstance(array, np.memmap):
-        raise BundleDamagedError(f"{path}: an archive of arrays, not one array")
+        array = map_array(path)
+    except (OSError, ValueError) as error:
+        raise BundleDamagedError(f"{path}: {error}") from None
     fits = array.ndim == len(shape) and all(
         want is None or want == got for want, got in zip(shape, array.shape, strict=True)
     )
@@ -39,8 +38,7 @@ def open_array(path: Path, dtype: DTypeLike, shape: tuple[int | None, ...]) -> N
         raise BundleDamagedError(
             f"{path}: holds {array.dtype.str} {found}, expected {np.dtype(dtype).str} {expected} in C order"
         )
-    # A plain view: the memmap class makes every indexing several times slower.
-    return np.asarray(array)
+    return array
 
 
 def map_text(path: Path, num_bytes: int) -> mmap.mmap:

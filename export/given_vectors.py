@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from export.items import Ids, ids_of
 from export.mapped import mapped_without_a_name
+from re4.arrays import map_array
 from re4.errors import DataError
 from training.data.ids import kind_of_type, repeats
 from training.data.keeping import in_folder
@@ -124,12 +125,9 @@ def _load(file: Path) -> NDArray[Any]:
     if not file.is_file():
         raise DataError(f"{file} is not a file; check the path")
     try:
-        array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{file} is no array that can be read: {error}; write it with numpy.save") from None
-    if not isinstance(array, np.ndarray):
-        raise DataError(f"{file} is an archive of arrays; write one array with numpy.save")
-    return array
+        return map_array(file)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be used: {error}; write one array with numpy.save") from None
 
 
 def _as_float32(file: Path, array: NDArray[Any]) -> NDArray[np.float32]:

@@ -107,12 +107,12 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line; print an error of ours as one message, never as a stack trace."""
+    """Run the command line; an error of ours, or of the system, is one message and never a stack trace."""
     try:
         build_app(sys.argv[1:])(prog_name="re4")
-    except Re4Error as error:
+    except (Re4Error, OSError) as error:  # a full disk, a folder that may not be written, …
         people.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-        sys.exit(error.exit_code)
+        sys.exit(error.exit_code if isinstance(error, Re4Error) else 1)
     except KeyboardInterrupt:
         people.print("interrupted")
         sys.exit(130)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +13,15 @@ from typing import Any
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; what is written there takes its place when the block ends well.
 
-    The content is on disk before the name changes. Where the block raises, `path` is as it was.
+    The content is on disk before the name changes. Where the block raises, `path` is as it was. Whoever may
+    read a new file here may read it, even where the writer makes files that only its user may (safetensors).
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        part.touch()
+        usual = part.stat().st_mode
         yield part
+        part.chmod(stat.S_IMODE(part.stat().st_mode | usual))
         sync(part)
         part.replace(path)
         sync(path.parent)

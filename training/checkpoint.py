@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from re4 import __version__
 from re4.errors import RunError
-from re4.files import replacing
 from training.averaging import RunningMean
 from training.config import TrainConfig
 from training.model import MultiInterestModel
 from training.optimiser import Optimiser
+from training.tensor_files import write_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -72,12 +71,7 @@ def save_checkpoint(
         "dataset": str(dataset_path.resolve()),
         "progress": asdict(progress),
     }
-    with replacing(run / CHECKPOINT) as part:
-        save_file(
-            {name: value.contiguous().cpu() for name, value in tensors.items()},
-            part,
-            metadata={"re4": json.dumps(facts)},
-        )
+    write_tensors(run / CHECKPOINT, tensors, facts)
 
 
 def read_facts(run: Path) -> CheckpointFacts:

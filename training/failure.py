@@ -4,20 +4,17 @@
 whole catalogue is), and in its metadata, under `re4`, epoch, step, losses and configuration as JSON.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Final
 
-from safetensors.torch import save_file
-
 from re4.errors import TrainingError
-from re4.files import replacing
 from training.batches import Batch
 from training.checkpoint import Progress
 from training.config import TrainConfig
 from training.model import Losses
 from training.negatives.drawn import Negatives
+from training.tensor_files import write_tensors
 
 FAILED_STEP: Final = "failed_step.safetensors"
 _LARGEST: Final = 1e6
@@ -46,10 +43,8 @@ def check_losses(
         "losses": {name: repr(value) for name, value in {"total": total, **terms}.items()},
         "config": config.to_json(),
     }
-    with replacing(run / FAILED_STEP) as part:
-        # In-batch negatives are the targets themselves; a file holds no tensor twice.
-        copies = {name: value.detach().cpu().clone() for name, value in tensors.items()}
-        save_file(copies, part, metadata={"re4": json.dumps(facts)})
+    # In-batch negatives are the targets themselves; a file holds no tensor twice.
+    write_tensors(run / FAILED_STEP, {name: value.clone() for name, value in tensors.items()}, facts)
     worst = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
     raise TrainingError(
         f"The loss is {total} (epoch {progress.epoch}, step {step}): {worst}. The batch is in "

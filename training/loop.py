@@ -17,7 +17,7 @@ from re4.console import say
 from re4.errors import TrainingError
 from training.averaging import RunningMean
 from training.batches import TrainingBatches
-from training.checkpoint import Progress, read_facts, remove_checkpoint, restore, save_checkpoint
+from training.checkpoint import CHECKPOINT, Progress, read_facts, remove_checkpoint, restore, save_checkpoint
 from training.config import TrainConfig
 from training.data.dataset import Dataset
 from training.evaluation import Evaluation, evaluate
@@ -106,7 +106,7 @@ def train(
         RunError: where `out` is not an empty or new folder, or the earlier run is damaged.
         UsageError: where a setting does not fit the model, or the earlier run.
         DataError: where there is nothing to learn from or to validate on.
-        TrainingError: where a loss is not finite, or the device is missing.
+        TrainingError: where a loss is not finite, the device is missing, or the disk is full.
         KeyboardInterrupt: at Ctrl-C or SIGTERM, when the state is saved.
     """
     check_precision(precision)
@@ -169,6 +169,7 @@ def resume(
     Raises:
         RunError: where there is no unfinished training, or its checkpoint is damaged.
         DataError: where its data set is not there any more.
+        TrainingError, KeyboardInterrupt: as `train`.
     """
     check_precision(precision)
     facts = read_facts(run)
@@ -220,6 +221,16 @@ class _Training:
         write_metrics(self._out, self._progress.records)
 
     def run(self) -> TrainResult:
+        try:
+            return self._run()
+        except OSError as error:
+            can_go_on = (self._out / CHECKPOINT).exists()
+            how = f"go on with: re4 resume {self._out}" if can_go_on else "train again, to another --out"
+            raise TrainingError(
+                f"Training stopped in epoch {self._progress.epoch}: {error}. Put that right, then {how}"
+            ) from error
+
+    def _run(self) -> TrainResult:
         config, progress = self._model.config, self._progress
         if config.num_epochs == 0 and not progress.records:
             progress.epoch = 0  # what training starts from, judged as it is

@@ -16,6 +16,8 @@ without it is not a finished run.
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +25,16 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from re4 import __version__
+from re4.arrays import map_array, read_arrays
 from re4.errors import DataError, RunError
 from re4.files import replacing, write_json
 from training.config import TrainConfig
 from training.data.dataset import Dataset
 from training.model import MultiInterestModel
+from training.tensor_files import write_tensors
 
 CONFIG = "config.json"
 WEIGHTS = "weights.safetensors"
@@ -40,6 +44,8 @@ PROBES = "probe_histories.npz"
 METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
 MAX_PROBES = 10_000
+_DAMAGE = (ValueError, KeyError, TypeError, SafetensorError, RuntimeError, pl.exceptions.PolarsError)
+"""What reading a damaged file of a run may raise."""
 
 
 def new_run_folder(path: Path) -> None:
@@ -61,8 +67,7 @@ def write_metrics(path: Path, records: list[dict[str, Any]]) -> None:
 
 def write_weights(path: Path, model: MultiInterestModel) -> None:
     """Save the model's weights, replacing an earlier epoch's."""
-    with replacing(path / WEIGHTS) as part:
-        save_file({name: value.contiguous().cpu() for name, value in model.state_dict().items()}, part)
+    write_tensors(path / WEIGHTS, model.state_dict())
 
 
 def finish_run(
@@ -99,8 +104,7 @@ def finish_run(
 
 def write_evaluation(path: Path, split: str, values: dict[str, Any]) -> None:
     """Add one split's metrics to the run."""
-    known = json.loads((path / EVALUATION).read_text("utf-8")) if (path / EVALUATION).exists() else {}
-    write_json(path / EVALUATION, {**known, split: values})
+    write_json(path / EVALUATION, {**_evaluation(path / EVALUATION), split: values})
 
 
 def open_trained_on(run: Path, dataset: Path) -> Dataset:
@@ -114,6 +118,23 @@ def open_trained_on(run: Path, dataset: Path) -> Dataset:
             f"{run} was trained on {dataset}, which is not there; say with --data where it is now"
         )
     return Dataset.open(dataset)
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[Path]:
+    """Turn what goes wrong while a file of a run is read into a RunError that names it."""
+    try:
+        yield file
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())
+        raise RunError(f"{file} is damaged, or of another run: {reason}. Train the run again.") from error
+
+
+def _evaluation(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        return {}
+    with _reading(file):
+        return dict(json.loads(file.read_text("utf-8")))
 
 
 class Run:
@@ -140,10 +161,8 @@ class Run:
                 f"{path} holds no finished run ({CONFIG} is missing). "
                 f"Go on with it: re4 resume {path}, or train it again."
             )
-        try:
+        with _reading(path / CONFIG):
             return cls(path, json.loads((path / CONFIG).read_text("utf-8")))
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{path / CONFIG} cannot be read: {error}. Train the run again.") from error
 
     def open_dataset(self, moved_to: Path | None = None) -> Dataset:
         """Open the data set that the run was trained on, or what is said to be it.
@@ -169,16 +188,21 @@ class Run:
 
     def items(self) -> pl.DataFrame:
         """Give the catalogue in row order: `item_id` first, then its attributes."""
-        return self.scan_items().collect()
+        with _reading(self._file(ITEMS)) as file:
+            return pl.read_parquet(file, glob=False)
 
     def scan_items(self) -> pl.LazyFrame:
-        """As `items`, to be read in pieces."""
-        return pl.scan_parquet(self._file(ITEMS), glob=False)
+        """As `items`, to be read in pieces. It is read through once, so that a damaged table is told here."""
+        with _reading(self._file(ITEMS)) as file:
+            items = pl.scan_parquet(file, glob=False)
+            for _ in items.collect_batches(maintain_order=False):
+                pass
+        return items
 
     def item_counts_N(self) -> NDArray[np.int64]:
         """Give the number of training events of each item, int64 [N]; mapped from its file."""
-        counts_N: NDArray[np.int64] = np.load(self._file(COUNTS), mmap_mode="r", allow_pickle=False)
-        return counts_N
+        with _reading(self._file(COUNTS)) as file:
+            return map_array(file)
 
     def probe_histories(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Give up to 10,000 real held-out histories.
@@ -186,19 +210,18 @@ class Run:
         Returns:
             rows_QL, int64, newest first, padded at the end with 0; lengths_Q, int64, at least 1.
         """
-        with np.load(self._file(PROBES), allow_pickle=False) as arrays:
+        with _reading(self._file(PROBES)) as file:
+            arrays = read_arrays(file)
             return arrays["rows_QL"], arrays["lengths_Q"]
 
     def evaluation(self) -> dict[str, Any]:
         """Give the metrics recorded so far, by split; empty where there are none."""
-        path = self.path / EVALUATION
-        values: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        return values
+        return _evaluation(self.path / EVALUATION)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Give the record of each epoch: losses, speed and validation metrics."""
-        lines = self._file(METRICS).read_text("utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+        with _reading(self._file(METRICS)) as file:
+            return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
 
     def load_model(self) -> MultiInterestModel:
         """Build the model around the best epoch's weights, on the CPU.
@@ -209,10 +232,8 @@ class Run:
             RunError: where the weights are missing, damaged, or of another shape.
         """
         model = MultiInterestModel(self.config, self.num_items, to_be_loaded=True)
-        try:
-            model.load_state_dict(load_file(self._file(WEIGHTS)), assign=True)
-        except (SafetensorError, RuntimeError) as error:
-            raise RunError(f"{self.path / WEIGHTS} does not fit the run: {error}") from error
+        with _reading(self._file(WEIGHTS)) as file:
+            model.load_state_dict(load_file(file), assign=True)
         return model.eval()
 
     def _file(self, name: str) -> Path:

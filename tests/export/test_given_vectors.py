@@ -51,8 +51,8 @@ def test_a_ready_file_stays_mapped(tmp_path: Path) -> None:
     ("vectors", "ids", "message"),
     [
         (None, IDS, "v.npy is not a file"),
-        (b"nonsense", IDS, "no array that can be read"),
-        (np.array([{}], object), IDS, "no array that can be read"),
+        (b"nonsense", IDS, "not an array that can be mapped"),
+        (np.array([{}], object), IDS, "not an array that can be mapped"),
         (VECTORS[0], IDS, r"float32 \[3\]; vectors are \[items, width\]"),
         (VECTORS.astype(int), IDS, "int64"),
         (VECTORS[:3], IDS, "3 vectors for 4 ids"),

@@ -93,6 +93,7 @@ def test_wrong_words_exit_with_2_and_no_stack_trace(words, tmp_path, in_process,
         (["data", "prepare", "--events", "absent.csv", "--out", "DATA"], "absent.csv"),
         (["serve", "--bundles", "absent", "--address", "127.0.0.1:0"], "absent"),
         (["info", "--address", "127.0.0.1:1"], "127.0.0.1:1"),
+        (["bench", "events", "--out", "/dev/null/log.parquet", "--num-events", "1000"], "/dev/null"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

@@ -1,8 +1,12 @@
 """Files appear whole or not at all."""
 
 import json
+import os
+import stat
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from re4.files import replacing, write_json
 
@@ -13,6 +17,17 @@ def test_replaces_when_the_block_ends_well(tmp_path):
     write_json(path, {"a": "ü"})
     assert json.loads(path.read_text("utf-8")) == {"a": "ü"}
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_a_writer_that_makes_private_files_leaves_one_that_others_may_read(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        with replacing(tmp_path / "weights") as part:
+            save_file({"row": np.zeros(3)}, part)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "weights").stat().st_mode) == mode
 
 
 def test_leaves_the_old_file_when_the_block_fails(tmp_path):

@@ -2,9 +2,11 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from re4.errors import RunError
+from re4.errors import RunError, TrainingError
 from training.checkpoint import CHECKPOINT
 from training.config import ADDED_SINCE, TrainConfig
 from training.loop import resume, train
@@ -123,6 +125,34 @@ def test_stopped_by_hand_it_saves_says_how_to_go_on_and_does(
     assert f"re4 resume {run}" in " ".join(stopped["said"].split())
     resume(run, planted, device="cpu")
     assert_same_run(run, uninterrupted)
+
+
+@contextmanager
+def no_file_longer_than(num_bytes):
+    """Let the system refuse to write more, as it does on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_told_and_with_room_again_it_goes_on(
+    planted, train_until, options, uninterrupted, tmp_path
+):
+    run = tmp_path / "run"
+    train_until(run, options, signal_number=signal.SIGKILL, last_step=9)
+    with no_file_longer_than(10_000), pytest.raises(TrainingError, match=f"{run}/.*re4 resume {run}"):
+        resume(run, device="cpu")
+    resume(run, device="cpu")
+    assert_same_run(run, uninterrupted)
+    assert not list(run.glob(".*"))
+
+
+def test_a_disk_that_is_full_from_the_first_epoch_on(planted, options, tmp_path):
+    with no_file_longer_than(10_000), pytest.raises(TrainingError, match="train again, to another --out"):
+        train(planted, TrainConfig(**options), tmp_path / "run", device="cpu")
 
 
 def test_a_finished_run_cannot_be_resumed(uninterrupted):

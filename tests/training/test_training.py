@@ -286,6 +286,25 @@ class TestDamagedRuns:
         with pytest.raises(RunError, match=r"items\.parquet is missing"):
             Run.open(damaged).items()
 
+    @pytest.mark.parametrize(
+        ("name", "read"),
+        [
+            ("items.parquet", Run.items),
+            ("items.parquet", Run.scan_items),
+            ("item_counts.npy", Run.item_counts_N),
+            ("probe_histories.npz", Run.probe_histories),
+            ("evaluation.json", Run.evaluation),
+            ("metrics.jsonl", Run.metrics),
+            ("weights.safetensors", Run.load_model),
+        ],
+    )
+    def test_whichever_file_is_cut_short_or_overwritten_is_named(self, damaged, name, read):
+        whole = (damaged / name).read_bytes()
+        for content in (whole[: len(whole) // 2], b"\x93[{(", b"\x00\xff" * 20 + whole[40:]):
+            (damaged / name).write_bytes(content)
+            with pytest.raises(RunError, match=rf"{name} is damaged, or of another run: .*Train the run"):
+                read(Run.open(damaged))
+
     def test_a_data_set_that_has_moved_is_named_and_asked_for(self, planted, damaged):
         config = json.loads((damaged / "config.json").read_text())
         (damaged / "config.json").write_text(json.dumps(config | {"dataset": "/gone/data"}))

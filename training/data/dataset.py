@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from re4.arrays import map_array
 from re4.errors import DataError
 from training.data.layout import (
     AGAIN,
@@ -183,8 +184,8 @@ def _open_split(path: Path, split: SplitName, info: DatasetInfo) -> Sequences:
 
 def _open_array(file: Path, dtype: type[np.generic]) -> npt.NDArray[Any]:
     try:
-        array = np.lib.format.open_memmap(file, mode="r")
-    except (OSError, ValueError, EOFError) as error:
+        array = map_array(file)
+    except (OSError, ValueError) as error:
         raise DataError(f"{file} is missing or cannot be read: {_first_line(error)}; {AGAIN}") from error
     if array.ndim != 1 or array.dtype != dtype:
         raise DataError(

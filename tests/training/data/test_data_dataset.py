@@ -72,7 +72,7 @@ def test_what_was_written_is_opened_as_it_was(tmp_path: Path) -> None:
 
 def test_arrays_are_read_only_memory_maps(tmp_path: Path) -> None:
     dataset = write(tmp_path / "shop")
-    assert isinstance(dataset.train.items_E, np.memmap)
+    assert isinstance(dataset.train.items_E.base, np.memmap)
     with pytest.raises(ValueError, match="read-only"):
         dataset.train.items_E[0] = 1
 
