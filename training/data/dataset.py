@@ -18,6 +18,8 @@ loop picks its own targets. A held-out user always has at least one of each.
 Shape suffixes: U users, E events, N items, L history length; U1 is U + 1.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -129,11 +131,13 @@ class Dataset:
 
     def items(self) -> pl.DataFrame:
         """Read the items: `item_id` first, then catalogue columns; row i is item row i."""
-        return pl.read_parquet(self.path / ITEMS_FILE)
+        with _reading(self.path / ITEMS_FILE) as file:
+            return pl.read_parquet(file)
 
     def users(self, split: SplitName) -> pl.Series:
         """Read the external ids of a split's users, in the order of its sequences."""
-        return pl.read_parquet(self.path / f"{split}_users.parquet")["user_id"]
+        with _reading(self.path / f"{split}_users.parquet") as file:
+            return pl.read_parquet(file)["user_id"]
 
     def item_counts_N(self) -> npt.NDArray[np.int64]:
         """Give the number of train events of every item, int64 [N]; counted once, not to be written to."""
@@ -148,13 +152,21 @@ class Dataset:
         return counts_N
 
 
-def _check_table(file: Path, column: str, kind: IdKind, num_rows: int) -> None:
+@contextmanager
+def _reading(file: Path) -> Iterator[Path]:
+    """Turn what goes wrong while a file of a data set is read into a DataError that names it."""
     try:
+        yield file
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{file} is missing or cannot be read: {first}; {AGAIN}") from error
+
+
+def _check_table(file: Path, column: str, kind: IdKind, num_rows: int) -> None:
+    with _reading(file):
         frame = pl.scan_parquet(file)
         names = frame.collect_schema()
         length = int(frame.select(pl.len()).collect().item())
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{file} is missing or cannot be read: {_first_line(error)}; {AGAIN}") from error
     if not names.names() or names.names()[0] != column or names[column] != TYPE_OF_KIND[kind]:
         raise DataError(f"{file}: the first column must be {column!r} of kind {kind}; {AGAIN}")
     if length != num_rows:
@@ -183,10 +195,8 @@ def _open_split(path: Path, split: SplitName, info: DatasetInfo) -> Sequences:
 
 
 def _open_array(file: Path, dtype: type[np.generic]) -> npt.NDArray[Any]:
-    try:
+    with _reading(file):
         array = map_array(file)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} is missing or cannot be read: {_first_line(error)}; {AGAIN}") from error
     if array.ndim != 1 or array.dtype != dtype:
         raise DataError(
             f"{file} holds {array.dtype} {list(array.shape)}; it must be one-dimensional "
@@ -218,7 +228,3 @@ def _check_history(file: Path, sequences: Sequences, *, held_out: bool) -> None:
         raise DataError(f"{file}: a train user's events must all be history; {AGAIN}")
     if held_out and ((num_history_U < 1) | (num_history_U >= num_events_U)).any():
         raise DataError(f"{file}: a held-out user needs at least one history event and one target; {AGAIN}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,6 +1,7 @@
 import json
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -211,6 +212,27 @@ def test_every_file_of_the_layout_is_there_and_is_needed(name: str, tmp_path: Pa
     (tmp_path / "shop" / name).unlink()
     with pytest.raises(DataError, match=name):
         Dataset.open(tmp_path / "shop")
+
+
+@pytest.mark.parametrize("name", ["train.items.npy", "valid.offsets.npy", "test.num_history.npy"])
+def test_whichever_bit_of_an_arrays_header_flips_it_is_opened_or_refused(name: str, tmp_path: Path) -> None:
+    write(tmp_path / "shop")
+    file = tmp_path / "shop" / name
+    whole = file.read_bytes()
+    for at, byte in enumerate(whole[:128]):
+        file.write_bytes(whole[:at] + bytes([byte ^ 1 << at % 7]) + whole[at + 1 :])
+        with suppress(DataError):
+            Dataset.open(tmp_path / "shop")
+
+
+@pytest.mark.parametrize("name", ["items", "train_users"])
+def test_a_table_whose_pages_are_damaged_is_named_when_it_is_read(name: str, tmp_path: Path) -> None:
+    write(tmp_path / "shop")
+    file = tmp_path / "shop" / f"{name}.parquet"
+    file.write_bytes(file.read_bytes()[:4] + b"\xff" * 20 + file.read_bytes()[24:])
+    dataset = Dataset.open(tmp_path / "shop")
+    with pytest.raises(DataError, match=rf"{name}\.parquet is missing or cannot be read: .*prepare"):
+        _ = dataset.items() if name == "items" else dataset.users("train")
 
 
 class Bomb:
