@@ -34,20 +34,19 @@ def refuse_damage(part: Path, suffix: str) -> None:
 
 def _look_through_csv(part: Path, delimiter: str = ",") -> None:
     rows = csv.reader((line for _, line in numbered_lines(part)), delimiter=delimiter, strict=True)
-    num_columns = len(next(rows, []))
-    while True:
+    begin = 1
+    try:
+        num_columns = len(next((row for row in rows if row), []))  # blank lines before the header
         begin = rows.line_num + 1
-        try:
-            row = next(rows)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise DataError(f"{part}, line {begin:,}: {error}; correct its quotes") from error
-        if len(row) > num_columns:
-            raise DataError(
-                f"{part}, line {begin:,}: it has {len(row):,} values, the header has {num_columns:,} columns "
-                f"({_shown(delimiter.join(row))}); correct it, or quote what holds the separator"
-            )
+        for row in rows:
+            if len(row) > num_columns:
+                raise DataError(
+                    f"{part}, line {begin:,}: it has {len(row):,} values, the header has {num_columns:,} "
+                    f"columns ({_shown(delimiter.join(row))}); correct it, or quote what holds the separator"
+                )
+            begin = rows.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{part}, line {begin:,}: {error}; correct its quotes") from error
 
 
 def _look_through_tsv(part: Path) -> None:

@@ -203,6 +203,7 @@ def test_a_column_named_like_our_own_is_no_trouble(tmp_path: Path) -> None:
         ("e.csv", "user,item,timestamp\n1,2,3,4\n", ["line 2", "4 values, the header has 3", "'1,2,3,4'"]),
         ("e.csv", 'user,item,timestamp\n1,"2\n\n3",4\n1,2,3,4\n', ["line 5: it has 4 values"]),
         ("e.csv", 'user,item,timestamp\n1,2,3\n1,"2,3\n1,2,3\n', ["line 3", "correct its quotes"]),
+        ("e.csv", "\n\nuser,item,timestamp\n1,2,3\n1,2,3,4\n", ["line 5: it has 4 values, the header has 3"]),
         ("e.tsv", "user\titem\ttimestamp\n1\t2\t3\t4\n", ["line 2", "4 values, the header has 3"]),
         ("e.jsonl", '{"user":1,"item":2,"timestamp":3}\nhello\n', ["line 2: not JSON", "'hello'"]),
         ("e.jsonl", '{"user":1,"item":2,"timestamp":3}\n\n[1]\n', ["line 3: not a JSON object"]),
