@@ -5,12 +5,9 @@ whose state would have to be kept: weights, their mean, the optimiser's moments 
 all.
 """
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-
-from safetensors import SafetensorError, safe_open
 
 from re4 import __version__
 from re4.errors import RunError
@@ -18,7 +15,7 @@ from training.averaging import RunningMean
 from training.config import TrainConfig
 from training.model import MultiInterestModel
 from training.optimiser import Optimiser
-from training.tensor_files import write_tensors
+from training.tensor_files import facts_of, read_tensors, write_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -87,14 +84,13 @@ def read_facts(run: Path) -> CheckpointFacts:
             "Start one: re4 train DATA --out RUN"
         )
     try:
-        with safe_open(path, "pt") as file:
-            facts = json.loads(file.metadata()["re4"])
+        facts = facts_of(path)
         return CheckpointFacts(
             config=TrainConfig.from_json(facts["config"]),
             dataset_path=Path(facts["dataset"]),
             progress=Progress(**facts["progress"]),
         )
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} cannot be read: {error}. Train again, to another --out.") from error
 
 
@@ -102,11 +98,13 @@ def restore(run: Path, model: MultiInterestModel, optimiser: Optimiser, mean: Ru
     """Load the weights, the optimiser's moments and the weights' mean of the run's checkpoint.
 
     Raises:
-        RunError: where they do not fit.
+        RunError: where they are damaged, or do not fit.
     """
     try:
-        with safe_open(run / CHECKPOINT, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        tensors = read_tensors(run / CHECKPOINT)
+    except ValueError as error:
+        raise RunError(f"{run / CHECKPOINT} is damaged: {error}. Train again, to another --out.") from error
+    try:
         parts: dict[str, dict[str, Any]] = {"model": {}, "optimiser": {}, "mean": {}}
         for name, value in tensors.items():
             part, _, rest = name.partition(".")
@@ -115,7 +113,7 @@ def restore(run: Path, model: MultiInterestModel, optimiser: Optimiser, mean: Ru
         optimiser.restore(parts["optimiser"])
         if mean:
             mean.restore(parts["mean"])
-    except (SafetensorError, RuntimeError, KeyError) as error:
+    except (RuntimeError, KeyError) as error:
         raise RunError(f"{run / CHECKPOINT} does not fit its own configuration: {error}") from error
 
 

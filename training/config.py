@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-from re4.errors import RunError, UsageError
+from re4.errors import UsageError
 from re4.setting_sources import read_file
 from re4.settings import check, option_name, setting
 from training.encoders import ENCODERS, SMALL_CATALOGUE
@@ -178,13 +178,13 @@ class TrainConfig:
         """Read the fields back from a run; what an earlier version's run lacks is in `ADDED_SINCE`.
 
         Raises:
-            RunError: where a field is missing or unknown.
+            ValueError: where a field is missing or unknown.
         """
         known = {item.name for item in fields(cls)}
         values = ADDED_SINCE | values
         if values.keys() != known:
             odd = ", ".join(sorted(values.keys() ^ known))
-            raise RunError(f"config.json is of another version of this program: {odd}. Train the run again.")
+            raise ValueError(f"settings of another version of this program: {odd}")
         return cls(**values)
 
 

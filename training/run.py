@@ -11,7 +11,7 @@
       checkpoint.safetensors only while training: the whole state, for `re4 resume`
 
 Nothing here is written in place: a file appears whole or not at all. `config.json` comes last: a folder
-without it is not a finished run.
+without it is not a finished run. It has the checksums of what is not written again; weights have their own.
 """
 
 import json
@@ -24,17 +24,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from re4 import __version__
 from re4.arrays import map_array, read_arrays
 from re4.errors import DataError, RunError
-from re4.files import replacing, write_json
+from re4.files import crc32_of, replacing, write_json
 from training.config import TrainConfig
 from training.data.dataset import Dataset
 from training.model import MultiInterestModel
-from training.tensor_files import write_tensors
+from training.tensor_files import read_tensors, write_tensors
 
 CONFIG = "config.json"
 WEIGHTS = "weights.safetensors"
@@ -44,7 +42,7 @@ PROBES = "probe_histories.npz"
 METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
 MAX_PROBES = 10_000
-_DAMAGE = (ValueError, KeyError, TypeError, SafetensorError, RuntimeError, pl.exceptions.PolarsError)
+_DAMAGE = (ValueError, KeyError, TypeError, RuntimeError, pl.exceptions.PolarsError)
 """What reading a damaged file of a run may raise."""
 
 
@@ -98,6 +96,7 @@ def finish_run(
             "best_epoch": best_epoch,
             "started_from": started_from,
             "config": config.to_json(),
+            "crc32": {name: crc32_of(path / name) for name in (ITEMS, COUNTS, PROBES, METRICS)},
         },
     )
 
@@ -146,6 +145,7 @@ class Run:
         self.num_items = int(facts["num_items"])
         self.best_epoch = int(facts["best_epoch"])
         self.dataset_path = Path(facts["dataset"])
+        self._unverified: dict[str, int] = dict(facts.get("crc32", {}))  # earlier versions wrote none
 
     @classmethod
     def open(cls, path: Path) -> "Run":
@@ -188,12 +188,12 @@ class Run:
 
     def items(self) -> pl.DataFrame:
         """Give the catalogue in row order: `item_id` first, then its attributes."""
-        with _reading(self._file(ITEMS)) as file:
+        with self._intact(ITEMS) as file:
             return pl.read_parquet(file, glob=False)
 
     def scan_items(self) -> pl.LazyFrame:
         """As `items`, to be read in pieces. It is read through once, so that a damaged table is told here."""
-        with _reading(self._file(ITEMS)) as file:
+        with self._intact(ITEMS) as file:
             items = pl.scan_parquet(file, glob=False)
             for _ in items.collect_batches(maintain_order=False):
                 pass
@@ -201,7 +201,7 @@ class Run:
 
     def item_counts_N(self) -> NDArray[np.int64]:
         """Give the number of training events of each item, int64 [N]; mapped from its file."""
-        with _reading(self._file(COUNTS)) as file:
+        with self._intact(COUNTS) as file:
             return map_array(file)
 
     def probe_histories(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -210,7 +210,7 @@ class Run:
         Returns:
             rows_QL, int64, newest first, padded at the end with 0; lengths_Q, int64, at least 1.
         """
-        with _reading(self._file(PROBES)) as file:
+        with self._intact(PROBES) as file:
             arrays = read_arrays(file)
             return arrays["rows_QL"], arrays["lengths_Q"]
 
@@ -220,7 +220,7 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         """Give the record of each epoch: losses, speed and validation metrics."""
-        with _reading(self._file(METRICS)) as file:
+        with self._intact(METRICS) as file:
             return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
 
     def load_model(self) -> MultiInterestModel:
@@ -232,12 +232,18 @@ class Run:
             RunError: where the weights are missing, damaged, or of another shape.
         """
         model = MultiInterestModel(self.config, self.num_items, to_be_loaded=True)
-        with _reading(self._file(WEIGHTS)) as file:
-            model.load_state_dict(load_file(file), assign=True)
+        with self._intact(WEIGHTS) as file:
+            model.load_state_dict(read_tensors(file), assign=True)
         return model.eval()
 
-    def _file(self, name: str) -> Path:
+    @contextmanager
+    def _intact(self, name: str) -> Iterator[Path]:
+        """Give a file to be read, which is there and, where that is known, as it was written."""
         path = self.path / name
         if not path.exists():
             raise RunError(f"{path} is missing: the run is damaged. Train it again.")
-        return path
+        with _reading(path):
+            if name in self._unverified and crc32_of(path) != self._unverified[name]:
+                raise ValueError(f"its CRC-32 is not the one in {CONFIG}")
+            self._unverified.pop(name, None)
+            yield path

@@ -9,6 +9,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -168,3 +169,16 @@ def test_a_damaged_checkpoint_is_refused(train_until, options, tmp_path, size):
     (run / CHECKPOINT).write_bytes(whole[:size])
     with pytest.raises(RunError, match=r"checkpoint\.safetensors"):
         resume(run, device="cpu")
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_told_wherever_it_is(train_until, options, tmp_path):
+    run = tmp_path / "run"
+    train_until(run, options, signal_number=signal.SIGKILL, last_step=3)
+    whole = (run / CHECKPOINT).read_bytes()
+    end_of_header = 8 + int.from_bytes(whole[:8], "little")
+    tensors = np.random.default_rng(0).integers(end_of_header, len(whole), 5)
+    width = whole.index(b"embedding_dim") + len(r"embedding_dim\": ")
+    for place in (width, *tensors.tolist()):
+        (run / CHECKPOINT).write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(RunError, match=rf"{run / CHECKPOINT} is damaged: .*CRC-32"):
+            resume(run, device="cpu")

@@ -305,6 +305,36 @@ class TestDamagedRuns:
             with pytest.raises(RunError, match=rf"{name} is damaged, or of another run: .*Train the run"):
                 read(Run.open(damaged))
 
+    @pytest.mark.parametrize(
+        ("name", "read"),
+        [
+            ("items.parquet", Run.items),
+            ("item_counts.npy", Run.item_counts_N),
+            ("probe_histories.npz", Run.probe_histories),
+            ("metrics.jsonl", Run.metrics),
+            ("weights.safetensors", Run.load_model),
+        ],
+    )
+    @pytest.mark.parametrize("place", [0.3, 0.6, 0.9])
+    def test_one_flipped_bit_is_told(self, damaged, name, read, place):
+        content = bytearray((damaged / name).read_bytes())
+        content[int(place * len(content))] ^= 0x10
+        (damaged / name).write_bytes(content)
+        with pytest.raises(RunError, match=rf"{name} is damaged, or of another run: .*CRC-32"):
+            read(Run.open(damaged))
+
+    def test_an_earlier_versions_run_has_no_checksums_and_is_read(self, run, damaged):
+        config = json.loads((damaged / "config.json").read_text())
+        del config["crc32"]
+        (damaged / "config.json").write_text(json.dumps(config))
+        weights = load_file(damaged / "weights.safetensors")
+        save_file(weights, damaged / "weights.safetensors")
+        earlier = Run.open(damaged)
+        assert earlier.items().equals(run.items())
+        assert earlier.metrics() == run.metrics()
+        for name, value in earlier.load_model().state_dict().items():
+            assert torch.equal(value, weights[name])
+
     def test_a_data_set_that_has_moved_is_named_and_asked_for(self, planted, damaged):
         config = json.loads((damaged / "config.json").read_text())
         (damaged / "config.json").write_text(json.dumps(config | {"dataset": "/gone/data"}))
