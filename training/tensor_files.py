@@ -83,5 +83,5 @@ def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str
     total = zlib.crc32(metadata[_FACTS].encode())
     for name, value in sorted(tensors.items()):
         total = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), total)
-        total = zlib.crc32(memoryview(value.reshape(-1).view(torch.uint8).numpy()), total)
+        total = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().data, total)
     return f"{total:08x}"
