@@ -90,7 +90,8 @@ def train(
     """Train a model and leave a run at `out`.
 
     The epoch with the highest validation Recall@50 (history left in the list) is the one kept. The state is
-    saved at every epoch's end and every so many minutes: whatever kills the training, `resume` goes on.
+    saved before the first step, at every epoch's end and every so many minutes: whatever kills the training,
+    `resume` goes on.
 
     Args:
         dataset: what to learn from.
@@ -232,6 +233,8 @@ class _Training:
 
     def _run(self) -> TrainResult:
         config, progress = self._model.config, self._progress
+        if not (self._out / CHECKPOINT).exists():
+            self._save()  # killed within the first minutes, it can be resumed as well
         if config.num_epochs == 0 and not progress.records:
             progress.epoch = 0  # what training starts from, judged as it is
             self._close_epoch()

@@ -78,8 +78,8 @@ def assert_same_run(run, uninterrupted):
     assert not (run / CHECKPOINT).exists()
 
 
-# 7,600 examples are 8 steps an epoch: in the first epoch, at its last step, and in the second.
-@pytest.mark.parametrize("last_step", [2, 8, 9, 15])
+# 7,600 examples are 8 steps an epoch: in the first step, in the first epoch, at its last step, and in the second.
+@pytest.mark.parametrize("last_step", [1, 2, 8, 9, 15])
 def test_killed_and_resumed_is_bit_identical(train_until, options, uninterrupted, tmp_path, last_step):
     run = tmp_path / "run"
     killed = train_until(run, options, signal_number=signal.SIGKILL, last_step=last_step)
