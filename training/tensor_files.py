@@ -18,23 +18,24 @@ from torch import Tensor
 from re4.files import replacing
 
 _FACTS: Final = "re4"
+"""The only name in the metadata: several would be written in any order, and equal files differ."""
 _CHECKSUM: Final = "crc32"
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None) -> None:
-    """Replace a file by tensors, no two of them the same memory.
+    """Replace a file by tensors, no two of them the same memory. Equal ones make files of equal bytes.
 
     Args:
         path: The file.
         tensors: By name.
-        facts: Kept in the file's metadata under `re4`, as JSON.
+        facts: Kept in the file's metadata under `re4`, as JSON; the checksum is added to them.
 
     Raises:
         OSError: it cannot be written; the file is as it was.
     """
     copies = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
-    metadata = {_FACTS: json.dumps(facts or {})}
-    metadata[_CHECKSUM] = _checksum(copies, metadata)
+    facts = dict(facts or {})
+    metadata = {_FACTS: json.dumps({**facts, _CHECKSUM: _checksum(copies, facts)})}
     with replacing(path) as part:
         try:
             save_file(copies, part, metadata)
@@ -43,13 +44,17 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str,
 
 
 def facts_of(path: Path) -> dict[str, Any]:
-    """Read the facts about a file's tensors.
+    """Read the facts about a file's tensors, the checksum among them.
 
     Raises:
-        ValueError: it is damaged, or has none.
+        ValueError: it is damaged.
         OSError: it cannot be opened.
     """
-    return dict(json.loads(_metadata(path)[_FACTS]))
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(json.loads((file.metadata() or {}).get(_FACTS, "{}")))
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -61,26 +66,19 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ValueError: it is damaged.
         OSError: it cannot be opened.
     """
-    metadata = _metadata(path)
+    facts = facts_of(path)
+    written = facts.pop(_CHECKSUM, None)
     try:
         tensors = load_file(path)
     except SafetensorError as error:
         raise ValueError(str(error)) from None
-    if metadata.get(_CHECKSUM, "") not in ("", _checksum(tensors, metadata)):
+    if written not in (None, _checksum(tensors, facts)):
         raise ValueError("its content is not what was written (CRC-32 differs)")
     return tensors
 
 
-def _metadata(path: Path) -> dict[str, str]:
-    try:
-        with safe_open(path, "pt") as file:
-            return {_FACTS: "", **(file.metadata() or {})}
-    except SafetensorError as error:
-        raise ValueError(str(error)) from None
-
-
-def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    total = zlib.crc32(metadata[_FACTS].encode())
+def _checksum(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
+    total = zlib.crc32(json.dumps(facts).encode())
     for name, value in sorted(tensors.items()):
         total = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), total)
         total = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().data, total)

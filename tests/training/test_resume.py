@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -69,16 +68,14 @@ def without_times(run):
 
 
 def assert_same_run(run, uninterrupted):
-    ours, theirs = (load_file(path / "weights.safetensors") for path in (run, uninterrupted))
-    assert ours.keys() == theirs.keys()
-    for name, value in ours.items():
-        assert torch.equal(value, theirs[name]), name
+    ours, theirs = ((path / "weights.safetensors").read_bytes() for path in (run, uninterrupted))
+    assert ours == theirs
     assert without_times(run) == without_times(uninterrupted)
     assert Run.open(run).best_epoch == Run.open(uninterrupted).best_epoch
     assert not (run / CHECKPOINT).exists()
 
 
-# 7,600 examples are 8 steps an epoch: in the first step, in the first epoch, at its last step, and in the second.
+# 7,600 examples are 8 steps an epoch: in the first step, in the first epoch, at its end, and in the second.
 @pytest.mark.parametrize("last_step", [1, 2, 8, 9, 15])
 def test_killed_and_resumed_is_bit_identical(train_until, options, uninterrupted, tmp_path, last_step):
     run = tmp_path / "run"
@@ -101,6 +98,7 @@ def test_killed_and_resumed_is_bit_identical_in_bf16(planted, train_until, optio
 def as_saved_by_an_earlier_version(checkpoint):
     with safe_open(checkpoint, "pt") as file:
         facts = json.loads(file.metadata()["re4"])
+    del facts["crc32"]
     for name in ADDED_SINCE:
         del facts["config"][name]
     save_file(load_file(checkpoint), checkpoint, metadata={"re4": json.dumps(facts)})
