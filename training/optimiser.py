@@ -41,7 +41,8 @@ class Optimiser:
                 items[rest] = value
             else:
                 number, _, moment = rest.partition(".")
-                dense.setdefault(int(number), {})[moment] = value
+                # Kept as it is given, and so copied: it may be a view of a mapped checkpoint.
+                dense.setdefault(int(number), {})[moment] = value.clone()
         self._dense.load_state_dict({**self._dense.state_dict(), "state": dense})
         self._items.restore(items)
 

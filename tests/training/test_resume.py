@@ -15,9 +15,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from re4.errors import RunError, TrainingError
-from training.checkpoint import CHECKPOINT
+from training.averaging import RunningMean
+from training.checkpoint import CHECKPOINT, read_facts, restore
 from training.config import ADDED_SINCE, TrainConfig
 from training.loop import resume, train
+from training.model import MultiInterestModel
+from training.optimiser import Optimiser
 from training.run import Run
 
 
@@ -112,6 +115,18 @@ def test_an_earlier_versions_training_goes_on_as_it_was(planted, train_until, op
     as_saved_by_an_earlier_version(run / CHECKPOINT)
     resume(run, device="cpu")
     assert_same_run(run, tmp_path / "whole")
+
+
+def test_a_resumed_training_lets_go_of_the_checkpoint(train_until, options, tmp_path):
+    """Mapped, it would take its room on disk until the end, beside the next one."""
+    run = tmp_path / "run"
+    train_until(run, options, signal_number=signal.SIGKILL, last_step=3)
+    config = read_facts(run).config
+    model = MultiInterestModel(config, len(load_file(run / CHECKPOINT)["model.item_embedding.weight"]))
+    optimiser, mean = Optimiser(model), RunningMean(model, config.averaging)
+    restore(run, model, optimiser, mean)
+    assert len(optimiser.state()) > 3
+    assert str(run / CHECKPOINT) not in Path("/proc/self/maps").read_text()
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
