@@ -29,7 +29,6 @@ from typing import Final
 from pydantic import JsonValue
 
 from bundle.files import names_in, open_folder, open_regular, sha256_of
-from bundle.folder_lock import LOCK, remove_unlocked, try_lock, unlock
 from bundle.layout import CURRENT, MANIFEST, STAGING_PREFIX, is_file_name
 from bundle.manifest import (
     FileEntry,
@@ -43,6 +42,7 @@ from bundle.manifest import (
 from bundle.verify import check_spaces
 from re4.errors import BundleError
 from re4.files import sync
+from re4.folder_lock import LOCK, remove_unlocked, try_lock, unlock
 
 _VERSION: Final = "version"
 _SCRATCH: Final = "scratch"

@@ -13,12 +13,12 @@ from typing import Final
 
 from bundle.current import live_version
 from bundle.exclusive import exclusive
-from bundle.folder_lock import remove_unlocked
 from bundle.layout import BUILDING_PREFIX
 from bundle.served import is_served
 from bundle.verify import verify_version
 from bundle.versions import version_names
 from re4.errors import BundleError
+from re4.folder_lock import remove_unlocked
 
 PRUNED_PREFIX: Final = ".pruned-"
 """In the bundle directory: versions that lost their name and are being removed."""

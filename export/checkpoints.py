@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bundle.folder_lock import LOCK, remove_unlocked, try_lock, unlock
 from bundle.layout import BUILDING_PREFIX
 from re4.console import say
 from re4.errors import ExportError, Re4Error
 from re4.files import replacing
+from re4.folder_lock import LOCK, remove_unlocked, try_lock, unlock
 
 
 class Checkpoints:

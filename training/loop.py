@@ -32,6 +32,7 @@ from training.optimiser import Optimiser
 from training.precision import arithmetic, check_precision, is_bf16
 from training.run import (
     Run,
+    alone_in,
     finish_run,
     new_run_folder,
     open_trained_on,
@@ -136,14 +137,15 @@ def train(
         progress.started_from = str(previous.path.resolve())
     training = _Training(dataset, model.to(target), out, progress, checkpoint_minutes, tensorboard, precision)
     new_run_folder(out)
-    if previous is not None:
-        before = evaluate_previous(previous, rows_N, dataset.valid)
-        write_evaluation(out, "valid_by_previous_run", before.to_json())
-        say(
-            f"{previous.path} knows {np.count_nonzero(rows_N >= 0):,} of {len(rows_N):,} items; on the same "
-            f"users its validation Recall@50 is {before.recall_50:.4f}"
-        )
-    return training.run()
+    with alone_in(out):
+        if previous is not None:
+            before = evaluate_previous(previous, rows_N, dataset.valid)
+            write_evaluation(out, "valid_by_previous_run", before.to_json())
+            say(
+                f"{previous.path} knows {np.count_nonzero(rows_N >= 0):,} of {len(rows_N):,} items; on the "
+                f"same users its validation Recall@50 is {before.recall_50:.4f}"
+            )
+        return training.run()
 
 
 def resume(
@@ -168,19 +170,20 @@ def resume(
         tensorboard: as for `train`.
 
     Raises:
-        RunError: where there is no unfinished training, or its checkpoint is damaged.
+        RunError: where there is no unfinished training, another process is at it, or it is damaged.
         DataError: where its data set is not there any more.
         TrainingError, KeyboardInterrupt: as `train`.
     """
     check_precision(precision)
-    facts = read_facts(run)
-    dataset = dataset or open_trained_on(run, facts.dataset_path)
-    model = MultiInterestModel(facts.config, dataset.num_items).to(choose_device(device))
-    if tensorboard:
-        check_tensorboard()
-    training = _Training(dataset, model, run, facts.progress, checkpoint_minutes, tensorboard, precision)
-    training.restore()
-    return training.run()
+    with alone_in(run):
+        facts = read_facts(run)
+        dataset = dataset or open_trained_on(run, facts.dataset_path)
+        model = MultiInterestModel(facts.config, dataset.num_items).to(choose_device(device))
+        if tensorboard:
+            check_tensorboard()
+        training = _Training(dataset, model, run, facts.progress, checkpoint_minutes, tensorboard, precision)
+        training.restore()
+        return training.run()
 
 
 class _Training:

@@ -9,12 +9,14 @@
       metrics.jsonl          one line an epoch: losses, speed, validation metrics
       evaluation.json        metrics of the splits evaluated so far, by split
       checkpoint.safetensors only while training: the whole state, for `re4 resume`
+      lock                   only while training: who has it locked is alone in it
 
 Nothing here is written in place: a file appears whole or not at all. `config.json` comes last: a folder
 without it is not a finished run. It has the checksums of what is not written again; weights have their own.
 """
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +31,7 @@ from re4 import __version__
 from re4.arrays import map_array, read_arrays
 from re4.errors import DataError, RunError
 from re4.files import crc32_of, replacing, write_json
+from re4.folder_lock import LOCK, try_lock
 from training.config import TrainConfig
 from training.data.dataset import Dataset
 from training.model import MultiInterestModel
@@ -42,19 +45,45 @@ PROBES = "probe_histories.npz"
 METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
 MAX_PROBES = 10_000
+_PARTS = ".*.part"
+"""Files that are being written (`re4.files.replacing`)."""
 _DAMAGE = (ValueError, KeyError, TypeError, RuntimeError, pl.exceptions.PolarsError)
 """What reading a damaged file of a run may raise."""
 
 
 def new_run_folder(path: Path) -> None:
-    """Make an empty folder for a run.
+    """Make an empty folder for a run; one that was killed before its first checkpoint may have been there.
 
     Raises:
-        RunError: where the folder exists and holds anything.
+        RunError: where the folder exists and holds anything else.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and (not path.is_dir() or {*path.iterdir()} - {path / LOCK, *path.glob(_PARTS)}):
         raise RunError(f"{path} exists and is not an empty folder. Give another --out, or remove it.")
     path.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def alone_in(path: Path) -> Iterator[None]:
+    """Keep other processes from training a run; what a killed one was in the middle of writing goes.
+
+    Raises:
+        RunError: there is no such folder, or another process trains the run.
+    """
+    if not path.is_dir():
+        raise RunError(f"There is no run at {path}. Train one: re4 train DATA --out {path}")
+    lock = try_lock(path)
+    if lock is None:
+        raise RunError(
+            f"{path}: another process trains this run at this moment, or it may not be written. "
+            "Wait for the other one to end, or stop it."
+        )
+    try:
+        for part in path.glob(_PARTS):
+            part.unlink()
+        yield
+    finally:
+        (path / LOCK).unlink(missing_ok=True)
+        os.close(lock)
 
 
 def write_metrics(path: Path, records: list[dict[str, Any]]) -> None:

@@ -20,16 +20,16 @@ from dying_child import lives
 from sample_versions import publish_one
 
 import bundle.files
-import bundle.folder_lock
 import bundle.manifest
 import bundle.publish
 import re4.files
+import re4.folder_lock
 from bundle.current import live_version, read_current
 from bundle.layout import CURRENT, INDEX, STAGING_PREFIX
 from bundle.publish import stage_version
 from bundle.verify import verify_version
 
-TRACED = (bundle.publish, bundle.folder_lock, bundle.files, bundle.manifest, re4.files, shutil)
+TRACED = (bundle.publish, re4.folder_lock, bundle.files, bundle.manifest, re4.files, shutil)
 
 
 def plant_leftover(bundles: Path) -> None:

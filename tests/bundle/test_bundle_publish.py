@@ -16,11 +16,11 @@ from sample_versions import fill, publish_one, publish_staged
 
 from bundle import publish as publish_module
 from bundle.current import live_version, read_current
-from bundle.folder_lock import LOCK
 from bundle.layout import CURRENT, INDEX, MANIFEST, POPULAR, STAGING_PREFIX, VECTORS
 from bundle.publish import StagedVersion, stage_version
 from bundle.verify import read_manifest, verify_version
 from re4.errors import BundleDamagedError, BundleError, BundleMismatchError
+from re4.folder_lock import LOCK
 
 HERE = Path(__file__).parent
 

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from re4.errors import RunError, TrainingError
+from re4.folder_lock import try_lock
 from training.averaging import RunningMean
 from training.checkpoint import CHECKPOINT, read_facts, restore
 from training.config import ADDED_SINCE, TrainConfig
@@ -117,6 +118,33 @@ def test_an_earlier_versions_training_goes_on_as_it_was(planted, train_until, op
     assert_same_run(run, tmp_path / "whole")
 
 
+def test_one_process_trains_a_run_and_clears_what_a_killed_one_left(
+    train_until, options, uninterrupted, tmp_path
+):
+    run = tmp_path / "run"
+    train_until(run, options, signal_number=signal.SIGKILL, last_step=9)
+    half_written = run / f".{CHECKPOINT}.99.part"
+    half_written.write_bytes(b"half a checkpoi")
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    with held_by_another(run), pytest.raises(RunError, match="another process trains this run"):
+        resume(run, device="cpu")
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    resume(run, device="cpu")
+    assert_same_run(run, uninterrupted)
+    assert {path.name for path in run.iterdir()} == {path.name for path in uninterrupted.iterdir()}
+
+
+def test_killed_before_its_first_checkpoint_it_can_be_started_again(
+    planted, options, uninterrupted, tmp_path
+):
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("lock", f".{CHECKPOINT}.99.part"):
+        (run / name).write_bytes(b"")
+    train(planted, TrainConfig(**options), run, device="cpu")
+    assert_same_run(run, uninterrupted)
+
+
 def test_a_resumed_training_lets_go_of_the_checkpoint(train_until, options, tmp_path):
     """Mapped, it would take its room on disk until the end, beside the next one."""
     run = tmp_path / "run"
@@ -139,6 +167,14 @@ def test_stopped_by_hand_it_saves_says_how_to_go_on_and_does(
     assert f"re4 resume {run}" in " ".join(stopped["said"].split())
     resume(run, planted, device="cpu")
     assert_same_run(run, uninterrupted)
+
+
+@contextmanager
+def held_by_another(run):
+    """Be the other process that trains the run."""
+    lock = try_lock(run)
+    yield
+    os.close(lock)
 
 
 @contextmanager
