@@ -9,6 +9,7 @@ fits the items that both have best, by least squares.
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
 
@@ -61,8 +62,9 @@ def rows_in_previous(dataset: Dataset, previous: Run) -> NDArray[np.int64]:
             f"{dataset.path} has {ids.dtype} item ids, {previous.path} has {theirs.dtype}: they cannot be "
             "matched. Prepare the data with ids of the same kind, or train without --from."
         )
-    row_of = dict(zip(theirs.to_list(), range(len(theirs)), strict=True))
-    rows_N = np.array([row_of.get(item, -1) for item in ids.to_list()], np.int64)
+    numbered = theirs.to_frame().with_row_index("row")
+    found = ids.to_frame().join(numbered, on="item_id", how="left", maintain_order="left")
+    rows_N = found["row"].cast(pl.Int64).fill_null(-1).to_numpy()
     if rows_N.max() < 0:
         raise UsageError(
             f"{dataset.path} and {previous.path} have no item in common: there is nothing to go on from. "
