@@ -1,8 +1,8 @@
 """Whether attention agrees with the scores that its interests give: `python -m benchmarks.quality.agreement`.
 
 What re-attend trains. For each interest of a test user with two history items or more: the divergence of
-the attention `a` from `â = softmax_j( z_k · x_j )`, and whether the item of the largest attention, which is the
-first that `re4 retrieve --reasons` names, is the one that the interest scores highest.
+the attention `a` from `â = softmax_j( z_k · x_j )`, and whether the item of the largest attention, which
+`re4 retrieve --reasons` names first, is the one that the interest scores highest.
 
 Legend: B users, L history length, D embedding size.
 """
