@@ -246,6 +246,16 @@ def test_a_large_catalogue_gets_sampled_negatives():
     assert TrainConfig(negatives="popularity").resolve(20_001).negatives == "popularity"
 
 
+CHECKED = [
+    ("items.parquet", Run.items),
+    ("item_counts.npy", Run.item_counts_N),
+    ("probe_histories.npz", Run.probe_histories),
+    ("metrics.jsonl", Run.metrics),
+    ("weights.safetensors", Run.load_model),
+]
+"""Files of a run whose checksums are compared, and what reads them."""
+
+
 class TestDamagedRuns:
     @pytest.fixture
     def damaged(self, run, tmp_path):
@@ -288,15 +298,7 @@ class TestDamagedRuns:
 
     @pytest.mark.parametrize(
         ("name", "read"),
-        [
-            ("items.parquet", Run.items),
-            ("items.parquet", Run.scan_items),
-            ("item_counts.npy", Run.item_counts_N),
-            ("probe_histories.npz", Run.probe_histories),
-            ("evaluation.json", Run.evaluation),
-            ("metrics.jsonl", Run.metrics),
-            ("weights.safetensors", Run.load_model),
-        ],
+        [*CHECKED, ("items.parquet", Run.scan_items), ("evaluation.json", Run.evaluation)],
     )
     def test_whichever_file_is_cut_short_or_overwritten_is_named(self, damaged, name, read):
         whole = (damaged / name).read_bytes()
@@ -305,16 +307,7 @@ class TestDamagedRuns:
             with pytest.raises(RunError, match=rf"{name} is damaged, or of another run: .*Train the run"):
                 read(Run.open(damaged))
 
-    @pytest.mark.parametrize(
-        ("name", "read"),
-        [
-            ("items.parquet", Run.items),
-            ("item_counts.npy", Run.item_counts_N),
-            ("probe_histories.npz", Run.probe_histories),
-            ("metrics.jsonl", Run.metrics),
-            ("weights.safetensors", Run.load_model),
-        ],
-    )
+    @pytest.mark.parametrize(("name", "read"), CHECKED)
     @pytest.mark.parametrize("place", [0.3, 0.6, 0.9])
     def test_one_flipped_bit_is_told(self, damaged, name, read, place):
         content = bytearray((damaged / name).read_bytes())
