@@ -19,7 +19,7 @@ from typing import Any
 from bundle.layout import BUILDING_PREFIX
 from re4.console import say
 from re4.errors import ExportError, Re4Error
-from re4.files import replacing
+from re4.files import parts_in, replacing
 from re4.folder_lock import LOCK, remove_unlocked, try_lock, unlock
 
 
@@ -77,7 +77,7 @@ class Room:
                 )
             folder.mkdir(exist_ok=True)  # another one took the young folder for a left-over
         self._folder, self._lock = folder, lock
-        for part in folder.glob(".*.part"):  # a killed build was in the middle of writing it
+        for part in parts_in(folder):  # a killed build was in the middle of writing it
             part.unlink()
         if found := sorted(path.name for path in folder.iterdir() if path.name != LOCK):
             say(f"going on where a build was interrupted, with {', '.join(found)}")

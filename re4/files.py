@@ -32,6 +32,11 @@ def replacing(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def parts_in(folder: Path) -> set[Path]:
+    """What is being written in a folder by `replacing`, or was when a writer was killed."""
+    return set(folder.glob(".*.part"))
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Replace a file by a JSON object, indented for reading."""
     with replacing(path) as part:

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from re4 import __version__
 from re4.arrays import map_array, read_arrays
 from re4.errors import DataError, RunError
-from re4.files import crc32_of, replacing, write_json
+from re4.files import crc32_of, parts_in, replacing, write_json
 from re4.folder_lock import LOCK, try_lock
 from training.config import TrainConfig
 from training.data.dataset import Dataset
@@ -45,8 +45,6 @@ PROBES = "probe_histories.npz"
 METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
 MAX_PROBES = 10_000
-_PARTS = ".*.part"
-"""Files that are being written (`re4.files.replacing`)."""
 _DAMAGE = (ValueError, KeyError, TypeError, RuntimeError, pl.exceptions.PolarsError)
 """What reading a damaged file of a run may raise."""
 
@@ -57,9 +55,14 @@ def new_run_folder(path: Path) -> None:
     Raises:
         RunError: where the folder exists and holds anything else.
     """
-    if path.exists() and (not path.is_dir() or {*path.iterdir()} - {path / LOCK, *path.glob(_PARTS)}):
+    if path.exists() and (not path.is_dir() or {*path.iterdir()} - parts_in(path) - {path / LOCK}):
         raise RunError(f"{path} exists and is not an empty folder. Give another --out, or remove it.")
     path.mkdir(parents=True, exist_ok=True)
+
+
+def _refuse_missing(path: Path) -> None:
+    if not path.is_dir():
+        raise RunError(f"There is no run at {path}. Train one: re4 train DATA --out {path}")
 
 
 @contextmanager
@@ -69,8 +72,7 @@ def alone_in(path: Path) -> Iterator[None]:
     Raises:
         RunError: there is no such folder, or another process trains the run.
     """
-    if not path.is_dir():
-        raise RunError(f"There is no run at {path}. Train one: re4 train DATA --out {path}")
+    _refuse_missing(path)
     lock = try_lock(path)
     if lock is None:
         raise RunError(
@@ -78,7 +80,7 @@ def alone_in(path: Path) -> Iterator[None]:
             "Wait for the other one to end, or stop it."
         )
     try:
-        for part in path.glob(_PARTS):
+        for part in parts_in(path):
             part.unlink()
         yield
     finally:
@@ -183,8 +185,7 @@ class Run:
         Raises:
             RunError: where the folder is missing, is not a run, or was never finished.
         """
-        if not path.is_dir():
-            raise RunError(f"There is no run at {path}. Train one: re4 train DATA --out {path}")
+        _refuse_missing(path)
         if not (path / CONFIG).exists():
             raise RunError(
                 f"{path} holds no finished run ({CONFIG} is missing). "
