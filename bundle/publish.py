@@ -18,8 +18,6 @@ Knows nothing about what the files hold: that is the exporter's business.
 import errno
 import hashlib
 import os
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -42,7 +40,7 @@ from bundle.manifest import (
 from bundle.verify import check_spaces
 from re4.errors import BundleError
 from re4.files import sync
-from re4.folder_lock import LOCK, remove_unlocked, try_lock, unlock
+from re4.folder_lock import staging_folder
 
 _VERSION: Final = "version"
 _SCRATCH: Final = "scratch"
@@ -134,42 +132,15 @@ def stage_version(bundles: Path) -> Iterator[StagedVersion]:
     """
     try:
         bundles.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(bundles)
-        staging, lock = _create_staging(bundles)
-        try:
+        with staging_folder(bundles, STAGING_PREFIX) as staging:
             staged = StagedVersion(bundles, staging)
             staged.path.mkdir()
             staged.scratch.mkdir()
             yield staged
-        finally:
-            _remove(staging, lock)
     except OSError as error:
         # An array that was written in part names no cause: NumPy says only how much of it was.
         cause = f"{error}: no space left there?" if error.errno is None else f"{error}"
         raise BundleError(f"{bundles}: cannot publish here ({cause})") from error
-
-
-def _create_staging(bundles: Path) -> tuple[Path, int]:
-    while True:
-        staging = bundles / f"{STAGING_PREFIX}{secrets.token_hex(8)}"
-        staging.mkdir()
-        lock = try_lock(staging)
-        if lock is not None:  # None: another publisher took the young folder for a left-over
-            return staging, lock
-
-
-def _remove_leftovers(bundles: Path) -> None:
-    for staging in bundles.glob(f"{STAGING_PREFIX}*"):
-        remove_unlocked(staging)
-
-
-def _remove(staging: Path, lock: int) -> None:
-    """Remove a staging folder that this process has the lock of, the lock file last."""
-    shutil.rmtree(staging / _VERSION, ignore_errors=True)
-    shutil.rmtree(staging / _SCRATCH, ignore_errors=True)
-    (staging / CURRENT).unlink(missing_ok=True)
-    (staging / LOCK).unlink()
-    unlock(staging, lock)
 
 
 def _hash_and_sync(path: Path, items: ItemsInfo) -> tuple[FileEntry, ...]:

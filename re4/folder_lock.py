@@ -8,8 +8,10 @@ folder whose lock was held while it was emptied may stay, empty; the next one wh
 
 import fcntl
 import os
+import secrets
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -60,3 +62,36 @@ def remove_unlocked(folder: Path) -> bool:
     finally:
         unlock(folder, lock)
     return True
+
+
+@contextmanager
+def staging_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """A folder to make something in that then moves to its place; whatever is left in it goes at the end.
+
+    What dead processes left under the same prefix goes at the start.
+
+    Args:
+        parent: Where, so that the move stays on one file system.
+        prefix: How its name starts: what others keep there must not start so.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+    for left in parent.glob(f"{prefix}*"):
+        remove_unlocked(left)
+    while True:
+        folder = parent / f"{prefix}{secrets.token_hex(8)}"
+        folder.mkdir()
+        lock = try_lock(folder)
+        if lock is not None:  # None: another process took the young folder for a left-over
+            break
+    try:
+        yield folder
+    finally:
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != LOCK:
+                path.unlink(missing_ok=True)
+        (folder / LOCK).unlink()  # last: until then the folder is taken
+        unlock(folder, lock)

@@ -1,16 +1,15 @@
 """Writing a prepared data set: whole or not at all.
 
-Everything goes to a folder with a temporary name beside the destination, is opened and checked there as
-any reader would, and is then renamed. Killed at any instant, the destination is absent or complete.
+Everything goes to a hidden folder beside the destination, is opened and checked there as any reader would,
+and is then moved. Killed at any instant, the destination is absent or complete, and what is left of the
+hidden folder goes when the next data set is written beside it.
 """
 
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,7 @@ from pydantic import JsonValue
 
 from re4.errors import DataError
 from re4.files import sync
+from re4.folder_lock import staging_folder
 from training.data.dataset import Dataset, Sequences
 from training.data.layout import (
     INFO_FILE,
@@ -29,6 +29,8 @@ from training.data.layout import (
     SplitName,
     kind_of,
 )
+
+_PREFIX: Final = ".preparing-"
 
 
 def refuse_existing(path: Path) -> None:
@@ -82,8 +84,9 @@ def write_dataset(
     )
     if items["item_id"].n_unique() != len(items):
         raise DataError("an item id occurs twice among the items; every item needs a row of its own")
-    part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-    try:
+    with staging_folder(path.parent, _PREFIX) as staging:
+        part = staging / "dataset"
+        part.mkdir()
         items.write_parquet(part / ITEMS_FILE)
         for split in SPLITS:
             _save_array(part / f"{split}.items.npy", sequences[split].items_E, np.int32)
@@ -95,15 +98,12 @@ def write_dataset(
         Dataset.open(part)
         for file in part.iterdir():
             sync(file)
-        part.chmod(0o755)  # mkdtemp lets nobody else in; a data set is a folder like any other
         sync(part)
         try:
             part.rename(path)
         except OSError as error:
             raise DataError(f"{path} could not be put in place: {error}; choose another --out") from error
         sync(path.parent)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return Dataset.open(path)
 
 

@@ -1,5 +1,8 @@
 import json
 import pickle
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from re4.errors import DataError
+from re4.folder_lock import staging_folder
 from training.data import writing
 from training.data.dataset import Dataset, Sequences
 from training.data.layout import SPLITS, SplitName
@@ -310,8 +314,7 @@ def test_everything_is_on_disk_before_the_name_appears(
     write(out)
     *before, part, parent = synced
     assert sorted(before) == sorted((file.name, False) for file in out.iterdir())
-    assert part[0].endswith(".part")
-    assert not part[1]
+    assert part == ("dataset", False)
     assert parent == (tmp_path.name, True)
 
 
@@ -325,3 +328,36 @@ def test_a_failure_just_before_the_rename_leaves_nothing(
     with pytest.raises(OSError, match="no space left"):
         write(tmp_path / "shop")
     assert list(tmp_path.iterdir()) == []
+
+
+PREPARES_AND_DIES = """
+import os, signal, sys
+from pathlib import Path
+from training.data import writing
+from training.data.prepare import prepare_sequences
+
+def die(path):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+writing.sync = die
+folder = Path(sys.argv[1])
+prepare_sequences(
+    dict.fromkeys(("train", "valid", "test"), folder / "users.txt"),
+    folder / "out" / "killed",
+    catalogue=None,
+    advance=lambda: None,
+)
+"""
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_data_set_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "users.txt").write_text("ann 1 2 3 4 5\n", encoding="utf-8")
+    done = subprocess.run([sys.executable, "-c", PREPARES_AND_DIES, str(tmp_path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    (left,) = (tmp_path / "out").iterdir()
+    assert (left / "dataset" / "dataset.json").exists()
+    with staging_folder(tmp_path / "out", writing._PREFIX) as at_work:
+        assert not left.exists()
+        write(tmp_path / "out" / "shop")
+        assert at_work.exists()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["shop"]
