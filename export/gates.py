@@ -203,7 +203,8 @@ def _reached(
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Whether exact search, and whether the index, finds items among the nearest to their own vector."""
     vectors_ND = assembled.material.vectors_ND
-    rows_SM = answers(built, assembled.index, vectors_ND[sample_S][:, None, :], vectors_ND, num_candidates)
+    vectors_SD = rows_of(vectors_ND, sample_S)
+    rows_SM = answers(built, assembled.index, vectors_SD[:, None, :], vectors_ND, num_candidates)
     is_found_S = (rows_SM == sample_S[:, None]).any(axis=1)
     return is_found_S | _exactly_reached(vectors_ND, sample_S, num_candidates), is_found_S
 

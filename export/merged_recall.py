@@ -3,7 +3,8 @@
 An item counts as found where its true score is at least that of the last exact candidate, so that ties harm
 nobody, and scores that an index makes up help it nothing.
 
-Legend: Q requests, K interests, D embedding, N items, M candidates, S results per interest.
+Legend: Q requests, K interests, D embedding, N items, M candidates, S results per interest,
+U rows to be read.
 """
 
 from typing import Final
@@ -12,7 +13,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from export.mapped import let_go, pieces
+from export.mapped import pieces, rows_of
 from re4.faiss_products import use_matrix_products
 
 use_matrix_products()
@@ -44,9 +45,12 @@ def exact_thresholds(
             best = np.argpartition(-scores, num_candidates - 1, axis=1)[:, :num_candidates]
             scores, rows = np.take_along_axis(scores, best, 1), np.take_along_axis(rows, best, 1)
     shape = (num_queries, num_interests, num_candidates)
-    rows_QM = merge_max_score(scores.reshape(shape), rows.reshape(shape), num_candidates)
-    thresholds_Q: NDArray[np.float32] = true_scores(interests_QKD, vectors_ND, rows_QM).min(axis=1)
-    let_go(vectors_ND)
+    last_Q = merge_max_score(scores.reshape(shape), rows.reshape(shape), num_candidates)[:, -1]
+    # Rows far apart are read in order: each maps a good deal of what is around it.
+    rows_U, places_Q = np.unique(last_Q, return_inverse=True)
+    thresholds_Q: NDArray[np.float32] = true_scores(
+        interests_QKD, rows_of(vectors_ND, rows_U), places_Q.reshape(-1, 1)
+    )[:, 0]
     return thresholds_Q
 
 
