@@ -206,13 +206,12 @@ def _reached(
     vectors_SD = rows_of(vectors_ND, sample_S)
     rows_SM = answers(built, assembled.index, vectors_SD[:, None, :], vectors_ND, num_candidates)
     is_found_S = (rows_SM == sample_S[:, None]).any(axis=1)
-    return is_found_S | _exactly_reached(vectors_ND, sample_S, num_candidates), is_found_S
+    return is_found_S | _exactly_reached(vectors_SD, vectors_ND, num_candidates), is_found_S
 
 
 def _exactly_reached(
-    vectors_ND: NDArray[np.float32], sample_S: NDArray[np.int64], num_candidates: int
+    vectors_SD: NDArray[np.float32], vectors_ND: NDArray[np.float32], num_candidates: int
 ) -> NDArray[np.bool_]:
-    vectors_SD = rows_of(vectors_ND, sample_S)
     own_S = np.einsum("sd,sd->s", vectors_SD, vectors_SD)
     last_S = exact_thresholds(vectors_SD[:, None, :], vectors_ND, min(num_candidates, len(vectors_ND)))
     is_reached_S: NDArray[np.bool_] = (own_S >= last_S - _TOLERANCE * np.abs(last_S)) & (own_S > 0)
@@ -236,8 +235,8 @@ def _uncrowded(
     is_found_exactly_S: NDArray[np.bool_], live: PublishedVersion, bounds: Bounds, goal: Goal
 ) -> GateResult:
     trained = np.flatnonzero(~live.is_cold_N())
-    sample = trained[spread(len(trained), _num_sampled(len(live.vectors_ND)))]
-    before = float(_exactly_reached(live.vectors_ND, sample, goal.num_candidates).mean())
+    sample_SD = rows_of(live.vectors_ND, trained[spread(len(trained), _num_sampled(len(live.vectors_ND)))])
+    before = float(_exactly_reached(sample_SD, live.vectors_ND, goal.num_candidates).mean())
     now = float(is_found_exactly_S.mean())
     return GateResult(
         name="uncrowded",
