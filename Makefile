@@ -40,7 +40,7 @@ bench: $(READY) ## Measure the demo's server under load, in a minute
 	$(BIN)/re4 bench serve --bundles demo/bundles --data demo/ml-100k --rate 100 --duration-s 5 --out demo/bench
 
 peers: ## Install what re4 bench index and re4 bench peers compare with; says what cannot be had
-	@benchmarks/peers/install.sh $(PYTHON)
+	@benchmarks/peers/baselines/install.sh $(PYTHON)
 
 harden: $(READY) ## Prove that the server is hard to hurt: swaps, damage, kills, a fuzzer; minutes
 	$(BIN)/pytest tests/hardening --hardening long --hardening-report hardening.json
@@ -50,7 +50,7 @@ soak: $(READY) ## Half an hour at 70 % load on the demo's bundle: latency and me
 	$(BIN)/re4 bench soak --bundles demo/bundles --data demo/ml-100k --out demo/bench
 
 gpu-check: $(READY) ## Tests and a short benchmark of what runs on a GPU; says so where there is none
-	$(BIN)/python -m benchmarks.gpu_check
+	$(BIN)/python -m re4.benchmarks.gpu_check
 
 # Those that put servers under load, or kill them by the clock, have the machine for themselves.
 LOADED := tests/benchmarks tests/hardening
@@ -82,5 +82,5 @@ format: $(READY) ## Format the code and apply safe lint fixes
 	$(BIN)/ruff format .
 
 clean: ## Remove the environment, caches and the demo's files
-	rm -rf $(VENV) benchmarks/peers/.venv* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache demo *.egg-info
+	rm -rf $(VENV) benchmarks/peers/baselines/.venv* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache demo *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

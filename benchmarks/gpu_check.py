@@ -1,6 +1,6 @@
 """What runs on a GPU, tested and measured where there is one: `make gpu-check`.
 
-    python -m benchmarks.gpu_check
+    python -m re4.benchmarks.gpu_check
 
 Exit code 0 where there is no GPU, with a line that says that nothing was checked.
 """
@@ -31,7 +31,7 @@ def main() -> int:
     if code := subprocess.run(testing, check=False).returncode:
         return code
     with TemporaryDirectory() as scratch:
-        made_up = [sys.executable, "-m", "benchmarks.made_up_bundle", scratch]
+        made_up = [sys.executable, "-m", "re4.benchmarks.synthetic.bundle", scratch]
         bench = [sys.executable, "-m", "re4.cli", "bench", "overhead", "--bundles", f"{scratch}/bundles"]
         for command in (
             [*made_up, "--num-items", str(_NUM_ITEMS), "--index", "ivf"],

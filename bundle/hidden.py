@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from bundle.exclusive import exclusive
-from bundle.files import names_in, open_folder, open_regular, read_small
-from bundle.layout import HIDDEN, IdKind
-from re4.errors import BundleDamagedError, BundleError
-from re4.files import replacing
+from re4.bundle.layout import HIDDEN, IdKind
+from re4.bundle.publishing.directory_lock import exclusive
+from re4.bundle.safe_files import names_in, open_folder, open_regular, read_small
+from re4.common.errors import BundleDamagedError, BundleError
+from re4.common.files import replacing
 
 SCHEMA_VERSION: Final = 1
 MAX_NUM_HIDDEN: Final = 100_000

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from re4 import console
-from re4.errors import UsageError
+from re4.common import console
+from re4.common.errors import UsageError
 
 if TYPE_CHECKING:
-    from bundle.ids import ItemIds
+    from re4.bundle.ids.id_map import ItemIds
 
 _Bundles = Annotated[Path, typer.Option(help="Bundle directory that the servers follow.")]
 _Ids = Annotated[
@@ -35,7 +35,7 @@ def hide(bundles: _Bundles, ids: _Ids = None, file: _File = None, as_json: _AsJs
 
     Example: re4 items hide SKU-17 SKU-99 --bundles bundles
     """
-    from bundle.hidden import change_hidden
+    from re4.bundle.hidden import change_hidden
 
     item_ids, wanted = _checked(bundles, ids, file)
     before, now = change_hidden(bundles, hide=wanted, kind=item_ids.kind)
@@ -59,7 +59,7 @@ def unhide(bundles: _Bundles, ids: _Ids = None, file: _File = None, as_json: _As
 
     Example: re4 items unhide SKU-17 --bundles bundles
     """
-    from bundle.hidden import change_hidden
+    from re4.bundle.hidden import change_hidden
 
     item_ids, wanted = _checked(bundles, ids, file)
     before, now = change_hidden(bundles, unhide=wanted, kind=item_ids.kind)
@@ -78,7 +78,7 @@ def list_hidden(bundles: _Bundles, as_json: _AsJson = False) -> None:
 
     Example: re4 items list --bundles bundles > hidden.txt
     """
-    from bundle.hidden import read_hidden
+    from re4.bundle.hidden import read_hidden
 
     hidden = read_hidden(bundles)
     if as_json:
@@ -91,10 +91,10 @@ def list_hidden(bundles: _Bundles, as_json: _AsJson = False) -> None:
 
 def _checked(bundles: Path, ids: list[str] | None, file: Path | None) -> tuple["ItemIds", list[Any]]:
     """The live version's ids, and those that were named, of its kind, each once."""
-    from bundle.current import live_version
-    from bundle.ids import ItemIds
-    from bundle.string_keys import MAX_ID_BYTES
-    from bundle.verify import read_manifest
+    from re4.bundle.ids.id_map import ItemIds
+    from re4.bundle.ids.string_keys import MAX_ID_BYTES
+    from re4.bundle.publishing.current import live_version
+    from re4.bundle.verify import read_manifest
 
     words = list(ids or [])
     if file is not None:

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
-from bundle.layout import FILE_NAME_PATTERN, MANIFEST, VERSION_PATTERN, IdKind, required_files
-from re4.errors import BundleDamagedError, BundleError
+from re4.bundle.layout import FILE_NAME_PATTERN, MANIFEST, VERSION_PATTERN, IdKind, required_files
+from re4.common.errors import BundleDamagedError, BundleError
 
 SCHEMA_VERSION: Final = 1
 MAX_MANIFEST_BYTES: Final = 1 << 20

@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from bundle.files import names_in, open_folder, open_regular, read_small, sha256_of
-from bundle.layout import MANIFEST, is_version_name
-from bundle.manifest import MAX_MANIFEST_BYTES, FileEntry, Manifest, parse_manifest
-from re4.errors import BundleDamagedError, BundleError, BundleMismatchError
+from re4.bundle.layout import MANIFEST, is_version_name
+from re4.bundle.manifest import MAX_MANIFEST_BYTES, FileEntry, Manifest, parse_manifest
+from re4.bundle.safe_files import names_in, open_folder, open_regular, read_small, sha256_of
+from re4.common.errors import BundleDamagedError, BundleError, BundleMismatchError
 
 MAX_HASHING_THREADS: Final = 4
 _ADVICE: Final = "Publish the version again, or point CURRENT at another one"

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from export.devices import Device
-from re4.console import print_json, table
+from re4.common.console import print_json, table
+from re4.exporting.index.devices import Device
 
 if TYPE_CHECKING:
-    from bundle.manifest import IndexInfo
+    from re4.bundle.manifest import IndexInfo
 
 
 def export(
@@ -75,11 +75,11 @@ def export(
 
     Example: re4 export runs/first --bundles bundles
     """
-    from bundle.verify import read_manifest
-    from export.assembling import ENCODER_DIFFERENCE
-    from export.exporter import export_run
-    from export.memory import parse_bytes
-    from export.tuning import Goal
+    from re4.bundle.verify import read_manifest
+    from re4.exporting.assemble import ENCODER_DIFFERENCE
+    from re4.exporting.exporter import export_run
+    from re4.exporting.index.memory_estimate import parse_bytes
+    from re4.exporting.index.tuning import Goal
 
     goal = Goal(recall=recall, num_candidates=num_candidates)
     columns = None if attributes is None else [name for name in attributes.split(",") if name]

@@ -8,16 +8,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from bundle.publish import stage_version
-from export.assembling import NUM_STAGES, assemble
-from export.checkpoints import building_room
-from export.choosing import AUTO
-from export.devices import Device
-from export.indexing import check_request
-from export.material import Material, run_material
-from export.tuning import Goal
-from re4.console import progress
-from training.run import Run
+from re4.bundle.publishing.publish import stage_version
+from re4.common.console import progress
+from re4.exporting.assemble import NUM_STAGES, assemble
+from re4.exporting.index.auto import AUTO
+from re4.exporting.index.devices import Device
+from re4.exporting.index.make import check_request
+from re4.exporting.index.tuning import Goal
+from re4.exporting.sources.material import Material, run_material
+from re4.exporting.storage.build_cache import building_room
+from re4.training.run.run import Run
 
 DEFAULT_GOAL: Final = Goal(recall=0.95, num_candidates=100)
 
@@ -37,7 +37,7 @@ def export_run(
     Args:
         run_path: The run's folder.
         bundles: The bundle directory; created where it does not exist.
-        index: `auto`, a name in `export.indexes.RECIPES`, or a FAISS factory string.
+        index: `auto`, a name in `re4.exporting.index.families.RECIPES`, or a FAISS factory string.
         goal: The recall that the index is tuned to.
         attributes: Columns of the catalogue to keep as attributes; None to keep those that describe.
         memory_limit: Bytes that building the index may hold at once; None for no limit.

@@ -12,11 +12,13 @@ from pathlib import Path
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
+PROTOS = ROOT / "re4" / "protos"
+"""The path that the stubs are imported by."""
 
 
 def generate(destination: Path) -> None:
     """Write the messages, the service's stub and the types of both below `destination`."""
-    sources = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "protos").rglob("*.proto"))
+    sources = sorted(str(path.relative_to(ROOT)) for path in PROTOS.rglob("*.proto"))
     arguments = [
         "protoc",
         f"--proto_path={ROOT}",
@@ -37,8 +39,8 @@ def stale_files() -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder))
         fresh = {path.relative_to(folder): path.read_bytes() for path in Path(folder).rglob("*.py*")}
-    present = {path.relative_to(ROOT) for path in (ROOT / "protos").rglob("*_pb2*.py*")} - {
-        path.relative_to(ROOT) for path in (ROOT / "protos").rglob("__pycache__/*")
+    present = {path.relative_to(ROOT) for path in PROTOS.rglob("*_pb2*.py*")} - {
+        path.relative_to(ROOT) for path in PROTOS.rglob("__pycache__/*")
     }
     return sorted(
         str(name)

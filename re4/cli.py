@@ -2,7 +2,7 @@
 
 A verb's module is imported only when the verb is used (or its help is shown), so that `re4 serve` never
 loads PyTorch. Exit codes: 0 done, 1 failed, 2 wrong use, 3 a gate failed, 4 another job is at work, 130 and
-143 stopped by Ctrl-C or SIGTERM (see `re4.errors`).
+143 stopped by Ctrl-C or SIGTERM (see `re4.common.errors`).
 """
 
 import sys
@@ -13,40 +13,40 @@ from typing import Any
 import typer
 from rich.markup import escape
 
-from re4.console import people
-from re4.errors import Re4Error
+from re4.common.console import people
+from re4.common.errors import Re4Error
 
 # verb, or group and verb -> module and function. A new verb is one line here.
 VERBS: Mapping[str, str] = {
     "demo": "re4.demo:demo",
-    "data fetch": "training.data.cli:fetch",
-    "data prepare": "training.data.cli:prepare",
-    "train": "training.cli:train",
-    "resume": "training.cli:resume",
-    "evaluate": "training.cli:evaluate",
-    "report": "training.cli:report",
-    "export": "export.cli:export",
-    "rebuild": "export.rebuild_cli:rebuild",
-    "serve": "serving.cli:serve",
-    "retrieve": "serving.retrieve_cli:retrieve",
-    "info": "serving.cli:info",
-    "token": "serving.token_cli:token",
-    "versions": "bundle.cli:versions",
-    "rollback": "bundle.cli:rollback",
-    "prune": "bundle.cli:prune",
-    "items hide": "bundle.items_cli:hide",
-    "items unhide": "bundle.items_cli:unhide",
-    "items list": "bundle.items_cli:list_hidden",
-    "bench serve": "benchmarks.cli:serve",
-    "bench soak": "benchmarks.soak:soak",
-    "bench overload": "benchmarks.overload:overload",
-    "bench index": "benchmarks.index.cli:index",
-    "bench overhead": "benchmarks.overhead.cli:overhead",
-    "bench peers": "benchmarks.side_by_side.cli:peers",
-    "bench train": "benchmarks.train.cli:train",
-    "bench quality": "benchmarks.quality.cli:quality",
-    "bench events": "benchmarks.events_cli:events",
-    "bench scale": "benchmarks.scale.cli:scale",
+    "data fetch": "re4.training.data.cli:fetch",
+    "data prepare": "re4.training.data.cli:prepare",
+    "train": "re4.training.cli:train",
+    "resume": "re4.training.cli:resume",
+    "evaluate": "re4.training.cli:evaluate",
+    "report": "re4.training.cli:report",
+    "export": "re4.exporting.cli:export",
+    "rebuild": "re4.exporting.rebuild.cli:rebuild",
+    "serve": "re4.serving.cli:serve",
+    "retrieve": "re4.serving.client.cli:retrieve",
+    "info": "re4.serving.cli:info",
+    "token": "re4.serving.auth.cli:token",
+    "versions": "re4.bundle.publishing.cli:versions",
+    "rollback": "re4.bundle.publishing.cli:rollback",
+    "prune": "re4.bundle.publishing.cli:prune",
+    "items hide": "re4.bundle.items_cli:hide",
+    "items unhide": "re4.bundle.items_cli:unhide",
+    "items list": "re4.bundle.items_cli:list_hidden",
+    "bench serve": "re4.benchmarks.serve.cli:serve",
+    "bench soak": "re4.benchmarks.soak.cli:soak",
+    "bench overload": "re4.benchmarks.overload.cli:overload",
+    "bench index": "re4.benchmarks.index.cli:index",
+    "bench overhead": "re4.benchmarks.overhead.cli:overhead",
+    "bench peers": "re4.benchmarks.peers.cli:peers",
+    "bench train": "re4.benchmarks.train.cli:train",
+    "bench quality": "re4.benchmarks.quality.cli:quality",
+    "bench events": "re4.benchmarks.events.cli:events",
+    "bench scale": "re4.benchmarks.scale.cli:scale",
 }
 GROUPS: Mapping[str, str] = {
     "data": "Fetch public data sets; prepare event logs for training.",

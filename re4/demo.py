@@ -19,14 +19,14 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from re4.console import answer, say
-from re4.errors import Re4Error, ServerError, UsageError
+from re4.common.console import answer, say
+from re4.common.errors import Re4Error, ServerError, UsageError
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from serving.client import Candidates, RetrievalClient
-    from training.data.dataset import Dataset
+    from re4.serving.client.client import Candidates, RetrievalClient
+    from re4.training.data.dataset import Dataset
 
 _LISTENING = re.compile(r"listening on (\S+:\d+)")
 _NUM_USERS = 3
@@ -107,8 +107,8 @@ def _wait_for_address(lines: IO[str], log: IO[str]) -> str:
 
 
 def _ask(address: str, data: Path) -> None:
-    from serving.client import RetrievalClient
-    from training.data.dataset import Dataset
+    from re4.serving.client.client import RetrievalClient
+    from re4.training.data.dataset import Dataset
 
     dataset = Dataset.open(data)
     items = dataset.items()
@@ -128,7 +128,7 @@ def _users(dataset: "Dataset") -> Sequence[int]:
 def _show_user(
     client: "RetrievalClient", dataset: "Dataset", user: int, titles: Mapping[object, str]
 ) -> None:
-    from training.evaluation import history_and_targets
+    from re4.training.evaluation.protocol import history_and_targets
 
     ids = dataset.items()["item_id"]
     history_rows, target_rows = history_and_targets(dataset.test, user)

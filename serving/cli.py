@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from re4 import console
-from re4.errors import UsageError
-from re4.setting_options import with_options
-from serving.connection_options import Address, AsJson, Ca, Certificate, Key, Tls, TokenFile
-from serving.settings import DEFAULT_ADDRESS, ENVIRONMENT_PREFIX, ServerSettings, bundles_of
+from re4.common import console
+from re4.common.errors import UsageError
+from re4.serving.client.options import Address, AsJson, Ca, Certificate, Key, Tls, TokenFile
+from re4.serving.settings import DEFAULT_ADDRESS, ENVIRONMENT_PREFIX, ServerSettings, bundles_of
+from re4.settings.options import with_options
 
 
 @with_options(ServerSettings, "Settings")
@@ -38,12 +38,12 @@ def serve(
     environment = {name: text for name, text in os.environ.items() if name != f"{ENVIRONMENT_PREFIX}CONFIG"}
     chosen = ServerSettings.gather(settings, file=config, environment=environment)
     bundles = bundles_of(chosen)
-    from serving.addresses import parse_address
-    from serving.certificates import read_certificates
-    from serving.merging import POLICIES
-    from serving.supervisor import run_server
-    from serving.tokens import read_tokens
-    from serving.tracing import check_installed
+    from re4.serving.auth.certificates import read_certificates
+    from re4.serving.auth.tokens import read_tokens
+    from re4.serving.host.addresses import parse_address
+    from re4.serving.observability.tracing import check_installed
+    from re4.serving.processes.supervisor import run_server
+    from re4.serving.retrieval.merging import POLICIES
 
     where = parse_address(chosen.address)
     metrics_where = None if chosen.metrics_address is None else parse_address(chosen.metrics_address)
@@ -86,7 +86,7 @@ def info(
 
     Example: re4 info --address 127.0.0.1:8700 --json
     """
-    from serving.client import Connection, RetrievalClient
+    from re4.serving.client.client import Connection, RetrievalClient
 
     connection = Connection.read(tls=tls, ca=ca, certificate=certificate, key=key, token_file=token_file)
     with RetrievalClient(address, connection=connection) as client:

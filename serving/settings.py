@@ -12,11 +12,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
-from re4.errors import UsageError
-from re4.setting_sources import DEFAULT_SOURCE, checked, gather
-from re4.settings import check, construct, declared, flat, option_name, plain, setting
-from serving.allowance import usable_cores
-from serving.certificates import CertificateFiles
+from re4.common.errors import UsageError
+from re4.serving.auth.certificates import CertificateFiles
+from re4.serving.host.cgroups import usable_cores
+from re4.serving.retrieval.devices.device import Device
+from re4.settings.fields import check, construct, declared, flat, option_name, plain, setting
+from re4.settings.sources import DEFAULT_SOURCE, checked, gather
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:8700"
 ENVIRONMENT_PREFIX: Final = "RE4_SERVE_"
@@ -119,14 +120,6 @@ class Access:
         return CertificateFiles(
             certificate=self.tls_certificate, key=self.tls_key, client_ca=self.tls_client_ca
         )
-
-
-class Device(StrEnum):
-    """Where the encoder and the index run."""
-
-    CPU = "cpu"
-    CUDA = "cuda"
-    """The first NVIDIA GPU that is visible."""
 
 
 class LogFormat(StrEnum):

@@ -11,7 +11,7 @@ os.environ.update({"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_
 import pytest
 from hypothesis import settings
 
-from benchmarks.gpu_check import has_gpu
+from re4.benchmarks.gpu_check import has_gpu
 
 _LEFT_OUT = pytest.StashKey[int]()
 

@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto, helper
 from small_bundles import EMBEDDING_DIM, MAX_HISTORY, NUM_INTERESTS, SmallVersion
 
-from bundle.layout import CURRENT, ENCODER, GOLDEN, INDEX, MANIFEST, VECTORS
+from re4.bundle.layout import CURRENT, ENCODER, GOLDEN, INDEX, MANIFEST, VECTORS
 
 
 def point_current_at(bundles: Path, name: str) -> None:

@@ -3,8 +3,8 @@
 import numpy as np
 import polars as pl
 
-from training.data.dataset import Dataset, Sequences
-from training.data.writing import write_dataset
+from re4.training.data.dataset import Dataset, Sequences
+from re4.training.data.writing import write_dataset
 
 NUM_CLUSTERS, CLUSTER_SIZE = 8, 15
 

@@ -99,7 +99,7 @@ class RunningServer:
         return {
             int(child)
             for child in children.split()
-            if b"serving.worker" in Path(f"/proc/{child}/cmdline").read_bytes()
+            if b"re4.serving.processes.worker" in Path(f"/proc/{child}/cmdline").read_bytes()
         }
 
     def signal(self, number: int) -> None:

@@ -12,14 +12,14 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from bundle.attribute_writing import write_attributes
-from bundle.golden import GoldenQueries
-from bundle.ids import write_item_ids
-from bundle.layout import ENCODER, GOLDEN, INDEX, POPULAR, VECTORS
-from bundle.manifest import IndexInfo, ItemsInfo, ModelInfo
-from bundle.publish import stage_version
-from bundle.verify import verify_version
-from serving.snapshot import Snapshot, load_snapshot
+from re4.bundle.attributes.writer import write_attributes
+from re4.bundle.golden import GoldenQueries
+from re4.bundle.ids.id_map import write_item_ids
+from re4.bundle.layout import ENCODER, GOLDEN, INDEX, POPULAR, VECTORS
+from re4.bundle.manifest import IndexInfo, ItemsInfo, ModelInfo
+from re4.bundle.publishing.publish import stage_version
+from re4.bundle.verify import verify_version
+from re4.serving.versions.snapshot import Snapshot, load_snapshot
 
 NUM_INTERESTS = 3
 EMBEDDING_DIM = 8

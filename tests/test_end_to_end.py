@@ -15,9 +15,9 @@ import pytest
 import torch
 from running_server import RunningServer
 
-from export.exporter import export_run
-from serving.client import RetrievalClient
-from training.run import Run
+from re4.exporting.exporter import export_run
+from re4.serving.client.client import RetrievalClient
+from re4.training.run.run import Run
 
 NUM_CLUSTERS, CLUSTER_SIZE, NUM_USERS, NUM_EVENTS = 6, 12, 300, 15
 

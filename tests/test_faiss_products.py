@@ -5,7 +5,7 @@ from time import thread_time
 import faiss
 import numpy as np
 
-from re4.faiss_products import use_matrix_products
+from re4.common.faiss_settings import use_matrix_products
 
 
 def test_a_batch_takes_less_time_than_one_after_another_and_finds_the_same() -> None:

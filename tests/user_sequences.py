@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from training.data.dataset import Sequences
+from re4.training.data.dataset import Sequences
 
 
 def sequences(*users) -> Sequences:

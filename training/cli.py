@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from re4.console import print_json, say, table
-from re4.setting_options import with_options
-from training.config import TrainConfig, read_settings
+from re4.common.console import print_json, say, table
+from re4.settings.options import with_options
+from re4.training.config import TrainConfig, read_settings
 
 if TYPE_CHECKING:
-    from training.loop import TrainResult
+    from re4.training.trainer.loop import TrainResult
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, made by `re4 train`.")]
 Precision = Annotated[
@@ -70,9 +70,9 @@ def train(
     if config:
         given = read_settings(config) | given
     fresh = TrainConfig(**given)  # its mistakes are told before PyTorch is loaded
-    from training.data.dataset import Dataset
-    from training.loop import train as run_training
-    from training.run import Run
+    from re4.training.data.dataset import Dataset
+    from re4.training.run.run import Run
+    from re4.training.trainer.loop import train as run_training
 
     previous = None if from_run is None else Run.open(from_run)
     result = run_training(
@@ -103,8 +103,8 @@ def resume(
 
     Example: re4 resume runs/first
     """
-    from training.data.dataset import Dataset
-    from training.loop import resume as resume_training
+    from re4.training.data.dataset import Dataset
+    from re4.training.trainer.loop import resume as resume_training
 
     dataset = None if data is None else Dataset.open(data)
     result = resume_training(
@@ -149,8 +149,8 @@ def evaluate(
 
     Example: re4 evaluate runs/first --json
     """
-    from training.evaluation import evaluate as run_evaluation
-    from training.run import Run, write_evaluation
+    from re4.training.evaluation.protocol import evaluate as run_evaluation
+    from re4.training.run.run import Run, write_evaluation
 
     opened = Run.open(run)
     dataset = opened.open_dataset(data)
@@ -190,9 +190,9 @@ def report(
 
     Example: re4 report runs/first
     """
-    from training.report.figures import gather_figures
-    from training.report.page import write_page
-    from training.run import Run
+    from re4.training.report.figures import gather_figures
+    from re4.training.report.page import write_page
+    from re4.training.run.run import Run
 
     opened = Run.open(run)
     dataset = opened.open_dataset(data)

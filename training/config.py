@@ -1,7 +1,7 @@
 """Every hyper-parameter of a training run, with its default, its unit and its bounds.
 
 This file knows nothing of torch, so that `re4 train --help` is quick: the command's options are made
-from these fields. A field that is None takes the model's own default (`training.encoders.ENCODERS`); a field
+from these fields. A field that is None takes the model's own default (`presets.ENCODERS`); a field
 that the model fixes takes that value, and refuses another.
 """
 
@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-from re4.errors import UsageError
-from re4.setting_sources import read_file
-from re4.settings import check, option_name, setting
-from training.encoders import ENCODERS, SMALL_CATALOGUE
-from training.negatives import NEGATIVES
+from re4.common.errors import UsageError
+from re4.settings.fields import check, option_name, setting
+from re4.settings.sources import read_file
+from re4.training.presets import ENCODERS, SMALL_CATALOGUE
+from re4.training.samplers import NEGATIVES
 
 _MODELS_OWN = "the model's own"
 SVD_ITEMS = 2_000_000

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from re4 import console
-from re4.errors import UsageError
+from re4.common import console
+from re4.common.errors import UsageError
 
 
 def index(
@@ -52,13 +52,13 @@ def index(
 
     Example: re4 bench index --work /data/million --peers all --threads 1,all
     """
-    from benchmarks.index.material import INTERESTS, VECTORS, Source, prepare
-    from benchmarks.index.ours import frontier_of
-    from benchmarks.index.parts import keep, kept, stamped
-    from benchmarks.index.peers import PEERS, frontiers
-    from benchmarks.index.report import markdown, write_report
-    from benchmarks.latency.machine import describe_machine
-    from export.tuning import BATCH_SIZE
+    from re4.benchmarks.common.machine import describe_machine
+    from re4.benchmarks.index.material import INTERESTS, VECTORS, Source, prepare
+    from re4.benchmarks.index.ours import frontier_of
+    from re4.benchmarks.index.parts import keep, kept, stamped
+    from re4.benchmarks.index.peers import PEERS, frontiers
+    from re4.benchmarks.index.report import markdown, write_report
+    from re4.exporting.index.tuning import BATCH_SIZE
 
     names = {"all": PEERS, "none": ()}.get(peers) or tuple(
         name for name in peers.split(",") if name != "none"

@@ -12,15 +12,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.vectors import VectorSpace
-from bundle.current import live_version
-from bundle.golden import GoldenQueries
-from bundle.layout import GOLDEN
-from bundle.layout import VECTORS as BUNDLE_VECTORS
-from export.merged_recall import exact_thresholds
-from re4.errors import UsageError
-from re4.files import write_json
-from training.run import Run
+from re4.benchmarks.synthetic.vectors import VectorSpace
+from re4.bundle.golden import GoldenQueries
+from re4.bundle.layout import GOLDEN
+from re4.bundle.layout import VECTORS as BUNDLE_VECTORS
+from re4.bundle.publishing.current import live_version
+from re4.common.errors import UsageError
+from re4.common.files import write_json
+from re4.exporting.index.merged_recall import exact_thresholds
+from re4.training.run.run import Run
 
 VECTORS: Final = "vectors.npy"
 INTERESTS: Final = "interests.npy"
@@ -42,7 +42,7 @@ class Source:
             return f"item vectors and held-out histories of the run {self.run.name}"
         if self.bundles is not None:
             return "item vectors and golden histories of a bundle version"
-        return "made up: benchmarks/vectors.py, seed 0"
+        return "made up: benchmarks/synthetic/vectors.py, seed 0"
 
 
 def prepare(source: Source, folder: Path, *, num_requests: int, num_candidates: int) -> None:

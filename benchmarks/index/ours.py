@@ -13,12 +13,12 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.index.material import INTERESTS, THRESHOLDS, VECTORS
-from export.building import BuiltIndex, build_index, family_of
-from export.index_file import write_index
-from export.indexes import RECIPES
-from export.tuning import Queries
-from re4.files import write_json
+from re4.benchmarks.index.material import INTERESTS, THRESHOLDS, VECTORS
+from re4.common.files import write_json
+from re4.exporting.index.build import BuiltIndex, build_index, family_of
+from re4.exporting.index.families import RECIPES
+from re4.exporting.index.index_file import write_index
+from re4.exporting.index.tuning import Queries
 
 _K_FACTORS = (1, 1.5, 2, 4, 8)
 _ENOUGH_RECALL = 0.99

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from re4.files import write_json
+from re4.common.files import write_json
 
 _FOLDER: Final = "measured"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 PEERS: Final = ("hnswlib", "usearch", "voyager", "scann", "svs")
-_HERE: Final = Path(__file__).resolve().parents[1] / "peers"
+_HERE: Final = Path(__file__).resolve().parents[1] / "peers" / "baselines"
 _PYTHON: Final = _HERE / ".venv" / "bin" / "python"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from re4.files import replacing, write_json
+from re4.common.files import replacing, write_json
 
 RECALL = 0.95
 

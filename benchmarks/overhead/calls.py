@@ -16,9 +16,9 @@ from typing import Any, Final
 
 import grpc
 
-from benchmarks.child_process import child_process
-from re4.errors import Re4Error, ServerError
-from serving.connection import CHANNEL_OPTIONS
+from re4.benchmarks.common.child_process import child_process
+from re4.common.errors import Re4Error, ServerError
+from re4.serving.client.connection import CHANNEL_OPTIONS
 
 _START_TIMEOUT_S: Final = 60
 _GRACE_S: Final = 30

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from re4 import console
+from re4.common import console
 
 
 def overhead(
@@ -37,7 +37,7 @@ def overhead(
 
     Example: re4 bench overhead --bundles with-flows/bundles --against without/bundles --data demo/ml-100k
     """
-    from benchmarks.overhead.session import Plan, run
+    from re4.benchmarks.overhead.session import Plan, run
 
     report = run(
         Plan(

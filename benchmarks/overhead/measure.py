@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.cores import on_core
-from benchmarks.latency.callee import METHOD
-from benchmarks.latency.null_server import null_server
-from benchmarks.latency.resources import Meter
-from benchmarks.latency.target import running_server, sample_reply
-from benchmarks.overhead.calls import CallingProcess, CallLoop, calling_process
-from benchmarks.overhead.pipeline import PipelineProcess, pipeline_process
-from protos.v1 import retrieval_pb2
-from re4.errors import ServerError
+from re4.benchmarks.common.cores import on_core
+from re4.benchmarks.common.resources import Meter
+from re4.benchmarks.load_generator.null_server import null_server
+from re4.benchmarks.load_generator.target import running_server, sample_reply
+from re4.benchmarks.load_generator.transport import METHOD
+from re4.benchmarks.overhead.calls import CallingProcess, CallLoop, calling_process
+from re4.benchmarks.overhead.pipeline import PipelineProcess, pipeline_process
+from re4.common.errors import ServerError
+from re4.protos.v1 import retrieval_pb2
 
 BATCH_METHOD: Final = "/re4.v1.Retrieval/BatchRetrieve"
 NUM_CALLERS: Final = 64

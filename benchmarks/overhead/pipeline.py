@@ -12,9 +12,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
 
-from benchmarks.child_process import child_process
-from re4.errors import Re4Error
-from serving.environment import COMPUTE_ENVIRONMENT
+from re4.benchmarks.common.child_process import child_process
+from re4.common.errors import Re4Error
+from re4.serving.host.threads import COMPUTE_ENVIRONMENT
 
 _START_TIMEOUT_S: Final = 600
 _GRACE_S: Final = 30
@@ -75,14 +75,15 @@ def _main(
     version: Path, payloads: Sequence[bytes], max_batch_size: int, device: str, pipe: Connection
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    from bundle.verify import read_manifest
-    from protos.v1 import retrieval_pb2
-    from serving.devices.choosing import placement_on
-    from serving.environment import cap_this_thread
-    from serving.lookup import look_up
-    from serving.requests import check_retrieve
-    from serving.settings import Device, ServerSettings
-    from serving.snapshot import load_snapshot
+    from re4.bundle.verify import read_manifest
+    from re4.protos.v1 import retrieval_pb2
+    from re4.serving.api.id_lookup import look_up
+    from re4.serving.api.validation import check_retrieve
+    from re4.serving.host.threads import cap_this_thread
+    from re4.serving.retrieval.devices.choosing import placement_on
+    from re4.serving.retrieval.devices.device import Device
+    from re4.serving.settings import ServerSettings
+    from re4.serving.versions.snapshot import load_snapshot
 
     settings = ServerSettings(max_batch_size=max_batch_size, device=Device(device))
     snapshot = load_snapshot(

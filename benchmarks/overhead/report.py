@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from benchmarks.intervals import half_width
-from benchmarks.overhead.measure import Bare, Served
-from benchmarks.page_table import page_table
+from re4.benchmarks.common.intervals import half_width
+from re4.benchmarks.common.markdown_table import page_table
+from re4.benchmarks.overhead.measure import Bare, Served
 
 SCHEMA_VERSION: Final = 1
 

@@ -7,19 +7,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cores import two_cores
-from benchmarks.latency.machine import describe_machine_alone
-from benchmarks.latency.requests import BundleIds, Histories, generated_histories, real_histories
-from benchmarks.latency.steadiness import in_words
-from benchmarks.overhead.measure import NUM_CALLERS, NUM_USERS, bare, measure_bare, null, server
-from benchmarks.overhead.report import SCHEMA_VERSION, Pair, Round, render_markdown, summary
-from bundle.current import live_version
-from bundle.ids import ItemIds
-from bundle.manifest import Manifest
-from bundle.verify import read_manifest
-from re4.console import progress
-from re4.errors import Re4Error
-from re4.files import replacing, write_json
+from re4.benchmarks.common.cores import two_cores
+from re4.benchmarks.common.machine import describe_machine_alone
+from re4.benchmarks.common.steadiness import in_words
+from re4.benchmarks.load_generator.requests import BundleIds, Histories, generated_histories, real_histories
+from re4.benchmarks.overhead.measure import NUM_CALLERS, NUM_USERS, bare, measure_bare, null, server
+from re4.benchmarks.overhead.report import SCHEMA_VERSION, Pair, Round, render_markdown, summary
+from re4.bundle.ids.id_map import ItemIds
+from re4.bundle.manifest import Manifest
+from re4.bundle.publishing.current import live_version
+from re4.bundle.verify import read_manifest
+from re4.common.console import progress
+from re4.common.errors import Re4Error
+from re4.common.files import replacing, write_json
 
 
 @dataclass(frozen=True, kw_only=True)

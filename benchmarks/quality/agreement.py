@@ -1,4 +1,6 @@
-"""Whether attention agrees with the scores that its interests give: `python -m benchmarks.quality.agreement`.
+"""Whether attention agrees with the scores that its interests give.
+
+    python -m re4.benchmarks.quality.agreement RUN …
 
 What re-attend trains. For each interest of a test user with two history items or more: the divergence of
 the attention `a` from `â = softmax_j( z_k · x_j )`, and whether the item of the largest attention, which
@@ -15,11 +17,11 @@ import torch
 import typer
 from torch import Tensor
 
-from re4.console import table
-from re4.errors import UsageError
-from training.encoders.encoder import Encoded
-from training.positions import valid_positions
-from training.run import Run
+from re4.common.console import table
+from re4.common.errors import UsageError
+from re4.training.encoders.encoder import Encoded
+from re4.training.kernels.masks import valid_positions
+from re4.training.run.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)

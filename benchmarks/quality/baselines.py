@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.data.dataset import Sequences
-from training.evaluation import CUTS, Ranking, history_and_targets, summarise
+from re4.training.data.dataset import Sequences
+from re4.training.evaluation.protocol import CUTS, Ranking, history_and_targets, summarise
 
 MAX_EASE_ITEMS = 20_000
 """Beyond, the matrix that EASE inverts is too large for an ordinary machine."""

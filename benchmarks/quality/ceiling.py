@@ -1,4 +1,4 @@
-"""What lists could be worth on a planted log at most: `python -m benchmarks.quality.ceiling DATA`.
+"""What lists could be worth on a planted log at most: `python -m re4.benchmarks.quality.ceiling DATA`.
 
 - *oracle*: who knows the plan. An item's chance is the history's share of its cluster, times how often it is
   the one that is taken from there.
@@ -19,10 +19,10 @@ import typer
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.event_log import EventSpace
-from re4.console import progress, table
-from training.data.dataset import Dataset
-from training.evaluation import CUTS, Evaluation, Ranking, history_and_targets, summarise
+from re4.benchmarks.synthetic.event_log import EventSpace
+from re4.common.console import progress, table
+from re4.training.data.dataset import Dataset
+from re4.training.evaluation.protocol import CUTS, Evaluation, Ranking, history_and_targets, summarise
 
 _NUM_STEPS = 250
 _FIRST_RATE, _LAST_RATE = 0.05, 0.001

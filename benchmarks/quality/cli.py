@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from re4.console import print_json, say
-from re4.files import replacing, write_json
+from re4.common.console import print_json, say
+from re4.common.files import replacing, write_json
 
 if TYPE_CHECKING:
-    from benchmarks.quality.ledger import Entry, Ledger
-    from training.config import TrainConfig
-    from training.data.dataset import Dataset
+    from re4.benchmarks.quality.ledger import Entry, Ledger
+    from re4.training.config import TrainConfig
+    from re4.training.data.dataset import Dataset
 
 
 def quality(
@@ -44,11 +44,11 @@ def quality(
 
     Example: re4 bench quality data/beauty --out runs/beauty --variants re4,re4:contrast_weight=0,comirec-sa
     """
-    from benchmarks.quality.ledger import Ledger
-    from benchmarks.quality.outcomes import markdown, outcomes_of, print_outcomes
-    from benchmarks.quality.trained import baseline_entries
-    from benchmarks.quality.variants import alternatives, variant_name
-    from training.data.dataset import Dataset
+    from re4.benchmarks.quality.ledger import Ledger
+    from re4.benchmarks.quality.outcomes import markdown, outcomes_of, print_outcomes
+    from re4.benchmarks.quality.trained import baseline_entries
+    from re4.benchmarks.quality.variants import alternatives, variant_name
+    from re4.training.data.dataset import Dataset
 
     asked = [alternatives(text) for text in variants.split(",")]
     dataset = Dataset.open(data)
@@ -93,6 +93,6 @@ def _chosen(book: "Ledger", dataset: "Dataset", choice: "list[TrainConfig]", out
 def _trained(
     book: "Ledger", dataset: "Dataset", config: "TrainConfig", seeds: range, out: Path
 ) -> "list[Entry]":
-    from benchmarks.quality.trained import trained_entry
+    from re4.benchmarks.quality.trained import trained_entry
 
     return [trained_entry(book, dataset, replace(config, seed=seed), out) for seed in seeds]

@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.quality.variants import variant_name
-from re4.errors import DataError
+from re4.benchmarks.quality.variants import variant_name
+from re4.common.errors import DataError
 
 if TYPE_CHECKING:
-    from training.data.dataset import Dataset
-    from training.metrics import UserMetrics
+    from re4.training.data.dataset import Dataset
+    from re4.training.evaluation.metrics import UserMetrics
 
 DEPTH: Final = 50
 PROTOCOLS: Final = ("kept", "excluded")
@@ -115,8 +115,8 @@ class Ledger:
 
     def by_user(self, judged: Judged) -> "dict[int, UserMetrics]":
         """Give the metrics of each test user at every cut-off."""
-        from training.evaluation import CUTS
-        from training.metrics import rank_metrics
+        from re4.training.evaluation.metrics import rank_metrics
+        from re4.training.evaluation.protocol import CUTS
 
         num_users = len(self.num_targets_U)
         bits = np.frombuffer(zlib.decompress(base64.b64decode(judged.hits)), np.uint8)
@@ -131,7 +131,7 @@ class Ledger:
 
 def pack_hits(top_UM: NDArray[np.int64], dataset: "Dataset") -> str:
     """Pack which places of the test users' lists are hits."""
-    from training.evaluation import history_and_targets
+    from re4.training.evaluation.protocol import history_and_targets
 
     hits_UM = np.zeros((len(top_UM), DEPTH), dtype=bool)
     for user, top_M in enumerate(top_UM[:, :DEPTH]):
@@ -140,7 +140,7 @@ def pack_hits(top_UM: NDArray[np.int64], dataset: "Dataset") -> str:
 
 
 def _num_targets(dataset: "Dataset") -> NDArray[np.int64]:
-    from training.evaluation import history_and_targets
+    from re4.training.evaluation.protocol import history_and_targets
 
     users = range(dataset.test.num_users)
     return np.array([len(np.unique(history_and_targets(dataset.test, user)[1])) for user in users], np.int64)
@@ -165,7 +165,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _entry(line: dict[str, Any], num_items: int) -> Entry:
-    from training.config import ADDED_SINCE
+    from re4.training.config import ADDED_SINCE
 
     test = {protocol: Judged(**judged) for protocol, judged in line["test"].items()}
     if line["kind"] == "run":

@@ -1,4 +1,6 @@
-"""What the interests of trained runs are near to, on a planted log: `python -m benchmarks.quality.nearness`.
+"""What the interests of trained runs are near to, on a planted log.
+
+    python -m re4.benchmarks.quality.nearness RUN …
 
 For each test user, by cosine with the nearest of the interests: the clusters of the own history, on average
 and the one that is worst off, and the 20th of the items from other clusters. A list is good where the first
@@ -16,12 +18,12 @@ import torch
 import typer
 from torch.nn import functional as F
 
-from benchmarks.event_log import EventSpace
-from re4.console import table
-from training.data.dataset import Dataset
-from training.evaluation import history_and_targets
-from training.model import MultiInterestModel
-from training.run import Run
+from re4.benchmarks.synthetic.event_log import EventSpace
+from re4.common.console import table
+from re4.training.data.dataset import Dataset
+from re4.training.evaluation.protocol import history_and_targets
+from re4.training.model.model import MultiInterestModel
+from re4.training.run.run import Run
 
 _PLACE = 20
 

@@ -10,10 +10,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.intervals import half_width
-from benchmarks.page_table import page_table
-from benchmarks.quality.ledger import PROTOCOLS, Entry, Ledger
-from re4.console import table
+from re4.benchmarks.common.intervals import half_width
+from re4.benchmarks.common.markdown_table import page_table
+from re4.benchmarks.quality.ledger import PROTOCOLS, Entry, Ledger
+from re4.common.console import table
 
 METRICS: Final = {
     "recall_20": "Recall@20",

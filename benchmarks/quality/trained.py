@@ -3,16 +3,16 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.quality.ledger import PROTOCOLS, Entry, Judged, Ledger, pack_hits
-from benchmarks.quality.variants import variant_name
 from re4 import __version__
-from re4.console import say
-from re4.errors import RunError
+from re4.benchmarks.quality.ledger import PROTOCOLS, Entry, Judged, Ledger, pack_hits
+from re4.benchmarks.quality.variants import variant_name
+from re4.common.console import say
+from re4.common.errors import RunError
 
 if TYPE_CHECKING:
-    from training.config import TrainConfig
-    from training.data.dataset import Dataset
-    from training.evaluation import Ranking
+    from re4.training.config import TrainConfig
+    from re4.training.data.dataset import Dataset
+    from re4.training.evaluation.protocol import Ranking
 
 
 def trained_entry(ledger: Ledger, dataset: "Dataset", config: "TrainConfig", runs: Path) -> Entry:
@@ -27,10 +27,10 @@ def trained_entry(ledger: Ledger, dataset: "Dataset", config: "TrainConfig", run
     Raises:
         RunError: the run in its folder has other settings.
     """
-    from training.checkpoint import CHECKPOINT, read_facts
-    from training.evaluation import rank
-    from training.loop import resume, train
-    from training.run import CONFIG, Run
+    from re4.training.evaluation.protocol import rank
+    from re4.training.run.run import CONFIG, Run
+    from re4.training.trainer.checkpoint import CHECKPOINT, read_facts
+    from re4.training.trainer.loop import resume, train
 
     settings = {name: value for name, value in config.to_json().items() if name != "seed"}
     known = ledger.find(settings, config.seed)
@@ -77,8 +77,8 @@ def _check_settings(path: Path, found: "TrainConfig", asked: "TrainConfig") -> N
 
 def baseline_entries(ledger: Ledger, dataset: "Dataset") -> list[Entry]:
     """Give the ledger's baselines; where it has none, fit and judge them."""
-    from benchmarks.quality.baselines import fit_baselines, rank_baseline
-    from training.evaluation import summarise
+    from re4.benchmarks.quality.baselines import fit_baselines, rank_baseline
+    from re4.training.evaluation.protocol import summarise
 
     if ledger.baselines():
         return ledger.baselines()
@@ -111,7 +111,7 @@ def baseline_entries(ledger: Ledger, dataset: "Dataset") -> list[Entry]:
 
 def judged(ranking: "Ranking", dataset: "Dataset") -> Judged:
     """Judge lists for the test users."""
-    from training.evaluation import summarise
+    from re4.training.evaluation.protocol import summarise
 
     means = summarise(ranking, dataset.test, dataset.num_items)
     return Judged(
@@ -135,7 +135,7 @@ def made_by() -> dict[str, Any]:
     """Say which versions made an entry, and on what."""
     import torch
 
-    from benchmarks.latency.machine import describe_machine
+    from re4.benchmarks.common.machine import describe_machine
 
     machine = describe_machine()
     return {

@@ -5,10 +5,10 @@ from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from re4.errors import UsageError
+from re4.common.errors import UsageError
 
 if TYPE_CHECKING:
-    from training.config import TrainConfig
+    from re4.training.config import TrainConfig
 
 
 def parse_variant(text: str) -> "TrainConfig":
@@ -17,7 +17,7 @@ def parse_variant(text: str) -> "TrainConfig":
     Raises:
         UsageError: naming the part that is not of that form, or the setting that there is not.
     """
-    from training.config import TrainConfig
+    from re4.training.config import TrainConfig
 
     model, *pairs = text.split(":")
     values: dict[str, Any] = {"model": model}
@@ -39,7 +39,7 @@ def variant_name(settings: dict[str, Any], num_items: int) -> str:
         settings: of a resolved `TrainConfig`; the seed is no part of the name.
         num_items: of the catalogue, which some defaults depend on.
     """
-    from training.config import TrainConfig
+    from re4.training.config import TrainConfig
 
     model = TrainConfig(model=settings["model"])
     as_many = replace(model, num_interests=settings["num_interests"]).resolve(num_items)

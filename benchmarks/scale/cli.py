@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from re4 import console
+from re4.common import console
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from benchmarks.scale.watching import Watch
-    from benchmarks.vectors import VectorSpace
-    from bundle.manifest import Manifest
-    from export.assembling import Assembled
-    from export.material import Material
-    from export.tuning import Goal
+    from re4.benchmarks.scale.watching import Watch
+    from re4.benchmarks.synthetic.vectors import VectorSpace
+    from re4.bundle.manifest import Manifest
+    from re4.exporting.assemble import Assembled
+    from re4.exporting.index.tuning import Goal
+    from re4.exporting.sources.material import Material
 
 _NUM_HISTORIES = 1000
 _NUM_FRESH = 400
@@ -51,15 +51,15 @@ def scale(
 
     Example: re4 bench scale --num-items 10000000 --work /data/scale --out results
     """
-    from benchmarks.latency.machine import describe_machine
-    from benchmarks.scale.report import write_report
-    from benchmarks.scale.watching import Watch
-    from benchmarks.vectors import VectorSpace
-    from export.gates import Bounds, judge
-    from export.indexing import check_request
-    from export.memory import parse_bytes
-    from export.published import open_version
-    from export.tuning import Goal
+    from re4.benchmarks.common.machine import describe_machine
+    from re4.benchmarks.scale.report import write_report
+    from re4.benchmarks.scale.watching import Watch
+    from re4.benchmarks.synthetic.vectors import VectorSpace
+    from re4.exporting.index.make import check_request
+    from re4.exporting.index.memory_estimate import parse_bytes
+    from re4.exporting.index.tuning import Goal
+    from re4.exporting.rebuild.quality_gates import Bounds, judge
+    from re4.exporting.sources.published_version import open_version
 
     goal = Goal(recall=recall, num_candidates=num_candidates)
     check_request(index, goal)
@@ -106,8 +106,8 @@ def _draw(space: "VectorSpace", work: Path) -> "Material":
     """What is built; requests that have no part in it are written beside."""
     import numpy as np
 
-    from benchmarks.made_up import made_up_material, set_aside
-    from training.config import TrainConfig
+    from re4.benchmarks.synthetic.catalogue import made_up_material, set_aside
+    from re4.training.config import TrainConfig
 
     whole = made_up_material(
         work,
@@ -126,9 +126,9 @@ def _publish(
     draw: "Callable[[], Material]", bundles: Path, index: str, goal: "Goal", limit: int | None, watch: "Watch"
 ) -> "tuple[Assembled, str]":
     """As `re4 export` does; what was made, and the version's name."""
-    from bundle.publish import stage_version
-    from export.assembling import assemble
-    from export.checkpoints import building_room
+    from re4.bundle.publishing.publish import stage_version
+    from re4.exporting.assemble import assemble
+    from re4.exporting.storage.build_cache import building_room
 
     bundles.mkdir(exist_ok=True)
     with building_room(bundles) as room, stage_version(bundles) as staged:
@@ -154,7 +154,7 @@ def _read_twice(path: Path, work: Path, goal: "Goal") -> list[dict[str, Any]]:
         "answers": str(work / "answers.npy"),
         "num_candidates": goal.num_candidates,
     }
-    command = [sys.executable, "-m", "benchmarks.scale.reader", json.dumps(order)]
+    command = [sys.executable, "-m", "re4.benchmarks.scale.reader", json.dumps(order)]
     said: list[dict[str, Any]] = []
     children: list[subprocess.Popen[str]] = []
     try:
@@ -173,11 +173,11 @@ def _served_recall(path: Path, manifest: "Manifest", work: Path) -> float:
     """The share of the exact candidates that the reader was answered with."""
     import numpy as np
 
-    from bundle.arrays import open_array
-    from bundle.layout import ENCODER, VECTORS
-    from export.assembling import interests_of
-    from export.merged_recall import exact_thresholds, merged_recall
-    from export.onnx_runner import OnnxEncoder
+    from re4.bundle.layout import ENCODER, VECTORS
+    from re4.bundle.mapped_array import open_array
+    from re4.exporting.assemble import interests_of
+    from re4.exporting.encoder.onnx_runner import OnnxEncoder
+    from re4.exporting.index.merged_recall import exact_thresholds, merged_recall
 
     shape = (manifest.items.num_items, manifest.model.embedding_dim)
     vectors_ND = open_array(path / VECTORS, "<f4", shape)

@@ -1,6 +1,6 @@
 """A process that loads a version as a server's worker does, and says what that took and how fast it answers.
 
-    python -m benchmarks.scale.reader '{"path": …}'
+    python -m re4.benchmarks.scale.reader '{"path": …}'
 
 Says one line of JSON, then waits until its standard input ends: so long another process finds pages shared.
 """
@@ -14,11 +14,11 @@ from typing import Any, Final
 import faiss
 import numpy as np
 
-from benchmarks.scale.watching import held_bytes
-from bundle.ids import ItemIds
-from bundle.verify import read_manifest
-from serving.pipeline import Query
-from serving.snapshot import Snapshot, load_snapshot
+from re4.benchmarks.scale.watching import held_bytes
+from re4.bundle.ids.id_map import ItemIds
+from re4.bundle.verify import read_manifest
+from re4.serving.retrieval.pipeline import Query
+from re4.serving.versions.snapshot import Snapshot, load_snapshot
 
 _BATCH_SIZES: Final = (1, 8)
 _SECONDS: Final = 10.0

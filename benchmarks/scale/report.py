@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.page_table import page_table
-from re4.files import replacing, write_json
+from re4.benchmarks.common.markdown_table import page_table
+from re4.common.files import replacing, write_json
 
 
 def write_report(report: dict[str, Any], out: Path) -> None:

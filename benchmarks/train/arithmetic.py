@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.config import TrainConfig
+from re4.training.config import TrainConfig
 
 
 def matmul_gflops(matrix: Tensor) -> float:

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from re4.console import print_json, table
-from re4.errors import UsageError
+from re4.common.console import print_json, table
+from re4.common.errors import UsageError
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The authors' settings for Amazon Books.
@@ -65,9 +65,9 @@ def train(
     """
     if against and preset != "authors":
         raise UsageError(f"--against {against} does not know --preset {preset}; leave the preset at authors.")
-    from benchmarks.train.measure import measure
-    from training.config import TrainConfig
-    from training.data.dataset import Dataset
+    from re4.benchmarks.train.measure import measure
+    from re4.training.config import TrainConfig
+    from re4.training.data.dataset import Dataset
 
     if data and full_histories:
         raise UsageError("--full-histories makes histories up, and --data has its own: leave one out.")

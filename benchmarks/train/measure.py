@@ -13,18 +13,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from benchmarks.intervals import half_width
-from benchmarks.train.arithmetic import matmul_gflops, owed_gflop
-from benchmarks.train.textbook import TextbookTraining
-from re4.console import progress
-from training.batches import TrainingBatches
-from training.config import TrainConfig
-from training.data.dataset import Sequences
-from training.memory import keep_freed_memory
-from training.model import MultiInterestModel
-from training.negatives import build_sampler
-from training.optimiser import Optimiser
-from training.precision import arithmetic, is_bf16
+from re4.benchmarks.common.intervals import half_width
+from re4.benchmarks.train.arithmetic import matmul_gflops, owed_gflop
+from re4.benchmarks.train.textbook import TextbookTraining
+from re4.common.console import progress
+from re4.training.config import TrainConfig
+from re4.training.data.batches import TrainingBatches
+from re4.training.data.dataset import Sequences
+from re4.training.kernels.precision import arithmetic, is_bf16
+from re4.training.model.model import MultiInterestModel
+from re4.training.samplers import build_sampler
+from re4.training.trainer.allocator import keep_freed_memory
+from re4.training.trainer.optimiser import Optimiser
 
 _MIN_EVENTS, _MEAN_EVENTS = 5, 14.7
 _WARMUP_STEPS = 3

@@ -3,7 +3,7 @@
 What published implementations do in substance, and so what the product's step is measured against. Every
 tensor has its full shape, padding and all; nothing is composed beforehand, cut into blocks or left out where
 it is masked anyway; the whole item table has a gradient and both of Adam's moments. The losses are those of
-`training.model`, which a test holds them to. Source: Zhang et al., Re4, WWW 2022.
+`re4.training.model.model`, which a test holds them to. Source: Zhang et al., Re4, WWW 2022.
 
 Legend: B batch, L history length, K interests, D embedding, M negatives, C width of a piece; i counts pieces
 and j history positions, L of each.
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.batches import Batch
-from training.config import TrainConfig
+from re4.training.config import TrainConfig
+from re4.training.data.batches import Batch
 
 
 class TextbookRe4(nn.Module):

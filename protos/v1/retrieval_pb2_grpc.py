@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from protos.v1 import retrieval_pb2 as protos_dot_v1_dot_retrieval__pb2
+from re4.protos.v1 import retrieval_pb2 as re4_dot_protos_dot_v1_dot_retrieval__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in protos/v1/retrieval_pb2_grpc.py depends on'
+        + ' but the generated code in re4/protos/v1/retrieval_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -36,23 +36,23 @@ class RetrievalStub:
         """
         self.Retrieve = channel.unary_unary(
                 '/re4.v1.Retrieval/Retrieve',
-                request_serializer=protos_dot_v1_dot_retrieval__pb2.RetrieveRequest.SerializeToString,
-                response_deserializer=protos_dot_v1_dot_retrieval__pb2.RetrieveReply.FromString,
+                request_serializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.RetrieveRequest.SerializeToString,
+                response_deserializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.RetrieveReply.FromString,
                 _registered_method=True)
         self.BatchRetrieve = channel.unary_unary(
                 '/re4.v1.Retrieval/BatchRetrieve',
-                request_serializer=protos_dot_v1_dot_retrieval__pb2.BatchRetrieveRequest.SerializeToString,
-                response_deserializer=protos_dot_v1_dot_retrieval__pb2.BatchRetrieveReply.FromString,
+                request_serializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.BatchRetrieveRequest.SerializeToString,
+                response_deserializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.BatchRetrieveReply.FromString,
                 _registered_method=True)
         self.Encode = channel.unary_unary(
                 '/re4.v1.Retrieval/Encode',
-                request_serializer=protos_dot_v1_dot_retrieval__pb2.EncodeRequest.SerializeToString,
-                response_deserializer=protos_dot_v1_dot_retrieval__pb2.EncodeReply.FromString,
+                request_serializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.EncodeRequest.SerializeToString,
+                response_deserializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.EncodeReply.FromString,
                 _registered_method=True)
         self.Info = channel.unary_unary(
                 '/re4.v1.Retrieval/Info',
-                request_serializer=protos_dot_v1_dot_retrieval__pb2.InfoRequest.SerializeToString,
-                response_deserializer=protos_dot_v1_dot_retrieval__pb2.InfoReply.FromString,
+                request_serializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.InfoRequest.SerializeToString,
+                response_deserializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.InfoReply.FromString,
                 _registered_method=True)
 
 
@@ -92,23 +92,23 @@ def add_RetrievalServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Retrieve': grpc.unary_unary_rpc_method_handler(
                     servicer.Retrieve,
-                    request_deserializer=protos_dot_v1_dot_retrieval__pb2.RetrieveRequest.FromString,
-                    response_serializer=protos_dot_v1_dot_retrieval__pb2.RetrieveReply.SerializeToString,
+                    request_deserializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.RetrieveRequest.FromString,
+                    response_serializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.RetrieveReply.SerializeToString,
             ),
             'BatchRetrieve': grpc.unary_unary_rpc_method_handler(
                     servicer.BatchRetrieve,
-                    request_deserializer=protos_dot_v1_dot_retrieval__pb2.BatchRetrieveRequest.FromString,
-                    response_serializer=protos_dot_v1_dot_retrieval__pb2.BatchRetrieveReply.SerializeToString,
+                    request_deserializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.BatchRetrieveRequest.FromString,
+                    response_serializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.BatchRetrieveReply.SerializeToString,
             ),
             'Encode': grpc.unary_unary_rpc_method_handler(
                     servicer.Encode,
-                    request_deserializer=protos_dot_v1_dot_retrieval__pb2.EncodeRequest.FromString,
-                    response_serializer=protos_dot_v1_dot_retrieval__pb2.EncodeReply.SerializeToString,
+                    request_deserializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.EncodeRequest.FromString,
+                    response_serializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.EncodeReply.SerializeToString,
             ),
             'Info': grpc.unary_unary_rpc_method_handler(
                     servicer.Info,
-                    request_deserializer=protos_dot_v1_dot_retrieval__pb2.InfoRequest.FromString,
-                    response_serializer=protos_dot_v1_dot_retrieval__pb2.InfoReply.SerializeToString,
+                    request_deserializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.InfoRequest.FromString,
+                    response_serializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.InfoReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -136,8 +136,8 @@ class Retrieval:
             request,
             target,
             '/re4.v1.Retrieval/Retrieve',
-            protos_dot_v1_dot_retrieval__pb2.RetrieveRequest.SerializeToString,
-            protos_dot_v1_dot_retrieval__pb2.RetrieveReply.FromString,
+            re4_dot_protos_dot_v1_dot_retrieval__pb2.RetrieveRequest.SerializeToString,
+            re4_dot_protos_dot_v1_dot_retrieval__pb2.RetrieveReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -163,8 +163,8 @@ class Retrieval:
             request,
             target,
             '/re4.v1.Retrieval/BatchRetrieve',
-            protos_dot_v1_dot_retrieval__pb2.BatchRetrieveRequest.SerializeToString,
-            protos_dot_v1_dot_retrieval__pb2.BatchRetrieveReply.FromString,
+            re4_dot_protos_dot_v1_dot_retrieval__pb2.BatchRetrieveRequest.SerializeToString,
+            re4_dot_protos_dot_v1_dot_retrieval__pb2.BatchRetrieveReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -190,8 +190,8 @@ class Retrieval:
             request,
             target,
             '/re4.v1.Retrieval/Encode',
-            protos_dot_v1_dot_retrieval__pb2.EncodeRequest.SerializeToString,
-            protos_dot_v1_dot_retrieval__pb2.EncodeReply.FromString,
+            re4_dot_protos_dot_v1_dot_retrieval__pb2.EncodeRequest.SerializeToString,
+            re4_dot_protos_dot_v1_dot_retrieval__pb2.EncodeReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -217,8 +217,8 @@ class Retrieval:
             request,
             target,
             '/re4.v1.Retrieval/Info',
-            protos_dot_v1_dot_retrieval__pb2.InfoRequest.SerializeToString,
-            protos_dot_v1_dot_retrieval__pb2.InfoReply.FromString,
+            re4_dot_protos_dot_v1_dot_retrieval__pb2.InfoRequest.SerializeToString,
+            re4_dot_protos_dot_v1_dot_retrieval__pb2.InfoReply.FromString,
             options,
             channel_credentials,
             insecure,

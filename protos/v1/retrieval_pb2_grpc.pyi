@@ -11,7 +11,7 @@ Replies are columnar: parallel arrays, because hundreds of small messages cost m
 
 from collections import abc as _abc
 from grpc import aio as _aio
-from protos.v1 import retrieval_pb2 as _retrieval_pb2
+from re4.protos.v1 import retrieval_pb2 as _retrieval_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys

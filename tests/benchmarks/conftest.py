@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from benchmarks.latency import steadiness
+from re4.benchmarks.common import steadiness
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from typing import Self
 
 import grpc
 
-from protos.v1 import retrieval_pb2 as pb
+from re4.protos.v1 import retrieval_pb2 as pb
 
 VERSION = "20260101T000000Z-00000001"
 DEADLINE_S = 60

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.index import peers
-from benchmarks.index.cli import _kinds
-from benchmarks.index.material import THRESHOLDS, VECTORS
-from benchmarks.index.report import best_at, pareto
+from re4.benchmarks.index import peers
+from re4.benchmarks.index.cli import _kinds
+from re4.benchmarks.index.material import THRESHOLDS, VECTORS
+from re4.benchmarks.index.report import best_at, pareto
 from re4.cli import build_app
-from re4.errors import UsageError
+from re4.common.errors import UsageError
 
 
 def bench(folder: Path, *words: str) -> dict:

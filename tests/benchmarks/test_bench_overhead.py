@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from small_bundles import SmallVersion
 
-from benchmarks.overhead import session
-from benchmarks.overhead.measure import Bare, Saturated, Served
-from benchmarks.overhead.report import GOALS, Pair, Round, ratios, shares, summary
-from benchmarks.overhead.session import Plan, run
-from re4.errors import UsageError
+from re4.benchmarks.overhead import session
+from re4.benchmarks.overhead.measure import Bare, Saturated, Served
+from re4.benchmarks.overhead.report import GOALS, Pair, Round, ratios, shares, summary
+from re4.benchmarks.overhead.session import Plan, run
+from re4.common.errors import UsageError
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_ratio_above_one_means_that_the_first_server_is_slower() -> None:
 
 
 def test_one_core_is_too_few(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.cores.os.sched_getaffinity", lambda _: {0})
+    monkeypatch.setattr("re4.benchmarks.common.cores.os.sched_getaffinity", lambda _: {0})
     with pytest.raises(UsageError, match="needs two cores"):
         session.run(plan, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from small_bundles import SmallVersion
 
-from benchmarks.latency import overload as overload_module
-from benchmarks.latency.overload import OverloadPlan, missed
-from benchmarks.latency.overload import overload as run
-from benchmarks.latency.own_server import Subject
-from benchmarks.latency.probe import Seen, percentile_s, recovery_s
-from benchmarks.overload import overload
-from re4.errors import UsageError
+from re4.benchmarks.load_generator.own_server import Subject
+from re4.benchmarks.load_generator.probe import Seen, percentile_s, recovery_s
+from re4.benchmarks.overload import run as overload_module
+from re4.benchmarks.overload.cli import overload
+from re4.benchmarks.overload.run import OverloadPlan, missed
+from re4.benchmarks.overload.run import overload as run
+from re4.common.errors import UsageError
 
 
 def seen(*outcomes: tuple[float, float, bool]) -> list[Seen]:

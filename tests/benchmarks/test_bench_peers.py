@@ -14,23 +14,24 @@ import polars as pl
 import pytest
 from small_bundles import MAX_HISTORY, SmallVersion
 
-from benchmarks.latency import measure as latency_measure
-from benchmarks.latency import steadiness, sweep
-from benchmarks.latency.callee import HttpCallee
-from benchmarks.latency.load import Timing
-from benchmarks.latency.measure import Bench, Point, RepeatRun
-from benchmarks.side_by_side import asking, kserve, measure, peer_process, session
-from benchmarks.side_by_side.asking import ask
-from benchmarks.side_by_side.comparison import compare
-from benchmarks.side_by_side.markdown import headline
-from benchmarks.side_by_side.measure import Terms
-from benchmarks.side_by_side.ours import Ours
-from benchmarks.side_by_side.services import FastApi
-from benchmarks.side_by_side.session import Plan, run
-from benchmarks.side_by_side.system import Material
-from benchmarks.side_by_side.triton import Triton
-from benchmarks.side_by_side.truth import Truth
-from re4.errors import ServerError, UsageError
+from re4.benchmarks.common import steadiness
+from re4.benchmarks.load_generator.load import Timing
+from re4.benchmarks.load_generator.transport import HttpCallee
+from re4.benchmarks.peers import asking, kserve, measure, peer_process, session
+from re4.benchmarks.peers.asking import ask
+from re4.benchmarks.peers.comparison import compare
+from re4.benchmarks.peers.markdown import headline
+from re4.benchmarks.peers.measure import Terms
+from re4.benchmarks.peers.ours import Ours
+from re4.benchmarks.peers.services import FastApi
+from re4.benchmarks.peers.session import Plan, run
+from re4.benchmarks.peers.system import Material
+from re4.benchmarks.peers.triton import Triton
+from re4.benchmarks.peers.truth import Truth
+from re4.benchmarks.serve import measure as latency_measure
+from re4.benchmarks.serve import sweep
+from re4.benchmarks.serve.measure import Bench, Point, RepeatRun
+from re4.common.errors import ServerError, UsageError
 
 WEB_SERVER = """
 import argparse, http.server, json

@@ -8,14 +8,14 @@ import torch
 from planted_tastes import write_planted
 from user_sequences import sequences
 
-from benchmarks.quality.baselines import Ease, ItemCosine, MostPopular, fit_baselines, rank_baseline
-from benchmarks.quality.cli import quality
-from benchmarks.quality.ledger import Ledger
-from benchmarks.quality.variants import alternatives, parse_variant, variant_name
-from re4.errors import DataError, RunError, UsageError
-from training.config import ADDED_SINCE, TrainConfig
-from training.encoders import SMALL_CATALOGUE
-from training.evaluation import history_and_targets, summarise
+from re4.benchmarks.quality.baselines import Ease, ItemCosine, MostPopular, fit_baselines, rank_baseline
+from re4.benchmarks.quality.cli import quality
+from re4.benchmarks.quality.ledger import Ledger
+from re4.benchmarks.quality.variants import alternatives, parse_variant, variant_name
+from re4.common.errors import DataError, RunError, UsageError
+from re4.training.config import ADDED_SINCE, TrainConfig
+from re4.training.evaluation.protocol import history_and_targets, summarise
+from re4.training.presets import SMALL_CATALOGUE
 
 USERS = [[0, 1, 1, 2], [1, 2], [2, 3, 0], [1], [3, 4, 2]]
 NUM_ITEMS = 5

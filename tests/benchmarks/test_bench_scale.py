@@ -8,10 +8,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from benchmarks.scale import watching
-from benchmarks.scale.cli import scale
-from benchmarks.scale.watching import Watch
-from bundle.verify import verify_version
+from re4.benchmarks.scale import watching
+from re4.benchmarks.scale.cli import scale
+from re4.benchmarks.scale.watching import Watch
+from re4.bundle.verify import verify_version
 
 
 def test_a_small_catalogue_is_built_published_and_read(tmp_path: Path) -> None:

@@ -18,14 +18,14 @@ from known_server import DEADLINE_S, KnownServer, info, reply
 from running_server import RE4
 from small_bundles import SmallVersion
 
-from benchmarks.cli import serve
-from benchmarks.latency import measure
-from benchmarks.latency.client import ClientSettings
-from benchmarks.latency.load import ClosedLoad, OpenLoad, Timing
-from benchmarks.latency.session import Other, Plan, Sweep, run
-from protos.v1 import retrieval_pb2 as pb
+from re4.benchmarks.load_generator.client import ClientSettings
+from re4.benchmarks.load_generator.load import ClosedLoad, OpenLoad, Timing
+from re4.benchmarks.serve import measure
+from re4.benchmarks.serve.cli import serve
+from re4.benchmarks.serve.session import Other, Plan, Sweep, run
 from re4.cli import main
-from re4.errors import DataError, Re4Error, UsageError
+from re4.common.errors import DataError, Re4Error, UsageError
+from re4.protos.v1 import retrieval_pb2 as pb
 
 QUICK = Timing(warmup_s=0.2, duration_s=0.6, deadline_s=3)
 
@@ -33,7 +33,7 @@ QUICK = Timing(warmup_s=0.2, duration_s=0.6, deadline_s=3)
 @pytest.fixture(autouse=True)
 def _known_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most tests are not about the client's own limit."""
-    monkeypatch.setattr("benchmarks.latency.session.measure_ceiling", lambda *_, **__: 5000.0)
+    monkeypatch.setattr("re4.benchmarks.serve.session.measure_ceiling", lambda *_, **__: 5000.0)
     monkeypatch.setattr(measure, "MIN_LAG_MS", 1000.0)  # a busy machine is late by itself
 
 
@@ -41,7 +41,7 @@ def _known_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
 def real_ceiling(_known_ceiling: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure the client against a null server, but shortly."""
     monkeypatch.setattr(measure, "_CEILING_TIMING", Timing(warmup_s=0.1, duration_s=0.4, deadline_s=10))
-    monkeypatch.setattr("benchmarks.latency.session.measure_ceiling", measure.measure_ceiling)
+    monkeypatch.setattr("re4.benchmarks.serve.session.measure_ceiling", measure.measure_ceiling)
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_a_report_has_every_figure_as_json_text_and_picture(tmp_path: Path, ids_
 def test_a_closed_loop_at_the_client_s_own_limit_is_marked(
     tmp_path: Path, ids_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchmarks.latency.session.measure_ceiling", lambda *_, **__: 10.0)
+    monkeypatch.setattr("re4.benchmarks.serve.session.measure_ceiling", lambda *_, **__: 10.0)
     with KnownServer() as server:
         run(plan(server, ids_file, work=ClosedLoad(concurrency=2), num_runs=1), tmp_path)
     report = read(tmp_path)
@@ -206,7 +206,7 @@ def test_two_servers_in_pairs_give_ratios_with_intervals(tmp_path: Path, ids_fil
 def test_a_sweep_ends_where_the_objective_is_missed(
     tmp_path: Path, ids_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchmarks.latency.sweep._NUM_HALVINGS", 1)
+    monkeypatch.setattr("re4.benchmarks.serve.sweep._NUM_HALVINGS", 1)
     lock = asyncio.Lock()
 
     async def queue(number: int) -> None:
@@ -227,7 +227,7 @@ def test_a_sweep_ends_where_the_objective_is_missed(
 def test_a_sweep_that_reaches_the_client_s_end_does_not_call_it_the_server_s(
     tmp_path: Path, ids_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchmarks.latency.session.measure_ceiling", lambda *_, **__: 100.0)
+    monkeypatch.setattr("re4.benchmarks.serve.session.measure_ceiling", lambda *_, **__: 100.0)
     with KnownServer() as server:
         work = Sweep(first=OpenLoad(rate_per_s=50, arrivals="constant"), p99_ms=3000)
         run(plan(server, ids_file, work=work, num_runs=1), tmp_path)

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from small_bundles import SmallVersion
 
-from benchmarks.latency import soak as soak_module
-from benchmarks.latency.load import Timing
-from benchmarks.latency.own_server import Subject
-from benchmarks.latency.soak import Minute, SoakPlan, drift, soak
-from benchmarks.soak import soak as verb
-from re4.errors import UsageError
+from re4.benchmarks.load_generator.load import Timing
+from re4.benchmarks.load_generator.own_server import Subject
+from re4.benchmarks.soak import run as soak_module
+from re4.benchmarks.soak.cli import soak as verb
+from re4.benchmarks.soak.run import Minute, SoakPlan, drift, soak
+from re4.common.errors import UsageError
 
 
 def minute(number: int, *, p99_ms: float | None, pss_bytes: int) -> Minute:

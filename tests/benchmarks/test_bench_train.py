@@ -7,15 +7,15 @@ import pytest
 import torch
 from planted_tastes import write_planted
 
-from benchmarks.train.arithmetic import owed_gflop
-from benchmarks.train.cli import PRESETS, train
-from benchmarks.train.measure import measure
-from benchmarks.train.textbook import TextbookRe4
-from re4.errors import UsageError
-from training.batches import Batch
-from training.config import TrainConfig
-from training.model import MultiInterestModel
-from training.negatives.drawn import Negatives
+from re4.benchmarks.train.arithmetic import owed_gflop
+from re4.benchmarks.train.cli import PRESETS, train
+from re4.benchmarks.train.measure import measure
+from re4.benchmarks.train.textbook import TextbookRe4
+from re4.common.errors import UsageError
+from re4.training.config import TrainConfig
+from re4.training.data.batches import Batch
+from re4.training.model.model import MultiInterestModel
+from re4.training.samplers.sampler import Negatives
 
 BATCH = 256
 

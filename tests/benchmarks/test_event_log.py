@@ -6,9 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from benchmarks.event_log import EventSpace, write_event_log
-from re4.errors import DataError
-from training.data.events import Columns, read_events
+from re4.benchmarks.synthetic.event_log import EventSpace, write_event_log
+from re4.common.errors import DataError
+from re4.training.data.events import Columns, read_events
 
 
 def test_a_log_is_repeatable_and_can_be_prepared(tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ from typing import Self
 
 import pytest
 
-from benchmarks.latency import measure as latency_measure
-from benchmarks.latency.callee import MISSED_DEADLINE, HttpCallee
-from benchmarks.latency.client import ClientSettings, LoadClient
-from benchmarks.latency.load import ClosedLoad, OpenLoad, Timing
-from benchmarks.latency.measure import measure_ceiling
-from benchmarks.latency.tally import Tally
-from re4.errors import ServerError
+from re4.benchmarks.load_generator.call_errors import MISSED_DEADLINE
+from re4.benchmarks.load_generator.call_stats import Tally
+from re4.benchmarks.load_generator.client import ClientSettings, LoadClient
+from re4.benchmarks.load_generator.load import ClosedLoad, OpenLoad, Timing
+from re4.benchmarks.load_generator.transport import HttpCallee
+from re4.benchmarks.serve import measure as latency_measure
+from re4.benchmarks.serve.measure import measure_ceiling
+from re4.common.errors import ServerError
 
 CALLEE = HttpCallee(path="/retrieve")
 DEADLINE_S = 60
@@ -139,7 +140,7 @@ def test_a_server_that_dies_ends_the_run() -> None:
 
 
 def test_nobody_listening_is_said_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.latency.client.CONNECT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("re4.benchmarks.load_generator.client.CONNECT_TIMEOUT_S", 0.5)
     with (
         pytest.raises(ServerError, match="Is a server running there"),
         LoadClient("127.0.0.1:1", [b"{}"], ClientSettings(), CALLEE),

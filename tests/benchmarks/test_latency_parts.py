@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from known_server import VERSION, reply
 
-from benchmarks.latency.callee import read_retrieve_reply
-from benchmarks.latency.histogram import Histogram, nearest_rank
-from benchmarks.latency.intervals import interval
-from benchmarks.latency.load import OpenLoad, arrival_times
-from benchmarks.latency.recall import recall_of
-from benchmarks.latency.tally import Recorder
+from re4.benchmarks.common.repeat_intervals import interval
+from re4.benchmarks.load_generator.call_stats import Recorder
+from re4.benchmarks.load_generator.histogram import Histogram, nearest_rank
+from re4.benchmarks.load_generator.load import OpenLoad, arrival_times
+from re4.benchmarks.load_generator.transport import read_retrieve_reply
+from re4.benchmarks.serve.recall import recall_of
 
 VALUES = st.lists(st.integers(0, 5_000_000), min_size=1, max_size=200)
 

@@ -10,13 +10,13 @@ import grpc
 import pytest
 from known_server import REQUEST, VERSION, KnownServer, Pause, reply
 
-from benchmarks.latency.callee import MISSED_DEADLINE
-from benchmarks.latency.client import ClientSettings, LoadClient
-from benchmarks.latency.load import ClosedLoad, Load, OpenLoad, Timing
-from benchmarks.latency.measure import Bench
-from benchmarks.latency.resources import OthersMeter
-from benchmarks.latency.tally import SHED, Tally
-from re4.errors import ServerError
+from re4.benchmarks.common.resources import OthersMeter
+from re4.benchmarks.load_generator.call_errors import MISSED_DEADLINE
+from re4.benchmarks.load_generator.call_stats import SHED, Tally
+from re4.benchmarks.load_generator.client import ClientSettings, LoadClient
+from re4.benchmarks.load_generator.load import ClosedLoad, Load, OpenLoad, Timing
+from re4.benchmarks.serve.measure import Bench
+from re4.common.errors import ServerError
 
 OPEN = OpenLoad(rate_per_s=200, arrivals="constant")
 
@@ -141,7 +141,7 @@ def test_a_server_that_dies_ends_the_run_and_what_was_counted_stays() -> None:
 
 
 def test_nobody_listening_is_said_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.latency.client.CONNECT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("re4.benchmarks.load_generator.client.CONNECT_TIMEOUT_S", 0.5)
     with (
         pytest.raises(ServerError, match=r"127\.0\.0\.1:1 .*Is a server running there"),
         LoadClient("127.0.0.1:1", [REQUEST], ClientSettings()),

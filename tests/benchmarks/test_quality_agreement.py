@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from benchmarks.quality.agreement import agreement
-from re4.errors import UsageError
-from training.encoders.encoder import Encoded
+from re4.benchmarks.quality.agreement import agreement
+from re4.common.errors import UsageError
+from re4.training.encoders.encoder import Encoded
 
 # Two history items and padding; scores ln 3 and 0, so that shares by score are 3/4 and 1/4.
 HISTORY = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [9.0, 9.0]]])

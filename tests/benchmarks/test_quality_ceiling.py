@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.event_log import EventSpace, write_event_log
-from benchmarks.quality.baselines import fit_baselines, rank_baseline
-from benchmarks.quality.ceiling import chosen_UN, free_vectors_UN, judged, oracle_UN
-from benchmarks.quality.nearness import nearness
-from training.config import TrainConfig
-from training.data.events import Columns
-from training.data.prepare import prepare_events
-from training.evaluation import history_and_targets, summarise
-from training.model import MultiInterestModel
+from re4.benchmarks.quality.baselines import fit_baselines, rank_baseline
+from re4.benchmarks.quality.ceiling import chosen_UN, free_vectors_UN, judged, oracle_UN
+from re4.benchmarks.quality.nearness import nearness
+from re4.benchmarks.synthetic.event_log import EventSpace, write_event_log
+from re4.training.config import TrainConfig
+from re4.training.data.events import Columns
+from re4.training.data.prepare import prepare_events
+from re4.training.evaluation.protocol import history_and_targets, summarise
+from re4.training.model.model import MultiInterestModel
 
 SPACE = EventSpace(num_items=300, num_tastes=2, cluster_items=20)
 

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from benchmarks.latency import steadiness
-from benchmarks.latency.steadiness import in_words, measure_steadiness, summarise
+from re4.benchmarks.common import steadiness
+from re4.benchmarks.common.steadiness import in_words, measure_steadiness, summarise
 
 _MS = 1_000_000
 

@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import made_up_bundle, vectors
-from benchmarks.latency.requests import real_histories
-from benchmarks.vectors import VectorSpace
-from bundle.current import live_version
-from bundle.ids import ItemIds
-from bundle.verify import verify_version
+from re4.benchmarks.load_generator.requests import real_histories
+from re4.benchmarks.synthetic import bundle as made_up_bundle
+from re4.benchmarks.synthetic import vectors
+from re4.benchmarks.synthetic.vectors import VectorSpace
+from re4.bundle.ids.id_map import ItemIds
+from re4.bundle.publishing.current import live_version
+from re4.bundle.verify import verify_version
 
 
 def items(folder: Path, **options: int) -> np.ndarray:

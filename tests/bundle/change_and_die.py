@@ -16,17 +16,23 @@ from pathlib import Path
 
 from dying_child import lives
 
-import bundle.exclusive
-import bundle.retention
-import bundle.rollback
-import re4.files
-from bundle.current import read_current
-from bundle.retention import prune
-from bundle.rollback import roll_back
-from bundle.verify import verify_version
-from bundle.versions import version_names
+import re4.bundle.publishing.directory_lock
+import re4.bundle.publishing.retention
+import re4.bundle.publishing.rollback
+import re4.common.files
+from re4.bundle.publishing.current import read_current
+from re4.bundle.publishing.retention import prune
+from re4.bundle.publishing.rollback import roll_back
+from re4.bundle.publishing.versions import version_names
+from re4.bundle.verify import verify_version
 
-TRACED = (bundle.exclusive, bundle.retention, bundle.rollback, re4.files, shutil)
+TRACED = (
+    re4.bundle.publishing.directory_lock,
+    re4.bundle.publishing.retention,
+    re4.bundle.publishing.rollback,
+    re4.common.files,
+    shutil,
+)
 
 
 def die_at_every_line(change: Callable[[], object], check: Callable[[], None]) -> int:

@@ -19,17 +19,24 @@ from pathlib import Path
 from dying_child import lives
 from sample_versions import publish_one
 
-import bundle.files
-import bundle.manifest
-import bundle.publish
-import re4.files
-import re4.folder_lock
-from bundle.current import live_version, read_current
-from bundle.layout import CURRENT, INDEX, STAGING_PREFIX
-from bundle.publish import stage_version
-from bundle.verify import verify_version
+import re4.bundle.manifest
+import re4.bundle.publishing.publish
+import re4.bundle.safe_files
+import re4.common.files
+import re4.common.folder_lock
+from re4.bundle.layout import CURRENT, INDEX, STAGING_PREFIX
+from re4.bundle.publishing.current import live_version, read_current
+from re4.bundle.publishing.publish import stage_version
+from re4.bundle.verify import verify_version
 
-TRACED = (bundle.publish, re4.folder_lock, bundle.files, bundle.manifest, re4.files, shutil)
+TRACED = (
+    re4.bundle.publishing.publish,
+    re4.common.folder_lock,
+    re4.bundle.safe_files,
+    re4.bundle.manifest,
+    re4.common.files,
+    shutil,
+)
 
 
 def plant_leftover(bundles: Path) -> None:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bundle.golden import GoldenQueries
-from bundle.ids import write_item_ids
-from bundle.layout import ENCODER, GOLDEN, INDEX, POPULAR, VECTORS
-from bundle.manifest import AttributeInfo, IndexInfo, ItemsInfo, ModelInfo
-from bundle.publish import StagedVersion, stage_version
+from re4.bundle.golden import GoldenQueries
+from re4.bundle.ids.id_map import write_item_ids
+from re4.bundle.layout import ENCODER, GOLDEN, INDEX, POPULAR, VECTORS
+from re4.bundle.manifest import AttributeInfo, IndexInfo, ItemsInfo, ModelInfo
+from re4.bundle.publishing.publish import StagedVersion, stage_version
 
 SPACE = "5" * 64
 

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_versions import SPACE, fill, publish_staged
 
-from bundle.attribute_columns import CodedColumn
-from bundle.attribute_writing import write_attributes
-from bundle.attributes import Attributes
-from bundle.layout import attribute_files
-from bundle.manifest import AttributeInfo, ItemsInfo
-from bundle.publish import stage_version
-from bundle.verify import verify_version
-from re4.errors import BundleDamagedError, BundleError
+from re4.bundle.attributes.columns import CodedColumn
+from re4.bundle.attributes.reader import Attributes
+from re4.bundle.attributes.writer import write_attributes
+from re4.bundle.layout import attribute_files
+from re4.bundle.manifest import AttributeInfo, ItemsInfo
+from re4.bundle.publishing.publish import stage_version
+from re4.bundle.verify import verify_version
+from re4.common.errors import BundleDamagedError, BundleError
 
 VALUES = st.one_of(st.text(min_size=1, max_size=3), st.integers(-3, 3), st.booleans())
 SINGLE = st.lists(st.one_of(st.none(), VALUES), min_size=1, max_size=30)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from bundle.current import live_version, read_current
-from bundle.layout import CURRENT
-from re4.errors import BundleDamagedError, BundleError
+from re4.bundle.layout import CURRENT
+from re4.bundle.publishing.current import live_version, read_current
+from re4.common.errors import BundleDamagedError, BundleError
 
 
 def test_the_live_version(version: Path) -> None:

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bundle.layout import ENCODER, GOLDEN, INDEX, MANIFEST, VECTORS
-from bundle.manifest import MAX_MANIFEST_BYTES, checksum_of, parse_manifest
-from bundle.verify import read_manifest, verify_version
-from re4.errors import BundleDamagedError, BundleError, BundleMismatchError
+from re4.bundle.layout import ENCODER, GOLDEN, INDEX, MANIFEST, VECTORS
+from re4.bundle.manifest import MAX_MANIFEST_BYTES, checksum_of, parse_manifest
+from re4.bundle.verify import read_manifest, verify_version
+from re4.common.errors import BundleDamagedError, BundleError, BundleMismatchError
 
 FILES = [ENCODER, INDEX, VECTORS, GOLDEN, "popular.npy", "item_ids.keys.npy", "item_ids.rows.npy"]
 FILES += ["item_ids.utf8", "item_ids.offsets.npy"]

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bundle.golden import GoldenQueries
-from re4.errors import BundleDamagedError
+from re4.bundle.golden import GoldenQueries
+from re4.common.errors import BundleDamagedError
 
 
 def arrays() -> dict[str, Any]:

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bundle.histories import read_histories, write_histories
-from re4.errors import BundleDamagedError
+from re4.bundle.histories import read_histories, write_histories
+from re4.common.errors import BundleDamagedError
 
 ROWS = np.array([[3, 1, 0], [7, 0, 0], [2**31 - 1, 5, 6]])
 LENGTHS = np.array([2, 1, 3])

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bundle import string_ids
-from bundle.ids import ItemIds, write_item_ids
-from bundle.layout import ID_KEYS, ID_OFFSETS, ID_TEXT, ID_VALUES
-from bundle.string_keys import MAX_ID_BYTES, key_of, keys_of_words, words_of
-from re4.errors import BundleDamagedError, BundleError
+from re4.bundle.ids import string_ids
+from re4.bundle.ids.id_map import ItemIds, write_item_ids
+from re4.bundle.ids.string_keys import MAX_ID_BYTES, key_of, keys_of_words, words_of
+from re4.bundle.layout import ID_KEYS, ID_OFFSETS, ID_TEXT, ID_VALUES
+from re4.common.errors import BundleDamagedError, BundleError
 
 valid_text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
 KEYS = ["0x0", "0x7c942294ea14668e", "0xec6674979903908f", "0xe7b7bf9b3fa0a15f"]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bundle import exclusive as locks
-from bundle.exclusive import REBUILDING, STALE_AFTER_S, Owner, exclusive, one_job
-from re4.errors import BundleBusyError, BundleError
+from re4.bundle.publishing import directory_lock as locks
+from re4.bundle.publishing.directory_lock import REBUILDING, STALE_AFTER_S, Owner, exclusive, one_job
+from re4.common.errors import BundleBusyError, BundleError
 
 
 @pytest.fixture
@@ -194,7 +194,8 @@ def test_no_directory(tmp_path: Path) -> None:
 
 def test_killed_while_it_holds_the_lock_the_next_one_goes_on(bundles: Path) -> None:
     code = (
-        "import os, signal, sys; from pathlib import Path; from bundle.exclusive import one_job\n"
+        "import os, signal, sys; from pathlib import Path\n"
+        "from re4.bundle.publishing.directory_lock import one_job\n"
         "with one_job(Path(sys.argv[1]), 'killed'): os.kill(os.getpid(), signal.SIGKILL)"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bundle.pooling import best_of_pools, lists_of_pools, pool
+from re4.bundle.rescoring import best_of_pools, lists_of_pools, pool
 
 
 @st.composite

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from sample_versions import fill, publish_one, publish_staged
 
-from bundle import publish as publish_module
-from bundle.current import live_version, read_current
-from bundle.layout import CURRENT, INDEX, MANIFEST, POPULAR, STAGING_PREFIX, VECTORS
-from bundle.publish import StagedVersion, stage_version
-from bundle.verify import read_manifest, verify_version
-from re4.errors import BundleDamagedError, BundleError, BundleMismatchError
-from re4.folder_lock import LOCK
+from re4.bundle.layout import CURRENT, INDEX, MANIFEST, POPULAR, STAGING_PREFIX, VECTORS
+from re4.bundle.publishing import publish as publish_module
+from re4.bundle.publishing.current import live_version, read_current
+from re4.bundle.publishing.publish import StagedVersion, stage_version
+from re4.bundle.verify import read_manifest, verify_version
+from re4.common.errors import BundleDamagedError, BundleError, BundleMismatchError
+from re4.common.folder_lock import LOCK
 
 HERE = Path(__file__).parent
 
@@ -226,7 +226,7 @@ def test_everything_is_on_the_disk_before_it_gets_its_name(
 def test_a_live_publisher_keeps_its_files_and_a_dead_one_loses_them(bundles: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[2]); from pathlib import Path\n"
-        "from bundle.publish import stage_version; from sample_versions import fill\n"
+        "from re4.bundle.publishing.publish import stage_version; from sample_versions import fill\n"
         "with stage_version(Path(sys.argv[1])) as staged:\n"
         "    fill(staged.path, 'other'); print(staged.path, flush=True); sys.stdin.read()"
     )

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from sample_versions import publish_one
 
-from bundle import cli
-from bundle.current import read_current
-from bundle.exclusive import exclusive
-from bundle.layout import CURRENT, ENCODER, INDEX, MANIFEST, is_version_name
-from bundle.retention import prunable, prune
-from bundle.rollback import roll_back
-from bundle.served import Hold, is_served
-from bundle.versions import list_versions, version_names
-from re4.errors import BundleBusyError, BundleDamagedError, BundleError, UsageError
+from re4.bundle.layout import CURRENT, ENCODER, INDEX, MANIFEST, is_version_name
+from re4.bundle.publishing import cli
+from re4.bundle.publishing.current import read_current
+from re4.bundle.publishing.directory_lock import exclusive
+from re4.bundle.publishing.retention import prunable, prune
+from re4.bundle.publishing.rollback import roll_back
+from re4.bundle.publishing.version_lease import Hold, is_served
+from re4.bundle.publishing.versions import list_versions, version_names
+from re4.common.errors import BundleBusyError, BundleDamagedError, BundleError, UsageError
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def names(bundles: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         def now(zone: Any) -> datetime:
             return datetime(2026, 1, 31, 12, tzinfo=UTC) + timedelta(hours=next(hours))
 
-    monkeypatch.setattr("bundle.publish.datetime", Clock)
+    monkeypatch.setattr("re4.bundle.publishing.publish.datetime", Clock)
     return [publish_one(bundles, f"version {number}").name for number in range(5)]
 
 
@@ -147,10 +147,10 @@ def test_changes_wait_for_each_other(
             pass
         return verified(path)
 
-    from bundle.verify import verify_version as verified
+    from re4.bundle.verify import verify_version as verified
 
-    monkeypatch.setattr("bundle.exclusive._PATIENCE_S", 0)
-    for module in ("bundle.rollback", "bundle.retention"):
+    monkeypatch.setattr("re4.bundle.publishing.directory_lock._PATIENCE_S", 0)
+    for module in ("re4.bundle.publishing.rollback", "re4.bundle.publishing.retention"):
         monkeypatch.setattr(f"{module}.verify_version", is_held)
     roll_back(bundles)
     prune(bundles, num_kept=0)

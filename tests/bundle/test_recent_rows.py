@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bundle import recent_rows
-from bundle.recent_rows import RecentRows
+from re4.bundle.ids import recent_rows
+from re4.bundle.ids.recent_rows import RecentRows
 
 
 class Rows:

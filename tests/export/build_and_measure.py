@@ -11,9 +11,11 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from export import building, mapped, memory
-from export.building import build_index
-from export.checkpoints import Checkpoints
+from re4.exporting.index import build as building
+from re4.exporting.index import memory_estimate as memory
+from re4.exporting.index.build import build_index
+from re4.exporting.storage import mapped_vectors as mapped
+from re4.exporting.storage.build_cache import Checkpoints
 
 PROCESS = Path("/proc/self")
 faiss.omp_set_num_threads(1)

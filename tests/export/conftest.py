@@ -16,7 +16,7 @@ from run_samples import (
     train_tiny_run,
 )
 
-from benchmarks.vectors import VectorSpace
+from re4.benchmarks.synthetic.vectors import VectorSpace
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from run_samples import interrupted_run, publish_run
 
-from export import indexing
-from export.tuning import Goal
+from re4.exporting.index import make as indexing
+from re4.exporting.index.tuning import Goal
 
 
 def die(*args: object, **options: object) -> None:

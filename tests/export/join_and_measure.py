@@ -14,15 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.scale.watching import Watch
-from bundle.attribute_writing import write_attributes
-from bundle.ids import write_item_ids
-from export import coding, cold, items, selecting
-from export.attributes import choose_attributes
-from export.given_vectors import read_npy
-from export.material import Material
-from training.data import keeping
-from training.data.catalogue import read_catalogue
+from re4.benchmarks.scale.watching import Watch
+from re4.bundle.attributes.writer import write_attributes
+from re4.bundle.ids.id_map import write_item_ids
+from re4.exporting.catalogue import attribute_codes as coding
+from re4.exporting.catalogue import cold_start as cold
+from re4.exporting.catalogue import items
+from re4.exporting.catalogue.attributes import choose_attributes
+from re4.exporting.rebuild import live_items as selecting
+from re4.exporting.sources.given_vectors import read_npy
+from re4.exporting.sources.material import Material
+from re4.training.data.catalogue import read_catalogue
+from re4.training.data.tables import materialize as keeping
 
 for module in (keeping, items):
     module.ROWS_AT_ONCE = 16_384

@@ -20,12 +20,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.scale.watching import Watch
-from bundle.arrays import open_array
-from export import gates, mapped, material
-from export.indexing import make_index
-from export.tuning import Goal
-from training.run import Run
+from re4.benchmarks.scale.watching import Watch
+from re4.bundle.mapped_array import open_array
+from re4.exporting.index.make import make_index
+from re4.exporting.index.tuning import Goal
+from re4.exporting.rebuild import quality_gates as gates
+from re4.exporting.sources import material
+from re4.exporting.storage import mapped_vectors as mapped
+from re4.training.run.run import Run
 
 faiss.omp_set_num_threads(1)
 torch.set_num_threads(1)

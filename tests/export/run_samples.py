@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from export import onnx_encoder
-from export.exporter import publish_material
-from export.material import RunToExport, run_material
-from export.onnx_encoder import export_encoder
-from training.config import TrainConfig
-from training.data.dataset import Sequences
-from training.data.writing import write_dataset
-from training.loop import train
+from re4.exporting.encoder import onnx_encoder
+from re4.exporting.encoder.onnx_encoder import export_encoder
+from re4.exporting.exporter import publish_material
+from re4.exporting.sources.material import RunToExport, run_material
+from re4.training.config import TrainConfig
+from re4.training.data.dataset import Sequences
+from re4.training.data.writing import write_dataset
+from re4.training.trainer.loop import train
 
 SPACE = "5" * 64
 

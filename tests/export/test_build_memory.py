@@ -9,16 +9,19 @@ import faiss
 import numpy as np
 import pytest
 
-from benchmarks.vectors import VectorSpace
-from export import exact, mapped, memory, merged_recall
-from export.building import build_index
-from export.checkpoints import Checkpoints
-from export.exact import exact_candidates
-from export.indexes import RECIPES
-from export.mapped import digest_of, let_go, pieces, rows_of
-from export.memory import check_memory, need_of, parse_bytes
-from export.merged_recall import exact_thresholds
-from re4.errors import ExportError, UsageError
+from re4.benchmarks.synthetic.vectors import VectorSpace
+from re4.common.errors import ExportError, UsageError
+from re4.exporting.index import exact_candidates as exact
+from re4.exporting.index import memory_estimate as memory
+from re4.exporting.index import merged_recall
+from re4.exporting.index.build import build_index
+from re4.exporting.index.exact_candidates import exact_candidates
+from re4.exporting.index.families import RECIPES
+from re4.exporting.index.memory_estimate import check_memory, need_of, parse_bytes
+from re4.exporting.index.merged_recall import exact_thresholds
+from re4.exporting.storage import mapped_vectors as mapped
+from re4.exporting.storage.build_cache import Checkpoints
+from re4.exporting.storage.mapped_vectors import digest_of, let_go, pieces, rows_of
 
 NUM_ITEMS, DIM = 200_000, 64
 MIB = 1 << 20

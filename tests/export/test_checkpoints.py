@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 from run_samples import FakeRun, interrupted_run, publish_run
 
-from bundle.current import live_version
-from bundle.layout import BUILDING_PREFIX, CURRENT, INDEX, STAGING_PREFIX
-from bundle.retention import prune
-from bundle.verify import verify_version
-from export import assembling, checkpoints, indexing
-from export.checkpoints import building_room
-from export.tuning import Goal
-from re4.errors import ExportError
+from re4.bundle.layout import BUILDING_PREFIX, CURRENT, INDEX, STAGING_PREFIX
+from re4.bundle.publishing.current import live_version
+from re4.bundle.publishing.retention import prune
+from re4.bundle.verify import verify_version
+from re4.common.errors import ExportError
+from re4.exporting import assemble as assembling
+from re4.exporting.index import make as indexing
+from re4.exporting.index.tuning import Goal
+from re4.exporting.storage import build_cache as checkpoints
+from re4.exporting.storage.build_cache import building_room
 
 GOAL = Goal(recall=0.8, num_candidates=20)
 INDEX_KIND = "ivf-pq"

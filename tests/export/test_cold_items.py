@@ -7,11 +7,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from export import coding, cold
-from export.cold import SHRINKAGE, start_cold_items
-from export.items import columns_of
-from export.material import Material
-from training.data import keeping
+from re4.exporting.catalogue import attribute_codes as coding
+from re4.exporting.catalogue import cold_start as cold
+from re4.exporting.catalogue.cold_start import SHRINKAGE, start_cold_items
+from re4.exporting.catalogue.items import columns_of
+from re4.exporting.sources.material import Material
+from re4.training.data.tables import materialize as keeping
 
 TRAINED = pl.DataFrame(
     {

@@ -12,15 +12,15 @@ import faiss
 import numpy as np
 import pytest
 
-from benchmarks.vectors import VectorSpace
-from export.building import build_index
-from export.cagra import links_of_cagra
-from export.checkpoints import Checkpoints
-from export.choosing import choose
-from export.devices import Device
-from export.indexing import factory_for
-from export.searching import find
-from re4.errors import ExportError, UsageError
+from re4.benchmarks.synthetic.vectors import VectorSpace
+from re4.common.errors import ExportError, UsageError
+from re4.exporting.index.auto import choose
+from re4.exporting.index.build import build_index
+from re4.exporting.index.cagra import links_of_cagra
+from re4.exporting.index.devices import Device
+from re4.exporting.index.make import factory_for
+from re4.exporting.index.search import find
+from re4.exporting.storage.build_cache import Checkpoints
 
 NUM_ITEMS, DIM = 3000, 16
 
@@ -131,7 +131,7 @@ def test_few_items_and_odd_links_are_refused(gpu: None, vectors: np.ndarray) -> 
 def test_what_is_built_for_a_gpu_is_found_on_one(
     index: str, vectors: np.ndarray, queries: np.ndarray
 ) -> None:
-    from serving.devices.cuda import OnCuda
+    from re4.serving.retrieval.devices.cuda import OnCuda
 
     if index == "cagra" and not hasattr(faiss, "GpuIndexCagra"):
         pytest.skip("this FAISS is a build without CAGRA")

@@ -7,9 +7,9 @@ import polars as pl
 import pytest
 from small_bundles import SmallVersion
 
-from export import items
-from export.encoder_donors import donor_from, rows_in
-from export.items import ids_of, mapped_ids
+from re4.exporting.catalogue import items
+from re4.exporting.catalogue.items import ids_of, mapped_ids
+from re4.exporting.sources.encoder_source import donor_from, rows_in
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import torch
 from run_samples import SmallEncoder, export_small
 from torch import Tensor, nn
 
-from export.onnx_encoder import check_graph
-from re4.errors import ExportError
+from re4.common.errors import ExportError
+from re4.exporting.encoder.onnx_encoder import check_graph
 
 TABLE = torch.arange(24.0).reshape(3, 8)
 

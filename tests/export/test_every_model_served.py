@@ -7,15 +7,15 @@ import pytest
 import torch
 from planted_tastes import write_planted
 
-from bundle.current import live_version
-from bundle.verify import read_manifest
-from export.exporter import export_run
-from serving.pipeline import Answer, Query
-from serving.snapshot import load_snapshot
-from training.config import TrainConfig
-from training.encoders import ENCODERS
-from training.loop import train
-from training.run import Run
+from re4.bundle.publishing.current import live_version
+from re4.bundle.verify import read_manifest
+from re4.exporting.exporter import export_run
+from re4.serving.retrieval.pipeline import Answer, Query
+from re4.serving.versions.snapshot import load_snapshot
+from re4.training.config import TrainConfig
+from re4.training.presets import ENCODERS
+from re4.training.run.run import Run
+from re4.training.trainer.loop import train
 
 
 @pytest.mark.parametrize("model", [name for name in ENCODERS if name != "re4"])

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export import exact
-from export.exact import exact_candidates
+from re4.exporting.index import exact_candidates as exact
+from re4.exporting.index.exact_candidates import exact_candidates
 
 
 def plainly(interests_QKD, vectors_ND, num_candidates):

@@ -6,11 +6,11 @@ import polars as pl
 import pytest
 from run_samples import FakeRun, publish_run
 
-from bundle.attributes import Attributes
-from bundle.verify import verify_version
-from export.attributes import choose_attributes
-from export.items import columns_of
-from re4.errors import ExportError
+from re4.bundle.attributes.reader import Attributes
+from re4.bundle.verify import verify_version
+from re4.common.errors import ExportError
+from re4.exporting.catalogue.attributes import choose_attributes
+from re4.exporting.catalogue.items import columns_of
 
 ITEMS = pl.DataFrame(
     {

@@ -12,18 +12,18 @@ import torch
 from run_samples import FakeRun, publish_run
 from typer.testing import CliRunner
 
-from bundle.current import live_version
-from bundle.golden import GoldenQueries
-from bundle.ids import ItemIds
-from bundle.layout import CURRENT, ENCODER, GOLDEN, INDEX, POPULAR, VECTORS
-from bundle.verify import verify_version
-from export.assembling import ENCODER_DIFFERENCE
-from export.cli import export as export_verb
-from export.exporter import export_run
-from export.mapped import digest_of
-from export.onnx_encoder import SPACE_KEY
-from re4.errors import BundleError, ExportError, RunError, UsageError
-from training.run import Run
+from re4.bundle.golden import GoldenQueries
+from re4.bundle.ids.id_map import ItemIds
+from re4.bundle.layout import CURRENT, ENCODER, GOLDEN, INDEX, POPULAR, VECTORS
+from re4.bundle.publishing.current import live_version
+from re4.bundle.verify import verify_version
+from re4.common.errors import BundleError, ExportError, RunError, UsageError
+from re4.exporting.assemble import ENCODER_DIFFERENCE
+from re4.exporting.cli import export as export_verb
+from re4.exporting.encoder.onnx_encoder import SPACE_KEY
+from re4.exporting.exporter import export_run
+from re4.exporting.storage.mapped_vectors import digest_of
+from re4.training.run.run import Run
 
 pytestmark = pytest.mark.usefixtures("converted_once")
 

@@ -6,8 +6,8 @@ import onnx
 import pytest
 from run_samples import export_small
 
-from training.config import TrainConfig
-from training.model import MultiInterestModel
+from re4.training.config import TrainConfig
+from re4.training.model.model import MultiInterestModel
 
 NO_FLOWS = {"contrast_weight": 0.0, "attend_weight": 0.0, "construct_weight": 0.0}
 SIZES = {"num_interests": 3, "embedding_dim": 8, "attention_dim": 16, "max_history_length": 5}

@@ -7,10 +7,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from export import given_vectors
-from export.given_vectors import read_npy, read_parquet
-from export.mapped import let_go
-from re4.errors import DataError
+from re4.common.errors import DataError
+from re4.exporting.sources import given_vectors
+from re4.exporting.sources.given_vectors import read_npy, read_parquet
+from re4.exporting.storage.mapped_vectors import let_go
 
 VECTORS = np.arange(12, dtype=np.float32).reshape(4, 3)
 IDS = np.array(["a", "b", "c", "é"])

@@ -7,12 +7,13 @@ import faiss
 import numpy as np
 import pytest
 
-from benchmarks.vectors import VectorSpace
-from export import building, mapped
-from export.building import build_index, check_factory
-from export.indexes import RECIPES, num_lists
-from export.searching import find, merge
-from re4.errors import ExportError, UsageError
+from re4.benchmarks.synthetic.vectors import VectorSpace
+from re4.common.errors import ExportError, UsageError
+from re4.exporting.index import build as building
+from re4.exporting.index.build import build_index, check_factory
+from re4.exporting.index.families import RECIPES, num_lists
+from re4.exporting.index.search import find, merge
+from re4.exporting.storage import mapped_vectors as mapped
 
 NUM_ITEMS, DIM, NUM_RESULTS = 3000, 16, 20
 FACTORIES = {name: recipe(NUM_ITEMS, DIM) for name, recipe in RECIPES.items()} | {

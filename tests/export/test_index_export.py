@@ -9,18 +9,19 @@ import pytest
 from run_samples import FakeRun, publish_run
 from typer.testing import CliRunner
 
-from bundle.current import live_version
-from bundle.golden import GoldenQueries
-from bundle.layout import CURRENT, GOLDEN, INDEX, VECTORS
-from bundle.manifest import IndexInfo
-from bundle.verify import verify_version
-from export import assembling, indexing
-from export.choosing import MAX_FLAT_ITEMS, choose
-from export.exporter import export_run
-from export.frontier_plot import FRONTIER
-from export.indexes import RECIPES
-from export.tuning import Goal
-from re4.errors import ExportError, UsageError
+from re4.bundle.golden import GoldenQueries
+from re4.bundle.layout import CURRENT, GOLDEN, INDEX, VECTORS
+from re4.bundle.manifest import IndexInfo
+from re4.bundle.publishing.current import live_version
+from re4.bundle.verify import verify_version
+from re4.common.errors import ExportError, UsageError
+from re4.exporting import assemble as assembling
+from re4.exporting.exporter import export_run
+from re4.exporting.index import make as indexing
+from re4.exporting.index.auto import MAX_FLAT_ITEMS, choose
+from re4.exporting.index.families import RECIPES
+from re4.exporting.index.frontier_plot import FRONTIER
+from re4.exporting.index.tuning import Goal
 
 pytestmark = pytest.mark.usefixtures("converted_once")
 
@@ -150,7 +151,7 @@ def test_every_recipe_fits_every_width(name: str, dim: int) -> None:
 def test_auto_is_told_and_kept(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import typer
 
-    from export.cli import export
+    from re4.exporting.cli import export
 
     told: list[str] = []
     monkeypatch.setattr(assembling, "say", told.append)

@@ -7,19 +7,19 @@ import pytest
 from run_samples import FakeRun, publish_run
 from running_server import RunningServer
 
-from bundle.current import live_version
-from bundle.golden import GoldenQueries
-from bundle.layout import GOLDEN, INDEX, VECTORS
-from bundle.manifest import IndexInfo
-from bundle.publish import StagedVersion
-from bundle.verify import verify_version
-from export.building import build_index
-from export.indexes import RECIPES
-from export.tuning import Goal
-from re4.errors import BundleMismatchError
-from serving.check import load_and_try
-from serving.client import RetrievalClient
-from serving.settings import ServerSettings
+from re4.bundle.golden import GoldenQueries
+from re4.bundle.layout import GOLDEN, INDEX, VECTORS
+from re4.bundle.manifest import IndexInfo
+from re4.bundle.publishing.current import live_version
+from re4.bundle.publishing.publish import StagedVersion
+from re4.bundle.verify import verify_version
+from re4.common.errors import BundleMismatchError
+from re4.exporting.index.build import build_index
+from re4.exporting.index.families import RECIPES
+from re4.exporting.index.tuning import Goal
+from re4.serving.client.client import RetrievalClient
+from re4.serving.settings import ServerSettings
+from re4.serving.versions.version_check import load_and_try
 
 GOAL = Goal(recall=0.8, num_candidates=20)
 

@@ -8,14 +8,17 @@ import faiss
 import numpy as np
 import pytest
 
-from benchmarks.vectors import VectorSpace
-from export import filling, index_file, mapped, memory
-from export.building import build_index
-from export.checkpoints import Checkpoints
-from export.filling import FILLED
-from export.lists import train_lists
-from export.probing import probe_by_reach
-from re4.errors import ExportError
+from re4.benchmarks.synthetic.vectors import VectorSpace
+from re4.common.errors import ExportError
+from re4.exporting.index import fill as filling
+from re4.exporting.index import index_file
+from re4.exporting.index import memory_estimate as memory
+from re4.exporting.index.build import build_index
+from re4.exporting.index.coarse_quantizer import probe_by_reach
+from re4.exporting.index.fill import FILLED
+from re4.exporting.index.ivf_training import train_lists
+from re4.exporting.storage import mapped_vectors as mapped
+from re4.exporting.storage.build_cache import Checkpoints
 
 NUM_ITEMS, DIM = 3000, 16
 IN_SHARDS = ["IVF32,Flat", "IVF32,SQ8", "IVF32,PQ8x4", "IVF32,RaBitQ", "IVF64_HNSW16,Flat", "IVF2900,Flat"]

@@ -7,14 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks.vectors import VectorSpace
-from export import tuning
-from export.building import BuiltIndex, build_index
-from export.indexes import RECIPES
-from export.indexes.flat import FLAT
-from export.merged_recall import exact_thresholds, merge_max_score, merged_recall
-from export.tuning import Goal, Measured, Queries, num_queries_for, pareto, tune
-from re4.errors import ExportError
+from re4.benchmarks.synthetic.vectors import VectorSpace
+from re4.common.errors import ExportError
+from re4.exporting.index import tuning
+from re4.exporting.index.build import BuiltIndex, build_index
+from re4.exporting.index.families import RECIPES
+from re4.exporting.index.families.flat import FLAT
+from re4.exporting.index.merged_recall import exact_thresholds, merge_max_score, merged_recall
+from re4.exporting.index.tuning import Goal, Measured, Queries, num_queries_for, pareto, tune
 
 NUM_ITEMS, DIM, NUM_QUERIES, NUM_CANDIDATES = 4000, 16, 60, 25
 GOAL = Goal(recall=0.9, num_candidates=NUM_CANDIDATES)

@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from re4.errors import DataError
-from training.data.catalogue import read_catalogue
-from training.data.keeping import in_folder
+from re4.common.errors import DataError
+from re4.training.data.catalogue import read_catalogue
+from re4.training.data.tables.materialize import in_folder
 
 FEW, MANY = 60_000, 300_000
 MIB = 1 << 20

@@ -9,21 +9,23 @@ import numpy as np
 import polars as pl
 import pytest
 
-from bundle import attribute_writing
-from bundle.attribute_writing import write_attributes
-from bundle.attributes import Attributes
-from bundle.ids import ItemIds, write_item_ids
-from bundle.layout import IS_COLD
-from export import coding, items, selecting
-from export.attributes import choose_attributes
-from export.items import Ids, Items
-from export.material import Material
-from export.selecting import Selected, select_live
-from re4.errors import DataError
-from training.data import keeping
-from training.data.catalogue import read_catalogue
-from training.data.ids import repeats
-from training.data.keeping import in_folder
+from re4.bundle.attributes import writer as attribute_writing
+from re4.bundle.attributes.reader import Attributes
+from re4.bundle.attributes.writer import write_attributes
+from re4.bundle.ids.id_map import ItemIds, write_item_ids
+from re4.bundle.layout import IS_COLD
+from re4.common.errors import DataError
+from re4.exporting.catalogue import attribute_codes as coding
+from re4.exporting.catalogue import items
+from re4.exporting.catalogue.attributes import choose_attributes
+from re4.exporting.catalogue.items import Ids, Items
+from re4.exporting.rebuild import live_items as selecting
+from re4.exporting.rebuild.live_items import Selected, select_live
+from re4.exporting.sources.material import Material
+from re4.training.data.catalogue import read_catalogue
+from re4.training.data.tables import materialize as keeping
+from re4.training.data.tables.ids import repeats
+from re4.training.data.tables.materialize import in_folder
 
 NUM_ITEMS, NUM_NEW, DIM = 300, 40, 3
 

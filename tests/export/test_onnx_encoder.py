@@ -9,14 +9,15 @@ import pytest
 import torch
 from run_samples import SPACE, SmallEncoder, export_small
 
-from export import onnx_encoder
-from export.onnx_encoder import SPACE_KEY, list_initializers
-from export.onnx_runner import OnnxEncoder
-from export.parity import BATCH_SIZES, compare
-from re4.errors import ExportError
-from training.config import TrainConfig
-from training.encoders import ENCODERS, build_encoder
-from training.model import MultiInterestModel
+from re4.common.errors import ExportError
+from re4.exporting.encoder import onnx_encoder
+from re4.exporting.encoder.onnx_encoder import SPACE_KEY, list_initializers
+from re4.exporting.encoder.onnx_runner import OnnxEncoder
+from re4.exporting.encoder.parity import BATCH_SIZES, compare
+from re4.training.config import TrainConfig
+from re4.training.encoders import build_encoder
+from re4.training.model.model import MultiInterestModel
+from re4.training.presets import ENCODERS
 
 
 def model_configs() -> list[object]:

@@ -6,10 +6,10 @@ import faiss
 import numpy as np
 import pytest
 
-from benchmarks.vectors import VectorSpace
-from export.building import build_index
-from export.lists import replace_centroids
-from export.probing import probe_by_reach
+from re4.benchmarks.synthetic.vectors import VectorSpace
+from re4.exporting.index.build import build_index
+from re4.exporting.index.coarse_quantizer import probe_by_reach
+from re4.exporting.index.ivf_training import replace_centroids
 
 NUM_ITEMS, DIM = 20_000, 32
 

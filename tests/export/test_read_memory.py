@@ -12,11 +12,11 @@ import polars as pl
 import pytest
 from run_samples import TINY_CONFIG
 
-from benchmarks.vectors import VectorSpace
-from export.mapped import begin_npy, mapped_for_writing, mapped_without_a_name
-from re4.files import write_json
-from training.model import MultiInterestModel
-from training.run import CONFIG, COUNTS, ITEMS, PROBES, write_weights
+from re4.benchmarks.synthetic.vectors import VectorSpace
+from re4.common.files import write_json
+from re4.exporting.storage.mapped_vectors import begin_npy, mapped_for_writing, mapped_without_a_name
+from re4.training.model.model import MultiInterestModel
+from re4.training.run.run import CONFIG, COUNTS, ITEMS, PROBES, write_weights
 
 NUM_ITEMS, DIM = 200_000, 64
 ALL_BYTES = 4 * NUM_ITEMS * DIM

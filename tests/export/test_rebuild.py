@@ -12,19 +12,20 @@ import pytest
 from rebuild_samples import NUM_ITEMS, Shop
 from typer.testing import CliRunner
 
-from bundle.attributes import Attributes
-from bundle.current import live_version, read_current
-from bundle.golden import GoldenQueries
-from bundle.ids import ItemIds
-from bundle.layout import CURRENT, GOLDEN, IS_COLD, POPULAR, VECTORS
-from bundle.manifest import IndexInfo
-from bundle.verify import verify_version
-from export import gates, published
-from export.building import BuiltIndex
-from export.rebuilding import seconds_left
-from export.runs import newest_run
+from re4.bundle.attributes.reader import Attributes
+from re4.bundle.golden import GoldenQueries
+from re4.bundle.ids.id_map import ItemIds
+from re4.bundle.layout import CURRENT, GOLDEN, IS_COLD, POPULAR, VECTORS
+from re4.bundle.manifest import IndexInfo
+from re4.bundle.publishing.current import live_version, read_current
+from re4.bundle.verify import verify_version
 from re4.cli import build_app
-from re4.errors import DataError, ExportError, GateError, RunError, UsageError
+from re4.common.errors import DataError, ExportError, GateError, RunError, UsageError
+from re4.exporting.index.build import BuiltIndex
+from re4.exporting.rebuild import quality_gates as gates
+from re4.exporting.rebuild.job import seconds_left
+from re4.exporting.sources import published_version as published
+from re4.exporting.sources.runs import newest_run
 
 
 @pytest.fixture
@@ -193,7 +194,7 @@ def test_old_versions_go_as_asked(shop: Shop, monkeypatch: pytest.MonkeyPatch) -
         def now(zone: Any) -> datetime:
             return datetime(2126, 1, 31, next(hours), tzinfo=UTC)
 
-    monkeypatch.setattr("bundle.publish.datetime", Clock)
+    monkeypatch.setattr("re4.bundle.publishing.publish.datetime", Clock)
     made = [shop.first]
     for pruned in ([], [shop.first]):
         error, report = shop.rebuild("--keep", 1)

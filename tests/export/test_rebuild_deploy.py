@@ -12,8 +12,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from export.rebuilding import RebuildRequest
 from re4.cli import build_app
+from re4.exporting.rebuild.job import RebuildRequest
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "rebuild"
 EXIT_CODES = {"0", "1", "2", "3", "4"}
@@ -52,7 +52,7 @@ def test_the_command_is_one_that_rebuild_takes(
     of: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[RebuildRequest] = []
-    monkeypatch.setattr("export.rebuilding.rebuild", lambda request, *_: asked.append(request))
+    monkeypatch.setattr("re4.exporting.rebuild.job.rebuild", lambda request, *_: asked.append(request))
     program, *words = command(of)
     assert program.endswith("re4")
     here = [re.sub("/srv/re4|/var/lib/node_exporter", str(tmp_path), word) for word in words]

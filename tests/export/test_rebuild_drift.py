@@ -10,11 +10,11 @@ from rebuild_samples import Shop
 from run_samples import TINY_CONFIG, train_tiny_run
 from typer.testing import CliRunner
 
-from bundle.current import read_current
-from bundle.layout import CURRENT
-from export.gates import Bounds
+from re4.bundle.layout import CURRENT
+from re4.bundle.publishing.current import read_current
 from re4.cli import build_app
-from re4.errors import GateError
+from re4.common.errors import GateError
+from re4.exporting.rebuild.quality_gates import Bounds
 
 pytestmark = pytest.mark.usefixtures("converted_once")
 

@@ -14,13 +14,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from rebuild_samples import Shop
 from running_server import RunningServer
 
-from bundle.exclusive import one_job
-from bundle.layout import CURRENT
-from bundle.verify import verify_version
-from export.job_report import JobReport
-from export.rebuild_cli import rebuild as verb
-from re4.errors import BundleBusyError, GateError
-from serving.client import RetrievalClient
+from re4.bundle.layout import CURRENT
+from re4.bundle.publishing.directory_lock import one_job
+from re4.bundle.verify import verify_version
+from re4.common.errors import BundleBusyError, GateError
+from re4.exporting.rebuild.cli import rebuild as verb
+from re4.exporting.rebuild.report import JobReport
+from re4.serving.client.client import RetrievalClient
 
 _WAITS = """
 import sys, os
@@ -147,7 +147,7 @@ def test_what_the_metrics_say(shop: Shop) -> None:
 
 def test_a_report_that_cannot_be_written_hides_nothing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    monkeypatch.setattr("export.rebuild_cli.say", told.append)
+    monkeypatch.setattr("re4.exporting.rebuild.cli.say", told.append)
     (shop.folder / "a file").write_text("")
     error, _ = shop.rebuild("--metrics-file", shop.folder / "a file" / "x.prom")
     assert error is None
@@ -158,7 +158,7 @@ def test_errors_that_nobody_expected_are_reported_too(shop: Shop, monkeypatch: p
     def fail(*words: Any, **more: Any) -> Any:
         raise ZeroDivisionError("by accident")
 
-    monkeypatch.setattr("export.rebuilding.judge", fail)
+    monkeypatch.setattr("re4.exporting.rebuild.job.judge", fail)
     error, report = shop.rebuild()
     assert isinstance(error, ZeroDivisionError)
     assert (report["outcome"], report["exit_code"]) == ("failed", 1)
@@ -167,7 +167,7 @@ def test_errors_that_nobody_expected_are_reported_too(shop: Shop, monkeypatch: p
 
 
 def test_a_lock_lost_on_the_way_publishes_nothing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    from export import rebuilding
+    from re4.exporting.rebuild import job as rebuilding
 
     judge = rebuilding.judge
 

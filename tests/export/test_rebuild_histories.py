@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 from rebuild_samples import Shop
 
-from bundle.current import live_version
-from bundle.golden import GoldenQueries
-from bundle.histories import read_histories
-from bundle.ids import ItemIds
-from bundle.layout import GOLDEN, HISTORIES
-from export.assembling import NUM_GOLDEN_QUERIES
+from re4.bundle.golden import GoldenQueries
+from re4.bundle.histories import read_histories
+from re4.bundle.ids.id_map import ItemIds
+from re4.bundle.layout import GOLDEN, HISTORIES
+from re4.bundle.publishing.current import live_version
+from re4.exporting.assemble import NUM_GOLDEN_QUERIES
 
 NUM_HISTORIES = 100
 

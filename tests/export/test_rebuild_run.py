@@ -11,20 +11,21 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from bundle.attributes import Attributes
-from bundle.current import live_version
-from bundle.ids import ItemIds
-from bundle.layout import IS_COLD, VECTORS
-from bundle.verify import verify_version
-from export import assembling, material
-from export.cold import start_cold_items
-from export.items import columns_of
-from export.mapped import digest_of
+from re4.bundle.attributes.reader import Attributes
+from re4.bundle.ids.id_map import ItemIds
+from re4.bundle.layout import IS_COLD, VECTORS
+from re4.bundle.publishing.current import live_version
+from re4.bundle.verify import verify_version
 from re4.cli import build_app
-from re4.errors import ExportError
-from serving.check import load_and_try
-from serving.settings import ServerSettings
-from training.run import Run
+from re4.common.errors import ExportError
+from re4.exporting import assemble as assembling
+from re4.exporting.catalogue.cold_start import start_cold_items
+from re4.exporting.catalogue.items import columns_of
+from re4.exporting.sources import material
+from re4.exporting.storage.mapped_vectors import digest_of
+from re4.serving.settings import ServerSettings
+from re4.serving.versions.version_check import load_and_try
+from re4.training.run.run import Run
 
 pytestmark = pytest.mark.usefixtures("converted_once")
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from export import time_left
-from export.time_left import TimeLeft, in_words
+from re4.exporting.storage import eta as time_left
+from re4.exporting.storage.eta import TimeLeft, in_words
 
 
 def test_time_left_follows_the_pace_so_far(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from bundle.layout import CURRENT, MANIFEST
+from re4.bundle.layout import CURRENT, MANIFEST
 
 Damage: TypeAlias = Callable[[Path, Path, random.Random], None]
 """Damages the version in the first folder; the second holds another, whose files are of the same sizes."""

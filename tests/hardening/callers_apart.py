@@ -8,7 +8,7 @@ from typing import Any, Self
 from running_server import DEADLINE_S
 from steady_callers import Call, SteadyCallers
 
-from protos.v1 import retrieval_pb2 as pb
+from re4.protos.v1 import retrieval_pb2 as pb
 
 
 class CallersApart:

@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from hypothesis import strategies as st
 
-from protos.v1 import retrieval_pb2 as pb
+from re4.protos.v1 import retrieval_pb2 as pb
 
 REQUESTS: dict[str, type[Message]] = {
     method.name: GetMessageClass(method.input_type)

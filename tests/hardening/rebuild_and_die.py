@@ -22,15 +22,15 @@ from pathlib import Path
 
 from rebuild_samples import rebuild_words
 
-import export.assembling
-import export.gates
-import export.rebuild_cli
-import export.rebuilding  # noqa: F401  imported before the forks
-from bundle.current import live_version, read_current
-from bundle.exclusive import REBUILDING
-from bundle.layout import CURRENT
-from bundle.verify import verify_version
-from bundle.versions import version_names
+import re4.exporting.assemble
+import re4.exporting.rebuild.cli
+import re4.exporting.rebuild.job
+import re4.exporting.rebuild.quality_gates
+from re4.bundle.layout import CURRENT
+from re4.bundle.publishing.current import live_version, read_current
+from re4.bundle.publishing.directory_lock import REBUILDING
+from re4.bundle.publishing.versions import version_names
+from re4.bundle.verify import verify_version
 from re4.cli import main as re4
 
 NUM_KEPT = 2

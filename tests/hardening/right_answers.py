@@ -7,7 +7,7 @@ import numpy as np
 from small_bundles import SmallVersion
 from steady_callers import Call
 
-from protos.v1 import retrieval_pb2 as pb
+from re4.protos.v1 import retrieval_pb2 as pb
 
 HISTORIES = ((4, 9, 30), (7,), (12, 3, 44, 51, 2), (20, 21, 22, 23, 24, 25, 26, 27))
 """Rows, oldest first: short, one, and longer than the model attends to."""

@@ -16,7 +16,7 @@ import grpc
 import numpy as np
 from running_server import DEADLINE_S
 
-from protos.v1 import retrieval_pb2 as pb
+from re4.protos.v1 import retrieval_pb2 as pb
 
 OPTIONS = (
     # Otherwise all connections of one process to one address are one connection, and so one worker's.

@@ -23,7 +23,7 @@ from running_server import DEADLINE_S, RunningServer
 from small_bundles import NUM_INTERESTS, SmallVersion
 from steady_callers import latency_ms, said
 
-from protos.v1 import retrieval_pb2 as pb
+from re4.protos.v1 import retrieval_pb2 as pb
 
 PROPER = {
     grpc.StatusCode.OK,

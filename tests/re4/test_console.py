@@ -1,6 +1,6 @@
 """What is printed for people."""
 
-from re4.console import table
+from re4.common.console import table
 
 
 def test_a_table_that_no_terminal_shows_is_whole(capsys):

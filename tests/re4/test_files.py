@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from re4.files import replacing, write_json
+from re4.common.files import replacing, write_json
 
 
 def test_replaces_when_the_block_ends_well(tmp_path):

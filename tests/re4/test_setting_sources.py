@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from re4.errors import UsageError
-from re4.setting_sources import gather, read_environment
-from re4.settings import check, construct, flat, setting
+from re4.common.errors import UsageError
+from re4.settings.fields import check, construct, flat, setting
+from re4.settings.sources import gather, read_environment
 
 
 class Mood(StrEnum):

@@ -7,7 +7,7 @@ import pytest
 from running_server import RunningServer
 from small_bundles import SmallVersion, load
 
-from serving.snapshot import Snapshot
+from re4.serving.versions.snapshot import Snapshot
 
 
 @pytest.fixture(scope="session")

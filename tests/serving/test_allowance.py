@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.allowance import available_memory_bytes, usable_cores
+from re4.serving.host.cgroups import available_memory_bytes, usable_cores
 
 GIB = 1 << 30
 

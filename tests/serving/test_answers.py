@@ -9,8 +9,8 @@ import pytest
 from running_server import RE4, RunningServer, open_files
 from small_bundles import MAX_HISTORY, SmallVersion
 
-from re4.errors import RequestError, ServerError
-from serving.client import RetrievalClient
+from re4.common.errors import RequestError, ServerError
+from re4.serving.client.client import RetrievalClient
 
 
 @pytest.fixture(scope="module")
@@ -199,5 +199,5 @@ def test_a_status_of_the_server_is_in_the_clients_error(client: RetrievalClient)
 
 
 def test_the_client_loads_neither_faiss_nor_onnxruntime() -> None:
-    code = "import sys, serving.client; print({'faiss', 'onnxruntime', 'torch'} & {*sys.modules})"
+    code = "import sys, re4.serving.client.client; print({'faiss', 'onnxruntime', 'torch'} & {*sys.modules})"
     assert subprocess.check_output([RE4[0], "-P", "-c", code], text=True).strip() == "set()"

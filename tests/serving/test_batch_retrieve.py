@@ -14,12 +14,12 @@ from small_bundles import SmallVersion
 from test_grpcurl import grpcurl
 from test_server_in_process import Held, call, drive, serving, until_in_flight
 
-from protos.v1 import retrieval_pb2 as pb
-from re4.errors import BundleMismatchError, RequestError, ServerError
-from serving.client import Candidates, RetrievalClient
-from serving.pipeline import Query
-from serving.server import RetrievalServer
-from serving.snapshot import Snapshot
+from re4.common.errors import BundleMismatchError, RequestError, ServerError
+from re4.protos.v1 import retrieval_pb2 as pb
+from re4.serving.api.server import RetrievalServer
+from re4.serving.client.client import Candidates, RetrievalClient
+from re4.serving.retrieval.pipeline import Query
+from re4.serving.versions.snapshot import Snapshot
 
 
 @pytest.fixture(scope="module")

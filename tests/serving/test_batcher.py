@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from re4.errors import ShedError
-from serving.backlog import Group
-from serving.batcher import Batcher, Finished
+from re4.common.errors import ShedError
+from re4.serving.batching.batcher import Batcher, Finished
+from re4.serving.batching.queue import Group
 
 
 class Lane:

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from running_server import DEADLINE_S
 from test_server_in_process import call, drive, serving
 
-from bundle.manifest import FrontierPoint, IndexInfo
-from protos.v1 import retrieval_pb2 as pb
-from serving import brown_out
-from serving.brown_out import BrownOut, lowest_effort
-from serving.indexes.kind import scaled
-from serving.server import RetrievalServer
-from serving.snapshot import Snapshot
+from re4.bundle.manifest import FrontierPoint, IndexInfo
+from re4.protos.v1 import retrieval_pb2 as pb
+from re4.serving.api.server import RetrievalServer
+from re4.serving.batching import brown_out
+from re4.serving.batching.brown_out import BrownOut, lowest_effort
+from re4.serving.retrieval.indexes.kind import scaled
+from re4.serving.versions.snapshot import Snapshot
 
 
 def point(recall: float, **parameters: int | float) -> FrontierPoint:

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running_server import DEADLINE_S, RunningServer
 
-from serving.access_log import AccessLog
-from serving.calls import CURRENT_CALL, Call
-from serving.logs import formatter, is_worth_a_line
-from serving.settings import LogFormat
-from serving.tokens import digest_of
+from re4.serving.auth.tokens import digest_of
+from re4.serving.observability.access_log import AccessLog
+from re4.serving.observability.call_context import CURRENT_CALL, Call
+from re4.serving.observability.logs import formatter, is_worth_a_line
+from re4.serving.settings import LogFormat
 
 TOKEN = "a-token-that-nobody-logs"
 
@@ -130,7 +130,7 @@ def test_every_call_is_written_or_counted_and_lines_keep_to_their_budget(
     log = AccessLog(errors_only=False, lines_per_s=lines_per_s, clock_s=lambda: now)
     handler = logging.Handler()
     handler.emit = written.append
-    logger = logging.getLogger("serving.access_log")
+    logger = logging.getLogger("re4.serving.observability.access_log")
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

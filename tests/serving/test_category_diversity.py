@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bundle.attribute_writing import write_attributes
-from bundle.attributes import Attribute, Attributes
-from serving.merging import POLICIES
-from serving.merging.category_diversity import POOL_FACTOR, CategoryDiversity
+from re4.bundle.attributes.reader import Attribute, Attributes
+from re4.bundle.attributes.writer import write_attributes
+from re4.serving.retrieval.merging import POLICIES
+from re4.serving.retrieval.merging.category_diversity import POOL_FACTOR, CategoryDiversity
 
 NUM_ITEMS = 90
 ONE_ITEM = np.ones((3, 1), np.float32)

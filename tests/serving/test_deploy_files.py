@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from re4.settings import declared, option_name
-from serving.service import SERVICE_NAME
-from serving.settings import ServerSettings
+from re4.serving.api.service import SERVICE_NAME
+from re4.serving.settings import ServerSettings
+from re4.settings.fields import declared, option_name
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARD = json.loads((DEPLOY / "grafana-dashboard.json").read_text())

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from small_bundles import MAX_HISTORY, SmallVersion
 from test_index_kinds import KIND_SETTINGS, NUM_ITEMS, version_of
 
-from bundle.attributes import Attributes
-from bundle.verify import verify_version
-from serving.merging import POLICIES
-from serving.merging.category_diversity import CategoryDiversity
-from serving.pipeline import Query
-from serving.search_terms import SearchTerms
-from serving.selection import Condition
-from serving.snapshot import load_snapshot
+from re4.bundle.attributes.reader import Attributes
+from re4.bundle.verify import verify_version
+from re4.serving.retrieval.filtered_search import SearchTerms
+from re4.serving.retrieval.filters import Condition
+from re4.serving.retrieval.merging import POLICIES
+from re4.serving.retrieval.merging.category_diversity import CategoryDiversity
+from re4.serving.retrieval.pipeline import Query
+from re4.serving.versions.snapshot import load_snapshot
 
 Filter: TypeAlias = tuple[str, list[str], bool]
 
@@ -81,7 +81,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def way(request: pytest.FixtureRequest) -> Iterator[str]:
     """However few items pass, they are searched in this way."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("serving.selection.FEW", 0 if "selector" in request.param else 1 << 15)
+        patch.setattr("re4.serving.retrieval.filters.FEW", 0 if "selector" in request.param else 1 << 15)
         yield request.param
 
 

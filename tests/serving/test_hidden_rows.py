@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from small_bundles import SmallVersion, load
 from test_index_kinds import KIND_SETTINGS, version_of
 
-from bundle.hidden import HiddenIds
-from serving.hidden import ROOM
-from serving.merging import POLICIES
-from serving.pipeline import Query
-from serving.popular import popular_rows
-from serving.search_terms import SearchTerms
-from serving.selection import Condition
-from serving.snapshot import Snapshot
+from re4.bundle.hidden import HiddenIds
+from re4.serving.api.popularity_fallback import popular_rows
+from re4.serving.retrieval.filtered_search import SearchTerms
+from re4.serving.retrieval.filters import Condition
+from re4.serving.retrieval.hidden_items import ROOM
+from re4.serving.retrieval.merging import POLICIES
+from re4.serving.retrieval.pipeline import Query
+from re4.serving.versions.snapshot import Snapshot
 
 NUM_ITEMS = 300
 HISTORY = [4, 9, 30]
@@ -72,7 +72,7 @@ def test_no_index_shows_them_or_falls_short(
     kind: str, few: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The others searched one by one, and with a selector."""
-    monkeypatch.setattr("serving.hidden.FEW", few)
+    monkeypatch.setattr("re4.serving.retrieval.hidden_items.FEW", few)
     version = version_of(kind)
     snapshot = load(version, tmp_path)
     for num_hidden in (3, ROOM + 1, 600):

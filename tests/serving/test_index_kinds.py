@@ -11,21 +11,21 @@ import pytest
 from running_server import RunningServer
 from small_bundles import MAX_HISTORY, NUM_INTERESTS, SmallVersion
 
-from bundle.attribute_writing import write_attributes
-from bundle.manifest import IndexInfo, ItemsInfo, ModelInfo
-from bundle.publish import stage_version
-from bundle.verify import verify_version
-from export.building import BuiltIndex, build_index
-from export.cagra import empty_cagra, links_of_cagra
-from export.indexes import HNSW
-from export.lists import replace_centroids
-from re4.errors import BundleError
-from serving.check import load_and_try
-from serving.client import RetrievalClient
-from serving.indexes import KINDS
-from serving.pipeline import Query
-from serving.settings import ServerSettings
-from serving.snapshot import Snapshot, load_snapshot
+from re4.bundle.attributes.writer import write_attributes
+from re4.bundle.manifest import IndexInfo, ItemsInfo, ModelInfo
+from re4.bundle.publishing.publish import stage_version
+from re4.bundle.verify import verify_version
+from re4.common.errors import BundleError
+from re4.exporting.index.build import BuiltIndex, build_index
+from re4.exporting.index.cagra import empty_cagra, links_of_cagra
+from re4.exporting.index.families import HNSW
+from re4.exporting.index.ivf_training import replace_centroids
+from re4.serving.client.client import RetrievalClient
+from re4.serving.retrieval.indexes import KINDS
+from re4.serving.retrieval.pipeline import Query
+from re4.serving.settings import ServerSettings
+from re4.serving.versions.snapshot import Snapshot, load_snapshot
+from re4.serving.versions.version_check import load_and_try
 
 NUM_ITEMS, NUM_CANDIDATES = 800, 10
 

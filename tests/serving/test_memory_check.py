@@ -6,12 +6,12 @@ import pytest
 from running_server import RunningServer
 from small_bundles import SmallVersion
 
-from bundle.manifest import IndexInfo, Manifest
-from bundle.verify import read_manifest
-from re4.errors import BundleError
-from serving import memory_check
-from serving.client import RetrievalClient
-from serving.memory_check import bytes_needed, require_memory
+from re4.bundle.manifest import IndexInfo, Manifest
+from re4.bundle.verify import read_manifest
+from re4.common.errors import BundleError
+from re4.serving.client.client import RetrievalClient
+from re4.serving.versions import memory_check
+from re4.serving.versions.memory_check import bytes_needed, require_memory
 
 MIB = 1 << 20
 
@@ -62,7 +62,7 @@ def test_a_server_without_room_keeps_the_old_version_and_says_why(tmp_path: Path
     good = SmallVersion(seed=1).publish(bundles)
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\nif 'serve' in sys.orig_argv:\n"
-        "    import serving.allowance\n    serving.allowance.available_memory_bytes = lambda: 0\n"
+        "    from re4.serving.host import cgroups\n    cgroups.available_memory_bytes = lambda: 0\n"
     )
     env = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
     with RunningServer(bundles, "--poll-interval-s", "0.02", env=env) as running:

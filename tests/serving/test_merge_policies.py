@@ -12,13 +12,13 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from protos.v1 import retrieval_pb2 as pb
-from serving.exact import exact_search
-from serving.merging import POLICIES
-from serving.merging.attention_quota import attention_quotas
-from serving.merging.equal_quota import equal_quotas
-from serving.policy_names import enum_name, policy_names
-from serving.term_checks import POLICY_OF
+from re4.protos.v1 import retrieval_pb2 as pb
+from re4.serving.api.option_checks import POLICY_OF
+from re4.serving.protocol.policy_names import enum_name, policy_names
+from re4.serving.retrieval.exact_search import exact_search
+from re4.serving.retrieval.merging import POLICIES
+from re4.serving.retrieval.merging.attention_quota import attention_quotas
+from re4.serving.retrieval.merging.equal_quota import equal_quotas
 
 
 class Question:
@@ -198,7 +198,7 @@ def test_every_policy_can_be_asked_for_and_every_value_is_a_policy() -> None:
 def test_the_exact_search_is_the_order_of_all_scores_across_its_chunks(
     num_results: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.exact._ITEMS_AT_ONCE", 16)
+    monkeypatch.setattr("re4.serving.retrieval.exact_search._ITEMS_AT_ONCE", 16)
     rng = np.random.default_rng(3)
     items_ND = rng.standard_normal((101, 5)).astype(np.float32)
     interests_KD = rng.standard_normal((3, 5)).astype(np.float32)

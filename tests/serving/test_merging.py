@@ -5,10 +5,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.indexes import KINDS
-from serving.merging import POLICIES, Merged
-from serving.pipeline import NO_ROWS, Query, first_allowed
-from serving.search import Searcher
+from re4.serving.retrieval.indexes import KINDS
+from re4.serving.retrieval.merging import POLICIES, Merged
+from re4.serving.retrieval.pipeline import NO_ROWS, Query, first_allowed
+from re4.serving.retrieval.search import Searcher
 
 merge = POLICIES["max-score"]
 ONE_ITEM = np.ones((1, 1), np.float32)

@@ -20,12 +20,12 @@ from small_bundles import SmallVersion
 from test_server_in_process import Held, call, drive, serving
 from test_server_processes import serve_and_fail
 
-from re4.errors import ServerError
-from serving.client import RetrievalClient
-from serving.metrics import STAGES, ServerFacts
-from serving.pipeline import Pipeline
-from serving.server import RetrievalServer
-from serving.snapshot import Snapshot
+from re4.common.errors import ServerError
+from re4.serving.api.server import RetrievalServer
+from re4.serving.client.client import RetrievalClient
+from re4.serving.observability.metrics import STAGES, ServerFacts
+from re4.serving.retrieval.pipeline import Pipeline
+from re4.serving.versions.snapshot import Snapshot
 
 README = Path(__file__).parents[2] / "serving" / "README.md"
 

@@ -7,8 +7,8 @@ from running_server import RunningServer
 from small_bundles import SmallVersion
 from test_metrics_page import Scraped
 
-from serving.client import RetrievalClient
-from serving.online_recall import answer_recall
+from re4.serving.client.client import RetrievalClient
+from re4.serving.processes.recall_process import answer_recall
 
 NOTHING = np.empty(0, np.int64)
 

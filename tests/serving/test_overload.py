@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_batcher import Lane
 
-from re4.errors import ShedError, TooLateError
-from serving.admission import Pace
-from serving.backlog import Backlog, Group
-from serving.batcher import Batcher
+from re4.common.errors import ShedError, TooLateError
+from re4.serving.batching.batcher import Batcher
+from re4.serving.batching.latency_estimate import Pace
+from re4.serving.batching.queue import Backlog, Group
 
 MAX_BATCH = 4
 MAX_WAIT_MS = 100.0

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from small_bundles import MAX_HISTORY, NUM_INTERESTS, SmallVersion, load
 
-from re4.errors import BundleMismatchError
-from serving.encoder import bucket_sizes
-from serving.merging import POLICIES
-from serving.pipeline import Answer, Pipeline, Query
-from serving.snapshot import Snapshot
+from re4.common.errors import BundleMismatchError
+from re4.serving.retrieval.encoder import bucket_sizes
+from re4.serving.retrieval.merging import POLICIES
+from re4.serving.retrieval.pipeline import Answer, Pipeline, Query
+from re4.serving.versions.snapshot import Snapshot
 
 
 def query(rows: list[int], num_candidates: int, excluded: list[int] = ()) -> Query:

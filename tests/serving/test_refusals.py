@@ -8,9 +8,9 @@ import pytest
 from grpc_health.v1 import health_pb2
 from test_server_in_process import Held, call, drive, health_of, serving
 
-from serving.refusals import SPACING_S, Spacing
-from serving.server import RetrievalServer
-from serving.snapshot import Snapshot
+from re4.serving.api.server import RetrievalServer
+from re4.serving.batching.rejections import SPACING_S, Spacing
+from re4.serving.versions.snapshot import Snapshot
 
 
 class Clock:

@@ -12,13 +12,13 @@ from small_bundles import SmallVersion
 from test_grpcurl import GRPCURL
 from test_index_kinds import NUM_ITEMS, version_of
 
-from re4.errors import ServerError
-from serving.backlog import Group
-from serving.client import AttributeFilter, RetrievalClient
-from serving.pipeline import Query
-from serving.search_terms import SearchTerms
-from serving.selection import Condition
-from serving.service import _group_of, _Job
+from re4.common.errors import ServerError
+from re4.serving.api.service import _group_of, _Job
+from re4.serving.batching.queue import Group
+from re4.serving.client.client import AttributeFilter, RetrievalClient
+from re4.serving.retrieval.filtered_search import SearchTerms
+from re4.serving.retrieval.filters import Condition
+from re4.serving.retrieval.pipeline import Query
 
 HISTORY = [4, 9, 31]
 

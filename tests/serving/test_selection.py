@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bundle.attribute_writing import write_attributes
-from bundle.attributes import Attributes
-from serving.selection import Condition, Selection, select
-from serving.selections import Selections
+from re4.bundle.attributes.reader import Attributes
+from re4.bundle.attributes.writer import write_attributes
+from re4.serving.retrieval.filter_cache import Selections
+from re4.serving.retrieval.filters import Condition, Selection, select
 
 NUM_ITEMS = 203
 COLUMNS = ("letter", "tags")
@@ -56,7 +56,7 @@ def test_all_conditions_pass_and_nobody_else(
 
     expected = [row for row in range(NUM_ITEMS) if all(passes(row, each) for each in conditions)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("serving.selection.FEW", few)
+        patch.setattr("re4.serving.retrieval.filters.FEW", few)
         selection = select(attributes, conditions, NUM_ITEMS)
     assert selection.num_rows == len(expected)
     assert selection.rows().tolist() == expected

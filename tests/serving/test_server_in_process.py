@@ -13,13 +13,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from running_server import DEADLINE_S
 from small_bundles import SmallVersion, load
 
-from protos.v1 import retrieval_pb2 as pb
-from serving.addresses import Address
-from serving.live import Live
-from serving.pipeline import Query
-from serving.server import RetrievalServer
-from serving.settings import ServerSettings
-from serving.snapshot import Snapshot
+from re4.protos.v1 import retrieval_pb2 as pb
+from re4.serving.api.server import RetrievalServer
+from re4.serving.host.addresses import Address
+from re4.serving.retrieval.pipeline import Query
+from re4.serving.settings import ServerSettings
+from re4.serving.versions.live_version import Live
+from re4.serving.versions.snapshot import Snapshot
 
 REQUEST = pb.RetrieveRequest(history=pb.ItemIds(strings=["item-1-é"]), num_candidates=5).SerializeToString()
 ITEM_59 = pb.RetrieveRequest(history=pb.ItemIds(strings=["item-59-é"]), num_candidates=5).SerializeToString()
@@ -56,9 +56,9 @@ def drive(
     async def main() -> None:
         with pytest.MonkeyPatch.context() as patch:
             # Whoever holds a batch would hold the event loop, and the test with it.
-            patch.setattr("serving.service._MAX_BLOCK_MS", 0.0)
-            patch.setattr("serving.service._MAX_BLOCK_BESIDE_MS", 0.0)
-            patch.setattr("serving.service.usable_cores", lambda: 99)
+            patch.setattr("re4.serving.api.service._MAX_BLOCK_MS", 0.0)
+            patch.setattr("re4.serving.api.service._MAX_BLOCK_BESIDE_MS", 0.0)
+            patch.setattr("re4.serving.api.service.usable_cores", lambda: 99)
             server = RetrievalServer(live, ServerSettings(max_batch_size=8, **settings))
         address = await server.start(Address(host="127.0.0.1", port=0))
         async with grpc.aio.insecure_channel(str(address)) as channel:

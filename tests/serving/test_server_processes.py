@@ -16,10 +16,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from running_server import DEADLINE_S, RE4, RunningServer, open_files, raw_call
 from small_bundles import SmallVersion
 
-from bundle.retention import prune
-from re4.errors import UsageError
-from serving.cli import serve
-from serving.client import RetrievalClient
+from re4.bundle.publishing.retention import prune
+from re4.common.errors import UsageError
+from re4.serving.cli import serve
+from re4.serving.client.client import RetrievalClient
 
 
 def serve_and_fail(bundles: Path, *options: str) -> tuple[int, str]:
@@ -125,7 +125,8 @@ def test_the_port_is_open_and_not_serving_until_the_version_is_warm(bundles: Pat
     held = tmp_path / "held"
     os.mkfifo(held)
     (tmp_path / "sitecustomize.py").write_text(
-        f"import sys\nif 'serving.check' in sys.orig_argv:\n    open({str(held)!r}).close()\n"
+        "import sys\nif 're4.serving.versions.version_check' in sys.orig_argv:\n"
+        f"    open({str(held)!r}).close()\n"
     )
     path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
     running = RunningServer(bundles, "--num-processes", "2", env={"PYTHONPATH": path})
@@ -180,8 +181,8 @@ def test_a_check_ends_with_a_parent_that_was_killed(bundles: Path, tmp_path: Pat
     held = tmp_path / "held"
     os.mkfifo(held)
     (tmp_path / "sitecustomize.py").write_text(
-        "import sys\nif 'serving.check' in sys.orig_argv:\n"
-        f"    import bundle.verify\n    bundle.verify.verify_version = lambda _: open({str(held)!r})\n"
+        "import sys\nif 're4.serving.versions.version_check' in sys.orig_argv:\n"
+        f"    from re4.bundle import verify\n    verify.verify_version = lambda _: open({str(held)!r})\n"
     )
     env = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
     running = RunningServer(bundles, env=env)
@@ -270,5 +271,5 @@ def test_the_help_loads_nothing_heavy() -> None:
     done = subprocess.run([*RE4, "serve", "--help"], capture_output=True, text=True, env=env, check=True)
     assert "--bundles" in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "serving.settings" in imported
+    assert "re4.serving.settings" in imported
     assert not imported & {"torch", "faiss", "onnxruntime", "grpc", "numpy"}

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from running_server import RunningServer
 
-from re4.errors import UsageError
-from re4.setting_sources import read_file
-from serving.cli import info, serve
-from serving.settings import Fallback, Limits, ServerSettings
+from re4.common.errors import UsageError
+from re4.serving.cli import info, serve
+from re4.serving.settings import Fallback, Limits, ServerSettings
+from re4.settings.sources import read_file
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "serve.toml"
 

@@ -11,13 +11,14 @@ from running_server import RE4, RunningServer
 from small_bundles import SmallVersion
 from typer.testing import CliRunner
 
-from benchmarks.latency import measure, steadiness
-from benchmarks.latency.load import Timing
+from re4.benchmarks.common import steadiness
+from re4.benchmarks.load_generator.load import Timing
+from re4.benchmarks.serve import measure
 from re4.cli import build_app
-from re4.errors import UsageError
-from serving.cli import info
-from serving.retrieve_cli import retrieve
-from serving.tokens import digest_of
+from re4.common.errors import UsageError
+from re4.serving.auth.tokens import digest_of
+from re4.serving.cli import info
+from re4.serving.client.cli import retrieve
 
 
 def test_retrieve_as_json(

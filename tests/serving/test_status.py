@@ -2,9 +2,9 @@
 
 import grpc
 
-from re4 import errors
-from serving import admission
-from serving.status import STATUS_CODES, status_of
+from re4.common import errors
+from re4.serving.batching import latency_estimate as admission
+from re4.serving.protocol.status_codes import STATUS_CODES, status_of
 
 INTERNAL = grpc.StatusCode.INTERNAL
 EXPECTED = {

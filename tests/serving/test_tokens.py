@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running_server import DEADLINE_S, RE4, RunningServer
 
-from re4.errors import RateError, SecurityError, ServerError, UnauthenticatedError
-from serving.client import Connection, RetrievalClient
-from serving.gate import Gate
-from serving.rates import Rate
-from serving.tokens import digest_of, read_tokens
+from re4.common.errors import RateError, SecurityError, ServerError, UnauthenticatedError
+from re4.serving.auth.authenticator import Gate
+from re4.serving.auth.rate_limit import Rate
+from re4.serving.auth.tokens import digest_of, read_tokens
+from re4.serving.client.client import Connection, RetrievalClient
 
 GOOD, OLD, SLOW = "a-token-of-ranking", "an-older-token-of-ranking", "a-token-of-mail"
 

@@ -20,15 +20,15 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler
 from running_server import DEADLINE_S, RunningServer
 
-from protos.v1 import retrieval_pb2 as pb
-from re4.errors import UsageError
-from serving.addresses import Address
-from serving.client import RetrievalClient
-from serving.live import Live
-from serving.server import RetrievalServer
-from serving.settings import ServerSettings
-from serving.snapshot import Snapshot
-from serving.tracing import Tracer, check_installed
+from re4.common.errors import UsageError
+from re4.protos.v1 import retrieval_pb2 as pb
+from re4.serving.api.server import RetrievalServer
+from re4.serving.client.client import RetrievalClient
+from re4.serving.host.addresses import Address
+from re4.serving.observability.tracing import Tracer, check_installed
+from re4.serving.settings import ServerSettings
+from re4.serving.versions.live_version import Live
+from re4.serving.versions.snapshot import Snapshot
 
 REQUEST = pb.RetrieveRequest(history=pb.ItemIds(strings=["item-1-é"]), num_candidates=5).SerializeToString()
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -178,7 +178,7 @@ def test_a_listener_that_fails_is_not_the_calls_business(snapshot: Snapshot) -> 
 
 
 def test_the_library_is_loaded_only_where_it_is_asked_for() -> None:
-    code = "import sys, serving.server; sys.exit('opentelemetry' in sys.modules)"
+    code = "import sys, re4.serving.api.server; sys.exit('opentelemetry' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -7,9 +7,9 @@ import pytest
 from damaged_versions import CHANGED_FILES, WRONG_PARTS, endless_loop, publish
 from small_bundles import SmallVersion
 
-from re4.errors import BundleDamagedError, BundleError
-from serving.check import check_version, load_and_try
-from serving.settings import ServerSettings
+from re4.common.errors import BundleDamagedError, BundleError
+from re4.serving.settings import ServerSettings
+from re4.serving.versions.version_check import check_version, load_and_try
 
 
 def check(path: Path, **settings: float) -> None:
@@ -38,7 +38,7 @@ def test_changed_files_are_refused_before_any_parser_is_loaded(
         check(folder / version)
     assert text in str(refused.value)
     imported = {line.rpartition("|")[2].strip() for line in capfd.readouterr().err.splitlines()}
-    assert "bundle.verify" in imported
+    assert "re4.bundle.verify" in imported
     assert not imported & {"faiss", "onnxruntime", "numpy"}
 
 
@@ -75,6 +75,6 @@ def test_a_check_that_dies_is_a_refusal(
     dying.write_text(f"#!/bin/sh\n{ending}\n")
     dying.chmod(0o755)
     path = folder / SmallVersion().publish(folder)
-    monkeypatch.setattr("serving.check.sys.executable", str(dying))
+    monkeypatch.setattr("re4.serving.versions.version_check.sys.executable", str(dying))
     with pytest.raises(BundleDamagedError, match=text):
         check(path)

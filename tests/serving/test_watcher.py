@@ -7,9 +7,9 @@ import pytest
 from damaged_versions import point_current_at
 from small_bundles import SmallVersion
 
-from bundle.layout import CURRENT
-from re4.errors import BundleDamagedError, BundleError
-from serving.watcher import GoLive, Refused, Watcher
+from re4.bundle.layout import CURRENT
+from re4.common.errors import BundleDamagedError, BundleError
+from re4.serving.versions.watcher import GoLive, Refused, Watcher
 
 
 class Check:

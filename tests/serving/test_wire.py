@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bundle.ids import ItemIds, write_item_ids
-from protos.v1 import retrieval_pb2 as pb
-from re4.errors import BundleError
-from serving import wire
-from serving.merging import Merged
+from re4.bundle.ids.id_map import ItemIds, write_item_ids
+from re4.common.errors import BundleError
+from re4.protos.v1 import retrieval_pb2 as pb
+from re4.serving.api import candidate_encoding as wire
+from re4.serving.retrieval.merging import Merged
 
 STRINGS = ["a", "é", "x" * 127, "y" * 128, "日本" * 100, "z" * 1024]
 INTS = [0, -1, 2**63 - 1, -(2**63), 7, 300]

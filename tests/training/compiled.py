@@ -2,14 +2,14 @@
 
 import torch
 
-import training.native
+import re4.training.kernels
 
 
 def both(monkeypatch, given, work):
     """Work it out by compiled code, and by PyTorch's operations."""
-    training.native._loaded.clear()
+    re4.training.kernels._loaded.clear()
     compiled = work(**given)
-    assert any(library is not None for library in training.native._loaded.values())
+    assert any(library is not None for library in re4.training.kernels._loaded.values())
     with monkeypatch.context() as without:
         without.setenv("RE4_NATIVE", "0")
         return compiled, work(**given)

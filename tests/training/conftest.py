@@ -7,8 +7,8 @@ import pytest
 import torch
 from planted_tastes import write_planted
 
-import training.native
-from training.data.dataset import Dataset
+import re4.training.kernels
+from re4.training.data.dataset import Dataset
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -21,7 +21,7 @@ def _one_thread():
 @pytest.fixture
 def native_alone(monkeypatch, tmp_path_factory):
     """Compiled code is kept for the tests alone, and none is loaded yet."""
-    monkeypatch.setattr(training.native, "_loaded", {})
+    monkeypatch.setattr(re4.training.kernels, "_loaded", {})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "native"))
 
 

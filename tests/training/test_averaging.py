@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from training.averaging import TIMES_PER_EPOCH, RunningMean
-from training.config import TrainConfig
-from training.evaluation import evaluate
-from training.loop import train
-from training.model import MultiInterestModel
-from training.run import Run
+from re4.training.config import TrainConfig
+from re4.training.evaluation.protocol import evaluate
+from re4.training.model.model import MultiInterestModel
+from re4.training.run.run import Run
+from re4.training.trainer.loop import train
+from re4.training.trainer.weight_averaging import TIMES_PER_EPOCH, RunningMean
 
 
 @pytest.fixture

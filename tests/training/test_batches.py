@@ -5,8 +5,8 @@ import pytest
 import torch
 from user_sequences import sequences
 
-from re4.errors import DataError
-from training.batches import TrainingBatches
+from re4.common.errors import DataError
+from re4.training.data.batches import TrainingBatches
 
 USERS = [[1, 2, 3, 4, 5, 6], [7], [8, 9], [3, 3, 3]]
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.blockwise import with_gradients, work_by_blocks
+from re4.training.kernels.parallel import with_gradients, work_by_blocks
 
 
 class Squares:

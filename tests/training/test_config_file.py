@@ -6,8 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from re4.cli import build_app
-from re4.errors import UsageError
-from training.config import TrainConfig, read_settings
+from re4.common.errors import UsageError
+from re4.training.config import TrainConfig, read_settings
 
 SMALL = """
 embedding_dim = 8

@@ -7,17 +7,18 @@ import pytest
 import reference
 import torch
 
-from re4.errors import UsageError
-from training.config import TrainConfig
-from training.encoders import ENCODERS, SMALL_CATALOGUE, build_encoder
-from training.evaluation import evaluate, rank
-from training.loop import train
-from training.model import MultiInterestModel
-from training.negatives import build_sampler
-from training.own_negatives import own_negatives
-from training.recommend import blend_interests, recommend_sum, select_interest
-from training.routing import routing_sum
-from training.run import Run
+from re4.common.errors import UsageError
+from re4.training.config import TrainConfig
+from re4.training.encoders import build_encoder
+from re4.training.evaluation.protocol import evaluate, rank
+from re4.training.losses.accidental_hits import own_negatives
+from re4.training.losses.routing_regularization import routing_sum
+from re4.training.losses.sampled_softmax import blend_interests, recommend_sum, select_interest
+from re4.training.model.model import MultiInterestModel
+from re4.training.presets import ENCODERS, SMALL_CATALOGUE
+from re4.training.run.run import Run
+from re4.training.samplers import build_sampler
+from re4.training.trainer.loop import train
 
 LENGTHS = [6, 1, 2, 3, 5]
 SMALL = {"embedding_dim": 5, "max_history_length": 6, "attention_dim": 7}

@@ -5,14 +5,14 @@ import pytest
 import reference
 import torch
 
-from training.batches import Batch
-from training.config import TrainConfig
-from training.flows.recontrast import outside_history, positives
-from training.model import MultiInterestModel
-from training.negatives.drawn import Negatives
-from training.own_negatives import own_negatives
-from training.recommend import recommend_sum, select_interest
-from training.shards import num_shards
+from re4.training.config import TrainConfig
+from re4.training.data.batches import Batch
+from re4.training.losses.accidental_hits import own_negatives
+from re4.training.losses.flows.recontrast import outside_history, positives
+from re4.training.losses.sampled_softmax import recommend_sum, select_interest
+from re4.training.model.microbatch import num_shards
+from re4.training.model.model import MultiInterestModel
+from re4.training.samplers.sampler import Negatives
 
 NUM_ITEMS = 30
 LENGTHS = [6, 1, 4, 3, 6]
@@ -355,8 +355,8 @@ def test_shards_add_up_to_the_batch(options, monkeypatch):
     found = []
     before = torch.get_num_threads()
     for shards, threads in ((1, 1), (3, 1), (3, 2)):
-        monkeypatch.setattr("training.model.num_shards", lambda *_, num=shards: num)
-        monkeypatch.setattr("training.shards.outside_history", _nobody_else)
+        monkeypatch.setattr("re4.training.model.model.num_shards", lambda *_, num=shards: num)
+        monkeypatch.setattr("re4.training.model.microbatch.outside_history", _nobody_else)
         torch.set_num_threads(threads)
         case = Case(model="re4", **options)
         losses = case.model.losses(case.batch, case.negatives, torch.Generator().manual_seed(0))

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from training.config import TrainConfig
-from training.encoders.re4 import Re4Encoder
-from training.flows.reattend import reattend_sum
-from training.flows.reconstruct import Reconstruct, reconstruct_sum
-from training.flows.recontrast import positives, similarities
-from training.own_negatives import own_negatives
-from training.recommend import recommend_sum, select_interest
+from re4.training.config import TrainConfig
+from re4.training.encoders.re4 import Re4Encoder
+from re4.training.losses.accidental_hits import own_negatives
+from re4.training.losses.flows.reattend import reattend_sum
+from re4.training.losses.flows.reconstruct import Reconstruct, reconstruct_sum
+from re4.training.losses.flows.recontrast import positives, similarities
+from re4.training.losses.sampled_softmax import recommend_sum, select_interest
 
 FOLDER = Path(os.environ.get("RE4_GOLDEN_DIR", Path(__file__).parent / "golden"))
 FILES = sorted(FOLDER.glob("*.npz"))

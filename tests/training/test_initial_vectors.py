@@ -5,7 +5,7 @@ import pytest
 import torch
 from user_sequences import sequences
 
-from training.initial_vectors import svd_item_vectors
+from re4.training.trainer.embedding_init import svd_item_vectors
 
 
 def exact_gram(users, num_items, dim):

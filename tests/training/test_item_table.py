@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-import training.native
-from training.item_table import RowAdam, TouchedRows
+import re4.training.kernels
+from re4.training.model.item_embedding import RowAdam, TouchedRows
 
 
 def table(num_items, dim, seed=0):
@@ -54,7 +54,7 @@ def test_with_one_entry_a_row_it_is_adam():
     torch.testing.assert_close(ours.weight, theirs.weight.detach())
 
 
-@pytest.mark.skipif(not training.native.is_native(), reason="there is no C compiler here")
+@pytest.mark.skipif(not re4.training.kernels.is_native(), reason="there is no C compiler here")
 @pytest.mark.parametrize("dim", [16, 64])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_compiled_code_moves_rows_alike(monkeypatch, native_alone, dim, weight_decay):

@@ -9,7 +9,7 @@ import pytest
 STEPS = """
 import resource, sys
 import torch
-from training.memory import keep_freed_memory
+from re4.training.trainer.allocator import keep_freed_memory
 
 torch.set_num_threads(1)
 if sys.argv[1] == "kept":

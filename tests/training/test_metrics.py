@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from training.config import TrainConfig
-from training.evaluation import evaluate, history_and_targets
-from training.metrics import rank_metrics
-from training.model import MultiInterestModel
+from re4.training.config import TrainConfig
+from re4.training.evaluation.metrics import rank_metrics
+from re4.training.evaluation.protocol import evaluate, history_and_targets
+from re4.training.model.model import MultiInterestModel
 
 
 def test_by_hand():

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-import training.native
-from training.against_negatives import sum_against_negatives
-from training.own_negatives import OwnNegatives
+import re4.training.kernels
+from re4.training.losses.accidental_hits import OwnNegatives
+from re4.training.losses.fused_softmax import sum_against_negatives
 
 pytestmark = [
-    pytest.mark.skipif(not training.native.is_native(), reason="there is no C compiler here"),
+    pytest.mark.skipif(not re4.training.kernels.is_native(), reason="there is no C compiler here"),
     pytest.mark.usefixtures("native_alone"),
 ]
 
@@ -24,7 +24,7 @@ def own_cache(monkeypatch, tmp_path):
 
 
 def test_compiled_once_whoever_asks(own_cache):
-    script = "from training.native import native; assert native('against_negatives.c', DIM=16, RIVALS=2)"
+    script = "from re4.training.kernels import native; assert native('against_negatives.c', DIM=16, RIVALS=2)"
     with ThreadPoolExecutor() as pool:
         done = list(pool.map(lambda _: subprocess.run([sys.executable, "-c", script]), range(3)))
     assert [each.returncode for each in done] == [0, 0, 0]
@@ -35,22 +35,22 @@ def test_compiled_once_whoever_asks(own_cache):
 
 
 def test_a_damaged_cache_is_gone_around(own_cache):
-    assert training.native.native("against_negatives.c", DIM=16, RIVALS=2) is not None
+    assert re4.training.kernels.native("against_negatives.c", DIM=16, RIVALS=2) is not None
     (kept,) = own_cache.iterdir()
     begun = kept.read_bytes()[:100]
     kept.unlink()  # and not cut short: it is mapped
     kept.write_bytes(begun)
-    training.native._loaded.clear()
-    assert training.native.native("against_negatives.c", DIM=16, RIVALS=2) is not None
+    re4.training.kernels._loaded.clear()
+    assert re4.training.kernels.native("against_negatives.c", DIM=16, RIVALS=2) is not None
 
 
 def test_no_place_to_keep_it(own_cache):
     own_cache.write_text("a file, no folder")
-    assert training.native.native("against_negatives.c", DIM=16, RIVALS=2) is not None
+    assert re4.training.kernels.native("against_negatives.c", DIM=16, RIVALS=2) is not None
 
 
 def test_what_cannot_be_compiled_is_said_and_done_by_torch(monkeypatch, capsys):
-    monkeypatch.setattr(training.native, "_FLAGS", (*training.native._FLAGS, "--no-such-flag"))
+    monkeypatch.setattr(re4.training.kernels, "_FLAGS", (*re4.training.kernels._FLAGS, "--no-such-flag"))
     assert _sum_is_finite()
     assert "against_negatives.c could not be compiled" in capsys.readouterr().err
     assert _sum_is_finite()
@@ -58,13 +58,13 @@ def test_what_cannot_be_compiled_is_said_and_done_by_torch(monkeypatch, capsys):
 
 
 def test_no_compiler(monkeypatch):
-    training.native._compiler.cache_clear()
+    re4.training.kernels._compiler.cache_clear()
     monkeypatch.setenv("CC", "no-such-compiler")
     try:
-        assert not training.native.is_native()
-        assert training.native.native("against_negatives.c", DIM=16, RIVALS=2) is None
+        assert not re4.training.kernels.is_native()
+        assert re4.training.kernels.native("against_negatives.c", DIM=16, RIVALS=2) is None
     finally:
-        training.native._compiler.cache_clear()
+        re4.training.kernels._compiler.cache_clear()
 
 
 def _sum_is_finite():

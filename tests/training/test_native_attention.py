@@ -6,15 +6,15 @@ import pytest
 import torch
 from compiled import both, spread
 
-import training.native
-from training.batches import Batch
-from training.config import TrainConfig
-from training.encoders import build_encoder
-from training.model import MultiInterestModel
-from training.negatives.drawn import Negatives
+import re4.training.kernels
+from re4.training.config import TrainConfig
+from re4.training.data.batches import Batch
+from re4.training.encoders import build_encoder
+from re4.training.model.model import MultiInterestModel
+from re4.training.samplers.sampler import Negatives
 
 pytestmark = [
-    pytest.mark.skipif(not training.native.is_native(), reason="there is no C compiler here"),
+    pytest.mark.skipif(not re4.training.kernels.is_native(), reason="there is no C compiler here"),
     pytest.mark.usefixtures("native_alone"),
 ]
 
@@ -82,7 +82,7 @@ def test_other_widths_without_positions(monkeypatch, dim, width):
 @pytest.mark.parametrize("flag", ["-mno-amx-bf16", "-mno-avx512f", "-mno-avx"])
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the flags are of x86 processors")
 def test_where_a_processor_can_less(monkeypatch, flag):
-    monkeypatch.setattr(training.native, "_FLAGS", (*training.native._FLAGS, flag))
+    monkeypatch.setattr(re4.training.kernels, "_FLAGS", (*re4.training.kernels._FLAGS, flag))
     check_alike(monkeypatch, users([20, 13, 6]))
 
 

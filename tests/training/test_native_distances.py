@@ -6,11 +6,11 @@ import pytest
 import torch
 from compiled import both, spread
 
-import training.native
-from training.flows.distances import sum_of_distances
+import re4.training.kernels
+from re4.training.losses.fused_reconstruction import sum_of_distances
 
 pytestmark = [
-    pytest.mark.skipif(not training.native.is_native(), reason="there is no C compiler here"),
+    pytest.mark.skipif(not re4.training.kernels.is_native(), reason="there is no C compiler here"),
     pytest.mark.usefixtures("native_alone"),
 ]
 
@@ -62,7 +62,7 @@ def test_reconstructions_of_other_widths(monkeypatch, dim, width):
 @pytest.mark.parametrize("flag", ["-mno-amx-bf16", "-mno-avx512f", "-mno-avx"])
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the flags are of x86 processors")
 def test_reconstructions_where_a_processor_can_less(monkeypatch, flag):
-    monkeypatch.setattr(training.native, "_FLAGS", (*training.native._FLAGS, flag))
+    monkeypatch.setattr(re4.training.kernels, "_FLAGS", (*re4.training.kernels._FLAGS, flag))
     given, decoder = users(lengths=[20, 13, 6], num_interests=5, length=20)
     check_distances_alike(monkeypatch, given | {"decoder": decoder})
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 from compiled import both, spread
 
-import training.native
-from training.flows.reattend import reattend_sum
-from training.flows.recontrast import outside_history, recontrast_sum
+import re4.training.kernels
+from re4.training.losses.flows.reattend import reattend_sum
+from re4.training.losses.flows.recontrast import outside_history, recontrast_sum
 
 pytestmark = [
-    pytest.mark.skipif(not training.native.is_native(), reason="there is no C compiler here"),
+    pytest.mark.skipif(not re4.training.kernels.is_native(), reason="there is no C compiler here"),
     pytest.mark.usefixtures("native_alone"),
 ]
 

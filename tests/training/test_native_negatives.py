@@ -6,12 +6,12 @@ import pytest
 import torch
 from compiled import both, spread
 
-import training.native
-from training.against_negatives import sum_against_negatives
-from training.own_negatives import OwnNegatives
-from training.precision import arithmetic
+import re4.training.kernels
+from re4.training.kernels.precision import arithmetic
+from re4.training.losses.accidental_hits import OwnNegatives
+from re4.training.losses.fused_softmax import sum_against_negatives
 
-pytestmark = pytest.mark.skipif(not training.native.is_native(), reason="there is no C compiler here")
+pytestmark = pytest.mark.skipif(not re4.training.kernels.is_native(), reason="there is no C compiler here")
 
 
 @pytest.fixture(autouse=True, params=["", "-mno-amx-bf16"])
@@ -19,7 +19,9 @@ def _tiles(request, native_alone, monkeypatch):
     """With the processor's tiles, where it has any, or without."""
     if request.param and platform.machine() != "x86_64":
         pytest.skip("no such processor")
-    monkeypatch.setattr(training.native, "_FLAGS", (*training.native._FLAGS, *filter(None, [request.param])))
+    monkeypatch.setattr(
+        re4.training.kernels, "_FLAGS", (*re4.training.kernels._FLAGS, *filter(None, [request.param]))
+    )
 
 
 def examples(*, num_examples, num_rivals, num_negatives, dim=64, scale=0.5, seed=0):
@@ -39,7 +41,7 @@ def examples(*, num_examples, num_rivals, num_negatives, dim=64, scale=0.5, seed
 def check_alike(monkeypatch, given):
     """Alike to float32's rounding; with tiles to 2^-16 of a score's terms: rivals that near may swap."""
     compiled, plain = both(monkeypatch, given, sum_against_negatives)
-    is_exact = any(flag.startswith("-mno-a") for flag in training.native._FLAGS)
+    is_exact = any(flag.startswith("-mno-a") for flag in re4.training.kernels._FLAGS)
     rounding = 2e-6 if is_exact else 2e-4
     for ours, theirs in zip(compiled, plain, strict=True):
         assert ours.dtype == theirs.dtype
@@ -73,7 +75,7 @@ def test_other_widths(monkeypatch, dim):
 @pytest.mark.parametrize("flag", ["-mno-avx512f", "-mno-avx"])
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the flags are of x86 processors")
 def test_processors_that_can_less(monkeypatch, flag):
-    monkeypatch.setattr(training.native, "_FLAGS", (*training.native._FLAGS, flag))
+    monkeypatch.setattr(re4.training.kernels, "_FLAGS", (*re4.training.kernels._FLAGS, flag))
     for num_rivals in (1, 3, 4, 5):
         check_alike(monkeypatch, examples(num_examples=20, num_rivals=num_rivals, num_negatives=200))
 
@@ -141,4 +143,4 @@ def test_what_is_not_in_one_piece(monkeypatch):
 def test_hard_negatives_and_odd_widths_go_by_torch():
     sum_against_negatives(**examples(num_examples=4, num_rivals=2, num_negatives=5) | {"hardness": 0.5})
     sum_against_negatives(**examples(num_examples=4, num_rivals=2, num_negatives=5, dim=8))
-    assert not training.native._loaded
+    assert not re4.training.kernels._loaded

@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from re4.errors import UsageError
-from training.batches import TrainingBatches
-from training.config import TrainConfig
-from training.data.dataset import Dataset
-from training.evaluation import Evaluation
-from training.loop import train
-from training.model import Losses, MultiInterestModel
-from training.negatives.drawn import Negatives
-from training.precision import arithmetic, is_bf16
-from training.run import Run
+from re4.common.errors import UsageError
+from re4.training.config import TrainConfig
+from re4.training.data.batches import TrainingBatches
+from re4.training.data.dataset import Dataset
+from re4.training.evaluation.protocol import Evaluation
+from re4.training.kernels.precision import arithmetic, is_bf16
+from re4.training.model.model import Losses, MultiInterestModel
+from re4.training.run.run import Run
+from re4.training.samplers.sampler import Negatives
+from re4.training.trainer.loop import train
 
 CPU = torch.device("cpu")
 SMALL = TrainConfig(

@@ -9,14 +9,14 @@ from planted_tastes import write_planted
 from typer.testing import CliRunner
 
 from re4.cli import build_app
-from training.config import TrainConfig
-from training.data.dataset import Dataset
-from training.evaluation import evaluate, history_and_targets, rank
-from training.loop import train
-from training.report.figures import gather_figures
-from training.report.page import write_page
-from training.report.pictures import PICTURES
-from training.run import Run
+from re4.training.config import TrainConfig
+from re4.training.data.dataset import Dataset
+from re4.training.evaluation.protocol import evaluate, history_and_targets, rank
+from re4.training.report.figures import gather_figures
+from re4.training.report.page import write_page
+from re4.training.report.pictures import PICTURES
+from re4.training.run.run import Run
+from re4.training.trainer.loop import train
 
 
 @pytest.fixture(scope="module")

@@ -14,15 +14,15 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from re4.errors import RunError, TrainingError
-from re4.folder_lock import try_lock
-from training.averaging import RunningMean
-from training.checkpoint import CHECKPOINT, read_facts, restore
-from training.config import ADDED_SINCE, TrainConfig
-from training.loop import resume, train
-from training.model import MultiInterestModel
-from training.optimiser import Optimiser
-from training.run import Run
+from re4.common.errors import RunError, TrainingError
+from re4.common.folder_lock import try_lock
+from re4.training.config import ADDED_SINCE, TrainConfig
+from re4.training.model.model import MultiInterestModel
+from re4.training.run.run import Run
+from re4.training.trainer.checkpoint import CHECKPOINT, read_facts, restore
+from re4.training.trainer.loop import resume, train
+from re4.training.trainer.optimiser import Optimiser
+from re4.training.trainer.weight_averaging import RunningMean
 
 
 @pytest.fixture(scope="module")

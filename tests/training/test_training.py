@@ -12,15 +12,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from re4.errors import DataError, RunError, TrainingError, UsageError
-from training.config import ADDED_SINCE, TrainConfig
-from training.data.dataset import Dataset
-from training.encoders import ENCODERS
-from training.evaluation import evaluate
-from training.failure import FAILED_STEP
-from training.loop import choose_device, train
-from training.negatives import NEGATIVES
-from training.run import Run
+from re4.common.errors import DataError, RunError, TrainingError, UsageError
+from re4.training.config import ADDED_SINCE, TrainConfig
+from re4.training.data.dataset import Dataset
+from re4.training.evaluation.protocol import evaluate
+from re4.training.presets import ENCODERS
+from re4.training.run.run import Run
+from re4.training.samplers import NEGATIVES
+from re4.training.trainer.loop import choose_device, train
+from re4.training.trainer.loss_guard import FAILED_STEP
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ import pytest
 import torch
 from planted_tastes import CLUSTER_SIZE, NUM_CLUSTERS, planted_sequences
 
-from re4.errors import UsageError
-from training.config import TrainConfig
-from training.data.writing import write_dataset
-from training.evaluation import evaluate
-from training.loop import train
-from training.run import Run
-from training.warm_start import evaluate_previous, rows_in_previous
+from re4.common.errors import UsageError
+from re4.training.config import TrainConfig
+from re4.training.data.writing import write_dataset
+from re4.training.evaluation.protocol import evaluate
+from re4.training.run.run import Run
+from re4.training.trainer.loop import train
+from re4.training.trainer.warm_start import evaluate_previous, rows_in_previous
 
 CONFIG = TrainConfig(
     embedding_dim=16, attention_dim=16, num_interests=2, construct_dim=8, num_epochs=4, learning_rate=0.01
@@ -103,7 +103,7 @@ def test_one_epoch_more_beats_the_earlier_run_on_the_same_users(old, newer, fold
 
 
 def test_on_its_own_data_the_earlier_run_is_judged_as_ever(old, folder):
-    from training.data.dataset import Dataset
+    from re4.training.data.dataset import Dataset
 
     dataset = Dataset.open(folder / "old-data")
     again = evaluate_previous(old, rows_in_previous(dataset, old), dataset.valid)

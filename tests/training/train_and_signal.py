@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from training.config import TrainConfig
-from training.data.dataset import Dataset
-from training.loop import train
-from training.optimiser import Optimiser
+from re4.training.config import TrainConfig
+from re4.training.data.dataset import Dataset
+from re4.training.trainer.loop import train
+from re4.training.trainer.optimiser import Optimiser
 
 
 def train_until(data: Path, order: dict[str, Any]) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import polars as pl
 
-from re4.errors import DataError
-from training.data.ids import is_canonical_int, is_missing, kind_of_type, repeats, to_kind
-from training.data.keeping import Keep, pieces
-from training.data.layout import TYPE_OF_KIND, kind_of
-from training.data.tables import check_columns, open_table, reading
+from re4.common.errors import DataError
+from re4.training.data.layout import TYPE_OF_KIND, kind_of
+from re4.training.data.tables.ids import is_canonical_int, is_missing, kind_of_type, repeats, to_kind
+from re4.training.data.tables.materialize import Keep, pieces
+from re4.training.data.tables.tables import check_columns, open_table, reading
 
 
 @dataclass(frozen=True, kw_only=True)

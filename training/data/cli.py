@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from re4.console import print_json, progress, say, table
-from re4.errors import UsageError
+from re4.common.console import print_json, progress, say, table
+from re4.common.errors import UsageError
 
 if TYPE_CHECKING:
-    from training.data.dataset import Dataset
-    from training.data.layout import SplitName
+    from re4.training.data.dataset import Dataset
+    from re4.training.data.layout import SplitName
 
 _DEFAULT_MIN_EVENTS = 5
 _DEFAULT_MAX_USER_EVENTS = 10_000
@@ -45,7 +45,7 @@ def fetch(
 
     Example: re4 data fetch ml-100k --out ml-100k
     """
-    from training.data.fetch import fetch as fetch_data_set
+    from re4.training.data.sources.fetch import fetch as fetch_data_set
 
     fetched = fetch_data_set(name, out)
     if as_json:
@@ -132,10 +132,10 @@ def prepare(
 
     Example: re4 data prepare --format sequences --train train.gz --valid valid.gz --test test.gz --out DATA
     """
-    from training.data.catalogue import read_catalogue
-    from training.data.events import Columns
-    from training.data.keeping import in_memory
-    from training.data.prepare import NUM_STEPS, prepare_events, prepare_sequences
+    from re4.training.data.catalogue import read_catalogue
+    from re4.training.data.events import Columns
+    from re4.training.data.prepare import NUM_STEPS, prepare_events, prepare_sequences
+    from re4.training.data.tables.materialize import in_memory
 
     only_events = {
         "--events": events,

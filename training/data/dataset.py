@@ -29,9 +29,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from re4.arrays import map_array
-from re4.errors import DataError
-from training.data.layout import (
+from re4.common.arrays import map_array
+from re4.common.errors import DataError
+from re4.training.data.layout import (
     AGAIN,
     INFO_FILE,
     ITEMS_FILE,

@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from re4.errors import DataError
-from training.data.ids import encode, is_canonical_int, is_missing, kind_of_type
-from training.data.layout import TYPE_OF_KIND, IdKind
-from training.data.tables import Table, check_columns, open_table, reading
-from training.data.timestamps import Timestamps, parse_timestamps
+from re4.common.errors import DataError
+from re4.training.data.layout import TYPE_OF_KIND, IdKind
+from re4.training.data.tables.ids import encode, is_canonical_int, is_missing, kind_of_type
+from re4.training.data.tables.tables import Table, check_columns, open_table, reading
+from re4.training.data.timestamps import Timestamps, parse_timestamps
 
 _NUM_SHOWN = 3
 

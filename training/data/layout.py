@@ -12,7 +12,7 @@ from typing import Literal, cast, get_args
 import polars as pl
 from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 
-from re4.errors import DataError
+from re4.common.errors import DataError
 
 SCHEMA_VERSION = 1
 INFO_FILE = "dataset.json"

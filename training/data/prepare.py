@@ -10,17 +10,17 @@ from typing import Literal
 import polars as pl
 from pydantic import JsonValue
 
-from re4.errors import UsageError
-from training.data.catalogue import Catalogue, describe_items
-from training.data.dataset import Dataset, Sequences
-from training.data.events import Columns, read_events
-from training.data.filtering import k_core
-from training.data.layout import SPLITS, SplitName
-from training.data.oddities import drop_oddities
-from training.data.popularity import rank_items
-from training.data.sequences import read_sequences
-from training.data.split import split_by_time, split_by_user
-from training.data.writing import refuse_existing, write_dataset
+from re4.common.errors import UsageError
+from re4.training.data.catalogue import Catalogue, describe_items
+from re4.training.data.dataset import Dataset, Sequences
+from re4.training.data.event_cleaning import drop_oddities
+from re4.training.data.events import Columns, read_events
+from re4.training.data.item_order import rank_items
+from re4.training.data.k_core import k_core
+from re4.training.data.layout import SPLITS, SplitName
+from re4.training.data.sequences import read_sequences
+from re4.training.data.split import split_by_time, split_by_user
+from re4.training.data.writing import refuse_existing, write_dataset
 
 SplitBy = Literal["user", "time"]
 NUM_STEPS = 4

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from re4.errors import DataError
-from training.data.dataset import Sequences
-from training.data.ids import encode, integers_if_canonical
-from training.data.layout import SPLITS, SplitName
-from training.data.split import num_held_out_history
-from training.data.tables import check_file
-from training.data.text_lines import numbered_lines
+from re4.common.errors import DataError
+from re4.training.data.dataset import Sequences
+from re4.training.data.layout import SPLITS, SplitName
+from re4.training.data.split import num_held_out_history
+from re4.training.data.tables.ids import encode, integers_if_canonical
+from re4.training.data.tables.lines import numbered_lines
+from re4.training.data.tables.tables import check_file
 
 _BLOCK = 1 << 20  # ids held as Python strings at a time
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from re4.errors import DataError
-from training.data.dataset import Sequences
-from training.data.events import Events
-from training.data.layout import SplitName
+from re4.common.errors import DataError
+from re4.training.data.dataset import Sequences
+from re4.training.data.events import Events
+from re4.training.data.layout import SplitName
 
 
 @dataclass(frozen=True, kw_only=True)

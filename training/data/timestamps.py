@@ -11,7 +11,7 @@ from typing import cast
 
 import polars as pl
 
-from re4.errors import DataError
+from re4.common.errors import DataError
 
 # The largest magnitude that is taken for each unit. 1e11 seconds is the year 5138, 1e11 milliseconds is 1973:
 # data that people record about each other lies between these.

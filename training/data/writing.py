@@ -16,11 +16,11 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import JsonValue
 
-from re4.errors import DataError
-from re4.files import sync
-from re4.folder_lock import staging_folder
-from training.data.dataset import Dataset, Sequences
-from training.data.layout import (
+from re4.common.errors import DataError
+from re4.common.files import sync
+from re4.common.folder_lock import staging_folder
+from re4.training.data.dataset import Dataset, Sequences
+from re4.training.data.layout import (
     INFO_FILE,
     ITEMS_FILE,
     SCHEMA_VERSION,

@@ -7,10 +7,10 @@ made of from these weights is the subclass's part (`pool`).
 import torch
 from torch import Tensor, nn
 
-from training.config import TrainConfig
-from training.encoders.compiled_attention import compiled_for, log_attention
-from training.encoders.encoder import Encoded, Encoder
-from training.positions import valid_positions
+from re4.training.config import TrainConfig
+from re4.training.encoders.compiled_attention import compiled_for, log_attention
+from re4.training.encoders.encoder import Encoded, Encoder
+from re4.training.kernels.masks import valid_positions
 
 
 class AttentionEncoder(Encoder):

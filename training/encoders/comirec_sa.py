@@ -5,7 +5,7 @@ Source: Cen et al., "Controllable Multi-Interest Framework for Recommendation", 
 
 from torch import Tensor
 
-from training.encoders.attention import AttentionEncoder
+from re4.training.encoders.attention import AttentionEncoder
 
 
 class ComiRecSAEncoder(AttentionEncoder):

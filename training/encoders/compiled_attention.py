@@ -1,4 +1,4 @@
-"""The logarithm of an attention by compiled code, forward and backward (see `training.native`)."""
+"""The logarithm of an attention by compiled code, forward and backward (see `re4.training.kernels`)."""
 
 import ctypes
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.native import call, native_for
+from re4.training.kernels import call, native_for
 
 
 def compiled_for(history_vectors_BLD: Tensor, W1_HD: Tensor, w_KH: Tensor) -> ctypes.CDLL | None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.config import TrainConfig
-from training.positions import valid_positions
+from re4.training.config import TrainConfig
+from re4.training.kernels.masks import valid_positions
 
 
 @dataclass(frozen=True, kw_only=True)

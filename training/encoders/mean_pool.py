@@ -5,7 +5,7 @@ The baseline with nothing but item vectors to learn; what an encoder adds is its
 
 from torch import Tensor
 
-from training.encoders.encoder import Encoded, Encoder, even_attention
+from re4.training.encoders.encoder import Encoded, Encoder, even_attention
 
 
 class MeanPoolEncoder(Encoder):

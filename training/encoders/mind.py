@@ -14,9 +14,9 @@ Source: Li et al., "Multi-Interest Network with Dynamic Routing for Recommendati
 import torch
 from torch import Tensor, nn
 
-from training.config import TrainConfig
-from training.encoders.encoder import Encoded, Encoder
-from training.positions import valid_positions
+from re4.training.config import TrainConfig
+from re4.training.encoders.encoder import Encoded, Encoder
+from re4.training.kernels.masks import valid_positions
 
 _NUM_ROUNDS = 3
 _SMALL = 1e-9

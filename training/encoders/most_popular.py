@@ -7,7 +7,7 @@ that axis (`initial_vectors = "popularity"`), so scores are in order of populari
 import torch
 from torch import Tensor
 
-from training.encoders.encoder import Encoded, Encoder, even_attention
+from re4.training.encoders.encoder import Encoded, Encoder, even_attention
 
 
 class MostPopularEncoder(Encoder):

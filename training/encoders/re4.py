@@ -6,8 +6,8 @@ Recommendation", WWW 2022, equations of the forward flow.
 
 from torch import Tensor, nn
 
-from training.config import TrainConfig
-from training.encoders.attention import AttentionEncoder
+from re4.training.config import TrainConfig
+from re4.training.encoders.attention import AttentionEncoder
 
 
 class Re4Encoder(AttentionEncoder):

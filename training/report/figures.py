@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.data.dataset import Dataset, Sequences
-from training.evaluation import history_and_targets, rank
-from training.model import MultiInterestModel
-from training.run import Run
+from re4.training.data.dataset import Dataset, Sequences
+from re4.training.evaluation.protocol import history_and_targets, rank
+from re4.training.model.model import MultiInterestModel
+from re4.training.run.run import Run
 
 _NUM_EXAMPLES = 6
 _NUM_SHOWN = 8

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from re4.files import replacing
-from training.report.figures import ReportFigures
-from training.report.pictures import DPI, PICTURES
+from re4.common.files import replacing
+from re4.training.report.figures import ReportFigures
+from re4.training.report.pictures import DPI, PICTURES
 
 PAGE: Final = "index.html"
 _TEMPLATE: Final = "page.html.j2"
@@ -21,7 +21,7 @@ def write_page(folder: Path, figures: ReportFigures, *, title: str, config: Mapp
         with replacing(folder / name) as part:
             draw(figures).savefig(part, format="png", dpi=DPI)
     templates = Environment(
-        loader=PackageLoader("training.report", ""), autoescape=True, undefined=StrictUndefined
+        loader=PackageLoader("re4.training.report", ""), autoescape=True, undefined=StrictUndefined
     )
     text = templates.get_template(_TEMPLATE).render(title=title, figures=figures, config=config)
     with replacing(folder / PAGE) as part:

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from training.report.figures import ReportFigures, Share
+from re4.training.report.figures import ReportFigures, Share
 
 DPI: Final = 110
 

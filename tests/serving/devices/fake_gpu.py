@@ -8,7 +8,7 @@ import faiss
 import numpy as np
 import pytest
 
-from serving.devices import cuda
+from re4.serving.retrieval.devices import cuda
 
 
 class FakeGpu:

@@ -13,15 +13,15 @@ from fake_gpu import FakeGpu, gpu
 from running_server import RunningServer
 from small_bundles import MAX_HISTORY, NUM_INTERESTS, SmallVersion
 
-from bundle.verify import verify_version
-from re4.errors import BundleMismatchError, ServerError
-from serving.backlog import Group
-from serving.batcher import Batcher
-from serving.devices import cuda
-from serving.devices.cuda import MAX_GPU_RESULTS, OnCuda
-from serving.pipeline import Query
-from serving.settings import ServerSettings
-from serving.snapshot import Snapshot, load_snapshot
+from re4.bundle.verify import verify_version
+from re4.common.errors import BundleMismatchError, ServerError
+from re4.serving.batching.batcher import Batcher
+from re4.serving.batching.queue import Group
+from re4.serving.retrieval.devices import cuda
+from re4.serving.retrieval.devices.cuda import MAX_GPU_RESULTS, OnCuda
+from re4.serving.retrieval.pipeline import Query
+from re4.serving.settings import ServerSettings
+from re4.serving.versions.snapshot import Snapshot, load_snapshot
 
 __all__ = ["gpu"]
 
@@ -163,7 +163,7 @@ def test_a_gpu_is_not_shared_out_by_default() -> None:
 def test_a_server_answers_from_a_gpu(tmp_path: Path) -> None:
     version = SmallVersion()
     version.publish(tmp_path)
-    from serving.client import RetrievalClient
+    from re4.serving.client.client import RetrievalClient
 
     with RunningServer(tmp_path, "--device", "cuda") as server, RetrievalClient(server.address) as client:
         found = client.retrieve([version.ids[row] for row in (3, 4, 5)], 10)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from serving.devices.owner import Owned, OwnerThread
+from re4.serving.retrieval.devices.owner import Owned, OwnerThread
 
 
 @pytest.fixture

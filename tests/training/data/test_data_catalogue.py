@@ -3,9 +3,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from re4.errors import DataError
-from training.data.catalogue import describe_items, read_catalogue
-from training.data.keeping import in_memory
+from re4.common.errors import DataError
+from re4.training.data.catalogue import describe_items, read_catalogue
+from re4.training.data.tables.materialize import in_memory
 
 
 def write(folder: Path, text: str, name: str = "films.csv") -> Path:

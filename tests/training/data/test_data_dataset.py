@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from re4.errors import DataError
-from re4.folder_lock import staging_folder
-from training.data import writing
-from training.data.dataset import Dataset, Sequences
-from training.data.layout import SPLITS, SplitName
-from training.data.writing import write_dataset
+from re4.common.errors import DataError
+from re4.common.folder_lock import staging_folder
+from re4.training.data import writing
+from re4.training.data.dataset import Dataset, Sequences
+from re4.training.data.layout import SPLITS, SplitName
+from re4.training.data.writing import write_dataset
 
 
 def sequences(users: list[list[int]], num_history: list[int] | None = None) -> Sequences:
@@ -333,8 +333,8 @@ def test_a_failure_just_before_the_rename_leaves_nothing(
 PREPARES_AND_DIES = """
 import os, signal, sys
 from pathlib import Path
-from training.data import writing
-from training.data.prepare import prepare_sequences
+from re4.training.data import writing
+from re4.training.data.prepare import prepare_sequences
 
 def die(path):
     os.kill(os.getpid(), signal.SIGKILL)

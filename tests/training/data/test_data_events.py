@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from re4.errors import DataError
-from training.data.events import Columns, EventLog, read_events
-from training.data.timestamps import Timestamps
+from re4.common.errors import DataError
+from re4.training.data.events import Columns, EventLog, read_events
+from re4.training.data.timestamps import Timestamps
 
 Row = tuple[object, object, object]
 Write = Callable[[Sequence[Row]], Path]

@@ -5,11 +5,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from re4.errors import DataError, FetchError, UsageError
-from training.data import download as download_module
-from training.data import fetch as fetch_module
-from training.data.download import Fetched, Response, download, get_package, open_address
-from training.data.ml_100k import ADDRESS, GENRES, fetch
+from re4.common.errors import DataError, FetchError, UsageError
+from re4.training.data.sources import download as download_module
+from re4.training.data.sources import fetch as fetch_module
+from re4.training.data.sources.download import Fetched, Response, download, get_package, open_address
+from re4.training.data.sources.ml_100k import ADDRESS, GENRES, fetch
 
 
 def flags(*genres: str) -> str:

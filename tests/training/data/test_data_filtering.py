@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from re4.errors import DataError
-from training.data.events import Events
-from training.data.filtering import k_core
+from re4.common.errors import DataError
+from re4.training.data.events import Events
+from re4.training.data.k_core import k_core
 
 
 def events_of(pairs: list[tuple[int, int]]) -> Events:

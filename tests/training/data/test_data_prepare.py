@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from re4 import cli
-from training.data.dataset import Dataset
-from training.data.layout import SPLITS
+from re4.training.data.dataset import Dataset
+from re4.training.data.layout import SPLITS
 
 Row = tuple[object, object, object]
 Write = Callable[[Sequence[Row]], Path]
@@ -233,10 +233,10 @@ def test_an_unknown_data_set_is_wrong_use(re4: Run, tmp_path: Path) -> None:
 
 
 def test_asking_for_help_loads_nothing_heavy() -> None:
-    script = "import sys, training.data.cli; print(*sorted(sys.modules))"
+    script = "import sys, re4.training.data.cli; print(*sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     loaded = set(done.stdout.split())
-    assert "training.data.cli" in loaded
+    assert "re4.training.data.cli" in loaded
     assert not loaded & {"polars", "numpy", "torch", "pydantic"}
 
 

@@ -12,13 +12,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import polars as pl
 import pytest
 
-from re4.errors import FetchError
-from training.data.amazon_books import AMAZON_BOOKS
-from training.data.download import open_web
-from training.data.fetch import DATA_SETS
-from training.data.gowalla import GOWALLA
-from training.data.ml_1m import ML_1M
-from training.data.public_log import Counts, fetch_log
+from re4.common.errors import FetchError
+from re4.training.data.sources.amazon_books import AMAZON_BOOKS
+from re4.training.data.sources.download import open_web
+from re4.training.data.sources.fetch import DATA_SETS
+from re4.training.data.sources.gowalla import GOWALLA
+from re4.training.data.sources.ml_1m import ML_1M
+from re4.training.data.sources.public_log import Counts, fetch_log
 
 
 class Site:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from re4.errors import DataError
-from training.data import sequences as module
-from training.data.layout import SplitName
-from training.data.sequences import SplitFiles, read_sequences
+from re4.common.errors import DataError
+from re4.training.data import sequences as module
+from re4.training.data.layout import SplitName
+from re4.training.data.sequences import SplitFiles, read_sequences
 
 TEXT: Mapping[SplitName, str] = {
     "train": "u1 a b c\nu2 b\n",

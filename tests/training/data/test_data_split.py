@@ -4,10 +4,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from re4.errors import DataError
-from training.data.dataset import Sequences
-from training.data.events import Events
-from training.data.split import split_by_time, split_by_user
+from re4.common.errors import DataError
+from re4.training.data.dataset import Sequences
+from re4.training.data.events import Events
+from re4.training.data.split import split_by_time, split_by_user
 
 User = list[tuple[int, int]]  # (time, item), rising in time
 

@@ -3,8 +3,8 @@ from datetime import UTC, date, datetime
 import polars as pl
 import pytest
 
-from re4.errors import DataError
-from training.data.timestamps import parse_timestamps
+from re4.common.errors import DataError
+from re4.training.data.timestamps import parse_timestamps
 
 T0 = datetime(2024, 5, 31, 12, 0, 0, tzinfo=UTC)
 SECONDS = 1_717_156_800  # T0

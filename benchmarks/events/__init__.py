@@ -1,0 +1,1 @@
+"""`re4 bench events`: write a synthetic event log."""

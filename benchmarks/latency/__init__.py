@@ -1,1 +1,0 @@
-"""Latency and throughput of a running server, measured from outside. See the README one folder up."""

@@ -1,0 +1,1 @@
+"""The load generator: schedules, transports, worker processes, call statistics."""

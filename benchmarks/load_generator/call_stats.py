@@ -1,0 +1,166 @@
+"""What became of the calls of a run. Failed calls are never left out: they count as slower than any answer.
+
+So a percentile is that of all calls that were due, and there is none where it falls among the failed ones. A
+server cannot look faster by turning calls away.
+"""
+
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from re4.benchmarks.load_generator.histogram import Histogram, nearest_rank
+from re4.benchmarks.load_generator.transport import STAGES, Reading
+
+SHED: Final = "RESOURCE_EXHAUSTED"
+ELSEWHERE: Final = "elsewhere"
+"""What of a call's time is in no stage: the network, gRPC on both sides, waiting to be sent."""
+
+
+@dataclass(kw_only=True, eq=False)
+class Tally:
+    """Calls whose intended time fell into the counted part of a run."""
+
+    answered_us: Histogram = field(default_factory=Histogram)
+    """From the intended time to the answer, of answered calls."""
+    lag_us: Histogram = field(default_factory=Histogram)
+    """From the intended to the actual send time, of all calls: the client's own lateness."""
+    stages_us: dict[str, Histogram] = field(
+        default_factory=lambda: {stage: Histogram() for stage in (*STAGES, ELSEWHERE)}
+    )
+    """The server's stage times, from the replies."""
+    batch_size: Histogram = field(default_factory=Histogram)
+    failures: Counter[str] = field(default_factory=Counter)
+    """Failed calls by gRPC status code."""
+    failure_details: dict[str, str] = field(default_factory=dict)
+    """One message of the server for each code."""
+    versions: Counter[str] = field(default_factory=Counter)
+    """Answers by bundle version, those of the warm-up too."""
+    num_warmup: int = 0
+    """Calls that were sent in the warm-up."""
+    counted_s: float = 0.0
+    """Seconds of sending that count."""
+    seconds: float = 0.0
+    """From the start of counting to its end, or to the last answer where that is later."""
+    stopped: str | None = None
+    """Why the run ended early; None where it did not."""
+
+    @property
+    def num_calls(self) -> int:
+        """Calls that count."""
+        return self.answered_us.count + self.failures.total()
+
+    @property
+    def achieved_per_s(self) -> float:
+        """Answers per second."""
+        return self.answered_us.count / self.seconds if self.seconds else 0.0
+
+    def percentile_ms(self, percent: float) -> float | None:
+        """Latency percentile of all calls that count; None where it falls among the failed ones."""
+        if not self.num_calls:
+            return None
+        rank = nearest_rank(percent, self.num_calls)
+        return self.answered_us.at_rank(rank) / 1000 if rank <= self.answered_us.count else None
+
+    def add(self, other: "Tally") -> None:
+        """Add calls of the same time span (another worker's)."""
+        self._add_calls(other)
+        self.counted_s = max(self.counted_s, other.counted_s)
+        self.seconds = max(self.seconds, other.seconds)
+
+    def append(self, other: "Tally") -> None:
+        """Add calls of another time span (another run's)."""
+        self._add_calls(other)
+        self.counted_s += other.counted_s
+        self.seconds += other.seconds
+
+    def _add_calls(self, other: "Tally") -> None:
+        self.answered_us.add(other.answered_us)
+        self.lag_us.add(other.lag_us)
+        for stage, histogram in self.stages_us.items():
+            histogram.add(other.stages_us[stage])
+        self.batch_size.add(other.batch_size)
+        self.failures.update(other.failures)
+        self.failure_details = other.failure_details | self.failure_details
+        self.versions.update(other.versions)
+        self.num_warmup += other.num_warmup
+        self.stopped = self.stopped or other.stopped
+
+
+class Recorder:
+    """Takes down one worker's calls while they happen, as cheaply as it can."""
+
+    def __init__(self, *, count_from: float) -> None:
+        """Start empty.
+
+        Args:
+            count_from: Calls with an earlier intended time (`time.monotonic` seconds) are the warm-up's.
+        """
+        self._count_from = count_from
+        self._last_end = count_from
+        self._answered_us, self._lag_us, self._batch_size = array("q"), array("q"), array("q")
+        self._stages_us = array("q")
+        """Those of one answer after those of the other."""
+        self._failures: Counter[str] = Counter()
+        self._details: dict[str, str] = {}
+        self._versions: Counter[str] = Counter()
+        self._num_warmup = 0
+        self.num_answered = 0
+        self.num_failed = 0
+
+    def answered(self, intended: float, sent: float, end: float, reading: Reading) -> None:
+        """An answer came; the times are `time.monotonic` seconds."""
+        self.num_answered += 1
+        self._versions[reading.version] += 1
+        if self._counts(intended, sent, end):
+            self._answered_us.append(round((end - intended) * 1e6))
+            if reading.batch_size is not None:
+                self._batch_size.append(reading.batch_size)
+            if reading.stages_us is not None:
+                self._stages_us.extend(reading.stages_us)
+
+    def failed(self, intended: float, sent: float, end: float, code: str, details: str) -> None:
+        """A call failed with a code; the times are `time.monotonic` seconds."""
+        self.num_failed += 1
+        self._details.setdefault(code, details)
+        if self._counts(intended, sent, end):
+            self._failures[code] += 1
+
+    def _counts(self, intended: float, sent: float, end: float) -> bool:
+        if intended < self._count_from:
+            self._num_warmup += 1
+            return False
+        self._lag_us.append(round((sent - intended) * 1e6))
+        self._last_end = max(self._last_end, end)
+        return True
+
+    def tally(self, *, counted_s: float, stopped: str | None) -> Tally:
+        """Sum it up.
+
+        Args:
+            counted_s: Seconds of sending that count.
+            stopped: Why the run ended early.
+        """
+        answered_us, lag_us, batch_size, stages_us = (
+            np.frombuffer(column, np.int64)
+            for column in (self._answered_us, self._lag_us, self._batch_size, self._stages_us)
+        )
+        stages_us = stages_us.reshape(-1, len(STAGES))
+        histograms = {stage: Histogram.of(stages_us[:, place]) for place, stage in enumerate(STAGES)}
+        if len(stages_us) == len(answered_us):
+            histograms[ELSEWHERE] = Histogram.of(answered_us - stages_us.sum(axis=1))
+        return Tally(
+            answered_us=Histogram.of(answered_us),
+            lag_us=Histogram.of(lag_us),
+            stages_us={ELSEWHERE: Histogram()} | histograms,
+            batch_size=Histogram.of(batch_size),
+            failures=self._failures,
+            failure_details=self._details,
+            versions=self._versions,
+            num_warmup=self._num_warmup,
+            counted_s=counted_s,
+            seconds=max(counted_s, self._last_end - self._count_from),
+            stopped=stopped,
+        )

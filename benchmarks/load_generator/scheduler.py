@@ -1,0 +1,124 @@
+"""Sending the calls of one worker process, on schedule or as answers come, over several connections.
+
+A thread of its own keeps the schedule: an event loop's timers are a millisecond late, which would be seen as
+the server's latency. Every time is `time.monotonic`, one clock for all processes of a machine.
+"""
+
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from re4.benchmarks.load_generator.call_errors import MISSED_DEADLINE, UNREACHABLE, FailedCallError
+from re4.benchmarks.load_generator.call_stats import Recorder, Tally
+from re4.benchmarks.load_generator.load import ClosedLoad, Load, Timing, arrival_times
+from re4.benchmarks.load_generator.transport import Link, Reading
+
+GONE_AFTER_S: Final = 2.0
+"""A server that was unreachable and gave no answer for so long is taken for dead."""
+
+
+class Caller:
+    """Sends one run's share of calls. Belongs to one event loop; made anew for each run."""
+
+    def __init__(
+        self,
+        link: Link,
+        read: Callable[[bytes], Reading],
+        payloads: Sequence[bytes],
+        *,
+        timing: Timing,
+        start_at: float,
+        version: str,
+    ) -> None:
+        self._link = link
+        self._read = read
+        self._payloads = payloads
+        self._timing = timing
+        self._start_at = start_at
+        self._version = version
+        self._stop = threading.Event()
+        self._stopped: str | None = None
+        self._stopped_at = 0.0
+        self._last_answer = start_at
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self.recorder = Recorder(count_from=start_at + timing.warmup_s)
+
+    def stop(self, reason: str) -> None:
+        """Send nothing more. Calls in flight get until their deadline."""
+        if self._stopped is None:
+            self._stopped, self._stopped_at = reason, time.monotonic()
+            self._stop.set()
+
+    async def run(self, load: Load, *, worker: int, num_workers: int, seed: int) -> Tally:
+        """Send this worker's share, and wait for every answer."""
+        first_payload = len(self._payloads) * worker // num_workers
+        if isinstance(load, ClosedLoad):
+            share = load.concurrency // num_workers + (worker < load.concurrency % num_workers)
+            await asyncio.gather(
+                *(self._call_in_turn(first_payload + caller, step=share) for caller in range(share))
+            )
+        else:
+            times = arrival_times(
+                load, self._timing.sending_s, worker=worker, num_workers=num_workers, seed=seed
+            )
+            await self._call_on_schedule(times + self._start_at, first_payload)
+        ended_at = self._stopped_at if self._stopped else self._start_at + self._timing.sending_s
+        counted_s = max(0.0, ended_at - self._start_at - self._timing.warmup_s)
+        return self.recorder.tally(counted_s=counted_s, stopped=self._stopped)
+
+    async def _call_on_schedule(self, times: NDArray[np.float64], first_payload: int) -> None:
+        loop = asyncio.get_running_loop()
+
+        def begin(number: int, intended: float) -> None:
+            task = loop.create_task(self._call(first_payload + number, intended))
+            self._in_flight.add(task)
+            task.add_done_callback(self._in_flight.discard)
+
+        def keep_schedule() -> None:
+            for number, intended in enumerate(times.tolist()):
+                wait_s = intended - time.monotonic()
+                if self._stop.wait(wait_s) if wait_s > 0 else self._stop.is_set():
+                    return
+                loop.call_soon_threadsafe(begin, number, intended)
+
+        await asyncio.to_thread(keep_schedule)
+        while self._in_flight:
+            await asyncio.wait(self._in_flight)
+
+    async def _call_in_turn(self, number: int, *, step: int) -> None:
+        await asyncio.sleep(max(0.0, self._start_at - time.monotonic()))
+        for turn in itertools.count(number, step):
+            now = time.monotonic()
+            if self._stop.is_set() or now >= self._start_at + self._timing.sending_s:
+                return
+            await self._call(turn, now)
+
+    async def _call(self, number: int, intended: float) -> None:
+        payload = self._payloads[number % len(self._payloads)]
+        sent = time.monotonic()
+        left_s = intended + self._timing.deadline_s - sent
+        if left_s <= 0:  # the client itself is late: the call is due, and has failed
+            self.recorder.failed(intended, sent, sent, MISSED_DEADLINE, "not sent before its deadline")
+            return
+        try:
+            data = await self._link.call(number, payload, left_s)
+            now = time.monotonic()
+            reading = self._read(data)
+        except FailedCallError as error:
+            now = time.monotonic()
+            self.recorder.failed(intended, sent, now, error.code, error.details)
+            if error.code == UNREACHABLE and now - self._last_answer > GONE_AFTER_S:
+                self.stop(f"the server cannot be reached any more: {error.details}")
+            return
+        self._last_answer = now
+        self.recorder.answered(intended, sent, now, reading)
+        if reading.version != self._version:
+            self.stop(
+                f"the server's version changed in the middle, from {self._version} to {reading.version}"
+            )

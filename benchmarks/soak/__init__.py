@@ -1,0 +1,1 @@
+"""`re4 bench soak`: a server under steady load for a long time."""

@@ -1,0 +1,1 @@
+"""Synthetic item vectors, catalogues, bundles and event logs of any size."""

@@ -1,0 +1,78 @@
+"""A bundle of made-up items, and histories to ask it with: a server at sizes that no public run has.
+
+    python -m re4.benchmarks.synthetic.bundle FOLDER --num-items 1000000
+
+Writes FOLDER/bundles (for `re4 serve`) and FOLDER/data, which `re4 bench` takes as `--data`. The encoder is
+Re4's, not trained: its attentions are sharp, and W2 is the identity, so that an interest is the mean of a few
+items of the history, as `vectors.py` says it is. Ids are strings of ten characters. The index is chosen,
+built and tuned as `re4 export` does it.
+
+Legend: N items, D embedding, Q histories, L history length.
+"""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Final
+
+import numpy as np
+import polars as pl
+import typer
+from numpy.typing import NDArray
+
+from re4.benchmarks.synthetic.catalogue import made_up_material, set_aside
+from re4.benchmarks.synthetic.vectors import VectorSpace
+from re4.common.console import say
+from re4.exporting.catalogue.items import Ids
+from re4.exporting.exporter import publish_material
+from re4.exporting.index.auto import AUTO
+from re4.exporting.index.tuning import Goal
+from re4.training.config import TrainConfig
+
+NUM_PROBES: Final = 2_000
+"""Histories that the index is tuned with; half as many more are there to ask with."""
+_SHARPNESS: Final = 8.0
+_ID_LENGTH: Final = 10
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(help="Gets bundles/ and data/.")],
+    num_items: Annotated[int, typer.Option(min=1)] = 1_000_000,
+    embedding_dim: Annotated[int, typer.Option(min=2)] = 64,
+    num_interests: Annotated[int, typer.Option(min=1)] = 4,
+    index: Annotated[str, typer.Option(help="As for re4 export.")] = AUTO,
+    recall: Annotated[float, typer.Option(help="As for re4 export.")] = 0.95,
+    num_candidates: Annotated[int, typer.Option(help="As for re4 export.")] = 100,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same vectors.")] = 0,
+) -> None:
+    """Write a bundle version of made-up items, and histories for it."""
+    config = TrainConfig(num_interests=num_interests, embedding_dim=embedding_dim).resolve(num_items)
+    space = VectorSpace(num_items=num_items, embedding_dim=embedding_dim, seed=seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    goal = Goal(recall=recall, num_candidates=num_candidates)
+    with TemporaryDirectory(dir=folder) as scratch:
+        whole = made_up_material(
+            Path(scratch),
+            space,
+            config,
+            sharpness={"W1.weight": _SHARPNESS, "w.weight": _SHARPNESS},
+            id_length=_ID_LENGTH,
+            num_histories=3 * NUM_PROBES // 2,
+        )
+        material, rows_QL, lengths_Q = set_aside(whole, NUM_PROBES // 2)
+        version = publish_material(lambda scratch: material, folder / "bundles", index=index, goal=goal)
+    _write_data(folder / "data", material.items.ids, rows_QL, lengths_Q)
+    say(f"{folder / 'bundles'}: {version}")
+
+
+def _write_data(folder: Path, ids: Ids, rows_QL: NDArray[np.int64], lengths_Q: NDArray[np.int64]) -> None:
+    """Write histories, oldest first, as a data set's test users."""
+    oldest_first = [rows_L[:length][::-1] for rows_L, length in zip(rows_QL, lengths_Q, strict=True)]
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "test.items.npy", np.concatenate(oldest_first).astype(np.int32))
+    np.save(folder / "test.offsets.npy", np.concatenate([[0], np.cumsum(lengths_Q)]))
+    np.save(folder / "test.num_history.npy", lengths_Q)
+    pl.concat(list(ids.pieces())).alias("item_id").to_frame().write_parquet(folder / "items.parquet")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,81 @@
+"""A made-up catalogue of any size, and an encoder whose interests lie among its items, ready for export.
+
+The encoder is Re4's own with weights drawn at random and its attention made sharp: each interest dwells on a
+few items of a history, as those of a trained one do.
+
+Legend: N items, D embedding, P histories, L history length.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from re4.benchmarks.synthetic.vectors import VectorSpace
+from re4.bundle.mapped_array import open_array
+from re4.exporting.catalogue.items import Ids, Items
+from re4.exporting.sources.material import Material, TrainedEncoder, model_info
+from re4.training.config import TrainConfig
+from re4.training.encoders import build_encoder
+
+
+def made_up_material(
+    folder: Path,
+    space: VectorSpace,
+    config: TrainConfig,
+    *,
+    sharpness: Mapping[str, float],
+    id_length: int,
+    num_histories: int,
+) -> Material:
+    """Write a catalogue's vectors into a folder, where they are not there yet, and draw the rest.
+
+    Args:
+        folder: Gets `vectors.npy`, memory-mapped from there.
+        space: Where items are drawn from.
+        config: The encoder's.
+        sharpness: What weights of a new encoder are multiplied with, by name: its attention's logits differ
+            by a tenth or two.
+        id_length: Characters of an id.
+        num_histories: How many are drawn.
+    """
+    path = folder / "vectors.npy"
+    if not path.exists():
+        space.write_items(path)
+    vectors_ND = open_array(path, "<f4", (space.num_items, space.embedding_dim))
+    torch.manual_seed(space.seed)
+    encoder = build_encoder(config).eval()
+    with torch.no_grad():
+        for name, factor in sharpness.items():
+            encoder.get_parameter(name).mul_(factor)
+    rows_PL, lengths_P = space.histories(num_histories, length=config.max_history_length)
+    return Material(
+        where=str(folder),
+        vectors_ND=vectors_ND,
+        items=Items(ids=Ids(space.num_items, partial(_ids, id_length))),
+        counts_N=space.num_items // np.arange(1, space.num_items + 1),
+        rows_PL=rows_PL,
+        lengths_P=lengths_P,
+        encoder=TrainedEncoder(module=encoder, num_interests=config.K),
+        model=model_info(config, vectors_ND),
+        evaluation={},
+        lineage={"made_up": True, "seed": space.seed},
+    )
+
+
+def _ids(length: int, start: int, stop: int) -> pl.Series:
+    numbers = pl.int_range(start, stop, eager=True)
+    return "B" + numbers.cast(pl.String).str.zfill(length - 1)
+
+
+def set_aside(whole: Material, num_histories: int) -> tuple[Material, NDArray[np.int64], NDArray[np.int64]]:
+    """The material without its last histories, and those: rows_PL and lengths_P."""
+    rows_PL, lengths_P = whole.rows_PL, whole.lengths_P
+    kept = slice(-num_histories)
+    last = slice(-num_histories, None)
+    return replace(whole, rows_PL=rows_PL[kept], lengths_P=lengths_P[kept]), rows_PL[last], lengths_P[last]

@@ -1,0 +1,1 @@
+"""Catalogue attributes in a version: columns, writer, reader."""

@@ -1,0 +1,79 @@
+"""A catalogue's column as a list of distinct values and codes: the form in which attributes are written.
+
+Knows nothing about files.
+
+Legend: N items, E entries (one for each value of each item), V values; N1 is N + 1.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from re4.common.errors import BundleError
+
+Value: TypeAlias = str | int | bool
+Column: TypeAlias = Sequence[Value | None] | Sequence[Iterable[Value] | None] | NDArray[Any]
+"""What each item has, in row order: one value or none, or any number of them."""
+
+MAX_VALUE_BYTES: Final = 1024
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CodedColumn:
+    """A column, dictionary-coded: quickly made of a data frame's column."""
+
+    values: Sequence[str]
+    """The distinct values, in any order."""
+    codes_E: NDArray[np.integer]
+    """Places in `values`, one item after another; -1 for an item without a value."""
+    offsets_N1: NDArray[np.int64] | None
+    """Item i has `codes_E[offsets_N1[i]:offsets_N1[i + 1]]`; None where every item has one entry."""
+
+
+def code_column(name: str, column: Column) -> CodedColumn:
+    """Code a column of plain values. Integers and booleans become their text: `7`, `true`, `false`.
+
+    None and the empty text say that an item has no value. A column with a list, set or tuple in it is
+    multi-valued: plain values in it count as lists of one.
+
+    Raises:
+        BundleError: a value of another type; the message names the attribute and the row.
+    """
+    items: Sequence[Any] = column.tolist() if isinstance(column, np.ndarray) else column
+    codes: dict[str, int] = {}
+    if not any(isinstance(item, list | tuple | set | frozenset) for item in items):
+        coded = [_code(codes, name, row, item) for row, item in enumerate(items)]
+        return CodedColumn(values=list(codes), codes_E=np.array(coded, np.int64), offsets_N1=None)
+    entries: list[int] = []
+    ends = [0]
+    for row, item in enumerate(items):
+        several = item if isinstance(item, list | tuple | set | frozenset) else (item,)
+        coded = [_code(codes, name, row, value) for value in several]
+        entries.extend(code for code in coded if code >= 0)
+        ends.append(len(entries))
+    return CodedColumn(
+        values=list(codes), codes_E=np.array(entries, np.int64), offsets_N1=np.array(ends, np.int64)
+    )
+
+
+def code_type(num_values: int) -> DTypeLike:
+    """The smallest type that holds every code, and the one that says that there is none."""
+    return "<u1" if num_values < 1 << 8 else "<u2" if num_values < 1 << 16 else "<u4"
+
+
+def _code(codes: dict[str, int], name: str, row: int, value: Any) -> int:
+    if value is None or value == "":
+        return -1
+    if isinstance(value, bool):
+        text = "true" if value else "false"
+    elif isinstance(value, str | int):
+        text = str(value)
+    else:
+        raise BundleError(
+            f"attribute {name!r}, row {row}: {value!r:.60} is {type(value).__name__}; values are texts, "
+            "integers, booleans, or lists of them"
+        )
+    return codes.setdefault(text, len(codes))

@@ -1,0 +1,1 @@
+"""The map between rows and external item ids."""

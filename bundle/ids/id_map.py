@@ -1,0 +1,113 @@
+"""Item ids: external id <-> row, for catalogues of string ids and of integer ids alike.
+
+The two kinds live in `string_ids.py` and `int_ids.py`; this file chooses between them, has the recent ones of
+the slower kind remembered, and guards the rows.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from re4.bundle.ids.int_ids import IntIds, write_int_ids
+from re4.bundle.ids.recent_rows import RecentRows
+from re4.bundle.ids.string_ids import StringIds, write_string_ids
+from re4.bundle.layout import IdKind
+from re4.common.errors import BundleError
+
+MAX_NUM_ITEMS: Final = 2**31 - 1
+
+
+def write_item_ids(folder: Path, ids: Sequence[str] | Sequence[int] | NDArray[Any]) -> IdKind:
+    """Write the id files of a version into its folder.
+
+    Args:
+        folder: Where to.
+        ids: The id of every row, in row order: all strings, or all integers (a numpy array too).
+
+    Returns:
+        The kind of the ids.
+
+    Raises:
+        BundleError: no id, an empty or too long string, an integer beyond 64 bits, mixed kinds, or an
+            id that is there twice. The message names the id.
+    """
+    if not 0 < len(ids) <= MAX_NUM_ITEMS:
+        raise BundleError(f"item ids: {len(ids)} given, 1 to {MAX_NUM_ITEMS} are allowed")
+    if isinstance(ids[0], str):
+        write_string_ids(folder, cast(Sequence[str], ids))
+        return "string"
+    write_int_ids(folder, cast(Sequence[int], ids))
+    return "int"
+
+
+class ItemIds:
+    """External id <-> row of one version, memory-mapped. Safe to share between threads."""
+
+    def __init__(self, lookup: StringIds | IntIds, kind: IdKind, num_items: int) -> None:
+        self._lookup = lookup
+        self._rows: Callable[[Any], NDArray[np.int64]]
+        self._rows = RecentRows(lookup.rows) if isinstance(lookup, StringIds) else lookup.rows
+        self._num_items = num_items
+        self.kind: IdKind = kind
+
+    @classmethod
+    def open(cls, folder: Path, kind: IdKind, num_items: int) -> "ItemIds":
+        """Map the id files of a verified version.
+
+        Args:
+            folder: The version's folder.
+            kind: As its manifest says.
+            num_items: As its manifest says.
+
+        Raises:
+            BundleDamagedError: the files are not those of so many ids of that kind.
+        """
+        lookup = StringIds(folder, num_items) if kind == "string" else IntIds(folder, num_items)
+        return cls(lookup, kind, num_items)
+
+    def rows(self, ids: Sequence[str] | Sequence[int]) -> NDArray[np.int64]:
+        """Rows of external ids.
+
+        Args:
+            ids: Of this catalogue's kind; repeats and unknown ones are fine.
+
+        Returns:
+            int64 [number of ids], -1 where the id is unknown.
+        """
+        return self._rows(ids)
+
+    def ids(self, rows: NDArray[np.integer]) -> list[str] | list[int]:
+        """External ids of rows.
+
+        Args:
+            rows: Integers [number of rows], each from 0 to N-1.
+
+        Raises:
+            BundleError: a row out of range, such as the -1 that a search returns for a missing result.
+        """
+        self._check(rows)
+        return self._lookup.ids(rows)
+
+    def padded(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """External ids of rows as UTF-8, of a catalogue whose ids are strings.
+
+        Returns:
+            A matrix [number of rows, bytes of the longest]: what stands behind an id is anything. And the
+            length of each.
+
+        Raises:
+            BundleError: as `ids`, or the ids are integers.
+        """
+        if not isinstance(self._lookup, StringIds):
+            raise BundleError("the item ids are integers: they have no text")
+        self._check(rows)
+        return self._lookup.padded(rows)
+
+    def _check(self, rows: NDArray[np.integer]) -> None:
+        if rows.size and not 0 <= rows.min() <= rows.max() < self._num_items:
+            raise BundleError(
+                f"item rows from {rows.min()} to {rows.max()}: 0 to {self._num_items - 1} are allowed"
+            )

@@ -1,0 +1,193 @@
+"""String ids: row -> id and id -> row over memory-mapped files, 20 bytes an item beside the text itself.
+
+Files: the UTF-8 text of all ids in row order, where each begins (N + 1 offsets), and the ids' 64-bit keys in
+ascending order with the row of each. A look-up finds the key by bisection and compares the text, so that ids
+whose keys collide, and unknown ids, are told apart. Nothing is kept per id in Python.
+"""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from re4.bundle.ids.string_keys import MAX_ID_BYTES, WORD_BYTES, key_of, keys_of_words, words_of
+from re4.bundle.layout import ID_KEYS, ID_OFFSETS, ID_ROWS, ID_TEXT
+from re4.bundle.mapped_array import map_text, open_array
+from re4.common.errors import BundleError
+
+_IDS_AT_ONCE: Final = 16_384
+
+_MAX_ONE_BY_ONE: Final = 8
+"""So many ids are found sooner one by one than as arrays, which take longer to begin."""
+
+
+def write_string_ids(folder: Path, ids: Sequence[str]) -> None:
+    """Write the files for N string ids in row order.
+
+    Raises:
+        BundleError: an id that is empty, too long, not a string, not valid text, or there twice.
+    """
+    lengths_N = np.empty(len(ids), np.uint16)  # of at most MAX_ID_BYTES
+    keys_N = np.empty(len(ids), "<u8")
+    with (folder / ID_TEXT).open("wb") as file:
+        for start in range(0, len(ids), _IDS_AT_ONCE):
+            encoded = [_encode(id_, start + i) for i, id_ in enumerate(ids[start : start + _IDS_AT_ONCE])]
+            span = slice(start, start + len(encoded))
+            lengths_N[span] = np.fromiter(map(len, encoded), np.uint16, len(encoded))
+            keys_N[span] = keys_of_words(*words_of(encoded))
+            file.write(b"".join(encoded))
+    offsets = np.zeros(len(ids) + 1, "<u8")
+    np.cumsum(lengths_N, out=offsets[1:], dtype=np.uint64)
+    np.save(folder / ID_OFFSETS, offsets)
+    del offsets, lengths_N
+    rows_N = np.argsort(keys_N, kind="stable").astype("<i4")
+    keys_N.sort()  # in place: a gathered copy would be the most that is held here
+    _refuse_duplicates(ids, keys_N, rows_N)
+    np.save(folder / ID_KEYS, keys_N)
+    np.save(folder / ID_ROWS, rows_N)
+
+
+class StringIds:
+    """Row -> id and id -> row over the files of `write_string_ids`."""
+
+    def __init__(self, folder: Path, num_items: int) -> None:
+        """Map the files; raises BundleDamagedError where they are not what they should be."""
+        self._keys = open_array(folder / ID_KEYS, "<u8", (num_items,))
+        self._rows = open_array(folder / ID_ROWS, "<i4", (num_items,))
+        self._offsets = open_array(folder / ID_OFFSETS, "<u8", (num_items + 1,))
+        self._text = np.frombuffer(map_text(folder / ID_TEXT, int(self._offsets[-1])), np.uint8)
+        self._key_numbers = self._keys.data
+
+    def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """Rows of ids, -1 where unknown: int64 [number of ids]."""
+        if not ids:
+            return np.empty(0, np.int64)
+        encoded = _encoded(ids)
+        if len(encoded) <= _MAX_ONE_BY_ONE:
+            return np.array([self._row(id_) for id_ in encoded], np.int64)
+        words, lengths = words_of(encoded)
+        keys = keys_of_words(words, lengths)
+        places = self._keys.searchsorted(keys)
+        rows = self._rows.take(places, mode="clip").astype(np.int64)
+        # The text decides. Where it differs the id is unknown, or its key is another id's as well.
+        others = np.flatnonzero(~self._are(rows, words, lengths))
+        if others.size:
+            rows[others] = -1
+            others = others[self._keys.take(places[others], mode="clip") == keys[others]]
+        for other in others.tolist():
+            rows[other] = self._row_of_key(int(keys[other]), int(places[other]) + 1, encoded[other])
+        return rows
+
+    def _are(
+        self, rows: NDArray[np.int64], words: NDArray[np.uint64], lengths: NDArray[np.uint64]
+    ) -> NDArray[np.bool_]:
+        """Whether the ids of rows are those laid out by `words_of`."""
+        starts = self._offsets[rows]
+        are = np.asarray(self._offsets[rows + 1] - starts == lengths, np.bool_)
+        alike = slice(None) if are.all() else np.flatnonzero(are)
+        texts = self._gather(starts[alike].astype(np.int64), words.shape[1] * WORD_BYTES)
+        texts[np.arange(texts.shape[1]) >= lengths[alike, None]] = 0
+        are[alike] = (texts.view("<u8") == words[alike]).all(axis=1)
+        return are
+
+    def ids(self, rows: NDArray[np.integer]) -> list[str]:
+        """Ids of rows, which must be valid."""
+        return [text.decode() for text in self.texts(rows)]
+
+    def _row(self, wanted: bytes) -> int:
+        """The row of an id; -1 where it is unknown."""
+        key = key_of(wanted)
+        return self._row_of_key(key, bisect_left(self._key_numbers, key), wanted)
+
+    def _row_of_key(self, key: int, place: int, wanted: bytes) -> int:
+        """The row of an id whose key stands from `place` on, if anywhere; -1 where it does not."""
+        while place < len(self._keys) and int(self._keys[place]) == key:
+            (text,) = self.texts(self._rows[place : place + 1])
+            if text == wanted:
+                return int(self._rows[place])
+            place += 1
+        return -1
+
+    def texts(self, rows: NDArray[np.integer]) -> list[bytes]:
+        """Ids of rows, which must be valid, as UTF-8."""
+        padded, lengths_R = self.padded(rows)
+        width, text = padded.shape[1], padded.tobytes()
+        return [
+            text[place * width : place * width + length] for place, length in enumerate(lengths_R.tolist())
+        ]
+
+    def padded(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Ids of rows, which must be valid, as UTF-8: a matrix with anything behind each, and their lengths.
+
+        Gathered in one go: ids of random rows lie all over the memory, and a processor that is told of all of
+        them waits for it once instead of once an id.
+        """
+        starts_R = self._offsets[rows].astype(np.int64)
+        lengths_R = self._offsets[rows + 1].astype(np.int64) - starts_R
+        return self._gather(starts_R, int(lengths_R.max(initial=1))), lengths_R
+
+    def _gather(self, starts: NDArray[np.int64], width: int) -> NDArray[np.uint8]:
+        """So many bytes of text from each start on; anything where they would lie beyond its end."""
+        last = len(self._text) - width
+        texts = np.zeros((len(starts), width), np.uint8)
+        if last >= 0:
+            # A window on each place of the text: whole windows are copied, not bytes one by one.
+            windows: NDArray[np.void] = np.ndarray((last + 1,), f"V{width}", self._text, strides=(1,))
+            texts = windows[np.minimum(starts, last)].view(np.uint8).reshape(len(starts), width)
+        for place in np.flatnonzero(starts > last).tolist():
+            tail = self._text[starts[place] :]
+            texts[place, : len(tail)] = tail[:width]
+        return texts
+
+
+def _encode(id_: str, row: int) -> bytes:
+    if not isinstance(id_, str):
+        raise BundleError(f"item id in row {row}: {id_!r} is not a string, but the ids before it are")
+    try:
+        encoded = id_.encode()
+    except UnicodeEncodeError:
+        raise BundleError(f"item id in row {row}: {id_!r} is not valid text (a lone surrogate)") from None
+    if not 0 < len(encoded) <= MAX_ID_BYTES:
+        raise BundleError(
+            f"item id in row {row}: {len(encoded)} UTF-8 bytes, 1 to {MAX_ID_BYTES} are allowed: {id_[:60]!r}"
+        )
+    return encoded
+
+
+def _encoded(ids: Sequence[str]) -> list[bytes]:
+    """UTF-8 of ids, empty (which is no item's id) for those that cannot be in any catalogue."""
+    try:
+        encoded = [id_.encode() for id_ in ids]
+    except UnicodeEncodeError:
+        encoded = [id_.encode() if _is_text(id_) else b"" for id_ in ids]
+    if max(map(len, encoded)) > MAX_ID_BYTES:
+        encoded = [text if len(text) <= MAX_ID_BYTES else b"" for text in encoded]
+    return encoded
+
+
+def _is_text(id_: str) -> bool:
+    """Whether it has no lone surrogate."""
+    try:
+        id_.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _refuse_duplicates(ids: Sequence[str], keys_N: NDArray[np.uint64], rows_N: NDArray[np.int32]) -> None:
+    """Compare the ids whose keys are equal; both arrays are in the order of the keys."""
+    seen: dict[str, int] = {}
+    previous = -2  # no place: the next place is nobody's neighbour
+    for place in np.flatnonzero(keys_N[1:] == keys_N[:-1]).tolist():
+        if place != previous + 1:
+            seen = {ids[int(rows_N[place])]: int(rows_N[place])}
+        previous = place
+        row = int(rows_N[place + 1])
+        if ids[row] in seen:
+            raise BundleError(
+                f"item id {ids[row]!r}: in row {seen[ids[row]]} and in row {row}; every id must be there once"
+            )
+        seen[ids[row]] = row

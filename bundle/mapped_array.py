@@ -1,0 +1,57 @@
+"""Memory-mapped arrays and texts: opened without pickle, and refused where type or size is another."""
+
+import mmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from re4.common.arrays import map_array
+from re4.common.errors import BundleDamagedError
+
+
+def open_array(path: Path, dtype: DTypeLike, shape: tuple[int | None, ...]) -> NDArray[Any]:
+    """Map an `.npy` file into memory, read-only; pages are read when they are touched.
+
+    Args:
+        path: The file, verified before (see `verify.py`).
+        dtype: What it must hold, byte order included.
+        shape: What it must measure; None where any length will do.
+
+    Returns:
+        A plain array over the mapping, C order.
+
+    Raises:
+        BundleDamagedError: the file is not such an array.
+    """
+    try:
+        array = map_array(path)
+    except (OSError, ValueError) as error:
+        raise BundleDamagedError(f"{path}: {error}") from None
+    fits = array.ndim == len(shape) and all(
+        want is None or want == got for want, got in zip(shape, array.shape, strict=True)
+    )
+    if array.dtype != np.dtype(dtype) or not fits or not array.flags.c_contiguous:
+        expected = "x".join("any" if length is None else str(length) for length in shape)
+        found = "x".join(str(length) for length in array.shape)
+        raise BundleDamagedError(
+            f"{path}: holds {array.dtype.str} {found}, expected {np.dtype(dtype).str} {expected} in C order"
+        )
+    return array
+
+
+def map_text(path: Path, num_bytes: int) -> mmap.mmap:
+    """Map a file of text into memory, read-only.
+
+    Raises:
+        BundleDamagedError: it cannot be mapped, or has not so many bytes.
+    """
+    try:
+        with path.open("rb") as file:
+            text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise BundleDamagedError(f"{path}: cannot be mapped ({error})") from None
+    if num_bytes != len(text):
+        raise BundleDamagedError(f"{path}: {len(text)} bytes, the offsets end at {num_bytes}")
+    return text

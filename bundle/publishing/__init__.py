@@ -1,0 +1,1 @@
+"""The bundle directory: publishing, roll-back, pruning, locks."""

@@ -1,0 +1,104 @@
+"""The verbs `re4 versions`, `re4 rollback` and `re4 prune`."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from re4.common import console
+from re4.common.errors import UsageError
+
+if TYPE_CHECKING:
+    from re4.bundle.publishing.versions import VersionFacts
+
+_Bundles = Annotated[Path, typer.Argument(help="Bundle directory, as `re4 export` writes it.")]
+_AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.")]
+
+
+def versions(
+    bundles: _Bundles,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check every byte of every version, which reads all files.")
+    ] = False,
+    as_json: _AsJson = False,
+) -> None:
+    """List the versions of a bundle directory, newest first, and say which one is live.
+
+    Example: re4 versions bundles --verify
+    """
+    from re4.bundle.publishing.versions import list_versions
+
+    found = list_versions(bundles, verify=verify)
+    live = next((facts.name for facts in found if facts.is_live), None)
+    if as_json:
+        console.print_json({"live": live, "versions": [asdict(facts) for facts in found]})
+        return
+    console.table(
+        f"{len(found)} versions in {bundles}",
+        ["version", "", "model", "index", "items", "MB"],
+        [[facts.name, *_columns(facts)] for facts in found],
+    )
+    for facts in found:
+        if facts.problem:
+            console.say(facts.problem)
+    if live is None:
+        console.say(f"{bundles}: CURRENT names none of these. Choose one: re4 rollback {bundles} VERSION")
+
+
+def _columns(facts: "VersionFacts") -> list[str]:
+    state = ["live"] * facts.is_live + ["damaged"] * bool(facts.problem)
+    about = [facts.model, facts.index, f"{facts.num_items:,}", f"{facts.num_bytes / 1e6:.1f}"]
+    return [", ".join(state), *([""] * 4 if facts.problem else about)]
+
+
+def rollback(
+    bundles: _Bundles,
+    version: Annotated[
+        str | None,
+        typer.Argument(
+            help="Version to make live. Default: the one before the live one.", show_default=False
+        ),
+    ] = None,
+    as_json: _AsJson = False,
+) -> None:
+    """Make another version live, after checking every byte of it. Running servers follow by themselves.
+
+    Example: re4 rollback bundles
+    """
+    from re4.bundle.publishing.rollback import roll_back
+
+    name = roll_back(bundles, version)
+    if as_json:
+        console.print_json({"live": name})
+    else:
+        console.say(f"{name} is live")
+
+
+def prune(
+    bundles: _Bundles,
+    keep: Annotated[
+        int, typer.Option(help="How many of the versions older than the live one stay, to roll back to.")
+    ] = 3,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")
+    ] = False,
+    as_json: _AsJson = False,
+) -> None:
+    """Remove old versions. The live one, and whatever is newer, always stays.
+
+    Example: re4 prune bundles --keep 2 --dry-run
+    """
+    from re4.bundle.publishing.retention import prunable
+    from re4.bundle.publishing.retention import prune as remove
+
+    if keep < 0:
+        raise UsageError(f"--keep {keep}: it must be 0 or more")
+    names = (prunable if dry_run else remove)(bundles, num_kept=keep)
+    if as_json:
+        console.print_json({"would_remove" if dry_run else "removed": names})
+        return
+    for name in names:
+        console.say(f"{name} {'would be' if dry_run else 'was'} removed")
+    if not names:
+        console.say(f"nothing to remove: no more than {keep} versions are older than the live one")

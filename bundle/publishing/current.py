@@ -1,0 +1,57 @@
+"""Which version is live: reading the one line of `CURRENT`.
+
+Knows nothing about whether that version is intact; see `verify.py` for that.
+"""
+
+from pathlib import Path
+from typing import Final
+
+from re4.bundle.layout import CURRENT, is_version_name
+from re4.bundle.safe_files import names_in, open_folder, open_regular, read_small
+from re4.common.errors import BundleDamagedError, BundleError
+
+_MAX_BYTES: Final = 100
+
+
+def read_current(bundles: Path) -> str:
+    """The name of the live version, checked to be a name and not a path.
+
+    Args:
+        bundles: The bundle directory.
+
+    Raises:
+        BundleError: the directory is missing, nothing was published in it yet, or `CURRENT` holds
+            anything but the name of a version.
+    """
+    where = str(bundles / CURRENT)
+    with open_folder(bundles) as folder:
+        if CURRENT not in names_in(folder):
+            raise BundleError(
+                f"{where}: missing: no version was published here yet. "
+                f"Publish one: re4 export RUN --bundles {bundles}"
+            )
+        with open_regular(CURRENT, folder=folder, where=where) as descriptor:
+            content = read_small(descriptor, max_bytes=_MAX_BYTES, where=where)
+    name = content.decode("ascii", errors="replace").removesuffix("\n")
+    if not is_version_name(name):
+        raise BundleError(
+            f"{where}: holds {name!r}, not the name of a version (20260131T235959Z-0123abcd). "
+            "Write the name of one of the versions beside it there, or publish again"
+        )
+    return name
+
+
+def live_version(bundles: Path) -> Path:
+    """The folder of the live version.
+
+    Raises:
+        BundleError: as `read_current`.
+        BundleDamagedError: `CURRENT` names a version that is not there.
+    """
+    path = bundles / read_current(bundles)
+    if path.is_symlink() or not path.is_dir():
+        raise BundleDamagedError(
+            f"{bundles / CURRENT}: names {path.name}, but there is no such folder. "
+            "Write the name of one of the versions beside it there, or publish again"
+        )
+    return path

@@ -1,0 +1,173 @@
+"""Publishing a version: all of it or nothing, whatever happens in between.
+
+A publisher works in a staging folder inside the bundle directory, which it holds a lock on:
+
+    bundles/.staging-<random>/lock          held while the publisher lives
+    bundles/.staging-<random>/version/      what becomes the version
+    bundles/.staging-<random>/CURRENT       what becomes CURRENT
+    bundles/.staging-<random>/scratch/      what no version needs, and no memory should hold
+
+Everything reaches the disk before it gets its final name: the files, then the manifest, then the folder is
+renamed to the version's name, then `CURRENT` is replaced. Killed at any instant, `CURRENT` names the old
+version or the new one, and both are complete. A lock dies with its process, so the next publisher tells
+the left-overs of dead ones (removed) from the work of live ones (left alone).
+
+Knows nothing about what the files hold: that is the exporter's business.
+"""
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from pydantic import JsonValue
+
+from re4.bundle.layout import CURRENT, MANIFEST, STAGING_PREFIX, is_file_name
+from re4.bundle.manifest import (
+    FileEntry,
+    IndexInfo,
+    ItemsInfo,
+    Manifest,
+    ModelInfo,
+    build_manifest,
+    dump_manifest,
+)
+from re4.bundle.safe_files import names_in, open_folder, open_regular, sha256_of
+from re4.bundle.verify import check_spaces
+from re4.common.errors import BundleError
+from re4.common.files import sync
+from re4.common.folder_lock import staging_folder
+
+_VERSION: Final = "version"
+_SCRATCH: Final = "scratch"
+
+
+class StagedVersion:
+    """A version in the making: put the files into `path`, then call `publish` once.
+
+    What is wanted on the disk meanwhile goes into `scratch`.
+    """
+
+    def __init__(self, bundles: Path, staging: Path) -> None:
+        self.path = staging / _VERSION
+        self.scratch = staging / _SCRATCH
+        self._bundles = bundles
+        self._staging = staging
+
+    def publish(
+        self,
+        *,
+        model: ModelInfo,
+        index: IndexInfo,
+        items: ItemsInfo,
+        evaluation: Mapping[str, JsonValue],
+        lineage: Mapping[str, JsonValue],
+    ) -> str:
+        """Make the staged files the live version.
+
+        Returns:
+            The version's name.
+
+        Raises:
+            BundleError: files are missing or irregular, or a field is one that no reader would accept.
+            BundleMismatchError: encoder and items are of different spaces.
+        """
+        if not self.path.is_dir():
+            raise BundleError(f"{self.path}: already published, or removed: stage the next version anew")
+        entries = _hash_and_sync(self.path, items)
+        now = datetime.now(UTC)
+        for attempt in range(100):
+            manifest = build_manifest(
+                version=_version_name(now, entries, attempt),
+                created_at=now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+                files=entries,
+                model=model,
+                index=index,
+                items=items,
+                evaluation=dict(evaluation),
+                lineage=dict(lineage),
+            )
+            check_spaces(manifest, where=str(self.path))
+            if self._rename(manifest):
+                self._swap_current(manifest.version)
+                return manifest.version
+        raise BundleError(f"{self._bundles}: every name tried for the new version is taken")
+
+    def _rename(self, manifest: Manifest) -> bool:
+        """Give the complete version its name; False where another version has it already."""
+        _write_and_sync(self.path / MANIFEST, dump_manifest(manifest))
+        sync(self.path)
+        try:
+            self.path.rename(self._bundles / manifest.version)
+        except OSError as error:
+            if error.errno in {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}:
+                return False
+            raise
+        sync(self._bundles)
+        return True
+
+    def _swap_current(self, version: str) -> None:
+        _write_and_sync(self._staging / CURRENT, f"{version}\n".encode("ascii"))
+        (self._staging / CURRENT).replace(self._bundles / CURRENT)
+        sync(self._bundles)
+
+
+@contextmanager
+def stage_version(bundles: Path) -> Iterator[StagedVersion]:
+    """A place to put a new version's files, on the file system where it will be published.
+
+    Leaving the block removes whatever was not published. Left-overs of publishers that died are
+    removed too.
+
+    Args:
+        bundles: The bundle directory; created where it does not exist.
+
+    Raises:
+        BundleError: the directory cannot be created or written to, or the block met such an error (a
+            full disk). `CURRENT` names a complete version all the same.
+    """
+    try:
+        bundles.mkdir(parents=True, exist_ok=True)
+        with staging_folder(bundles, STAGING_PREFIX) as staging:
+            staged = StagedVersion(bundles, staging)
+            staged.path.mkdir()
+            staged.scratch.mkdir()
+            yield staged
+    except OSError as error:
+        # An array that was written in part names no cause: NumPy says only how much of it was.
+        cause = f"{error}: no space left there?" if error.errno is None else f"{error}"
+        raise BundleError(f"{bundles}: cannot publish here ({cause})") from error
+
+
+def _hash_and_sync(path: Path, items: ItemsInfo) -> tuple[FileEntry, ...]:
+    """Size and hash of every staged file, each of them safely on the disk."""
+    entries = []
+    with open_folder(path) as folder:
+        names = sorted(names_in(folder) - {MANIFEST})
+        if missing := sorted(items.required_files() - set(names)):
+            raise BundleError(f"{path}: cannot be published without {', '.join(missing)}")
+        for name in names:
+            if not is_file_name(name):
+                raise BundleError(
+                    f"{path / name}: a version's files have plain names (letters, digits, . _ -)"
+                )
+            with open_regular(name, folder=folder, where=str(path / name)) as descriptor:
+                num_bytes, digest = sha256_of(descriptor)
+                os.fsync(descriptor)
+            entries.append(FileEntry(name=name, num_bytes=num_bytes, sha256=digest))
+    return tuple(entries)
+
+
+def _version_name(now: datetime, entries: tuple[FileEntry, ...], attempt: int) -> str:
+    content = "".join(f"{entry.name}:{entry.sha256}\n" for entry in entries)
+    short_hash = hashlib.sha256(f"{attempt}\n{content}".encode()).hexdigest()[:8]
+    return f"{now:%Y%m%dT%H%M%SZ}-{short_hash}"
+
+
+def _write_and_sync(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    sync(path)

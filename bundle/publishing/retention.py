@@ -1,0 +1,68 @@
+"""Which versions are no longer needed, and their removal.
+
+Only versions older than the live one are ever removed: a newer one may be about to go live, or be the one
+that was rolled back from. One that a server still serves stays as well. A version first loses its name, by
+one rename, and then its files: killed at any instant, every version that is left is complete, and the next
+pruning removes the rest.
+"""
+
+import secrets
+import shutil
+from pathlib import Path
+from typing import Final
+
+from re4.bundle.layout import BUILDING_PREFIX
+from re4.bundle.publishing.current import live_version
+from re4.bundle.publishing.directory_lock import exclusive
+from re4.bundle.publishing.version_lease import is_served
+from re4.bundle.publishing.versions import version_names
+from re4.bundle.verify import verify_version
+from re4.common.errors import BundleError
+from re4.common.folder_lock import remove_unlocked
+
+PRUNED_PREFIX: Final = ".pruned-"
+"""In the bundle directory: versions that lost their name and are being removed."""
+
+_TIME_LENGTH: Final = len("20260131T235959Z")
+
+
+def prunable(bundles: Path, *, num_kept: int) -> list[str]:
+    """Versions that may go, oldest first.
+
+    Args:
+        bundles: The bundle directory.
+        num_kept: How many of the versions older than the live one stay, the newest of them.
+
+    Raises:
+        BundleError: it cannot be told which version is live, or that one is damaged: then an older one may be
+            needed, and none is given.
+    """
+    live = verify_version(live_version(bundles)).version
+    # By the time alone: of two versions of one second, the name does not say which was first.
+    older = [name for name in version_names(bundles) if name[:_TIME_LENGTH] < live[:_TIME_LENGTH]]
+    unwanted = older[: max(0, len(older) - num_kept)]
+    return [name for name in unwanted if not is_served(bundles / name)]
+
+
+def prune(bundles: Path, *, num_kept: int) -> list[str]:
+    """Remove the versions that may go, and what prunings that were killed and interrupted builds left.
+
+    Returns:
+        Names of the versions removed, oldest first.
+
+    Raises:
+        BundleError: as `prunable`; or a version cannot be removed, those before it are gone.
+    """
+    try:
+        with exclusive(bundles):
+            names = prunable(bundles, num_kept=num_kept)
+            for name in names:
+                # The name of its own lets a version of the same name be put back meanwhile.
+                (bundles / name).rename(bundles / f"{PRUNED_PREFIX}{secrets.token_hex(4)}-{name}")
+            for left in bundles.glob(f"{PRUNED_PREFIX}*"):
+                shutil.rmtree(left)
+            for left in bundles.glob(f"{BUILDING_PREFIX}*"):
+                remove_unlocked(left)
+    except OSError as error:
+        raise BundleError(f"{bundles}: cannot prune ({error})") from error
+    return names

@@ -1,0 +1,57 @@
+"""Making another version the live one: verified first, then one rename.
+
+Servers that follow the directory see the new `CURRENT` and load what it names, as after a publication. Knows
+nothing about servers.
+"""
+
+from pathlib import Path
+
+from re4.bundle.layout import CURRENT, is_version_name
+from re4.bundle.publishing.current import read_current
+from re4.bundle.publishing.directory_lock import exclusive
+from re4.bundle.publishing.versions import version_names
+from re4.bundle.verify import verify_version
+from re4.common.errors import BundleError
+from re4.common.files import replacing
+
+
+def roll_back(bundles: Path, version: str | None = None) -> str:
+    """Point `CURRENT` at a version whose every byte was verified.
+
+    Args:
+        bundles: The bundle directory.
+        version: Name of the version; None for the newest one before the live one. The live version itself may
+            be named: `CURRENT` is written anew, and servers that refused it look at it again.
+
+    Returns:
+        The version's name.
+
+    Raises:
+        BundleError: no such version, none before the live one, or one that is damaged or does not fit
+            together. `CURRENT` is as it was.
+    """
+    try:
+        with exclusive(bundles):
+            name = _before_the_live_one(bundles) if version is None else _existing(bundles, version)
+            verify_version(bundles / name)
+            with replacing(bundles / CURRENT) as part:
+                part.write_text(f"{name}\n", encoding="ascii")
+    except OSError as error:
+        raise BundleError(f"{bundles}: cannot roll back ({error})") from error
+    return name
+
+
+def _before_the_live_one(bundles: Path) -> str:
+    live = read_current(bundles)
+    older = [name for name in version_names(bundles) if name < live]
+    if not older:
+        raise BundleError(f"{bundles}: there is no version before the live one, {live}")
+    return older[-1]
+
+
+def _existing(bundles: Path, version: str) -> str:
+    names = version_names(bundles)
+    if not is_version_name(version) or version not in names:
+        there = f"there is {', '.join(reversed(names))}" if names else "there is none"
+        raise BundleError(f"{bundles}: no version {version!r:.60}; {there}")
+    return version

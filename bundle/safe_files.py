@@ -1,0 +1,90 @@
+"""Reading a version's files as nobody's friend: no symbolic link followed, no pipe waited for.
+
+Knows file descriptors only, nothing about manifests.
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from re4.common.errors import BundleDamagedError, BundleError
+
+CHUNK_BYTES: Final = 4 << 20
+"""How much of a file is read and hashed at once."""
+
+
+@contextmanager
+def open_folder(path: Path) -> Iterator[int]:
+    """A descriptor of a real folder (not of a link to one).
+
+    Raises:
+        BundleError: no such folder, or something else of that name.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise BundleError(f"{path}: not a folder that can be read ({error.strerror})") from None
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def names_in(folder: int) -> set[str]:
+    """Names of everything in an open folder."""
+    return set(os.listdir(folder))  # a descriptor has no Path
+
+
+@contextmanager
+def open_regular(name: str, *, folder: int, where: str) -> Iterator[int]:
+    """A descriptor, for reading, of a regular file inside an open folder.
+
+    Args:
+        name: The file's name in the folder.
+        folder: Descriptor of the folder.
+        where: What to call the file in error messages.
+
+    Raises:
+        BundleDamagedError: missing, unreadable, or a link, folder, pipe or device.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(name, flags, dir_fd=folder)
+    except OSError as error:
+        raise BundleDamagedError(f"{where}: not a regular file that can be read ({error.strerror})") from None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise BundleDamagedError(f"{where}: not a regular file")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def read_small(descriptor: int, *, max_bytes: int, where: str) -> bytes:
+    """The whole content of a small file.
+
+    Raises:
+        BundleDamagedError: the file is larger than allowed.
+    """
+    content = b""
+    while len(content) <= max_bytes:
+        part = os.read(descriptor, max_bytes + 1 - len(content))
+        if not part:
+            return content
+        content += part
+    raise BundleDamagedError(f"{where}: larger than the {max_bytes} bytes that such a file may have")
+
+
+def sha256_of(descriptor: int) -> tuple[int, str]:
+    """Number of bytes and SHA-256 (hexadecimal) of a file, read in pieces. Frees the GIL while hashing."""
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(CHUNK_BYTES))
+    num_bytes = 0
+    while got := os.readv(descriptor, [buffer]):
+        digest.update(buffer[:got])
+        num_bytes += got
+    return num_bytes, digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Items, their attributes, vectors of cold items, histories."""

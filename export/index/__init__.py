@@ -1,0 +1,1 @@
+"""The FAISS index: chosen, trained, filled, tuned and measured."""

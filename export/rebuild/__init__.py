@@ -1,0 +1,1 @@
+"""`re4 rebuild`: the nightly job and its quality gates."""

@@ -1,0 +1,237 @@
+"""What is live: removed items leave, attributes are refreshed, new items start with a vector of their own.
+
+Takes material and a catalogue, gives material, most popular items first. Histories follow their items:
+removed ones drop out of them.
+
+Legend: P histories, L history length, N items before, M items after, T rows of the catalogue, D embedding,
+C cold items.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from re4.bundle.ids.id_map import ItemIds
+from re4.bundle.layout import IS_COLD
+from re4.common.errors import DataError
+from re4.exporting.catalogue.cold_start import SHRINKAGE, start_cold_items
+from re4.exporting.catalogue.histories import follow_items
+from re4.exporting.catalogue.items import Ids, ItemColumn, Items, columns_of, mapped_ids
+from re4.exporting.sources.material import Material
+from re4.exporting.storage.mapped_vectors import begin_npy, let_go, mapped_for_writing, mapped_without_a_name
+from re4.training.data.catalogue import Catalogue
+from re4.training.data.layout import TYPE_OF_KIND
+from re4.training.data.tables.ids import to_kind
+from re4.training.data.tables.materialize import pieces
+
+_ROWS_AT_ONCE: Final = 65_536
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selected:
+    """The material of what is live, and what became of the rest."""
+
+    material: Material
+    num_removed: int
+    """Items with a vector that the catalogue does not have."""
+    num_cold: int
+    """Items of the catalogue that had no vector."""
+    num_unknown: int
+    """Cold items that have nothing in common with a trained one: they start at the global mean."""
+    num_unusable: int
+    """Rows of the catalogue whose id cannot be one of these items' (text where ids are integers)."""
+
+
+def select_live(material: Material, catalogue: Catalogue, vectors_file: Path, folder: Path) -> Selected:
+    """Keep the items that a catalogue has, with its attributes, and add those that only it has.
+
+    Args:
+        material: All items that have a vector.
+        catalogue: What is live.
+        vectors_file: Gets the vectors, `.npy`; the answer's are mapped from it.
+        folder: Where what need not be in memory is kept.
+
+    Raises:
+        DataError: no item is in the catalogue, or it has a column of a name that is taken.
+        ExportError: no history is left.
+        BundleError: an item id cannot be stored.
+        OSError: a folder has no room.
+    """
+    if IS_COLD in catalogue.rows.collect_schema():
+        raise DataError(f"{catalogue.file}: a column {IS_COLD!r}: rebuild makes one of that name; rename it")
+    ids = mapped_ids(material.items.ids, folder)
+    live = _look_up(ids, catalogue, material.counts_N)
+    num_kept, num_all = len(live.kept_rows_M), len(live.places_M)
+    if not num_kept:
+        raise DataError(
+            f"{catalogue.file} has none of the {len(material.counts_N):,} items that have vectors (its ids "
+            f"look like {catalogue.an_id!r}, theirs like {material.items.ids[0]!r}); check "
+            f"--catalogue-item-column"
+        )
+    vectors_MD = _write_vectors(vectors_file, material.vectors_ND, live.kept_rows_M, num_all - num_kept)
+    columns = columns_of(catalogue.rows, live.places_M, live.is_used_T)
+    num_columns_C = start_cold_items(vectors_MD, num_kept, columns, folder)
+    items = Items(
+        ids=_kept_then_new(ids, live.kept_rows_M, live.new_ids),
+        columns={**columns, IS_COLD: _is_cold(num_kept, num_all)},
+    )
+    return Selected(
+        material=replace(
+            _in_rows(material, live.kept_rows_M, items, vectors_file),
+            counts_N=_counts(material.counts_N, live.kept_rows_M, num_all, folder),
+            cold_rows=np.arange(num_kept, num_all),
+            lineage={
+                **material.lineage,
+                "catalogue": catalogue.file.name,
+                "cold_items": num_all - num_kept,
+                "cold_shrinkage": SHRINKAGE,
+            },
+        ),
+        num_removed=len(material.counts_N) - num_kept,
+        num_cold=num_all - num_kept,
+        num_unknown=int((num_columns_C == 0).sum()),
+        num_unusable=catalogue.num_rows - num_all,
+    )
+
+
+def all_live(material: Material, vectors_file: Path, folder: Path) -> Selected:
+    """Keep everything, where there is no catalogue: no item is cold.
+
+    Args:
+        material: All items.
+        vectors_file: Gets the vectors, `.npy`; the answer's are mapped from it.
+        folder: Where what need not be in memory is kept.
+
+    Raises:
+        DataError: a column has a name that is taken.
+        BundleError: an item id cannot be stored.
+        OSError: a folder has no room.
+    """
+    if IS_COLD in material.items.columns:
+        raise DataError(
+            f"{material.where}: the items have a column {IS_COLD!r}; rebuild makes one of that name"
+        )
+    ids = mapped_ids(material.items.ids, folder)
+    rows_N, _ = _by_popularity(np.arange(len(material.counts_N), dtype=np.int32), material.counts_N)
+    columns = {name: replace(column, places_N=rows_N) for name, column in material.items.columns.items()}
+    items = Items(
+        ids=_kept_then_new(ids, rows_N, pl.Series([], dtype=TYPE_OF_KIND[ids.kind])),
+        columns={**columns, IS_COLD: _is_cold(len(rows_N), len(rows_N))},
+    )
+    _write_vectors(vectors_file, material.vectors_ND, rows_N, 0)
+    ordered = replace(
+        _in_rows(material, rows_N, items, vectors_file),
+        counts_N=_counts(material.counts_N, rows_N, len(rows_N), folder),
+    )
+    return Selected(material=ordered, num_removed=0, num_cold=0, num_unknown=0, num_unusable=0)
+
+
+class _Live(NamedTuple):
+    """What is live: kept items, most popular first, then new ones in the catalogue's order."""
+
+    kept_rows_M: NDArray[np.int32]
+    """The row that each kept one had."""
+    places_M: NDArray[np.int32]
+    """Of all, their places in the catalogue, counted among those that are used."""
+    new_ids: pl.Series
+    is_used_T: NDArray[np.bool_] | None
+    """Which of the catalogue's rows have an id that these items can have; None where all do."""
+
+
+def _look_up(ids: ItemIds, catalogue: Catalogue, counts_N: NDArray[np.int64]) -> _Live:
+    """Look up a catalogue's ids, each in full."""
+    rows_T = np.empty(catalogue.num_rows, np.int32)
+    is_used_T = np.empty(catalogue.num_rows, np.bool_)
+    new_ids = [pl.Series([], dtype=TYPE_OF_KIND[ids.kind])]
+    start = num_used = 0
+    for piece in pieces(catalogue.rows.select("item_id")):
+        theirs = to_kind(piece.to_series(), ids.kind)
+        is_used_T[start : start + len(theirs)] = theirs.is_not_null()
+        start += len(theirs)
+        theirs = theirs.drop_nulls()
+        rows = ids.rows(theirs.to_list())
+        rows_T[num_used : num_used + len(rows)] = rows
+        num_used += len(rows)
+        new_ids.append(theirs.filter(pl.Series(rows < 0)))
+    rows_T = rows_T[:num_used]
+    kept_rows_M, kept_places_M = _by_popularity(rows_T, counts_N)
+    return _Live(
+        kept_rows_M=kept_rows_M,
+        places_M=np.concatenate([kept_places_M, np.flatnonzero(rows_T < 0).astype(np.int32)]),
+        new_ids=pl.concat(new_ids),
+        is_used_T=None if num_used == catalogue.num_rows else is_used_T,
+    )
+
+
+def _by_popularity(
+    rows_T: NDArray[np.int32], counts_N: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The rows that were found, the most popular items' first, then in order; and the place of each."""
+    places_N = np.full(len(counts_N), -1, np.int32)
+    found = np.flatnonzero(rows_T >= 0).astype(np.int32)
+    places_N[rows_T[found]] = found
+    del found
+    rows_M = np.flatnonzero(places_N >= 0).astype(np.int32)
+    rows_M = rows_M[np.argsort(-counts_N[rows_M], kind="stable")]
+    return rows_M, places_N[rows_M]
+
+
+def _counts(
+    counts_N: NDArray[np.int64], kept_rows_M: NDArray[np.int32], num_all: int, folder: Path
+) -> NDArray[np.int64]:
+    """Counts of the kept rows, then none; mapped."""
+    moved_M = mapped_without_a_name(folder, (num_all,), "<i8")
+    moved_M[: len(kept_rows_M)] = counts_N[kept_rows_M]
+    return moved_M
+
+
+def _kept_then_new(ids: ItemIds, kept_rows_M: NDArray[np.int32], new_ids: pl.Series) -> Ids:
+    num_kept = len(kept_rows_M)
+
+    def read(start: int, stop: int) -> pl.Series:
+        kept = pl.Series(ids.ids(kept_rows_M[start:stop]), dtype=new_ids.dtype)
+        return kept.append(new_ids[max(0, start - num_kept) : max(0, stop - num_kept)])
+
+    return Ids(num_kept + len(new_ids), read)
+
+
+def _is_cold(num_kept: int, num_all: int) -> ItemColumn:
+    def read() -> Iterator[pl.Series]:
+        for start in range(0, num_all, _ROWS_AT_ONCE):
+            yield pl.Series(np.arange(start, min(start + _ROWS_AT_ONCE, num_all)) >= num_kept)
+
+    return ItemColumn(kind=pl.Boolean(), pieces=read)
+
+
+def _in_rows(material: Material, rows_M: NDArray[np.int32], items: Items, vectors_file: Path) -> Material:
+    """The material with these rows, then others: vectors from the file, histories that follow."""
+    new_rows_N = np.full(len(material.vectors_ND), -1, np.int32)
+    new_rows_N[rows_M] = np.arange(len(rows_M), dtype=np.int32)
+    rows_PL, lengths_P = follow_items(material.rows_PL, material.lengths_P, new_rows_N, material.where)
+    return replace(
+        material,
+        vectors_ND=np.load(vectors_file, mmap_mode="r"),
+        items=items,
+        rows_PL=rows_PL,
+        lengths_P=lengths_P,
+    )
+
+
+def _write_vectors(
+    path: Path, vectors_ND: NDArray[np.float32], kept_rows_M: NDArray[np.int32], num_new: int
+) -> NDArray[np.float32]:
+    """A file mapped for writing, with the kept vectors in its first rows."""
+    shape = (len(kept_rows_M) + num_new, vectors_ND.shape[1])
+    with path.open("w+b") as file:
+        begin_npy(file, shape)
+        written_MD = mapped_for_writing(file, shape)
+    for start in range(0, len(kept_rows_M), _ROWS_AT_ONCE):
+        part = kept_rows_M[start : start + _ROWS_AT_ONCE]
+        written_MD[start : start + len(part)] = vectors_ND[part]
+        let_go(vectors_ND)
+    return written_MD

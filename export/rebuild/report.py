@@ -1,0 +1,166 @@
+"""What a rebuild did, for those who were not watching: stages with times, gates, counts, and how it ended.
+
+As JSON for people and programs, and as a text file of metrics that Prometheus's node exporter picks up. Both
+appear whole or not at all. Knows nothing about rebuilding.
+"""
+
+import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+
+from re4.common.errors import Re4Error
+from re4.common.files import replacing, write_json
+from re4.exporting.rebuild.quality_gates import GateResult
+
+OUTCOMES: Final = {
+    0: "published",
+    1: "failed",
+    2: "wrong use",
+    3: "gate failed",
+    4: "busy",
+    130: "interrupted",
+    143: "interrupted",
+}
+"""How a job ends, by its exit code."""
+
+DRY_RUN: Final = "dry run"
+_LAST_SUCCESS: Final = "re4_rebuild_last_success_timestamp_seconds"
+
+
+@dataclass(kw_only=True)
+class JobReport:
+    """Filled in while the job runs."""
+
+    bundles: str
+    dry_run: bool
+    began: datetime = field(default_factory=lambda: datetime.now(UTC))
+    stages_s: dict[str, float] = field(default_factory=dict)
+    """Seconds of each stage, in order; the last one may be unfinished."""
+    gates: list[GateResult] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Counts and names, as they become known."""
+    exit_code: int = 1
+    error: str = ""
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure a stage; where it raises, it is the one that the job ended in."""
+        began_s = perf_counter()
+        try:
+            yield
+        finally:
+            self.stages_s[name] = round(perf_counter() - began_s, 3)
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """Take down how the block ends."""
+        try:
+            yield
+            self.exit_code = 0
+        except Re4Error as error:
+            self.exit_code, self.error = error.exit_code, str(error)
+            raise
+        except KeyboardInterrupt:
+            self.exit_code = 130
+            raise
+        except SystemExit as ending:
+            self.exit_code = ending.code if isinstance(ending.code, int) else 1
+            raise
+        except BaseException as error:
+            self.error = f"{type(error).__name__}: {error}"
+            raise
+
+    @property
+    def outcome(self) -> str:
+        """How it ended, in a word or two."""
+        if self.exit_code == 0 and self.dry_run:
+            return DRY_RUN
+        return OUTCOMES.get(self.exit_code, "failed")
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, in plain values."""
+        ended = datetime.now(UTC)
+        return {
+            "outcome": self.outcome,
+            "exit_code": self.exit_code,
+            "error": self.error,
+            "bundles": self.bundles,
+            "began_at": self.began.isoformat(timespec="seconds"),
+            "ended_at": ended.isoformat(timespec="seconds"),
+            "seconds": round((ended - self.began).total_seconds(), 3),
+            "stages_s": self.stages_s,
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            **self.facts,
+            "gates": [{**asdict(gate), "passed": gate.passed} for gate in self.gates],
+        }
+
+    def write(self, file: Path) -> None:
+        """Replace a file by the report."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, self.to_json())
+
+    def write_metrics(self, file: Path) -> None:
+        """Replace a text file of Prometheus metrics; it keeps the old one's last success."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        content = generate_latest(self._registry(_last_success_s(file)))
+        with replacing(file) as part:
+            part.write_bytes(content)
+            part.chmod(0o644)  # another user's exporter reads it
+
+    def _registry(self, last_success_s: float) -> CollectorRegistry:
+        values, registry = self.to_json(), CollectorRegistry()
+
+        def gauge(name: str, meaning: str, value: float) -> None:
+            Gauge(f"re4_rebuild_{name}", meaning, registry=registry).set(value)
+
+        ended_s = datetime.now(UTC).timestamp()
+        is_success = self.exit_code == 0
+        gauge("success", "1 where the last job ended well, 0 where it did not.", float(is_success))
+        gauge("exit_code", "Exit code of the last job.", self.exit_code)
+        gauge("last_run_timestamp_seconds", "When the last job ended, whatever became of it.", ended_s)
+        Gauge(_LAST_SUCCESS, "When a job last published; 0 for never.", registry=registry).set(
+            ended_s if is_success and not self.dry_run else last_success_s
+        )
+        gauge("seconds", "How long the last job took.", values["seconds"])
+        gauge(
+            "peak_memory_bytes", "Most memory that the last job's process held.", values["peak_memory_bytes"]
+        )
+        stages = Gauge("re4_rebuild_stage_seconds", "Time by stage.", ["stage"], registry=registry)
+        for name, seconds in self.stages_s.items():
+            stages.labels(name).set(seconds)
+        counts = Gauge("re4_rebuild_items", "Items by what became of them.", ["kind"], registry=registry)
+        for kind in ("live", "cold", "removed"):
+            if f"num_{kind}" in self.facts:
+                counts.labels(kind).set(self.facts[f"num_{kind}"])
+        figures = Gauge("re4_rebuild_gate_figure", "What each gate found.", ["gate"], registry=registry)
+        passed = Gauge("re4_rebuild_gate_passed", "1 where the gate passed.", ["gate"], registry=registry)
+        for gate in self.gates:
+            figures.labels(gate.name).set(gate.figure)
+            passed.labels(gate.name).set(float(gate.passed))
+        return registry
+
+
+def _last_success_s(file: Path) -> float:
+    """When a job last published, as an earlier file says it; 0 where none does."""
+    try:
+        for line in file.read_text("utf-8").splitlines():
+            name, _, value = line.partition(" ")
+            if name == _LAST_SUCCESS:
+                return float(value)
+    except (OSError, ValueError):
+        pass
+    return 0.0
+
+
+def gates_as_facts(gates: list[GateResult]) -> dict[str, Any]:
+    """The gates' figures, for a manifest."""
+    facts: dict[str, Any] = json.loads(json.dumps({gate.name: round(gate.figure, 6) for gate in gates}))
+    return facts

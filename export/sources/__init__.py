@@ -1,0 +1,1 @@
+"""Where a version comes from: a run, given vectors, or a published version."""

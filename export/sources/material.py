@@ -1,0 +1,234 @@
+"""What a version is made of, wherever it comes from: item vectors, ids, popularity, histories, an encoder.
+
+`run_material` takes it from a run. Everything is checked against everything else here, so that what follows
+(`assembling.py`) need not look again. Knows nothing about indexes or bundles.
+
+Legend: P histories, L history length, N items, D embedding, B batch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import onnxruntime
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from pydantic import JsonValue
+from torch import nn
+
+from re4.bundle.manifest import ModelInfo
+from re4.common.errors import ExportError
+from re4.exporting.catalogue.items import Items, items_of
+from re4.exporting.encoder.onnx_encoder import export_encoder
+from re4.exporting.encoder.onnx_runner import OnnxEncoder
+from re4.exporting.encoder.parity import compare
+from re4.exporting.storage.mapped_vectors import ROWS_AT_ONCE, digest_of, mapped_without_a_name
+from re4.training.config import TrainConfig
+
+
+class ModelToExport(Protocol):
+    """What export needs of a trained model."""
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The forward flow."""
+
+    @property
+    def item_table_ND(self) -> torch.Tensor:
+        """Item vectors as they were trained; may be memory-mapped."""
+
+    def as_seen(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Some of them as they are served, float32."""
+
+
+class RunToExport(Protocol):
+    """What export needs of a run; `re4.training.run.run.Run` is one."""
+
+    path: Path
+    config: TrainConfig
+
+    def scan_items(self) -> pl.LazyFrame:
+        """Catalogue in row order, `item_id` among its columns, to be read in pieces."""
+
+    def item_counts_N(self) -> NDArray[np.int64]:
+        """Training events of each item."""
+
+    def load_model(self) -> ModelToExport:
+        """The trained model."""
+
+    def probe_histories(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Real held-out histories: rows_PL, newest first, padded with 0, and lengths_P."""
+
+    def evaluation(self) -> dict[str, Any]:
+        """Metrics by split."""
+
+
+class EncoderSource(Protocol):
+    """An encoder that can become a version's."""
+
+    def write(self, path: Path, model: ModelInfo) -> float:
+        """Write it as an ONNX file; the largest difference from the trained one that its checks met."""
+
+    def check(
+        self, exported: OnnxEncoder, history_vectors_BLD: NDArray[np.float32], lengths_B: NDArray[np.int64]
+    ) -> float:
+        """Compare what was written with the trained encoder on real histories; the largest difference."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedEncoder:
+    """The encoder of a run: PyTorch, still to be converted."""
+
+    module: nn.Module
+    num_interests: int
+
+    def write(self, path: Path, model: ModelInfo) -> float:
+        """Convert it; see `EncoderSource`."""
+        return export_encoder(
+            self.module,
+            num_interests=model.num_interests,
+            embedding_dim=model.embedding_dim,
+            max_history_length=model.max_history_length,
+            space=model.space,
+            path=path,
+        )
+
+    def check(
+        self, exported: OnnxEncoder, history_vectors_BLD: NDArray[np.float32], lengths_B: NDArray[np.int64]
+    ) -> float:
+        """Run both; see `EncoderSource`."""
+        trained = self.module.cpu().eval()
+        return compare(trained, exported, history_vectors_BLD, lengths_B, self.num_interests)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """Everything that a version is made of, row by row; those of a run begin with the most popular item."""
+
+    where: str
+    """Where it comes from, for error messages."""
+    vectors_ND: NDArray[np.float32]
+    """Finite, C order; may be memory-mapped."""
+    items: Items
+    """Ids, and the catalogue's columns, of each row."""
+    counts_N: NDArray[np.int64]
+    """Events of each item: its popularity; may be memory-mapped."""
+    rows_PL: NDArray[np.int64]
+    """Real histories, at least one: newest first, padded with 0."""
+    lengths_P: NDArray[np.int64]
+    """How many of them are real, 1 to the model's `max_history_length`."""
+    encoder: EncoderSource
+    model: ModelInfo
+    """`model.space` is the fingerprint of the trained vectors, in whose space all of `vectors_ND` are."""
+    evaluation: Mapping[str, JsonValue]
+    lineage: Mapping[str, JsonValue]
+    cold_rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    """Items whose vector was not trained, but made from what they have in common with others; ascending."""
+
+    @property
+    def num_trained(self) -> int:
+        """Items whose vector was trained."""
+        return len(self.vectors_ND) - len(self.cold_rows)
+
+    def trained_rows(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The rows of some of these, numbered from 0 in the order of all rows."""
+        num_trained_before = self.cold_rows - np.arange(len(self.cold_rows))
+        return numbers + np.searchsorted(num_trained_before, numbers, side="right")
+
+
+def run_material(run: RunToExport, folder: Path) -> Material:
+    """Take everything from a finished run.
+
+    Args:
+        run: The run.
+        folder: Where the vectors are written, to be mapped: in a file without a name, which goes with them.
+
+    Raises:
+        RunError: the run is damaged.
+        ExportError: its parts do not fit together, or a vector is not finite.
+        OSError: the folder has no room for them.
+    """
+    config, model = run.config, run.load_model()
+    items = items_of(run.scan_items())
+    vectors_ND = _vectors(run, items, model, folder)
+    rows_PL, lengths_P = _probe_histories(run, len(vectors_ND))
+    counts_N = run.item_counts_N()
+    if counts_N.shape != (len(vectors_ND),):
+        raise ExportError(
+            f"{run.path}: {len(counts_N)} item counts for {len(vectors_ND)} items. Train it again"
+        )
+    return Material(
+        where=str(run.path),
+        vectors_ND=vectors_ND,
+        items=items,
+        counts_N=counts_N,
+        rows_PL=rows_PL,
+        lengths_P=lengths_P,
+        encoder=TrainedEncoder(module=model.encoder, num_interests=config.K),
+        model=model_info(config, vectors_ND),
+        evaluation=run.evaluation(),
+        lineage={
+            "run": run.path.resolve().name,
+            "config": config.to_json(),
+            "torch": torch.__version__,
+            "onnxruntime": onnxruntime.__version__,
+        },
+    )
+
+
+def model_info(config: TrainConfig, vectors_ND: NDArray[np.float32]) -> ModelInfo:
+    """What a manifest says of an encoder and of the trained vectors that it belongs to."""
+    return ModelInfo(
+        name=config.model,
+        num_interests=config.K,
+        embedding_dim=config.embedding_dim,
+        max_history_length=config.max_history_length,
+        space=digest_of(vectors_ND),
+    )
+
+
+def _vectors(run: RunToExport, items: Items, model: ModelToExport, folder: Path) -> NDArray[np.float32]:
+    """Item vectors, checked against the ids; mapped from a file in the folder."""
+    table_ND, item_ids = model.item_table_ND.detach(), items.ids
+    if not len(item_ids):
+        raise ExportError(f"{run.path}: the run has no items: nothing can be retrieved from it")
+    shape = (len(item_ids), run.config.embedding_dim)
+    if tuple(table_ND.shape) != shape:
+        raise ExportError(
+            f"{run.path}: item vectors of shape {tuple(table_ND.shape)} for {len(item_ids)} items of width "
+            f"{run.config.embedding_dim}: the run is damaged. Train it again"
+        )
+    vectors_ND = mapped_without_a_name(folder, shape)
+    is_wrong_N = np.empty(len(item_ids), np.bool_)
+    for start in range(0, len(item_ids), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        vectors_ND[rows] = model.as_seen(table_ND[rows]).cpu().numpy()
+        is_wrong_N[rows] = ~np.isfinite(vectors_ND[rows]).all(axis=1)
+    vectors_ND.flags.writeable = False
+    wrong = np.flatnonzero(is_wrong_N)
+    if wrong.size:
+        raise ExportError(
+            f"{run.path}: the vector of item {item_ids[int(wrong[0])]!r} (row {wrong[0]}) is not finite, nor "
+            f"are those of {wrong.size - 1} others: training went astray. See its metrics, and train it again"
+        )
+    return vectors_ND
+
+
+def _probe_histories(run: RunToExport, num_items: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The run's real histories, checked: rows_PL and lengths_P."""
+    rows_PL, lengths_P = run.probe_histories()
+    if len(rows_PL) == 0:
+        raise ExportError(
+            f"{run.path}: holds no held-out histories to make golden queries of. Train it again"
+        )
+    longest = min(rows_PL.shape[1], run.config.max_history_length)
+    for name, seen, low, high in (("row", rows_PL, 0, num_items - 1), ("length", lengths_P, 1, longest)):
+        if not low <= seen.min() <= seen.max() <= high:
+            raise ExportError(
+                f"{run.path}: held-out histories with a {name} from {seen.min()} to {seen.max()}; {low} to "
+                f"{high} is allowed: the run is damaged. Train it again"
+            )
+    return rows_PL, lengths_P

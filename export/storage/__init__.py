@@ -1,0 +1,1 @@
+"""Files of a build: mapped vectors, finished stages, time left."""

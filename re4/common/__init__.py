@@ -1,0 +1,1 @@
+"""Modules that every folder may import: errors, files, locks, console."""

@@ -1,0 +1,1 @@
+"""Settings as fields of a dataclass, read from flags, the environment and a file."""

@@ -1,0 +1,1 @@
+"""The gRPC calls: from request bytes to reply bytes."""

@@ -1,0 +1,172 @@
+"""One process's gRPC server: the service, health, reflection, and a stop that loses no call in flight."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from re4.common.errors import ServerError
+from re4.serving.api.health import HEALTH_NAME, Health
+from re4.serving.api.reflection import add_reflection
+from re4.serving.api.service import SERVICE_NAME, CallListener, RetrievalService
+from re4.serving.auth.authenticator import Gate
+from re4.serving.auth.certificates import CertificateSource
+from re4.serving.batching.rejections import QUEUE_OPTIONS
+from re4.serving.host.addresses import Address, parse_address
+from re4.serving.observability.access_log import AccessLog
+from re4.serving.observability.metrics import CallMetrics
+from re4.serving.observability.recall_sample import RecallSample
+from re4.serving.observability.tracing import Tracer, otlp_provider
+from re4.serving.settings import AccessLogKind, ServerSettings
+from re4.serving.versions.live_version import Live
+
+_QUIET_S: Final = 0.2
+"""A server that was idle before and after so many seconds has nobody who calls steadily."""
+_GAP_S: Final = 0.002
+"""An idle time so long lies between two calls of those who do: whatever gRPC held was handed over."""
+_LEAVE_S: Final = 1.0
+"""How long a stop waits for each of the two."""
+_REPLIES_S: Final = 0.5
+"""From the last handler's return to the end of the stop, where an open stream holds it up."""
+
+
+class RetrievalServer:
+    """Serves what is live on an address. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        live: Live,
+        settings: ServerSettings,
+        folder: Path | None = None,
+        tracer: Tracer | None = None,
+        lane: ThreadPoolExecutor | None = None,
+        on_sample: Callable[[RecallSample], None] | None = None,
+    ) -> None:
+        """Assemble the server; it listens from `start` on.
+
+        Args:
+            live: What answers.
+            settings: How.
+            folder: A folder that all workers of the server share; None for one that is alone.
+            on_sample: Told of answers whose recall may be measured; None to measure none.
+            tracer: Makes traces; None for one as the settings ask, if they do.
+            lane: The one thread that may compute; None for one made here.
+
+        Raises:
+            SecurityError: certificates or tokens cannot be used.
+        """
+        self._settings = settings
+        self.metrics = CallMetrics()
+        access = settings.access
+        self._gate = None if access.tokens is None else Gate(access.tokens, folder)
+        files = access.certificate_files
+        self._certificates = None if files is None else CertificateSource(files)
+        watched = settings.observation
+        self._tracer = tracer
+        if tracer is None and watched.trace_endpoint is not None:
+            self._tracer = Tracer(otlp_provider(watched.trace_endpoint, watched.trace_fraction))
+        listeners: list[CallListener] = [] if self._tracer is None else [self._tracer]
+        if watched.access_log is not AccessLogKind.OFF:
+            errors_only = watched.access_log is AccessLogKind.ERRORS
+            listeners.append(AccessLog(errors_only=errors_only, lines_per_s=watched.access_log_per_s))
+        self._service = RetrievalService(
+            live,
+            settings,
+            self.metrics,
+            self._gate,
+            listeners,
+            has_stages=self._tracer is not None,
+            lane=lane,
+            on_sample=on_sample,
+        )
+        self._health = Health((SERVICE_NAME,))
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", settings.limits.max_message_bytes),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 1),
+                *QUEUE_OPTIONS,
+            ]
+        )
+        self._server.add_registered_method_handlers(SERVICE_NAME, self._service.handlers())
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if settings.reflection:
+            add_reflection(self._server, (SERVICE_NAME, HEALTH_NAME), self._gate)
+        self._health_server = grpc.aio.server(options=[("grpc.so_reuseport", 1)])
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._health_server)
+        self._following: asyncio.Task[None] | None = None
+
+    async def start(self, address: Address) -> Address:
+        """Listen, and say NOT_SERVING until `set_serving`.
+
+        Returns:
+            The address with the port that was chosen where 0 was asked for.
+
+        Raises:
+            ServerError: the address cannot be listened on.
+        """
+        try:
+            if self._certificates is None:
+                port = self._server.add_insecure_port(str(address))
+            else:
+                port = self._server.add_secure_port(str(address), self._certificates.credentials())
+            if self._settings.access.health_address is not None:
+                self._health_server.add_insecure_port(
+                    str(parse_address(self._settings.access.health_address))
+                )
+        except RuntimeError as error:
+            raise ServerError(f"cannot listen on {address}: {error}") from None
+        await self._server.start()
+        if self._settings.access.health_address is not None:
+            await self._health_server.start()
+        if self._gate is not None:
+            self._following = asyncio.create_task(self._gate.follow(self._settings.poll_interval_s))
+        return Address(host=address.host, port=port)
+
+    async def set_serving(self) -> None:
+        """Say SERVING to whoever asks for the server's health."""
+        await self._health.set(health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self) -> None:
+        """Say NOT_SERVING, let callers leave, take no further call, end with those in flight answered.
+
+        A call that reaches gRPC while it tells its callers to go is not refused but cancelled. So whoever
+        heeds the health service gets the time to stop calling, and the end comes between two calls.
+        """
+        await self._health.set(health_pb2.HealthCheckResponse.NOT_SERVING)
+        grace_s = self._settings.grace_s
+        leave_s = min(_LEAVE_S, grace_s / 4)
+        began_s = monotonic()
+        for idle_s in (_QUIET_S, _GAP_S):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle_for(idle_s), leave_s)
+                break
+        await self._health.let_go()
+        stopping = asyncio.create_task(self._server.stop(max(0.0, began_s + grace_s - monotonic())))
+        idle = asyncio.create_task(self._service.wait_idle())
+        await asyncio.wait({stopping, idle}, return_when=asyncio.FIRST_COMPLETED)
+        # Replies are on their way. What is left then is streams that a caller keeps open.
+        await asyncio.wait({stopping}, timeout=_REPLIES_S)
+        if not stopping.done():
+            await self._server.stop(None)
+        await stopping
+        idle.cancel()
+        await self._health_server.stop(None)
+        if self._following is not None:
+            self._following.cancel()
+        self._service.close()
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close)
+
+    async def _idle_for(self, seconds: float) -> None:
+        was_idle = False
+        while not was_idle:
+            await self._service.wait_idle()
+            await asyncio.sleep(seconds)
+            was_idle = self._service.is_idle

@@ -1,0 +1,172 @@
+"""TLS certificates from files: read, checked, and read again when they change, without dropping a call.
+
+What is wrong is said at start, in words, instead of at the first handshake, in a library's. While the server
+runs, files that cannot be used change nothing: the last good ones stay in use. Knows files and gRPC's
+credentials, nothing about calls.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from re4.common.errors import SecurityError
+from re4.serving.auth.file_mark import Mark, mark_of
+
+_SOON: Final = timedelta(days=14)
+"""A certificate that ends sooner than this is worth a warning."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertificateFiles:
+    """Where a server's certificates are."""
+
+    certificate: Path
+    """PEM: the server's certificate first, then those between it and its authority."""
+    key: Path
+    """PEM: its private key, without a passphrase."""
+    client_ca: Path | None
+    """PEM: the authorities whose clients may call; None where clients need no certificate."""
+
+    def marks(self) -> tuple[Mark, ...]:
+        """Changes whenever a file does."""
+        return tuple(mark_of(path) for path in (self.certificate, self.key, self.client_ca) if path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificates:
+    """The content of checked files."""
+
+    chain: bytes
+    key: bytes
+    client_ca: bytes | None
+    not_after: datetime
+    """When the server's certificate ends."""
+
+
+def read_certificates(files: CertificateFiles, *, now: datetime | None = None) -> Certificates:
+    """Read and check certificates.
+
+    Args:
+        files: Where they are.
+        now: The moment at which they must be valid; None for this one.
+
+    Raises:
+        SecurityError: a file cannot be read or parsed, the certificate is not valid now, or the key belongs
+            to another one.
+    """
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    now = now or datetime.now(UTC)
+    chain, key = _read(files.certificate, "certificate"), _read(files.key, "key")
+    client_ca = None if files.client_ca is None else _read(files.client_ca, "certificate of authorities")
+    leaf = _first_of(files.certificate, chain)
+    if files.client_ca is not None:
+        _first_of(files.client_ca, client_ca or b"")
+    private = _parsed(
+        files.key, "a PEM private key without a passphrase", lambda: load_pem_private_key(key, None)
+    )
+    if now >= leaf.not_valid_after_utc:
+        raise SecurityError(
+            f"certificate {files.certificate} ended on {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC, no "
+            "client would take it; put a renewed one there"
+        )
+    if now < leaf.not_valid_before_utc:
+        raise SecurityError(
+            f"certificate {files.certificate} begins on {leaf.not_valid_before_utc:%Y-%m-%d %H:%M} UTC "
+            "only; put one there that is valid now, or look at this machine's clock"
+        )
+    if private.public_key() != leaf.public_key():
+        raise SecurityError(
+            f"key {files.key} does not belong to certificate {files.certificate}; give the key that the "
+            "certificate was made for"
+        )
+    return Certificates(chain=chain, key=key, client_ca=client_ca, not_after=leaf.not_valid_after_utc)
+
+
+def certificate_end(path: Path) -> datetime:
+    """When the certificate in a file ends, or has ended.
+
+    Raises:
+        SecurityError: the file cannot be read or parsed.
+    """
+    end: datetime = _first_of(path, _read(path, "certificate")).not_valid_after_utc
+    return end
+
+
+class CertificateSource:
+    """The newest usable certificates of some files, as gRPC asks for them before every handshake."""
+
+    def __init__(self, files: CertificateFiles) -> None:
+        """Read the files for the first time.
+
+        Raises:
+            SecurityError: they cannot be used.
+        """
+        self._files = files
+        self._marks = files.marks()
+        self._current = read_certificates(files)
+        self._say("serving with")
+
+    def credentials(self) -> Any:
+        """Credentials for a gRPC server, which follow the files."""
+        import grpc
+
+        is_mutual = self._files.client_ca is not None
+        return grpc.dynamic_ssl_server_credentials(self._configuration(), self._fetch, is_mutual)
+
+    def _fetch(self) -> Any:
+        """What is new; None where nothing is. Called by gRPC's own threads, under the interpreter's lock."""
+        marks = self._files.marks()
+        if marks == self._marks:
+            return None
+        self._marks = marks
+        try:
+            self._current = read_certificates(self._files)
+        except SecurityError as error:  # perhaps one of two files is still to come
+            _log.error("the certificates in use stay: %s", error)
+            return None
+        self._say("reloaded")
+        return self._configuration()
+
+    def _configuration(self) -> Any:
+        import grpc
+
+        pair = (self._current.key, self._current.chain)
+        return grpc.ssl_server_certificate_configuration([pair], self._current.client_ca)
+
+    def _say(self, what: str) -> None:
+        left = self._current.not_after - datetime.now(UTC)
+        say = _log.warning if left < _SOON else _log.info
+        say("%s %s, valid until %s", what, self._files.certificate, f"{self._current.not_after:%Y-%m-%d}")
+
+
+def _read(path: Path, what: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SecurityError(
+            f"{what} {path} cannot be read: {error.strerror}. Look at the path and at its permissions"
+        ) from None
+
+
+def _first_of(path: Path, content: bytes) -> Any:
+    """The first certificate of a file's content."""
+    from cryptography import x509
+
+    return _parsed(path, "PEM certificates", lambda: x509.load_pem_x509_certificates(content))[0]
+
+
+def _parsed(path: Path, what: str, parse: Callable[[], Any]) -> Any:
+    try:
+        return parse()
+    except (ValueError, TypeError, ArithmeticError) as error:
+        # The library's own words may quote the file; a key must not get into the log.
+        raise SecurityError(
+            f"{path} does not hold {what} ({type(error).__name__}); openssl x509 or pkey, with -in "
+            f"{path}, says more"
+        ) from None

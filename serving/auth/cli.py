@@ -1,0 +1,38 @@
+"""The verb `re4 token`: makes a bearer token, and the lines by which a server knows it."""
+
+import secrets
+from typing import Annotated
+
+import typer
+
+from re4.common import console
+from re4.common.errors import UsageError
+
+
+def token(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose it is; logs and metrics say so.")],
+    users_per_s: Annotated[
+        float | None,
+        typer.Option(help="Users per second that the caller may ask for.", show_default="no limit"),
+    ] = None,
+) -> None:
+    """Make a token for a caller of `re4 serve --tokens FILE`.
+
+    Standard output is the token, for its caller; standard error the entry for FILE, which holds only its
+    hash. A running server takes the changed file up by itself.
+
+    Example: re4 token ranking --users-per-s 200 > ranking.token 2>> tokens.toml
+    """
+    from re4.serving.auth.rate_limit import NAME
+    from re4.serving.auth.tokens import digest_of
+
+    if not NAME.fullmatch(name):
+        raise UsageError(f"name {name!r}: 1 to 64 letters, digits, dots, hyphens or underscores")
+    if users_per_s is not None and not 0 < users_per_s < float("inf"):
+        raise UsageError(f"--users-per-s is {users_per_s}; it must be a number above 0")
+    secret = secrets.token_urlsafe(32)
+    console.say(f'["{name}"]')
+    console.say(f'sha256 = "{digest_of(secret).hex()}"')
+    if users_per_s is not None:
+        console.say(f"users_per_s = {users_per_s:g}")
+    console.answer.print(secret, markup=False)

@@ -1,0 +1,114 @@
+"""Who may call: bearer tokens by their SHA-256, each with its caller's name and rate.
+
+The file holds no secret, only hashes, so that whoever reads it cannot call:
+
+    [ranking]
+    sha256 = "…"            # or a list, while one token follows another
+    users_per_s = 200       # none: as often as they like
+    burst = 400             # users at once; default: one second's
+
+Knows nothing about gRPC.
+"""
+
+import hashlib
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from re4.common.errors import SecurityError
+from re4.serving.auth.rate_limit import NAME, Rate
+from re4.settings.sources import unknown_names
+
+Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
+"""What comes with a gRPC call beside its message."""
+
+_FIELDS: Final = ("sha256", "users_per_s", "burst")
+_HEX: Final = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """Somebody with a token."""
+
+    name: str
+    """For logs and metrics."""
+    rate: Rate | None
+    """None for no limit."""
+
+
+def digest_of(token: str) -> bytes:
+    """The hash by which a token is known."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def read_tokens(path: Path, folder: Path | None = None) -> Mapping[bytes, Caller]:
+    """Read a file of tokens.
+
+    Args:
+        path: The file.
+        folder: Where the workers share the levels of the rates; None for rates of this process alone.
+
+    Returns:
+        The caller of each token's `digest_of`.
+
+    Raises:
+        SecurityError: the file cannot be read, or an entry of it cannot be used.
+    """
+    try:
+        entries = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SecurityError(f"tokens file {path} cannot be read: {error}") from None
+    callers: dict[bytes, Caller] = {}
+    for name, entry in entries.items():
+        digests, rate = _entry(f"tokens file {path}, [{name}]", name, entry, folder)
+        caller = Caller(name=name, rate=rate)
+        for digest in digests:
+            if digest in callers:
+                raise SecurityError(
+                    f"tokens file {path}: {callers[digest].name} and {name} have the same token; make one "
+                    f"for each"
+                )
+            callers[digest] = caller
+    if not callers:
+        raise SecurityError(
+            f"tokens file {path} holds no token, so nobody could call; add one: re4 token NAME"
+        )
+    return callers
+
+
+def _entry(place: str, name: str, entry: Any, folder: Path | None) -> tuple[list[bytes], Rate | None]:
+    if not NAME.fullmatch(name):
+        raise SecurityError(f"{place}: a name has 1 to 64 letters, digits, dots, hyphens or underscores")
+    if not isinstance(entry, dict):
+        raise SecurityError(f'{place}: expected a table with sha256 = "…"; re4 token {name} prints one')
+    unknown = unknown_names(f"{place}:", entry, _FIELDS)
+    if unknown:
+        raise SecurityError(unknown)
+    hashes = entry.get("sha256", [])
+    hashes = [hashes] if isinstance(hashes, str) else hashes
+    if not isinstance(hashes, list) or not hashes:
+        raise SecurityError(f"{place}: sha256 is missing; re4 token {name} prints one")
+    for each in hashes:
+        # The value is not shown: somebody may have written the token itself there.
+        if not isinstance(each, str) or not _HEX.fullmatch(each):
+            raise SecurityError(
+                f"{place}: sha256 is not 64 digits from 0-9a-f; re4 token {name} prints a token and its hash"
+            )
+    numbers = {}
+    for field in ("users_per_s", "burst"):
+        value = entry.get(field)
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, int | float) or not value > 0
+        ):
+            raise SecurityError(f"{place}: {field} is {value!r}; it must be a number above 0")
+        numbers[field] = value
+    digests = [bytes.fromhex(each) for each in hashes]
+    users_per_s, burst = numbers["users_per_s"], numbers["burst"]
+    if users_per_s is None:
+        if burst is not None:
+            raise SecurityError(f"{place}: burst without users_per_s; give both, or neither for no limit")
+        return digests, None
+    return digests, Rate(name, users_per_s=users_per_s, burst=max(1, burst or users_per_s), folder=folder)

@@ -1,0 +1,1 @@
+"""Batches of waiting requests, and which requests are rejected under overload."""

@@ -1,0 +1,172 @@
+"""The verb `re4 retrieve`."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from re4.common import console
+from re4.common.errors import UsageError
+from re4.serving.client.options import Address, AsJson, Ca, Certificate, Key, Tls, TokenFile
+from re4.serving.settings import DEFAULT_ADDRESS
+
+if TYPE_CHECKING:
+    from re4.serving.client.client import AttributeFilter, Candidates
+
+
+def retrieve(
+    history: Annotated[str, typer.Option(help="The user's item ids, oldest first: ID,ID,…")],
+    address: Address = DEFAULT_ADDRESS,
+    num_candidates: Annotated[int, typer.Option(help="How many candidates.")] = 50,
+    exclude: Annotated[str, typer.Option(help="Item ids that must not be among them: ID,ID,…")] = "",
+    exclude_history: Annotated[
+        bool, typer.Option("--exclude-history/--keep-history", help="Leave the history's items out.")
+    ] = False,
+    merge: Annotated[
+        str | None,
+        typer.Option(
+            help="How the interests' lists become one: max-score, equal-quota, attention-quota, round-robin, "
+            "category-diversity. Default: the server's choice.",
+            show_default=False,
+        ),
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filter",
+            metavar="NAME=VALUE,…",
+            help="Only items with one of these values of an attribute that `re4 info` lists. "
+            "Where it is given again, all must pass.",
+        ),
+    ] = None,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE,…", help="No items with one of these values."),
+    ] = None,
+    diversity: Annotated[
+        float,
+        typer.Option(
+            help="With --merge category-diversity: what a candidate gains in score for each one before it of "
+            "another category."
+        ),
+    ] = 0.0,
+    diversity_attribute: Annotated[
+        str, typer.Option(help="With --merge category-diversity: the attribute that is the category.")
+    ] = "",
+    search_effort: Annotated[
+        float,
+        typer.Option(
+            help="How hard to search an approximate index: a multiple of its tuned setting; 0 for 1."
+        ),
+    ] = 0.0,
+    reasons: Annotated[
+        int, typer.Option(help="Also show so many history items behind each candidate, by attention.")
+    ] = 0,
+    tls: Tls = False,
+    ca: Ca = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    token_file: TokenFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a running server for one user's candidates.
+
+    Example: re4 retrieve --history 50,172,181 --num-candidates 20 --exclude-history
+
+    Only dramas and comedies, none of 1996, and why:
+    re4 retrieve --history 50,172 --filter genres=Drama,Comedy --drop year=1996 --reasons 3
+    """
+    from re4.serving.client.client import Connection, RetrievalClient
+
+    connection = Connection.read(tls=tls, ca=ca, certificate=certificate, key=key, token_file=token_file)
+    with RetrievalClient(address, connection=connection) as client:
+        kind = str(client.info()["item_id_kind"])
+        found = client.retrieve(
+            _split_ids(history, "--history", kind),
+            num_candidates,
+            exclude=_split_ids(exclude, "--exclude", kind),
+            exclude_history=exclude_history,
+            merge_policy=merge,
+            filters=[
+                *(_filter(text, "--filter", is_drop=False) for text in keep or ()),
+                *(_filter(text, "--drop", is_drop=True) for text in drop or ()),
+            ],
+            diversity=diversity,
+            diversity_attribute=diversity_attribute,
+            search_effort=search_effort,
+            num_reasons=reasons,
+        )
+    if as_json:
+        console.print_json(_facts(found))
+        return
+    if found.num_unknown_history_ids:
+        console.say(f"{found.num_unknown_history_ids} of the history's ids are unknown to this version")
+    if found.is_popularity_fallback:
+        console.say("nothing in the history is usable: these are the most popular items")
+    console.table(
+        f"{len(found.item_ids)} candidates from {found.version}",
+        ["item", "score", "interest", *(["because of"] if found.reasons else [])],
+        [
+            [str(item_id), f"{score:.4f}", str(interest), *_because_of(found, interest)]
+            for item_id, score, interest in _candidates(found)
+        ],
+    )
+
+
+def _candidates(found: "Candidates") -> list[tuple[str | int, float, int]]:
+    """Id, score and interest number of each."""
+    return list(zip(found.item_ids, found.scores_M.tolist(), found.interest_numbers_M.tolist(), strict=True))
+
+
+def _because_of(found: "Candidates", interest: int) -> list[str]:
+    if found.reasons is None:
+        return []
+    reasons = zip(found.reasons.item_ids[interest], found.reasons.weights_KR[interest].tolist(), strict=True)
+    return [", ".join(f"{item_id} ({weight:.0%})" for item_id, weight in reasons)]
+
+
+def _facts(found: "Candidates") -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "version": found.version,
+        "candidates": [
+            {"item_id": item_id, "score": score, "interest": interest}
+            for item_id, score, interest in _candidates(found)
+        ],
+        "num_unknown_history_ids": found.num_unknown_history_ids,
+        "is_popularity_fallback": found.is_popularity_fallback,
+        "stage_times": found.stage_times,
+    }
+    if found.reasons is not None:
+        facts["reasons"] = [
+            [
+                {"item_id": item_id, "weight": weight}
+                for item_id, weight in zip(item_ids, weights, strict=True)
+            ]
+            for item_ids, weights in zip(
+                found.reasons.item_ids, found.reasons.weights_KR.tolist(), strict=True
+            )
+        ]
+    return facts
+
+
+def _filter(text: str, option: str, *, is_drop: bool) -> "AttributeFilter":
+    from re4.serving.client.client import AttributeFilter
+
+    name, equals, values = text.partition("=")
+    if not equals:
+        raise UsageError(f"{option} {text!r}: give an attribute and its values, such as genre=drama,comedy")
+    return AttributeFilter(
+        attribute=name, values=[value.strip() for value in values.split(",")], drop=is_drop
+    )
+
+
+def _split_ids(text: str, option: str, kind: str) -> list[str] | list[int]:
+    """The ids of a comma-separated list, of the catalogue's kind."""
+    words = [word.strip() for word in text.split(",")] if text else []
+    if kind == "string":
+        return words
+    try:
+        return [int(word) for word in words]
+    except ValueError:
+        raise UsageError(
+            f"{option} {text!r}: this catalogue's ids are integers, separated by commas"
+        ) from None

@@ -1,0 +1,259 @@
+"""What callers give and get as plain Python values, and the messages that carry it.
+
+Legend: K interests, D embedding, L history length, M candidates.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypedDict, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from re4.common.errors import RequestError, ServerError
+from re4.protos.v1 import retrieval_pb2
+from re4.serving.protocol.policy_names import enum_name, policy_names
+from re4.serving.protocol.status_codes import STATUS_NAMES
+
+ItemIdList: TypeAlias = list[str] | list[int]
+
+_MessageT = TypeVar("_MessageT")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Interests:
+    """K interest vectors and what each attends to."""
+
+    vectors_KD: NDArray[np.float32]
+    attention_KL: NDArray[np.float32]
+    """Each interest's attention over `attended_item_ids`; every row sums to 1."""
+    attended_item_ids: ItemIdList
+    """The history items that counted, oldest first."""
+    version: str
+    """The bundle version that answered."""
+    num_unknown_history_ids: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeFilter:
+    """A condition on one attribute of the catalogue; an item has the values where it has any of them."""
+
+    attribute: str
+    values: Sequence[str]
+    drop: bool = False
+    """Leave out the items that have the values, instead of all others."""
+
+
+class RetrieveOptions(TypedDict, total=False):
+    """What a request for candidates may say beyond history, number and exclusions."""
+
+    exclude_history: bool
+    """Leave the history's items out as well."""
+    return_interests: bool
+    """Also return the interests and their attention."""
+    merge_policy: str | None
+    """How the interests' lists become one: `max-score`, `equal-quota`, `attention-quota`, `round-robin` or
+    `category-diversity`; None for the server's choice."""
+    filters: Sequence[AttributeFilter]
+    """Only items that pass all of these."""
+    diversity: float
+    """For `category-diversity`: the factor, in units of score; 0 is max score."""
+    diversity_attribute: str
+    """For `category-diversity`: the attribute that is the category."""
+    search_effort: float
+    """A multiple of the tuned setting of an approximate index; 0 for the default."""
+    num_reasons: int
+    """Also return, for each interest, so many of the history items that it attends to most."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reasons:
+    """The history items that each interest attends to most: why its candidates came."""
+
+    item_ids: list[ItemIdList]
+    """For each interest, the most attended first."""
+    weights_KR: NDArray[np.float32]
+    """The attention to each of them, of 1 over the whole history."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Candidates:
+    """Candidates for one user, best first, in parallel arrays."""
+
+    item_ids: ItemIdList
+    scores_M: NDArray[np.float32]
+    interest_numbers_M: NDArray[np.int64]
+    """The interest, 0 to K-1, that gave the score."""
+    version: str
+    """The bundle version that gave the whole answer."""
+    num_unknown_history_ids: int
+    is_popularity_fallback: bool
+    """These are the most popular items, because nothing in the history was usable."""
+    interests: Interests | None
+    """Where they were asked for."""
+    reasons: Reasons | None
+    """Where they were asked for; those of a candidate are those of its interest."""
+    stage_times: dict[str, int]
+    """Where the time went on the server, in microseconds, and the number of calls that shared the batch."""
+
+
+def retrieve_request(
+    history: Sequence[str] | Sequence[int],
+    num_candidates: int,
+    exclude: Sequence[str] | Sequence[int],
+    options: RetrieveOptions,
+) -> retrieval_pb2.RetrieveRequest:
+    """The request of Retrieve.
+
+    Raises:
+        RequestError: a value that no request can carry.
+    """
+    fields: dict[str, Any] = dict(options)
+    policy = _policy(options.get("merge_policy"))
+    filters = fields.pop("filters", ())
+    fields.pop("merge_policy", None)
+    return _request(
+        lambda: retrieval_pb2.RetrieveRequest(
+            history=_item_ids(history, "history"),
+            num_candidates=num_candidates,
+            exclude=_item_ids(exclude, "exclude"),
+            merge_policy=policy,
+            filters=[
+                retrieval_pb2.AttributeFilter(attribute=each.attribute, values=each.values, drop=each.drop)
+                for each in filters
+            ],
+            **fields,
+        )
+    )
+
+
+def encode_request(history: Sequence[str] | Sequence[int]) -> retrieval_pb2.EncodeRequest:
+    """The request of Encode.
+
+    Raises:
+        RequestError: ids that are neither all strings nor all integers.
+    """
+    return _request(lambda: retrieval_pb2.EncodeRequest(history=_item_ids(history, "history")))
+
+
+def to_candidates(reply: retrieval_pb2.RetrieveReply) -> Candidates:
+    """The values of a reply of Retrieve."""
+    has_interests, num_unknown = reply.HasField("interests"), reply.num_unknown_history_ids
+    return Candidates(
+        item_ids=_id_list(reply.items),
+        scores_M=np.array(reply.scores, np.float32),
+        interest_numbers_M=np.array(reply.interest_numbers, np.int64),
+        version=reply.version,
+        num_unknown_history_ids=num_unknown,
+        is_popularity_fallback=reply.is_popularity_fallback,
+        interests=to_interests(reply.interests, reply.version, num_unknown) if has_interests else None,
+        reasons=_reasons(reply.reasons),
+        stage_times={
+            field.name: getattr(reply.stage_times, field.name)
+            for field in reply.stage_times.DESCRIPTOR.fields
+        },
+    )
+
+
+def to_batch(reply: retrieval_pb2.BatchRetrieveReply) -> list[Candidates | ServerError]:
+    """The values of a reply of BatchRetrieve: one entry for each user."""
+    item_ids = _id_list(reply.items)
+    scores, interest_numbers = np.array(reply.scores, np.float32), np.array(reply.interest_numbers, np.int64)
+    errors = {error.user: error for error in reply.errors}
+    found: list[Candidates | ServerError] = []
+    end = 0
+    for user, num_candidates in enumerate(reply.num_candidates):
+        start, end = end, end + num_candidates
+        if user in errors:
+            found.append(_user_error(errors[user]))
+            continue
+        num_unknown = reply.num_unknown_history_ids[user]
+        interests = reply.interests[user] if reply.interests else None
+        found.append(
+            Candidates(
+                item_ids=item_ids[start:end],
+                scores_M=scores[start:end],
+                interest_numbers_M=interest_numbers[start:end],
+                version=reply.version,
+                num_unknown_history_ids=num_unknown,
+                is_popularity_fallback=reply.is_popularity_fallback[user],
+                interests=to_interests(interests, reply.version, num_unknown)
+                if interests is not None and interests.num_interests
+                else None,
+                reasons=_reasons(reply.reasons[user]) if reply.reasons else None,
+                stage_times={},
+            )
+        )
+    return found
+
+
+def to_interests(found: retrieval_pb2.Interests, version: str, num_unknown_history_ids: int) -> Interests:
+    """The values of an Interests message."""
+    return Interests(
+        vectors_KD=np.array(found.vectors, np.float32).reshape(found.num_interests, found.embedding_dim),
+        attention_KL=np.array(found.attention, np.float32).reshape(found.num_interests, -1),
+        attended_item_ids=_id_list(found.attended_items),
+        version=version,
+        num_unknown_history_ids=num_unknown_history_ids,
+    )
+
+
+def to_facts(reply: retrieval_pb2.InfoReply) -> dict[str, Any]:
+    """The values of a reply of Info; `settings` and `attributes` map names to facts."""
+    facts = {field.name: getattr(reply, field.name) for field in reply.DESCRIPTOR.fields}
+    facts["attributes"] = {
+        each.name: {"num_values": each.num_values, "is_multi_valued": each.is_multi_valued}
+        for each in reply.attributes
+    }
+    facts["thread_pools"] = dict(reply.thread_pools)
+    facts["settings"] = {each.name: {"value": each.value, "source": each.source} for each in reply.settings}
+    return facts
+
+
+def _reasons(found: retrieval_pb2.Reasons) -> Reasons | None:
+    each, ids = found.num_items, _id_list(found.items)
+    if not each:
+        return None
+    return Reasons(
+        item_ids=[ids[start : start + each] for start in range(0, len(ids), each)],
+        weights_KR=np.array(found.weights, np.float32).reshape(-1, each),
+    )
+
+
+def _user_error(error: retrieval_pb2.UserError) -> ServerError:
+    code = STATUS_NAMES.get(error.code, error.code)
+    return ServerError(f"{code} for user {error.user}: {error.message}")
+
+
+def _request(build: Callable[[], _MessageT]) -> _MessageT:
+    try:
+        return build()
+    except (ValueError, TypeError) as error:  # out of range, a lone surrogate, not a number: from protobuf
+        raise RequestError(f"the request cannot be sent: {error}") from None
+
+
+def _policy(name: str | None) -> Any:
+    if name is None:
+        return retrieval_pb2.MERGE_POLICY_UNSPECIFIED
+    if name not in policy_names():
+        raise RequestError(f"merge_policy is {name!r}; there is {', '.join(policy_names())}")
+    return retrieval_pb2.MergePolicy.Value(enum_name(name))
+
+
+def _item_ids(ids: Sequence[str] | Sequence[int], field: str) -> retrieval_pb2.ItemIds:
+    if isinstance(ids, str | bytes):
+        raise RequestError(f"{field} is one text, {ids!r:.60}; give a list of ids")
+    values: list[Any] = [id_.item() if isinstance(id_, np.generic) else id_ for id_ in ids]
+    kinds = {type(value) for value in values}
+    if kinds <= {str}:
+        return retrieval_pb2.ItemIds(strings=values)
+    if kinds == {int}:
+        return retrieval_pb2.ItemIds(ints=values)
+    raise RequestError(
+        f"{field} holds {', '.join(sorted(kind.__name__ for kind in kinds))}; ids are all str or all int, "
+        "as the catalogue has them"
+    )
+
+
+def _id_list(ids: retrieval_pb2.ItemIds) -> ItemIdList:
+    return list(ids.strings) or list(ids.ints)

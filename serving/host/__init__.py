@@ -1,0 +1,1 @@
+"""The machine: cores and memory of the control group, addresses, thread pools."""

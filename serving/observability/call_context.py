@@ -1,0 +1,92 @@
+"""What is known about a call while it runs, within reach of whatever runs for it.
+
+All of it is found out when somebody asks: a call that ends well, unwatched, costs one small object.
+"""
+
+import re
+import secrets
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from re4.serving.auth.tokens import Caller, Metadata
+
+if TYPE_CHECKING:  # the supervisor, which loads no parser, reads this file too
+    from re4.serving.retrieval.pipeline import StageTimes
+
+
+Stage: TypeAlias = tuple[str, float, float]
+"""Name, begin and end in `perf_counter` seconds."""
+REQUEST_ID: Final = "x-request-id"
+"""Metadata by which a caller names a call, and the server an error."""
+
+_FIT: Final = re.compile(r"[A-Za-z0-9._:/=+@-]{1,128}")
+
+
+class Call:
+    """One call. Belongs to its task."""
+
+    __slots__ = ("_metadata", "_request_id", "caller", "method", "seconds", "stages")
+
+    def __init__(self, method: str, metadata: Callable[[], Metadata | None] = tuple) -> None:
+        """Begin a call.
+
+        Args:
+            method: Such as `Retrieve`.
+            metadata: Gives what came with the call.
+        """
+        self.method = method
+        self.caller: Caller | None = None
+        """Whose token it brought; None where none is asked for, or none is known."""
+        self.seconds: list[tuple[str, float]] = []
+        """How long stages took, to be counted when the call has ended: its caller waits for the reply."""
+        self.stages: tuple[Stage, ...] = ()
+        """Name, begin and end (`perf_counter` seconds) of what was measured; filled only where traces are."""
+        self._metadata = metadata
+        self._request_id: str | None = None
+
+    @property
+    def metadata(self) -> Metadata:
+        """What came with the call."""
+        return self._metadata() or ()
+
+    @property
+    def request_id(self) -> str:
+        """The caller's name for it where that is short and plain, else one made here."""
+        if self._request_id is None:
+            given = dict(self.metadata).get(REQUEST_ID)
+            fits = isinstance(given, str) and _FIT.fullmatch(given)
+            self._request_id = str(given) if fits else secrets.token_hex(8)
+        return self._request_id
+
+    def owe(self, num_users: int) -> None:
+        """Charge the caller for users beyond the one that every call counts for."""
+        if self.caller is not None and self.caller.rate is not None:
+            self.caller.rate.owe(num_users)
+
+
+CURRENT_CALL: Final[ContextVar[Call]] = ContextVar("current_call")
+"""The call that the running task answers."""
+
+
+def stages_of(times: "StageTimes", queue_us: int, began_s: float) -> tuple[Stage, ...]:
+    """The stages from the queue to the merged list, one after the other.
+
+    Args:
+        times: Where the time of the call's batch went.
+        queue_us: How long it waited for its batch.
+        began_s: When it was queued, by `perf_counter`.
+    """
+    lengths_us = {
+        "queue": queue_us,
+        "gather": times.gather_us,
+        "encode": times.encode_us,
+        "search": times.search_us,
+        "merge": times.merge_us,
+    }
+    stages = []
+    for name, length_us in lengths_us.items():
+        ended_s = began_s + length_us / 1e6
+        stages.append((name, began_s, ended_s))
+        began_s = ended_s
+    return tuple(stages)

@@ -1,0 +1,263 @@
+"""Every metric of a server: names, labels, buckets. Dashboards and alerts are written against this file.
+
+A worker counts calls in `CallMetrics`; the supervisor, which answers none, tells of versions and workers in
+`ServerFacts`. How they are published is the business of `metrics_page.py`.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from re4.common.errors import SecurityError
+from re4.serving.auth.certificates import certificate_end
+
+if TYPE_CHECKING:  # the supervisor, which loads no parser, reads this file too
+    from re4.serving.retrieval.pipeline import StageTimes
+
+CALL_SECONDS_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+STAGE_SECONDS_BUCKETS: Final = (
+    0.0001,
+    0.0002,
+    0.0005,
+    0.001,
+    0.002,
+    0.005,
+    0.01,
+    0.02,
+    0.05,
+    0.1,
+    0.2,
+    0.5,
+    1.0,
+)
+BATCH_SIZE_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+STAGES: Final = ("check", "queue", "gather", "encode", "search", "merge", "reply")
+"""In the order of a call. `check`, `queue` and `reply` are measured for each Retrieve and Encode, the others
+for each batch, which its users share."""
+
+
+class CallMetrics:
+    """What one worker process counts. Safe to use from its event loop and its compute lane at once."""
+
+    def __init__(self) -> None:
+        """Start counting from zero, in a registry of its own."""
+        registry = CollectorRegistry()
+        self._calls = Counter(
+            "re4_calls", "Calls that ended, by gRPC status code.", ["method", "code"], registry=registry
+        )
+        self._caller_calls = Counter(
+            "re4_caller_calls",
+            "Calls that brought a known token, by its caller's name and gRPC status code.",
+            ["caller", "code"],
+            registry=registry,
+        )
+        self._call_seconds = Histogram(
+            "re4_call_seconds",
+            "From a call's arrival in its handler to its end, whatever the status.",
+            ["method"],
+            buckets=CALL_SECONDS_BUCKETS,
+            registry=registry,
+        )
+        self._ended: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
+        stage_seconds = Histogram(
+            "re4_stage_seconds",
+            "Where the time of answered calls went.",
+            ["stage"],
+            buckets=STAGE_SECONDS_BUCKETS,
+            registry=registry,
+        )
+        self._stage_seconds = {stage: stage_seconds.labels(stage) for stage in STAGES}
+        self._batch_size = Histogram(
+            "re4_batch_size",
+            "Users that shared one run of the encoder and one search.",
+            buckets=BATCH_SIZE_BUCKETS,
+            registry=registry,
+        )
+        self._shed = Counter(
+            "re4_shed",
+            "Calls on which no work was spent: the queue was too long (overload), the caller's deadline "
+            "too near (deadline), or the caller's own rate used up (rate).",
+            ["reason"],
+            registry=registry,
+        )
+        for reason in ("overload", "deadline", "rate"):
+            self._shed.labels(reason)
+        self._user_errors = Counter(
+            "re4_batch_user_errors",
+            "Users of BatchRetrieve who got no answer, by gRPC status code.",
+            ["code"],
+            registry=registry,
+        )
+        self._exact_searches = Counter(
+            "re4_exact_searches",
+            "Answers that needed an exact search, because the index found too few eligible items.",
+            registry=registry,
+        )
+        self._browned_out = Counter(
+            "re4_browned_out",
+            "Usual searches that looked less hard, in a brown-out.",
+            registry=registry,
+        )
+        self.registry = registry
+
+    def call(self, method: str, code: str, seconds: float) -> None:
+        """A call ended."""
+        ended = self._ended.get((method, code))
+        if ended is None:  # looking labels up costs as much as counting
+            ended = self._calls.labels(method, code), self._call_seconds.labels(method)
+            self._ended[method, code] = ended
+        ended[0].inc()
+        ended[1].observe(seconds)
+
+    def caller(self, name: str, code: str) -> None:
+        """A call of somebody with a token ended."""
+        self._caller_calls.labels(name, code).inc()
+
+    def stage(self, stage: str, seconds: float) -> None:
+        """A stage of `STAGES` took so long."""
+        self._stage_seconds[stage].observe(seconds)
+
+    def batch(self, times: "StageTimes") -> None:
+        """A batch was run."""
+        self._batch_size.observe(times.batch_size)
+        self._exact_searches.inc(times.num_exact_searches)
+        for stage in ("gather", "encode", "search", "merge"):
+            self.stage(stage, getattr(times, f"{stage}_us") / 1e6)
+
+    def shed(self, reason: str) -> None:
+        """A call was turned away or dropped: `overload`, `deadline` or `rate`."""
+        self._shed.labels(reason).inc()
+
+    def browned_out(self) -> None:
+        """A usual search is to look less hard."""
+        self._browned_out.inc()
+
+    def user_error(self, code: str) -> None:
+        """A user of a BatchRetrieve got no answer, but this gRPC status code."""
+        self._user_errors.labels(code).inc()
+
+
+class WorkerUsage(Protocol):
+    """What the metrics need of a worker process."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        ...
+
+    @property
+    def thread_pools(self) -> Mapping[str, int]:
+        """Its threads by pool."""
+        ...
+
+
+@dataclass(kw_only=True, eq=False)
+class ServerFacts(Collector):
+    """What the supervisor knows; read whenever a scraper asks."""
+
+    live: Path | None = None
+    num_loads_ok: int = 0
+    num_loads_failed: int = 0
+    num_worker_restarts: int = 0
+    num_hidden: int = 0
+    num_hidden_failed: int = 0
+    recalls: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """By version: answers whose recall was measured, and its sum."""
+    certificate: Path | None = None
+    """The file that new connections are shown; None without TLS."""
+    workers: Mapping[int, WorkerUsage] = field(default_factory=dict)
+    """By number; looked at when somebody asks."""
+
+    def recall(self, version: str, recall: float) -> None:
+        """An answer's recall was measured."""
+        num_samples, total = self.recalls.get(version, (0, 0.0))
+        self.recalls[version] = num_samples + 1, total + recall
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics of this moment."""
+        loads = CounterMetricFamily(
+            "re4_version_loads",
+            "Bundle versions looked at: gone live (ok), or not (failed).",
+            labels=["result"],
+        )
+        loads.add_metric(["ok"], self.num_loads_ok)
+        loads.add_metric(["failed"], self.num_loads_failed)
+        yield loads
+        yield CounterMetricFamily(
+            "re4_worker_restarts", "Worker processes that ended and were replaced.", self.num_worker_restarts
+        )
+        yield GaugeMetricFamily("re4_hidden_items", "Ids that no answer may hold.", self.num_hidden)
+        yield CounterMetricFamily(
+            "re4_hidden_items_refused",
+            "Lists of hidden items that could not be used: the last good one was kept.",
+            self.num_hidden_failed,
+        )
+        recall = GaugeMetricFamily(
+            "re4_online_recall",
+            "Mean recall of sampled live answers against exact search, by version.",
+            labels=["version"],
+        )
+        samples = CounterMetricFamily(
+            "re4_online_recall_samples", "Answers that this is the mean of.", labels=["version"]
+        )
+        for name, (num_samples, total) in self.recalls.items():
+            recall.add_metric([name], total / num_samples)
+            samples.add_metric([name], num_samples)
+        yield recall
+        yield samples
+        memory = GaugeMetricFamily(
+            "re4_memory_bytes",
+            "Memory in use: of a worker's own, or files that it maps and shares with the others.",
+            labels=["worker", "kind"],
+        )
+        threads = GaugeMetricFamily(
+            "re4_threads", "Threads by pool, as the libraries say.", labels=["worker", "pool"]
+        )
+        for number, worker in sorted(self.workers.items()):
+            for kind, num_bytes in memory_of(worker.pid).items():
+                memory.add_metric([str(number), kind], num_bytes)
+            for pool, num_threads in worker.thread_pools.items():
+                threads.add_metric([str(number), pool], num_threads)
+        yield memory
+        yield threads
+        if self.certificate is not None:
+            with suppress(SecurityError):  # the workers' logs say what is wrong with the file
+                yield GaugeMetricFamily(
+                    "re4_certificate_end_seconds",
+                    "Unix time at which the server's certificate, as its file is now, ends.",
+                    certificate_end(self.certificate).timestamp(),
+                )
+        if self.live is not None:
+            version = GaugeMetricFamily(
+                "re4_live_version", "Always 1; the label says what is live.", labels=["version"]
+            )
+            version.add_metric([self.live.name], 1)
+            yield version
+            age = datetime.now(UTC) - _published(self.live.name)
+            yield GaugeMetricFamily(
+                "re4_index_age_seconds", "Since the live version was published.", age.total_seconds()
+            )
+
+
+def memory_of(pid: int) -> dict[str, int]:
+    """Bytes that a process has in memory, its `own` and mapped `files`; empty where it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return {}
+    sizes = {line.partition(":")[0]: line.split()[1] for line in lines if line.startswith("Rss")}
+    names = {"own": "RssAnon", "files": "RssFile"}
+    return {kind: int(sizes[name]) * 1024 for kind, name in names.items() if name in sizes}
+
+
+def _published(version: str) -> datetime:
+    """When a version was published, as its name says."""
+    return datetime.strptime(version.partition("-")[0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)

@@ -1,0 +1,56 @@
+"""The page that Prometheus scrapes: all workers' counts added up, beside what the supervisor knows.
+
+Workers write their counts to memory-mapped files in one folder (the multi-process mode of
+prometheus-client); the supervisor reads them when asked. So a scrape costs the workers nothing, and what a
+worker counted outlives it. Knows nothing about which metrics there are.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from re4.common.errors import ServerError
+from re4.serving.host.addresses import Address
+
+FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+"""Environment variable by which a process learns, before prometheus-client is imported, where to write."""
+
+
+@contextmanager
+def metrics_page(address: Address, facts: Collector) -> Iterator[tuple[Address, Mapping[str, str]]]:
+    """Serve the page while the block runs.
+
+    Args:
+        address: Where; port 0 lets the system choose.
+        facts: Metrics of this process.
+
+    Yields:
+        The address with its port, and the environment that worker processes need.
+
+    Raises:
+        ServerError: the address cannot be listened on.
+    """
+    with TemporaryDirectory(prefix="re4-metrics-") as folder:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
+        registry.register(facts)
+        try:
+            server, thread = start_http_server(address.port, address.host, registry)
+        except OSError as error:
+            raise ServerError(
+                f"cannot serve metrics on {address}: {error.strerror}. Stop what listens there, or choose "
+                "another --metrics-address (port 0 lets the system choose)"
+            ) from None
+        try:
+            port = server.server_port
+            yield Address(host=address.host, port=port), {FOLDER_VARIABLE: str(Path(folder))}
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()

@@ -1,0 +1,17 @@
+"""A served answer whose recall can be measured outside the worker."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecallSample:
+    """A live answer by maximum score, whose recall may be measured."""
+
+    path: str
+    """Folder of the version that answered."""
+    interests: list[list[float]]
+    """K of D."""
+    rows: list[int]
+    """Of the candidates."""
+    excluded: list[int]
+    """Rows that the request excluded."""

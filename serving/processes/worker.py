@@ -1,0 +1,192 @@
+"""A worker process: loads versions that were checked, answers calls, and follows its supervisor's orders.
+
+    python -m re4.serving.processes.worker    (started by `supervisor.py`; `messages.py` has what they send)
+
+It stops, with the calls in flight answered, on SIGTERM or when its stdin ends.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import IO
+
+from re4.bundle.hidden import HiddenIds
+from re4.bundle.verify import read_manifest
+from re4.common.errors import Re4Error
+from re4.serving.api.server import RetrievalServer
+from re4.serving.host.addresses import Address
+from re4.serving.host.threads import spare_the_collector, thread_pools
+from re4.serving.observability.logs import log_to_stderr
+from re4.serving.processes.messages import (
+    MAX_LINE_BYTES,
+    Announce,
+    Failed,
+    Hide,
+    Line,
+    Load,
+    Opened,
+    Refuse,
+    Serving,
+    Start,
+    from_line,
+    to_line,
+)
+from re4.serving.retrieval.devices.choosing import placement_on
+from re4.serving.settings import ServerSettings
+from re4.serving.versions.live_version import Live
+from re4.serving.versions.snapshot import Snapshot, load_snapshot
+
+_log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Carries out orders on what this process serves."""
+
+    def __init__(self, start: Start, reports: IO[bytes]) -> None:
+        self._start = start
+        self._settings = ServerSettings.from_json(start.settings)
+        self._reports = reports
+        first = Hide(**start.hidden)
+        self._live = Live(hidden=_hidden_ids(first), hidden_failure=first.failure)
+        self._placement = placement_on(self._settings.device)
+        self._server = RetrievalServer(
+            self._live,
+            self._settings,
+            Path(start.folder),
+            lane=self._placement.lane,
+            on_sample=None if self._settings.metrics_address is None else self._report,
+        )
+
+    async def run(self, orders: asyncio.StreamReader, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set or the orders end.
+
+        Raises:
+            Re4Error: the first version cannot be loaded, or the address not listened on.
+        """
+        # A replacement opens the port when it is warm: until then the other workers get the connections. At
+        # the server's start there are no others: whoever asks is told at once that it is not ready yet.
+        if self._start.path is not None:
+            self._live.swap(await self._load(self._start.path))
+        await self._server.start(Address(host=self._start.host, port=self._start.port))
+        try:
+            if self._start.path is None:
+                self._report(Opened())
+            else:
+                await self._server.set_serving()
+                self._say_live()
+            following = asyncio.create_task(self._follow(orders))
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            following.cancel()
+            stopping.cancel()
+        finally:
+            await self._server.stop()
+
+    async def _follow(self, orders: asyncio.StreamReader) -> None:
+        while line := await orders.readline():
+            order = from_line(line)
+            if isinstance(order, Load):
+                await self._go_live(order)
+            elif isinstance(order, Hide):
+                await self._hide(order)
+            elif isinstance(order, Announce):
+                await self._server.set_serving()
+            elif isinstance(order, Refuse):
+                self._live.refuse(order.version, order.failure)
+
+    async def _go_live(self, order: Load) -> None:
+        current = self._live.snapshot
+        try:
+            if current is not None and order.path == str(current.path):
+                self._live.swap(current)
+            else:
+                self._live.swap(await self._load(order.path))
+                self._say_live()
+        except Exception as error:  # whatever it is, what is live stays live
+            _log.exception("%s cannot be loaded", order.path)
+            self._live.refuse(Path(order.path).name, str(error))
+            self._report(Failed(failure=str(error)))
+
+    async def _hide(self, order: Hide) -> None:
+        hidden, snapshot = _hidden_ids(order), self._live.snapshot
+        try:
+            if snapshot is not None and hidden != self._live.hidden:
+                snapshot = await asyncio.to_thread(snapshot.hiding, hidden)
+            self._live.hide(hidden, snapshot, order.failure)
+        except Exception as error:  # whatever it is, what was hidden stays hidden
+            _log.exception("the list of hidden items cannot be used")
+            self._live.hide(self._live.hidden, self._live.snapshot, str(error))
+            self._report(Failed(failure=f"hidden items: {error}"))
+
+    async def _load(self, folder: str) -> Snapshot:
+        """Load in a thread, so that calls go on being answered."""
+        path, settings, hidden = Path(folder), self._settings, self._live.hidden
+
+        def load() -> Snapshot:
+            snapshot = load_snapshot(
+                path,
+                read_manifest(path),
+                max_batch_size=settings.max_batch_size,
+                merge_policy=settings.merge_policy,
+                placement=self._placement,
+            )
+            return snapshot.hiding(hidden)
+
+        return await asyncio.to_thread(load)
+
+    def _say_live(self) -> None:
+        spare_the_collector()
+        manifest = self._live.current().manifest
+        _log.info(
+            "serving %s: %s encoder, %s index of %d items, both on %s",
+            manifest.version,
+            manifest.model.name,
+            manifest.index.kind,
+            manifest.items.num_items,
+            self._placement.name,
+        )
+        self._report(Serving(version=manifest.version, thread_pools=thread_pools()))
+
+    def _report(self, message: Line) -> None:
+        self._reports.write(to_line(message))
+        self._reports.flush()
+
+
+def _hidden_ids(order: Hide) -> HiddenIds:
+    return HiddenIds(id_kind=order.id_kind, ids=tuple(order.ids))
+
+
+async def _main(reports: IO[bytes]) -> int:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    # Ctrl-C reaches every process of the terminal; the supervisor decides what follows from it.
+    loop.add_signal_handler(signal.SIGINT, lambda: None)
+    orders = asyncio.StreamReader(limit=MAX_LINE_BYTES)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
+    start = from_line(await orders.readline())
+    if not isinstance(start, Start):
+        raise ValueError(f"the first order must be Start, not {start!r}")
+    log_to_stderr(f"worker {start.number}", ServerSettings.from_json(start.settings).observation.log_format)
+    try:
+        await Worker(start, reports).run(orders, stop)
+    except Re4Error as error:
+        reports.write(to_line(Failed(failure=str(error))))
+        reports.flush()
+        return 1
+    return 0
+
+
+def main() -> int:
+    """Run the process; 0 where it was stopped, 1 where it could not serve."""
+    # Reports go to where stdout was; what a library prints joins the log.
+    with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as reports:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        return asyncio.run(_main(reports))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Names that the contract fixes: gRPC status codes and merge policies."""

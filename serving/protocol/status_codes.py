@@ -1,0 +1,43 @@
+"""The one table from our errors to gRPC status codes.
+
+A class that is not listed gets its nearest listed ancestor's code. Anything that is no `Re4Error` is a
+defect: INTERNAL, and its text stays in the server's log.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+import grpc
+
+from re4.common.errors import (
+    NotReadyError,
+    NoUsableHistoryError,
+    OverloadError,
+    Re4Error,
+    RequestError,
+    TooLateError,
+    UnauthenticatedError,
+)
+
+STATUS_CODES: Final[Mapping[type[Re4Error], grpc.StatusCode]] = MappingProxyType(
+    {
+        Re4Error: grpc.StatusCode.INTERNAL,
+        UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+        RequestError: grpc.StatusCode.INVALID_ARGUMENT,
+        NoUsableHistoryError: grpc.StatusCode.FAILED_PRECONDITION,
+        OverloadError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+        TooLateError: grpc.StatusCode.DEADLINE_EXCEEDED,
+        NotReadyError: grpc.StatusCode.UNAVAILABLE,
+    }
+)
+
+STATUS_NAMES: Final[Mapping[int, str]] = MappingProxyType(
+    {code.value[0]: code.name for code in grpc.StatusCode}
+)
+"""Name of each status code by its number, as messages carry it."""
+
+
+def status_of(error: type[Re4Error]) -> grpc.StatusCode:
+    """The status code that a class of errors is answered with."""
+    return next(STATUS_CODES[ancestor] for ancestor in error.__mro__ if ancestor in STATUS_CODES)

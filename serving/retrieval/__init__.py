@@ -1,0 +1,1 @@
+"""The online path: encode histories, search the index, merge the K lists."""

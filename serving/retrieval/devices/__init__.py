@@ -1,0 +1,1 @@
+"""Where the encoder and the index run: on CPU cores, or on one GPU."""

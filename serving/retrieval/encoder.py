@@ -1,0 +1,157 @@
+"""The user encoder: item vectors of a history in, K interest vectors and their attention out.
+
+One ONNX Runtime session on one thread. Batches are padded to a few fixed sizes (buckets), because the first
+run of a new shape is slow: `warm` runs each of them once. Knows nothing about items or indexes.
+
+Legend: B batch, L history length, K interests, D embedding.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from re4.bundle.manifest import ModelInfo
+from re4.common.errors import BundleDamagedError, BundleMismatchError
+from re4.serving.host.threads import ORT_THREADS
+from re4.serving.retrieval.onnx_guard import refuse_outside_references
+
+CPU_PROVIDERS: Final = ("CPUExecutionProvider",)
+SPACE_KEY: Final = "re4.space"
+"""Where the model's metadata names the item vectors that it was trained with."""
+
+_SHAPES: Final = {
+    "history_vectors": (3, "tensor(float)"),
+    "lengths": (1, "tensor(int64)"),
+    "interests": (3, "tensor(float)"),
+    "attention": (3, "tensor(float)"),
+}
+_INPUTS: Final = ["history_vectors", "lengths"]
+_OUTPUTS: Final = ["interests", "attention"]
+
+
+class Encoder:
+    """A loaded encoder. `encode` may be called by one thread at a time."""
+
+    def __init__(
+        self,
+        model: bytes,
+        info: ModelInfo,
+        *,
+        max_batch_size: int,
+        where: str,
+        providers: Sequence[str] = CPU_PROVIDERS,
+    ) -> None:
+        """Load a model from its bytes.
+
+        Args:
+            model: The verified content of the version's ONNX file.
+            info: What the manifest says about it.
+            max_batch_size: Largest batch that `encode` will be given.
+            where: What to call the file in error messages.
+            providers: ONNX Runtime's, by preference.
+
+        Raises:
+            BundleDamagedError: not a model that ONNX Runtime accepts, or one that refers to other files.
+            BundleMismatchError: a sound model, but not the one that the manifest describes.
+        """
+        refuse_outside_references(model, where=where)
+        try:
+            self._session = ort.InferenceSession(model, _options(), providers=list(providers))
+        except Exception as error:  # ONNX Runtime's exceptions have no root of their own
+            raise BundleDamagedError(f"{where}: ONNX Runtime refuses it ({_first_line(error)})") from None
+        self._info = info
+        self._where = where
+        self.bucket_sizes = bucket_sizes(max_batch_size)
+        self._check_space()
+        self._check_signature()
+
+    def encode(
+        self, history_vectors_BLD: NDArray[np.float32], lengths_B: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Interests of a batch.
+
+        Args:
+            history_vectors_BLD: Item vectors, newest first, L the model's `max_history_length`. What lies
+                beyond a history's length does not matter.
+            lengths_B: How many of the L are real, at least 1.
+
+        Returns:
+            `interests_BKD` and `attention_BKL`, 0 beyond a history's length.
+        """
+        batch_size = len(lengths_B)
+        spare = next(size for size in self.bucket_sizes if size >= batch_size) - batch_size
+        if spare:
+            history_vectors_BLD = np.concatenate(
+                [history_vectors_BLD, np.zeros((spare, *history_vectors_BLD.shape[1:]), np.float32)]
+            )
+            lengths_B = np.concatenate([lengths_B, np.ones(spare, np.int64)])
+        feed = {"history_vectors": history_vectors_BLD, "lengths": lengths_B}
+        interests_BKD, attention_BKL = self._session.run(_OUTPUTS, feed)
+        return interests_BKD[:batch_size], attention_BKL[:batch_size]
+
+    def warm(self) -> None:
+        """Run every bucket once, and check the shapes of the answers.
+
+        Raises:
+            BundleMismatchError: the model answers with other shapes than the manifest says, or fails.
+        """
+        info = self._info
+        for size in self.bucket_sizes:
+            history_BLD = np.zeros((size, info.max_history_length, info.embedding_dim), np.float32)
+            try:
+                interests, attention = self.encode(history_BLD, np.ones(size, np.int64))
+            except Exception as error:  # as above
+                raise BundleMismatchError(
+                    f"{self._where}: fails on a batch of {size} ({_first_line(error)})"
+                ) from None
+            expected = (size, info.num_interests, info.embedding_dim)
+            expected_attention = (size, info.num_interests, info.max_history_length)
+            if interests.shape != expected or attention.shape != expected_attention:
+                raise BundleMismatchError(
+                    f"{self._where}: answers with shapes {interests.shape} and {attention.shape}, the "
+                    f"manifest says {expected} and {expected_attention}"
+                )
+
+    def _check_space(self) -> None:
+        space = self._session.get_modelmeta().custom_metadata_map.get(SPACE_KEY)
+        if space != self._info.space:
+            raise BundleMismatchError(
+                f"{self._where}: was trained with the item vectors {str(space)[:12]}…, the manifest says "
+                f"{self._info.space[:12]}…. Encoder and items must come from one run: export that run again"
+            )
+
+    def _check_signature(self) -> None:
+        arguments: list[Any] = [*self._session.get_inputs(), *self._session.get_outputs()]
+        found = {argument.name: (len(argument.shape), argument.type) for argument in arguments}
+        if found != _SHAPES:
+            raise BundleMismatchError(f"{self._where}: takes and gives {found}, expected {_SHAPES}")
+
+
+def bucket_sizes(max_batch_size: int) -> tuple[int, ...]:
+    """Batch sizes that batches are padded to: powers of two below the largest, and the largest."""
+    powers = []
+    size = 1
+    while size < max_batch_size:
+        powers.append(size)
+        size *= 2
+    return (*powers, max_batch_size)
+
+
+def _options() -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = ORT_THREADS
+    options.inter_op_num_threads = ORT_THREADS
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3  # errors only: they are raised as well
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    # Without this, bytes that look like ONNX Runtime's own format would take a way around the guard.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    return options
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:300]

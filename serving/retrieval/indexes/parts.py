@@ -1,0 +1,58 @@
+"""Is what lies inside a loaded index on the allow-list too, and is it what the search parameters are for?
+
+The loader looks at the outermost class. An IVF index holds its centroids, which another index may choose
+from, an HNSW index its storage; and an HNSW index takes parameters of another kind without a word, and
+ignores them.
+"""
+
+from typing import Any, Final
+
+import faiss
+
+from re4.common.errors import BundleMismatchError
+from re4.serving.retrieval.indexes.kind import SearchPlan
+
+_FLAT: Final = frozenset({"IndexFlat", "IndexFlatIP"})
+_CHOOSERS: Final = _FLAT | {"IndexHNSWFlat", "IndexPQFastScan"}
+_CENTROIDS: Final = _FLAT | {"IndexHNSWFlat", "IndexRefineFlat"}
+_HNSW_STORAGE: Final = _FLAT | {"IndexScalarQuantizer"}
+
+
+def check_parts(index: Any, plan: SearchPlan | None) -> None:
+    """Refuse an index with a part that this server does not allow, or that its plan is not for.
+
+    Args:
+        index: A loaded FAISS index, its own class checked.
+        plan: How it is to be searched; None for an index that has no parts.
+
+    Raises:
+        BundleMismatchError: names the part, what it is and what it may be.
+    """
+    if plan is None:
+        return
+    _check("class", index, plan.types, index.ntotal)
+    if isinstance(index, faiss.IndexIVF):
+        centroids = _check("centroids", index.quantizer, _CENTROIDS, index.nlist)
+        if isinstance(centroids, faiss.IndexRefine):
+            _check("centroids' vectors", centroids.refine_index, _FLAT, index.nlist)
+            centroids = _check("centroids' chooser", centroids.base_index, _CHOOSERS, index.nlist)
+        if isinstance(centroids, faiss.IndexHNSW):
+            _check("centroids' storage", centroids.storage, _FLAT, index.nlist)
+    else:
+        _check("storage", index.storage, _HNSW_STORAGE, index.ntotal)
+
+
+def _check(part: str, index: Any, allowed: frozenset[str], num_vectors: int) -> Any:
+    """The part as its own class."""
+    index = faiss.downcast_index(index)
+    name = type(index).__name__
+    if name not in allowed:
+        raise BundleMismatchError(
+            f"the index's {part}: {name}; with these search parameters it may be {', '.join(sorted(allowed))}"
+        )
+    if (index.ntotal, index.metric_type) != (num_vectors, faiss.METRIC_INNER_PRODUCT):
+        raise BundleMismatchError(
+            f"the index's {part}: {index.ntotal} vectors, metric {index.metric_type}; {num_vectors} vectors, "
+            f"metric {faiss.METRIC_INNER_PRODUCT} (inner product) belong there"
+        )
+    return index

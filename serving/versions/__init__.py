@@ -1,0 +1,1 @@
+"""Loaded versions: checking a new one, swapping to it, following the files that name it."""

@@ -1,0 +1,183 @@
+"""A loaded version: everything that an answer is made from, so that one reference is one whole version.
+
+Loading opens files with parsers. So a version is verified byte by byte (`bundle/verify.py`) before, and the
+very first load of a version happens in a child process (`re4.serving.versions.version_check`).
+
+Legend: N items, D embedding.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from re4.bundle.attributes.reader import Attributes
+from re4.bundle.hidden import HiddenIds
+from re4.bundle.ids.id_map import ItemIds
+from re4.bundle.layout import ENCODER, INDEX, POPULAR, VECTORS
+from re4.bundle.manifest import Manifest
+from re4.bundle.mapped_array import open_array
+from re4.common.errors import BundleDamagedError, BundleMismatchError
+from re4.serving.retrieval.devices.cpu import OnCpu
+from re4.serving.retrieval.devices.placement import Placement
+from re4.serving.retrieval.encoder import Encoder, bucket_sizes
+from re4.serving.retrieval.filter_cache import Selections
+from re4.serving.retrieval.hidden_items import HiddenRows
+from re4.serving.retrieval.indexes import KINDS, IndexKind
+from re4.serving.retrieval.indexes.kind import SearchPlan, scaled
+from re4.serving.retrieval.merging import POLICIES
+from re4.serving.retrieval.pipeline import Pipeline
+from re4.serving.retrieval.search import Searcher
+
+_SIGNATURE_BYTES: Final = 4
+_MAX_TABLE_BYTES: Final = 1 << 26
+"""Enough for 16,384 lists of 64 codes."""
+_MAX_LOOPS: Final = 1 << 20
+"""Sub-structures (such as nested indexes) that FAISS may read from one file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """One loaded version. Nothing in it changes; shared by every call that it answers."""
+
+    path: Path
+    manifest: Manifest
+    item_ids: ItemIds
+    attributes: Attributes
+    selections: Selections
+    vectors_ND: NDArray[np.float32]
+    """Memory-mapped: processes on one machine share the pages."""
+    popular_rows: NDArray[np.int64]
+    """Rows of the most popular items, most popular first."""
+    pipeline: Pipeline
+
+    def hiding(self, hidden: HiddenIds) -> "Snapshot":
+        """The same version with these items out of every answer, and no others. Loads nothing."""
+        rows = HiddenRows.of(hidden, self.item_ids, self.manifest.items.num_items)
+        if rows is None and self.selections.hidden is None:
+            return self
+        selections = Selections(self.attributes, self.manifest.items.num_items, hidden=rows)
+        return replace(self, selections=selections, pipeline=self.pipeline.with_selections(selections))
+
+
+def load_snapshot(
+    path: Path,
+    manifest: Manifest,
+    *,
+    max_batch_size: int,
+    merge_policy: str,
+    placement: Placement | None = None,
+) -> Snapshot:
+    """Load a version whose every byte was verified, and run the encoder once at each batch size.
+
+    Args:
+        path: The version's folder.
+        manifest: Its manifest.
+        max_batch_size: Largest batch that the pipeline will be given.
+        merge_policy: A name in `re4.serving.retrieval.merging.POLICIES`.
+        placement: The device; None for processors.
+
+    Raises:
+        BundleDamagedError: a file that its parser refuses.
+        BundleMismatchError: parts that do not fit together, or that this server does not allow.
+    """
+    num_items, embedding_dim = manifest.items.num_items, manifest.model.embedding_dim
+    item_ids = ItemIds.open(path, manifest.items.id_kind, num_items)
+    vectors_ND = open_array(path / VECTORS, "<f4", (num_items, embedding_dim))
+    popular_rows = open_array(path / POPULAR, "<i8", (None,))
+    if popular_rows.size and not 0 <= popular_rows.min() <= popular_rows.max() < num_items:
+        raise BundleMismatchError(
+            f"{path / POPULAR}: rows from {popular_rows.min()} to {popular_rows.max()}, the version has "
+            f"{num_items} items"
+        )
+    attributes = Attributes.open(path, manifest.items.attributes, num_items)
+    selections = Selections(attributes, num_items)
+    placement = placement or OnCpu()
+    encoder = placement.encoder(
+        lambda providers: Encoder(
+            (path / ENCODER).read_bytes(),
+            manifest.model,
+            max_batch_size=max_batch_size,
+            where=str(path / ENCODER),
+            providers=providers,
+        )
+    )
+    searcher = _open_searcher(path / INDEX, manifest, vectors_ND)
+    query_counts = tuple(size * manifest.model.num_interests for size in bucket_sizes(max_batch_size))
+    searcher.move(lambda index: placement.index(index, vectors_ND=vectors_ND, query_counts=query_counts))
+    encoder.warm()
+    return Snapshot(
+        path=path,
+        manifest=manifest,
+        item_ids=item_ids,
+        attributes=attributes,
+        selections=selections,
+        vectors_ND=vectors_ND,
+        popular_rows=popular_rows,
+        pipeline=Pipeline(
+            vectors_ND=vectors_ND,
+            encoder=encoder,
+            searcher=searcher,
+            selections=selections,
+            merge=POLICIES[merge_policy],
+            max_history_length=manifest.model.max_history_length,
+        ),
+    )
+
+
+def _open_searcher(path: Path, manifest: Manifest, vectors_ND: NDArray[np.float32]) -> Searcher:
+    info, (num_items, embedding_dim) = manifest.index, vectors_ND.shape
+    kind = KINDS.get(info.kind)
+    if kind is None:
+        raise BundleMismatchError(
+            f"{path}: of the kind {info.kind!r}; this server may load {', '.join(KINDS)}"
+        )
+
+    def plan_at(effort: float) -> SearchPlan | None:
+        return kind.search_parameters(scaled(info.search_parameters, effort))
+
+    try:
+        plan = kind.search_parameters(info.search_parameters)
+    except (KeyError, ValueError) as error:
+        raise BundleMismatchError(f"{path}: search parameters do not fit the kind: {error}") from None
+    index = _read_index(path, kind)
+    found = (index.ntotal, index.d, index.metric_type)
+    if found != (num_items, embedding_dim, faiss.METRIC_INNER_PRODUCT):
+        raise BundleMismatchError(
+            f"{path}: {found[0]} items of {found[1]} dimensions, metric {found[2]}; the manifest says "
+            f"{num_items} of {embedding_dim}, metric {faiss.METRIC_INNER_PRODUCT} (inner product)"
+        )
+    num_interests = manifest.model.num_interests
+    searcher = Searcher(index, plan, plan_at, vectors_ND=vectors_ND, num_interests=num_interests)
+    searcher.search(
+        np.zeros((num_interests, embedding_dim), np.float32), 1
+    )  # touches the pages before a caller waits for it
+    return searcher
+
+
+def _read_index(path: Path, kind: IndexKind) -> Any:
+    with path.open("rb") as file:
+        signature = file.read(_SIGNATURE_BYTES)
+    if signature not in kind.signatures:
+        raise BundleDamagedError(
+            f"{path}: begins with {signature!r}, a {kind.name} index with "
+            f"{' or '.join(repr(allowed) for allowed in sorted(kind.signatures))}"
+        )
+    # Nothing in a file can be longer than the file: a length that says otherwise is not allocated. FAISS
+    # counts the tables that it computes for residual codes too, which are larger than a small file.
+    faiss.set_deserialization_vector_byte_limit(max(path.stat().st_size, _MAX_TABLE_BYTES))
+    faiss.set_deserialization_loop_limit(_MAX_LOOPS)
+    try:
+        # Mapped where the kind allows it, so that processes share the pages.
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    except (RuntimeError, MemoryError) as error:
+        raise BundleDamagedError(f"{path}: FAISS refuses it ({str(error)[:300]})") from None
+    if type(index).__name__ not in kind.faiss_types or not index.is_trained:
+        raise BundleDamagedError(
+            f"{path}: holds a {type(index).__name__}, a {kind.name} index is one of "
+            f"{', '.join(sorted(kind.faiss_types))}, trained"
+        )
+    return index

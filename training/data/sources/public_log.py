@@ -1,0 +1,132 @@
+"""A public event log that is one compressed file on its makers' site: downloaded, checked, written as csv.
+
+What the sets have in common; each is one file beside this one that says where it is and how a line reads. The
+compressed file stays while its events are written, so that an interrupted fetch goes on where it was.
+"""
+
+import csv
+import gzip
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from re4.common.console import progress, say
+from re4.common.errors import FetchError
+from re4.common.files import replacing
+from re4.training.data.sources.download import Fetched, Opener, download, read_small
+
+Event = tuple[str, str, str]
+"""User, item, timestamp, as text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What a data set is known to hold."""
+
+    num_users: int
+    num_items: int
+    num_events: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublicLog:
+    """One data set: where it is, and how it reads."""
+
+    name: str
+    """As in `re4 data fetch`."""
+    address: str
+    """Of the compressed file."""
+    md5_address: str | None = None
+    """Of its checksum, where the site has one."""
+    terms: str
+    """Licence and citation, for people."""
+    read_events: Callable[[Path], Iterable[Event]]
+    """Read the compressed file, event by event; raises ValueError or KeyError where it is another."""
+    write_catalogue: Callable[[Path, Path], None] | None = None
+    """Write the items' descriptions, parquet, from the compressed file; None where it has none."""
+    counts: Counts | None = None
+    """What the log must come out at; None where no count is published."""
+    prepare_options: str = ""
+    """As in `Fetched`."""
+
+
+def fetch_log(log: PublicLog, out: Path, opener: Opener) -> Fetched:
+    """Fetch a data set into the folder `out`; if it is there already, leave it as it is.
+
+    Raises:
+        FetchError: The site does not answer, or with something else than expected.
+    """
+    fetched = Fetched(
+        events=out / "events.csv",
+        catalogue=out / "catalogue.parquet" if log.write_catalogue else None,
+        source=out / "SOURCE.txt",
+        prepare_options=log.prepare_options,
+    )
+    if fetched.source.is_file():  # it is written last
+        say(f"{log.name} is in {out} already")
+        return fetched
+    archive = out / log.address.rpartition("/")[2]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not archive.exists():
+            download(log.address, archive, opener, md5=_md5_of(log, opener))
+        _write_events(log, archive, fetched.events)
+        if log.write_catalogue and fetched.catalogue:
+            with replacing(fetched.catalogue) as part:
+                log.write_catalogue(archive, part)
+        with replacing(fetched.source) as part:
+            part.write_text(f"{log.terms}\nSource of these files: {log.address}\n", encoding="utf-8")
+    except (ValueError, KeyError, IndexError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        archive.unlink(missing_ok=True)
+        raise FetchError(
+            f"{log.address} does not hold {log.name} as expected ({error!r}); it is removed, try again"
+        ) from error
+    except OSError as error:
+        raise FetchError(
+            f"{log.name} could not be fetched into {out}: {error}. Check the network and the disk, and try "
+            "again: it goes on where it was"
+        ) from error
+    archive.unlink()
+    return fetched
+
+
+def _md5_of(log: PublicLog, opener: Opener) -> str | None:
+    """Read the checksum that the site gives: a line that ends in, or begins with, 32 hexadecimal digits."""
+    if log.md5_address is None:
+        return None
+    text = read_small(log.md5_address, opener)
+    found = [word for word in text.replace("=", " ").split() if len(word) == 32 and word.isalnum()]
+    if not found:
+        raise ValueError(f"{log.md5_address} holds no MD5")
+    return found[0].lower()
+
+
+def _write_events(log: PublicLog, archive: Path, file: Path) -> None:
+    users: set[str] = set()
+    items: set[str] = set()
+    num_events = 0
+    total = log.counts.num_events if log.counts else None
+    with (
+        replacing(file) as part,
+        part.open("w", encoding="utf-8", newline="") as stream,
+        progress(f"writing {file.name}", total) as bar,
+    ):
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(("user", "item", "timestamp"))
+        for user, item, timestamp in _counted(log.read_events(archive), bar.advance):
+            writer.writerow((user, item, timestamp))
+            users.add(user)
+            items.add(item)
+            num_events += 1
+        found = Counts(num_users=len(users), num_items=len(items), num_events=num_events)
+        if not num_events or (log.counts and found != log.counts):
+            raise ValueError(f"{found}, {log.counts} is known")
+
+
+def _counted(events: Iterable[Event], advance: Callable[[int], None]) -> Iterator[Event]:
+    """Pass events on; tell of every thousandth."""
+    for number, event in enumerate(events):
+        if number % 1000 == 999:
+            advance(1000)
+        yield event

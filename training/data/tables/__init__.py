@@ -1,0 +1,1 @@
+"""Event logs and catalogues as tables: reading, diagnosing, matching ids."""

@@ -1,0 +1,57 @@
+"""Rows that are read more than once: kept in memory, or in a file of which a piece at a time is in memory."""
+
+import errno
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import polars as pl
+
+from re4.common.errors import DataError
+
+ROWS_AT_ONCE: Final = 262_144
+"""Rows of a piece."""
+
+_IS_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+Keep: TypeAlias = Callable[[pl.LazyFrame], pl.LazyFrame]
+"""Reads a table once, and gives what may be read again and again."""
+
+
+def in_memory(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Keep rows in memory."""
+    return rows.collect().lazy()
+
+
+def in_folder(folder: Path) -> Keep:
+    """Keep rows in files in a folder, which go when whoever made the folder removes it."""
+    return partial(_in_folder, folder)
+
+
+def _in_folder(folder: Path, rows: pl.LazyFrame) -> pl.LazyFrame:
+    file = folder / f"{secrets.token_hex(8)}.parquet"
+    try:
+        rows.sink_parquet(file, compression="lz4", statistics=False, row_group_size=ROWS_AT_ONCE)
+    except pl.exceptions.PolarsError as error:
+        # Not what was read is at fault, which is what whoever reads would say.
+        if full := next((code for code in _IS_FULL if f"(os error {code})" in str(error)), None):
+            raise DataError(
+                f"{folder}: no room for a copy of a table that is read in pieces ({os.strerror(full)}); make "
+                "room on this disk"
+            ) from error
+        raise
+    return pl.scan_parquet(file, glob=False)
+
+
+def pieces(rows: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+    """Go through kept rows in order."""
+    for number in count():
+        piece = rows.slice(number * ROWS_AT_ONCE, ROWS_AT_ONCE).collect()
+        if len(piece):
+            yield piece
+        if len(piece) < ROWS_AT_ONCE:
+            return

@@ -1,0 +1,178 @@
+"""Opening a table (parquet, csv, tsv, jsonl; one file, or a folder of parts) lazily, by its extension.
+
+It knows nothing of what the columns mean. Columns of csv and tsv files are all text here: whoever knows a
+column's meaning decides its type, so that no id is read as a number by accident.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from re4.common.errors import DataError
+from re4.training.data.tables.diagnose import refuse_damage
+from re4.training.data.tables.partitions import parts_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table that was opened, but not read yet."""
+
+    file: Path
+    """The file, or the folder of its parts."""
+    frame: pl.LazyFrame
+    """Its rows, in file order, one part after the other."""
+    schema: pl.Schema
+    """Its columns and their types."""
+    untyped: bool
+    """True for csv and tsv: every column is text because the file names no types."""
+
+
+def _scan_csv(file: Path) -> pl.LazyFrame:
+    return pl.scan_csv(file, infer_schema=False, glob=False)
+
+
+def _scan_tsv(file: Path) -> pl.LazyFrame:
+    return pl.scan_csv(file, infer_schema=False, glob=False, separator="\t")
+
+
+def _scan_jsonl(file: Path) -> pl.LazyFrame:
+    # Every line is looked at: a column's type must not depend on how the first lines happen to look.
+    return pl.scan_ndjson(file, infer_schema_length=None)
+
+
+def _scan_parquet(file: Path) -> pl.LazyFrame:
+    return pl.scan_parquet(file, glob=False)
+
+
+_FORMATS: Mapping[str, Callable[[Path], pl.LazyFrame]] = {
+    ".parquet": _scan_parquet,
+    ".csv": _scan_csv,
+    ".tsv": _scan_tsv,
+    ".jsonl": _scan_jsonl,
+}
+
+
+def open_table(path: Path) -> Table:
+    """Open a table by its extension, a file or a folder of parts; csv, tsv and jsonl may end in `.gz`.
+
+    All parts have the same columns. Where their types differ, a column's type is one that holds them all.
+
+    Raises:
+        DataError: A file is missing, empty, of an unknown extension, or unreadable; or parts differ.
+    """
+    parts = parts_of(path)
+    suffixes = {_suffix_of(part): part for part in parts}
+    if len(suffixes) > 1:
+        one, other, *_ = suffixes.values()
+        raise DataError(f"{path} holds files of different formats, such as {one} and {other}; keep one")
+    (suffix,) = suffixes
+    frames, schemas = [], []
+    for part in parts:
+        check_file(part)
+        with reading(part):
+            frames.append(_FORMATS[suffix](part))
+            schemas.append(frames[-1].collect_schema())
+        _check_alike(path, (parts[0], schemas[0]), (part, schemas[-1]))
+    with reading(path):
+        frame = pl.concat([frame.select(schemas[0].names()) for frame in frames], how="vertical_relaxed")
+        schema = frame.collect_schema()
+    return Table(file=path, frame=frame, schema=schema, untyped=suffix in (".csv", ".tsv"))
+
+
+def _check_alike(path: Path, one: tuple[Path, pl.Schema], other: tuple[Path, pl.Schema]) -> None:
+    """Check that two parts have the same columns, none of them text in one and no id in the other."""
+    (first, its_types), (second, types) = one, other
+    if types.keys() != its_types.keys():
+        raise DataError(
+            f"{second} has the columns {', '.join(types)}, and {first} has {', '.join(its_types)}; all files "
+            f"below {path} must have the same"
+        )
+    for name, type_ in types.items():
+        both = {type_, its_types[name]}
+        if pl.String in both and not all(
+            each in (pl.String, pl.Categorical, pl.Enum, pl.Null) or each.is_integer() for each in both
+        ):
+            raise DataError(
+                f"column {name!r} is {its_types[name]} in {first} and {type_} in {second}; write it alike"
+            )
+
+
+def _suffix_of(file: Path) -> str:
+    name = file.name.lower()
+    packed = name.endswith(".gz")
+    suffix = Path(name.removesuffix(".gz")).suffix
+    if suffix not in _FORMATS or (packed and suffix == ".parquet"):
+        raise DataError(
+            f"{file}: the extension says the format; it must be one of {', '.join(_FORMATS)} "
+            "(csv, tsv and jsonl also with .gz); rename or convert the file"
+        )
+    return suffix
+
+
+def check_file(file: Path) -> None:
+    """Check that a file is there and is not empty.
+
+    Raises:
+        DataError: It is not.
+    """
+    if not file.exists():
+        raise DataError(f"{file} does not exist; check the path")
+    if not file.is_file():
+        raise DataError(f"{file} is not a file; name one file")
+    if file.stat().st_size == 0:
+        raise DataError(f"{file} is empty (0 bytes)")
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Turn what goes wrong while a table is read into a DataError that says where.
+
+    Args:
+        file: the table's file, or the folder of its parts.
+    """
+    try:
+        yield
+    except pl.exceptions.NoDataError as error:
+        raise DataError(f"{file} is empty: it has no rows and no header") from error
+    except (pl.exceptions.PolarsError, OSError) as error:
+        for part in parts_of(file):
+            refuse_damage(part, _suffix_of(part))
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{file} cannot be read: {first}; repair the file or write it again") from error
+
+
+def check_columns(table: Table, options: Mapping[str, str]) -> None:
+    """Check that the columns named by command-line options are there.
+
+    Args:
+        table: The opened file.
+        options: Column name by the option that names it, such as `--user-column`.
+
+    Raises:
+        DataError: Columns are missing, or one column was named twice.
+    """
+    missing = {option: column for option, column in options.items() if column not in table.schema}
+    if missing:
+        _refuse_other_separator(table)
+        wanted = ", ".join(repr(column) for column in missing.values())
+        present = ", ".join(repr(column) for column in table.schema)
+        raise DataError(
+            f"{table.file} has no column {wanted}; it has {present}; name the right one with "
+            f"{', '.join(missing)}"
+        )
+    if len(set(options.values())) < len(options):
+        named = ", ".join(f"{option} {column}" for option, column in options.items())
+        raise DataError(f"{table.file}: one column is named twice ({named}); name different columns")
+
+
+def _refuse_other_separator(table: Table) -> None:
+    """Where all of a header became one column's name, say so."""
+    header = next(iter(table.schema))
+    if table.untyped and len(table.schema) == 1 and any(sign in header for sign in ";,|\t"):
+        raise DataError(
+            f"{table.file} begins with {header!r}, taken for one column: columns are separated by commas in "
+            ".csv files and by tabs in .tsv files; write it like that, or rename it"
+        )

@@ -1,0 +1,143 @@
+"""The evaluation protocol: whole-catalogue exact ranking for held-out users (ComiRec's).
+
+A held-out user's history gives interests; every item of the catalogue is scored by the maximum inner
+product over them; the list is compared with the user's later events. The history stays in the list, as
+in ComiRec, or is taken out, as a server asked to exclude it would.
+"""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from re4.common.console import progress
+from re4.training.data.dataset import Sequences
+from re4.training.encoders.encoder import Encoded
+from re4.training.evaluation.metrics import UserMetrics, rank_metrics
+from re4.training.model.model import MultiInterestModel
+
+CUTS = (20, 50)
+# Scores of one block of users, at most this many, so that memory does not grow with the catalogue.
+_SCORES_PER_BLOCK = 32_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Means over the users of one split; everything between 0 and 1 but the counts and the cosine."""
+
+    num_users: int
+    recall_20: float
+    recall_50: float
+    hit_rate_20: float
+    hit_rate_50: float
+    ndcg_20: float
+    ndcg_50: float
+    coverage_50: float
+    """Share of the catalogue that stands in at least one user's first 50."""
+    interest_cosine: float
+    """Mean cosine between two interests of a user: 1 where they are the same, lower is more distinct."""
+
+    def to_json(self) -> dict[str, float]:
+        """Give the fields as a JSON object."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ranking:
+    """What a model puts first for each user of a split."""
+
+    top_UM: NDArray[np.int64]
+    """Item rows, best first, as many as the deepest cut; -1 where there is none."""
+    interest_cosine: float
+    """Mean cosine between two interests of a user; 1 for a model with one interest."""
+
+
+def evaluate(
+    model: MultiInterestModel, held_out: Sequences, *, exclude_history: bool, title: str = "evaluating"
+) -> Evaluation:
+    """Rank the whole catalogue for every user of a held-out split and compare with the later events."""
+    ranking = rank(model, held_out, exclude_history=exclude_history, title=title)
+    return summarise(ranking, held_out, len(model.item_vectors_ND()))
+
+
+def rank(model: MultiInterestModel, held_out: Sequences, *, exclude_history: bool, title: str) -> Ranking:
+    """Rank the whole catalogue for every user of a held-out split, exactly."""
+    device = model.item_embedding.weight.device
+    rows_UL, lengths_U = held_out.histories(model.config.max_history_length)
+    vectors_ND = model.item_vectors_ND()
+    num_items = len(vectors_ND)
+    depth = min(max(CUTS), num_items)
+    num_interests = model.config.K
+    block = max(1, _SCORES_PER_BLOCK // (num_items * num_interests))
+
+    top_UM = np.empty((held_out.num_users, depth), dtype=np.int64)
+    sum_of_cosines, num_pairs = 0.0, 0
+    training = model.training
+    model.eval()
+    with torch.inference_mode(), progress(title, held_out.num_users) as bar:
+        for start in range(0, held_out.num_users, block):
+            stop = min(start + block, held_out.num_users)
+            rows_BL = torch.from_numpy(rows_UL[start:stop]).to(device)
+            lengths_B = torch.from_numpy(lengths_U[start:stop]).to(device)
+            encoded = model.interests(rows_BL, lengths_B)
+            scores_BN = (encoded.interests_BKD @ vectors_ND.T).amax(dim=1)
+            if exclude_history:
+                for user in range(start, stop):
+                    history, _ = history_and_targets(held_out, user)
+                    scores_BN[user - start, torch.from_numpy(history).to(device)] = -torch.inf
+            top_UM[start:stop] = scores_BN.topk(depth, dim=1).indices.cpu().numpy()
+            total, count = _cosines(encoded)
+            sum_of_cosines, num_pairs = sum_of_cosines + total, num_pairs + count
+            bar.advance(stop - start)
+    model.train(training)
+    return Ranking(top_UM=top_UM, interest_cosine=sum_of_cosines / num_pairs if num_pairs else 1.0)
+
+
+def summarise(ranking: Ranking, held_out: Sequences, num_items: int) -> Evaluation:
+    """Give the means over the users of a split."""
+    by_cut = judge(ranking.top_UM, held_out)
+    return Evaluation(
+        num_users=held_out.num_users,
+        recall_20=float(by_cut[20].recall_U.mean()),
+        recall_50=float(by_cut[50].recall_U.mean()),
+        hit_rate_20=float(by_cut[20].hit_rate_U.mean()),
+        hit_rate_50=float(by_cut[50].hit_rate_U.mean()),
+        ndcg_20=float(by_cut[20].ndcg_U.mean()),
+        ndcg_50=float(by_cut[50].ndcg_U.mean()),
+        coverage_50=len(np.unique(ranking.top_UM[ranking.top_UM >= 0])) / num_items,
+        interest_cosine=ranking.interest_cosine,
+    )
+
+
+def history_and_targets(held_out: Sequences, user: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Give a held-out user's whole history and later events, as item rows, oldest first."""
+    start, stop = int(held_out.offsets_U1[user]), int(held_out.offsets_U1[user + 1])
+    middle = start + int(held_out.num_history_U[user])
+    items = held_out.items_E
+    return items[start:middle].astype(np.int64), items[middle:stop].astype(np.int64)
+
+
+def judge(top_UM: NDArray[np.int64], held_out: Sequences) -> dict[int, UserMetrics]:
+    """Compare each user's list, best first and without repeats, with the later events, at every cut."""
+    is_target_UM = np.empty(top_UM.shape, dtype=bool)
+    num_targets_U = np.empty(len(top_UM), dtype=np.int64)
+    for user, top_M in enumerate(top_UM):
+        targets = np.unique(history_and_targets(held_out, user)[1])
+        is_target_UM[user] = np.isin(top_M, targets)
+        num_targets_U[user] = len(targets)
+    return {cut: rank_metrics(is_target_UM, num_targets_U, min(cut, top_UM.shape[1])) for cut in CUTS}
+
+
+def _cosines(encoded: Encoded) -> tuple[float, int]:
+    """Sum the cosines over the ordered pairs of interests that the users have, and count the pairs."""
+    unit_BKD = torch.nn.functional.normalize(encoded.interests_BKD, dim=2)
+    if encoded.active_BK is not None:
+        unit_BKD = unit_BKD * encoded.active_BK[:, :, None]
+        num_B = encoded.active_BK.sum(dim=1)
+        num_pairs = int((num_B * (num_B - 1)).sum())
+    else:
+        num_users, num_interests = unit_BKD.shape[:2]
+        num_pairs = num_users * num_interests * (num_interests - 1)
+    cosine_BKK = unit_BKD @ unit_BKD.transpose(1, 2)
+    return float(cosine_BKK.sum() - cosine_BKK.diagonal(dim1=1, dim2=2).sum()), num_pairs

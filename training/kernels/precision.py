@@ -1,0 +1,83 @@
+"""The arithmetic of a training step: float32, or matrix products of factors rounded to bfloat16.
+
+On a CPU the product itself rounds its factors, and adds up in float32: every tensor stays float32. Processors
+with tiles for it (AMX) are several times faster that way; where there is no instruction for it, the product
+stays float32. On a GPU autocast rounds (not verified there). Weights, gradients, optimiser state and the sums
+of losses are float32 either way.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from re4.common.console import say
+from re4.common.errors import UsageError
+
+PRECISIONS: Final = ("auto", "float32", "bf16")
+
+
+def check_precision(name: str) -> None:
+    """Refuse a name that is none.
+
+    Raises:
+        UsageError: naming what is allowed.
+    """
+    if name not in PRECISIONS:
+        raise UsageError(f"--precision {name}: {', '.join(PRECISIONS)} are possible.")
+
+
+def is_bf16(name: str, device: torch.device) -> bool:
+    """Say whether products are bfloat16; auto chooses it on a GPU that has it, and tells the person."""
+    if name != "auto":
+        return name == "bf16"
+    chosen = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    if device.type == "cuda":
+        say(f"precision: {'bf16' if chosen else 'float32'} (the GPU {'has' if chosen else 'lacks'} bfloat16)")
+    return chosen
+
+
+def arithmetic(device: torch.device, *, bf16: bool) -> AbstractContextManager[object]:
+    """The context to compute losses in. On a CPU it holds for all threads: enter it once, outside of them."""
+    if not bf16:
+        return nullcontext()
+    return _rounding_products() if device.type == "cpu" else torch.autocast(device.type, torch.bfloat16)
+
+
+@contextmanager
+def _rounding_products() -> Iterator[None]:
+    products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before, products.fp32_precision = products.fp32_precision, "bf16"
+    try:
+        yield
+    finally:
+        products.fp32_precision = before
+
+
+@dataclass(frozen=True)
+class Products:
+    """Matrix products into memory that is there already, which a GPU's autocast knows nothing of."""
+
+    bf16: bool
+    """Whether the factors are rounded to bfloat16."""
+
+    @classmethod
+    def on(cls, device: torch.device) -> "Products":
+        """Multiply as the context around this call says (see `arithmetic`)."""
+        return cls(bf16=torch.is_autocast_enabled(device.type))
+
+    def put(self, left: Tensor, right: Tensor, *, out: Tensor) -> Tensor:
+        """Write `left @ right` over `out`, and give it back."""
+        if self.bf16:
+            return out.copy_(left.bfloat16() @ right.bfloat16())
+        return torch.matmul(left, right, out=out)
+
+    def add(self, left: Tensor, right: Tensor, *, to: Tensor) -> None:
+        """Add `left @ right` to a matrix."""
+        if self.bf16:
+            to.add_(left.bfloat16() @ right.bfloat16())
+        else:
+            to.addmm_(left, right)

@@ -1,0 +1,41 @@
+/* A step of `training/model/item_embedding.py`'s optimiser over some rows, each read and written once.
+
+   DIM, the numbers of a row, a multiple of 16, is given to the compiler. */
+
+#include "rows.h"
+
+/* Rows on their way from memory while others are moved. */
+#define AHEAD 8
+
+/* `rows` [R] says which rows of weights and moments the gradients [R, DIM] belong to. `settings` are weight
+   decay, what the moments keep, the step size over the first moment's bias, and the bias of the second. Says
+   0. */
+int move_rows(int64_t R, const int64_t *rows, const float *gradients, float *weights, float *first_moments,
+              float *second_moments, const float *settings) {
+    const float decay = settings[0], keep_first = settings[1], keep_second = settings[2];
+    const float scale = settings[3], bias = settings[4], epsilon = settings[5];
+    for (int64_t r = 0; r < R; r++) {
+        if (r + AHEAD < R)
+            for (int d = 0; d < DIM; d += 16) {
+                __builtin_prefetch(weights + rows[r + AHEAD] * DIM + d, 1);
+                __builtin_prefetch(first_moments + rows[r + AHEAD] * DIM + d, 1);
+            }
+        float *weight = weights + rows[r] * DIM, *first = first_moments + rows[r] * DIM;
+        row gradient[DIM / LANES];
+        lanes squares = {};
+        EACH_VECTOR(d) {
+            row g = *(const row *)(gradients + r * DIM + d) + decay * *(row *)(weight + d);
+            gradient[d / LANES] = g;
+            squares += g * g;
+        }
+        float second = keep_second * second_moments[rows[r]] + (1 - keep_second) * sum_across(squares) / DIM;
+        second_moments[rows[r]] = second;
+        const float step = scale / (sqrtf(second / bias) + epsilon);
+        EACH_VECTOR(d) {
+            row moment = keep_first * *(row *)(first + d) + (1 - keep_first) * gradient[d / LANES];
+            *(row *)(first + d) = moment;
+            *(row *)(weight + d) -= step * moment;
+        }
+    }
+    return 0;
+}

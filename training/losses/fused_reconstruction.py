@@ -1,0 +1,201 @@
+"""The sum of squared distances that re-construct is trained by, with its gradients, block by block.
+
+The equations are those of `reconstruct`; here they are taken forward and backward by hand, so that a block's
+pieces are gone before the next block's are made. On a CPU compiled code does it (`kernels/`), where
+there is a compiler; else PyTorch's operations do, one after the other.
+"""
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from re4.training.kernels import call, native_for
+from re4.training.kernels.masks import valid_positions
+from re4.training.kernels.parallel import BlockWorker, work_by_blocks
+
+# Users of a block: their pieces, a few hundred kilobytes a tensor, stay in the processor's cache.
+_BLOCK_USERS = 32
+# Compiled code goes through a block by small groups itself.
+_NATIVE_BLOCK_USERS = 256
+# It keeps what every piece gives to every position.
+_NATIVE_LENGTH = 128
+
+
+class Decoder(NamedTuple):
+    """W3 W4 and W5 W4 for L pieces, their biases, and a query for each position."""
+
+    to_hidden: Tensor
+    """[L C, D]"""
+    hidden_bias: Tensor
+    """[L C]"""
+    to_pieces: Tensor
+    """[L D, D]"""
+    pieces_bias: Tensor
+    """[L D]"""
+    queries: Tensor
+    """[L, C]"""
+
+    def first(self, length: int) -> "Decoder":
+        """Give the part that the first pieces need."""
+        share = len(self.queries)
+        return Decoder(*(tensor[: len(tensor) // share * length] for tensor in self))
+
+
+class Rebuilt(NamedTuple):
+    """The way to a reconstruction; i counts pieces, j positions of the history."""
+
+    hidden_Zic: Tensor
+    shares_Zij: Tensor
+    pieces_Zid: Tensor
+    history_Zjd: Tensor
+
+
+def rebuild(interests_ZD: Tensor, lengths_Z: Tensor, decoder: Decoder) -> Rebuilt:
+    """Reconstruct histories from interests [Z, D] of users with these lengths [Z]."""
+    shape = (len(interests_ZD), len(decoder.queries), -1)
+    hidden = torch.addmm(decoder.hidden_bias, interests_ZD, decoder.to_hidden.T).tanh_()
+    pieces = torch.addmm(decoder.pieces_bias, interests_ZD, decoder.to_pieces.T)
+    hidden_Zic, pieces_Zid = hidden.view(shape), pieces.view(shape)
+    shares_Zij = torch.mm(hidden_Zic.flatten(0, 1), decoder.queries.T).view(shape)
+    length = shape[1]
+    padding_Zi = ~valid_positions(lengths_Z, length)
+    shares_Zij.masked_fill_(padding_Zi[:, :, None], -torch.inf)
+    shares_Zij -= shares_Zij.amax(dim=1, keepdim=True)
+    shares_Zij.exp_()
+    shares_Zij /= shares_Zij.sum(dim=1, keepdim=True)
+    return Rebuilt(hidden_Zic, shares_Zij, pieces_Zid, torch.bmm(shares_Zij.transpose(1, 2), pieces_Zid))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Users:
+    interests_BKD: Tensor
+    history_vectors_BLD: Tensor
+    positives_BKL: Tensor
+    lengths_B: Tensor
+    decoder: Decoder
+    interest_gradients_BKD: Tensor
+    history_gradients_BLD: Tensor
+
+
+def sum_of_distances(
+    interests_BKD: Tensor,
+    history_vectors_BLD: Tensor,
+    *decoder: Tensor,
+    positives_BKL: Tensor,
+    lengths_B: Tensor,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Give the sum over positives, and its gradients by interests, histories and each part of the decoder.
+
+    Nothing is tracked by autograd. Users in order of their lengths are quickest: a block of them needs the
+    pieces of its longest history.
+    """
+    number = history_vectors_BLD.dtype  # with bfloat16 products about, the other arguments may be shorter
+    users = _Users(
+        interests_BKD=interests_BKD.to(number).contiguous(),
+        history_vectors_BLD=history_vectors_BLD.contiguous(),
+        positives_BKL=positives_BKL.to(number).contiguous(),
+        lengths_B=lengths_B.contiguous(),
+        decoder=Decoder(*(tensor.to(number).contiguous() for tensor in decoder)),
+        interest_gradients_BKD=interests_BKD.new_empty(interests_BKD.shape, dtype=number),
+        history_gradients_BLD=history_vectors_BLD.new_zeros(history_vectors_BLD.shape),
+    )
+    new_worker, block_users = _worker_for(users)
+    workers = work_by_blocks(
+        new_worker, num_rows=len(lengths_B), block_rows=block_users, device=lengths_B.device
+    )
+    for worker in workers[1:]:
+        workers[0].total += worker.total
+        for ours, theirs in zip(workers[0].gradients, worker.gradients, strict=True):
+            ours += theirs
+    return workers[0].total.to(number), (
+        users.interest_gradients_BKD,
+        users.history_gradients_BLD,
+        *workers[0].gradients,
+    )
+
+
+class _Worker(BlockWorker, Protocol):
+    total: Tensor
+    gradients: Decoder
+
+
+def _worker_for(users: _Users) -> tuple[Callable[[int], _Worker], int]:
+    """Who works through a block (compiled code, where there is some for these), and how many users it has."""
+    if users.positives_BKL.shape[2] <= _NATIVE_LENGTH:
+        widths = {"DIM": users.interests_BKD.shape[2], "WIDTH": users.decoder.queries.shape[1]}
+        compiled = native_for(users.interests_BKD, "distances.c", widths)
+        if compiled is not None:
+            return partial(_NativeWorker, users, compiled), _NATIVE_BLOCK_USERS
+    return partial(_TorchWorker, users), _BLOCK_USERS
+
+
+class _NativeWorker:
+    def __init__(self, users: _Users, compiled: ctypes.CDLL, block_rows: int) -> None:
+        self.total = torch.zeros((), dtype=torch.float64)
+        self.gradients = Decoder(*(torch.zeros_like(tensor) for tensor in users.decoder))
+        self._users, self._add_users = users, compiled.add_users
+
+    def __call__(self, block: slice) -> None:
+        users = self._users
+        _, num_interests, length = users.positives_BKL.shape
+        is_without_memory = call(
+            self._add_users,
+            block.stop - block.start,
+            num_interests,
+            length,
+            users.interests_BKD[block],
+            users.history_vectors_BLD[block],
+            users.positives_BKL[block],
+            users.lengths_B[block],
+            *users.decoder,
+            self.total,
+            users.interest_gradients_BKD[block],
+            users.history_gradients_BLD[block],
+            *self.gradients,
+        )
+        if is_without_memory:
+            raise MemoryError("no memory is left to reconstruct histories in")
+
+
+class _TorchWorker:
+    def __init__(self, users: _Users, block_rows: int) -> None:
+        self.total = users.interests_BKD.new_zeros(())
+        self.gradients = Decoder(*(torch.zeros_like(tensor) for tensor in users.decoder))
+        self._users = users
+
+    def __call__(self, block: slice) -> None:
+        users, lengths_B = self._users, self._users.lengths_B[block]
+        longest, num_interests = int(lengths_B.max()), users.interests_BKD.shape[1]
+        decoder, gradients = users.decoder.first(longest), self.gradients.first(longest)
+        interests_ZD = users.interests_BKD[block].flatten(0, 1)
+        hidden_Zic, shares_Zij, pieces_Zid, history_Zjd = rebuild(
+            interests_ZD, lengths_B.repeat_interleave(num_interests), decoder
+        )
+        # From here on the history's place holds twice the differences: the gradient of their squares.
+        difference_BKjd = history_Zjd.view(-1, num_interests, *history_Zjd.shape[1:])
+        difference_BKjd -= users.history_vectors_BLD[block, None, :longest]
+        difference_BKjd *= users.positives_BKL[block, :, :longest, None]
+        self.total += torch.linalg.vector_norm(difference_BKjd).square()  # a dot product would be rounded
+        difference_BKjd *= 2
+        users.history_gradients_BLD[block, :longest] = difference_BKjd.sum(dim=1).neg_()
+
+        shares_gradient_Zij = torch.bmm(pieces_Zid, history_Zjd.transpose(1, 2))
+        piece_gradients_ZE = torch.bmm(shares_Zij, history_Zjd, out=pieces_Zid).flatten(1)
+        shares_gradient_Zij -= (shares_Zij * shares_gradient_Zij).sum(dim=1, keepdim=True)
+        logits_gradient_Rj = shares_gradient_Zij.mul_(shares_Zij).flatten(0, 1)
+        gradients.queries.addmm_(logits_gradient_Rj.T, hidden_Zic.flatten(0, 1))
+        hidden_gradients_ZF = torch.ops.aten.tanh_backward(
+            (logits_gradient_Rj @ decoder.queries).view_as(hidden_Zic), hidden_Zic
+        ).flatten(1)
+        gradients.to_hidden.addmm_(hidden_gradients_ZF.T, interests_ZD)
+        gradients.hidden_bias.add_(hidden_gradients_ZF.sum(dim=0))
+        gradients.to_pieces.addmm_(piece_gradients_ZE.T, interests_ZD)
+        gradients.pieces_bias.add_(piece_gradients_ZE.sum(dim=0))
+        interest_gradients_ZD = users.interest_gradients_BKD[block].view_as(interests_ZD)
+        torch.mm(hidden_gradients_ZF, decoder.to_hidden, out=interest_gradients_ZD)
+        interest_gradients_ZD.addmm_(piece_gradients_ZE, decoder.to_pieces)

@@ -1,0 +1,1 @@
+"""The model: encoder, item embedding, samplers and losses, run in microbatches."""

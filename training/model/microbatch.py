@@ -1,0 +1,221 @@
+"""The losses of a step, shard by shard: some hundred examples go forward and backward on one thread.
+
+A batch comes with its longest histories first, so a shard of neighbours has little padding, its tensors stay
+in the processor's cache, and its thread waits for no other. The losses are sums over examples, pairs of user
+and interest, or positives: each is divided by its count in the whole batch, so shards add up to means.
+
+What a shard reads of item vectors was gathered for it beforehand; it gives back the gradient of just that.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from re4.training.config import TrainConfig
+from re4.training.encoders.encoder import Encoded, Encoder
+from re4.training.losses.accidental_hits import OwnNegatives
+from re4.training.losses.flows.reattend import reattend_sum
+from re4.training.losses.flows.reconstruct import reconstruct_sum
+from re4.training.losses.flows.recontrast import outside_history, positives, recontrast_sum
+from re4.training.losses.fused_reconstruction import Decoder
+from re4.training.losses.history_ranking import own_history_sum
+from re4.training.losses.routing_regularization import routing_sum
+from re4.training.losses.sampled_softmax import blend_interests, recommend_sum, select_interest
+
+_FEWEST_EXAMPLES, _MOST_EXAMPLES = 64, 512
+_SHARDS_PER_THREAD = 2
+
+
+def num_shards(num_examples: int, device: torch.device) -> int:
+    """Say into how many shards a batch is cut: on a CPU two a thread, unless they get too small or too large.
+
+    A shard has work of its own, whatever its size; two a thread even out that the first ones are longer.
+    """
+    if device.type != "cpu":
+        return 1
+    fewest, most = (round(num_examples / size) for size in (_MOST_EXAMPLES, _FEWEST_EXAMPLES))
+    return max(1, fewest, min(most, _SHARDS_PER_THREAD * torch.get_num_threads()))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SharedNegatives:
+    """What all examples of a step have as negatives."""
+
+    vectors_MD: Tensor
+    corrections_M: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ShardGradients:
+    """The weighted losses of a shard, and their gradients."""
+
+    terms: dict[str, Tensor]
+    """Each loss before its weight."""
+    total: Tensor
+    history_BLD: Tensor
+    target_BD: Tensor
+    negatives_MD: Tensor
+    parameters: tuple[Tensor, ...]
+
+
+class Shard:
+    """Some examples of a batch: first `encode`, then, with the counts of all shards, `differentiate`."""
+
+    def __init__(
+        self,
+        *,
+        rows_BL: Tensor,
+        lengths_B: Tensor,
+        targets_B: Tensor,
+        history_BLD: Tensor,
+        target_BD: Tensor,
+        own: OwnNegatives,
+        target_corrections_B: Tensor | None,
+        generator: torch.Generator | None,
+    ) -> None:
+        """Take the examples; where there is a generator, pair users with others, drawn from it.
+
+        Args:
+            rows_BL: histories, as many positions as the longest needs.
+            lengths_B: their valid positions.
+            targets_B: the targets, numbered as the histories' items are.
+            history_BLD: vectors of the histories; no gradient leaves the shard through them.
+            target_BD: vectors of the targets, likewise.
+            own: where a target is among its own negatives.
+            target_corrections_B: from the negatives' sampler.
+            generator: for the pairs, which re-contrast wants.
+        """
+        self._rows_BL, self._lengths_B, self._targets_B = rows_BL, lengths_B, targets_B
+        self._history_BLD = history_BLD.detach().requires_grad_()
+        self._target_BD = target_BD.detach().requires_grad_()
+        self._own, self._target_corrections_B = own, target_corrections_B
+        self._outside = None if generator is None else outside_history(rows_BL, lengths_B, generator)
+        self._encoded: Encoded | None = None
+        self._positives_BKL: Tensor | None = None
+
+    def encode(self, encoder: Encoder) -> int:
+        """Run the forward flow; give the number of positives, 0 where the encoder has no attention."""
+        self._encoded = encoder.encode(self._history_BLD, self._lengths_B)
+        if self._encoded.log_attention_BKL is None:
+            return 0
+        self._positives_BKL = positives(self._encoded.attention_BKL.detach(), self._lengths_B)
+        return int(self._positives_BKL.sum())
+
+    def differentiate(
+        self,
+        *,
+        config: TrainConfig,
+        decoder: Decoder | None,
+        negatives: SharedNegatives,
+        parameters: Sequence[Tensor],
+        batch_size: int,
+        num_positives: int,
+    ) -> ShardGradients:
+        """Go through the losses and back, as part of a batch of so many examples and positives."""
+        vectors_MD = negatives.vectors_MD.detach().requires_grad_()
+        sums = self._sums(config, decoder, negatives, vectors_MD)
+        counts: dict[str, int] = defaultdict(lambda: max(num_positives, 1))
+        counts |= {
+            "recommend": batch_size,
+            "routing": batch_size,
+            "history": batch_size,
+            "attend": batch_size * config.K,
+        }
+        terms = {name: value / counts[name] for name, value in sums.items()}
+        weights = {"recommend": 1.0} | {
+            name: getattr(config, f"{name}_weight") for name in terms if name != "recommend"
+        }
+        total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
+        inputs = [self._history_BLD, self._target_BD, vectors_MD, *parameters]
+        found = torch.autograd.grad(total, inputs, allow_unused=True)
+        history_BLD, target_BD, negatives_MD, *others = (
+            torch.zeros_like(tensor) if gradient is None else gradient
+            for tensor, gradient in zip(inputs, found, strict=True)
+        )
+        return ShardGradients(
+            terms={name: value.detach() for name, value in terms.items()},
+            total=total.detach(),
+            history_BLD=history_BLD,
+            target_BD=target_BD,
+            negatives_MD=negatives_MD,
+            parameters=tuple(others),
+        )
+
+    def _sums(
+        self,
+        config: TrainConfig,
+        decoder: Decoder | None,
+        negatives: SharedNegatives,
+        vectors_MD: Tensor,
+    ) -> dict[str, Tensor]:
+        encoded, lengths_B, history_BLD = self._encoded, self._lengths_B, self._history_BLD
+        assert encoded is not None, "encode comes first"
+        interests_BKD = encoded.interests_BKD
+        interest_BD = self._training_interest(config, encoded)
+        sums = {
+            "recommend": recommend_sum(
+                interest_BD=interest_BD,
+                target_vectors_BD=self._target_BD,
+                negative_vectors_MD=vectors_MD,
+                own=self._own,
+                rivals_BKD=interests_BKD if config.negative_scores == "served" else None,
+                hardness=config.hard_negatives,
+                target_correction_B=self._target_corrections_B,
+                negative_correction_M=negatives.corrections_M,
+            )
+        }
+        if config.history_weight:
+            sums["history"] = own_history_sum(
+                interest_BD=interest_BD,
+                target_vectors_BD=self._target_BD,
+                targets_B=self._targets_B,
+                interests_BKD=interests_BKD,
+                history_vectors_BLD=history_BLD,
+                history_BL=self._rows_BL,
+                lengths_B=lengths_B,
+            )
+        if config.routing_weight:
+            sums["routing"] = routing_sum(encoded.attention_BKL, lengths_B)
+        if encoded.log_attention_BKL is None:  # the flows work on attention
+            return sums
+        assert self._positives_BKL is not None, "where there is attention there are positives"
+        if self._outside is not None:
+            other_B, outside_BL = self._outside
+            sums["contrast"] = recontrast_sum(
+                interests_BKD=interests_BKD,
+                history_vectors_BLD=history_BLD,
+                positives_BKL=self._positives_BKL,
+                lengths_B=lengths_B,
+                other_B=other_B,
+                outside_BL=outside_BL,
+                temperature=config.contrast_temperature,
+            )
+        if config.attend_weight:
+            sums["attend"] = reattend_sum(
+                interests_BKD=interests_BKD,
+                history_vectors_BLD=history_BLD,
+                log_attention_BKL=encoded.log_attention_BKL,
+                lengths_B=lengths_B,
+            )
+        if decoder is not None:
+            sums["construct"] = reconstruct_sum(
+                decoder=decoder,
+                interests_BKD=interests_BKD,
+                history_vectors_BLD=history_BLD,
+                positives_BKL=self._positives_BKL,
+                lengths_B=lengths_B,
+            )
+        return sums
+
+    def _training_interest(self, config: TrainConfig, encoded: Encoded) -> Tensor:
+        """Give the interest of each user that the target trains, [B, D]."""
+        interests_BKD, target_BD = encoded.interests_BKD, self._target_BD
+        if config.interest_choice == "soft":
+            return blend_interests(
+                interests_BKD, target_BD, sharpness=config.choice_sharpness, active_BK=encoded.active_BK
+            )
+        chosen_B = select_interest(interests_BKD.detach(), target_BD.detach())
+        return interests_BKD[torch.arange(len(chosen_B), device=chosen_B.device), chosen_B]

@@ -1,0 +1,211 @@
+"""The model in training: item table, encoder, backward flows, and the sum of their losses.
+
+`L = L_Rec + λ_CL L_CL + λ_ATT L_ATT + λ_CT L_CT + λ_RR L_RR`. A flow whose weight is 0 has no parameters and
+costs nothing. Only the item vectors and `encoder` leave this folder (see `export/`).
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from re4.training.config import TrainConfig
+from re4.training.data.batches import Batch
+from re4.training.encoders import build_encoder
+from re4.training.encoders.encoder import Encoded
+from re4.training.kernels.parallel import in_threads, with_gradients
+from re4.training.kernels.precision import arithmetic
+from re4.training.losses.accidental_hits import own_negatives
+from re4.training.losses.flows.reconstruct import Reconstruct
+from re4.training.losses.fused_reconstruction import Decoder
+from re4.training.model.item_embedding import TouchedRows
+from re4.training.model.microbatch import Shard, ShardGradients, SharedNegatives, num_shards
+from re4.training.samplers.sampler import Negatives
+
+
+@dataclass(frozen=True, kw_only=True)
+class Losses:
+    """The loss of one batch: the weighted total, and each term before its weight."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    touched: TouchedRows
+    """The item vectors that the losses saw; after the backward pass they hold the table's gradient."""
+
+
+class MultiInterestModel(nn.Module):
+    """Item vectors, an encoder, and the flows that train them."""
+
+    def __init__(self, config: TrainConfig, num_items: int, *, to_be_loaded: bool = False) -> None:
+        """Make a model with weights drawn at random.
+
+        Args:
+            config: Its settings.
+            num_items: Size of the catalogue.
+            to_be_loaded: The item vectors take no memory yet: `load_state_dict(…, assign=True)` comes next.
+        """
+        super().__init__()
+        self.config = config
+        shape = (num_items, config.embedding_dim)
+        if to_be_loaded:
+            self.item_embedding = nn.Embedding(*shape, _weight=torch.empty(shape, device="meta"))
+        else:
+            self.item_embedding = nn.Embedding(*shape)
+            nn.init.normal_(self.item_embedding.weight, std=config.embedding_dim**-0.5)
+        # Its gradient goes by way of the rows that a step touches, never through the whole table.
+        self.item_embedding.weight.requires_grad_(False)
+        self.encoder = build_encoder(config)
+        self.reconstruct: Reconstruct | None = None
+        if config.construct_weight:
+            self.reconstruct = Reconstruct(
+                embedding_dim=config.embedding_dim,
+                max_history_length=config.max_history_length,
+                construct_dim=config.construct_dim,
+            )
+
+    def start_from(self, vectors_ND: Tensor) -> None:
+        """Replace the item vectors, before training."""
+        self.item_embedding.weight.copy_(vectors_ND)
+
+    @property
+    def item_table_ND(self) -> Tensor:
+        """The item vectors [N, D] as they are trained, float32, detached."""
+        return self.item_embedding.weight.detach()
+
+    def item_vectors_ND(self) -> Tensor:
+        """Give the item vectors [N, D] as served, float32, detached."""
+        return self.as_seen(self.item_table_ND)
+
+    def interests(self, rows_BL: Tensor, lengths_B: Tensor) -> Encoded:
+        """Encode histories of item rows, newest first."""
+        encoded: Encoded = self.encoder.encode(self.as_seen(self.item_embedding(rows_BL)), lengths_B)
+        return encoded
+
+    def as_seen(self, vectors: Tensor) -> Tensor:
+        """Item vectors as scores see them: of length 1 for cosine scores."""
+        return F.normalize(vectors, dim=-1) if self.config.scores == "cosine" else vectors
+
+    def losses(self, batch: Batch, negatives: Negatives, generator: torch.Generator) -> Losses:
+        """Compute the loss of a batch against the negatives; other users are drawn from the generator.
+
+        The gradients are computed with it (see `microbatch.py`): going back from the total only brings
+        them to the parameters and to the touched rows.
+        """
+        touched, places_BL, places_B, places_M = self._touch(batch, negatives)
+        vectors_RD = self.as_seen(touched.vectors_RD)
+        drawn_M, correction = negatives.rows_M, negatives.log_expected_count
+        blocks = _blocks(len(places_B), num_shards(len(places_B), vectors_RD.device))
+        longest = [int(batch.lengths_B[block].max()) for block in blocks]
+        histories = [places_BL[block, :length] for block, length in zip(blocks, longest, strict=True)]
+        own = own_negatives(places_B, places_M)
+        # All that the shards read, gathered once: histories shard by shard, targets, drawn negatives.
+        read = [*(places.flatten() for places in histories), places_B]
+        if drawn_M is not None:
+            read.append(places_M)
+        gathered_GD = F.embedding(torch.cat(read), vectors_RD)
+        pieces = torch.split(gathered_GD, [len(places) for places in read])
+        targets_BD = pieces[len(histories)]
+        shared = SharedNegatives(
+            vectors_MD=vectors_RD if drawn_M is None else pieces[-1],
+            corrections_M=None if correction is None or drawn_M is None else correction(drawn_M),
+        )
+        shards = [
+            Shard(
+                rows_BL=places,
+                lengths_B=batch.lengths_B[block],
+                targets_B=places_B[block],
+                history_BLD=piece.view(*places.shape, -1),
+                target_BD=targets_BD[block],
+                own=own.of(block),
+                target_corrections_B=None if correction is None else correction(batch.targets_B[block]),
+                generator=generator if self.config.contrast_weight else None,
+            )
+            for block, places, piece in zip(blocks, histories, pieces[: len(histories)], strict=True)
+        ]
+        # What shards differentiate by: the encoder's weights, and what the flows' weights come to.
+        weights: list[Tensor] = list(self.encoder.parameters())
+        decoder = self.reconstruct.decoder() if self.reconstruct else None
+        found = self._differentiate(shards, shared, weights, decoder, batch_size=len(places_B))
+        inputs = [*weights, *(decoder or ())]
+        gradients = [
+            _total(list(of_one)) for of_one in zip(*(each.parameters for each in found), strict=True)
+        ]
+        of_gathered = [each.history_BLD.flatten(0, 1) for each in found] + [each.target_BD for each in found]
+        of_negatives = _total([each.negatives_MD for each in found])
+        if drawn_M is None:
+            inputs.append(vectors_RD)
+            gradients.append(of_negatives)
+        else:
+            of_gathered.append(of_negatives)
+        inputs.append(gathered_GD)
+        gradients.append(torch.cat(of_gathered))
+        return Losses(
+            total=with_gradients(_total([each.total for each in found]), tuple(inputs), tuple(gradients)),
+            terms={name: _total([each.terms[name] for each in found]) for name in found[0].terms},
+            touched=touched,
+        )
+
+    def _differentiate(
+        self,
+        shards: list[Shard],
+        negatives: SharedNegatives,
+        weights: list[Tensor],
+        decoder: Decoder | None,
+        *,
+        batch_size: int,
+    ) -> list[ShardGradients]:
+        """Work through the shards, a thread each: forward, then with the positives of all of them back."""
+        device, parameters = negatives.vectors_MD.device, list(weights)
+        if decoder is not None:
+            decoder = Decoder(*(part.detach().requires_grad_() for part in decoder))
+            parameters += decoder
+        bf16 = torch.is_autocast_enabled(device.type)
+
+        def encode(number: int) -> int:
+            with arithmetic(device, bf16=bf16):
+                return shards[number].encode(self.encoder)
+
+        num_positives = sum(in_threads(encode, len(shards), device))
+
+        def differentiate(number: int) -> ShardGradients:
+            with arithmetic(device, bf16=bf16):
+                return shards[number].differentiate(
+                    config=self.config,
+                    decoder=decoder,
+                    negatives=negatives,
+                    parameters=parameters,
+                    batch_size=batch_size,
+                    num_positives=num_positives,
+                )
+
+        return in_threads(differentiate, len(shards), device)
+
+    def _touch(self, batch: Batch, negatives: Negatives) -> tuple[TouchedRows, Tensor, Tensor, Tensor]:
+        """Gather the rows of a step; give them, and where history, targets and negatives are among them."""
+        weight_ND = self.item_embedding.weight
+        if negatives.rows_M is None:
+            every_N = torch.arange(len(weight_ND), device=weight_ND.device)
+            return TouchedRows(weight_ND, None), batch.rows_BL, batch.targets_B, every_N
+        history = batch.rows_BL.flatten()
+        rows_R, places = torch.unique(
+            torch.cat([history, batch.targets_B, negatives.rows_M]), return_inverse=True
+        )
+        counts = [len(history), len(batch.targets_B), len(negatives.rows_M)]
+        places_BL, places_B, places_M = places.split(counts)
+        return TouchedRows(weight_ND, rows_R), places_BL.view_as(batch.rows_BL), places_B, places_M
+
+
+def _blocks(size: int, num_blocks: int) -> list[slice]:
+    """Cut `size` examples into so many even blocks."""
+    edges = [size * number // num_blocks for number in range(num_blocks + 1)]
+    return [slice(start, stop) for start, stop in pairwise(edges)]
+
+
+def _total(tensors: list[Tensor]) -> Tensor:
+    """Add up, always in the same order; the first tensor becomes the sum."""
+    first, *others = tensors
+    for other in others:
+        first += other
+    return first

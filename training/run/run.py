@@ -1,0 +1,279 @@
+"""A run on disk: what training leaves behind, and all that export needs.
+
+    RUN/
+      config.json            resolved configuration, data set, counts, best epoch, code version
+      weights.safetensors    item vectors, encoder and flows at the best epoch
+      items.parquet          row -> external id, with the catalogue's attributes
+      item_counts.npy        int64 [N], training events of each item
+      probe_histories.npz    real held-out histories, for golden queries and index tuning
+      metrics.jsonl          one line an epoch: losses, speed, validation metrics
+      evaluation.json        metrics of the splits evaluated so far, by split
+      checkpoint.safetensors only while training: the whole state, for `re4 resume`
+      lock                   only while training: who has it locked is alone in it
+
+Nothing here is written in place: a file appears whole or not at all. `config.json` comes last: a folder
+without it is not a finished run. It has the checksums of what is not written again; weights have their own.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from re4 import __version__
+from re4.common.arrays import map_array, read_arrays
+from re4.common.errors import DataError, RunError
+from re4.common.files import crc32_of, parts_in, replacing, write_json
+from re4.common.folder_lock import LOCK, try_lock
+from re4.training.config import TrainConfig
+from re4.training.data.dataset import Dataset
+from re4.training.model.model import MultiInterestModel
+from re4.training.run.tensor_files import read_tensors, write_tensors
+
+CONFIG = "config.json"
+WEIGHTS = "weights.safetensors"
+ITEMS = "items.parquet"
+COUNTS = "item_counts.npy"
+PROBES = "probe_histories.npz"
+METRICS = "metrics.jsonl"
+EVALUATION = "evaluation.json"
+MAX_PROBES = 10_000
+_DAMAGE = (ValueError, KeyError, TypeError, RuntimeError, pl.exceptions.PolarsError)
+"""What reading a damaged file of a run may raise."""
+
+
+def new_run_folder(path: Path) -> None:
+    """Make an empty folder for a run; one that was killed before its first checkpoint may have been there.
+
+    Raises:
+        RunError: where the folder exists and holds anything else.
+    """
+    if path.exists() and (not path.is_dir() or {*path.iterdir()} - parts_in(path) - {path / LOCK}):
+        raise RunError(f"{path} exists and is not an empty folder. Give another --out, or remove it.")
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def _refuse_missing(path: Path) -> None:
+    if not path.is_dir():
+        raise RunError(f"There is no run at {path}. Train one: re4 train DATA --out {path}")
+
+
+@contextmanager
+def alone_in(path: Path) -> Iterator[None]:
+    """Keep other processes from training a run; what a killed one was in the middle of writing goes.
+
+    Raises:
+        RunError: there is no such folder, or another process trains the run.
+    """
+    _refuse_missing(path)
+    lock = try_lock(path)
+    if lock is None:
+        raise RunError(
+            f"{path}: another process trains this run at this moment, or it may not be written. "
+            "Wait for the other one to end, or stop it."
+        )
+    try:
+        for part in parts_in(path):
+            part.unlink()
+        yield
+    finally:
+        (path / LOCK).unlink(missing_ok=True)
+        os.close(lock)
+
+
+def write_metrics(path: Path, records: list[dict[str, Any]]) -> None:
+    """Write the figures of all epochs so far, a line each."""
+    with replacing(path / METRICS) as part:
+        part.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+def write_weights(path: Path, model: MultiInterestModel) -> None:
+    """Save the model's weights, replacing an earlier epoch's."""
+    write_tensors(path / WEIGHTS, model.state_dict())
+
+
+def finish_run(
+    path: Path,
+    *,
+    config: TrainConfig,
+    dataset: Dataset,
+    best_epoch: int,
+    evaluation: dict[str, Any],
+    started_from: str | None,
+) -> None:
+    """Write everything but weights and metrics, and the configuration last."""
+    with replacing(path / ITEMS) as part:
+        shutil.copyfile(dataset.path / "items.parquet", part)
+    with replacing(path / COUNTS) as part, part.open("wb") as file:
+        np.save(file, dataset.item_counts_N())
+    rows_UL, lengths_U = dataset.valid.histories(config.max_history_length)
+    chosen = np.random.default_rng(config.seed).permutation(len(rows_UL))[:MAX_PROBES]
+    with replacing(path / PROBES) as part, part.open("wb") as file:
+        np.savez(file, rows_QL=rows_UL[chosen], lengths_Q=lengths_U[chosen])
+    write_evaluation(path, "valid", evaluation)
+    write_json(
+        path / CONFIG,
+        {
+            "code_version": __version__,
+            "dataset": str(dataset.path.resolve()),
+            "num_items": dataset.num_items,
+            "best_epoch": best_epoch,
+            "started_from": started_from,
+            "config": config.to_json(),
+            "crc32": {name: crc32_of(path / name) for name in (ITEMS, COUNTS, PROBES, METRICS)},
+        },
+    )
+
+
+def write_evaluation(path: Path, split: str, values: dict[str, Any]) -> None:
+    """Add one split's metrics to the run."""
+    write_json(path / EVALUATION, {**_evaluation(path / EVALUATION), split: values})
+
+
+def open_trained_on(run: Path, dataset: Path) -> Dataset:
+    """Open the data set that a training, finished or not, says it is on.
+
+    Raises:
+        DataError: where it is not there any more, or damaged.
+    """
+    if not dataset.is_dir():
+        raise DataError(
+            f"{run} was trained on {dataset}, which is not there; say with --data where it is now"
+        )
+    return Dataset.open(dataset)
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[Path]:
+    """Turn what goes wrong while a file of a run is read into a RunError that names it."""
+    try:
+        yield file
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())
+        raise RunError(f"{file} is damaged, or of another run: {reason}. Train the run again.") from error
+
+
+def _evaluation(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        return {}
+    with _reading(file):
+        return dict(json.loads(file.read_text("utf-8")))
+
+
+class Run:
+    """A finished run, opened for reading."""
+
+    def __init__(self, path: Path, facts: dict[str, Any]) -> None:
+        self.path = path
+        self.config = TrainConfig.from_json(facts["config"])
+        self.num_items = int(facts["num_items"])
+        self.best_epoch = int(facts["best_epoch"])
+        self.dataset_path = Path(facts["dataset"])
+        self._unverified: dict[str, int] = dict(facts.get("crc32", {}))  # earlier versions wrote none
+
+    @classmethod
+    def open(cls, path: Path) -> "Run":
+        """Open a finished run.
+
+        Raises:
+            RunError: where the folder is missing, is not a run, or was never finished.
+        """
+        _refuse_missing(path)
+        if not (path / CONFIG).exists():
+            raise RunError(
+                f"{path} holds no finished run ({CONFIG} is missing). "
+                f"Go on with it: re4 resume {path}, or train it again."
+            )
+        with _reading(path / CONFIG):
+            return cls(path, json.loads((path / CONFIG).read_text("utf-8")))
+
+    def open_dataset(self, moved_to: Path | None = None) -> Dataset:
+        """Open the data set that the run was trained on, or what is said to be it.
+
+        Raises:
+            DataError: where it is missing or damaged, or another one.
+        """
+        dataset = Dataset.open(moved_to) if moved_to else open_trained_on(self.path, self.dataset_path)
+        self.check_dataset(dataset)
+        return dataset
+
+    def check_dataset(self, dataset: Dataset) -> None:
+        """Refuse a data set whose items are not those of the run, in the run's order.
+
+        Raises:
+            DataError: naming both folders.
+        """
+        if not dataset.items()["item_id"].equals(self.items()["item_id"]):
+            raise DataError(
+                f"{dataset.path} is not the data set that {self.path} was trained on: their items differ."
+                f" The run was trained on {self.dataset_path}."
+            )
+
+    def items(self) -> pl.DataFrame:
+        """Give the catalogue in row order: `item_id` first, then its attributes."""
+        with self._intact(ITEMS) as file:
+            return pl.read_parquet(file, glob=False)
+
+    def scan_items(self) -> pl.LazyFrame:
+        """As `items`, to be read in pieces. It is read through once, so that a damaged table is told here."""
+        with self._intact(ITEMS) as file:
+            items = pl.scan_parquet(file, glob=False)
+            for _ in items.collect_batches(maintain_order=False):
+                pass
+        return items
+
+    def item_counts_N(self) -> NDArray[np.int64]:
+        """Give the number of training events of each item, int64 [N]; mapped from its file."""
+        with self._intact(COUNTS) as file:
+            return map_array(file)
+
+    def probe_histories(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Give up to 10,000 real held-out histories.
+
+        Returns:
+            rows_QL, int64, newest first, padded at the end with 0; lengths_Q, int64, at least 1.
+        """
+        with self._intact(PROBES) as file:
+            arrays = read_arrays(file)
+            return arrays["rows_QL"], arrays["lengths_Q"]
+
+    def evaluation(self) -> dict[str, Any]:
+        """Give the metrics recorded so far, by split; empty where there are none."""
+        return _evaluation(self.path / EVALUATION)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Give the record of each epoch: losses, speed and validation metrics."""
+        with self._intact(METRICS) as file:
+            return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+
+    def load_model(self) -> MultiInterestModel:
+        """Build the model around the best epoch's weights, on the CPU.
+
+        They are mapped from their file: what is written to is copied, the rest is never in memory.
+
+        Raises:
+            RunError: where the weights are missing, damaged, or of another shape.
+        """
+        model = MultiInterestModel(self.config, self.num_items, to_be_loaded=True)
+        with self._intact(WEIGHTS) as file:
+            model.load_state_dict(read_tensors(file), assign=True)
+        return model.eval()
+
+    @contextmanager
+    def _intact(self, name: str) -> Iterator[Path]:
+        """Give a file to be read, which is there and, where that is known, as it was written."""
+        path = self.path / name
+        if not path.exists():
+            raise RunError(f"{path} is missing: the run is damaged. Train it again.")
+        with _reading(path):
+            if name in self._unverified and crc32_of(path) != self._unverified[name]:
+                raise ValueError(f"its CRC-32 is not the one in {CONFIG}")
+            self._unverified.pop(name, None)
+            yield path

@@ -1,0 +1,17 @@
+"""The whole catalogue as negatives: the exact softmax, affordable for small catalogues."""
+
+import torch
+from torch import Tensor
+
+from re4.training.samplers.sampler import Negatives
+
+
+class WholeCatalogue:
+    """Takes every item, every step; nothing is drawn."""
+
+    def __init__(self, num_negatives: int, item_counts_N: Tensor) -> None:
+        """Both are the catalogue's own business here."""
+
+    def draw(self, generator: torch.Generator, targets_B: Tensor) -> Negatives:
+        """Give all rows."""
+        return Negatives(rows_M=None, log_expected_count=None)

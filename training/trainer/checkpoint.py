@@ -1,0 +1,122 @@
+"""A training that can be killed at any moment: its whole state in one file, replaced atomically.
+
+All randomness of a step is drawn from seeds made of (run's seed, epoch, step), so there is no generator
+whose state would have to be kept: weights, their mean, the optimiser's moments and the place in the epoch are
+all.
+"""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from re4 import __version__
+from re4.common.errors import RunError
+from re4.training.config import TrainConfig
+from re4.training.model.model import MultiInterestModel
+from re4.training.run.tensor_files import facts_of, read_tensors, write_tensors
+from re4.training.trainer.optimiser import Optimiser
+from re4.training.trainer.weight_averaging import RunningMean
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """How far a training has come."""
+
+    epoch: int = 1
+    """The epoch that is under way, from 1."""
+    step: int = 0
+    """Steps of it that are done."""
+    seconds: float = 0.0
+    """Time that they took."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """Sums of the losses over their examples."""
+    records: list[dict[str, Any]] = field(default_factory=list)
+    """What `metrics.jsonl` holds: a record of each epoch that is over."""
+    started_from: str | None = None
+    """The earlier run whose weights it began with."""
+    precision: str = "auto"
+    """float32 or bf16, as it began; auto before it has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointFacts:
+    """What a checkpoint says before its tensors are read."""
+
+    config: TrainConfig
+    dataset_path: Path
+    progress: Progress
+
+
+def save_checkpoint(
+    run: Path,
+    *,
+    model: MultiInterestModel,
+    optimiser: Optimiser,
+    mean: RunningMean | None,
+    progress: Progress,
+    dataset_path: Path,
+) -> None:
+    """Replace the run's checkpoint by the state as it is now."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"optimiser.{name}": value for name, value in optimiser.state().items()}
+    tensors |= {f"mean.{name}": value for name, value in (mean.state() if mean else {}).items()}
+    facts = {
+        "code_version": __version__,
+        "config": model.config.to_json(),
+        "dataset": str(dataset_path.resolve()),
+        "progress": asdict(progress),
+    }
+    write_tensors(run / CHECKPOINT, tensors, facts)
+
+
+def read_facts(run: Path) -> CheckpointFacts:
+    """Read what the run's checkpoint says of itself.
+
+    Raises:
+        RunError: where there is none, or it is damaged.
+    """
+    path = run / CHECKPOINT
+    if not path.exists():
+        raise RunError(
+            f"{run} holds no unfinished training ({CHECKPOINT} is missing): it is finished, or never began. "
+            "Start one: re4 train DATA --out RUN"
+        )
+    try:
+        facts = facts_of(path)
+        return CheckpointFacts(
+            config=TrainConfig.from_json(facts["config"]),
+            dataset_path=Path(facts["dataset"]),
+            progress=Progress(**facts["progress"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} cannot be read: {error}. Train again, to another --out.") from error
+
+
+def restore(run: Path, model: MultiInterestModel, optimiser: Optimiser, mean: RunningMean | None) -> None:
+    """Load the weights, the optimiser's moments and the weights' mean of the run's checkpoint.
+
+    Raises:
+        RunError: where they are damaged, or do not fit.
+    """
+    try:
+        tensors = read_tensors(run / CHECKPOINT)
+    except ValueError as error:
+        raise RunError(f"{run / CHECKPOINT} is damaged: {error}. Train again, to another --out.") from error
+    try:
+        parts: dict[str, dict[str, Any]] = {"model": {}, "optimiser": {}, "mean": {}}
+        for name, value in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = value
+        model.load_state_dict(parts["model"])
+        optimiser.restore(parts["optimiser"])
+        if mean:
+            mean.restore(parts["mean"])
+    except (RuntimeError, KeyError) as error:
+        raise RunError(f"{run / CHECKPOINT} does not fit its own configuration: {error}") from error
+
+
+def remove_checkpoint(run: Path) -> None:
+    """Drop the checkpoint of a training that is over."""
+    (run / CHECKPOINT).unlink(missing_ok=True)

@@ -1,0 +1,372 @@
+"""The training loop: epochs of shuffled batches, validation after each, the best epoch kept.
+
+It knows the model only by `losses` and the data only by batches.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from re4.common.console import progress as progress_bar
+from re4.common.console import say
+from re4.common.errors import TrainingError
+from re4.training.config import TrainConfig
+from re4.training.data.batches import TrainingBatches
+from re4.training.data.dataset import Dataset
+from re4.training.evaluation.protocol import Evaluation, evaluate
+from re4.training.kernels import is_native
+from re4.training.kernels.precision import arithmetic, check_precision, is_bf16
+from re4.training.model.model import MultiInterestModel
+from re4.training.run.run import (
+    Run,
+    alone_in,
+    finish_run,
+    new_run_folder,
+    open_trained_on,
+    write_evaluation,
+    write_metrics,
+    write_weights,
+)
+from re4.training.samplers import build_sampler
+from re4.training.trainer.allocator import keep_freed_memory
+from re4.training.trainer.checkpoint import (
+    CHECKPOINT,
+    Progress,
+    read_facts,
+    remove_checkpoint,
+    restore,
+    save_checkpoint,
+)
+from re4.training.trainer.embedding_init import popularity_vectors, svd_item_vectors
+from re4.training.trainer.loss_guard import check_losses
+from re4.training.trainer.optimiser import Optimiser
+from re4.training.trainer.signals import stop_requested
+from re4.training.trainer.tensorboard import check_tensorboard, write_events
+from re4.training.trainer.warm_start import check_fits, evaluate_previous, rows_in_previous, start_from_run
+from re4.training.trainer.weight_averaging import RunningMean
+
+CHECKPOINT_MINUTES = 10.0
+"""Between two checkpoints within an epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What a finished training came to."""
+
+    best_epoch: int
+    num_epochs: int
+    seconds_per_epoch: float
+    """Mean time of an epoch's steps, without validation."""
+    examples_per_second: float
+    valid: Evaluation
+    """Validation metrics of the best epoch."""
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn auto, cpu or cuda into a device, and say which and why.
+
+    Raises:
+        TrainingError: where cuda is asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise TrainingError("--device cuda: PyTorch finds no CUDA device here. Use --device cpu or auto.")
+    if name == "auto":
+        name = "cuda" if available else "cpu"
+        say(f"device: {name} ({'a CUDA device was found' if available else 'no CUDA device was found'})")
+    if name == "cpu" and not is_native():
+        say("without compiled code, for want of a C compiler (cc, or $CC) or by RE4_NATIVE=0: slower")
+    return torch.device(name)
+
+
+def train(
+    dataset: Dataset,
+    config: TrainConfig,
+    out: Path,
+    *,
+    previous: Run | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    checkpoint_minutes: float = CHECKPOINT_MINUTES,
+    tensorboard: bool = False,
+) -> TrainResult:
+    """Train a model and leave a run at `out`.
+
+    The epoch with the highest validation Recall@50 (history left in the list) is the one kept. The state is
+    saved before the first step, at every epoch's end and every so many minutes: whatever kills the training,
+    `resume` goes on.
+
+    Args:
+        dataset: what to learn from.
+        config: how; what it leaves open is resolved.
+        out: the new run's folder.
+        previous: an earlier run to go on from (see `warm_start.py`); it is judged on the same users.
+        device: auto, cpu or cuda.
+        precision: auto, float32 or bf16 (see `re4.training.kernels.precision`).
+        checkpoint_minutes: between two checkpoints within an epoch.
+        tensorboard: whether to write TensorBoard events as well, into the run.
+
+    Raises:
+        RunError: where `out` is not an empty or new folder, or the earlier run is damaged.
+        UsageError: where a setting does not fit the model, or the earlier run.
+        DataError: where there is nothing to learn from or to validate on.
+        TrainingError: where a loss is not finite, the device is missing, or the disk is full.
+        KeyboardInterrupt: at Ctrl-C or SIGTERM, when the state is saved.
+    """
+    check_precision(precision)
+    target = choose_device(device)
+    if tensorboard:
+        check_tensorboard()
+    config = config.resolve(dataset.num_items)
+    torch.manual_seed(config.seed)
+    model = MultiInterestModel(config, dataset.num_items)
+    if config.initial_vectors == "popularity":
+        model.start_from(popularity_vectors(torch.from_numpy(dataset.item_counts_N()), config.embedding_dim))
+    if config.initial_vectors == "svd":
+        model.start_from(
+            svd_item_vectors(
+                dataset.train,
+                dataset.num_items,
+                config.embedding_dim,
+                torch.Generator().manual_seed(config.seed),
+            )
+        )
+    progress = Progress()
+    if previous is not None:
+        check_fits(config, previous.config)
+        rows_N = rows_in_previous(dataset, previous)
+        start_from_run(model, previous.load_model(), rows_N)
+        progress.started_from = str(previous.path.resolve())
+    training = _Training(dataset, model.to(target), out, progress, checkpoint_minutes, tensorboard, precision)
+    new_run_folder(out)
+    with alone_in(out):
+        if previous is not None:
+            before = evaluate_previous(previous, rows_N, dataset.valid)
+            write_evaluation(out, "valid_by_previous_run", before.to_json())
+            say(
+                f"{previous.path} knows {np.count_nonzero(rows_N >= 0):,} of {len(rows_N):,} items; on the "
+                f"same users its validation Recall@50 is {before.recall_50:.4f}"
+            )
+        return training.run()
+
+
+def resume(
+    run: Path,
+    dataset: Dataset | None = None,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    checkpoint_minutes: float = CHECKPOINT_MINUTES,
+    tensorboard: bool = False,
+) -> TrainResult:
+    """Go on with a training that was stopped or killed; on a CPU it ends with the weights it would have had.
+
+    To the last bit that is with as many threads as before: they decide which users a batch pairs.
+
+    Args:
+        run: the run's folder.
+        dataset: the data set, where it has moved.
+        device: as for `train`.
+        precision: auto (as it began), float32 or bf16.
+        checkpoint_minutes: as for `train`.
+        tensorboard: as for `train`.
+
+    Raises:
+        RunError: where there is no unfinished training, another process is at it, or it is damaged.
+        DataError: where its data set is not there any more.
+        TrainingError, KeyboardInterrupt: as `train`.
+    """
+    check_precision(precision)
+    with alone_in(run):
+        facts = read_facts(run)
+        dataset = dataset or open_trained_on(run, facts.dataset_path)
+        model = MultiInterestModel(facts.config, dataset.num_items).to(choose_device(device))
+        if tensorboard:
+            check_tensorboard()
+        training = _Training(dataset, model, run, facts.progress, checkpoint_minutes, tensorboard, precision)
+        training.restore()
+        return training.run()
+
+
+class _Training:
+    """A training under way: the model, its optimiser, and how far it has come."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        model: MultiInterestModel,
+        out: Path,
+        progress: Progress,
+        checkpoint_minutes: float,
+        tensorboard: bool,
+        precision: str,
+    ) -> None:
+        keep_freed_memory()
+        config = model.config
+        self._dataset, self._model, self._out, self._progress = dataset, model, out, progress
+        self._checkpoint_s = 60 * checkpoint_minutes
+        self._tensorboard = tensorboard
+        self._is_bf16 = is_bf16(
+            progress.precision if precision == "auto" else precision, model.item_embedding.weight.device
+        )
+        progress.precision = "bf16" if self._is_bf16 else "float32"
+        self._optimiser = Optimiser(model)
+        self._mean = RunningMean(model, config.averaging) if config.averaging else None
+        self._batches = TrainingBatches(
+            dataset.train,
+            max_history_length=config.max_history_length,
+            batch_size=config.batch_size,
+            history_dropout=config.history_dropout,
+        )
+        self._sampler = build_sampler(
+            config.negatives, config.num_negatives, torch.from_numpy(dataset.item_counts_N())
+        )
+
+    def restore(self) -> None:
+        restore(self._out, self._model, self._optimiser, self._mean)
+        write_metrics(self._out, self._progress.records)
+
+    def run(self) -> TrainResult:
+        try:
+            return self._run()
+        except OSError as error:
+            can_go_on = (self._out / CHECKPOINT).exists()
+            how = f"go on with: re4 resume {self._out}" if can_go_on else "train again, to another --out"
+            raise TrainingError(
+                f"Training stopped in epoch {self._progress.epoch}: {error}. Put that right, then {how}"
+            ) from error
+
+    def _run(self) -> TrainResult:
+        config, progress = self._model.config, self._progress
+        if not (self._out / CHECKPOINT).exists():
+            self._save()  # killed within the first minutes, it can be resumed as well
+        if config.num_epochs == 0 and not progress.records:
+            progress.epoch = 0  # what training starts from, judged as it is
+            self._close_epoch()
+        with stop_requested() as is_stopped:
+            while progress.epoch <= config.num_epochs and not self._has_stalled():
+                self._train_epoch(is_stopped)
+                self._close_epoch()
+        best = self._best_record()
+        valid = Evaluation(**best["valid"])
+        finish_run(
+            self._out,
+            config=config,
+            dataset=self._dataset,
+            best_epoch=best["epoch"],
+            evaluation=valid.to_json(),
+            started_from=progress.started_from,
+        )
+        remove_checkpoint(self._out)
+        mean_seconds = sum(record["seconds"] for record in progress.records) / len(progress.records)
+        return TrainResult(
+            best_epoch=best["epoch"],
+            num_epochs=progress.epoch - 1,
+            seconds_per_epoch=mean_seconds,
+            examples_per_second=self._examples_per_second(mean_seconds),
+            valid=valid,
+        )
+
+    def _best_record(self) -> dict[str, Any]:
+        return max(self._progress.records, key=lambda record: float(record["valid"]["recall_50"]))
+
+    def _has_stalled(self) -> bool:
+        if not self._progress.records:
+            return False
+        best_epoch = int(self._best_record()["epoch"])
+        has_stalled = self._progress.epoch - 1 - best_epoch >= self._model.config.patience
+        if has_stalled:
+            say(f"no better epoch since {best_epoch}: stopping")
+        return has_stalled
+
+    def _train_epoch(self, is_stopped: Callable[[], bool]) -> None:
+        """Take the epoch's steps that are left."""
+        progress, seed = self._progress, self._model.config.seed
+        device = self._model.item_embedding.weight.device
+        generator = torch.Generator(device=device)
+        saved = started = time.perf_counter()
+        seconds_before = progress.seconds
+        with progress_bar(f"epoch {progress.epoch}", self._batches.num_examples) as bar:
+            bar.advance(min(progress.step * self._model.config.batch_size, self._batches.num_examples))
+            for batch in self._batches.epoch([seed, progress.epoch], first_step=progress.step):
+                generator.manual_seed(_step_seed(seed, progress.epoch, progress.step))
+                batch = batch.to(device)
+                negatives = self._sampler.draw(generator, batch.targets_B)
+                with arithmetic(device, bf16=self._is_bf16):
+                    losses = self._model.losses(batch, negatives, generator)
+                total = check_losses(
+                    losses,
+                    batch,
+                    negatives,
+                    progress=progress,
+                    config=self._model.config,
+                    run=self._out,
+                )
+                self._optimiser.step(losses)
+                num_examples = len(batch.targets_B)
+                for name, value in {"total": losses.total, **losses.terms}.items():
+                    progress.sums[name] = progress.sums.get(name, 0.0) + value.item() * num_examples
+                progress.step += 1
+                if self._mean:
+                    self._mean.after_step(self._model, progress.step, self._batches.num_steps)
+                now = time.perf_counter()
+                progress.seconds = seconds_before + now - started
+                bar.advance(num_examples)
+                bar.note(f"loss {total:.3f}")
+                if is_stopped():
+                    self._save()
+                    say(f"stopped in epoch {progress.epoch}; go on with: re4 resume {self._out}")
+                    raise KeyboardInterrupt
+                if now - saved >= self._checkpoint_s:
+                    self._save()
+                    saved = now
+
+    def _close_epoch(self) -> None:
+        """Validate, keep the weights if they are the best, record the epoch, and save the state."""
+        progress, num_examples = self._progress, self._batches.num_examples
+        epoch = progress.epoch
+        model = self._mean.model if self._mean else self._model
+        valid = evaluate(model, self._dataset.valid, exclude_history=False, title=f"epoch {epoch} validation")
+        record: dict[str, Any] = {
+            "epoch": epoch,
+            "seconds": round(progress.seconds, 3),
+            "examples_per_second": round(self._examples_per_second(progress.seconds), 1),
+            "losses": {name: value / num_examples for name, value in progress.sums.items()},
+            "valid": valid.to_json(),
+        }
+        progress.records.append(record)
+        is_best = self._best_record() is record
+        if is_best:
+            write_weights(self._out, model)
+        trained = f"loss {record['losses']['total']:.4f}  " if epoch else ""
+        speed = f"  {record['examples_per_second']:,.0f} examples/s" if epoch else ""
+        star = "  *" if is_best else ""
+        say(f"epoch {epoch:>3}  {trained}validation Recall@50 {valid.recall_50:.4f}{speed}{star}")
+        write_metrics(self._out, progress.records)
+        if self._tensorboard:
+            write_events(self._out, [record])
+        progress.epoch, progress.step, progress.seconds, progress.sums = epoch + 1, 0, 0.0, {}
+        self._save()
+
+    def _examples_per_second(self, seconds: float) -> float:
+        return self._batches.num_examples / seconds if seconds else 0.0
+
+    def _save(self) -> None:
+        save_checkpoint(
+            self._out,
+            model=self._model,
+            optimiser=self._optimiser,
+            mean=self._mean,
+            progress=self._progress,
+            dataset_path=self._dataset.path,
+        )
+
+
+def _step_seed(seed: int, epoch: int, step: int) -> int:
+    """Seed the draws of one step, 63 bits, from the seed and the place in the training alone."""
+    return int(np.random.SeedSequence([seed, epoch, step + 1]).generate_state(1, np.uint64)[0] >> 1)
