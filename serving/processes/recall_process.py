@@ -3,8 +3,8 @@
     python -m re4.serving.processes.recall_process SHARE        (started by `recall_monitor.py`)
 
 Each line of stdin is a `RecallSample`; each line of stdout the recall that it had. Between two samples the
-process sleeps, so that it uses no more than a share of one core, at the lowest priority. It maps the version's
-item vectors, whose pages the workers share, and holds neither an index nor an encoder.
+process sleeps, so that it uses no more than a share of one core, at the lowest priority. It maps the
+version's item vectors, whose pages the workers share, and holds neither an index nor an encoder.
 
 An item counts as found where its true score is at least that of the last exact candidate: ties harm nobody.
 

@@ -24,7 +24,7 @@ from re4.serving.client.client import RetrievalClient
 
 _WAITS = """
 import sys, os
-from export import rebuilding
+from re4.exporting.rebuild import job as rebuilding
 judge = rebuilding.judge
 def waiting(*words, **more):
     sys.stdout.write("at the gates\\n"); sys.stdout.flush()

@@ -14,7 +14,7 @@ from re4.settings.fields import declared, option_name
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARD = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
-METRICS = (Path(__file__).parents[2] / "serving" / "metrics.py").read_text()
+METRICS = (Path(__file__).parents[2] / "serving" / "observability" / "metrics.py").read_text()
 
 
 @pytest.fixture(scope="module")
