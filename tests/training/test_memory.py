@@ -19,7 +19,7 @@ def step():
     pieces = [torch.ones(1000, 1024) for _ in range(10)]  # of 4 MB
     return sum(float(piece[0, 0]) for piece in pieces)
 
-for _ in range(3):
+for _ in range(10):  # until the heap has found its shape
     step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):
