@@ -68,8 +68,9 @@ lint: $(READY) ## Check formatting and lint (ruff)
 types: $(READY) ## Check types (mypy, strict)
 	$(BIN)/mypy
 
-imports: $(READY) ## Check who may import whom (import-linter)
+imports: $(READY) ## Check who may import whom (import-linter); print the rooms and their arrows
 	$(BIN)/lint-imports
+	$(BIN)/python tools/rooms.py
 
 stubs: $(READY) ## Check that the generated gRPC stubs match protos/
 	$(BIN)/python protos/generate.py --check

@@ -46,12 +46,12 @@ def hide(bundles: _Bundles, ids: _Ids = None, file: _File = None, as_json: _AsJs
             {"num_hidden": len(now.ids), "hidden": _without(wanted, already), "unknown": unknown}
         )
         return
-    console.say(
+    console.print_line(
         f"{len(wanted) - len(already):,} items hidden; {len(now.ids):,} are in all. Servers follow within "
         f"seconds"
     )
     if unknown:
-        console.say(f"not in the live version, hidden in those that have them: {_named(unknown)}")
+        console.print_line(f"not in the live version, hidden in those that have them: {_named(unknown)}")
 
 
 def unhide(bundles: _Bundles, ids: _Ids = None, file: _File = None, as_json: _AsJson = False) -> None:
@@ -68,9 +68,11 @@ def unhide(bundles: _Bundles, ids: _Ids = None, file: _File = None, as_json: _As
         shown = _without(wanted, set(not_hidden))
         console.print_json({"num_hidden": len(now.ids), "unhidden": shown, "not_hidden": not_hidden})
         return
-    console.say(f"{len(wanted) - len(not_hidden):,} items shown again; {len(now.ids):,} are still hidden")
+    console.print_line(
+        f"{len(wanted) - len(not_hidden):,} items shown again; {len(now.ids):,} are still hidden"
+    )
     if not_hidden:
-        console.say(f"were not hidden: {_named(not_hidden)}")
+        console.print_line(f"were not hidden: {_named(not_hidden)}")
 
 
 def list_hidden(bundles: _Bundles, as_json: _AsJson = False) -> None:
@@ -86,7 +88,7 @@ def list_hidden(bundles: _Bundles, as_json: _AsJson = False) -> None:
         return
     for id_ in hidden.ids:
         console.answer.print(str(id_), markup=False)
-    console.say(f"{len(hidden.ids):,} items are hidden")
+    console.print_line(f"{len(hidden.ids):,} items are hidden")
 
 
 def _checked(bundles: Path, ids: list[str] | None, file: Path | None) -> tuple["ItemIds", list[Any]]:

@@ -21,7 +21,7 @@ _NOTHING: Final = (1 << 63) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pools:
+class CandidatePool:
     """The rows that requests may choose their candidates from, with true scores."""
 
     rows_BP: NDArray[np.int64]
@@ -30,13 +30,13 @@ class Pools:
     """Inner products with each interest; minus infinity in places that hold no item."""
 
 
-def pool(
+def rescore(
     scores_BKS: NDArray[np.float32],
     rows_BKS: NDArray[np.int64],
     interests_BKD: NDArray[np.float32],
     vectors_ND: NDArray[np.float32],
     size: int,
-) -> Pools:
+) -> CandidatePool:
     """Score the most promising items that the interests of each request found by the vectors themselves.
 
     Args:
@@ -60,7 +60,7 @@ def pool(
     is_none_BP[:, 1:] |= rows_BP[:, 1:] == rows_BP[:, :-1]
     rows_BP[is_none_BP] = -1
     np.copyto(scores_BKP, -np.inf, where=is_none_BP[:, None, :])
-    return Pools(rows_BP=rows_BP.astype(np.int64), scores_BKP=scores_BKP)
+    return CandidatePool(rows_BP=rows_BP.astype(np.int64), scores_BKP=scores_BKP)
 
 
 def _most_promising(
@@ -79,8 +79,8 @@ def _most_promising(
     return np.partition(keys_BR, size - 1, axis=1)[:, :size].astype(np.int32)
 
 
-def best_of_pools(
-    pools: Pools, num_candidates: int
+def best_candidates(
+    pools: CandidatePool, num_candidates: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
     """The rows with the highest scores over all interests, those scores, and which interest gave each.
 
@@ -113,7 +113,7 @@ def _rising(scores: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.asarray(bits ^ ((bits >> 31) & np.int32(_MAX_INT32)), np.int64)
 
 
-def lists_of_pools(pools: Pools, num_results: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def best_by_interest(pools: CandidatePool, num_results: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """For each interest the best of its request's pool: `scores_BKS`, best first, and `rows_BKS`.
 
     Equal scores are in the order of their rows; -1 where a pool holds no more.

@@ -6,6 +6,7 @@ where the material comes from, nor about what becomes of the version.
 Legend: P histories, Q queries, L history length, K interests, D embedding, N items.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +26,6 @@ from re4.bundle.layout import ENCODER, GOLDEN, HISTORIES, POPULAR, VECTORS
 from re4.bundle.manifest import IndexInfo, ItemsInfo
 from re4.bundle.mapped_array import open_array
 from re4.bundle.publishing.publish import StagedVersion
-from re4.common.console import say
 from re4.common.errors import ExportError
 from re4.exporting.catalogue.attributes import choose_attributes
 from re4.exporting.catalogue.histories import spread
@@ -39,6 +39,8 @@ from re4.exporting.sources.material import Material
 from re4.exporting.storage.build_cache import Room
 from re4.exporting.storage.eta import Note, unnoted
 from re4.exporting.storage.mapped_vectors import begin_npy, digest_of, pieces
+
+_log = logging.getLogger(__name__)
 
 NUM_GOLDEN_QUERIES: Final = 64
 NUM_GOLDEN_CANDIDATES: Final = 100
@@ -130,14 +132,14 @@ def assemble(
     chosen_attributes = choose_attributes(material.items.columns, attributes)
     attribute_infos = write_attributes(folder, chosen_attributes.columns, len(vectors_ND))
     for name, why in chosen_attributes.left_out.items():
-        say(f"catalogue column {name} is no attribute: {why}")
+        _log.info(f"catalogue column {name} is no attribute: {why}")
     np.save(folder / POPULAR, _most_popular(material.counts_N))
     # The items are in files now: a caller who keeps none of them frees what was in memory.
     material = replace(material, vectors_ND=vectors_ND, items=NO_ITEMS, counts_N=np.empty(0, np.int64))
     del chosen_attributes
     factory, reason = factory_for(index, len(vectors_ND), model.embedding_dim, memory_limit, device)
     if reason is not None:
-        say(f"index {factory}: {reason}")
+        _log.info(f"index {factory}: {reason}")
 
     stage("encoder")
     difference = material.encoder.write(folder / ENCODER, model)

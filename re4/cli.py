@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from rich.markup import escape
 
-from re4.common.console import people
+from re4.common.console import log_to_terminal, people
 from re4.common.errors import Re4Error
 
 # verb, or group and verb -> module and function. A new verb is one line here.
@@ -104,6 +104,7 @@ def _root(
     ),
 ) -> None:
     """Hold the options that belong to no verb."""
+    log_to_terminal()
 
 
 def main() -> None:

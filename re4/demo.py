@@ -19,7 +19,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from re4.common.console import answer, say
+from re4.common.console import answer, print_line
 from re4.common.errors import Re4Error, ServerError, UsageError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def demo(
         )
     if not (run / "config.json").exists():
         if run.exists():
-            say(f"{run} was left unfinished: training it again")
+            print_line(f"{run} was left unfinished: training it again")
             _remove_run(run)
         _step("train", str(data), "--out", str(run))
     _step("evaluate", str(run))
@@ -92,13 +92,13 @@ def _server(*words: str) -> Iterator[str]:
         finally:
             server.send_signal(signal.SIGTERM)
             code = server.wait(timeout=30)
-            say(f"server stopped, exit code {code}")
+            print_line(f"server stopped, exit code {code}")
 
 
 def _wait_for_address(lines: IO[str], log: IO[str]) -> str:
     for line in lines:
         log.write(line)
-        say(f"  {line.rstrip()}")
+        print_line(f"  {line.rstrip()}")
         found = _LISTENING.search(line)
         if found:
             return found.group(1)

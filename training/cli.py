@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from re4.common.console import print_json, say, table
+from re4.common.console import print_json, print_line, table
 from re4.settings.options import with_options
 from re4.training.config import TrainConfig, read_settings
 
@@ -122,7 +122,7 @@ def _print_result(run: Path, result: "TrainResult", *, as_json: bool) -> None:
     if as_json:
         print_json({"run": str(run), **asdict(result)})
     else:
-        say(
+        print_line(
             f"best epoch {result.best_epoch}: validation Recall@50 {result.valid.recall_50:.4f}; "
             f"{result.seconds_per_epoch:.1f} s an epoch. Next: re4 evaluate {run}"
         )
@@ -201,4 +201,4 @@ def report(
     page = write_page(
         out or run / "report", figures, title=f"{run} · {split} users", config=opened.config.to_json()
     )
-    say(f"open {page}")
+    print_line(f"open {page}")

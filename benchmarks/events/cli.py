@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from re4.common.console import say
+from re4.common.console import print_line
 from re4.common.errors import UsageError
 
 
@@ -28,4 +28,4 @@ def events(
     out.parent.mkdir(parents=True, exist_ok=True)
     space = EventSpace(num_items=num_items, num_tastes=num_tastes, cluster_items=cluster_items, seed=seed)
     written = write_event_log(out, space, num_events)
-    say(f"{written:,} events. Next: re4 data prepare --events {out} --out DATA")
+    print_line(f"{written:,} events. Next: re4 data prepare --events {out} --out DATA")

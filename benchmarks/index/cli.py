@@ -74,16 +74,16 @@ def index(
         raise UsageError(f"--threads {threads}: numbers or all, by commas") from None
     machine = describe_machine()
     source = Source(num_items=num_items, run=run, bundles=bundles)
-    console.say(f"vectors, interests, exact answers: {source}")
+    console.print_line(f"vectors, interests, exact answers: {source}")
     prepare(source, work, num_requests=num_requests, num_candidates=num_candidates)
     engines: list[dict[str, Any]] = []
     question = {"num_requests": num_requests, "num_candidates": num_candidates}
     for kind in _kinds(kinds):
-        console.say(f"{kind} …")
+        console.print_line(f"{kind} …")
         engines.append(stamped(frontier_of(kind, work, **question, threads=numbers)))
         keep(engines[-1], work, question)
     for found in frontiers(names, work, **question, threads=numbers, limit_s=peer_limit_s):
-        console.say(f"{found['engine']}: {found.get('skipped', 'measured')}")
+        console.print_line(f"{found['engine']}: {found.get('skipped', 'measured')}")
         engines.append(stamped({**found, "is_peer": True}))
         keep(engines[-1], work, question)
     if combine:
@@ -112,7 +112,7 @@ def index(
     if as_json:
         console.print_json(report)
     else:
-        console.say(markdown(report))
+        console.print_line(markdown(report))
 
 
 def _kinds(text: str) -> list[str]:

@@ -64,4 +64,4 @@ def overhead(
             for name, found in (report["figures"] or report["ratios"]).items()
         ],
     )
-    console.say(f"report: {out / 'report.md'}")
+    console.print_line(f"report: {out / 'report.md'}")

@@ -69,7 +69,7 @@ def overload(
         _show(report)
     if problems := missed(report):
         raise Re4Error(f"{'; '.join(problems)}: {out / JSON_FILE}")
-    console.say(f"report: {out / JSON_FILE}")
+    console.print_line(f"report: {out / JSON_FILE}")
 
 
 def _show(report: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ The server has a core of its own, and so has the client. The peak is what caller
 get out of it, before and after; goodput is held against the higher of the two.
 """
 
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ from re4.benchmarks.load_generator.client import START_DELAY_S
 from re4.benchmarks.load_generator.load import OpenLoad, Timing
 from re4.benchmarks.load_generator.own_server import OwnServer, Subject, own_server
 from re4.benchmarks.load_generator.probe import Probe, percentile_s, recovery_s
-from re4.common.console import say
 from re4.common.files import write_json
+
+_log = logging.getLogger(__name__)
 
 SCHEMA_VERSION: Final = 1
 JSON_FILE: Final = "overload.json"
@@ -67,7 +69,7 @@ def _measure(plan: OverloadPlan, server: OwnServer) -> dict[str, Any]:
     peak_timing = Timing(warmup_s=_PEAK_WARMUP_S, duration_s=plan.peak_seconds, deadline_s=10.0)
     before = server.saturate(peak_timing, seed=seed)
     rate_per_s = plan.factor * before.achieved_per_s
-    say(f"peak {before.achieved_per_s:,.0f}/s; {rate_per_s:,.0f}/s for {plan.seconds:g} s")
+    _log.info(f"peak {before.achieved_per_s:,.0f}/s; {rate_per_s:,.0f}/s for {plan.seconds:g} s")
     with Probe(server.address, server.payloads[0]) as probe:
         began = time.monotonic()
         time.sleep(_QUIET_S)

@@ -95,16 +95,16 @@ def peers(
     )
     report = run(plan, out)
     if prepare_only and report["status"] == "complete":
-        console.say(f"{', '.join(wanted)}: ready to be measured into {out}")
+        console.print_line(f"{', '.join(wanted)}: ready to be measured into {out}")
         return
     if as_json:
         console.print_json(report)
     else:
         _show(report)
-        console.say(first_paragraph(report))
+        console.print_line(first_paragraph(report))
     if report["status"] != "complete":
         raise Re4Error(f"{report['status']} report, {out / 'report.md'}: {report['status_reason']}")
-    console.say(f"report: {out / 'report.md'}")
+    console.print_line(f"report: {out / 'report.md'}")
 
 
 def _show(report: dict[str, Any]) -> None:

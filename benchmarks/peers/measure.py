@@ -4,6 +4,7 @@ The server has a core of its own, and so has the client; a null server that is c
 what that client could do at most.
 """
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,8 +24,9 @@ from re4.benchmarks.peers.truth import NUM_REQUESTS, Truth
 from re4.benchmarks.serve.measure import Bench, StoppedError, measure_ceiling
 from re4.benchmarks.serve.report import point_facts
 from re4.benchmarks.serve.sweep import Knee, find_knee
-from re4.common.console import say
 from re4.common.errors import ServerError
+
+_log = logging.getLogger(__name__)
 
 SATURATING: Final = ClosedLoad(concurrency=64)
 LONE: Final = ClosedLoad(concurrency=1)
@@ -62,7 +64,7 @@ def choose_effort(system: System, material: Material, truth: Truth, terms: Terms
         recall = truth.recall([system.item_ids(reply) for reply in replies])["mean"]
         if recall >= terms.min_recall:
             return effort
-        say(f"{system.title}: recall {recall:.4f} at effort {effort}")
+        _log.info(f"{system.title}: recall {recall:.4f} at effort {effort}")
     return system.efforts[-1]
 
 
@@ -113,7 +115,7 @@ def started(
             server = stack.enter_context(system.running(material, setting, effort))
         replies = ask(callee, server.address, payloads[:NUM_REQUESTS])
         recall = truth.recall([system.item_ids(reply) for reply in replies])
-        say(f"{system.title}, {setting.name}: recall {recall['mean']:.4f}")
+        _log.info(f"{system.title}, {setting.name}: recall {recall['mean']:.4f}")
         reply = sorted(replies, key=len)[len(replies) // 2]
         version = callee.read(reply).version
         ceiling_per_s = measure_ceiling(payloads, reply, client_settings, version=version, callee=callee)

@@ -5,6 +5,7 @@ that the folder holds. Parts must have been measured on the same terms.
 """
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -28,9 +29,10 @@ from re4.benchmarks.peers.truth import Truth
 from re4.benchmarks.peers.turns import measure_turns
 from re4.bundle.publishing.current import live_version
 from re4.bundle.verify import read_manifest
-from re4.common.console import say
 from re4.common.errors import Re4Error, UsageError
 from re4.common.files import replacing, write_json
+
+_log = logging.getLogger(__name__)
 
 SYSTEMS: Final[tuple[System, ...]] = (Ours(), Triton(), TwoHop(), FastApi())
 SCHEMA_VERSION: Final = 1
@@ -129,7 +131,7 @@ def _in_turns(material: Material, truth: Truth, plan: Plan, num_rounds: int, fol
     entrants = []
     for system in plan.systems:
         if problem := system.missing():
-            say(f"{system.title} is skipped: {problem}")
+            _log.info(f"{system.title} is skipped: {problem}")
             continue
         effort = _prepared(system, material, truth, plan.terms, folder)["effort"]
         entrants += [(system, setting, effort) for setting in system.settings]
@@ -151,7 +153,7 @@ def _parts_of(
 ) -> Iterator[dict[str, Any]]:
     """Findings of a system's settings, or why there are none."""
     if problem := system.missing():
-        say(f"{system.title} is skipped: {problem}")
+        _log.info(f"{system.title} is skipped: {problem}")
         yield {"system": system.name, "title": system.title, "setting": "none", "skipped": problem}
         return
     try:
@@ -162,7 +164,7 @@ def _parts_of(
     except Re4Error as error:
         if system is SYSTEMS[0]:
             raise
-        say(f"{system.title} is skipped: {error}")
+        _log.info(f"{system.title} is skipped: {error}")
         yield {"system": system.name, "title": system.title, "setting": "none", "skipped": str(error)}
 
 

@@ -6,6 +6,7 @@ seconds: answers a second and processor time at saturation, and a lone caller's 
 wait for their answers, so pauses hardly show: this says what answers cost, and sweeps say how late they come.
 """
 
+import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -21,7 +22,8 @@ from re4.benchmarks.peers.truth import Truth
 from re4.benchmarks.serve.measure import Point, StoppedError
 from re4.benchmarks.serve.pairs import ratios
 from re4.benchmarks.serve.report import point_facts
-from re4.common.console import say
+
+_log = logging.getLogger(__name__)
 
 LOADS: Final = {"saturation": SATURATING, "lone caller": LONE}
 
@@ -81,7 +83,7 @@ def _take_turns(
     order = list(zip(subjects, points, strict=True))
     try:
         for number in range(num_rounds):
-            say(f"round {number + 1} of {num_rounds}")
+            _log.info(f"round {number + 1} of {num_rounds}")
             for subject, its in order:
                 for point in its.values():
                     subject.bench.run_once(point, num_runs=num_rounds)

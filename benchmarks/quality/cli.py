@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from re4.common.console import print_json, say
+from re4.common.console import print_json, print_line
 from re4.common.files import replacing, write_json
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _chosen(book: "Ledger", dataset: "Dataset", choice: "list[TrainConfig]", out
     entries = [_trained(book, dataset, config, range(1), out)[0] for config in choice]
     recalls = [entry.valid["recall_50"] for entry in entries]
     best = recalls.index(max(recalls))
-    say(f"{entries[best].variant}: the best of {len(choice)} on validation, {recalls[best]:.4f}")
+    print_line(f"{entries[best].variant}: the best of {len(choice)} on validation, {recalls[best]:.4f}")
     return choice[best]
 
 

@@ -1,13 +1,15 @@
 """One entry of the ledger: trained, or taken from a folder of finished runs, and judged on the test users."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from re4 import __version__
 from re4.benchmarks.quality.ledger import PROTOCOLS, Entry, Judged, Ledger, pack_hits
 from re4.benchmarks.quality.variants import variant_name
-from re4.common.console import say
 from re4.common.errors import RunError
+
+_log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from re4.training.config import TrainConfig
@@ -43,7 +45,7 @@ def trained_entry(ledger: Ledger, dataset: "Dataset", config: "TrainConfig", run
         _check_settings(path, read_facts(path).config, config)
         resume(path, dataset)
     elif not (path / CONFIG).exists():
-        say(title)
+        _log.info(title)
         train(dataset, config, path)
     run = Run.open(path)
     _check_settings(path, run.config, config)
@@ -82,7 +84,7 @@ def baseline_entries(ledger: Ledger, dataset: "Dataset") -> list[Entry]:
 
     if ledger.baselines():
         return ledger.baselines()
-    say("fitting the baselines …")
+    _log.info("fitting the baselines …")
     for name, (baseline, settings) in fit_baselines(dataset.train, dataset.valid, dataset.num_items).items():
         kept = rank_baseline(baseline, dataset.valid, dataset.num_items, exclude_history=False)
         test = {

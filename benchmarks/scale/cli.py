@@ -99,7 +99,7 @@ def scale(
         "readers": readers,
     }
     write_report(report, out)
-    console.say(f"report: {out / 'scale.md'}")
+    console.print_line(f"report: {out / 'scale.md'}")
 
 
 def _draw(space: "VectorSpace", work: Path) -> "Material":

@@ -198,10 +198,10 @@ def _show(report: dict[str, Any]) -> None:
     if report["against"] is not None:
         _show_ratios(report["against"])
     if report["knee"] is not None:
-        console.say(f"knee: {report['knee']['label'] or 'none'} ({report['knee']['reason']})")
+        console.print_line(f"knee: {report['knee']['label'] or 'none'} ({report['knee']['reason']})")
     if report["recall"] is not None:
         recall = report["recall"]
-        console.say(
+        console.print_line(
             f"recall against exact search: {recall['mean']:.4f}"
             if "mean" in recall
             else f"recall was not measured: {recall['problem']}"
@@ -226,6 +226,6 @@ def _show_ratios(against: dict[str, Any]) -> None:
 def _end(report: dict[str, Any], out: Path) -> None:
     """Say where the report is; end as failed where it is not what was asked for."""
     if report["status"] == "complete":
-        console.say(f"report: {out / 'report.md'}")
+        console.print_line(f"report: {out / 'report.md'}")
         return
     raise Re4Error(f"{report['status']} report, {out / 'report.md'}: {report['status_reason']}")

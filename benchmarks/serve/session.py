@@ -3,6 +3,7 @@
 What was measured is written whatever happens afterwards, and marked where it is not what was asked for.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -25,10 +26,11 @@ from re4.benchmarks.serve.recall import measure_recall
 from re4.benchmarks.serve.report import SCHEMA_VERSION, point_facts
 from re4.benchmarks.serve.sweep import find_knee
 from re4.bundle.verify import read_manifest
-from re4.common.console import say
 from re4.common.errors import Re4Error, UsageError
 from re4.common.files import replacing, write_json
 from re4.serving.client.connection import Connection
+
+_log = logging.getLogger(__name__)
 
 JSON_FILE: Final = "report.json"
 MARKDOWN_FILE: Final = "report.md"
@@ -114,7 +116,7 @@ def run(plan: Plan, out: Path) -> dict[str, Any]:
         Re4Error: nothing could be measured.
     """
     machine = describe_machine_alone()
-    say(f"this machine alone: {in_words(machine['steadiness'])}")
+    _log.info(f"this machine alone: {in_words(machine['steadiness'])}")
     callee = GrpcCallee(connection=plan.connection)
     with ExitStack() as stack:
         address, pid = stack.enter_context(_server(plan, plan.address, plan.bundles))
@@ -124,9 +126,9 @@ def run(plan: Plan, out: Path) -> dict[str, Any]:
             num_candidates=plan.num_candidates, exclude_history=plan.exclude_history
         )
         reply = sample_reply(address, payloads, plan.connection)
-        say(f"{address}: version {info['version']}, {info['num_items']:,} items; {histories.source}")
+        _log.info(f"{address}: version {info['version']}, {info['num_items']:,} items; {histories.source}")
         ceiling_per_s = measure_ceiling(payloads, reply, plan.client, version=info["version"])
-        say(f"this client does {ceiling_per_s:,.0f} calls/s against a null server")
+        _log.info(f"this client does {ceiling_per_s:,.0f} calls/s against a null server")
 
         def subject(
             address: str, pid: int | None, info: dict[str, Any], bundles: Path | None, *, is_ours: bool
@@ -149,7 +151,7 @@ def run(plan: Plan, out: Path) -> dict[str, Any]:
             its = plan.against
             address, pid = stack.enter_context(_server(plan, its.address, its.bundles))
             info = server_info(address, plan.connection)
-            say(f"against {address}: version {info['version']}, {info['num_items']:,} items")
+            _log.info(f"against {address}: version {info['version']}, {info['num_items']:,} items")
             second = subject(address, pid, info, its.bundles, is_ours=its.address is None)
         knee, problem = _work(plan, first.bench, second.bench if second else None)
         recalls = [

@@ -60,7 +60,7 @@ def soak(
         _show(report)
     if report["status"] != "complete":
         raise Re4Error(f"{report['status']} soak, {out / JSON_FILE}: {report['status_reason']}")
-    console.say(f"report: {out / JSON_FILE}")
+    console.print_line(f"report: {out / JSON_FILE}")
 
 
 def _show(report: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ Finds saturation with waiting callers, then calls on schedule, minute by minute,
 processes after each. Drift is the slope of the line fitted to the minutes, the first left out.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,8 +17,10 @@ from re4.benchmarks.common.resources import Meter
 from re4.benchmarks.load_generator.call_stats import Tally
 from re4.benchmarks.load_generator.load import OpenLoad, Timing
 from re4.benchmarks.load_generator.own_server import Subject, own_server
-from re4.common.console import progress, say
+from re4.common.console import progress
 from re4.common.files import write_json
+
+_log = logging.getLogger(__name__)
 
 SCHEMA_VERSION: Final = 1
 JSON_FILE: Final = "soak.json"
@@ -75,7 +78,7 @@ def soak(plan: SoakPlan, out: Path) -> dict[str, Any]:
         facts = server.facts()
         saturated = server.saturate(_SATURATION_TIMING, seed=seed)
         rate_per_s = plan.share * saturated.achieved_per_s
-        say(
+        _log.info(
             f"{server.address}: {saturated.achieved_per_s:,.0f} calls/s saturated; "
             f"{plan.num_minutes} minutes at {rate_per_s:,.0f}/s ({server.source})"
         )

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from re4.benchmarks.synthetic.catalogue import made_up_material, set_aside
 from re4.benchmarks.synthetic.vectors import VectorSpace
-from re4.common.console import say
+from re4.common.console import print_line
 from re4.exporting.catalogue.items import Ids
 from re4.exporting.exporter import publish_material
 from re4.exporting.index.auto import AUTO
@@ -61,7 +61,7 @@ def main(
         material, rows_QL, lengths_Q = set_aside(whole, NUM_PROBES // 2)
         version = publish_material(lambda scratch: material, folder / "bundles", index=index, goal=goal)
     _write_data(folder / "data", material.items.ids, rows_QL, lengths_Q)
-    say(f"{folder / 'bundles'}: {version}")
+    print_line(f"{folder / 'bundles'}: {version}")
 
 
 def _write_data(folder: Path, ids: Ids, rows_QL: NDArray[np.int64], lengths_Q: NDArray[np.int64]) -> None:

@@ -41,9 +41,11 @@ def versions(
     )
     for facts in found:
         if facts.problem:
-            console.say(facts.problem)
+            console.print_line(facts.problem)
     if live is None:
-        console.say(f"{bundles}: CURRENT names none of these. Choose one: re4 rollback {bundles} VERSION")
+        console.print_line(
+            f"{bundles}: CURRENT names none of these. Choose one: re4 rollback {bundles} VERSION"
+        )
 
 
 def _columns(facts: "VersionFacts") -> list[str]:
@@ -72,7 +74,7 @@ def rollback(
     if as_json:
         console.print_json({"live": name})
     else:
-        console.say(f"{name} is live")
+        console.print_line(f"{name} is live")
 
 
 def prune(
@@ -99,6 +101,6 @@ def prune(
         console.print_json({"would_remove" if dry_run else "removed": names})
         return
     for name in names:
-        console.say(f"{name} {'would be' if dry_run else 'was'} removed")
+        console.print_line(f"{name} {'would be' if dry_run else 'was'} removed")
     if not names:
-        console.say(f"nothing to remove: no more than {keep} versions are older than the live one")
+        console.print_line(f"nothing to remove: no more than {keep} versions are older than the live one")

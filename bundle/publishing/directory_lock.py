@@ -15,6 +15,7 @@ A publisher does not take part: what it does is safe at any instant (see `publis
 """
 
 import json
+import logging
 import os
 import secrets
 import socket
@@ -29,6 +30,8 @@ from typing import Any, Final
 
 from re4.bundle.safe_files import open_folder
 from re4.common.errors import BundleBusyError, BundleError
+
+_log = logging.getLogger(__name__)
 
 CHANGING: Final = ".changing"
 REBUILDING: Final = ".rebuilding"
@@ -196,11 +199,7 @@ def _break(lock: Path, mine: Path) -> None:
     try:
         holder, age_s = _look(lock, clock=mine)
         if age_s is not None and (why := _why_stale(holder, age_s)):
-            from re4.common.console import (
-                say,  # servers read this module, and have nothing to tell on a terminal
-            )
-
-            say(f"{lock}: broken, {why}")
+            _log.info(f"{lock}: broken, {why}")
             lock.unlink(missing_ok=True)
     finally:
         breaking.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.bundle.rescoring import best_of_pools, pool
+from re4.bundle.rescoring import best_candidates, rescore
 from re4.exporting.index.build import BuiltIndex
 from re4.exporting.index.families import Settings
 
@@ -38,5 +38,5 @@ def merge(
     scores_BKS, rows_BKS = found
     most = rows_BKS.shape[1] * rows_BKS.shape[2]
     size = ceil(num_candidates * settings["pool_factor"]) if "pool_factor" in settings else most
-    pools = pool(scores_BKS, rows_BKS, interests_BKD, vectors_ND, size)
-    return best_of_pools(pools, num_candidates)[0]
+    pools = rescore(scores_BKS, rows_BKS, interests_BKD, vectors_ND, size)
+    return best_candidates(pools, num_candidates)[0]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from re4.common.console import print_json, say, table
+from re4.common.console import print_json, print_line, table
 from re4.exporting.index.devices import Device
 
 if TYPE_CHECKING:
@@ -276,7 +276,7 @@ def _write(job: "JobReport", report: Path | None, metrics_file: Path | None, *, 
             try:
                 write(file)
             except OSError as error:
-                say(f"{file}: the report could not be written ({error})")
+                print_line(f"{file}: the report could not be written ({error})")
     if as_json:
         print_json(job.to_json())
     elif job.gates:

@@ -4,6 +4,7 @@ Everything that a scheduler's nightly call does, without anyone watching: one jo
 that a gate objects to, nothing left behind where it ends early. Knows nothing about how each step is done.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from re4.bundle.publishing.current import live_version
 from re4.bundle.publishing.directory_lock import one_job
 from re4.bundle.publishing.publish import StagedVersion, stage_version
 from re4.bundle.publishing.retention import prune
-from re4.common.console import progress, say
+from re4.common.console import progress
 from re4.common.errors import BundleError, UsageError
 from re4.exporting.assemble import NUM_STAGES, assemble
 from re4.exporting.index.auto import AUTO
@@ -35,6 +36,8 @@ from re4.exporting.storage.eta import Note, in_words
 from re4.training.data.catalogue import read_catalogue
 from re4.training.data.tables.materialize import in_folder
 from re4.training.run.run import Run
+
+_log = logging.getLogger(__name__)
 
 _LAST_TIME: Final = "stages_s_last_time"
 LIVE: Final = "live"
@@ -208,12 +211,12 @@ def seconds_left(last_time_s: Mapping[str, float], stage: str) -> float | None:
 def _live(bundles: Path, report: JobReport) -> PublishedVersion | None:
     """The version to compare with; None where there is none, or a damaged one: then this job is the cure."""
     if not (bundles / CURRENT).exists():
-        say("no version is live yet: gates that compare with one are left out")
+        _log.info("no version is live yet: gates that compare with one are left out")
         return None
     try:
         live = open_version(live_version(bundles))
     except BundleError as error:
-        say(f"the live version cannot be compared with, gates that do are left out: {error}")
+        _log.info(f"the live version cannot be compared with, gates that do are left out: {error}")
         report.facts["live_version_problem"] = str(error)
         return None
     report.facts["live_version_before"] = live.manifest.version
@@ -248,7 +251,7 @@ def _read(
     if request.run is not None:
         run = newest_run(request.run)
         if run != request.run:
-            say(f"the newest finished run of {request.run} is {run.name}")
+            _log.info(f"the newest finished run of {request.run} is {run.name}")
         return run_material(Run.open(run), scratch)
     source = Path(request.encoder_from)
     if request.encoder_from == LIVE:
@@ -294,12 +297,12 @@ def _tell(selected: Selected, report: JobReport) -> None:
         "num_unusable_catalogue_rows": selected.num_unusable,
         "num_histories": len(selected.material.rows_PL),
     }
-    say(
+    _log.info(
         f"{num_live:,} items are live: {selected.num_removed:,} left, {selected.num_cold:,} are new and "
         f"start from their attributes ({selected.num_unknown:,} of them share none with a trained item)"
     )
     if selected.num_unusable:
-        say(
+        _log.info(
             f"{selected.num_unusable:,} rows of the catalogue have ids that cannot be this run's, and are "
             f"left out"
         )
@@ -320,5 +323,5 @@ def _prune(bundles: Path, num_kept: int, report: JobReport) -> None:
     try:
         report.facts["pruned"] = prune(bundles, num_kept=num_kept)
     except BundleError as error:
-        say(f"published, but old versions could not be removed: {error}")
+        _log.info(f"published, but old versions could not be removed: {error}")
         report.facts["prune_problem"] = str(error)

@@ -10,6 +10,7 @@ ends, well or with an error of ours, leaves nothing; one that was killed or inte
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from re4.bundle.layout import BUILDING_PREFIX
-from re4.common.console import say
 from re4.common.errors import ExportError, Re4Error
 from re4.common.files import parts_in, replacing
 from re4.common.folder_lock import LOCK, remove_unlocked, try_lock, unlock
+
+_log = logging.getLogger(__name__)
 
 
 class Checkpoints:
@@ -68,7 +70,7 @@ class Room:
         folder = self._bundles / f"{BUILDING_PREFIX}{key}"
         for other in sorted(self._bundles.glob(f"{BUILDING_PREFIX}*")):
             if other != folder and remove_unlocked(other):
-                say(f"{other}: left by an interrupted build of something else: discarded")
+                _log.info(f"{other}: left by an interrupted build of something else: discarded")
         folder.mkdir(exist_ok=True)
         while (lock := try_lock(folder)) is None:
             if folder.exists():
@@ -80,7 +82,7 @@ class Room:
         for part in parts_in(folder):  # a killed build was in the middle of writing it
             part.unlink()
         if found := sorted(path.name for path in folder.iterdir() if path.name != LOCK):
-            say(f"going on where a build was interrupted, with {', '.join(found)}")
+            _log.info(f"going on where a build was interrupted, with {', '.join(found)}")
         return Checkpoints(folder)
 
     def clear(self) -> None:

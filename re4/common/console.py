@@ -6,9 +6,11 @@ each one prints a single line when it starts.
 """
 
 import json
+import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from rich.console import Console
@@ -30,6 +32,8 @@ _WIDEST = 1000
 """Of a table that nobody's terminal has to show."""
 
 people = Console(stderr=True, highlight=False)
+_draws_progress: ContextVar[bool] = ContextVar("draws_progress", default=False)
+"""Whether this process is a command that a person started; library code draws nothing by itself."""
 answer = Console(highlight=False, soft_wrap=True)
 
 
@@ -55,7 +59,8 @@ def progress(title: str, total: int | None, *, unit_bytes: bool = False) -> Iter
     from rich.progress import DownloadColumn
 
     amount: ProgressColumn = DownloadColumn() if unit_bytes else MofNCompleteColumn()
-    if not people.is_terminal:
+    is_command = _draws_progress.get()
+    if is_command and not people.is_terminal:
         people.print(f"{title} …")
     with Progress(
         TextColumn("{task.description}"),
@@ -65,14 +70,30 @@ def progress(title: str, total: int | None, *, unit_bytes: bool = False) -> Iter
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[note]}"),
         console=people,
-        disable=not people.is_terminal,
+        disable=not (is_command and people.is_terminal),
     ) as bars:
         yield Bar(bars, bars.add_task(title, total=total, note=""))
 
 
-def say(text: str) -> None:
-    """Tell the person one line (standard error)."""
+def print_line(text: str) -> None:
+    """Print one line for people (standard error)."""
     people.print(text, markup=False, soft_wrap=True)
+
+
+class _TerminalHandler(logging.Handler):
+    """Prints the message of a record, as a line for people."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print_line(record.getMessage())
+
+
+def log_to_terminal() -> None:
+    """Show on the terminal what the library logs, and draw its progress. For the command line only."""
+    logger = logging.getLogger("re4")
+    logger.handlers = [_TerminalHandler()]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    _draws_progress.set(True)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -31,8 +31,8 @@ def token(
     if users_per_s is not None and not 0 < users_per_s < float("inf"):
         raise UsageError(f"--users-per-s is {users_per_s}; it must be a number above 0")
     secret = secrets.token_urlsafe(32)
-    console.say(f'["{name}"]')
-    console.say(f'sha256 = "{digest_of(secret).hex()}"')
+    console.print_line(f'["{name}"]')
+    console.print_line(f'sha256 = "{digest_of(secret).hex()}"')
     if users_per_s is not None:
-        console.say(f"users_per_s = {users_per_s:g}")
+        console.print_line(f"users_per_s = {users_per_s:g}")
     console.answer.print(secret, markup=False)

@@ -99,9 +99,9 @@ def retrieve(
         console.print_json(_facts(found))
         return
     if found.num_unknown_history_ids:
-        console.say(f"{found.num_unknown_history_ids} of the history's ids are unknown to this version")
+        console.print_line(f"{found.num_unknown_history_ids} ids of the history are unknown to this version")
     if found.is_popularity_fallback:
-        console.say("nothing in the history is usable: these are the most popular items")
+        console.print_line("nothing in the history is usable: these are the most popular items")
     console.table(
         f"{len(found.item_ids)} candidates from {found.version}",
         ["item", "score", "interest", *(["because of"] if found.reasons else [])],

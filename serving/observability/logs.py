@@ -23,6 +23,8 @@ def log_to_stderr(process: str, form: LogFormat = LogFormat.TEXT) -> None:
     handler.setFormatter(formatter(process, form))
     handler.addFilter(is_worth_a_line)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    ours = logging.getLogger("re4")  # which the command line may have sent to the terminal
+    ours.handlers, ours.propagate = [], True
 
 
 def is_worth_a_line(record: logging.LogRecord) -> bool:

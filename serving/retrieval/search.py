@@ -11,7 +11,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.bundle.rescoring import Pools, best_of_pools, lists_of_pools, pool
+from re4.bundle.rescoring import CandidatePool, best_by_interest, best_candidates, rescore
 from re4.common.faiss_settings import use_matrix_products
 from re4.serving.retrieval.indexes.kind import SearchPlan
 from re4.serving.retrieval.indexes.parts import check_parts
@@ -90,7 +90,7 @@ class Searcher:
             scores_QS, rows_QS = self._index.search(queries_QD, num_results, params=parameters)
             return scores_QS, rows_QS
         pools = self._pools(queries_QD, num_results, plan, for_each=for_each)
-        scores_BKS, rows_BKS = lists_of_pools(pools, num_results)
+        scores_BKS, rows_BKS = best_by_interest(pools, num_results)
         return scores_BKS.reshape(len(queries_QD), -1), rows_BKS.reshape(len(queries_QD), -1)
 
     def best(
@@ -106,22 +106,22 @@ class Searcher:
             num_results: How many each request wants, at least 1.
 
         Returns:
-            As `re4.bundle.rescoring.best_of_pools`.
+            As `re4.bundle.rescoring.best_candidates`.
         """
         if self._plan is None:
             return None
         num_results = min(num_results, self._index.ntotal)
         pools = self._pools(np.ascontiguousarray(queries_QD), num_results, self._plan, for_each=False)
-        return best_of_pools(pools, num_results)
+        return best_candidates(pools, num_results)
 
     def _pools(
         self, queries_QD: NDArray[np.float32], num_results: int, plan: SearchPlan, *, for_each: bool
-    ) -> Pools:
+    ) -> CandidatePool:
         num_found = min(ceil(num_results * plan.k_factor), self._index.ntotal)
         scores_QS, rows_QS = self._index.search(queries_QD, num_found, params=plan.parameters)
         interests_BKD = queries_QD.reshape(-1, self.num_interests, queries_QD.shape[1])
         shape = (*interests_BKD.shape[:2], num_found)
-        return pool(
+        return rescore(
             scores_QS.reshape(shape),
             rows_QS.reshape(shape),
             interests_BKD,

@@ -1,11 +1,11 @@
-"""Pools hold the best of what was found, each item once, with its true score for every interest."""
+"""CandidatePool hold the best of what was found, each item once, with its true score for every interest."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from re4.bundle.rescoring import best_of_pools, lists_of_pools, pool
+from re4.bundle.rescoring import best_by_interest, best_candidates, rescore
 
 
 @st.composite
@@ -38,7 +38,7 @@ def plain_pool(rough_KS: np.ndarray, rows_KS: np.ndarray, size: int) -> tuple[se
 @given(searches())
 def test_a_pool_is_the_most_promising_of_the_union(search: tuple) -> None:
     rough, rows, interests, vectors, size = search
-    pools = pool(rough, rows, interests, vectors, size)
+    pools = rescore(rough, rows, interests, vectors, size)
     for number in range(len(rows)):
         held = [row for row in pools.rows_BP[number].tolist() if row >= 0]
         sure, tied = plain_pool(rough[number], rows[number], size)
@@ -54,9 +54,9 @@ def test_a_pool_is_the_most_promising_of_the_union(search: tuple) -> None:
 @given(searches(), st.integers(1, 12))
 def test_the_best_of_a_pool_and_its_lists_are_those_of_a_plain_sort(search: tuple, num_wanted: int) -> None:
     rough, rows, interests, vectors, _ = search
-    pools = pool(rough, rows, interests, vectors, rows[0].size)
-    best_rows, best_scores, numbers = best_of_pools(pools, num_wanted)
-    scores_BKS, rows_BKS = lists_of_pools(pools, num_wanted)
+    pools = rescore(rough, rows, interests, vectors, rows[0].size)
+    best_rows, best_scores, numbers = best_candidates(pools, num_wanted)
+    scores_BKS, rows_BKS = best_by_interest(pools, num_wanted)
     for number in range(len(rows)):
         held = sorted({row for row in rows[number].ravel().tolist() if row >= 0})
         true = vectors @ interests[number].T
@@ -77,5 +77,5 @@ def test_interests_that_agree_do_not_make_a_pool_smaller(size: int) -> None:
     rows = np.broadcast_to(np.arange(8), (1, 4, 8)).copy()
     rough = np.broadcast_to(np.arange(8, 0, -1, np.float32), (1, 4, 8)).copy()
     ones = np.ones((1, 4, 2), np.float32)
-    pools = pool(rough, rows, ones, np.ones((8, 2), np.float32), size)
+    pools = rescore(rough, rows, ones, np.ones((8, 2), np.float32), size)
     assert (pools.rows_BP >= 0).sum() == min(size, 8)

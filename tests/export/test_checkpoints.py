@@ -34,7 +34,7 @@ def left(bundles: Path, prefix: str = BUILDING_PREFIX) -> list[Path]:
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
-    monkeypatch.setattr(checkpoints, "say", lines.append)
+    monkeypatch.setattr(checkpoints._log, "info", lines.append)
     return lines
 
 

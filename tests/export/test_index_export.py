@@ -154,7 +154,7 @@ def test_auto_is_told_and_kept(tiny_run: Path, tmp_path: Path, monkeypatch: pyte
     from re4.exporting.cli import export
 
     told: list[str] = []
-    monkeypatch.setattr(assembling, "say", told.append)
+    monkeypatch.setattr(assembling._log, "info", told.append)
     app = typer.Typer()
     app.command()(export)
     line = [str(tiny_run), "--bundles", str(tmp_path), "--index", "auto", "--json"]

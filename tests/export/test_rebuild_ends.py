@@ -147,7 +147,7 @@ def test_what_the_metrics_say(shop: Shop) -> None:
 
 def test_a_report_that_cannot_be_written_hides_nothing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    monkeypatch.setattr("re4.exporting.rebuild.cli.say", told.append)
+    monkeypatch.setattr("re4.exporting.rebuild.cli.print_line", told.append)
     (shop.folder / "a file").write_text("")
     error, _ = shop.rebuild("--metrics-file", shop.folder / "a file" / "x.prom")
     assert error is None

@@ -51,7 +51,16 @@ def test_the_running_server_never_loads_what_belongs_offline(tmp_path: Path) -> 
     }
     packages = {".".join(name.split(".")[: 1 + name.startswith("re4.")]) for name in modules}
     assert {"re4.serving", "re4.bundle", "re4.protos", "faiss", "onnxruntime", "grpc"} <= packages
-    offline = {"torch", "re4.training", "re4.exporting", "re4.benchmarks", "polars", "onnx", "pandas", "scipy"}
+    offline = {
+        "torch",
+        "re4.training",
+        "re4.exporting",
+        "re4.benchmarks",
+        "polars",
+        "onnx",
+        "pandas",
+        "scipy",
+    }
     assert not packages & offline
 
 

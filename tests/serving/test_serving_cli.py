@@ -63,7 +63,7 @@ def test_retrieve_for_people(
     said = capsys.readouterr()
     for row in small_version.best([4], 3):
         assert str(small_version.ids[row]) in said.out
-    assert "1 of the history's ids are unknown" in said.err
+    assert "1 ids of the history are unknown" in said.err
 
 
 def test_filters_and_reasons(

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from re4.common.console import log_to_terminal
 from re4.training.config import TrainConfig
 from re4.training.data.dataset import Dataset
 from re4.training.trainer.loop import train
@@ -65,6 +66,7 @@ def in_a_fork(data: Path, order: dict[str, Any]) -> dict[str, Any]:
 
 
 torch.set_num_threads(1)
+log_to_terminal()  # as the command does
 for line in sys.stdin:
     sys.stdout.write(json.dumps(in_a_fork(Path(sys.argv[1]), json.loads(line))) + "\n")
     sys.stdout.flush()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from re4.common.console import print_json, progress, say, table
+from re4.common.console import print_json, print_line, progress, table
 from re4.common.errors import UsageError
 
 if TYPE_CHECKING:
@@ -57,11 +57,11 @@ def fetch(
             }
         )
         return
-    say(f"terms of use and source: {fetched.source}")
+    print_line(f"terms of use and source: {fetched.source}")
     words = ["re4 data prepare --events", str(fetched.events)]
     words += [] if fetched.catalogue is None else ["--catalogue", str(fetched.catalogue)]
     words += [fetched.prepare_options] if fetched.prepare_options else []
-    say(f"next: {' '.join(words)} --out DATA")
+    print_line(f"next: {' '.join(words)} --out DATA")
 
 
 def prepare(
@@ -216,8 +216,8 @@ def _report(dataset: "Dataset", as_json: bool) -> None:
         table("Dropped or noticed", ("what", "how many"), noticed)
     examples = info.prepared.get("examples_of_what_was_dropped")
     for example in examples if isinstance(examples, list) else []:
-        say(f"dropped, {example}")
+        print_line(f"dropped, {example}")
     if "timestamp_notation" in info.prepared:
         first, last = info.prepared["first_event"], info.prepared["last_event"]
-        say(f"timestamps: {info.prepared['timestamp_notation']}, from {first} to {last}")
-    say(f"next: re4 train {dataset.path} --out RUN")
+        print_line(f"timestamps: {info.prepared['timestamp_notation']}, from {first} to {last}")
+    print_line(f"next: re4 train {dataset.path} --out RUN")

@@ -6,6 +6,7 @@ same sums are worked out by PyTorch's operations, more slowly; so are those on a
 
 import ctypes
 import hashlib
+import logging
 import os
 import platform
 import shutil
@@ -19,8 +20,9 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from re4.common.console import say
 from re4.common.files import replacing
+
+_log = logging.getLogger(__name__)
 
 _FLAGS = ("-O3", "-march=native", "-fno-strict-aliasing", "-std=gnu11", "-fPIC", "-shared", "-w", "-lm")
 _COMPILE_S = 120
@@ -49,7 +51,7 @@ def native(source: str, **constants: int) -> ctypes.CDLL | None:
                 _loaded[key] = _load(Path(__file__).with_name(source), constants)
             except (OSError, subprocess.SubprocessError) as error:
                 reason = str(getattr(error, "stderr", None) or error).strip()
-                say(f"{source} could not be compiled, and PyTorch does its work, more slowly: {reason}")
+                _log.info(f"{source} could not be compiled, and PyTorch does its work, more slowly: {reason}")
                 _loaded[key] = None
         return _loaded[key]
 

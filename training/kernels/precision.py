@@ -6,6 +6,7 @@ stays float32. On a GPU autocast rounds (not verified there). Weights, gradients
 of losses are float32 either way.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from re4.common.console import say
 from re4.common.errors import UsageError
+
+_log = logging.getLogger(__name__)
 
 PRECISIONS: Final = ("auto", "float32", "bf16")
 
@@ -36,7 +38,9 @@ def is_bf16(name: str, device: torch.device) -> bool:
         return name == "bf16"
     chosen = device.type == "cuda" and torch.cuda.is_bf16_supported()
     if device.type == "cuda":
-        say(f"precision: {'bf16' if chosen else 'float32'} (the GPU {'has' if chosen else 'lacks'} bfloat16)")
+        _log.info(
+            f"precision: {'bf16' if chosen else 'float32'} (the GPU {'has' if chosen else 'lacks'} bfloat16)"
+        )
     return chosen
 
 

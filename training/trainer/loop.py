@@ -3,6 +3,7 @@
 It knows the model only by `losses` and the data only by batches.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ import numpy as np
 import torch
 
 from re4.common.console import progress as progress_bar
-from re4.common.console import say
 from re4.common.errors import TrainingError
 from re4.training.config import TrainConfig
 from re4.training.data.batches import TrainingBatches
@@ -50,6 +50,8 @@ from re4.training.trainer.tensorboard import check_tensorboard, write_events
 from re4.training.trainer.warm_start import check_fits, evaluate_previous, rows_in_previous, start_from_run
 from re4.training.trainer.weight_averaging import RunningMean
 
+_log = logging.getLogger(__name__)
+
 CHECKPOINT_MINUTES = 10.0
 """Between two checkpoints within an epoch."""
 
@@ -78,9 +80,11 @@ def choose_device(name: str) -> torch.device:
         raise TrainingError("--device cuda: PyTorch finds no CUDA device here. Use --device cpu or auto.")
     if name == "auto":
         name = "cuda" if available else "cpu"
-        say(f"device: {name} ({'a CUDA device was found' if available else 'no CUDA device was found'})")
+        _log.info(
+            f"device: {name} ({'a CUDA device was found' if available else 'no CUDA device was found'})"
+        )
     if name == "cpu" and not is_native():
-        say("without compiled code, for want of a C compiler (cc, or $CC) or by RE4_NATIVE=0: slower")
+        _log.info("without compiled code, for want of a C compiler (cc, or $CC) or by RE4_NATIVE=0: slower")
     return torch.device(name)
 
 
@@ -148,7 +152,7 @@ def train(
         if previous is not None:
             before = evaluate_previous(previous, rows_N, dataset.valid)
             write_evaluation(out, "valid_by_previous_run", before.to_json())
-            say(
+            _log.info(
                 f"{previous.path} knows {np.count_nonzero(rows_N >= 0):,} of {len(rows_N):,} items; on the "
                 f"same users its validation Recall@50 is {before.recall_50:.4f}"
             )
@@ -281,7 +285,7 @@ class _Training:
         best_epoch = int(self._best_record()["epoch"])
         has_stalled = self._progress.epoch - 1 - best_epoch >= self._model.config.patience
         if has_stalled:
-            say(f"no better epoch since {best_epoch}: stopping")
+            _log.info(f"no better epoch since {best_epoch}: stopping")
         return has_stalled
 
     def _train_epoch(self, is_stopped: Callable[[], bool]) -> None:
@@ -320,7 +324,7 @@ class _Training:
                 bar.note(f"loss {total:.3f}")
                 if is_stopped():
                     self._save()
-                    say(f"stopped in epoch {progress.epoch}; go on with: re4 resume {self._out}")
+                    _log.info(f"stopped in epoch {progress.epoch}; go on with: re4 resume {self._out}")
                     raise KeyboardInterrupt
                 if now - saved >= self._checkpoint_s:
                     self._save()
@@ -346,7 +350,7 @@ class _Training:
         trained = f"loss {record['losses']['total']:.4f}  " if epoch else ""
         speed = f"  {record['examples_per_second']:,.0f} examples/s" if epoch else ""
         star = "  *" if is_best else ""
-        say(f"epoch {epoch:>3}  {trained}validation Recall@50 {valid.recall_50:.4f}{speed}{star}")
+        _log.info(f"epoch {epoch:>3}  {trained}validation Recall@50 {valid.recall_50:.4f}{speed}{star}")
         write_metrics(self._out, progress.records)
         if self._tensorboard:
             write_events(self._out, [record])

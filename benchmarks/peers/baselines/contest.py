@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
-from re4.bundle.rescoring import best_of_pools, pool
+from re4.bundle.rescoring import best_candidates, rescore
 
 _K_FACTORS = (1, 1.5, 2)
 _POOL_FACTORS = (1.25, 1.5, 2, 3)
@@ -146,8 +146,8 @@ def _measure(
         scores = np.ascontiguousarray(scores, np.float32).reshape(shape)
         for factor in factors:
             began = clock()
-            pools = pool(scores, rows, batch, vectors, ceil(words.num_candidates * factor))
-            _, found, _ = best_of_pools(pools, words.num_candidates)
+            pools = rescore(scores, rows, batch, vectors, ceil(words.num_candidates * factor))
+            _, found, _ = best_candidates(pools, words.num_candidates)
             if start >= 0:
                 seconds[factor].append((search_s + clock() - began) / len(batch))
                 least = thresholds[start : start + len(batch), None]

@@ -4,6 +4,7 @@ It comes from GroupLens, who made it; where their site cannot be reached, out of
 RecBole, which carries a copy in another layout. Both give the same files.
 """
 
+import logging
 import re
 import zipfile
 from collections.abc import Callable
@@ -12,10 +13,11 @@ from pathlib import Path
 
 import polars as pl
 
-from re4.common.console import say
 from re4.common.errors import FetchError
 from re4.common.folder_lock import staging_folder
 from re4.training.data.sources.download import Fetched, Opener, PackageGetter, download
+
+_log = logging.getLogger(__name__)
 
 ADDRESS = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
 PACKAGE = "recbole==1.2.1"
@@ -64,7 +66,7 @@ def fetch(out: Path, opener: Opener, get_package: PackageGetter) -> Fetched:
     )
     fetched = Fetched(events=events, catalogue=catalogue, source=source_file)
     if all(file.is_file() for file in files):
-        say(f"ml-100k is in {out} already")
+        _log.info(f"ml-100k is in {out} already")
         return fetched
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -88,7 +90,7 @@ def _from_any_source(folder: Path, opener: Opener, get_package: PackageGetter) -
         return _read(archive, _read_grouplens), f"Source of these files: {ADDRESS}"
     except (OSError, FetchError) as error:
         why = f"{ADDRESS} could not be used: {error}"
-    say(f"{why}; taking the copy in the package {PACKAGE}")
+    _log.info(f"{why}; taking the copy in the package {PACKAGE}")
     try:
         content = _read(get_package(PACKAGE, folder), _read_recbole)
     except (OSError, FetchError) as error:

@@ -6,15 +6,18 @@ compressed file stays while its events are written, so that an interrupted fetch
 
 import csv
 import gzip
+import logging
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from re4.common.console import progress, say
+from re4.common.console import progress
 from re4.common.errors import FetchError
 from re4.common.files import replacing
 from re4.training.data.sources.download import Fetched, Opener, download, read_small
+
+_log = logging.getLogger(__name__)
 
 Event = tuple[str, str, str]
 """User, item, timestamp, as text."""
@@ -64,7 +67,7 @@ def fetch_log(log: PublicLog, out: Path, opener: Opener) -> Fetched:
         prepare_options=log.prepare_options,
     )
     if fetched.source.is_file():  # it is written last
-        say(f"{log.name} is in {out} already")
+        _log.info(f"{log.name} is in {out} already")
         return fetched
     archive = out / log.address.rpartition("/")[2]
     try:

@@ -20,7 +20,7 @@ import onnxruntime as ort
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[4]))
 from re4.bundle.ids.id_map import ItemIds
-from re4.bundle.rescoring import best_of_pools, pool
+from re4.bundle.rescoring import best_candidates, rescore
 
 
 class Encoder:
@@ -77,5 +77,5 @@ class Retrieval(Encoder):
         scores, rows = self._index.search(interests_BKD.reshape(-1, dim), num_found)
         shape = (num_requests, num_interests, num_found)
         size = ceil(num_candidates * (self._pool_factor or num_interests * self._k_factor))
-        pools = pool(scores.reshape(shape), rows.reshape(shape), interests_BKD, self.vectors_ND, size)
-        return best_of_pools(pools, num_candidates)
+        pools = rescore(scores.reshape(shape), rows.reshape(shape), interests_BKD, self.vectors_ND, size)
+        return best_candidates(pools, num_candidates)
