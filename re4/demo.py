@@ -149,7 +149,7 @@ def _interest_table(reply: "Candidates", titles: Mapping[object, str]) -> Table:
     grid = Table(title="What each interest attends to", title_justify="left", show_edge=False)
     grid.add_column("interest", justify="right")
     grid.add_column("history items, with their share of the attention")
-    for number, attention_L in enumerate(reply.interests.attention_KL):
+    for number, attention_L in enumerate(reply.interests.attention):
         most = attention_L.argsort()[::-1][:3]
         named = (f"{titles[reply.interests.attended_item_ids[j]]} {attention_L[j]:.0%}" for j in most)
         grid.add_row(str(number), escape(" · ".join(named)))
@@ -162,7 +162,7 @@ def _candidate_table(reply: "Candidates", titles: Mapping[object, str], later: s
         grid.add_column(heading, justify="right")
     grid.add_column("title")
     grid.add_column("")
-    for item, score, number in zip(reply.item_ids, reply.scores_M, reply.interest_numbers_M, strict=True):
+    for item, score, number in zip(reply.item_ids, reply.scores, reply.interest_index, strict=True):
         grid.add_row(f"{score:.3f}", str(number), escape(titles[item]), "✓" if item in later else "")
     return grid
 

@@ -93,11 +93,11 @@ def test_the_server_answers_what_the_run_would(folder, server):
         reply = client.retrieve(history, 20, exclude_history=True, return_interests=True)
     ids, scores, interests = brute_force(run, history, 20)
     assert reply.item_ids == ids
-    np.testing.assert_allclose(reply.scores_M, scores, rtol=1e-5, atol=1e-5)
-    assert reply.interest_numbers_M.tolist() == interests.tolist()
+    np.testing.assert_allclose(reply.scores, scores, rtol=1e-5, atol=1e-5)
+    assert reply.interest_index.tolist() == interests.tolist()
     assert reply.interests is not None
     assert reply.interests.attended_item_ids == history
-    np.testing.assert_allclose(reply.interests.attention_KL.sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(reply.interests.attention.sum(axis=1), 1, rtol=1e-5)
 
 
 def test_candidates_come_from_the_tastes_of_the_history(folder, server):

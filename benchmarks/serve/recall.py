@@ -70,7 +70,7 @@ def measure_recall(
             recalls.append(
                 recall_of(
                     ids.rows(found.item_ids),
-                    found.interests.vectors_KD,
+                    found.interests.vectors,
                     vectors_ND,
                     excluded_rows=excluded[excluded >= 0],
                     num_candidates=num_candidates,

@@ -114,13 +114,13 @@ def retrieve(
 
 def _candidates(found: "Candidates") -> list[tuple[str | int, float, int]]:
     """Id, score and interest number of each."""
-    return list(zip(found.item_ids, found.scores_M.tolist(), found.interest_numbers_M.tolist(), strict=True))
+    return list(zip(found.item_ids, found.scores.tolist(), found.interest_index.tolist(), strict=True))
 
 
 def _because_of(found: "Candidates", interest: int) -> list[str]:
     if found.reasons is None:
         return []
-    reasons = zip(found.reasons.item_ids[interest], found.reasons.weights_KR[interest].tolist(), strict=True)
+    reasons = zip(found.reasons.item_ids[interest], found.reasons.weights[interest].tolist(), strict=True)
     return [", ".join(f"{item_id} ({weight:.0%})" for item_id, weight in reasons)]
 
 
@@ -141,9 +141,7 @@ def _facts(found: "Candidates") -> dict[str, Any]:
                 {"item_id": item_id, "weight": weight}
                 for item_id, weight in zip(item_ids, weights, strict=True)
             ]
-            for item_ids, weights in zip(
-                found.reasons.item_ids, found.reasons.weights_KR.tolist(), strict=True
-            )
+            for item_ids, weights in zip(found.reasons.item_ids, found.reasons.weights.tolist(), strict=True)
         ]
     return facts
 

@@ -1,7 +1,4 @@
-"""What callers give and get as plain Python values, and the messages that carry it.
-
-Legend: K interests, D embedding, L history length, M candidates.
-"""
+"""The values that callers give and get, and their conversion to and from messages."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,16 +19,18 @@ _MessageT = TypeVar("_MessageT")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Interests:
-    """K interest vectors and what each attends to."""
+    """The interest vectors of one user, and the attention of each over the history."""
 
-    vectors_KD: NDArray[np.float32]
-    attention_KL: NDArray[np.float32]
-    """Each interest's attention over `attended_item_ids`; every row sums to 1."""
+    vectors: NDArray[np.float32]
+    """Interests x embedding dimensions."""
+    attention: NDArray[np.float32]
+    """Interests x attended items; every row sums to 1."""
     attended_item_ids: ItemIdList
-    """The history items that counted, oldest first."""
+    """The history items that the encoder used, oldest first."""
     version: str
     """The bundle version that answered."""
     num_unknown_history_ids: int
+    """The number of history ids that this version does not know."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +67,12 @@ class RetrieveOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reasons:
-    """The history items that each interest attends to most: why its candidates came."""
+    """The history items that each interest attends to most, which explain its candidates."""
 
     item_ids: list[ItemIdList]
-    """For each interest, the most attended first."""
-    weights_KR: NDArray[np.float32]
-    """The attention to each of them, of 1 over the whole history."""
+    """One list for each interest, the most attended item first."""
+    weights: NDArray[np.float32]
+    """Interests x items: the attention to each item; over the whole history it sums to 1."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,9 +80,10 @@ class Candidates:
     """Candidates for one user, best first, in parallel arrays."""
 
     item_ids: ItemIdList
-    scores_M: NDArray[np.float32]
-    interest_numbers_M: NDArray[np.int64]
-    """The interest, 0 to K-1, that gave the score."""
+    scores: NDArray[np.float32]
+    """For each candidate, the inner product of its vector and the interest that found it."""
+    interest_index: NDArray[np.int64]
+    """For each candidate, the index of that interest in `interests.vectors` and `reasons.item_ids`."""
     version: str
     """The bundle version that gave the whole answer."""
     num_unknown_history_ids: int
@@ -141,8 +141,8 @@ def to_candidates(reply: retrieval_pb2.RetrieveReply) -> Candidates:
     has_interests, num_unknown = reply.HasField("interests"), reply.num_unknown_history_ids
     return Candidates(
         item_ids=_id_list(reply.items),
-        scores_M=np.array(reply.scores, np.float32),
-        interest_numbers_M=np.array(reply.interest_numbers, np.int64),
+        scores=np.array(reply.scores, np.float32),
+        interest_index=np.array(reply.interest_numbers, np.int64),
         version=reply.version,
         num_unknown_history_ids=num_unknown,
         is_popularity_fallback=reply.is_popularity_fallback,
@@ -172,8 +172,8 @@ def to_batch(reply: retrieval_pb2.BatchRetrieveReply) -> list[Candidates | Serve
         found.append(
             Candidates(
                 item_ids=item_ids[start:end],
-                scores_M=scores[start:end],
-                interest_numbers_M=interest_numbers[start:end],
+                scores=scores[start:end],
+                interest_index=interest_numbers[start:end],
                 version=reply.version,
                 num_unknown_history_ids=num_unknown,
                 is_popularity_fallback=reply.is_popularity_fallback[user],
@@ -190,8 +190,8 @@ def to_batch(reply: retrieval_pb2.BatchRetrieveReply) -> list[Candidates | Serve
 def to_interests(found: retrieval_pb2.Interests, version: str, num_unknown_history_ids: int) -> Interests:
     """The values of an Interests message."""
     return Interests(
-        vectors_KD=np.array(found.vectors, np.float32).reshape(found.num_interests, found.embedding_dim),
-        attention_KL=np.array(found.attention, np.float32).reshape(found.num_interests, -1),
+        vectors=np.array(found.vectors, np.float32).reshape(found.num_interests, found.embedding_dim),
+        attention=np.array(found.attention, np.float32).reshape(found.num_interests, -1),
         attended_item_ids=_id_list(found.attended_items),
         version=version,
         num_unknown_history_ids=num_unknown_history_ids,
@@ -216,7 +216,7 @@ def _reasons(found: retrieval_pb2.Reasons) -> Reasons | None:
         return None
     return Reasons(
         item_ids=[ids[start : start + each] for start in range(0, len(ids), each)],
-        weights_KR=np.array(found.weights, np.float32).reshape(-1, each),
+        weights=np.array(found.weights, np.float32).reshape(-1, each),
     )
 
 

@@ -34,8 +34,8 @@ def test_candidates(client: RetrievalClient, small_version: SmallVersion) -> Non
     found = client.retrieve(ids(small_version, history), 10)
     assert found.item_ids == ids(small_version, small_version.best(history, 10))
     expected = small_version.scores(history)[small_version.best(history, 10)]
-    np.testing.assert_allclose(found.scores_M, expected, rtol=1e-4)
-    assert found.interest_numbers_M.shape == (10,)
+    np.testing.assert_allclose(found.scores, expected, rtol=1e-4)
+    assert found.interest_index.shape == (10,)
     assert found.version == client.info()["version"]
     assert found.num_unknown_history_ids == 0
     assert not found.is_popularity_fallback
@@ -55,10 +55,10 @@ def test_the_caller_chooses_the_merge_policy(client: RetrievalClient, small_vers
     default, best = (client.retrieve(history, 9, merge_policy=policy) for policy in (None, "max-score"))
     assert default.item_ids == best.item_ids
     equal = client.retrieve(history, 9, merge_policy="equal-quota")
-    assert np.bincount(equal.interest_numbers_M, minlength=3).tolist() == [3, 3, 3]
+    assert np.bincount(equal.interest_index, minlength=3).tolist() == [3, 3, 3]
     in_turns = client.retrieve(history, 9, merge_policy="round-robin")
     assert sorted(in_turns.item_ids) == sorted(equal.item_ids)
-    assert sorted(in_turns.interest_numbers_M[:3].tolist()) == [0, 1, 2]
+    assert sorted(in_turns.interest_index[:3].tolist()) == [0, 1, 2]
     by_attention = client.retrieve(history, 9, merge_policy="attention-quota", exclude_history=True)
     assert len(set(by_attention.item_ids) - set(history)) == 9
     with pytest.raises(RequestError, match="merge_policy is 'best'; there is max-score, equal-quota"):
@@ -100,8 +100,8 @@ def test_interests_and_attention(client: RetrievalClient, small_version: SmallVe
     encoded = client.encode([*ids(small_version, history), "unknown"])
     retrieved = client.retrieve(ids(small_version, history), 3, return_interests=True).interests
     for found in (encoded, retrieved):
-        np.testing.assert_allclose(found.vectors_KD, interests_KD, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(found.attention_KL, attention_KL, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found.vectors, interests_KD, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found.attention, attention_KL, rtol=1e-4, atol=1e-5)
         assert found.attended_item_ids == ids(small_version, history)
         assert found.version == client.info()["version"]
     assert encoded.num_unknown_history_ids == 1
@@ -116,8 +116,8 @@ def test_popular_items_for_a_user_without_a_usable_history(
     found = int_client.retrieve(history, 5, exclude=[popular[0], popular[2]])
     assert found.item_ids == [popular[1], *popular[3:7]]
     assert found.is_popularity_fallback
-    assert found.interest_numbers_M.tolist() == [0] * 5
-    assert found.scores_M.tolist() == [0] * 5
+    assert found.interest_index.tolist() == [0] * 5
+    assert found.scores.tolist() == [0] * 5
     assert found.num_unknown_history_ids == len(history)
     every = int_client.retrieve([], 1000).item_ids
     assert every[: len(popular)] == popular

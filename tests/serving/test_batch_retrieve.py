@@ -30,25 +30,21 @@ def client(server: RunningServer) -> Iterator[RetrievalClient]:
 
 def assert_same(found: Candidates, alone: Candidates) -> None:
     assert found.item_ids == alone.item_ids
-    np.testing.assert_allclose(found.scores_M, alone.scores_M, rtol=1e-5)
-    others = found.interest_numbers_M != alone.interest_numbers_M
+    np.testing.assert_allclose(found.scores, alone.scores, rtol=1e-5)
+    others = found.interest_index != alone.interest_index
     if alone.interests is None:
         assert not others.any()
     else:  # of interests that are the same, as for a history of one item, rounding says which is the best
-        vectors_KD = alone.interests.vectors_KD
-        numbers, alone_numbers = found.interest_numbers_M[others], alone.interest_numbers_M[others]
+        vectors_KD = alone.interests.vectors
+        numbers, alone_numbers = found.interest_index[others], alone.interest_index[others]
         np.testing.assert_allclose(vectors_KD[numbers], vectors_KD[alone_numbers], rtol=1e-4, atol=1e-5)
     assert found.version == alone.version
     assert found.num_unknown_history_ids == alone.num_unknown_history_ids
     assert found.is_popularity_fallback == alone.is_popularity_fallback
     assert (found.interests is None) == (alone.interests is None)
     if alone.interests is not None:
-        np.testing.assert_allclose(
-            found.interests.vectors_KD, alone.interests.vectors_KD, rtol=1e-4, atol=1e-5
-        )
-        np.testing.assert_allclose(
-            found.interests.attention_KL, alone.interests.attention_KL, rtol=1e-4, atol=1e-5
-        )
+        np.testing.assert_allclose(found.interests.vectors, alone.interests.vectors, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found.interests.attention, alone.interests.attention, rtol=1e-4, atol=1e-5)
         assert found.interests.attended_item_ids == alone.interests.attended_item_ids
 
 

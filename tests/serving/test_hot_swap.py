@@ -87,7 +87,7 @@ def test_a_new_version_answers_and_no_answer_mixes_two(
     for answer in answers:
         version = versions[answer.version]
         assert answer.item_ids == [version.ids[row] for row in version.best(HISTORY, 10)]
-        assert answer.interests.vectors_KD == pytest.approx(version.encode(HISTORY)[0], rel=1e-3, abs=1e-3)
+        assert answer.interests.vectors == pytest.approx(version.encode(HISTORY)[0], rel=1e-3, abs=1e-3)
 
 
 @pytest.mark.parametrize(

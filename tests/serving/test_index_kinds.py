@@ -155,7 +155,7 @@ def test_a_server_searches_with_the_manifests_parameters(
             rows = [version.ids.index(item) for item in reply.item_ids]
             interests_KD, _ = version.encode(history)
             assert rows == expected_rows(version, interests_KD, wanted)
-            assert_true_scores(version, interests_KD, rows, reply.scores_M, reply.interest_numbers_M)
+            assert_true_scores(version, interests_KD, rows, reply.scores, reply.interest_index)
             differs += rows != expected_rows(version, interests_KD, others)
             shares.append(len(set(rows) & set(version.best(history, NUM_CANDIDATES))) / NUM_CANDIDATES)
     assert differs > 0, "with the least of everything the answers would be others"

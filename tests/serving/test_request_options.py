@@ -65,7 +65,7 @@ def test_in_a_batch_each_user_has_their_own_options(
         )
         assert each.item_ids == alone.item_ids
         assert each.reasons.item_ids == alone.reasons.item_ids
-        np.testing.assert_allclose(each.reasons.weights_KR, alone.reasons.weights_KR, rtol=1e-5)
+        np.testing.assert_allclose(each.reasons.weights, alone.reasons.weights, rtol=1e-5)
     wrong = client.retrieve_batch([history], 7, filters=[AttributeFilter(attribute="size", values=["L"])])
     assert isinstance(wrong[0], ServerError)
     assert "has colour, tags, is_even" in str(wrong[0])
@@ -75,10 +75,10 @@ def test_reasons_are_the_history_items_that_the_interest_attends_to(
     client: RetrievalClient, small_version: SmallVersion, history: list[str]
 ) -> None:
     found = client.retrieve(history, 5, num_reasons=2, return_interests=True)
-    for k, attention_L in enumerate(found.interests.attention_KL):
+    for k, attention_L in enumerate(found.interests.attention):
         order = np.argsort(-attention_L)[:2]
         assert found.reasons.item_ids[k] == [found.interests.attended_item_ids[place] for place in order]
-        np.testing.assert_allclose(found.reasons.weights_KR[k], attention_L[order], rtol=1e-5)
+        np.testing.assert_allclose(found.reasons.weights[k], attention_L[order], rtol=1e-5)
     assert client.retrieve(history, 5).reasons is None
 
 
