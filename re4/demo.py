@@ -5,22 +5,19 @@ server and showing the answers with titles, is code here.
 """
 
 import os
-import re
-import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from re4.common.console import answer, print_line
-from re4.common.errors import Re4Error, ServerError, UsageError
+from re4.common.errors import Re4Error, UsageError
+from re4.common.server_process import ServerProcess
 
 if TYPE_CHECKING:
     import polars as pl
@@ -28,7 +25,6 @@ if TYPE_CHECKING:
     from re4.serving.client.client import Candidates, RetrievalClient
     from re4.training.data.dataset import Dataset
 
-_LISTENING = re.compile(r"listening on (\S+:\d+)")
 _NUM_USERS = 3
 _NUM_CANDIDATES = 10
 
@@ -61,13 +57,19 @@ def demo(
     _step("evaluate", str(run))
     if not (bundles / "CURRENT").exists():
         _step("export", str(run), "--bundles", str(bundles))
-    with _server("--bundles", str(bundles), "--address", "127.0.0.1:0") as address:
-        _ask(address, data)
+    _show_command("serve", "--bundles", str(bundles), "--address", "127.0.0.1:0")
+    with ServerProcess(bundles, on_line=lambda line: print_line(f"  {line}")) as server:
+        _ask(server.address, data)
+    print_line(f"server stopped, exit code {server.stop()}")
     _next_commands(folder, data, run, bundles)
 
 
-def _step(*words: str) -> None:
+def _show_command(*words: str) -> None:
     answer.print(f"\n[bold green]$[/] [bold]re4 {escape(' '.join(words))}[/]")
+
+
+def _step(*words: str) -> None:
+    _show_command(*words)
     done = subprocess.run([sys.executable, "-m", "re4.cli", *words], check=False)
     if done.returncode != 0:
         raise Re4Error(f"`re4 {words[0]}` ended with exit code {done.returncode}; see its message above.")
@@ -76,34 +78,6 @@ def _step(*words: str) -> None:
 def _remove_run(run: Path) -> None:
     for file in run.iterdir():
         file.unlink()
-
-
-@contextmanager
-def _server(*words: str) -> Iterator[str]:
-    """Run `re4 serve` and give its address; stop it in the end, as a service manager would."""
-    answer.print(f"\n[bold green]$[/] [bold]re4 serve {escape(' '.join(words))}[/]")
-    with tempfile.TemporaryFile("w+") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "re4.cli", "serve", *words], stderr=subprocess.PIPE, text=True
-        )
-        try:
-            assert server.stderr is not None
-            yield _wait_for_address(server.stderr, log)
-        finally:
-            server.send_signal(signal.SIGTERM)
-            code = server.wait(timeout=30)
-            print_line(f"server stopped, exit code {code}")
-
-
-def _wait_for_address(lines: IO[str], log: IO[str]) -> str:
-    for line in lines:
-        log.write(line)
-        print_line(f"  {line.rstrip()}")
-        found = _LISTENING.search(line)
-        if found:
-            return found.group(1)
-    log.seek(0)
-    raise ServerError(f"the server ended before it listened; its log:\n{log.read()}")
 
 
 def _ask(address: str, data: Path) -> None:

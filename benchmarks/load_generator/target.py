@@ -1,27 +1,19 @@
 """The server under test: what it says about itself, a first look at its answers, and starting one."""
 
-import queue
-import re
-import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import grpc
 
 from re4.benchmarks.load_generator.transport import METHOD
 from re4.common.errors import ServerError
+from re4.common.server_process import ServerProcess
 from re4.serving.client.client import Connection, RetrievalClient
 from re4.serving.client.connection import PLAIN
 
 _TIMEOUT_S: Final = 5.0
-_START_TIMEOUT_S: Final = 600.0
-"""Loading and checking a large bundle takes minutes."""
-_LISTENING: Final = re.compile(r"listening on (\S+:\d+)")
 _NUM_SAMPLES: Final = 20
 
 
@@ -67,43 +59,6 @@ def running_server(bundles: Path, *options: str, num_processes: int) -> Iterator
     Raises:
         ServerError: it ended before it listened; its own log is shown.
     """
-    words = ["serve", "--bundles", str(bundles), "--address", "127.0.0.1:0", *options]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "re4.cli", *words, "--num-processes", str(num_processes)],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # Ctrl-C ends the benchmark, and that ends the server
-    )
-    assert server.stderr is not None
-    addresses: queue.Queue[str | None] = queue.Queue()
-    log: list[str] = []
-    reader = threading.Thread(target=_follow, args=(server.stderr, log, addresses), daemon=True)
-    reader.start()
-    try:
-        try:
-            address = addresses.get(timeout=_START_TIMEOUT_S)
-        except queue.Empty:
-            raise ServerError(f"re4 serve did not listen within {_START_TIMEOUT_S:g} seconds") from None
-        if address is None:
-            raise ServerError(f"re4 serve ended before it listened; its log:\n{''.join(log[-20:])}")
-        yield address, server.pid
-    finally:
-        if server.poll() is None:
-            server.send_signal(signal.SIGTERM)
-        try:
-            server.wait(30)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-        reader.join(5)
-        server.stderr.close()
-
-
-def _follow(lines: IO[str], log: list[str], addresses: "queue.Queue[str | None]") -> None:
-    """Keep reading, so that the server never waits for its log to be read."""
-    for line in lines:
-        log.append(line)
-        del log[:-1000]
-        if found := _LISTENING.search(line):
-            addresses.put(found.group(1))
-    addresses.put(None)
+    words = (*options, "--num-processes", str(num_processes))
+    with ServerProcess(bundles, *words) as server:
+        yield server.address, server.pid
