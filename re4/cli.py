@@ -1,6 +1,6 @@
-"""The command `re4`: which verb lives where.
+"""The command `re4` and its subcommands.
 
-A verb's module is imported only when the verb is used (or its help is shown), so that `re4 serve` never
+The module of a subcommand is imported only when the subcommand is run or its help is shown: `re4 serve` never
 loads PyTorch. Exit codes: 0 done, 1 failed, 2 wrong use, 3 a gate failed, 4 another job is at work, 130 and
 143 stopped by Ctrl-C or SIGTERM (see `re4.common.errors`).
 """
@@ -16,8 +16,8 @@ from rich.markup import escape
 from re4.common.console import log_to_terminal, people
 from re4.common.errors import Re4Error
 
-# verb, or group and verb -> module and function. A new verb is one line here.
-VERBS: Mapping[str, str] = {
+# Subcommand, or group and subcommand -> module and function. A new subcommand is one line here.
+SUBCOMMANDS: Mapping[str, str] = {
     "demo": "re4.demo:demo",
     "data fetch": "re4.training.data.cli:fetch",
     "data prepare": "re4.training.data.cli:prepare",
@@ -57,12 +57,12 @@ GROUPS: Mapping[str, str] = {
 
 def _load(place: str) -> Callable[..., Any]:
     module, _, function = place.partition(":")
-    verb: Callable[..., Any] = getattr(import_module(module), function)
-    return verb
+    subcommand: Callable[..., Any] = getattr(import_module(module), function)
+    return subcommand
 
 
 def build_app(words: list[str]) -> typer.Typer:
-    """Build the command line for these words: only the verb they name is imported, or all for the help."""
+    """Build the command line: with the subcommand that the words name, or with all of them for the help."""
     app = typer.Typer(
         name="re4",
         no_args_is_help=True,
@@ -72,19 +72,19 @@ def build_app(words: list[str]) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
         help="Two-stage candidate retrieval: train Re4, export it, serve it over gRPC.\n\n"
         "The usual way: data fetch | data prepare, train, evaluate, export, serve, retrieve. "
-        "`re4 demo` goes the whole way on MovieLens-100k. Each verb's --help has an example.",
+        "`re4 demo` goes the whole way on MovieLens-100k. The --help of each subcommand has an example.",
     )
     app.callback()(_root)
     named = " ".join(words[:2])
-    chosen = [verb for verb in VERBS if f"{named} ".startswith(f"{verb} ")] or list(VERBS)
+    chosen = [each for each in SUBCOMMANDS if f"{named} ".startswith(f"{each} ")] or list(SUBCOMMANDS)
     groups = {
         group: typer.Typer(no_args_is_help=True, help=text)
         for group, text in GROUPS.items()
-        if any(verb.startswith(f"{group} ") for verb in chosen)
+        if any(each.startswith(f"{group} ") for each in chosen)
     }
-    for verb in chosen:
-        group, _, name = verb.rpartition(" ")
-        (groups[group] if group else app).command(name)(_load(VERBS[verb]))
+    for subcommand in chosen:
+        group, _, name = subcommand.rpartition(" ")
+        (groups[group] if group else app).command(name)(_load(SUBCOMMANDS[subcommand]))
     for group, sub_app in groups.items():
         app.add_typer(sub_app, name=group)
     return app
@@ -103,12 +103,12 @@ def _root(
         False, "--version", help="Print the version and stop.", callback=_print_version, is_eager=True
     ),
 ) -> None:
-    """Hold the options that belong to no verb."""
+    """Hold the options of `re4` itself."""
     log_to_terminal()
 
 
 def main() -> None:
-    """Run the command line; an error of ours, or of the system, is one message and never a stack trace."""
+    """Run the command line. An error of this project or of the system ends it with one message."""
     try:
         build_app(sys.argv[1:])(prog_name="re4")
     except (Re4Error, OSError) as error:  # a full disk, a folder that may not be written, …

@@ -6,7 +6,7 @@ are one flat list of names. Knows no setting of its own; `re4.settings.sources` 
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from types import NoneType
@@ -25,23 +25,30 @@ def setting(
     high: float | None = None,
     choices: Collection[str] = (),
     default_text: str | None = None,
+    option: str | None = None,
+    metavar: str | None = None,
 ) -> Any:
     """Declare a field.
 
     Args:
-        default: Its value where nobody gives one.
+        default: Its value where none is given; `dataclasses.MISSING` where one must be given.
         help_text: What it is, with its unit.
         low: The smallest value allowed; None for no bound.
         high: The largest value allowed; None for no bound.
         choices: The only values allowed; empty for any.
-        default_text: What the help calls the default, where the value itself would not say it.
+        default_text: What the help calls the default, where the value itself is not clear.
+        option: Spelling of the command-line option, where it is not the field's name. A boolean with a
+            spelling of its own has no `--no-…` beside it.
+        metavar: What the help shows for the option's value.
     """
     metadata = {
         "help": help_text,
         "low": low,
         "high": high,
         "choices": choices,
-        "default_text": default_text or str(default),
+        "default_text": default_text or str(plain(default)),
+        "option": option,
+        "metavar": metavar,
     }
     return field(default=default, metadata=metadata)
 
@@ -62,7 +69,10 @@ class Declared:
     @property
     def help(self) -> str:
         """What it is, and its default."""
-        return f"{self.field.metadata['help']} (default: {self.field.metadata['default_text']})"
+        text: str = self.field.metadata["help"]
+        if self.field.default is MISSING:
+            return text
+        return f"{text} (default: {self.field.metadata['default_text']})"
 
 
 def declared(kind: type) -> dict[str, Declared]:
@@ -78,7 +88,9 @@ def declared(kind: type) -> dict[str, Declared]:
 
 
 def construct(kind: type[_SettingsT], values: Mapping[str, Any]) -> _SettingsT:
-    """Make a settings object, groups and all, from flat values; what is not given keeps its default.
+    """Make a settings object, groups and all, from flat values.
+
+    A value that is missing or None keeps its default; a name that is not a setting of the class is left out.
 
     Raises:
         UsageError: a value out of its bounds.
@@ -87,7 +99,7 @@ def construct(kind: type[_SettingsT], values: Mapping[str, Any]) -> _SettingsT:
     for name, hint in get_type_hints(kind).items():
         if is_dataclass(hint):
             given[name] = construct(hint, values)  # type: ignore[arg-type]
-        elif name in values:
+        elif values.get(name) is not None:
             given[name] = values[name]
     return kind(**given)
 
@@ -112,7 +124,8 @@ def check(settings: Any) -> None:
     """
     for item in fields(settings):
         if "help" in item.metadata:
-            check_value(option_name(item.name), getattr(settings, item.name), item)
+            label = item.metadata["option"] or option_name(item.name)
+            check_value(label, getattr(settings, item.name), item)
 
 
 def check_value(label: str, value: Any, item: Field[Any]) -> None:

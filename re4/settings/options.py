@@ -1,41 +1,53 @@
-"""A verb's command-line options, made from the fields of a settings class."""
+"""Command-line options of a subcommand, made from the fields of a settings class."""
 
 import inspect
 from collections.abc import Callable
-from typing import Annotated
+from dataclasses import MISSING
+from typing import Annotated, Any
 
 import typer
 
-from re4.settings.fields import declared
+from re4.settings.fields import Declared, declared
+
+_Subcommand = Callable[..., None]
 
 
-def with_options(kind: type, panel: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Turn a verb's `**settings` into one option for each setting of a class.
+def with_options(kind: type, panel: str) -> Callable[[_Subcommand], _Subcommand]:
+    """Turn the `**settings` of a subcommand into one option for each setting of a class and of its groups.
 
-    An option that is not given is None: the value is then another source's, or the default.
+    An option that is not given is None: `construct(kind, settings)` then keeps the default, and `gather`
+    looks into the environment and the file. Several classes take one decorator each, the one whose panel
+    the help shows first next to the function:
+
+        @with_options(Bounds, "Gates")
+        @with_options(IndexChoice, "Index")
+        def rebuild(bundles: Annotated[Path, typer.Option(help="…")], **settings: Any) -> None:
+            bounds, choice = construct(Bounds, settings), construct(IndexChoice, settings)
 
     Args:
-        kind: The settings class.
-        panel: Heading over these options in the verb's help.
+        kind: The settings class, a dataclass whose fields are declared by `setting`.
+        panel: Heading over these options in the subcommand's help.
     """
 
-    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+    def decorate(subcommand: _Subcommand) -> _Subcommand:
         own = [
             parameter
-            for parameter in inspect.signature(verb, eval_str=True).parameters.values()
+            for parameter in inspect.signature(subcommand, eval_str=True).parameters.values()
             if parameter.kind is not inspect.Parameter.VAR_KEYWORD
         ]
-        settings = [
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=None,
-                annotation=Annotated[item.hint | None, typer.Option(help=item.help, rich_help_panel=panel)],
-            )
-            for name, item in declared(kind).items()
-        ]
-        verb.__signature__ = inspect.Signature([*own, *settings])  # type: ignore[attr-defined]
-        verb.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *settings]}
-        return verb
+        parameters = [*own, *(_option(name, item, panel) for name, item in declared(kind).items())]
+        subcommand.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        subcommand.__annotations__ = {each.name: each.annotation for each in parameters}
+        return subcommand
 
     return decorate
+
+
+def _option(name: str, item: Declared, panel: str) -> inspect.Parameter:
+    metadata = item.field.metadata
+    is_required = item.field.default is MISSING
+    spelling = [metadata["option"]] if metadata["option"] else []
+    info = typer.Option(*spelling, help=item.help, metavar=metadata["metavar"], rich_help_panel=panel)
+    annotation: Any = Annotated[item.hint if is_required else item.hint | None, info]
+    default = inspect.Parameter.empty if is_required else None
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

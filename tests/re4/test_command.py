@@ -1,11 +1,12 @@
-"""The command itself: its help, its exit codes, and what each verb does not load."""
+"""The command itself: its help, its exit codes, and the modules that a subcommand does not load."""
 
+import re
 import subprocess
 import sys
 
 import pytest
 
-from re4.cli import VERBS, main
+from re4.cli import GROUPS, SUBCOMMANDS, main
 
 
 def re4(*words, **options):
@@ -16,7 +17,7 @@ def re4(*words, **options):
 
 @pytest.fixture
 def in_process(monkeypatch, capsys):
-    """The same without a process, for verbs that leave no trace in one; it need not load PyTorch again."""
+    """The same without a process, for subcommands that leave no trace in one; PyTorch is not loaded again."""
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["re4", *words])
@@ -28,25 +29,36 @@ def in_process(monkeypatch, capsys):
 
 
 def loaded_modules(words):
-    """Which modules building the command line for these words loads."""
+    """Names of the modules that building the command line for these words loads."""
     code = f"import sys; from re4.cli import build_app; build_app({words!r}); print('\\n'.join(sys.modules))"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    return {name.partition(".")[0] for name in done.stdout.split()}
+    return set(done.stdout.split())
 
 
-def test_help_lists_every_verb():
-    shown = re4("--help")
+def commands_in(help_text):
+    """First words of the lines in the help's boxes of commands."""
+    return set(re.findall(r"^│ ([a-z]+) ", help_text, re.MULTILINE))
+
+
+def test_help_lists_every_subcommand(in_process):
+    shown = in_process("--help")
     assert shown.returncode == 0
-    for verb in VERBS:
-        assert verb.split()[0] in shown.stdout
+    assert commands_in(shown.stdout) == {subcommand.split()[0] for subcommand in SUBCOMMANDS}
+    for group in GROUPS:
+        shown = in_process(group, "--help")
+        assert commands_in(shown.stdout) == {
+            name
+            for of_group, _, name in (each.partition(" ") for each in SUBCOMMANDS)
+            if of_group == group and name
+        }
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_explains_itself(verb, in_process):
-    shown = in_process(*verb.split(), "--help")
+@pytest.mark.parametrize("subcommand", SUBCOMMANDS)
+def test_every_subcommand_explains_itself(subcommand, in_process):
+    shown = in_process(*subcommand.split(), "--help")
     assert shown.returncode == 0
-    assert "Usage: re4" in shown.stdout
+    assert f"Usage: re4 {subcommand}" in shown.stdout
     assert shown.stderr == ""
 
 
@@ -56,15 +68,17 @@ def test_building_the_command_line_loads_nothing_heavy(words):
     assert not loaded_modules(words) & heavy
 
 
-def test_serve_and_its_kin_load_nothing_offline():
-    for verb in ("serve", "info", "retrieve"):
-        assert not loaded_modules([verb]) & {"training", "export", "benchmarks"}
+def test_serve_info_and_retrieve_load_no_offline_module():
+    for subcommand in ("serve", "info", "retrieve"):
+        loaded = loaded_modules([subcommand])
+        assert "re4.serving" in loaded
+        assert not loaded & {"re4.training", "re4.exporting", "re4.benchmarks"}
 
 
 @pytest.mark.parametrize(
     "words",
     [
-        ["no-such-verb"],
+        ["no-such-subcommand"],
         ["train"],
         ["train", "DATA"],
         ["train", "DATA", "--out", "RUN", "--num-interests", "many"],
