@@ -54,7 +54,7 @@ def serve(
     ):
         if parsed is not None and not (parsed.is_loopback or is_private or chosen.access.insecure):
             raise UsageError(
-                f"{chosen.said_as(name)} can be reached from other machines, and is not protected by TLS. "
+                f"{chosen.described(name)} can be reached from other machines, and is not protected by TLS. "
                 "Listen on 127.0.0.1, give --tls-certificate and --tls-key (which protect calls, not the "
                 "metrics page), or add --insecure where the network itself keeps strangers out"
             )
@@ -67,7 +67,9 @@ def serve(
     if tokens is not None:
         read_tokens(tokens)
     if chosen.merge_policy not in POLICIES:
-        raise UsageError(f"{chosen.said_as('merge_policy')}: no such policy; there is {', '.join(POLICIES)}")
+        raise UsageError(
+            f"{chosen.described('merge_policy')}: no such policy; there is {', '.join(POLICIES)}"
+        )
     if chosen.reflection is None:
         chosen = replace(chosen, reflection=where.is_loopback)
     run_server(bundles, where, chosen, metrics_where)

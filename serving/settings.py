@@ -295,7 +295,7 @@ class ServerSettings:
             for name, value in flat(self).items()
         ]
 
-    def said_as(self, name: str) -> str:
+    def described(self, name: str) -> str:
         """A setting with its value and where that came from, for an error about it."""
         value, source = plain(flat(self)[name]), self.sources.get(name, DEFAULT_SOURCE)
         origin = "" if source.startswith("flag") else f" (from: {source})"

@@ -66,3 +66,11 @@ def raw_call(channel: grpc.Channel, method: str, data: bytes) -> tuple[grpc.Stat
     except grpc.RpcError as error:
         return error.code(), error.details()
     return grpc.StatusCode.OK, ""
+
+
+def serve_and_fail(bundles: Path, *options: str) -> tuple[int, str]:
+    """Exit code and words of a server that does not start."""
+    command = [*RE4, "serve", "--bundles", str(bundles), "--address", "127.0.0.1:0", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert "Traceback" not in done.stderr
+    return done.returncode, " ".join(done.stderr.split())

@@ -79,7 +79,7 @@ def _main(
     from re4.protos.v1 import retrieval_pb2
     from re4.serving.api.id_lookup import look_up
     from re4.serving.api.validation import check_retrieve
-    from re4.serving.host.threads import cap_this_thread
+    from re4.serving.host.threads import limit_openmp_threads
     from re4.serving.retrieval.devices.choosing import placement_on
     from re4.serving.retrieval.devices.device import Device
     from re4.serving.settings import ServerSettings
@@ -99,7 +99,7 @@ def _main(
     ]
     queries = [found.query for found in look_up(requests, snapshot)]
     in_turn = queries * (1 + max_batch_size // len(queries) + 1)
-    cap_this_thread()
+    limit_openmp_threads()
     pipe.send("ready")
     while True:
         try:

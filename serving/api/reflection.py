@@ -7,47 +7,51 @@ import grpc
 from grpc_reflection.v1alpha import reflection
 
 from re4.common.errors import UnauthenticatedError
-from re4.serving.auth.authenticator import Gate
+from re4.serving.auth.authenticator import Authenticator
 from re4.serving.protocol.status_codes import status_of
 
 
-def add_reflection(server: grpc.aio.Server, services: Sequence[str], gate: Gate | None) -> None:
+def add_reflection(
+    server: grpc.aio.Server, services: Sequence[str], authenticator: Authenticator | None
+) -> None:
     """Describe services to callers.
 
     Args:
         server: The server that has them.
         services: Full names.
-        gate: Lets callers in; None for all.
+        authenticator: Lets callers in; None for all.
     """
     names = (*services, reflection.SERVICE_NAME)
-    reflection.enable_server_reflection(names, server if gate is None else _Guarding(server, gate))
+    reflection.enable_server_reflection(
+        names, server if authenticator is None else _Guarding(server, authenticator)
+    )
 
 
 class _Guarding:
     """A server, as far as handlers are added to it: each is dispatched to callers with a token only."""
 
-    def __init__(self, server: grpc.aio.Server, gate: Gate) -> None:
+    def __init__(self, server: grpc.aio.Server, authenticator: Authenticator) -> None:
         self._server = server
-        self._gate = gate
+        self._authenticator = authenticator
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        self._server.add_generic_rpc_handlers([_Guarded(each, self._gate) for each in handlers])
+        self._server.add_generic_rpc_handlers([_Guarded(each, self._authenticator) for each in handlers])
 
     def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
         """Nothing: what is registered this way would be dispatched without a look at the metadata."""
 
 
 class _Guarded(grpc.GenericRpcHandler):
-    def __init__(self, handler: grpc.GenericRpcHandler, gate: Gate) -> None:
+    def __init__(self, handler: grpc.GenericRpcHandler, authenticator: Authenticator) -> None:
         self._handler = handler
-        self._gate = gate
+        self._authenticator = authenticator
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         found = self._handler.service(handler_call_details)
         if found is None:
             return None
         try:
-            self._gate.identify(handler_call_details.invocation_metadata or ())
+            self._authenticator.identify(handler_call_details.invocation_metadata or ())
         except UnauthenticatedError as error:
             return grpc.stream_stream_rpc_method_handler(_refuse(error))
         return found

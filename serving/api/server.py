@@ -15,8 +15,8 @@ from re4.common.errors import ServerError
 from re4.serving.api.health import HEALTH_NAME, Health
 from re4.serving.api.reflection import add_reflection
 from re4.serving.api.service import SERVICE_NAME, CallListener, RetrievalService
-from re4.serving.auth.authenticator import Gate
-from re4.serving.auth.certificates import CertificateSource
+from re4.serving.auth.authenticator import Authenticator
+from re4.serving.auth.certificates import CertificateReloader
 from re4.serving.batching.rejections import QUEUE_OPTIONS
 from re4.serving.host.addresses import Address, parse_address
 from re4.serving.observability.access_log import AccessLog
@@ -24,7 +24,7 @@ from re4.serving.observability.metrics import CallMetrics
 from re4.serving.observability.recall_sample import RecallSample
 from re4.serving.observability.tracing import Tracer, otlp_provider
 from re4.serving.settings import AccessLogKind, ServerSettings
-from re4.serving.versions.live_version import Live
+from re4.serving.versions.live_version import LiveVersion
 
 _QUIET_S: Final = 0.2
 """A server that was idle before and after so many seconds has nobody who calls steadily."""
@@ -41,7 +41,7 @@ class RetrievalServer:
 
     def __init__(
         self,
-        live: Live,
+        live: LiveVersion,
         settings: ServerSettings,
         folder: Path | None = None,
         tracer: Tracer | None = None,
@@ -64,9 +64,9 @@ class RetrievalServer:
         self._settings = settings
         self.metrics = CallMetrics()
         access = settings.access
-        self._gate = None if access.tokens is None else Gate(access.tokens, folder)
+        self._authenticator = None if access.tokens is None else Authenticator(access.tokens, folder)
         files = access.certificate_files
-        self._certificates = None if files is None else CertificateSource(files)
+        self._certificates = None if files is None else CertificateReloader(files)
         watched = settings.observation
         self._tracer = tracer
         if tracer is None and watched.trace_endpoint is not None:
@@ -79,7 +79,7 @@ class RetrievalServer:
             live,
             settings,
             self.metrics,
-            self._gate,
+            self._authenticator,
             listeners,
             has_stages=self._tracer is not None,
             lane=lane,
@@ -97,7 +97,7 @@ class RetrievalServer:
         self._server.add_registered_method_handlers(SERVICE_NAME, self._service.handlers())
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if settings.reflection:
-            add_reflection(self._server, (SERVICE_NAME, HEALTH_NAME), self._gate)
+            add_reflection(self._server, (SERVICE_NAME, HEALTH_NAME), self._authenticator)
         self._health_server = grpc.aio.server(options=[("grpc.so_reuseport", 1)])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._health_server)
         self._following: asyncio.Task[None] | None = None
@@ -125,8 +125,8 @@ class RetrievalServer:
         await self._server.start()
         if self._settings.access.health_address is not None:
             await self._health_server.start()
-        if self._gate is not None:
-            self._following = asyncio.create_task(self._gate.follow(self._settings.poll_interval_s))
+        if self._authenticator is not None:
+            self._following = asyncio.create_task(self._authenticator.follow(self._settings.poll_interval_s))
         return Address(host=address.host, port=port)
 
     async def set_serving(self) -> None:

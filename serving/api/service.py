@@ -25,13 +25,13 @@ from re4.serving.api.batch_handler import Answered, answer_all
 from re4.serving.api.batch_retrieve import batch_retrieve
 from re4.serving.api.decoding import decode
 from re4.serving.api.validation import CheckedRequest, check_encode, check_retrieve
-from re4.serving.auth.authenticator import Gate
+from re4.serving.auth.authenticator import Authenticator
 from re4.serving.batching.batcher import Batcher, Finished
 from re4.serving.batching.brown_out import BrownOut, lowest_effort
 from re4.serving.batching.queue import Group
 from re4.serving.batching.rejections import Spacing
 from re4.serving.host.cgroups import usable_cores
-from re4.serving.host.threads import cap_this_thread
+from re4.serving.host.threads import limit_openmp_threads
 from re4.serving.observability.call_context import CURRENT_CALL, REQUEST_ID, Call, stages_of
 from re4.serving.observability.metrics import CallMetrics
 from re4.serving.observability.recall_sample import RecallSample
@@ -39,7 +39,7 @@ from re4.serving.protocol.status_codes import STATUS_NAMES, status_of
 from re4.serving.retrieval.filtered_search import SearchTerms
 from re4.serving.retrieval.merging import POLICIES
 from re4.serving.settings import ServerSettings
-from re4.serving.versions.live_version import Live
+from re4.serving.versions.live_version import LiveVersion
 from re4.serving.versions.snapshot import Snapshot
 
 SERVICE_NAME: Final = retrieval_pb2.DESCRIPTOR.services_by_name["Retrieval"].full_name
@@ -117,10 +117,10 @@ class RetrievalService:
 
     def __init__(
         self,
-        live: Live,
+        live: LiveVersion,
         settings: ServerSettings,
         metrics: CallMetrics,
-        gate: Gate | None = None,
+        authenticator: Authenticator | None = None,
         listeners: Sequence[CallListener] = (),
         *,
         has_stages: bool = False,
@@ -134,7 +134,7 @@ class RetrievalService:
             live: What answers.
             settings: How.
             metrics: Where to count.
-            gate: Lets calls in by their tokens; None for all.
+            authenticator: Lets calls in by their tokens; None for all.
             listeners: Who is told of calls that ended.
             has_stages: Whether any of them looks at `Call.stages`.
             lane: The one thread that may compute; None for one made here.
@@ -142,7 +142,7 @@ class RetrievalService:
         self._live = live
         self._settings = settings
         self._metrics = metrics
-        self._gate = gate
+        self._authenticator = authenticator
         self._listeners = tuple(listeners)
         self._has_stages = has_stages
         has_core_beside = lane is not None or settings.num_processes < usable_cores()
@@ -155,7 +155,7 @@ class RetrievalService:
             max_block_ms=max_block_ms if lane is None else 0.0,
             has_core_beside=has_core_beside,
             group_of=_group_of,
-            on_lane_start=cap_this_thread,
+            on_lane_start=limit_openmp_threads,
             lane=lane,
         )
         self._spacing = Spacing()
@@ -218,8 +218,8 @@ class RetrievalService:
             self._idle.clear()
             advice: tuple[tuple[str, str], ...] = ()
             try:
-                if self._gate is not None:
-                    call.caller = self._gate.admit(call.metadata)
+                if self._authenticator is not None:
+                    call.caller = self._authenticator.admit(call.metadata)
                 reply = await method(data, context.time_remaining)
                 code = grpc.StatusCode.OK
                 return reply

@@ -13,14 +13,14 @@ from typing import Final
 
 from re4.common.errors import SecurityError, UnauthenticatedError
 from re4.serving.auth.file_mark import mark_of
-from re4.serving.auth.tokens import Caller, Metadata, digest_of, read_tokens
+from re4.serving.auth.tokens import Caller, Metadata, read_tokens, token_hash
 
 _HEADER: Final = "authorization"
 
 _log = logging.getLogger(__name__)
 
 
-class Gate:
+class Authenticator:
     """Knows the callers of a file of tokens. Belongs to one event loop."""
 
     def __init__(self, path: Path, folder: Path | None) -> None:
@@ -47,7 +47,7 @@ class Gate:
         for key, value in metadata:
             if key == _HEADER and isinstance(value, str):
                 scheme, _, token = value.partition(" ")
-                caller = self._callers.get(digest_of(token))
+                caller = self._callers.get(token_hash(token))
                 if caller is not None and scheme.lower() == "bearer":
                     return caller
                 raise UnauthenticatedError(

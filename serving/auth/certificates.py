@@ -98,7 +98,7 @@ def certificate_end(path: Path) -> datetime:
     return end
 
 
-class CertificateSource:
+class CertificateReloader:
     """The newest usable certificates of some files, as gRPC asks for them before every handshake."""
 
     def __init__(self, files: CertificateFiles) -> None:

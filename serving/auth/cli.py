@@ -24,7 +24,7 @@ def token(
     Example: re4 token ranking --users-per-s 200 > ranking.token 2>> tokens.toml
     """
     from re4.serving.auth.rate_limit import NAME
-    from re4.serving.auth.tokens import digest_of
+    from re4.serving.auth.tokens import token_hash
 
     if not NAME.fullmatch(name):
         raise UsageError(f"name {name!r}: 1 to 64 letters, digits, dots, hyphens or underscores")
@@ -32,7 +32,7 @@ def token(
         raise UsageError(f"--users-per-s is {users_per_s}; it must be a number above 0")
     secret = secrets.token_urlsafe(32)
     console.print_line(f'["{name}"]')
-    console.print_line(f'sha256 = "{digest_of(secret).hex()}"')
+    console.print_line(f'sha256 = "{token_hash(secret).hex()}"')
     if users_per_s is not None:
         console.print_line(f"users_per_s = {users_per_s:g}")
     console.answer.print(secret, markup=False)

@@ -22,7 +22,7 @@ NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """What a caller may be called: it becomes the name of a file, and a label of metrics."""
 
 
-class Rate:
+class TokenBucket:
     """One caller's bucket: holds up to `burst` users, and `users_per_s` come back each second."""
 
     def __init__(

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from re4.common.errors import SecurityError
-from re4.serving.auth.rate_limit import NAME, Rate
+from re4.serving.auth.rate_limit import NAME, TokenBucket
 from re4.settings.sources import unknown_names
 
 Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
@@ -35,11 +35,11 @@ class Caller:
 
     name: str
     """For logs and metrics."""
-    rate: Rate | None
+    rate: TokenBucket | None
     """None for no limit."""
 
 
-def digest_of(token: str) -> bytes:
+def token_hash(token: str) -> bytes:
     """The hash by which a token is known."""
     return hashlib.sha256(token.encode()).digest()
 
@@ -52,7 +52,7 @@ def read_tokens(path: Path, folder: Path | None = None) -> Mapping[bytes, Caller
         folder: Where the workers share the levels of the rates; None for rates of this process alone.
 
     Returns:
-        The caller of each token's `digest_of`.
+        The caller of each token's `token_hash`.
 
     Raises:
         SecurityError: the file cannot be read, or an entry of it cannot be used.
@@ -79,7 +79,7 @@ def read_tokens(path: Path, folder: Path | None = None) -> Mapping[bytes, Caller
     return callers
 
 
-def _entry(place: str, name: str, entry: Any, folder: Path | None) -> tuple[list[bytes], Rate | None]:
+def _entry(place: str, name: str, entry: Any, folder: Path | None) -> tuple[list[bytes], TokenBucket | None]:
     if not NAME.fullmatch(name):
         raise SecurityError(f"{place}: a name has 1 to 64 letters, digits, dots, hyphens or underscores")
     if not isinstance(entry, dict):
@@ -111,4 +111,6 @@ def _entry(place: str, name: str, entry: Any, folder: Path | None) -> tuple[list
         if burst is not None:
             raise SecurityError(f"{place}: burst without users_per_s; give both, or neither for no limit")
         return digests, None
-    return digests, Rate(name, users_per_s=users_per_s, burst=max(1, burst or users_per_s), folder=folder)
+    return digests, TokenBucket(
+        name, users_per_s=users_per_s, burst=max(1, burst or users_per_s), folder=folder
+    )

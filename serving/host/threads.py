@@ -27,14 +27,14 @@ _NEW_OBJECTS_UNCOLLECTED: Final = 20_000
 """Container objects that may be new before cyclic garbage is looked for among them."""
 
 
-def cap_this_thread() -> None:
+def limit_openmp_threads() -> None:
     """Run OpenMP loops that this thread starts in this thread alone: the setting is a thread's own."""
     import faiss
 
     faiss.omp_set_num_threads(1)
 
 
-def spare_the_collector() -> None:
+def limit_garbage_collection() -> None:
     """From now on look for cyclic garbage seldom, and not among what is loaded already.
 
     What serves a call is freed by reference counts. Under overload hundreds of calls wait at once, which the

@@ -21,13 +21,13 @@ def log_to_stderr(process: str, form: LogFormat = LogFormat.TEXT) -> None:
     """Log what this process says, from INFO on."""
     handler = logging.StreamHandler()
     handler.setFormatter(formatter(process, form))
-    handler.addFilter(is_worth_a_line)
+    handler.addFilter(is_loggable)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     ours = logging.getLogger("re4")  # which the command line may have sent to the terminal
     ours.handlers, ours.propagate = [], True
 
 
-def is_worth_a_line(record: logging.LogRecord) -> bool:
+def is_loggable(record: logging.LogRecord) -> bool:
     """Whether a record tells of anything. gRPC's core does not, of a caller who left as the reply was sent.
 
     It calls that an error, with a traceback; one of its own making names a `grpc_call_error`.

@@ -1,7 +1,7 @@
 """Every metric of a server: names, labels, buckets. Dashboards and alerts are written against this file.
 
 A worker counts calls in `CallMetrics`; the supervisor, which answers none, tells of versions and workers in
-`ServerFacts`. How they are published is the business of `metrics_page.py`.
+`SupervisorMetrics`. How they are published is the business of `metrics_page.py`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -160,7 +160,7 @@ class WorkerUsage(Protocol):
 
 
 @dataclass(kw_only=True, eq=False)
-class ServerFacts(Collector):
+class SupervisorMetrics(Collector):
     """What the supervisor knows; read whenever a scraper asks."""
 
     live: Path | None = None

@@ -18,12 +18,12 @@ from typing import Any, Final
 from re4.bundle.publishing.version_lease import Hold
 from re4.common.errors import ServerError
 from re4.serving.host.addresses import Address, hold_port, parse_address
+from re4.serving.host.backoff import Backoff
 from re4.serving.host.cgroups import usable_cores
 from re4.serving.observability.logs import log_to_stderr
-from re4.serving.observability.metrics import ServerFacts
+from re4.serving.observability.metrics import SupervisorMetrics
 from re4.serving.observability.metrics_page import metrics_page
 from re4.serving.observability.recall_sample import RecallSample
-from re4.serving.processes.backoff import Backoff
 from re4.serving.processes.messages import Announce, Failed, Hide, Load, Refuse, Start
 from re4.serving.processes.recall_monitor import RecallMonitor
 from re4.serving.processes.worker_process import WorkerProcess
@@ -63,7 +63,7 @@ class _Supervisor:
         self._settings = settings
         self._metrics_address = metrics_address
         self._workers: dict[int, WorkerProcess] = {}
-        self._facts = ServerFacts(workers=self._workers, certificate=settings.access.tls_certificate)
+        self._facts = SupervisorMetrics(workers=self._workers, certificate=settings.access.tls_certificate)
         self._recall = RecallMonitor(settings.recall_cpu_share, self._facts.recall)
         self._worker_environment: Mapping[str, str] = {}
         self._bundles = bundles

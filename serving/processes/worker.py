@@ -18,7 +18,7 @@ from re4.bundle.verify import read_manifest
 from re4.common.errors import Re4Error
 from re4.serving.api.server import RetrievalServer
 from re4.serving.host.addresses import Address
-from re4.serving.host.threads import spare_the_collector, thread_pools
+from re4.serving.host.threads import limit_garbage_collection, thread_pools
 from re4.serving.observability.logs import log_to_stderr
 from re4.serving.processes.messages import (
     MAX_LINE_BYTES,
@@ -36,7 +36,7 @@ from re4.serving.processes.messages import (
 )
 from re4.serving.retrieval.devices.choosing import placement_on
 from re4.serving.settings import ServerSettings
-from re4.serving.versions.live_version import Live
+from re4.serving.versions.live_version import LiveVersion
 from re4.serving.versions.snapshot import Snapshot, load_snapshot
 
 _log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Worker:
         self._settings = ServerSettings.from_json(start.settings)
         self._reports = reports
         first = Hide(**start.hidden)
-        self._live = Live(hidden=_hidden_ids(first), hidden_failure=first.failure)
+        self._live = LiveVersion(hidden=_hidden_ids(first), hidden_failure=first.failure)
         self._placement = placement_on(self._settings.device)
         self._server = RetrievalServer(
             self._live,
@@ -138,7 +138,7 @@ class Worker:
         return await asyncio.to_thread(load)
 
     def _say_live(self) -> None:
-        spare_the_collector()
+        limit_garbage_collection()
         manifest = self._live.current().manifest
         _log.info(
             "serving %s: %s encoder, %s index of %d items, both on %s",

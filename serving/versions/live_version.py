@@ -8,7 +8,7 @@ from re4.serving.versions.snapshot import Snapshot
 
 
 @dataclass(kw_only=True)
-class Live:
+class LiveVersion:
     """The version that answers, and the newest one that was refused."""
 
     snapshot: Snapshot | None = None

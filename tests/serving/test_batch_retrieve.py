@@ -9,10 +9,10 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from in_process_server import Held, call, drive, serving, until_in_flight
 from running_server import DEADLINE_S, RunningServer, raw_call
 from small_bundles import SmallVersion
 from test_grpcurl import grpcurl
-from test_server_in_process import Held, call, drive, serving, until_in_flight
 
 from re4.common.errors import BundleMismatchError, RequestError, ServerError
 from re4.protos.v1 import retrieval_pb2 as pb

@@ -7,8 +7,8 @@ import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from in_process_server import call, drive, serving
 from running_server import DEADLINE_S
-from test_server_in_process import call, drive, serving
 
 from re4.bundle.manifest import FrontierPoint, IndexInfo
 from re4.protos.v1 import retrieval_pb2 as pb

@@ -6,7 +6,7 @@ from dataclasses import replace
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2
-from test_server_in_process import Held, call, drive, health_of, serving
+from in_process_server import Held, call, drive, health_of, serving
 
 from re4.serving.api.server import RetrievalServer
 from re4.serving.batching.rejections import SPACING_S, Spacing

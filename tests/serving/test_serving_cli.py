@@ -16,7 +16,7 @@ from re4.benchmarks.load_generator.load import Timing
 from re4.benchmarks.serve import measure
 from re4.cli import build_app
 from re4.common.errors import UsageError
-from re4.serving.auth.tokens import digest_of
+from re4.serving.auth.tokens import token_hash
 from re4.serving.cli import info
 from re4.serving.client.cli import retrieve
 
@@ -142,7 +142,7 @@ def test_verbs_reach_a_server_with_tls_and_tokens(
     authority = Authority(tmp_path)
     pair, own = authority.issue(), authority.issue("caller")
     (tmp_path / "token").write_text("a-secret-token\n")
-    entry = f'[me]\nsha256 = "{digest_of("a-secret-token").hex()}"\n'
+    entry = f'[me]\nsha256 = "{token_hash("a-secret-token").hex()}"\n'
     (tmp_path / "tokens.toml").write_text(entry)
     (tmp_path / "ids").write_text("item-1-é\n")
     options = {

@@ -64,7 +64,7 @@ def test_a_server_without_room_keeps_the_old_version_and_says_why(tmp_path: Path
         "import sys\nif 'serve' in sys.orig_argv:\n"
         "    from re4.serving.host import cgroups\n    cgroups.available_memory_bytes = lambda: 0\n"
     )
-    env = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
+    env = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[3]}"}
     with RunningServer(bundles, "--poll-interval-s", "0.02", env=env) as running:
         refused = SmallVersion(seed=2).publish(bundles)
         running.wait_for(f"version {refused} refused, the old one stays live: .*0 MiB can be had")

@@ -27,7 +27,7 @@ from re4.serving.client.client import RetrievalClient
 from re4.serving.host.addresses import Address
 from re4.serving.observability.tracing import Tracer, check_installed
 from re4.serving.settings import ServerSettings
-from re4.serving.versions.live_version import Live
+from re4.serving.versions.live_version import LiveVersion
 from re4.serving.versions.snapshot import Snapshot
 
 REQUEST = pb.RetrieveRequest(history=pb.ItemIds(strings=["item-1-é"]), num_candidates=5).SerializeToString()
@@ -41,7 +41,7 @@ def spans_of(
     kept = InMemorySpanExporter()
     provider = TracerProvider(sampler=ParentBased(sampler), shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(kept))
-    live = Live()
+    live = LiveVersion()
     live.swap(snapshot)
 
     async def main() -> None:
@@ -163,7 +163,7 @@ def test_a_listener_that_fails_is_not_the_calls_business(snapshot: Snapshot) -> 
         def close(self) -> None:
             pass
 
-    live = Live()
+    live = LiveVersion()
     live.swap(snapshot)
 
     async def main() -> None:

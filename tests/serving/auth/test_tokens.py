@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from running_server import DEADLINE_S, RE4, RunningServer
 
 from re4.common.errors import RateError, SecurityError, ServerError, UnauthenticatedError
-from re4.serving.auth.authenticator import Gate
-from re4.serving.auth.rate_limit import Rate
-from re4.serving.auth.tokens import digest_of, read_tokens
+from re4.serving.auth.authenticator import Authenticator
+from re4.serving.auth.rate_limit import TokenBucket
+from re4.serving.auth.tokens import read_tokens, token_hash
 from re4.serving.client.client import Connection, RetrievalClient
 
 GOOD, OLD, SLOW = "a-token-of-ranking", "an-older-token-of-ranking", "a-token-of-mail"
 
 
 def entry(name: str, *tokens: str, more: str = "") -> str:
-    hashes = ", ".join(f'"{digest_of(token).hex()}"' for token in tokens)
+    hashes = ", ".join(f'"{token_hash(token).hex()}"' for token in tokens)
     return f"[{name}]\nsha256 = [{hashes}]\n{more}\n"
 
 
@@ -78,7 +78,7 @@ def test_whoever_brings_a_known_token_is_served(guarded: RunningServer, token: s
         (("authorization", f"Bearer {GOOD} "),),
         (("authorization", f"Bearer {GOOD}x"),),
         (("authorization", f"Bearer {GOOD[:-1]}"),),
-        (("authorization", f"Bearer {digest_of(GOOD).hex()}"),),
+        (("authorization", f"Bearer {token_hash(GOOD).hex()}"),),
         (("authorization", "Bearer ranking"),),
         (("authorization", "Bearer " + "x" * 4000),),
         (("token", GOOD),),
@@ -167,7 +167,7 @@ def test_callers_are_named_in_metrics_and_no_token_is_in_any_word(guarded: Runni
     for place in (guarded.log, metrics, told):
         for token in (GOOD, OLD, SLOW):
             assert token not in place
-            assert digest_of(token).hex() not in place
+            assert token_hash(token).hex() not in place
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_a_server_without_a_usable_file_does_not_start(bundles: Path, tmp_path: 
 
 
 def test_bytes_that_are_no_text_are_no_token(tokens_file: Path) -> None:
-    gate = Gate(tokens_file, None)
+    gate = Authenticator(tokens_file, None)
     with pytest.raises(UnauthenticatedError):
         gate.admit([("authorization", b"Bearer \xff")])
 
@@ -220,7 +220,7 @@ def test_a_new_token_fits_the_entry_that_comes_with_it(tmp_path: Path) -> None:
     callers = read_tokens(tmp_path / "tokens.toml")
     token = Connection.read(token_file=tmp_path / "token").token
     assert token is not None
-    assert callers[digest_of(token)].name == "new.caller"
+    assert callers[token_hash(token)].name == "new.caller"
     assert token not in made.stderr
     assert token not in repr(Connection(token=token))
 
@@ -246,7 +246,7 @@ def test_no_span_of_time_lets_more_in_than_burst_and_rate(
     steps_s: list[float], users_per_s: float, burst: float
 ) -> None:
     now = 1000.0
-    rate = Rate("a", users_per_s=users_per_s, burst=burst, clock_s=lambda: now)
+    rate = TokenBucket("a", users_per_s=users_per_s, burst=burst, clock_s=lambda: now)
     let_in = []
     for step_s in steps_s:
         now += step_s
@@ -265,7 +265,7 @@ def test_no_span_of_time_lets_more_in_than_burst_and_rate(
 
 
 def _charge(folder: Path, results: "multiprocessing.Queue[int]") -> None:
-    rate = Rate("shared", users_per_s=1e-6, burst=1000, folder=folder)
+    rate = TokenBucket("shared", users_per_s=1e-6, burst=1000, folder=folder)
     num_let_in = 0
     for _ in range(1000):
         try:

@@ -1,6 +1,6 @@
 """A crash loop is slowed down, a lone crash is not."""
 
-from re4.serving.processes.backoff import Backoff
+from re4.serving.host.backoff import Backoff
 
 
 def test_a_crash_loop_is_slowed_down_to_a_bound() -> None:

@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,46 +13,19 @@ import grpc
 import pytest
 from certificates import DAY, Authority
 from damaged_versions import CHANGED_FILES, publish
-from prometheus_client.parser import text_string_to_metric_families
-from running_server import DEADLINE_S, RunningServer, raw_call
+from in_process_server import Held, call, drive, serving
+from running_server import DEADLINE_S, RunningServer, raw_call, serve_and_fail
+from scraped_metrics import Scraped, scraped_with
 from small_bundles import SmallVersion
-from test_server_in_process import Held, call, drive, serving
-from test_server_processes import serve_and_fail
 
 from re4.common.errors import ServerError
 from re4.serving.api.server import RetrievalServer
 from re4.serving.client.client import RetrievalClient
-from re4.serving.observability.metrics import STAGES, ServerFacts
+from re4.serving.observability.metrics import STAGES, SupervisorMetrics
 from re4.serving.retrieval.pipeline import Pipeline
 from re4.serving.versions.snapshot import Snapshot
 
-README = Path(__file__).parents[2] / "serving" / "README.md"
-
-
-class Scraped:
-    """One look at the page."""
-
-    def __init__(self, url: str) -> None:
-        with urllib.request.urlopen(url, timeout=DEADLINE_S) as page:  # our own server
-            self.families = list(text_string_to_metric_families(page.read().decode()))
-
-    def value(self, name: str, **labels: str) -> float:
-        """The sum of a metric's samples that have these labels."""
-        return sum(sample.value for sample in self._samples(name) if labels.items() <= sample.labels.items())
-
-    def labels(self, name: str) -> list[dict[str, str]]:
-        return [sample.labels for sample in self._samples(name)]
-
-    def _samples(self, name: str) -> list[Any]:
-        return [sample for family in self.families for sample in family.samples if sample.name == name]
-
-
-def scraped_with(url: str, num_calls: float) -> Scraped:
-    """The page once so many calls have been counted: a call is, just after its reply was sent."""
-    until = time.monotonic() + DEADLINE_S
-    while (scraped := Scraped(url)).value("re4_calls_total") < num_calls and time.monotonic() < until:
-        time.sleep(0.02)
-    return scraped
+README = Path(__file__).parents[3] / "serving" / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +136,7 @@ def test_when_the_certificate_ends(tmp_path: Path) -> None:
     """Told of the file as it is now: renewed, ended, or no certificate any more."""
     authority = Authority(tmp_path)
     first = authority.issue("first", ends=3 * DAY)
-    facts = ServerFacts(certificate=first.certificate)
+    facts = SupervisorMetrics(certificate=first.certificate)
 
     def seconds_left() -> list[float]:
         families = [family for family in facts.collect() if family.name == "re4_certificate_end_seconds"]

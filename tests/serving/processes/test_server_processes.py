@@ -13,21 +13,13 @@ import grpc
 import pytest
 from damaged_versions import CHANGED_FILES, WRONG_PARTS, publish
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from running_server import DEADLINE_S, RE4, RunningServer, open_files, raw_call
+from running_server import DEADLINE_S, RE4, RunningServer, open_files, raw_call, serve_and_fail
 from small_bundles import SmallVersion
 
 from re4.bundle.publishing.retention import prune
 from re4.common.errors import UsageError
 from re4.serving.cli import serve
 from re4.serving.client.client import RetrievalClient
-
-
-def serve_and_fail(bundles: Path, *options: str) -> tuple[int, str]:
-    """Exit code and words of a server that does not start."""
-    command = [*RE4, "serve", "--bundles", str(bundles), "--address", "127.0.0.1:0", *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
-    assert "Traceback" not in done.stderr
-    return done.returncode, " ".join(done.stderr.split())
 
 
 def test_the_running_server_never_loads_what_belongs_offline(tmp_path: Path) -> None:
@@ -195,7 +187,7 @@ def test_a_check_ends_with_a_parent_that_was_killed(bundles: Path, tmp_path: Pat
         "import sys\nif 're4.serving.versions.version_check' in sys.orig_argv:\n"
         f"    from re4.bundle import verify\n    verify.verify_version = lambda _: open({str(held)!r})\n"
     )
-    env = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
+    env = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[3]}"}
     running = RunningServer(bundles, env=env)
     try:
         running.wait_for("is open, NOT_SERVING")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 from running_server import RunningServer
+from scraped_metrics import Scraped
 from small_bundles import SmallVersion
-from test_metrics_page import Scraped
 
 from re4.serving.client.client import RetrievalClient
 from re4.serving.processes.recall_process import answer_recall

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running_server import DEADLINE_S, RunningServer
 
-from re4.serving.auth.tokens import digest_of
+from re4.serving.auth.tokens import token_hash
 from re4.serving.observability.access_log import AccessLog
 from re4.serving.observability.call_context import CURRENT_CALL, Call
-from re4.serving.observability.logs import formatter, is_worth_a_line
+from re4.serving.observability.logs import formatter, is_loggable
 from re4.serving.settings import LogFormat
 
 TOKEN = "a-token-that-nobody-logs"
@@ -36,7 +36,7 @@ def request_id(error: grpc.RpcError | None) -> str:
 
 def test_json_lines_of_a_server_that_logs_all_calls(bundles: Path, tmp_path: Path) -> None:
     path = tmp_path / "tokens.toml"
-    path.write_text(f'[ranking]\nsha256 = "{digest_of(TOKEN).hex()}"\n')
+    path.write_text(f'[ranking]\nsha256 = "{token_hash(TOKEN).hex()}"\n')
     options = ("--log-format", "json", "--access-log", "all", "--tokens", str(path))
     with RunningServer(bundles, *options, "--num-processes", "1") as running:
         good = ("authorization", f"Bearer {TOKEN}")
@@ -71,7 +71,7 @@ def test_a_caller_who_left_as_the_reply_was_sent_makes_no_line(
 ) -> None:
     exc_info = None if error is None else (type(error), error, None)
     record = logging.LogRecord("grpc", logging.ERROR, "", 0, "raised in core", None, exc_info)
-    assert is_worth_a_line(record) is expected
+    assert is_loggable(record) is expected
 
 
 def test_text_lines_name_failed_calls_alone(bundles: Path) -> None:
