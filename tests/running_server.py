@@ -1,6 +1,7 @@
 """A server started as a user starts it, with one worker process where a test does not choose."""
 
 import contextlib
+import subprocess
 import sys
 from pathlib import Path
 
