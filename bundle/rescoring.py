@@ -89,15 +89,15 @@ def best_candidates(
         ascending; row -1 and a score of minus infinity where a pool holds no more.
     """
     best_BP = pools.scores_BKP.max(axis=1)
-    order = _best_first(best_BP, num_candidates)
+    order = best_first(best_BP, num_candidates)
     rows_BM = np.take_along_axis(pools.rows_BP, order, 1)
     scores_BM = np.take_along_axis(best_BP, order, 1)
     of_best_BKM = np.take_along_axis(pools.scores_BKP, order[:, None, :], 2)
     return rows_BM, scores_BM, of_best_BKM.argmax(axis=1)
 
 
-def _best_first(scores_BP: NDArray[np.float32], num_best: int) -> NDArray[np.int64]:
-    """Places of the highest scores of each request, best first, equal ones in their order."""
+def best_first(scores_BP: NDArray[np.float32], num_best: int) -> NDArray[np.int64]:
+    """Return the places of the highest scores of each request, best first, equal ones in their order."""
     num_best = min(num_best, scores_BP.shape[1])
     # Score and place in one whole number each: NumPy parts and sorts those several times faster.
     keys_BP = (~_rising(scores_BP) << 32) | np.arange(scores_BP.shape[1])

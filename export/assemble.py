@@ -19,6 +19,7 @@ from pydantic import JsonValue
 
 from re4 import __version__
 from re4.bundle.attributes.writer import write_attributes
+from re4.bundle.exact_search import exact_search
 from re4.bundle.golden import GoldenQueries
 from re4.bundle.histories import write_histories
 from re4.bundle.ids.id_map import write_item_ids
@@ -32,7 +33,6 @@ from re4.exporting.catalogue.histories import spread
 from re4.exporting.catalogue.items import NO_ITEMS
 from re4.exporting.encoder.onnx_runner import OnnxEncoder
 from re4.exporting.index.devices import Device
-from re4.exporting.index.exact_candidates import exact_candidates
 from re4.exporting.index.make import factory_for, make_index
 from re4.exporting.index.tuning import Goal, num_queries_for
 from re4.exporting.sources.material import Material
@@ -236,8 +236,8 @@ def _golden_queries(
         raise ExportError(
             "the encoder answers real histories with values that are not finite: do not publish it"
         )
-    candidate_rows_QM, scores_QM = exact_candidates(
-        interests_QKD, vectors_ND, min(NUM_GOLDEN_CANDIDATES, len(vectors_ND))
+    scores_QM, candidate_rows_QM = exact_search(
+        interests_QKD, vectors_ND, NUM_GOLDEN_CANDIDATES, sum_in_float64=True, read_chunks=pieces
     )
     return GoldenQueries(
         rows_QL=rows_QL,

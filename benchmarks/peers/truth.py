@@ -15,14 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from re4.benchmarks.load_generator.requests import IdList
+from re4.bundle.exact_search import exact_thresholds, reaches, true_scores
 from re4.bundle.ids.id_map import ItemIds
 from re4.bundle.layout import ENCODER, VECTORS
 from re4.bundle.verify import read_manifest
 
 NUM_REQUESTS: Final = 200
-_BLOCK_ROWS: Final = 1 << 14
-_TOLERANCE: Final = 1e-5
-"""Relative: float32 sums in another order decide ties this close."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,7 +62,7 @@ class Truth:
         interests_QKD, _ = encoder.encode(vectors_ND[rows_QL], lengths_Q)
         return cls(
             interests_QKD=interests_QKD,
-            thresholds_Q=_last_of_best(interests_QKD, vectors_ND, num_candidates),
+            thresholds_Q=exact_thresholds(interests_QKD, vectors_ND, num_candidates),
             num_candidates=num_candidates,
             ids=ids,
             vectors_ND=vectors_ND,
@@ -77,20 +75,7 @@ class Truth:
             answers, self.interests_QKD, self.thresholds_Q, strict=False
         ):
             rows = np.unique(self.ids.rows(answer))
-            scores = (self.vectors_ND[rows[rows >= 0]] @ interests_KD.T).max(axis=1)
-            hits = int((scores >= threshold - _TOLERANCE * abs(threshold)).sum())
+            scores = true_scores(interests_KD[None], self.vectors_ND, rows[None])
+            hits = int(reaches(scores, threshold).sum())
             recalls.append(min(1.0, hits / min(self.num_candidates, len(self.vectors_ND))))
         return {"mean": float(np.mean(recalls)), "min": float(np.min(recalls)), "num_requests": len(recalls)}
-
-
-def _last_of_best(
-    interests_QKD: NDArray[np.float32], vectors_ND: NDArray[np.float32], num_best: int
-) -> NDArray[np.float32]:
-    num_best = min(num_best, len(vectors_ND))
-    num_requests, _, dim = interests_QKD.shape
-    best_QM = np.full((num_requests, num_best), -np.inf, np.float32)
-    for start in range(0, len(vectors_ND), _BLOCK_ROWS):
-        scores = vectors_ND[start : start + _BLOCK_ROWS] @ interests_QKD.reshape(-1, dim).T
-        best_of_K = scores.reshape(len(scores), num_requests, -1).max(axis=2).T
-        best_QM = np.partition(np.concatenate([best_QM, best_of_K], axis=1), -num_best, axis=1)[:, -num_best:]
-    return np.asarray(best_QM[:, 0])

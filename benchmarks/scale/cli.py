@@ -173,11 +173,11 @@ def _served_recall(path: Path, manifest: "Manifest", work: Path) -> float:
     """The share of the exact candidates that the reader was answered with."""
     import numpy as np
 
+    from re4.bundle.exact_search import exact_thresholds, merged_recall
     from re4.bundle.layout import ENCODER, VECTORS
     from re4.bundle.mapped_array import open_array
     from re4.exporting.assemble import interests_of
     from re4.exporting.encoder.onnx_runner import OnnxEncoder
-    from re4.exporting.index.merged_recall import exact_thresholds, merged_recall
 
     shape = (manifest.items.num_items, manifest.model.embedding_dim)
     vectors_ND = open_array(path / VECTORS, "<f4", shape)

@@ -3,7 +3,7 @@
 The truth is computed here, in numpy, over every vector of the bundle version that answered: the best by inner
 product with any of the interests that the server itself gives. So this measures the search and the merge.
 
-Legend: K interests, D embedding, N items, M candidates.
+Legend: N items, D embedding, M candidates.
 """
 
 from collections.abc import Sequence
@@ -11,19 +11,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from re4.benchmarks.load_generator.requests import IdList
+from re4.bundle.exact_search import recall_of
 from re4.bundle.ids.id_map import ItemIds
 from re4.bundle.layout import VECTORS
 from re4.bundle.verify import read_manifest
 from re4.serving.client.client import Connection, RetrievalClient
 
 NUM_RECALL_REQUESTS: Final = 200
-_BLOCK_ROWS: Final = 1 << 18
 _TIMEOUT_S: Final = 10.0
-_TOLERANCE: Final = 1e-5
-"""Relative: scores this close to the last true one are ties, which float32 sums in another order decide."""
 
 
 def measure_recall(
@@ -69,11 +66,11 @@ def measure_recall(
             excluded = ids.rows(history) if exclude_history else np.zeros(0, np.int64)
             recalls.append(
                 recall_of(
-                    ids.rows(found.item_ids),
                     found.interests.vectors,
                     vectors_ND,
-                    excluded_rows=excluded[excluded >= 0],
+                    ids.rows(found.item_ids),
                     num_candidates=num_candidates,
+                    excluded_rows=excluded[excluded >= 0],
                 )
             )
     if not recalls:
@@ -84,35 +81,3 @@ def measure_recall(
         "num_requests": len(recalls),
         "num_candidates": num_candidates,
     }
-
-
-def recall_of(
-    rows_M: NDArray[np.int64],
-    interests_KD: NDArray[np.float32],
-    vectors_ND: NDArray[np.float32],
-    *,
-    excluded_rows: NDArray[np.int64],
-    num_candidates: int,
-) -> float:
-    """Share of the true best items that an answer holds; items that tie with the last of them are as good.
-
-    Args:
-        rows_M: The answer's distinct item rows.
-        interests_KD: The interests that were searched with.
-        vectors_ND: All item vectors; may be a memory map, and is read in blocks.
-        excluded_rows: Items that may not be among the candidates.
-        num_candidates: How many were asked for.
-    """
-    scores_N = np.concatenate(
-        [
-            (vectors_ND[start : start + _BLOCK_ROWS] @ interests_KD.T).max(axis=1)
-            for start in range(0, len(vectors_ND), _BLOCK_ROWS)
-        ]
-    )
-    answered_M = scores_N[np.setdiff1d(rows_M, excluded_rows)]
-    scores_N[excluded_rows] = -np.inf
-    num_true = min(num_candidates, int(np.isfinite(scores_N).sum()))
-    if num_true == 0:
-        return 1.0
-    last = np.partition(scores_N, -num_true)[-num_true]
-    return min(1.0, float((answered_M >= last - _TOLERANCE * abs(last)).sum()) / num_true)

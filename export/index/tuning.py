@@ -21,12 +21,13 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from re4.bundle.exact_search import exact_thresholds, merged_recall
 from re4.bundle.manifest import FrontierPoint, IndexInfo
 from re4.common.errors import GateError
 from re4.exporting.index.build import BuiltIndex
 from re4.exporting.index.families import Settings
-from re4.exporting.index.merged_recall import exact_thresholds, merged_recall
 from re4.exporting.index.search import find, merge
+from re4.exporting.storage.mapped_vectors import pieces
 
 BATCH_SIZE: Final = 8
 """Requests in one search."""
@@ -83,7 +84,7 @@ class Queries:
         self.vectors_ND = vectors_ND
         self.num_candidates = min(num_candidates, len(vectors_ND))
         self._thresholds_Q = (
-            exact_thresholds(interests_QKD, vectors_ND, self.num_candidates)
+            exact_thresholds(interests_QKD, vectors_ND, self.num_candidates, read_chunks=pieces)
             if thresholds_Q is None
             else thresholds_Q
         )

@@ -14,16 +14,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from re4.bundle.exact_search import exact_thresholds, merged_recall, reaches
 from re4.bundle.layout import INDEX, VECTORS
 from re4.common.errors import GateError, UsageError
 from re4.exporting.assemble import Assembled
 from re4.exporting.catalogue.histories import spread
 from re4.exporting.index.build import BuiltIndex
-from re4.exporting.index.merged_recall import exact_thresholds, merged_recall
 from re4.exporting.index.tuning import Goal
 from re4.exporting.rebuild.drift import SharedRequests
 from re4.exporting.sources.published_version import PublishedVersion, answers, open_index
-from re4.exporting.storage.mapped_vectors import rows_of
+from re4.exporting.storage.mapped_vectors import pieces, rows_of
 
 _MAX_SAMPLED_ITEMS: Final = 2_000
 _MIN_SAMPLED_ITEMS: Final = 200
@@ -31,7 +31,6 @@ _MAX_COMPARISONS: Final = 4_000_000_000
 """Sampled items times items compared, while that leaves `_MIN_SAMPLED_ITEMS`."""
 _SIZED: Final = (INDEX, VECTORS)
 _GOLDEN_SLACK: Final = 0.05
-_TOLERANCE: Final = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +190,7 @@ def _found(
 ) -> float:
     vectors_ND = assembled.material.vectors_ND
     rows_QM = answers(built, assembled.index, interests_QKD, vectors_ND, num_candidates)
-    thresholds_Q = exact_thresholds(interests_QKD, vectors_ND, num_candidates)
+    thresholds_Q = exact_thresholds(interests_QKD, vectors_ND, num_candidates, read_chunks=pieces)
     return merged_recall(interests_QKD, vectors_ND, rows_QM, thresholds_Q)
 
 
@@ -214,9 +213,8 @@ def _exactly_reached(
     vectors_SD: NDArray[np.float32], vectors_ND: NDArray[np.float32], num_candidates: int
 ) -> NDArray[np.bool_]:
     own_S = np.einsum("sd,sd->s", vectors_SD, vectors_SD)
-    last_S = exact_thresholds(vectors_SD[:, None, :], vectors_ND, min(num_candidates, len(vectors_ND)))
-    is_reached_S: NDArray[np.bool_] = (own_S >= last_S - _TOLERANCE * np.abs(last_S)) & (own_S > 0)
-    return is_reached_S
+    last_S = exact_thresholds(vectors_SD[:, None, :], vectors_ND, num_candidates, read_chunks=pieces)
+    return np.asarray(reaches(own_S, last_S) & (own_S > 0))
 
 
 def _reachable(

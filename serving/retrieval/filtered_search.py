@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.serving.retrieval.exact_search import exact_search
+from re4.bundle.exact_search import exact_search
 from re4.serving.retrieval.filter_cache import Selections
 from re4.serving.retrieval.filters import Condition, Selection
 from re4.serving.retrieval.hidden_items import search_others
@@ -82,7 +82,7 @@ def search_on_terms(
         return Found(*searcher.search(queries_QD, num_results, for_each=for_each, effort=terms.effort), None)
     selection = selections.of(terms.conditions)
     if selection.few_rows_S is not None:
-        few = exact_search(queries_QD, vectors_ND, num_results, among_rows=selection.few_rows_S)
+        few = exact_search(queries_QD[:, None], vectors_ND, num_results, among_rows=selection.few_rows_S)
         return Found(*few, selection)
     effort = terms.effort * (len(vectors_ND) / selection.num_rows) ** _DILUTION
     many = searcher.search(

@@ -14,9 +14,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from re4.bundle.exact_search import exact_search
 from re4.bundle.hidden import HiddenIds
 from re4.bundle.ids.id_map import ItemIds
-from re4.serving.retrieval.exact_search import exact_search
 from re4.serving.retrieval.filters import FEW, Selection
 from re4.serving.retrieval.search import Searcher
 
@@ -102,7 +102,7 @@ def search_others(
         scores, rows = (
             searcher.search(again_QD, num_results, for_each=for_each, effort=effort, selector=others.selector)
             if others.few_rows_S is None
-            else exact_search(again_QD, vectors_ND, num_results, among_rows=others.few_rows_S)
+            else exact_search(again_QD[:, None], vectors_ND, num_results, among_rows=others.few_rows_S)
         )
         scores_QS[crowded_Q], rows_QS[crowded_Q] = -np.inf, -1
         scores_QS[crowded_Q, : scores.shape[1]], rows_QS[crowded_Q, : rows.shape[1]] = scores, rows

@@ -13,9 +13,9 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from re4.bundle.exact_search import exact_search
 from re4.common.errors import BundleMismatchError, Re4Error
 from re4.serving.retrieval.devices.placement import Encodes
-from re4.serving.retrieval.exact_search import exact_search
 from re4.serving.retrieval.filter_cache import Selections
 from re4.serving.retrieval.filtered_search import SearchTerms, search_on_terms
 from re4.serving.retrieval.filters import Selection
@@ -148,7 +148,7 @@ class Pipeline:
                 merged[place] = self._merge_lists(query, scores_KS, rows_KS, attention_BKL[place])
             if len(merged[place].rows_M) < min(query.num_candidates, self._num_eligible(query, selection)):
                 exact = exact_search(
-                    interests_BKD[place],
+                    interests_BKD[place][:, None],
                     self._vectors_ND,
                     query.search_depth,
                     among_rows=None if selection is None else selection.rows(),

@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from re4.bundle.exact_search import true_scores
 from re4.bundle.golden import GoldenQueries
 from re4.common.errors import BundleMismatchError, Re4Error
 from re4.serving.retrieval.indexes import KINDS
@@ -106,19 +107,20 @@ def _recall(
 ) -> float:
     """The share of the exact candidates that was found; an item that ties with the last one counts."""
     found, margin = answer.merged, _margin(expected_M)
-    if not _close(_true_scores(snapshot, answer, expected_rows_M), expected_M, margin):
+    expected_scores = true_scores(answer.interests_KD[None], snapshot.vectors_ND, expected_rows_M[None])[0]
+    if not _close(expected_scores, expected_M, margin):
         raise BundleMismatchError(f"{where}: the item vectors are not those that it was answered with")
-    true_scores = _true_scores(snapshot, answer, found.rows_M)
+    found_scores = true_scores(answer.interests_KD[None], snapshot.vectors_ND, found.rows_M[None])[0]
     # An index that is not exact may miss an item in the list of the interest that likes it best.
     named_M = (snapshot.vectors_ND[found.rows_M] * answer.interests_KD[found.interest_numbers_M]).sum(axis=1)
     if not _close(found.scores_M, named_M, margin):
         raise BundleMismatchError(
             f"{where}: the index scores items otherwise than their vectors do: they are not of one catalogue"
         )
-    best_M = np.sort(true_scores)[::-1]
+    best_M = np.sort(found_scores)[::-1]
     if (best_M > expected_M[: len(best_M)] + margin).any():
         raise BundleMismatchError(f"{where}: there are better items than those that it expects")
-    return float((true_scores >= expected_M[-1] - margin).sum()) / len(expected_M)
+    return float((found_scores >= expected_M[-1] - margin).sum()) / len(expected_M)
 
 
 def _margin(expected: NDArray[np.float32]) -> float:
@@ -127,9 +129,3 @@ def _margin(expected: NDArray[np.float32]) -> float:
 
 def _close(found_M: NDArray[np.float32], expected_M: NDArray[np.float32], margin: float) -> bool:
     return bool(np.allclose(found_M, expected_M, rtol=0, atol=margin))
-
-
-def _true_scores(snapshot: Snapshot, answer: Answer, rows_M: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Maximum over interests of the inner product, from the vectors themselves: float32 [M]."""
-    scores: NDArray[np.float32] = (snapshot.vectors_ND[rows_M] @ answer.interests_KD.T).max(axis=1)
-    return scores

@@ -13,7 +13,6 @@ from re4.benchmarks.load_generator.call_stats import Recorder
 from re4.benchmarks.load_generator.histogram import Histogram, nearest_rank
 from re4.benchmarks.load_generator.load import OpenLoad, arrival_times
 from re4.benchmarks.load_generator.transport import read_retrieve_reply
-from re4.benchmarks.serve.recall import recall_of
 
 VALUES = st.lists(st.integers(0, 5_000_000), min_size=1, max_size=200)
 
@@ -86,16 +85,3 @@ def test_a_run_without_the_figure_leaves_no_interval() -> None:
     alone = interval([5.0])
     assert alone is not None
     assert (alone.mean, alone.low, alone.high) == (5.0, None, None)
-
-
-def test_recall_counts_the_true_best_and_forgives_only_ties() -> None:
-    vectors_ND = np.array([[4, 0], [3, 0], [0, 3], [0, 1], [9, 9]], np.float32)
-    interests_KD = np.eye(2, dtype=np.float32)
-    excluded = np.array([4])
-
-    def recall(*rows: int) -> float:
-        return recall_of(np.array(rows), interests_KD, vectors_ND, excluded_rows=excluded, num_candidates=2)
-
-    assert recall(0, 1) == recall(0, 2) == 1.0  # rows 1 and 2 tie
-    assert recall(0, 3) == 0.5
-    assert recall(3, 4) == 0.0  # an excluded item is no candidate, however good

@@ -10,15 +10,13 @@ import numpy as np
 import pytest
 
 from re4.benchmarks.synthetic.vectors import VectorSpace
+from re4.bundle import exact_search as exact
+from re4.bundle.exact_search import exact_search, exact_thresholds
 from re4.common.errors import ExportError, UsageError
-from re4.exporting.index import exact_candidates as exact
 from re4.exporting.index import memory_estimate as memory
-from re4.exporting.index import merged_recall
 from re4.exporting.index.build import build_index
-from re4.exporting.index.exact_candidates import exact_candidates
 from re4.exporting.index.families import RECIPES
 from re4.exporting.index.memory_estimate import check_memory, need_of, parse_bytes
-from re4.exporting.index.merged_recall import exact_thresholds
 from re4.exporting.storage import mapped_vectors as mapped
 from re4.exporting.storage.build_cache import Checkpoints
 from re4.exporting.storage.mapped_vectors import digest_of, let_go, pieces, rows_of
@@ -169,10 +167,10 @@ def test_exact_answers_do_not_depend_on_the_pieces(
 ) -> None:
     vectors = np.load(vectors_file, mmap_mode="r")[:5000]
     interests = VectorSpace(num_items=NUM_ITEMS, embedding_dim=DIM).interests(6, 3)
-    rows, scores = exact_candidates(interests, vectors, 30)
+    scores, rows = exact_search(interests, vectors, 30, sum_in_float64=True, read_chunks=pieces)
     thresholds = exact_thresholds(interests, vectors, 30)
     np.testing.assert_allclose(thresholds, scores[:, -1], rtol=1e-5)
-    monkeypatch.setattr(exact, "_MAX_PRODUCTS", 18 * 77)
-    monkeypatch.setattr(mapped, "ROWS_AT_ONCE", 19)  # fewer than the candidates
-    np.testing.assert_array_equal(exact_candidates(interests, vectors, 30)[0], rows)
-    np.testing.assert_allclose(merged_recall.exact_thresholds(interests, vectors, 30), thresholds, rtol=1e-5)
+    monkeypatch.setattr(exact, "_MAX_CHUNK_PRODUCTS", 18 * 19)  # fewer items than candidates
+    again = exact_search(interests, vectors, 30, sum_in_float64=True, read_chunks=pieces)
+    np.testing.assert_array_equal(again[1], rows)
+    np.testing.assert_allclose(exact_thresholds(interests, vectors, 30), thresholds, rtol=1e-5)

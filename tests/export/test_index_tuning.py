@@ -13,7 +13,6 @@ from re4.exporting.index import tuning
 from re4.exporting.index.build import BuiltIndex, build_index
 from re4.exporting.index.families import RECIPES
 from re4.exporting.index.families.flat import FLAT
-from re4.exporting.index.merged_recall import exact_thresholds, merge_max_score, merged_recall
 from re4.exporting.index.tuning import Goal, Measured, Queries, num_queries_for, pareto, tune
 
 NUM_ITEMS, DIM, NUM_QUERIES, NUM_CANDIDATES = 4000, 16, 60, 25
@@ -134,25 +133,6 @@ def test_a_setting_that_fails_the_other_half_is_passed_over(monkeypatch: pytest.
     halves = iter(("choosing", "judging"))
     with pytest.raises(ExportError, match=r"the best is 0\.9000"):
         tune(built, np.zeros((10, 2), np.float32), np.zeros((8, 1, 2), np.float32), goal, num_bytes=1)
-
-
-def test_thresholds_and_merging_are_those_of_brute_force(vectors: np.ndarray, interests: np.ndarray) -> None:
-    scores_QN = np.einsum("qkd,nd->qkn", interests, vectors).max(axis=1)
-    thresholds = exact_thresholds(interests, vectors, 10)
-    np.testing.assert_allclose(thresholds, np.sort(scores_QN, axis=1)[:, -10], rtol=1e-5)
-    exact = np.argsort(-scores_QN, axis=1)[:, :10]
-    assert merged_recall(interests, vectors, exact, thresholds) == 1.0
-
-
-def test_ties_harm_nobody_and_missing_results_find_nothing() -> None:
-    vectors = np.ones((20, 4), np.float32)
-    interests = np.ones((1, 2, 4), np.float32)
-    thresholds = exact_thresholds(interests, vectors, 3)
-    assert merged_recall(interests, vectors, np.array([[17, 18, 19]]), thresholds) == 1.0
-    assert merged_recall(interests, vectors, np.array([[17, -1, -1]]), thresholds) == pytest.approx(1 / 3)
-    scores = np.array([[[5, 4, -9], [6, 5, -9]]], np.float32)
-    rows = np.array([[[2, 3, -1], [3, 7, -1]]])
-    assert merge_max_score(scores, rows, 4).tolist() == [[3, 2, 7, -1]]
 
 
 def test_the_frontier_holds_what_nothing_beats() -> None:

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from re4.bundle.exact_search import exact_search
 from re4.protos.v1 import retrieval_pb2 as pb
 from re4.serving.api.option_checks import POLICY_OF
 from re4.serving.protocol.policy_names import enum_name, policy_names
-from re4.serving.retrieval.exact_search import exact_search
 from re4.serving.retrieval.merging import POLICIES
 from re4.serving.retrieval.merging.attention_quota import attention_quotas
 from re4.serving.retrieval.merging.equal_quota import equal_quotas
@@ -38,7 +38,7 @@ class Question:
         self.attention_KL = (attention_KL / attention_KL.sum(axis=1, keepdims=True)).astype(np.float32)
         self.excluded = rng.permutation(num_items)[:num_excluded].tolist()
         self.num_candidates = num_candidates
-        self.scores_KS, self.rows_KS = exact_search(self.interests_KD, self.items_ND, num_items)
+        self.scores_KS, self.rows_KS = exact_search(self.interests_KD[:, None], self.items_ND, num_items)
         self.score_of = [
             dict(zip(rows, scores, strict=True))
             for rows, scores in zip(self.rows_KS.tolist(), self.scores_KS.tolist(), strict=True)
@@ -192,18 +192,3 @@ def test_every_policy_can_be_asked_for_and_every_value_is_a_policy() -> None:
     assert set(POLICY_OF) | values == set(pb.MergePolicy.values())
     for name, policy in POLICIES.items():
         assert POLICY_OF[pb.MergePolicy.Value(enum_name(name))] is policy
-
-
-@pytest.mark.parametrize("num_results", [1, 7, 1000])
-def test_the_exact_search_is_the_order_of_all_scores_across_its_chunks(
-    num_results: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("re4.serving.retrieval.exact_search._ITEMS_AT_ONCE", 16)
-    rng = np.random.default_rng(3)
-    items_ND = rng.standard_normal((101, 5)).astype(np.float32)
-    interests_KD = rng.standard_normal((3, 5)).astype(np.float32)
-    scores_KS, rows_KS = exact_search(interests_KD, items_ND, num_results)
-    scores_KN = interests_KD @ items_ND.T
-    expected = np.argsort(-scores_KN, axis=1)[:, :num_results]
-    np.testing.assert_array_equal(rows_KS, expected)
-    np.testing.assert_allclose(scores_KS, np.take_along_axis(scores_KN, expected, 1), rtol=1e-5)

@@ -2,8 +2,9 @@
 
 A peer runs in an environment of its own, and speaks files. A folder goes in, with `vectors.npy` [N, D],
 `interests.npy` [Q, K, D] and `thresholds.npy` [Q], the score of each request's last exact candidate; a JSON
-file with points comes out. Built indexes stay in the folder, and are used again. Merging is the product's own
-(`re4.bundle.rescoring`, which needs numpy alone), so that engines differ by what they find and how fast.
+file with points comes out. Built indexes stay in the folder, and are used again. Merging and judging are the
+product's own (`re4.bundle.rescoring` and `exact_search`, which need NumPy alone), so that engines differ by
+the items that they find and by their speed.
 
 Legend: B requests, Q requests, K interests, S results of a search, D embedding, N items, M candidates.
 """
@@ -22,11 +23,11 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+from re4.bundle.exact_search import reaches
 from re4.bundle.rescoring import best_candidates, rescore
 
 _K_FACTORS = (1, 1.5, 2)
 _POOL_FACTORS = (1.25, 1.5, 2, 3)
-_TOLERANCE = 1e-5
 _ENOUGH_RECALL = 0.99
 _TOO_SLOW = 4
 
@@ -151,7 +152,7 @@ def _measure(
             if start >= 0:
                 seconds[factor].append((search_s + clock() - began) / len(batch))
                 least = thresholds[start : start + len(batch), None]
-                recalls[factor].append(float((found >= least - _TOLERANCE * np.abs(least)).mean()))
+                recalls[factor].append(float(reaches(found, least).mean()))
     return [
         {
             "threads": threads,
