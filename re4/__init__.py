@@ -1,24 +1,57 @@
-"""Re4 Retrieval: the command `re4`, the error tree and the console, shared by every folder."""
+"""Re4 Retrieval: the public names, each imported from its module on first use.
 
-import os
+A service that uses only a client never loads PyTorch, FAISS, ONNX Runtime or polars. `__init__.pyi` lists the
+same names with their types, for type checkers and editors.
+"""
 
-# ONNX Runtime keeps a telemetry database in the home folder, and sends events to its maker,
-# unless told otherwise. Every process of ours imports this before it.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any
 
-__version__: str
-__all__ = ["__version__"]
+_NAMES: Mapping[str, Sequence[str]] = {
+    "re4.common.errors": (
+        *("BundleBusyError", "BundleDamagedError", "BundleError", "BundleMismatchError", "DataError"),
+        *("ExportError", "FetchError", "GateError", "NoUsableHistoryError", "NotReadyError", "OverloadError"),
+        *("RateError", "Re4Error", "RequestError", "RunError", "SecurityError", "ServerError", "ShedError"),
+        *("TooLateError", "TrainingError", "UnauthenticatedError", "UsageError"),
+    ),
+    "re4.retriever": ("Retriever",),
+    "re4.serving.client.async_client": ("AsyncRetrievalClient",),
+    "re4.serving.client.client": ("RetrievalClient",),
+    "re4.serving.client.connection": ("Connection",),
+    "re4.serving.client.values": (
+        *("AttributeFilter", "Candidates", "Interests", "Reasons", "RetrieveOptions"),
+    ),
+}
+"""The public names by module."""
+
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
+
+__all__ = sorted(_MODULES)
 
 
-def __getattr__(name: str) -> str:
-    """`__version__`, once somebody asks: looking it up takes longer than all else here."""
-    if name != "__version__":
+def __getattr__(name: str) -> Any:
+    """Import a public name."""
+    if name in _MODULES:
+        value = getattr(import_module(_MODULES[name]), name)
+    elif name == "__version__":
+        value = _version()
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names beside those that are loaded."""
+    return sorted({*globals(), *__all__, "__version__"})
+
+
+def _version() -> str:
+    # This look-up takes longer than the rest of the import, so it is done on first use.
     from importlib.metadata import PackageNotFoundError, version
 
     try:
-        found = version("re4-retrieval")
+        return version("re4-retrieval")
     except PackageNotFoundError:  # a source tree that was never installed
-        found = "0+unknown"
-    globals()[name] = found
-    return found
+        return "0+unknown"

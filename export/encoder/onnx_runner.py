@@ -6,8 +6,9 @@ Legend: B batch, L history length, K interests, D embedding.
 from typing import Final
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
+
+from re4.common.onnx_runtime import onnxruntime
 
 INPUTS: Final = ("history_vectors", "lengths")
 OUTPUTS: Final = ("interests", "attention")

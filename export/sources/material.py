@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import onnxruntime
 import polars as pl
 import torch
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from torch import nn
 
 from re4.bundle.manifest import ModelInfo
 from re4.common.errors import ExportError
+from re4.common.onnx_runtime import onnxruntime
 from re4.exporting.catalogue.items import Items, items_of
 from re4.exporting.encoder.onnx_encoder import export_encoder
 from re4.exporting.encoder.onnx_runner import OnnxEncoder

@@ -1,4 +1,4 @@
-"""The verb `re4 retrieve`."""
+"""The subcommand `re4 retrieve`."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -68,7 +68,7 @@ def retrieve(
     token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a running server for one user's candidates.
+    """Get one user's candidates from a running server.
 
     Example: re4 retrieve --history 50,172,181 --num-candidates 20 --exclude-history
 
@@ -113,7 +113,7 @@ def retrieve(
 
 
 def _candidates(found: "Candidates") -> list[tuple[str | int, float, int]]:
-    """Id, score and interest number of each."""
+    """Return the id, score and interest of each."""
     return list(zip(found.item_ids, found.scores.tolist(), found.interest_index.tolist(), strict=True))
 
 
@@ -158,7 +158,7 @@ def _filter(text: str, option: str, *, is_drop: bool) -> "AttributeFilter":
 
 
 def _split_ids(text: str, option: str, kind: str) -> list[str] | list[int]:
-    """The ids of a comma-separated list, of the catalogue's kind."""
+    """Split a comma-separated list into ids of the catalogue's kind."""
     words = [word.strip() for word in text.split(",")] if text else []
     if kind == "string":
         return words

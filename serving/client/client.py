@@ -1,4 +1,4 @@
-"""The thin client: candidates from a server, in plain Python values. Loads neither FAISS nor ONNX Runtime."""
+"""The client of a server: candidates as plain Python values. Loads neither FAISS nor ONNX Runtime."""
 
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -6,9 +6,9 @@ from typing import Any, Self, TypeVar, Unpack
 
 import grpc
 
-from re4.common.errors import RequestError, ServerError
+from re4.common.errors import ServerError
 from re4.protos.v1 import retrieval_pb2, retrieval_pb2_grpc
-from re4.serving.client.connection import Connection
+from re4.serving.client.connection import Connection, server_error
 from re4.serving.client.values import (
     AttributeFilter,
     Candidates,
@@ -17,6 +17,7 @@ from re4.serving.client.values import (
     RetrieveOptions,
     encode_request,
     retrieve_request,
+    retrieve_requests,
     to_batch,
     to_candidates,
     to_facts,
@@ -37,16 +38,16 @@ _ReplyT = TypeVar("_ReplyT")
 
 
 class RetrievalClient:
-    """Calls to one server. Use it in a `with` block; safe to share between threads."""
+    """Calls to one server. Use it in a `with` block; threads may share it."""
 
     def __init__(
         self, address: str, *, timeout_s: float = 10.0, connection: Connection | None = None
     ) -> None:
-        """Prepare a connection; it is made with the first call.
+        """Prepare a connection, which is made with the first call.
 
         Args:
             address: HOST:PORT of a server.
-            timeout_s: How long one call may take, in seconds.
+            timeout_s: Deadline of each call, in seconds.
             connection: TLS and token, such as `Connection.read(ca=…, token_file=…)`; None for neither.
         """
         self.address = address
@@ -75,16 +76,16 @@ class RetrievalClient:
         exclude: Sequence[str] | Sequence[int] = (),
         **options: Unpack[RetrieveOptions],
     ) -> Candidates:
-        """Candidates for one user.
+        """Return candidates for one user.
 
         Args:
-            history: The user's items, oldest first, as the catalogue names them.
-            num_candidates: How many.
-            exclude: Items that must not be among them.
-            options: See `RetrieveOptions`.
+            history: Item ids of the user's events, oldest first.
+            num_candidates: Number of candidates; fewer come only where the catalogue has no more.
+            exclude: Item ids that must not be among the candidates.
+            options: Filters, merge policy and more: see `RetrieveOptions`.
 
         Raises:
-            RequestError: ids that are neither all strings nor all integers, or no such policy.
+            RequestError: ids that are neither all strings nor all integers, or an unknown merge policy.
             ServerError: the server answered with an error, or none answered.
         """
         request = retrieve_request(history, num_candidates, exclude, options)
@@ -98,35 +99,27 @@ class RetrievalClient:
         exclude: Sequence[Sequence[str] | Sequence[int]] | None = None,
         **options: Unpack[RetrieveOptions],
     ) -> list[Candidates | ServerError]:
-        """Candidates for many users in one call.
+        """Return candidates for many users, in one call.
 
         Args:
-            histories: Each user's items, oldest first; at most `max_num_users` of `info` in one call.
-            num_candidates: How many for each user.
-            exclude: For each user, items that must not be among them; None for nobody's.
+            histories: One history for each user; at most `max_num_users` of `info`.
+            num_candidates: Number of candidates for each user.
+            exclude: One list of excluded item ids for each user; None for no exclusions.
             options: See `RetrieveOptions`; the same for all users.
 
         Returns:
-            One entry for each user: candidates (their `stage_times` is empty), or why there are none.
+            One entry for each user: candidates (with empty `stage_times`), or the error of that user.
 
         Raises:
-            RequestError: as in `retrieve`, or `exclude` has not one entry for each user.
-            ServerError: the server turned the whole call away, or none answered.
+            RequestError: as in `retrieve`, or `exclude` and `histories` differ in length.
+            ServerError: the server rejected the whole call, or none answered.
         """
-        exclusions = exclude if exclude is not None else [()] * len(histories)
-        if len(exclusions) != len(histories):
-            raise RequestError(
-                f"exclude has {len(exclusions)} entries for {len(histories)} histories; give one for each"
-            )
-        users = [
-            retrieve_request(history, num_candidates, excluded, options)
-            for history, excluded in zip(histories, exclusions, strict=True)
-        ]
+        users = retrieve_requests(histories, num_candidates, exclude, options)
         reply = self._call(self._stub.BatchRetrieve, retrieval_pb2.BatchRetrieveRequest(users=users))
         return to_batch(reply)
 
     def encode(self, history: Sequence[str] | Sequence[int]) -> Interests:
-        """One user's interests, without a search.
+        """Return the interests of one user, without a search.
 
         Raises:
             RequestError: ids that are neither all strings nor all integers.
@@ -136,7 +129,7 @@ class RetrievalClient:
         return to_interests(reply.interests, reply.version, reply.num_unknown_history_ids)
 
     def info(self) -> dict[str, Any]:
-        """The live version, model, index, limits and settings, by the names of `InfoReply`'s fields.
+        """Return the server's live version, model, index, limits and settings: the fields of `InfoReply`.
 
         Raises:
             ServerError: the server answered with an error, or none answered.
@@ -147,14 +140,4 @@ class RetrievalClient:
         try:
             return method(request, timeout=self._timeout_s, metadata=self._connection.metadata)
         except grpc.RpcError as error:
-            # Every error that a call raises is also a Call, which carries status and details.
-            code, details = error.code(), error.details()
-            message = f"{code.name} from {self.address}: {details}"
-            if code is grpc.StatusCode.UNAVAILABLE:
-                message += (
-                    ". Is a server running there, and does it speak TLS as this caller does? "
-                    f"Start one: re4 serve --bundles DIR --address {self.address}"
-                )
-            elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
-                message = f"{code.name}: {self.address} did not answer within {self._timeout_s:g} seconds"
-            raise ServerError(message) from error
+            raise server_error(error, self.address, self._timeout_s) from error

@@ -1,4 +1,4 @@
-"""How a caller reaches a server: in plain text or by TLS, with or without a certificate and a token."""
+"""The connection of a client to a server: TLS, certificates, token, and the error of a call that failed."""
 
 import os
 from collections.abc import Sequence
@@ -8,30 +8,30 @@ from typing import Any, Final, Self
 
 import grpc
 
-from re4.common.errors import SecurityError, UsageError
+from re4.common.errors import SecurityError, ServerError, UsageError
 
 TOKEN_VARIABLE: Final = "RE4_TOKEN"  # noqa: S105
-"""Environment variable that may hold the token itself: command lines are there for all to see."""
+"""Environment variable that may hold the token itself, which no option may: other users see command lines."""
 
 CHANNEL_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     ("grpc.max_receive_message_length", -1),
-    # A connection of its own: those of one process to one address would share one, and so one server process.
+    # By default the channels of one process to one address share a connection, and so one server process.
     ("grpc.use_local_subchannel_pool", 1),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Connection:
-    """What a caller needs beside the address; plain values, which can be sent to another process."""
+    """TLS and token of a client. Plain values, which can be sent to another process."""
 
     ca: bytes | None = None
-    """PEM: authorities whose servers are trusted; TLS without them trusts those that this machine does."""
+    """PEM: certificates of the authorities to trust; None for those that this machine trusts."""
     certificate: bytes | None = None
-    """PEM: the caller's own certificate, for mutual TLS."""
+    """PEM: the client's own certificate, for mutual TLS."""
     key: bytes | None = field(default=None, repr=False)
-    """PEM: its private key."""
+    """PEM: the private key of that certificate."""
     is_tls: bool = False
-    """Whether to speak TLS."""
+    """Whether to use TLS."""
     token: str | None = field(default=None, repr=False)
     """Bearer token."""
 
@@ -45,11 +45,18 @@ class Connection:
         key: Path | None = None,
         token_file: Path | None = None,
     ) -> Self:
-        """Read what files and the environment hold; any of the certificates' files means TLS.
+        """Read certificates and the token from files; without a token file, from the variable RE4_TOKEN.
+
+        Args:
+            tls: Use TLS; implied by `ca` and `certificate`.
+            ca: PEM file of the authorities to trust.
+            certificate: PEM file of the client's own certificate, for mutual TLS.
+            key: PEM file of its private key.
+            token_file: File that holds the bearer token.
 
         Raises:
-            UsageError: a certificate without its key, or the other way round.
-            SecurityError: a file cannot be read, or the token is none.
+            UsageError: a certificate without its key, or a key without its certificate.
+            SecurityError: a file cannot be read, or does not hold one token.
         """
         if (certificate is None) != (key is None):
             raise UsageError("--certificate and --key belong together: give both, or neither")
@@ -63,11 +70,11 @@ class Connection:
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """Metadata of every call."""
+        """Metadata of every call: the token."""
         return () if self.token is None else (("authorization", f"Bearer {self.token}"),)
 
     def channel(self, address: str, options: Sequence[tuple[str, Any]] = CHANNEL_OPTIONS) -> grpc.Channel:
-        """A channel to a server; it connects with the first call."""
+        """Return a channel to a server; it connects with the first call."""
         if not self.is_tls:
             return grpc.insecure_channel(address, options=options)
         return grpc.secure_channel(address, self._credentials(), options=options)
@@ -75,7 +82,7 @@ class Connection:
     def aio_channel(
         self, address: str, options: Sequence[tuple[str, Any]] = CHANNEL_OPTIONS
     ) -> grpc.aio.Channel:
-        """The same for an event loop."""
+        """Return a channel for the running event loop."""
         if not self.is_tls:
             return grpc.aio.insecure_channel(address, options=list(options))
         return grpc.aio.secure_channel(address, self._credentials(), options=list(options))
@@ -86,6 +93,21 @@ class Connection:
 
 PLAIN: Final = Connection()
 """Neither TLS nor a token."""
+
+
+def server_error(error: grpc.RpcError, address: str, timeout_s: float) -> ServerError:
+    """Return the error of a call that failed: status, address, details and the next step."""
+    # Every error that a call raises is also a Call, which carries status and details.
+    code, details = error.code(), error.details()
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return ServerError(f"{code.name}: {address} did not answer within {timeout_s:g} seconds")
+    message = f"{code.name} from {address}: {details}"
+    if code is grpc.StatusCode.UNAVAILABLE:
+        message += (
+            ". Is a server running there, and does it speak TLS as this caller does? "
+            f"Start one: re4 serve --bundles DIR --address {address}"
+        )
+    return ServerError(message)
 
 
 def _token(path: Path | None) -> str | None:

@@ -35,34 +35,35 @@ class Interests:
 
 @dataclass(frozen=True, kw_only=True)
 class AttributeFilter:
-    """A condition on one attribute of the catalogue; an item has the values where it has any of them."""
+    """A condition on one attribute of the catalogue: the item has at least one of the values."""
 
     attribute: str
     values: Sequence[str]
     drop: bool = False
-    """Leave out the items that have the values, instead of all others."""
+    """Leave out the items that meet the condition, instead of all other items."""
 
 
 class RetrieveOptions(TypedDict, total=False):
-    """What a request for candidates may say beyond history, number and exclusions."""
+    """Options of a request for candidates."""
 
     exclude_history: bool
-    """Leave the history's items out as well."""
+    """Leave out the items of the history. Default: False."""
     return_interests: bool
-    """Also return the interests and their attention."""
+    """Also return the interest vectors and their attention. Default: False."""
     merge_policy: str | None
-    """How the interests' lists become one: `max-score`, `equal-quota`, `attention-quota`, `round-robin` or
-    `category-diversity`; None for the server's choice."""
+    """How to merge the lists of the interests: `max-score`, `equal-quota`, `attention-quota`, `round-robin`
+    or `category-diversity`; None for the policy that the server was started with."""
     filters: Sequence[AttributeFilter]
-    """Only items that pass all of these."""
+    """Only items that pass all of these conditions."""
     diversity: float
-    """For `category-diversity`: the factor, in units of score; 0 is max score."""
+    """For `category-diversity`: a candidate gains this much score for each candidate before it that is of
+    another category. With 0 the result is that of `max-score`."""
     diversity_attribute: str
-    """For `category-diversity`: the attribute that is the category."""
+    """For `category-diversity`: the name of the attribute that is the category."""
     search_effort: float
-    """A multiple of the tuned setting of an approximate index; 0 for the default."""
+    """Search effort of an approximate index, as a multiple of its tuned setting; 0 for 1."""
     num_reasons: int
-    """Also return, for each interest, so many of the history items that it attends to most."""
+    """For each interest, also return this number of the history items that it attends to most."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,14 +88,15 @@ class Candidates:
     version: str
     """The bundle version that gave the whole answer."""
     num_unknown_history_ids: int
+    """The number of history ids that this version does not know."""
     is_popularity_fallback: bool
-    """These are the most popular items, because nothing in the history was usable."""
+    """Whether these are the most popular items, because no item of the history is known."""
     interests: Interests | None
-    """Where they were asked for."""
+    """The interests, if `return_interests` was set."""
     reasons: Reasons | None
-    """Where they were asked for; those of a candidate are those of its interest."""
+    """The reasons of each interest, if `num_reasons` was set."""
     stage_times: dict[str, int]
-    """Where the time went on the server, in microseconds, and the number of calls that shared the batch."""
+    """Time of each stage in microseconds, and the number of users that shared the batch."""
 
 
 def retrieve_request(
@@ -103,7 +105,7 @@ def retrieve_request(
     exclude: Sequence[str] | Sequence[int],
     options: RetrieveOptions,
 ) -> retrieval_pb2.RetrieveRequest:
-    """The request of Retrieve.
+    """Return the request of Retrieve.
 
     Raises:
         RequestError: a value that no request can carry.
@@ -127,8 +129,30 @@ def retrieve_request(
     )
 
 
+def retrieve_requests(
+    histories: Sequence[Sequence[str] | Sequence[int]],
+    num_candidates: int,
+    exclude: Sequence[Sequence[str] | Sequence[int]] | None,
+    options: RetrieveOptions,
+) -> list[retrieval_pb2.RetrieveRequest]:
+    """Return one request of Retrieve for each user.
+
+    Raises:
+        RequestError: a value that no request can carry, or `exclude` and `histories` differ in length.
+    """
+    exclusions = exclude if exclude is not None else [()] * len(histories)
+    if len(exclusions) != len(histories):
+        raise RequestError(
+            f"exclude has {len(exclusions)} entries for {len(histories)} histories; give one for each"
+        )
+    return [
+        retrieve_request(history, num_candidates, excluded, options)
+        for history, excluded in zip(histories, exclusions, strict=True)
+    ]
+
+
 def encode_request(history: Sequence[str] | Sequence[int]) -> retrieval_pb2.EncodeRequest:
-    """The request of Encode.
+    """Return the request of Encode.
 
     Raises:
         RequestError: ids that are neither all strings nor all integers.
@@ -137,7 +161,7 @@ def encode_request(history: Sequence[str] | Sequence[int]) -> retrieval_pb2.Enco
 
 
 def to_candidates(reply: retrieval_pb2.RetrieveReply) -> Candidates:
-    """The values of a reply of Retrieve."""
+    """Convert a reply of Retrieve."""
     has_interests, num_unknown = reply.HasField("interests"), reply.num_unknown_history_ids
     return Candidates(
         item_ids=_id_list(reply.items),
@@ -156,7 +180,7 @@ def to_candidates(reply: retrieval_pb2.RetrieveReply) -> Candidates:
 
 
 def to_batch(reply: retrieval_pb2.BatchRetrieveReply) -> list[Candidates | ServerError]:
-    """The values of a reply of BatchRetrieve: one entry for each user."""
+    """Convert a reply of BatchRetrieve: one entry for each user."""
     item_ids = _id_list(reply.items)
     scores, interest_numbers = np.array(reply.scores, np.float32), np.array(reply.interest_numbers, np.int64)
     errors = {error.user: error for error in reply.errors}
@@ -188,7 +212,7 @@ def to_batch(reply: retrieval_pb2.BatchRetrieveReply) -> list[Candidates | Serve
 
 
 def to_interests(found: retrieval_pb2.Interests, version: str, num_unknown_history_ids: int) -> Interests:
-    """The values of an Interests message."""
+    """Convert an Interests message."""
     return Interests(
         vectors=np.array(found.vectors, np.float32).reshape(found.num_interests, found.embedding_dim),
         attention=np.array(found.attention, np.float32).reshape(found.num_interests, -1),
@@ -199,7 +223,7 @@ def to_interests(found: retrieval_pb2.Interests, version: str, num_unknown_histo
 
 
 def to_facts(reply: retrieval_pb2.InfoReply) -> dict[str, Any]:
-    """The values of a reply of Info; `settings` and `attributes` map names to facts."""
+    """Convert a reply of Info; `settings` and `attributes` become mappings by name."""
     facts = {field.name: getattr(reply, field.name) for field in reply.DESCRIPTOR.fields}
     facts["attributes"] = {
         each.name: {"num_values": each.num_values, "is_multi_valued": each.is_multi_valued}
@@ -228,7 +252,7 @@ def _user_error(error: retrieval_pb2.UserError) -> ServerError:
 def _request(build: Callable[[], _MessageT]) -> _MessageT:
     try:
         return build()
-    except (ValueError, TypeError) as error:  # out of range, a lone surrogate, not a number: from protobuf
+    except (ValueError, TypeError) as error:  # from protobuf: out of range, a lone surrogate, not a number
         raise RequestError(f"the request cannot be sent: {error}") from None
 
 

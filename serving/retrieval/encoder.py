@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from re4.bundle.manifest import ModelInfo
 from re4.common.errors import BundleDamagedError, BundleMismatchError
+from re4.common.onnx_runtime import onnxruntime
 from re4.serving.host.threads import ORT_THREADS
 from re4.serving.retrieval.onnx_guard import refuse_outside_references
 
@@ -59,7 +59,7 @@ class Encoder:
         """
         refuse_outside_references(model, where=where)
         try:
-            self._session = ort.InferenceSession(model, _options(), providers=list(providers))
+            self._session = onnxruntime.InferenceSession(model, _options(), providers=list(providers))
         except Exception as error:  # ONNX Runtime's exceptions have no root of their own
             raise BundleDamagedError(f"{where}: ONNX Runtime refuses it ({_first_line(error)})") from None
         self._info = info
@@ -141,10 +141,10 @@ def bucket_sizes(max_batch_size: int) -> tuple[int, ...]:
 
 
 def _options() -> Any:
-    options = ort.SessionOptions()
+    options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = ORT_THREADS
     options.inter_op_num_threads = ORT_THREADS
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3  # errors only: they are raised as well
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from run_samples import SPACE, SmallEncoder, export_small
 
 from re4.common.errors import ExportError
+from re4.common.onnx_runtime import onnxruntime
 from re4.exporting.encoder import onnx_encoder
 from re4.exporting.encoder.onnx_encoder import SPACE_KEY, list_initializers
 from re4.exporting.encoder.onnx_runner import OnnxEncoder

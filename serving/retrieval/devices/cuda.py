@@ -15,10 +15,10 @@ from typing import Any, Final
 
 import faiss
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from re4.common.errors import BundleMismatchError, ServerError
+from re4.common.onnx_runtime import onnxruntime
 from re4.serving.retrieval.devices.owner import Owned, OwnerThread
 from re4.serving.retrieval.encoder import CPU_PROVIDERS, Encoder
 

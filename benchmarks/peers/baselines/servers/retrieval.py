@@ -16,11 +16,11 @@ from typing import Any
 
 import faiss
 import numpy as np
-import onnxruntime as ort
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[4]))
 from re4.bundle.ids.id_map import ItemIds
 from re4.bundle.rescoring import best_candidates, rescore
+from re4.common.onnx_runtime import onnxruntime as ort
 
 
 class Encoder:

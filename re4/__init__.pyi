@@ -1,0 +1,33 @@
+from re4.common.errors import BundleBusyError as BundleBusyError
+from re4.common.errors import BundleDamagedError as BundleDamagedError
+from re4.common.errors import BundleError as BundleError
+from re4.common.errors import BundleMismatchError as BundleMismatchError
+from re4.common.errors import DataError as DataError
+from re4.common.errors import ExportError as ExportError
+from re4.common.errors import FetchError as FetchError
+from re4.common.errors import GateError as GateError
+from re4.common.errors import NotReadyError as NotReadyError
+from re4.common.errors import NoUsableHistoryError as NoUsableHistoryError
+from re4.common.errors import OverloadError as OverloadError
+from re4.common.errors import RateError as RateError
+from re4.common.errors import Re4Error as Re4Error
+from re4.common.errors import RequestError as RequestError
+from re4.common.errors import RunError as RunError
+from re4.common.errors import SecurityError as SecurityError
+from re4.common.errors import ServerError as ServerError
+from re4.common.errors import ShedError as ShedError
+from re4.common.errors import TooLateError as TooLateError
+from re4.common.errors import TrainingError as TrainingError
+from re4.common.errors import UnauthenticatedError as UnauthenticatedError
+from re4.common.errors import UsageError as UsageError
+from re4.retriever import Retriever as Retriever
+from re4.serving.client.async_client import AsyncRetrievalClient as AsyncRetrievalClient
+from re4.serving.client.client import RetrievalClient as RetrievalClient
+from re4.serving.client.connection import Connection as Connection
+from re4.serving.client.values import AttributeFilter as AttributeFilter
+from re4.serving.client.values import Candidates as Candidates
+from re4.serving.client.values import Interests as Interests
+from re4.serving.client.values import Reasons as Reasons
+from re4.serving.client.values import RetrieveOptions as RetrieveOptions
+
+__version__: str

@@ -1,0 +1,234 @@
+"""Retrieval in this process by the code that a server runs: encode, search, merge."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import Literal, Self, TypeVar, Unpack
+
+from re4.bundle.hidden import read_hidden
+from re4.bundle.layout import MANIFEST
+from re4.bundle.publishing.current import live_version
+from re4.bundle.publishing.version_lease import Hold
+from re4.bundle.verify import verify_version
+from re4.common.errors import Re4Error, RequestError, UsageError
+from re4.protos.v1 import retrieval_pb2
+from re4.serving.api import replies
+from re4.serving.api.batch_handler import Answered, answer_all
+from re4.serving.api.validation import CheckedRequest, check_encode, check_retrieve
+from re4.serving.client.values import (
+    Candidates,
+    Interests,
+    RetrieveOptions,
+    encode_request,
+    retrieve_request,
+    retrieve_requests,
+    to_candidates,
+    to_interests,
+)
+from re4.serving.retrieval.devices.choosing import placement_on
+from re4.serving.retrieval.merging import POLICIES
+from re4.serving.settings import Fallback, Limits, ServerSettings
+from re4.serving.versions.snapshot import Snapshot, load_snapshot
+from re4.settings.fields import declared
+from re4.settings.sources import checked
+
+_NO_LIMIT = (1 << 32) - 1
+"""The largest number that a request can carry. A server needs limits against its clients; here are none."""
+
+_LIMITS = Limits(
+    max_num_candidates=_NO_LIMIT,
+    max_num_history_ids=_NO_LIMIT,
+    max_num_excluded_ids=_NO_LIMIT,
+    max_num_filters=_NO_LIMIT,
+    max_num_filter_values=_NO_LIMIT,
+    max_num_reasons=_NO_LIMIT,
+)
+
+_T = TypeVar("_T")
+
+
+class Retriever:
+    """A bundle version, loaded into this process. Use it in a `with` block; threads may share it.
+
+    It answers as a server with the same bundle and settings does, and stays with its version when another one
+    is published.
+    """
+
+    def __init__(self, snapshot: Snapshot, *, fallback: Fallback, max_batch_size: int, hold: Hold) -> None:
+        self._snapshot: Snapshot | None = snapshot
+        self._fallback = fallback
+        self._max_batch_size = max_batch_size
+        self._hold = hold
+        self._lock = Lock()
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        merge_policy: str = "max-score",
+        fallback: Literal["none", "popular"] = "none",
+        device: Literal["cpu", "cuda"] = "cpu",
+    ) -> Self:
+        """Verify every byte of a version and load it; its hidden items are left out of all results.
+
+        Args:
+            path: A bundle directory, whose live version is loaded, or the folder of a version.
+            merge_policy: How to merge the lists of the interests where a call names no policy: `max-score`,
+                `equal-quota`, `attention-quota` or `round-robin`.
+            fallback: Result for a user of whose history no item is known: an error (`none`), or the most
+                popular items (`popular`).
+            device: Where to encode and search. `cuda` needs the extra `gpu` and a flat or IVF index.
+
+        Raises:
+            BundleError: no version was published, or it is damaged or does not fit together.
+            UsageError: a value that is not allowed.
+            ServerError: the device cannot be used.
+        """
+        known = declared(ServerSettings)
+        settings = ServerSettings(
+            merge_policy=merge_policy,
+            fallback=checked("fallback", fallback, known["fallback"]),
+            device=checked("device", device, known["device"]),
+        )
+        if merge_policy not in POLICIES:
+            raise UsageError(f"merge_policy is {merge_policy!r}; there is {', '.join(POLICIES)}")
+        path = Path(path).absolute()
+        version = path if (path / MANIFEST).exists() else live_version(path)
+        hold = Hold.of(version)
+        try:
+            snapshot = load_snapshot(
+                version,
+                verify_version(version),
+                max_batch_size=settings.max_batch_size,
+                merge_policy=merge_policy,
+                placement=placement_on(settings.device),
+            ).hiding(read_hidden(version.parent))
+        except BaseException:
+            hold.release()
+            raise
+        return cls(snapshot, fallback=settings.fallback, max_batch_size=settings.max_batch_size, hold=hold)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the version. `re4 prune` may delete its files from now on."""
+        self._snapshot = None
+        self._hold.release()
+
+    @property
+    def version(self) -> str:
+        """Name of the bundle version."""
+        return self._open_snapshot().manifest.version
+
+    def retrieve(
+        self,
+        history: Sequence[str] | Sequence[int],
+        num_candidates: int = 50,
+        *,
+        exclude: Sequence[str] | Sequence[int] = (),
+        **options: Unpack[RetrieveOptions],
+    ) -> Candidates:
+        """Return candidates for one user.
+
+        Args:
+            history: Item ids of the user's events, oldest first.
+            num_candidates: Number of candidates; fewer come only where the catalogue has no more.
+            exclude: Item ids that must not be among the candidates.
+            options: Filters, merge policy and more: see `RetrieveOptions`.
+
+        Raises:
+            RequestError: a wrong value; the message names it and the values allowed.
+            NoUsableHistoryError: no item of the history is known, and there is no fallback.
+        """
+        return _or_raise(*self._retrieve([retrieve_request(history, num_candidates, exclude, options)]))
+
+    def retrieve_batch(
+        self,
+        histories: Sequence[Sequence[str] | Sequence[int]],
+        num_candidates: int = 50,
+        *,
+        exclude: Sequence[Sequence[str] | Sequence[int]] | None = None,
+        **options: Unpack[RetrieveOptions],
+    ) -> list[Candidates | Re4Error]:
+        """Return candidates for any number of users, who are encoded and searched in batches.
+
+        Args:
+            histories: One history for each user.
+            num_candidates: Number of candidates for each user.
+            exclude: One list of excluded item ids for each user; None for no exclusions.
+            options: See `RetrieveOptions`; the same for all users.
+
+        Returns:
+            One entry for each user: candidates, or the error that `retrieve` raises for that user.
+
+        Raises:
+            RequestError: ids that are neither all strings nor all integers, an unknown merge policy, or
+                `exclude` and `histories` differ in length.
+        """
+        users, size = retrieve_requests(histories, num_candidates, exclude, options), self._max_batch_size
+        return [
+            found
+            for start in range(0, len(users), size)
+            for found in self._retrieve(users[start : start + size])
+        ]
+
+    def encode(self, history: Sequence[str] | Sequence[int]) -> Interests:
+        """Return the interests of one user, without a search.
+
+        Raises:
+            RequestError: a wrong value; the message names it and the values allowed.
+            NoUsableHistoryError: no item of the history is known.
+        """
+        snapshot = self._open_snapshot()
+        checked = check_encode(encode_request(history), snapshot, _LIMITS)
+        reply = replies.encode_reply(_or_raise(*self._answer([checked], snapshot)), snapshot)
+        return to_interests(reply.interests, reply.version, reply.num_unknown_history_ids)
+
+    def _retrieve(self, requests: Sequence[retrieval_pb2.RetrieveRequest]) -> list[Candidates | Re4Error]:
+        """Check, answer and convert at most one batch of requests."""
+        snapshot = self._open_snapshot()
+        checked = [_check(request, snapshot) for request in requests]
+        answered = iter(
+            self._answer([each for each in checked if isinstance(each, CheckedRequest)], snapshot)
+        )
+        found: list[Candidates | Re4Error] = []
+        for request in checked:
+            outcome = request if isinstance(request, RequestError) else next(answered)
+            if isinstance(request, CheckedRequest) and isinstance(outcome, Answered):
+                reply = replies.retrieve_reply(outcome, 0, request, snapshot)
+                found.append(to_candidates(retrieval_pb2.RetrieveReply.FromString(reply)))
+            elif isinstance(outcome, Re4Error):
+                found.append(outcome)
+        return found
+
+    def _answer(
+        self, requests: Sequence[CheckedRequest], snapshot: Snapshot
+    ) -> Sequence[Answered | Re4Error]:
+        with self._lock:  # a pipeline belongs to one thread at a time
+            return answer_all(requests, snapshot, self._fallback) if requests else ()
+
+    def _open_snapshot(self) -> Snapshot:
+        if self._snapshot is None:
+            raise UsageError("this Retriever is closed: open another one with Retriever.open")
+        return self._snapshot
+
+
+def _check(request: retrieval_pb2.RetrieveRequest, snapshot: Snapshot) -> CheckedRequest | RequestError:
+    try:
+        return check_retrieve(request, snapshot, _LIMITS)
+    except RequestError as error:
+        return error
+
+
+def _or_raise(outcome: _T | Re4Error) -> _T:
+    if isinstance(outcome, Re4Error):
+        raise outcome
+    return outcome
