@@ -10,8 +10,9 @@ VENV ?= .venv
 EXTRA ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(EXTRA)
+DOCS_READY := $(VENV)/.docs-ready
 
-.PHONY: help setup demo bench gpu-check harden soak test check format protos lint types imports stubs clean peers
+.PHONY: help setup demo bench docs gpu-check harden soak test check format protos lint types imports stubs clean peers
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +39,16 @@ demo: $(READY) ## From nothing to candidates over gRPC on MovieLens-100k, in min
 bench: $(READY) ## Measure the demo's server under load, in a minute
 	@test -e demo/bundles/CURRENT || $(BIN)/re4 demo
 	$(BIN)/re4 bench serve --bundles demo/bundles --data demo/ml-100k --rate 100 --duration-s 5 --out demo/bench
+
+docs: $(DOCS_READY) ## Build the documentation site into build/site; broken links and references fail
+	rm -rf build/docs build/site
+	mkdir -p build/docs
+	git ls-files -z --cached --others --exclude-standard '*.md' '*.png' deploy protos/v1/retrieval.proto | xargs -0 cp --parents -t build/docs
+	$(BIN)/zensical build --clean --strict --config-file mkdocs.yml
+
+$(DOCS_READY): $(READY)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(EXTRA),docs]'
+	@touch $@
 
 peers: ## Install what re4 bench index and re4 bench peers compare with; says what cannot be had
 	@benchmarks/peers/baselines/install.sh $(PYTHON)
@@ -83,5 +94,5 @@ format: $(READY) ## Format the code and apply safe lint fixes
 	$(BIN)/ruff format .
 
 clean: ## Remove the environment, caches and the demo's files
-	rm -rf $(VENV) benchmarks/peers/baselines/.venv* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache demo *.egg-info
+	rm -rf $(VENV) benchmarks/peers/baselines/.venv* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build demo *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

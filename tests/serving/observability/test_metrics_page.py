@@ -25,7 +25,7 @@ from re4.serving.observability.metrics import STAGES, SupervisorMetrics
 from re4.serving.retrieval.pipeline import Pipeline
 from re4.serving.versions.snapshot import Snapshot
 
-README = Path(__file__).parents[3] / "serving" / "README.md"
+PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_versions_that_went_live_or_were_refused_and_the_age_of_the_live_one(
 
 
 def test_every_metric_is_in_the_readme(measured: RunningServer, url: str) -> None:
-    text = README.read_text()
+    text = PAGE.read_text()
     with RetrievalClient(measured.address) as client:
         client.retrieve(["item-1-é"], 5)
     names = {family.name for family in Scraped(url).families}
