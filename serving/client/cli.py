@@ -16,16 +16,18 @@ if TYPE_CHECKING:
 def retrieve(
     history: Annotated[str, typer.Option(help="The user's item ids, oldest first: ID,ID,…")],
     address: Address = DEFAULT_ADDRESS,
-    num_candidates: Annotated[int, typer.Option(help="How many candidates.")] = 50,
-    exclude: Annotated[str, typer.Option(help="Item ids that must not be among them: ID,ID,…")] = "",
+    num_candidates: Annotated[int, typer.Option(help="Number of candidates.")] = 50,
+    exclude: Annotated[
+        str, typer.Option(help="Item ids that must not be among the candidates: ID,ID,…")
+    ] = "",
     exclude_history: Annotated[
-        bool, typer.Option("--exclude-history/--keep-history", help="Leave the history's items out.")
+        bool, typer.Option("--exclude-history/--keep-history", help="Leave out the items of the history.")
     ] = False,
     merge: Annotated[
         str | None,
         typer.Option(
-            help="How the interests' lists become one: max-score, equal-quota, attention-quota, round-robin, "
-            "category-diversity. Default: the server's choice.",
+            help="How to merge the lists of the interests: max-score, equal-quota, attention-quota, "
+            "round-robin, category-diversity. Default: the policy that the server was started with.",
             show_default=False,
         ),
     ] = None,
@@ -34,19 +36,22 @@ def retrieve(
         typer.Option(
             "--filter",
             metavar="NAME=VALUE,…",
-            help="Only items with one of these values of an attribute that `re4 info` lists. "
-            "Where it is given again, all must pass.",
+            help="Only items with one of these values of an attribute. `re4 info` lists the attributes. "
+            "Give it again for a further condition.",
         ),
     ] = None,
     drop: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE,…", help="No items with one of these values."),
+        typer.Option(
+            metavar="NAME=VALUE,…",
+            help="Leave out items with one of these values. Give it again for a further condition.",
+        ),
     ] = None,
     diversity: Annotated[
         float,
         typer.Option(
-            help="With --merge category-diversity: what a candidate gains in score for each one before it of "
-            "another category."
+            help="With --merge category-diversity: score that a candidate gains for each candidate before it "
+            "that is of another category."
         ),
     ] = 0.0,
     diversity_attribute: Annotated[
@@ -55,11 +60,11 @@ def retrieve(
     search_effort: Annotated[
         float,
         typer.Option(
-            help="How hard to search an approximate index: a multiple of its tuned setting; 0 for 1."
+            help="Search effort of an approximate index, as a multiple of its tuned setting; 0 for 1."
         ),
     ] = 0.0,
     reasons: Annotated[
-        int, typer.Option(help="Also show so many history items behind each candidate, by attention.")
+        int, typer.Option(help="Also show this number of history items behind each candidate, by attention.")
     ] = 0,
     tls: Tls = False,
     ca: Ca = None,
@@ -72,7 +77,7 @@ def retrieve(
 
     Example: re4 retrieve --history 50,172,181 --num-candidates 20 --exclude-history
 
-    Only dramas and comedies, none of 1996, and why:
+    Only dramas and comedies, none of 1996, with three reasons each:
     re4 retrieve --history 50,172 --filter genres=Drama,Comedy --drop year=1996 --reasons 3
     """
     from re4.serving.client.client import Connection, RetrievalClient
