@@ -1,16 +1,14 @@
-"""What the client gets from a real server: right answers, in the catalogue's own ids."""
+"""The client of a real server: right answers, in the catalogue's own ids."""
 
-import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
-from running_server import RE4, RunningServer, open_files
+from running_server import RunningServer, open_files
 from small_bundles import MAX_HISTORY, SmallVersion
 
-from re4.common.errors import RequestError, ServerError
-from re4.serving.client.client import RetrievalClient
+from re4 import RequestError, RetrievalClient, ServerError
 
 
 @pytest.fixture(scope="module")
@@ -196,8 +194,3 @@ def test_a_status_of_the_server_is_in_the_clients_error(client: RetrievalClient)
         ServerError, match=r"INVALID_ARGUMENT from .*num_candidates is 0; it must be from 1 to"
     ):
         client.retrieve(["item-1-é"], 0)
-
-
-def test_the_client_loads_neither_faiss_nor_onnxruntime() -> None:
-    code = "import sys, re4.serving.client.client; print({'faiss', 'onnxruntime', 'torch'} & {*sys.modules})"
-    assert subprocess.check_output([RE4[0], "-P", "-c", code], text=True).strip() == "set()"
