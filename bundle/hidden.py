@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from re4.bundle.layout import HIDDEN, IdKind
-from re4.bundle.publishing.directory_lock import exclusive
+from re4.bundle.publishing.directory_lock import change_lock
 from re4.bundle.safe_files import names_in, open_folder, open_regular, read_small
 from re4.common.errors import BundleDamagedError, BundleError
 from re4.common.files import replacing
@@ -97,7 +97,7 @@ def change_hidden(
             as it was.
     """
     try:
-        with exclusive(bundles):
+        with change_lock(bundles):
             before = read_hidden(bundles)
             ids = sorted({*before.of_kind(kind), *hide}.difference(unhide))
             now = HiddenIds(id_kind=kind, ids=tuple(ids))

@@ -9,7 +9,7 @@ from typing import Literal, Self, TypeVar, Unpack
 from re4.bundle.hidden import read_hidden
 from re4.bundle.layout import MANIFEST
 from re4.bundle.publishing.current import live_version
-from re4.bundle.publishing.version_lease import Hold
+from re4.bundle.publishing.version_lease import VersionLease
 from re4.bundle.verify import verify_version
 from re4.common.errors import Re4Error, RequestError, UsageError
 from re4.protos.v1 import retrieval_pb2
@@ -55,11 +55,13 @@ class Retriever:
     is published.
     """
 
-    def __init__(self, snapshot: Snapshot, *, fallback: Fallback, max_batch_size: int, hold: Hold) -> None:
+    def __init__(
+        self, snapshot: Snapshot, *, fallback: Fallback, max_batch_size: int, lease: VersionLease
+    ) -> None:
         self._snapshot: Snapshot | None = snapshot
         self._fallback = fallback
         self._max_batch_size = max_batch_size
-        self._hold = hold
+        self._lease = lease
         self._lock = Lock()
 
     @classmethod
@@ -96,7 +98,7 @@ class Retriever:
             raise UsageError(f"merge_policy is {merge_policy!r}; there is {', '.join(POLICIES)}")
         path = Path(path).absolute()
         version = path if (path / MANIFEST).exists() else live_version(path)
-        hold = Hold.of(version)
+        lease = VersionLease(version)
         try:
             snapshot = load_snapshot(
                 version,
@@ -106,9 +108,9 @@ class Retriever:
                 placement=placement_on(settings.device),
             ).hiding(read_hidden(version.parent))
         except BaseException:
-            hold.release()
+            lease.release()
             raise
-        return cls(snapshot, fallback=settings.fallback, max_batch_size=settings.max_batch_size, hold=hold)
+        return cls(snapshot, fallback=settings.fallback, max_batch_size=settings.max_batch_size, lease=lease)
 
     def __enter__(self) -> Self:
         return self
@@ -121,7 +123,7 @@ class Retriever:
     def close(self) -> None:
         """Free the version. `re4 prune` may delete its files from now on."""
         self._snapshot = None
-        self._hold.release()
+        self._lease.release()
 
     @property
     def version(self) -> str:

@@ -1,7 +1,9 @@
 """What holds for every test: the same examples every time, one thread, no limit on how long one takes."""
 
+import logging
 import os
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 # Read by libraries when they are first imported, so it comes before everything else. Threads that share cores
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import settings
 
 from re4.benchmarks.gpu_check import has_gpu
+from re4.common import console
 
 _LEFT_OUT = pytest.StashKey[int]()
 
@@ -21,6 +24,16 @@ settings.load_profile("repeatable")
 # A suite that a script started in the background ignores Ctrl-C, and so would commands that it interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _log_of_the_library() -> Iterator[None]:
+    """Undo the changes of the log by a command that runs in the test's process, so that `caplog` works."""
+    logger = logging.getLogger("re4")
+    before = logger.handlers, logger.level, logger.propagate
+    yield
+    logger.handlers, logger.level, logger.propagate = before
+    console._draws_progress.set(False)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

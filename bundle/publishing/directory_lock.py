@@ -1,20 +1,21 @@
-"""One at a time, by lock files that work on local and on network file systems.
+"""Locks of a bundle directory that hold on local and on network file systems.
 
-    bundles/.changing      a roll-back or a pruning: those who change which versions there are, or which is
-                           live, wait for each other
-    bundles/.rebuilding    a rebuild: a second one does not wait, but says who is at work
+    bundles/.changing      a roll-back, a pruning or a change of hidden items: each waits for the others
+    bundles/.rebuilding    a rebuild: a second one does not wait, but reports which process is at work
 
-A lock is a small file that says whose it is. It is written under a name of its own and gets the lock's name
-by a hard link, which only one can win and which network file systems do atomically. While it is held its
-time is moved on every few seconds. A lock is *stale* where its process is known to be dead (the same machine
-since the same start), or where on another machine it gave no sign of life for `STALE_AFTER_S`, by the file
-system's own clock. A stale lock is removed by one at a time; an owner that was only suspended finds out by
-`Job.check`, before it publishes.
+A lock is a small file that names its owner. It is written under a name of its own and gets the lock's name by
+a hard link, which only one process can win and which network file systems do atomically. While the lock is
+held, a thread renews the file's modification time every few seconds. A lock is *stale* where its process is
+known to be dead (same machine, same start of the machine), or where the owner is on another machine and has
+not renewed it for `STALE_AFTER_S`, by the clock of the file system. One process at a time removes a stale
+lock; an owner that was only suspended learns of it by `DirectoryLock.check`, before it publishes.
 
-A publisher does not take part: what it does is safe at any instant (see `publish.py`).
+A publisher takes no lock: what it does is safe at any instant (see `publish.py`).
+
+flufl.lock links in the same way, but does not replace this: two processes can break one stale lock, a process
+that got the id of a dead owner keeps the lock held, and ages are taken from the clocks of two machines.
 """
 
-import json
 import logging
 import os
 import secrets
@@ -22,11 +23,12 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from time import monotonic, sleep
-from typing import Any, Final
+from time import monotonic, sleep, time
+from typing import Final, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from re4.bundle.safe_files import open_folder
 from re4.common.errors import BundleBusyError, BundleError
@@ -37,22 +39,23 @@ CHANGING: Final = ".changing"
 REBUILDING: Final = ".rebuilding"
 
 STALE_AFTER_S: Final = 300.0
-"""Without a sign of life for so long, an owner that cannot be looked at counts as dead."""
+"""A lock whose owner cannot be looked up is stale when it was not renewed for so long."""
 
 _HEARTBEAT_S: Final = 15.0
 _PATIENCE_S: Final = 60.0
-"""How long a roll-back or a pruning waits for another one."""
+"""How long a change waits for another one."""
 _POLL_S: Final = 0.05
 _MAX_BYTES: Final = 10_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class Owner:
-    """Who holds a lock."""
+class Owner(BaseModel):
+    """The process that holds a lock."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     host: str
     boot: str
-    """Which start of which machine, and whose process ids: whether `pid` can be looked up here."""
+    """Which start of which machine, and which process id namespace: tells whether `pid` can be looked up."""
     pid: int
     born: str
     """When the process began, in the kernel's ticks: a later process of the same id has another."""
@@ -60,205 +63,199 @@ class Owner:
     since: str
     """ISO 8601, UTC."""
     token: str
-    """Of this one holding."""
+    """Differs each time that a lock is taken."""
 
 
-class Job:
-    """A lock that is held."""
+class _LockFile(NamedTuple):
+    """A lock file as it was read."""
 
-    def __init__(self, bundles: Path, name: str, owner: Owner) -> None:
-        self._lock = bundles / name
-        self._owner = owner
-        self._is_over = threading.Event()
+    owner: Owner | None
+    """None where the file does not name one."""
+    age_s: float
+
+    def why_stale(self) -> str | None:
+        """Why the lock no longer counts, in words; None where it does."""
+        owner = self.owner
+        if owner is not None and owner.boot == _boot():
+            if _birth(owner.pid) == owner.born:
+                return None
+            return f"its process {owner.pid} ({owner.command}) is dead"
+        if self.age_s < STALE_AFTER_S:
+            return None
+        who = "its owner" if owner is None else f"process {owner.pid} on {owner.host} ({owner.command})"
+        return f"{who} gave no sign of life for {self.age_s:.0f} seconds"
+
+
+class DirectoryLock:
+    """A lock of a bundle directory, as its holder has it."""
+
+    def __init__(self, path: Path, command: str) -> None:
+        self._path = path
+        self._owner = _this_process(command)
+        self._own_file = path.with_name(f"{path.name}.{self._owner.token}")
+        self._is_released = threading.Event()
 
     def check(self) -> None:
-        """Make sure that the lock is still this job's: one that was suspended for long may have lost it.
+        """Make sure that the lock is still held: a process that was suspended for long may have lost it.
 
         Raises:
-            BundleBusyError: another job has broken the lock.
+            BundleBusyError: another process has taken the lock.
         """
-        found, _ = _look(self._lock)
-        if found is None or found.token != self._owner.token:
+        if not self._is_ours(_read(self._path)):
             raise BundleBusyError(
-                f"{self._lock}: this job gave no sign of life for {STALE_AFTER_S:g} seconds, and another "
+                f"{self._path}: this job gave no sign of life for {STALE_AFTER_S:g} seconds, and another "
                 "one took its place. Nothing was published; start it again when the other has ended"
             )
 
-    def _beat(self) -> None:
-        while not self._is_over.wait(_HEARTBEAT_S):
-            try:
-                self.check()
-                os.utime(self._lock)
-            except (OSError, BundleError):
-                continue  # the file system may come back; who lost the lock hears of it in `check`
+    def _is_ours(self, found: _LockFile | None) -> bool:
+        return found is not None and found.owner is not None and found.owner.token == self._owner.token
 
-    @contextmanager
-    def _beating(self) -> Iterator[None]:
-        beat = threading.Thread(target=self._beat, name="lock", daemon=True)
-        beat.start()
+    def _acquire(self, patience_s: float) -> None:
+        """Take the lock; BundleBusyError where another process holds it for longer than the patience."""
+        until = monotonic() + patience_s
+        self._own_file.write_text(self._owner.model_dump_json(), encoding="utf-8")
         try:
-            yield
+            while True:
+                with suppress(FileExistsError):
+                    os.link(self._own_file, self._path)
+                    return
+                found = _read(self._path, clock=self._own_file)
+                if self._is_ours(found):
+                    return  # the link was made, but its reply was lost
+                if found is None:
+                    continue  # released just now
+                if found.why_stale():
+                    _break(self._path, self._own_file)
+                elif monotonic() >= until:
+                    raise BundleBusyError(_busy(self._path, found))
+                else:
+                    sleep(_POLL_S)
         finally:
-            self._is_over.set()
-            beat.join()
+            self._own_file.unlink(missing_ok=True)
+
+    def _remove_leftovers(self) -> None:
+        """Remove the files of processes that died while they took the lock."""
+        for left in self._path.parent.glob(f"{self._path.name}.*"):
+            found = _read(left, clock=self._path)
+            if found is not None and found.why_stale():
+                left.unlink(missing_ok=True)
+
+    def _renew(self) -> None:
+        while not self._is_released.wait(_HEARTBEAT_S):
+            # The file system may come back; `check` reports a lock that was lost.
+            with suppress(OSError, BundleError):
+                self.check()
+                os.utime(self._path)
+
+    def _release(self) -> None:
+        self._own_file.unlink(missing_ok=True)
+        with suppress(OSError):  # otherwise the next process finds it stale
+            if self._is_ours(_read(self._path)):
+                self._path.unlink(missing_ok=True)
 
 
 @contextmanager
-def exclusive(bundles: Path) -> Iterator[None]:
-    """Hold the bundle directory, for a short change, while the block runs; wait for others before.
+def change_lock(bundles: Path) -> Iterator[None]:
+    """Hold a bundle directory for a short change while the block runs; wait for other changes before.
 
     Raises:
         BundleError: no such directory.
-        BundleBusyError: another one has held it for a minute.
+        BundleBusyError: another process has held it for a minute.
     """
-    with _held(bundles, CHANGING, "a change of versions", patience_s=_PATIENCE_S):
+    with _locked(bundles, CHANGING, "a change of versions", patience_s=_PATIENCE_S):
         yield
 
 
 @contextmanager
-def one_job(bundles: Path, command: str) -> Iterator[Job]:
+def rebuild_lock(bundles: Path, command: str) -> Iterator[DirectoryLock]:
     """Be the only rebuild of a bundle directory while the block runs.
 
     Args:
         bundles: The bundle directory, which must exist.
-        command: What to tell others is at work.
+        command: The name by which others report this process.
 
     Raises:
         BundleError: no such directory.
-        BundleBusyError: another rebuild is at work; the message says whose, where and since when.
+        BundleBusyError: another rebuild is at work; the message names its process, machine and start.
     """
-    with _held(bundles, REBUILDING, command, patience_s=0) as job:
-        yield job
+    with _locked(bundles, REBUILDING, command, patience_s=0) as lock:
+        yield lock
 
 
 @contextmanager
-def _held(bundles: Path, name: str, command: str, *, patience_s: float) -> Iterator[Job]:
+def _locked(bundles: Path, name: str, command: str, *, patience_s: float) -> Iterator[DirectoryLock]:
     with open_folder(bundles):
         pass
-    owner = _this_process(command)
-    job = Job(bundles, name, owner)
+    lock = DirectoryLock(bundles / name, command)
+    renewal = threading.Thread(target=lock._renew, name="lock", daemon=True)
     try:
         try:
-            _take(bundles, name, owner, patience_s)
-            _sweep(bundles, name)
+            lock._acquire(patience_s)
+            lock._remove_leftovers()
         except OSError as error:
             raise BundleError(f"{bundles / name}: cannot be locked ({error})") from error
-        with job._beating():
-            yield job
+        renewal.start()
+        try:
+            yield lock
+        finally:
+            lock._is_released.set()
+            renewal.join()
     finally:
-        # Also where taking it was interrupted half way: only what is ours is removed.
-        _release(bundles / name, owner)
+        lock._release()  # also where taking it was interrupted half way
 
 
-def _take(bundles: Path, name: str, owner: Owner, patience_s: float) -> None:
-    """Become the owner; BundleBusyError where another one is, and stays it."""
-    lock, mine = bundles / name, bundles / f"{name}.{owner.token}"
-    until = monotonic() + patience_s
-    mine.write_text(json.dumps(asdict(owner)), encoding="utf-8")
+def _break(path: Path, own_file: Path) -> None:
+    """Remove a stale lock. One process at a time checks that it still is stale, and removes it."""
+    breaking = path.with_name(f"{path.name}.breaking")
     try:
-        while True:
-            try:
-                os.link(mine, lock)
-                return
-            except FileExistsError:
-                pass
-            holder, age_s = _look(lock, clock=mine)
-            if holder is not None and holder.token == owner.token:
-                return  # the link was made, only its answer got lost
-            if age_s is None:
-                continue  # let go of just now
-            if _why_stale(holder, age_s):
-                _break(lock, mine)
-            elif monotonic() >= until:
-                raise BundleBusyError(_busy(lock, holder, age_s))
-            else:
-                sleep(_POLL_S)
-    finally:
-        mine.unlink(missing_ok=True)
-
-
-def _release(lock: Path, owner: Owner) -> None:
-    (lock.parent / f"{lock.name}.{owner.token}").unlink(missing_ok=True)
-    with suppress(OSError):  # found stale by the next one
-        holder, _ = _look(lock)
-        if holder is not None and holder.token == owner.token:
-            lock.unlink(missing_ok=True)
-
-
-def _break(lock: Path, mine: Path) -> None:
-    """Take a stale lock away. One at a time looks whether it still is stale, and removes it."""
-    breaking = lock.parent / f"{lock.name}.breaking"
-    try:
-        os.link(mine, breaking)
+        os.link(own_file, breaking)
     except FileExistsError:
-        holder, age_s = _look(breaking, clock=mine)
-        if age_s is not None and _why_stale(holder, age_s):
+        found = _read(breaking, clock=own_file)
+        if found is not None and found.why_stale():
             breaking.unlink(missing_ok=True)
         sleep(_POLL_S)
         return
     try:
-        holder, age_s = _look(lock, clock=mine)
-        if age_s is not None and (why := _why_stale(holder, age_s)):
-            _log.info(f"{lock}: broken, {why}")
-            lock.unlink(missing_ok=True)
+        found = _read(path, clock=own_file)
+        if found is not None and (why := found.why_stale()):
+            _log.info(f"{path}: broken, {why}")
+            path.unlink(missing_ok=True)
     finally:
         breaking.unlink(missing_ok=True)
 
 
-def _sweep(bundles: Path, name: str) -> None:
-    """Remove what those who died while taking the lock left."""
-    for left in bundles.glob(f"{name}.*"):
-        found, age_s = _look(left, clock=bundles / name)
-        if age_s is not None and _why_stale(found, age_s):
-            left.unlink(missing_ok=True)
-
-
-def _look(lock: Path, *, clock: Path | None = None) -> tuple[Owner | None, float | None]:
-    """Whose a lock file is (None where it does not say), and its age in seconds (None where it is gone).
+def _read(path: Path, *, clock: Path | None = None) -> _LockFile | None:
+    """Read a lock file; None where there is none.
 
     Args:
-        lock: The file.
-        clock: A file that was written just now: the file system's own time. None for this machine's.
+        path: The file.
+        clock: A file that this process owns: gives the file system's own time. None for this machine's.
     """
     try:
-        written_s = lock.stat().st_mtime
+        written_s = path.stat().st_mtime
         if clock is not None:
             os.utime(clock)
-        now_s = datetime.now(UTC).timestamp() if clock is None else clock.stat().st_mtime
-        content: Any = json.loads(lock.read_bytes()[:_MAX_BYTES])
+        now_s = time() if clock is None else clock.stat().st_mtime
+        content = path.read_bytes()[:_MAX_BYTES]
     except FileNotFoundError:
-        return None, None
-    except ValueError:
-        return None, max(0.0, now_s - written_s)
-    expected = {field.name: field.type for field in fields(Owner)}
-    is_owner = isinstance(content, dict) and content.keys() == expected.keys()
-    if not is_owner or any(not isinstance(content[key], kind) for key, kind in expected.items()):  # type: ignore[arg-type]
-        return None, max(0.0, now_s - written_s)
-    return Owner(**content), max(0.0, now_s - written_s)
-
-
-def _why_stale(holder: Owner | None, age_s: float) -> str | None:
-    """Why a lock no longer counts, in words; None where it does."""
-    if holder is not None and holder.boot == _boot():
-        if _birth(holder.pid) == holder.born:
-            return None
-        return f"its process {holder.pid} ({holder.command}) is dead"
-    if age_s < STALE_AFTER_S:
         return None
-    who = "its owner" if holder is None else f"process {holder.pid} on {holder.host} ({holder.command})"
-    return f"{who} gave no sign of life for {age_s:.0f} seconds"
+    owner = None
+    with suppress(ValidationError):
+        owner = Owner.model_validate_json(content)
+    return _LockFile(owner, max(0.0, now_s - written_s))
 
 
-def _busy(lock: Path, holder: Owner | None, age_s: float) -> str:
-    if holder is None:
+def _busy(path: Path, found: _LockFile) -> str:
+    owner = found.owner
+    if owner is None:
         return (
-            f"{lock}: held, but it does not say by whom; it was touched {age_s:.0f} seconds ago and counts "
-            f"as left behind after {STALE_AFTER_S:g}. Try again then"
+            f"{path}: held, but it does not say by whom; it was touched {found.age_s:.0f} seconds ago and "
+            f"counts as left behind after {STALE_AFTER_S:g}. Try again then"
         )
-    held_s = (datetime.now(UTC) - datetime.fromisoformat(holder.since)).total_seconds()
+    held_s = (datetime.now(UTC) - datetime.fromisoformat(owner.since)).total_seconds()
     return (
-        f"{lock.parent}: {holder.command} is at work: process {holder.pid} on {holder.host}, since "
-        f"{holder.since} ({held_s:.0f} seconds), last sign of life {age_s:.0f} seconds ago. Nothing was "
+        f"{path.parent}: {owner.command} is at work: process {owner.pid} on {owner.host}, since "
+        f"{owner.since} ({held_s:.0f} seconds), last sign of life {found.age_s:.0f} seconds ago. Nothing was "
         "done; try again when it has ended"
     )
 
@@ -276,16 +273,16 @@ def _this_process(command: str) -> Owner:
 
 
 def _boot() -> str:
-    """This start of this machine, and this family of process ids."""
+    """Name this start of this machine, and this namespace of process ids."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:  # not a Linux: owners are told apart by their signs of life alone
+    except OSError:  # not Linux: owners are judged by their age alone
         return f"{socket.gethostname()} {secrets.token_hex(8)}"
 
 
 def _birth(pid: int) -> str | None:
-    """When a process began; None where it is dead."""
+    """When a process began; None where it is dead. (psutil's time moves where the clock is set.)"""
     try:
         # After the name, which may hold anything: the state is the third field, the start the twenty-second.
         words = Path(f"/proc/{pid}/stat").read_text("utf-8", errors="replace").rpartition(")")[2].split()

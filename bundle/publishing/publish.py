@@ -39,8 +39,8 @@ from re4.bundle.manifest import (
 from re4.bundle.safe_files import names_in, open_folder, open_regular, sha256_of
 from re4.bundle.verify import check_spaces
 from re4.common.errors import BundleError
+from re4.common.file_lock import staging_folder
 from re4.common.files import sync
-from re4.common.folder_lock import staging_folder
 
 _VERSION: Final = "version"
 _SCRATCH: Final = "scratch"

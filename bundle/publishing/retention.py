@@ -13,12 +13,12 @@ from typing import Final
 
 from re4.bundle.layout import BUILDING_PREFIX
 from re4.bundle.publishing.current import live_version
-from re4.bundle.publishing.directory_lock import exclusive
+from re4.bundle.publishing.directory_lock import change_lock
 from re4.bundle.publishing.version_lease import is_served
 from re4.bundle.publishing.versions import version_names
 from re4.bundle.verify import verify_version
 from re4.common.errors import BundleError
-from re4.common.folder_lock import remove_unlocked
+from re4.common.file_lock import remove_unlocked
 
 PRUNED_PREFIX: Final = ".pruned-"
 """In the bundle directory: versions that lost their name and are being removed."""
@@ -54,7 +54,7 @@ def prune(bundles: Path, *, num_kept: int) -> list[str]:
         BundleError: as `prunable`; or a version cannot be removed, those before it are gone.
     """
     try:
-        with exclusive(bundles):
+        with change_lock(bundles):
             names = prunable(bundles, num_kept=num_kept)
             for name in names:
                 # The name of its own lets a version of the same name be put back meanwhile.

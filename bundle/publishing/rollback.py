@@ -8,7 +8,7 @@ from pathlib import Path
 
 from re4.bundle.layout import CURRENT, is_version_name
 from re4.bundle.publishing.current import read_current
-from re4.bundle.publishing.directory_lock import exclusive
+from re4.bundle.publishing.directory_lock import change_lock
 from re4.bundle.publishing.versions import version_names
 from re4.bundle.verify import verify_version
 from re4.common.errors import BundleError
@@ -31,7 +31,7 @@ def roll_back(bundles: Path, version: str | None = None) -> str:
             together. `CURRENT` is as it was.
     """
     try:
-        with exclusive(bundles):
+        with change_lock(bundles):
             name = _before_the_live_one(bundles) if version is None else _existing(bundles, version)
             verify_version(bundles / name)
             with replacing(bundles / CURRENT) as part:

@@ -1,65 +1,46 @@
-"""Which versions are being served: a server holds its version, so that no pruning takes it away.
+"""Leases of versions: a server holds the version that it serves, so that no pruning removes it.
 
-A server may stay with a version for long after newer ones were published, because it refuses those; its next
-worker then still needs the files. What is held is a shared lock of the kernel's on the version's manifest: it
-needs no right to write there and dies with its process. Servers on other machines are seen where the file
+A server may serve a version for long after newer ones were published, because it refuses those; its next
+worker then still needs the files. A lease is a shared lock of the kernel on the version's manifest: it needs
+no right to write there and ends with its process. Leases of servers on other machines are seen where the file
 system carries locks of files from one machine to the other, as NFS and GlusterFS do.
 """
 
-import fcntl
 import os
 from pathlib import Path
-from typing import Self
 
 from re4.bundle.layout import MANIFEST
+from re4.common.file_lock import lock_file
 
 
-class Hold:
-    """A version that is served by this process, until `release`."""
+class VersionLease:
+    """A version that this process serves, until `release`."""
 
-    def __init__(self, descriptor: int | None) -> None:
-        self._descriptor = descriptor
-
-    @classmethod
-    def of(cls, version: Path) -> Self:
-        """Hold a version. Where the file system has no locks, nothing is held, and nothing said."""
-        descriptor = None
+    def __init__(self, version: Path) -> None:
+        """Take the lease; where the file system has no locks, there is none, and no error."""
+        self._descriptor: int | None
         try:
-            descriptor = _open(version, os.O_RDONLY)
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            self._descriptor = lock_file(version / MANIFEST, is_shared=True)
         except OSError:
-            if descriptor is not None:
-                os.close(descriptor)
-            return cls(None)
-        return cls(descriptor)
+            self._descriptor = None
 
     def release(self) -> None:
-        """Serve it no longer."""
+        """End the lease; once is enough."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
 
 def is_served(version: Path) -> bool:
-    """Whether any process holds a version."""
+    """Whether any process has a lease of a version."""
     try:
         try:
-            # Network file systems give an exclusive lock only to who may write.
-            descriptor = _open(version, os.O_RDWR)
+            descriptor = lock_file(version / MANIFEST, flags=os.O_RDWR)
         except PermissionError:
-            descriptor = _open(version, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            descriptor = lock_file(version / MANIFEST)
     except BlockingIOError:
         return True
-    except OSError:  # no locks here
+    except OSError:  # no such version, or no locks here
         return False
-    finally:
-        os.close(descriptor)
+    os.close(descriptor)
     return False
-
-
-def _open(version: Path, mode: int) -> int:
-    return os.open(version / MANIFEST, mode | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

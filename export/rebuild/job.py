@@ -13,7 +13,7 @@ from typing import Final
 
 from re4.bundle.layout import CURRENT, IS_COLD, VECTORS
 from re4.bundle.publishing.current import live_version
-from re4.bundle.publishing.directory_lock import one_job
+from re4.bundle.publishing.directory_lock import rebuild_lock
 from re4.bundle.publishing.publish import StagedVersion, stage_version
 from re4.bundle.publishing.retention import prune
 from re4.common.console import progress
@@ -120,7 +120,7 @@ def rebuild(request: RebuildRequest, report: JobReport, command: str) -> str | N
     """
     with (
         _folder(request.bundles),
-        one_job(request.bundles, command) as job,
+        rebuild_lock(request.bundles, command) as lock,
         _stages(report) as (stage, note),
         building_room(request.bundles) as room,
     ):
@@ -147,7 +147,7 @@ def rebuild(request: RebuildRequest, report: JobReport, command: str) -> str | N
             if request.dry_run:
                 return None
             stage("publish")
-            job.check()
+            lock.check()
             version = assembled.publish(
                 staged, {"gates": gates_as_facts(report.gates), "stages_s": dict(report.stages_s)}
             )

@@ -19,8 +19,8 @@ from typing import Any
 
 from re4.bundle.layout import BUILDING_PREFIX
 from re4.common.errors import ExportError, Re4Error
+from re4.common.file_lock import LOCK, remove_unlocked, try_lock, unlock
 from re4.common.files import parts_in, replacing
-from re4.common.folder_lock import LOCK, remove_unlocked, try_lock, unlock
 
 _log = logging.getLogger(__name__)
 

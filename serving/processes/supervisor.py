@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any, Final
 
-from re4.bundle.publishing.version_lease import Hold
+from re4.bundle.publishing.version_lease import VersionLease
 from re4.common.errors import ServerError
 from re4.serving.host.addresses import Address, hold_port, parse_address
 from re4.serving.host.backoff import Backoff
@@ -70,7 +70,7 @@ class _Supervisor:
         self._hidden = HiddenWatcher(bundles)
         self._watcher = Watcher(bundles, self._check)
         self._live: Path | None = None
-        self._hold: Hold | None = None
+        self._lease: VersionLease | None = None
         """On what is live, for the next worker's sake."""
         self._refused: Refuse | None = None
 
@@ -160,7 +160,7 @@ class _Supervisor:
         self._facts.num_loads_ok += 1
 
     def _set_live(self, path: Path) -> None:
-        before, self._hold = self._hold, Hold.of(path)
+        before, self._lease = self._lease, VersionLease(path)
         if before is not None:
             before.release()
         self._live = self._facts.live = path

@@ -22,8 +22,8 @@ from sample_versions import publish_one
 import re4.bundle.manifest
 import re4.bundle.publishing.publish
 import re4.bundle.safe_files
+import re4.common.file_lock
 import re4.common.files
-import re4.common.folder_lock
 from re4.bundle.layout import CURRENT, INDEX, STAGING_PREFIX
 from re4.bundle.publishing.current import live_version, read_current
 from re4.bundle.publishing.publish import stage_version
@@ -31,7 +31,7 @@ from re4.bundle.verify import verify_version
 
 TRACED = (
     re4.bundle.publishing.publish,
-    re4.common.folder_lock,
+    re4.common.file_lock,
     re4.bundle.safe_files,
     re4.bundle.manifest,
     re4.common.files,

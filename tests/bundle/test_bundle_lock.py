@@ -1,6 +1,7 @@
 """One rebuild at a time: who holds the lock is said, the dead are told from the living, a loss is noticed."""
 
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from re4.bundle.publishing import directory_lock as locks
-from re4.bundle.publishing.directory_lock import REBUILDING, STALE_AFTER_S, Owner, exclusive, one_job
+from re4.bundle.publishing.directory_lock import REBUILDING, STALE_AFTER_S, Owner, change_lock, rebuild_lock
 from re4.common.errors import BundleBusyError, BundleError
 
 
@@ -28,7 +29,7 @@ def content(bundles: Path) -> dict[str, object]:
 def leave(bundles: Path, *, seconds_ago: float = 0, **changes: object) -> None:
     """Leave a lock as another process would have, that long ago."""
     (bundles / REBUILDING).unlink(missing_ok=True)
-    with one_job(bundles, "re4 rebuild --of-another"):
+    with rebuild_lock(bundles, "re4 rebuild --of-another"):
         left = content(bundles)
     (bundles / REBUILDING).write_text(json.dumps({**left, **changes}))
     then = (bundles / REBUILDING).stat().st_mtime - seconds_ago
@@ -42,7 +43,7 @@ def dead_process() -> int:
 
 
 def test_the_lock_says_whose_it_is_and_goes_with_the_job(bundles: Path) -> None:
-    with one_job(bundles, "re4 rebuild --run runs"):
+    with rebuild_lock(bundles, "re4 rebuild --run runs"):
         found = content(bundles)
         assert (found["pid"], found["host"]) == (os.getpid(), socket.gethostname())
         assert found["command"] == "re4 rebuild --run runs"
@@ -51,8 +52,8 @@ def test_the_lock_says_whose_it_is_and_goes_with_the_job(bundles: Path) -> None:
 
 
 def test_a_second_job_is_told_who_is_at_work(bundles: Path) -> None:
-    with one_job(bundles, "re4 rebuild --run first"):
-        with pytest.raises(BundleBusyError) as busy, one_job(bundles, "re4 rebuild --run second"):
+    with rebuild_lock(bundles, "re4 rebuild --run first"):
+        with pytest.raises(BundleBusyError) as busy, rebuild_lock(bundles, "re4 rebuild --run second"):
             pass
         assert content(bundles)["command"] == "re4 rebuild --run first"
     for word in ("re4 rebuild --run first", str(os.getpid()), socket.gethostname(), "Nothing was done"):
@@ -61,24 +62,25 @@ def test_a_second_job_is_told_who_is_at_work(bundles: Path) -> None:
 
 
 def test_a_job_and_a_roll_back_do_not_hinder_each_other(bundles: Path) -> None:
-    with one_job(bundles, "re4 rebuild"), exclusive(bundles):
+    with rebuild_lock(bundles, "re4 rebuild"), change_lock(bundles):
         pass
-    with exclusive(bundles), one_job(bundles, "re4 rebuild"):
+    with change_lock(bundles), rebuild_lock(bundles, "re4 rebuild"):
         pass
 
 
-def test_the_lock_of_a_dead_process_is_broken(bundles: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_lock_of_a_dead_process_is_broken(bundles: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     pid = dead_process()
     leave(bundles, pid=pid)
-    with one_job(bundles, "re4 rebuild"):
+    with rebuild_lock(bundles, "re4 rebuild"):
         assert content(bundles)["pid"] == os.getpid()
-    assert f"process {pid}" in capfd.readouterr().err.replace("\n", " ")
+    assert f"process {pid}" in caplog.text
     assert not list(bundles.iterdir())
 
 
 def test_a_later_process_of_the_same_id_does_not_count_as_the_owner(bundles: Path) -> None:
     leave(bundles, born="1")
-    with one_job(bundles, "re4 rebuild"):
+    with rebuild_lock(bundles, "re4 rebuild"):
         assert content(bundles)["born"] != "1"
 
 
@@ -90,28 +92,28 @@ def test_an_owner_on_another_machine_counts_by_its_signs_of_life(
     before = (bundles / REBUILDING).read_bytes()
     with (
         pytest.raises(BundleBusyError, match=str(elsewhere.get("host", socket.gethostname()))),
-        one_job(bundles, "mine"),
+        rebuild_lock(bundles, "mine"),
     ):
         pass
     assert (bundles / REBUILDING).read_bytes() == before
     leave(bundles, seconds_ago=STALE_AFTER_S + 60, **elsewhere)
-    with one_job(bundles, "mine"):
+    with rebuild_lock(bundles, "mine"):
         assert content(bundles)["command"] == "mine"
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"pid": 1}'])
 def test_a_lock_that_says_nothing_counts_by_its_age(bundles: Path, damage: str) -> None:
     (bundles / REBUILDING).write_text(damage)
-    with pytest.raises(BundleBusyError, match="does not say by whom"), one_job(bundles, "mine"):
+    with pytest.raises(BundleBusyError, match="does not say by whom"), rebuild_lock(bundles, "mine"):
         pass
     then = (bundles / REBUILDING).stat().st_mtime - STALE_AFTER_S - 60
     os.utime(bundles / REBUILDING, (then, then))
-    with one_job(bundles, "mine"):
+    with rebuild_lock(bundles, "mine"):
         assert content(bundles)["command"] == "mine"
 
 
 def test_a_lock_that_was_lost_is_noticed_before_anything_is_published(bundles: Path) -> None:
-    with one_job(bundles, "slept for an hour") as job:
+    with rebuild_lock(bundles, "slept for an hour") as job:
         job.check()
         leave_other = {**content(bundles), "token": "another's"}
         (bundles / REBUILDING).write_text(json.dumps(leave_other))
@@ -123,7 +125,7 @@ def test_a_lock_that_was_lost_is_noticed_before_anything_is_published(bundles: P
 def test_a_lock_that_another_took_meanwhile_is_not_broken(bundles: Path) -> None:
     mine = bundles / "mine"
     mine.write_text("")
-    with one_job(bundles, "the winner"):
+    with rebuild_lock(bundles, "the winner"):
         locks._break(bundles / REBUILDING, mine)
         assert content(bundles)["command"] == "the winner"
         assert {path.name for path in bundles.iterdir()} == {REBUILDING, "mine"}
@@ -133,7 +135,7 @@ def test_of_many_who_find_a_stale_lock_one_gets_it(bundles: Path) -> None:
     def compete(barrier: threading.Barrier, inside: list[str]) -> None:
         barrier.wait()
         try:
-            with one_job(bundles, "re4 rebuild"):
+            with rebuild_lock(bundles, "re4 rebuild"):
                 inside.append("in")
                 barrier.wait()  # all have tried
                 barrier.wait()
@@ -168,7 +170,7 @@ def test_what_those_who_died_while_taking_it_left_is_removed(bundles: Path) -> N
     for name in (f"{REBUILDING}.t", f"{REBUILDING}.breaking"):
         (bundles / name).write_text(json.dumps(vars(dead)))
     (bundles / f"{REBUILDING}.half").write_text('{"ho')
-    with one_job(bundles, "mine"):
+    with rebuild_lock(bundles, "mine"):
         assert {path.name for path in bundles.iterdir()} == {REBUILDING, f"{REBUILDING}.half"}
 
 
@@ -183,25 +185,25 @@ def test_signs_of_life_are_given(bundles: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(locks, "_HEARTBEAT_S", 0.001)
     monkeypatch.setattr(locks.os, "utime", beat)
-    with one_job(bundles, "mine"):
+    with rebuild_lock(bundles, "mine"):
         assert beaten.wait(30)
 
 
 def test_no_directory(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="not a folder"), one_job(tmp_path / "nowhere", "mine"):
+    with pytest.raises(BundleError, match="not a folder"), rebuild_lock(tmp_path / "nowhere", "mine"):
         pass
 
 
 def test_killed_while_it_holds_the_lock_the_next_one_goes_on(bundles: Path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from re4.bundle.publishing.directory_lock import one_job\n"
-        "with one_job(Path(sys.argv[1]), 'killed'): os.kill(os.getpid(), signal.SIGKILL)"
+        "from re4.bundle.publishing.directory_lock import rebuild_lock\n"
+        "with rebuild_lock(Path(sys.argv[1]), 'killed'): os.kill(os.getpid(), signal.SIGKILL)"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", code, str(bundles)], env=environment, check=False)
     assert done.returncode == -9
     assert content(bundles)["command"] == "killed"
-    with one_job(bundles, "next"):
+    with rebuild_lock(bundles, "next"):
         pass
     assert not list(bundles.iterdir())

@@ -20,7 +20,7 @@ from re4.bundle.publishing.current import live_version, read_current
 from re4.bundle.publishing.publish import StagedVersion, stage_version
 from re4.bundle.verify import read_manifest, verify_version
 from re4.common.errors import BundleDamagedError, BundleError, BundleMismatchError
-from re4.common.folder_lock import LOCK
+from re4.common.file_lock import LOCK
 
 HERE = Path(__file__).parent
 

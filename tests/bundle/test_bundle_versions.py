@@ -15,10 +15,10 @@ from sample_versions import publish_one
 from re4.bundle.layout import CURRENT, ENCODER, INDEX, MANIFEST, is_version_name
 from re4.bundle.publishing import cli
 from re4.bundle.publishing.current import read_current
-from re4.bundle.publishing.directory_lock import exclusive
+from re4.bundle.publishing.directory_lock import change_lock
 from re4.bundle.publishing.retention import prunable, prune
 from re4.bundle.publishing.rollback import roll_back
-from re4.bundle.publishing.version_lease import Hold, is_served
+from re4.bundle.publishing.version_lease import VersionLease, is_served
 from re4.bundle.publishing.versions import list_versions, version_names
 from re4.common.errors import BundleBusyError, BundleDamagedError, BundleError, UsageError
 
@@ -143,7 +143,7 @@ def test_changes_wait_for_each_other(
     def is_held(path: Path) -> Any:
         nonlocal num_tries
         num_tries += 1
-        with pytest.raises(BundleBusyError, match=str(os.getpid())), exclusive(bundles):
+        with pytest.raises(BundleBusyError, match=str(os.getpid())), change_lock(bundles):
             pass
         return verified(path)
 
@@ -171,7 +171,7 @@ def test_pruning_keeps_the_live_version_newer_ones_and_some_older_ones(
 
 
 def test_a_version_that_is_served_is_not_pruned(bundles: Path, names: list[str]) -> None:
-    first, second = Hold.of(bundles / names[0]), Hold.of(bundles / names[0])
+    first, second = VersionLease(bundles / names[0]), VersionLease(bundles / names[0])
     assert prunable(bundles, num_kept=0) == names[1:4]
     first.release()
     assert prune(bundles, num_kept=1) == names[1:3]
@@ -181,7 +181,7 @@ def test_a_version_that_is_served_is_not_pruned(bundles: Path, names: list[str])
 
 
 def test_what_cannot_be_held_is_not_held(bundles: Path, names: list[str]) -> None:
-    Hold.of(bundles / "nowhere").release()
+    VersionLease(bundles / "nowhere").release()
     assert not is_served(bundles / "nowhere")
 
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from re4.bundle.hidden import MAX_NUM_HIDDEN, HiddenIds, change_hidden, hidden_mark, read_hidden, write_hidden
 from re4.bundle.layout import CURRENT, HIDDEN
-from re4.bundle.publishing.directory_lock import exclusive
+from re4.bundle.publishing.directory_lock import change_lock
 from re4.cli import build_app
 from re4.common.errors import BundleBusyError, BundleDamagedError, BundleError, UsageError
 
@@ -129,7 +129,7 @@ def test_there_is_a_limit(shop: Path) -> None:
 
 def test_changes_wait_for_each_other(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("re4.bundle.publishing.directory_lock._PATIENCE_S", 0)
-    with exclusive(shop), pytest.raises(BundleBusyError):
+    with change_lock(shop), pytest.raises(BundleBusyError):
         change_hidden(shop, hide=["x"], kind="string")
     assert not (shop / HIDDEN).exists()
 

@@ -15,7 +15,7 @@ from rebuild_samples import Shop
 from running_server import RunningServer
 
 from re4.bundle.layout import CURRENT
-from re4.bundle.publishing.directory_lock import one_job
+from re4.bundle.publishing.directory_lock import rebuild_lock
 from re4.bundle.verify import verify_version
 from re4.common.errors import BundleBusyError, GateError
 from re4.exporting.rebuild.cli import rebuild as verb
@@ -183,7 +183,7 @@ def test_a_lock_lost_on_the_way_publishes_nothing(shop: Shop, monkeypatch: pytes
 
 
 def test_signals_are_left_alone_outside_the_main_thread(shop: Shop) -> None:
-    with one_job(shop.bundles, "another"):
+    with rebuild_lock(shop.bundles, "another"):
         ended: list[BaseException] = []
 
         def call() -> None:

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from re4.common.errors import RunError, TrainingError
-from re4.common.folder_lock import try_lock
+from re4.common.file_lock import try_lock
 from re4.training.config import ADDED_SINCE, TrainConfig
 from re4.training.model.model import MultiInterestModel
 from re4.training.run.run import Run

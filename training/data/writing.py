@@ -17,8 +17,8 @@ import polars as pl
 from pydantic import JsonValue
 
 from re4.common.errors import DataError
+from re4.common.file_lock import staging_folder
 from re4.common.files import sync
-from re4.common.folder_lock import staging_folder
 from re4.training.data.dataset import Dataset, Sequences
 from re4.training.data.layout import (
     INFO_FILE,

@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 from re4 import __version__
 from re4.common.arrays import map_array, read_arrays
 from re4.common.errors import DataError, RunError
+from re4.common.file_lock import LOCK, try_lock
 from re4.common.files import crc32_of, parts_in, replacing, write_json
-from re4.common.folder_lock import LOCK, try_lock
 from re4.training.config import TrainConfig
 from re4.training.data.dataset import Dataset
 from re4.training.model.model import MultiInterestModel

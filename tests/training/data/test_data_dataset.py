@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from re4.common.errors import DataError
-from re4.common.folder_lock import staging_folder
+from re4.common.file_lock import staging_folder
 from re4.training.data import writing
 from re4.training.data.dataset import Dataset, Sequences
 from re4.training.data.layout import SPLITS, SplitName

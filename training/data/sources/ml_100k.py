@@ -14,7 +14,7 @@ from pathlib import Path
 import polars as pl
 
 from re4.common.errors import FetchError
-from re4.common.folder_lock import staging_folder
+from re4.common.file_lock import staging_folder
 from re4.training.data.sources.download import Fetched, Opener, PackageGetter, download
 
 _log = logging.getLogger(__name__)
