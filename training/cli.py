@@ -1,4 +1,4 @@
-"""The verbs `re4 train`, `re4 resume` and `re4 evaluate`."""
+"""The subcommands `re4 train`, `resume`, `evaluate` and `report`: options in, lines and tables out."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -8,7 +8,8 @@ import typer
 
 from re4.common.console import print_json, print_line, table
 from re4.settings.options import with_options
-from re4.training.config import TrainConfig, read_settings
+from re4.training import api
+from re4.training.config import CHECKPOINT_MINUTES, TrainConfig
 
 if TYPE_CHECKING:
     from re4.training.trainer.loop import TrainResult
@@ -52,7 +53,7 @@ def train(
     ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
-    checkpoint_minutes: CheckpointMinutes = 10.0,
+    checkpoint_minutes: CheckpointMinutes = CHECKPOINT_MINUTES,
     tensorboard: Tensorboard = False,
     as_json: AsJson = False,
     **settings: Any,
@@ -66,24 +67,16 @@ def train(
 
     Example: re4 train data/today --out runs/today --from runs/yesterday
     """
-    given = {name: value for name, value in settings.items() if value is not None}
-    if config:
-        given = read_settings(config) | given
-    fresh = TrainConfig(**given)  # its mistakes are told before PyTorch is loaded
-    from re4.training.data.dataset import Dataset
-    from re4.training.run.run import Run
-    from re4.training.trainer.loop import train as run_training
-
-    previous = None if from_run is None else Run.open(from_run)
-    result = run_training(
-        Dataset.open(data),
-        fresh if previous is None else TrainConfig(**(previous.config.to_json() | given)),
+    result = api.train(
+        data,
         out,
-        previous=previous,
+        config=config,
+        from_run=from_run,
         device=device,
         precision=precision,
         checkpoint_minutes=checkpoint_minutes,
         tensorboard=tensorboard,
+        **settings,
     )
     _print_result(out, result, as_json=as_json)
 
@@ -93,7 +86,7 @@ def resume(
     data: DataMoved = None,
     device: Device = "auto",
     precision: PrecisionOfResumed = "auto",
-    checkpoint_minutes: CheckpointMinutes = 10.0,
+    checkpoint_minutes: CheckpointMinutes = CHECKPOINT_MINUTES,
     tensorboard: Tensorboard = False,
     as_json: AsJson = False,
 ) -> None:
@@ -103,13 +96,9 @@ def resume(
 
     Example: re4 resume runs/first
     """
-    from re4.training.data.dataset import Dataset
-    from re4.training.trainer.loop import resume as resume_training
-
-    dataset = None if data is None else Dataset.open(data)
-    result = resume_training(
+    result = api.resume(
         run,
-        dataset,
+        data=data,
         device=device,
         precision=precision,
         checkpoint_minutes=checkpoint_minutes,
@@ -149,15 +138,8 @@ def evaluate(
 
     Example: re4 evaluate runs/first --json
     """
-    from re4.training.evaluation.protocol import evaluate as run_evaluation
-    from re4.training.run.run import Run, write_evaluation
-
-    opened = Run.open(run)
-    dataset = opened.open_dataset(data)
-    held_out = dataset.valid if split == "valid" else dataset.test
-    result = run_evaluation(opened.load_model(), held_out, exclude_history=exclude_history).to_json()
-    name = f"{split}_history_excluded" if exclude_history else split
-    write_evaluation(run, name, result)
+    evaluation = api.evaluate(run, split=split, exclude_history=exclude_history, data=data)
+    result = evaluation.to_json()
     if as_json:
         print_json({"run": str(run), "split": split, "exclude_history": exclude_history, **result})
         return
@@ -190,15 +172,4 @@ def report(
 
     Example: re4 report runs/first
     """
-    from re4.training.report.figures import gather_figures
-    from re4.training.report.page import write_page
-    from re4.training.run.run import Run
-
-    opened = Run.open(run)
-    dataset = opened.open_dataset(data)
-    held_out = dataset.valid if split == "valid" else dataset.test
-    figures = gather_figures(opened, dataset, held_out)
-    page = write_page(
-        out or run / "report", figures, title=f"{run} · {split} users", config=opened.config.to_json()
-    )
-    print_line(f"open {page}")
+    print_line(f"open {api.report(run, split=split, out=out, data=data)}")

@@ -1,7 +1,7 @@
 """Every hyper-parameter of a training run, with its default, its unit and its bounds.
 
 This file knows nothing of torch, so that `re4 train --help` is quick: the command's options are made
-from these fields. A field that is None takes the model's own default (`presets.ENCODERS`); a field
+from these fields. A field that is None takes the model's own default (`presets.PRESETS`); a field
 that the model fixes takes that value, and refuses another.
 """
 
@@ -12,12 +12,14 @@ from typing import Any, Self
 from re4.common.errors import UsageError
 from re4.settings.fields import check, option_name, setting
 from re4.settings.sources import read_file
-from re4.training.presets import ENCODERS, SMALL_CATALOGUE
-from re4.training.samplers import NEGATIVES
+from re4.training.presets import PRESETS, SMALL_CATALOGUE
+from re4.training.samplers import SAMPLERS
 
 _MODELS_OWN = "the model's own"
 SVD_ITEMS = 2_000_000
 """Beyond, the SVD's own memory, some 1,600 bytes an item, is too much to take without being asked for."""
+CHECKPOINT_MINUTES = 10.0
+"""Between two checkpoints within an epoch, unless the caller gives another number."""
 ADDED_SINCE = {"averaging": 0.0, "history_weight": 0.0}
 """Settings that an earlier version's run lacks, with the values that say what it did."""
 
@@ -26,7 +28,7 @@ ADDED_SINCE = {"averaging": 0.0, "history_weight": 0.0}
 class TrainConfig:
     """The settings of one run. Built with `TrainConfig.resolve`, stored as `config.json` in the run."""
 
-    model: str = setting("re4", f"Encoder: {', '.join(ENCODERS)}.", choices=ENCODERS)
+    model: str = setting("re4", f"Encoder: {', '.join(PRESETS)}.", choices=PRESETS)
     num_interests: int | None = setting(
         None,
         "K, interest vectors per user; each is a search when serving.",
@@ -69,8 +71,8 @@ class TrainConfig:
     )
     negatives: str = setting(
         "auto",
-        f"Negatives: {', '.join(NEGATIVES)}; auto: all up to 20,000 items.",
-        choices=("auto", *NEGATIVES),
+        f"Negatives: {', '.join(SAMPLERS)}; auto: all up to 20,000 items.",
+        choices=("auto", *SAMPLERS),
     )
     num_negatives: int = setting(5000, "M, shared negatives a step (where they are drawn).", low=1)
     negative_scores: str | None = setting(
@@ -142,7 +144,7 @@ class TrainConfig:
         Raises:
             UsageError: a setting that the model does not have is given.
         """
-        kind = ENCODERS[self.model]
+        kind = PRESETS[self.model]
         usual = dict(kind.defaults)
         if num_items <= SMALL_CATALOGUE:
             usual |= kind.small_catalogue

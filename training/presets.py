@@ -1,10 +1,8 @@
-"""The encoders that can be trained: one line each, loaded when asked for.
+"""The encoders that can be trained, each with its preset: the settings that its paper describes.
 
-An encoder is the *forward flow*, all that serving ever runs: a module whose
-`forward(history_vectors_BLD, lengths_B)` gives `(interests_BKD, attention_BKL)` (see `encoder.py`). It holds
-no item table. Histories are newest first, padded at the end; a length is at least 1; attention is 0 on
-padding and sums to 1 over the rest. Some encoders give users with short histories fewer than K interests:
-those that are not there repeat the first one and attend to nothing.
+An encoder is the forward flow, the part of a model that serving runs: a module whose
+`forward(history_vectors_BLD, lengths_B)` returns `(interests_BKD, attention_BKL)` (`encoders/encoder.py`). It
+holds no item vectors.
 """
 
 from collections.abc import Mapping
@@ -12,23 +10,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SMALL_CATALOGUE = 5000
-"""Items up to which a model's defaults may be others; measured at 1,349, 3,416, 12,101 and 18,357."""
+"""Catalogues of up to so many items have defaults of their own; measured at 1,349, 3,416, 12,101, 18,357."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderKind:
-    """Where an encoder's class lives, and the settings that make it what its paper describes."""
+class Preset:
+    """An encoder's class and its settings."""
 
     module: str
     class_name: str
     defaults: Mapping[str, Any]
-    """Settings that a configuration may leave to the model."""
+    """Values of the settings that a configuration leaves open (None)."""
     small_catalogue: Mapping[str, Any] = field(default_factory=dict)
-    """Other values for some of them, for up to `SMALL_CATALOGUE` items."""
+    """Values that differ for up to `SMALL_CATALOGUE` items."""
     one_interest: Mapping[str, Any] = field(default_factory=dict)
-    """Other values for some of them, where K is 1."""
+    """Values that differ for one interest (K = 1)."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    """Settings that the model has no choice of."""
+    """Values that cannot be changed; another one is refused."""
 
 
 _NO_FLOWS = {"contrast_weight": 0.0, "attend_weight": 0.0, "construct_weight": 0.0}
@@ -36,9 +34,19 @@ _NO_ATTENTION = {"position": False, "head": False, "routing_weight": 0.0, **_NO_
 _HARD = {"interest_choice": "hard", "initial_vectors": "svd", "routing_weight": 0.0}
 _PLAIN_LOSS = {"negative_scores": "chosen", "history_weight": 0.0}
 _ONE_INTEREST = {"num_interests": 1, "interest_choice": "hard", **_NO_ATTENTION}
+PLAIN_ATTENTION: Mapping[str, Any] = {
+    "num_interests": 4,
+    "position": True,
+    "head": False,
+    "learning_rate": 0.002,
+    **_HARD,
+    **_PLAIN_LOSS,
+    **_NO_FLOWS,
+}
+"""For an encoder with attention, trained by the recommendation loss alone."""
 
-ENCODERS: Mapping[str, EncoderKind] = {
-    "re4": EncoderKind(
+PRESETS: Mapping[str, Preset] = {
+    "re4": Preset(
         module="re4.training.encoders.re4",
         class_name="Re4Encoder",
         defaults={
@@ -53,9 +61,9 @@ ENCODERS: Mapping[str, EncoderKind] = {
             "learning_rate": 0.008,
             **_HARD,
         },
-        # Many interests, kept well apart, pay among many items with narrow tastes, and cost where tastes are
-        # wide beside the catalogue; there, to rank what is new far above the history costs as well, and
-        # longer steps gain nothing. One alone has none to be kept from. Figures: benchmarks/results/quality.
+        # In a large catalogue with narrow tastes, many interests kept well apart raise the recall. In a small
+        # catalogue they lower it, and so does a high weight of the ranking above the history; longer steps
+        # gain nothing there. A single interest needs no flows. Figures: benchmarks/results/quality.
         small_catalogue={
             "num_interests": 4,
             "contrast_weight": 0.02,
@@ -65,20 +73,12 @@ ENCODERS: Mapping[str, EncoderKind] = {
         },
         one_interest={**_NO_FLOWS, "history_weight": 0.0},
     ),
-    "comirec-sa": EncoderKind(
+    "comirec-sa": Preset(
         module="re4.training.encoders.comirec_sa",
         class_name="ComiRecSAEncoder",
-        defaults={
-            "num_interests": 4,
-            "position": True,
-            "head": False,
-            **_PLAIN_LOSS,
-            **_NO_FLOWS,
-            "learning_rate": 0.002,
-            **_HARD,
-        },
+        defaults=PLAIN_ATTENTION,
     ),
-    "mind": EncoderKind(
+    "mind": Preset(
         module="re4.training.encoders.mind",
         class_name="MindEncoder",
         defaults={
@@ -90,16 +90,16 @@ ENCODERS: Mapping[str, EncoderKind] = {
         },
         fixed=_NO_ATTENTION,
     ),
-    "mean-pool": EncoderKind(
+    "mean-pool": Preset(
         module="re4.training.encoders.mean_pool",
         class_name="MeanPoolEncoder",
         defaults={"initial_vectors": "svd", "learning_rate": 0.008, **_PLAIN_LOSS},
         fixed=_ONE_INTEREST,
     ),
-    "most-popular": EncoderKind(
+    "most-popular": Preset(
         module="re4.training.encoders.most_popular",
         class_name="MostPopularEncoder",
-        defaults={"learning_rate": 0.008, **_PLAIN_LOSS},  # of no account: nothing is trained
+        defaults={"learning_rate": 0.008, **_PLAIN_LOSS},  # without effect: nothing is trained
         fixed={
             **_ONE_INTEREST,
             "initial_vectors": "popularity",

@@ -87,7 +87,7 @@ def select_live(material: Material, catalogue: Catalogue, vectors_file: Path, fo
             cold_rows=np.arange(num_kept, num_all),
             lineage={
                 **material.lineage,
-                "catalogue": catalogue.file.name,
+                "catalogue": Path(catalogue.file).name,
                 "cold_items": num_all - num_kept,
                 "cold_shrinkage": SHRINKAGE,
             },

@@ -9,8 +9,7 @@ from re4.benchmarks.quality.ceiling import chosen_UN, free_vectors_UN, judged, o
 from re4.benchmarks.quality.nearness import nearness
 from re4.benchmarks.synthetic.event_log import EventSpace, write_event_log
 from re4.training.config import TrainConfig
-from re4.training.data.events import Columns
-from re4.training.data.prepare import prepare_events
+from re4.training.data.prepare import prepare_data
 from re4.training.evaluation.protocol import history_and_targets, summarise
 from re4.training.model.model import MultiInterestModel
 
@@ -21,18 +20,7 @@ SPACE = EventSpace(num_items=300, num_tastes=2, cluster_items=20)
 def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("log")
     write_event_log(folder / "log.parquet", SPACE, 10_000)
-    return prepare_events(
-        folder / "log.parquet",
-        folder / "data",
-        columns=Columns(),
-        catalogue=None,
-        min_events=5,
-        max_user_events=14,
-        split_by="user",
-        seed=0,
-        now_s=2e9,
-        advance=lambda: None,
-    )
+    return prepare_data(folder / "log.parquet", folder / "data", max_user_events=14, now_s=2e9)
 
 
 @pytest.fixture(scope="module")

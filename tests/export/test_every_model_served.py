@@ -13,12 +13,12 @@ from re4.exporting.exporter import export_run
 from re4.serving.retrieval.pipeline import Answer, Query
 from re4.serving.versions.snapshot import load_snapshot
 from re4.training.config import TrainConfig
-from re4.training.presets import ENCODERS
+from re4.training.presets import PRESETS
 from re4.training.run.run import Run
 from re4.training.trainer.loop import train
 
 
-@pytest.mark.parametrize("model", [name for name in ENCODERS if name != "re4"])
+@pytest.mark.parametrize("model", [name for name in PRESETS if name != "re4"])
 def test_every_model_is_served_as_it_was_trained(model: str, tmp_path: Path) -> None:
     scores = {} if model == "most-popular" else {"scores": "cosine", "temperature": 0.2}
     epochs = {} if model == "most-popular" else {"num_epochs": 1}

@@ -17,13 +17,13 @@ from re4.exporting.encoder.parity import BATCH_SIZES, compare
 from re4.training.config import TrainConfig
 from re4.training.encoders import build_encoder
 from re4.training.model.model import MultiInterestModel
-from re4.training.presets import ENCODERS
+from re4.training.presets import PRESETS
 
 
 def model_configs() -> list[object]:
     """Every encoder at its defaults and with cosine scores, and with each option of an attention alone."""
-    configs = [TrainConfig(model=name).resolve(100) for name in ENCODERS]
-    trained = [name for name in ENCODERS if name != "most-popular"]
+    configs = [TrainConfig(model=name).resolve(100) for name in PRESETS]
+    trained = [name for name in PRESETS if name != "most-popular"]
     configs += [TrainConfig(model=name, scores="cosine", temperature=0.1).resolve(100) for name in trained]
     for name in ("re4", "comirec-sa"):
         for position in (False, True):

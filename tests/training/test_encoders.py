@@ -15,7 +15,7 @@ from re4.training.losses.accidental_hits import own_negatives
 from re4.training.losses.routing_regularization import routing_sum
 from re4.training.losses.sampled_softmax import blend_interests, recommend_sum, select_interest
 from re4.training.model.model import MultiInterestModel
-from re4.training.presets import ENCODERS, SMALL_CATALOGUE
+from re4.training.presets import PRESETS, SMALL_CATALOGUE
 from re4.training.run.run import Run
 from re4.training.samplers import build_sampler
 from re4.training.trainer.loop import train
@@ -88,7 +88,7 @@ def test_what_a_model_fixes_cannot_be_chosen():
 
 def test_the_learning_rate_is_the_model_s_own_by_catalogue_unless_one_is_given():
     def rates(num_items):
-        return {model: TrainConfig(model=model).resolve(num_items).learning_rate for model in ENCODERS}
+        return {model: TrainConfig(model=model).resolve(num_items).learning_rate for model in PRESETS}
 
     large = rates(SMALL_CATALOGUE + 1)
     assert large["re4"] == large["mind"] == large["mean-pool"] == 0.008
@@ -97,7 +97,7 @@ def test_the_learning_rate_is_the_model_s_own_by_catalogue_unless_one_is_given()
     assert TrainConfig(model="mind", learning_rate=0.002).resolve(100).learning_rate == 0.002
 
 
-@pytest.mark.parametrize("model", [name for name in ENCODERS if name != "most-popular"])
+@pytest.mark.parametrize("model", [name for name in PRESETS if name != "most-popular"])
 def test_scores_online_are_the_scores_of_training(model):
     """With cosine scores and a temperature, the inner product of what is exported is the cosine over it."""
     plain, scaled = make(model), make(model, scores="cosine", temperature=0.2)

@@ -16,9 +16,9 @@ from re4.common.errors import DataError, RunError, TrainingError, UsageError
 from re4.training.config import ADDED_SINCE, TrainConfig
 from re4.training.data.dataset import Dataset
 from re4.training.evaluation.protocol import evaluate
-from re4.training.presets import ENCODERS
+from re4.training.presets import PRESETS
 from re4.training.run.run import Run
-from re4.training.samplers import NEGATIVES
+from re4.training.samplers import SAMPLERS
 from re4.training.trainer.loop import choose_device, train
 from re4.training.trainer.loss_guard import FAILED_STEP
 
@@ -125,11 +125,11 @@ def test_seeds_decide_everything(planted, small_options, tmp_path):
     assert not torch.equal(first["item_embedding.weight"], other["item_embedding.weight"])
 
 
-TRAINED = [name for name in ENCODERS if name != "most-popular"]
+TRAINED = [name for name in PRESETS if name != "most-popular"]
 
 
 @pytest.mark.parametrize("model", TRAINED)
-@pytest.mark.parametrize("negatives", NEGATIVES)
+@pytest.mark.parametrize("negatives", SAMPLERS)
 def test_every_encoder_trains_with_every_kind_of_negatives(
     planted, small_options, tmp_path, model, negatives
 ):

@@ -13,15 +13,15 @@ from re4.common.errors import DataError
 from re4.training.data.layout import TYPE_OF_KIND, kind_of
 from re4.training.data.tables.ids import is_canonical_int, is_missing, kind_of_type, repeats, to_kind
 from re4.training.data.tables.materialize import Keep, pieces
-from re4.training.data.tables.tables import check_columns, open_table, reading
+from re4.training.data.tables.tables import TableSource, check_columns, open_table, reading
 
 
 @dataclass(frozen=True, kw_only=True)
 class Catalogue:
     """A catalogue that was read."""
 
-    file: Path
-    """Its file."""
+    file: Path | str
+    """Its file, its folder, or how a data frame is named."""
     item_column: str
     """The file's column of item ids."""
     rows: pl.LazyFrame
@@ -45,20 +45,21 @@ class Described:
     """Items without a row, and rows without an item."""
 
 
-def read_catalogue(file: Path, item_column: str, keep: Keep) -> Catalogue:
+def read_catalogue(source: TableSource, item_column: str, keep: Keep) -> Catalogue:
     """Read a catalogue.
 
     Columns of csv and tsv files stay text unless every value is a canonical integer or missing.
 
     Args:
-        file: The file; it is read once.
+        source: A file, a folder of files, or a data frame; it is read once.
         item_column: Its column of item ids.
         keep: Where its rows are kept.
 
     Raises:
         DataError: The file cannot be read, has no such column, or ids are missing or occur twice.
     """
-    table = open_table(file)
+    table = open_table(source)
+    file = table.file
     check_columns(table, {"--catalogue-item-column": item_column})
     where = f"{file}: column {item_column!r}"
     kind = kind_of_type(where, table.schema[item_column])

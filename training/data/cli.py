@@ -1,23 +1,20 @@
 """The verbs `re4 data fetch` and `re4 data prepare`. It knows nothing of what a data set holds."""
 
-import time
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from re4.common.console import print_json, print_line, progress, table
+from re4.common.console import print_json, print_line, table
 from re4.common.errors import UsageError
+from re4.settings.fields import option_name
+from re4.training.data import DEFAULT_MAX_USER_EVENTS, DEFAULT_MIN_EVENTS, DEFAULT_SEED
 
 if TYPE_CHECKING:
     from re4.training.data.dataset import Dataset
     from re4.training.data.layout import SplitName
-
-_DEFAULT_MIN_EVENTS = 5
-_DEFAULT_MAX_USER_EVENTS = 10_000
-_DEFAULT_SEED = 0
 
 
 class Format(StrEnum):
@@ -94,14 +91,14 @@ def prepare(
         int | None,
         typer.Option(
             help="Drop users and items with fewer events, again and again until none are left. 1 drops "
-            f"nothing. Default: {_DEFAULT_MIN_EVENTS}; ready-split files are never filtered."
+            f"nothing. Default: {DEFAULT_MIN_EVENTS}; ready-split files are never filtered."
         ),
     ] = None,
     max_user_events: Annotated[
         int | None,
         typer.Option(
             help="Keep only the newest so many events of a user: who has more is a robot, or an account that "
-            f"many share. Default: {_DEFAULT_MAX_USER_EVENTS:,}."
+            f"many share. Default: {DEFAULT_MAX_USER_EVENTS:,}."
         ),
     ] = None,
     split: Annotated[
@@ -112,7 +109,7 @@ def prepare(
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help=f"Draws the held-out users. Default: {_DEFAULT_SEED}.")
+        int | None, typer.Option(min=0, help=f"Draws the held-out users. Default: {DEFAULT_SEED}.")
     ] = None,
     user_column: Annotated[str, typer.Option(help="The event log's column of user ids.")] = "user",
     item_column: Annotated[str, typer.Option(help="The event log's column of item ids.")] = "item",
@@ -132,52 +129,40 @@ def prepare(
 
     Example: re4 data prepare --format sequences --train train.gz --valid valid.gz --test test.gz --out DATA
     """
-    from re4.training.data.catalogue import read_catalogue
-    from re4.training.data.events import Columns
-    from re4.training.data.prepare import NUM_STEPS, prepare_events, prepare_sequences
-    from re4.training.data.tables.materialize import in_memory
+    from re4.training.data.prepare import prepare_data, prepare_sequences
 
-    only_events = {
-        "--events": events,
-        "--min-events": min_events,
-        "--max-user-events": max_user_events,
-        "--split": split,
-        "--seed": seed,
-    }
-    files = _sequence_files(input_format, only_events, train, valid, test)
-    described = (
-        read_catalogue(catalogue, catalogue_item_column or item_column, in_memory) if catalogue else None
-    )
-    with progress(f"preparing {out}", NUM_STEPS) as bar:
-        if events is not None:
-            dataset = prepare_events(
-                events,
-                out,
-                columns=Columns(user=user_column, item=item_column, timestamp=timestamp_column),
-                catalogue=described,
-                min_events=_DEFAULT_MIN_EVENTS if min_events is None else min_events,
-                max_user_events=_DEFAULT_MAX_USER_EVENTS if max_user_events is None else max_user_events,
-                now_s=time.time(),
-                split_by="time" if split == SplitBy.TIME else "user",
-                seed=_DEFAULT_SEED if seed is None else seed,
-                advance=bar.advance,
-            )
-        else:
-            dataset = prepare_sequences(files, out, catalogue=described, advance=bar.advance)
+    for_events = {"min_events": min_events, "max_user_events": max_user_events, "split": split, "seed": seed}
+    given: dict[str, Any] = {name: value for name, value in for_events.items() if value is not None}
+    files = _sequence_files(input_format, {"events": events, **for_events}, train, valid, test)
+    if events is None:
+        dataset = prepare_sequences(
+            files, out, catalogue=catalogue, catalogue_item_column=catalogue_item_column or item_column
+        )
+    else:
+        dataset = prepare_data(
+            events,
+            out,
+            catalogue=catalogue,
+            user_column=user_column,
+            item_column=item_column,
+            timestamp_column=timestamp_column,
+            catalogue_item_column=catalogue_item_column,
+            **given,
+        )
     _report(dataset, as_json)
 
 
 def _sequence_files(
     input_format: Format,
-    only_events: Mapping[str, object],
+    only_events: Mapping[str, Any],
     train: Path | None,
     valid: Path | None,
     test: Path | None,
 ) -> "dict[SplitName, Path]":
     """Check that the options fit the format; give the ready-split files, none for an event log."""
-    only_sequences = {"--train": train, "--valid": valid, "--test": test}
+    only_sequences = {"train": train, "valid": valid, "test": test}
     foreign = only_sequences if input_format == Format.EVENTS else only_events
-    given = [option for option, value in foreign.items() if value is not None]
+    given = [option_name(name) for name, value in foreign.items() if value is not None]
     if given:
         other = Format.SEQUENCES if input_format == Format.EVENTS else Format.EVENTS
         raise UsageError(
@@ -185,13 +170,13 @@ def _sequence_files(
             "or leave it out"
         )
     if input_format == Format.EVENTS:
-        if only_events["--events"] is None:
+        if only_events["events"] is None:
             raise UsageError(
                 "name the event log with --events FILE, or ready-split files with --format sequences"
             )
         return {}
     if train is None or valid is None or test is None:
-        missing = [option for option, value in only_sequences.items() if value is None]
+        missing = [option_name(name) for name, value in only_sequences.items() if value is None]
         raise UsageError(f"--format sequences also needs {', '.join(missing)}")
     return {"train": train, "valid": valid, "test": test}
 

@@ -129,6 +129,10 @@ class Dataset:
         """N, the number of items; rows are 0..N-1."""
         return self.info.num_items
 
+    def split(self, name: SplitName) -> Sequences:
+        """Return the sequences of a split."""
+        return {"train": self.train, "valid": self.valid, "test": self.test}[name]
+
     def items(self) -> pl.DataFrame:
         """Read the items: `item_id` first, then catalogue columns; row i is item row i."""
         with _reading(self.path / ITEMS_FILE) as file:

@@ -16,7 +16,7 @@ import polars as pl
 from re4.common.errors import DataError
 from re4.training.data.layout import TYPE_OF_KIND, IdKind
 from re4.training.data.tables.ids import encode, is_canonical_int, is_missing, kind_of_type
-from re4.training.data.tables.tables import Table, check_columns, open_table, reading
+from re4.training.data.tables.tables import Table, TableSource, check_columns, open_table, reading
 from re4.training.data.timestamps import Timestamps, parse_timestamps
 
 _NUM_SHOWN = 3
@@ -71,12 +71,14 @@ class EventLog:
     """The events, each distinct (user, item, timestamp) once."""
     timestamps: Timestamps
     """How the timestamps were read, and their values in file order."""
+    file: Path | str
+    """The file, its folder, or how a data frame is named."""
     num_duplicates: int
     """Exact duplicates (same user, item and timestamp) that were dropped."""
 
 
-def read_events(file: Path, columns: Columns) -> EventLog:
-    """Read an event log (parquet, csv, tsv or jsonl).
+def read_events(source: TableSource, columns: Columns) -> EventLog:
+    """Read an event log: a file, a folder of files, or a data frame.
 
     Ids are kept exactly as given. In csv and tsv files, a column is of integers only if every one of its ids
     is a canonical 64-bit integer.
@@ -84,19 +86,19 @@ def read_events(file: Path, columns: Columns) -> EventLog:
     Raises:
         DataError: The file cannot be read, columns or values are missing, timestamps cannot be understood.
     """
-    table = open_table(file)
+    table = open_table(source)
     check_columns(table, columns.by_option())
     lines = table.frame.select(pl.col(columns.user), pl.col(columns.item), pl.col(columns.timestamp))
     if table.untyped:
         lines = lines.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines
     kinds = _survey(table, lines, columns)
-    with reading(file):
+    with reading(table.file):
         frame = lines.select(
             user=pl.col(columns.user).cast(TYPE_OF_KIND[kinds["user"]]),
             item=pl.col(columns.item).cast(TYPE_OF_KIND[kinds["item"]]),
             timestamp=pl.col(columns.timestamp),
         ).collect(engine="streaming")
-    timestamps = parse_timestamps(f"{file}: column {columns.timestamp!r}", frame["timestamp"])
+    timestamps = parse_timestamps(f"{table.file}: column {columns.timestamp!r}", frame["timestamp"])
     user_codes, user_ids = encode(frame["user"])
     item_codes, item_ids = encode(frame["item"])
     del frame
@@ -109,7 +111,7 @@ def read_events(file: Path, columns: Columns) -> EventLog:
         user_ids=user_ids,
         item_ids=item_ids,
     )
-    return EventLog(events=events, timestamps=timestamps, num_duplicates=num_duplicates)
+    return EventLog(events=events, timestamps=timestamps, file=table.file, num_duplicates=num_duplicates)
 
 
 def _survey(table: Table, lines: pl.LazyFrame, columns: Columns) -> dict[str, IdKind]:

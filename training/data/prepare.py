@@ -1,17 +1,17 @@
-"""From input files to a prepared data set on disk: the steps in order, and what to write down about them.
+"""From an event log, or ready-split files, to a prepared data set on disk: the steps, in order."""
 
-It knows nothing of the terminal: it calls `advance` after every step.
-"""
-
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import polars as pl
 from pydantic import JsonValue
 
+from re4.common.console import progress
 from re4.common.errors import UsageError
-from re4.training.data.catalogue import Catalogue, describe_items
+from re4.training.data import DEFAULT_MAX_USER_EVENTS, DEFAULT_MIN_EVENTS, DEFAULT_SEED
+from re4.training.data.catalogue import Catalogue, describe_items, read_catalogue
 from re4.training.data.dataset import Dataset, Sequences
 from re4.training.data.event_cleaning import drop_oddities
 from re4.training.data.events import Columns, read_events
@@ -20,115 +20,141 @@ from re4.training.data.k_core import k_core
 from re4.training.data.layout import SPLITS, SplitName
 from re4.training.data.sequences import read_sequences
 from re4.training.data.split import split_by_time, split_by_user
+from re4.training.data.tables.materialize import in_memory
+from re4.training.data.tables.tables import TableSource
 from re4.training.data.writing import refuse_existing, write_dataset
 
 SplitBy = Literal["user", "time"]
-NUM_STEPS = 4
+_NUM_STEPS = 4
 
 
-def prepare_events(
-    file: Path,
-    out: Path,
+def prepare_data(
+    events: TableSource,
+    out: Path | str,
     *,
-    columns: Columns,
-    catalogue: Catalogue | None,
-    min_events: int,
-    max_user_events: int,
-    split_by: SplitBy,
-    seed: int,
-    now_s: float,
-    advance: Callable[[], None],
+    catalogue: TableSource | None = None,
+    user_column: str = "user",
+    item_column: str = "item",
+    timestamp_column: str = "timestamp",
+    catalogue_item_column: str | None = None,
+    min_events: int = DEFAULT_MIN_EVENTS,
+    max_user_events: int = DEFAULT_MAX_USER_EVENTS,
+    split: SplitBy = "user",
+    seed: int = DEFAULT_SEED,
+    now_s: float | None = None,
 ) -> Dataset:
-    """Prepare a data set from an event log.
+    """Prepare a data set for training from an event log, as `re4 data prepare` does.
 
     Args:
-        file: The event log.
+        events: The event log, a user, an item and a timestamp in every row: the path of a file or of a folder
+            of files, or a data frame of polars, pandas or another library.
         out: The folder to write; it must not exist, or be empty.
-        columns: The names of its columns.
-        catalogue: Descriptions to join onto the items.
+        catalogue: Descriptions to join onto the items (title, genres, …), a row for each item; as `events`.
+        user_column: The event log's column of user ids.
+        item_column: Its column of item ids.
+        timestamp_column: Its column of times: since 1970, ISO 8601, or dates.
+        catalogue_item_column: The catalogue's column of item ids; None for `item_column`.
         min_events: Users and items with fewer events are dropped, until none are left; 1 drops nothing.
         max_user_events: Of users with more, only the newest so many events stay.
-        split_by: How train, valid and test are told apart.
+        split: How train, valid and test are separated: by user (80, 10 and 10 % of the users), or by time.
         seed: Draws the held-out users of a split by user.
-        now_s: Seconds since 1970; events more than a day later are dropped.
-        advance: Called after each of the `NUM_STEPS` steps.
+        now_s: Seconds since 1970; events more than a day later are dropped. None for the present time.
 
     Raises:
         DataError: The input cannot be used, nothing is left of it, or `out` is not free.
-        UsageError: `min_events` or `max_user_events` is below 1.
+        UsageError: A value is not allowed.
     """
     if min_events < 1:
         raise UsageError(f"--min-events is {min_events}; it must be at least 1, which drops nothing")
     if max_user_events < 1:
         raise UsageError(f"--max-user-events is {max_user_events}; it must be at least 1")
+    if split not in get_args(SplitBy):
+        raise UsageError(f"--split is {split!r}; choose one of {', '.join(get_args(SplitBy))}")
+    out = Path(out)
     refuse_existing(out)
-    log = read_events(file, columns)
-    advance()
-    cleaned = drop_oddities(log.events, log.timestamps, now_s=now_s, max_user_events=max_user_events)
-    filtered = k_core(cleaned.events, min_events)
-    events = filtered.events
-    advance()
-    split = split_by_user(events, seed) if split_by == "user" else split_by_time(events)
-    advance()
-    date_of = log.timestamps.date_of
-    prepared: dict[str, JsonValue] = {
-        "format": "events",
-        "events": str(file),
-        "user_column": columns.user,
-        "item_column": columns.item,
-        "timestamp_column": columns.timestamp,
-        "timestamp_notation": log.timestamps.notation,
-        "first_event": date_of(float(events.times_E.min())),
-        "last_event": date_of(float(events.times_E.max())),
-        "min_events": min_events,
-        "max_user_events": max_user_events,
-        "split": split_by,
-    }
-    if split.cuts is None:
-        prepared["seed"] = seed
-    else:
-        prepared["cuts"] = [date_of(cut) for cut in split.cuts]
-    if cleaned.examples:
-        prepared["examples_of_what_was_dropped"] = list(cleaned.examples)
-    dropped = {
-        "duplicate_events": log.num_duplicates,
-        **cleaned.dropped,
-        "users_below_min_events": filtered.num_users_dropped,
-        "items_below_min_events": filtered.num_items_dropped,
-        "events_below_min_events": filtered.num_events_dropped,
-        **split.dropped,
-    }
-    users = {name: events.user_ids[split.users[name]] for name in SPLITS}
-    dataset = _write(out, events.item_ids, split.sequences, users, prepared, dropped, catalogue)
-    advance()
+    described = _read_catalogue(catalogue, catalogue_item_column or item_column)
+    with progress(f"preparing {out}", _NUM_STEPS) as bar:
+        log = read_events(events, Columns(user=user_column, item=item_column, timestamp=timestamp_column))
+        bar.advance()
+        cleaned = drop_oddities(
+            log.events,
+            log.timestamps,
+            now_s=time.time() if now_s is None else now_s,
+            max_user_events=max_user_events,
+        )
+        filtered = k_core(cleaned.events, min_events)
+        kept = filtered.events
+        bar.advance()
+        parts = split_by_user(kept, seed) if split == "user" else split_by_time(kept)
+        bar.advance()
+        date_of = log.timestamps.date_of
+        prepared: dict[str, JsonValue] = {
+            "format": "events",
+            "events": str(log.file),
+            "user_column": user_column,
+            "item_column": item_column,
+            "timestamp_column": timestamp_column,
+            "timestamp_notation": log.timestamps.notation,
+            "first_event": date_of(float(kept.times_E.min())),
+            "last_event": date_of(float(kept.times_E.max())),
+            "min_events": min_events,
+            "max_user_events": max_user_events,
+            "split": split,
+        }
+        if parts.cuts is None:
+            prepared["seed"] = seed
+        else:
+            prepared["cuts"] = [date_of(cut) for cut in parts.cuts]
+        if cleaned.examples:
+            prepared["examples_of_what_was_dropped"] = list(cleaned.examples)
+        dropped = {
+            "duplicate_events": log.num_duplicates,
+            **cleaned.dropped,
+            "users_below_min_events": filtered.num_users_dropped,
+            "items_below_min_events": filtered.num_items_dropped,
+            "events_below_min_events": filtered.num_events_dropped,
+            **parts.dropped,
+        }
+        users = {name: kept.user_ids[parts.users[name]] for name in SPLITS}
+        dataset = _write(out, kept.item_ids, parts.sequences, users, prepared, dropped, described)
+        bar.advance()
     return dataset
 
 
 def prepare_sequences(
-    files: Mapping[SplitName, Path],
-    out: Path,
+    files: Mapping[SplitName, Path | str],
+    out: Path | str,
     *,
-    catalogue: Catalogue | None,
-    advance: Callable[[], None],
+    catalogue: TableSource | None = None,
+    catalogue_item_column: str = "item",
 ) -> Dataset:
     """Prepare a data set from three files that are split already; nothing is filtered.
 
     Args:
-        files: The file of every split.
+        files: The file of every split: train, valid and test.
         out: The folder to write; it must not exist, or be empty.
-        catalogue: Descriptions to join onto the items.
-        advance: Called after each of the `NUM_STEPS` steps.
+        catalogue: Descriptions to join onto the items, as for `prepare_data`.
+        catalogue_item_column: The catalogue's column of item ids.
 
     Raises:
         DataError: The input cannot be used, or `out` is not free.
     """
+    out = Path(out)
     refuse_existing(out)
-    given = read_sequences(files, advance)
-    prepared: dict[str, JsonValue] = {"format": "sequences"}
-    prepared |= {split: str(files[split]) for split in SPLITS}
-    dataset = _write(out, given.item_ids, given.sequences, given.users, prepared, given.dropped, catalogue)
-    advance()
+    described = _read_catalogue(catalogue, catalogue_item_column)
+    with progress(f"preparing {out}", _NUM_STEPS) as bar:
+        given = read_sequences({split: Path(files[split]) for split in SPLITS}, bar.advance)
+        prepared: dict[str, JsonValue] = {"format": "sequences"}
+        prepared |= {split: str(files[split]) for split in SPLITS}
+        dataset = _write(
+            out, given.item_ids, given.sequences, given.users, prepared, given.dropped, described
+        )
+        bar.advance()
     return dataset
+
+
+def _read_catalogue(source: TableSource | None, item_column: str) -> Catalogue | None:
+    return None if source is None else read_catalogue(source, item_column, in_memory)
 
 
 def _write(

@@ -4,11 +4,11 @@ from importlib import import_module
 
 from re4.training.config import TrainConfig
 from re4.training.encoders.encoder import Encoder
-from re4.training.presets import ENCODERS
+from re4.training.presets import PRESETS
 
 
 def build_encoder(config: TrainConfig) -> Encoder:
     """Make the encoder that a resolved configuration names, with fresh weights."""
-    kind = ENCODERS[config.model]
+    kind = PRESETS[config.model]
     encoder: Encoder = getattr(import_module(kind.module), kind.class_name)(config)
     return encoder

@@ -194,13 +194,19 @@ class Run:
         with _reading(path / CONFIG):
             return cls(path, json.loads((path / CONFIG).read_text("utf-8")))
 
-    def open_dataset(self, moved_to: Path | None = None) -> Dataset:
-        """Open the data set that the run was trained on, or what is said to be it.
+    def open_dataset(self, moved_to: Dataset | Path | str | None = None) -> Dataset:
+        """Open the data set that the run was trained on.
+
+        Args:
+            moved_to: The data set, or its folder, where it has moved since training.
 
         Raises:
             DataError: where it is missing or damaged, or another one.
         """
-        dataset = Dataset.open(moved_to) if moved_to else open_trained_on(self.path, self.dataset_path)
+        if moved_to is None:
+            dataset = open_trained_on(self.path, self.dataset_path)
+        else:
+            dataset = moved_to if isinstance(moved_to, Dataset) else Dataset.open(Path(moved_to))
         self.check_dataset(dataset)
         return dataset
 

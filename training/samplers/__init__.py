@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
     from re4.training.samplers.sampler import Sampler
 
-NEGATIVES: Mapping[str, str] = {
+SAMPLERS: Mapping[str, str] = {
     "uniform": "re4.training.samplers.uniform:Uniform",
     "popularity": "re4.training.samplers.log_uniform:LogUniform",
     "in-batch": "re4.training.samplers.in_batch:InBatch",
     "mixed": "re4.training.samplers.mixed:Mixed",
-    "all": "re4.training.samplers.full_catalogue:WholeCatalogue",
+    "all": "re4.training.samplers.full_catalogue:FullCatalogue",
 }
 
 
 def build_sampler(name: str, num_negatives: int, item_counts_N: "Tensor") -> "Sampler":
     """Make the sampler of a kind for a number of negatives a step and the items' training events."""
-    module, _, class_name = NEGATIVES[name].partition(":")
+    module, _, class_name = SAMPLERS[name].partition(":")
     sampler: Sampler = getattr(import_module(module), class_name)(num_negatives, item_counts_N)
     return sampler

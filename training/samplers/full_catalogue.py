@@ -6,7 +6,7 @@ from torch import Tensor
 from re4.training.samplers.sampler import Negatives
 
 
-class WholeCatalogue:
+class FullCatalogue:
     """Takes every item, every step; nothing is drawn."""
 
     def __init__(self, num_negatives: int, item_counts_N: Tensor) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from re4.common.console import progress as progress_bar
 from re4.common.errors import TrainingError
-from re4.training.config import TrainConfig
+from re4.training.config import CHECKPOINT_MINUTES, TrainConfig
 from re4.training.data.batches import TrainingBatches
 from re4.training.data.dataset import Dataset
 from re4.training.evaluation.protocol import Evaluation, evaluate
@@ -51,9 +51,6 @@ from re4.training.trainer.warm_start import check_fits, evaluate_previous, rows_
 from re4.training.trainer.weight_averaging import RunningMean
 
 _log = logging.getLogger(__name__)
-
-CHECKPOINT_MINUTES = 10.0
-"""Between two checkpoints within an epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)

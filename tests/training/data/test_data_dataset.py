@@ -344,8 +344,6 @@ folder = Path(sys.argv[1])
 prepare_sequences(
     dict.fromkeys(("train", "valid", "test"), folder / "users.txt"),
     folder / "out" / "killed",
-    catalogue=None,
-    advance=lambda: None,
 )
 """
 

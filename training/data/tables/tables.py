@@ -1,13 +1,14 @@
-"""Opening a table (parquet, csv, tsv, jsonl; one file, or a folder of parts) lazily, by its extension.
+"""Open a table lazily: a file or a folder of parts (parquet, csv, tsv, jsonl), or a data frame.
 
-It knows nothing of what the columns mean. Columns of csv and tsv files are all text here: whoever knows a
-column's meaning decides its type, so that no id is read as a number by accident.
+Columns of csv and tsv files are all text here. The caller knows what a column means and decides its type, so
+that no id is read as a number by accident.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final, Protocol, TypeAlias
 
 import polars as pl
 
@@ -15,13 +16,27 @@ from re4.common.errors import DataError
 from re4.training.data.tables.diagnose import refuse_damage
 from re4.training.data.tables.partitions import parts_of
 
+A_FRAME: Final = "the data frame"
+"""How messages and `dataset.json` name a table that is no file."""
+
+
+class ArrowFrame(Protocol):
+    """A data frame of a library with the Arrow PyCapsule interface: polars, pandas, pyarrow, …"""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Export the frame as an Arrow stream."""
+
+
+TableSource: TypeAlias = Path | str | pl.LazyFrame | ArrowFrame
+"""The path of a file or of a folder of parts; or a data frame of polars, pandas, pyarrow or the like."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """A table that was opened, but not read yet."""
 
-    file: Path
-    """The file, or the folder of its parts."""
+    file: Path | str
+    """The file, or the folder of its parts; `A_FRAME` for a data frame."""
     frame: pl.LazyFrame
     """Its rows, in file order, one part after the other."""
     schema: pl.Schema
@@ -55,14 +70,21 @@ _FORMATS: Mapping[str, Callable[[Path], pl.LazyFrame]] = {
 }
 
 
-def open_table(path: Path) -> Table:
-    """Open a table by its extension, a file or a folder of parts; csv, tsv and jsonl may end in `.gz`.
+def open_table(source: TableSource) -> Table:
+    """Open a table: a file or a folder of parts, by its extension, or a data frame.
 
-    All parts have the same columns. Where their types differ, a column's type is one that holds them all.
+    Files of csv, tsv and jsonl may end in `.gz`. All parts have the same columns. Where their types differ, a
+    column's type is one that holds them all.
 
     Raises:
-        DataError: A file is missing, empty, of an unknown extension, or unreadable; or parts differ.
+        DataError: A file is missing, empty, of an unknown extension, or unreadable; parts differ; or the
+            source is neither a path nor a data frame.
     """
+    if not isinstance(source, Path | str):
+        frame = _lazy_frame(source)
+        with reading(A_FRAME):
+            return Table(file=A_FRAME, frame=frame, schema=frame.collect_schema(), untyped=False)
+    path = Path(source)
     parts = parts_of(path)
     suffixes = {_suffix_of(part): part for part in parts}
     if len(suffixes) > 1:
@@ -80,6 +102,25 @@ def open_table(path: Path) -> Table:
         frame = pl.concat([frame.select(schemas[0].names()) for frame in frames], how="vertical_relaxed")
         schema = frame.collect_schema()
     return Table(file=path, frame=frame, schema=schema, untyped=suffix in (".csv", ".tsv"))
+
+
+def _lazy_frame(frame: pl.LazyFrame | ArrowFrame) -> pl.LazyFrame:
+    if isinstance(frame, pl.LazyFrame):
+        return frame
+    if not hasattr(frame, "__arrow_c_stream__"):
+        raise DataError(
+            f"a {type(frame).__name__} is no table; give a path, or a polars or pandas data frame"
+        )
+    try:
+        return pl.DataFrame(frame).lazy()
+    except ImportError:  # pandas needs pyarrow for its Arrow interface, and for strings and dates in polars
+        columns: Any = frame
+        return pl.DataFrame({str(name): _values(columns[name]) for name in columns.columns}).lazy()
+
+
+def _values(column: Any) -> list[Any]:
+    """Give the values of a pandas column; missing ones, NaN and NaT there, become None."""
+    return [None if missing else value for value, missing in zip(column, column.isna(), strict=True)]
 
 
 def _check_alike(path: Path, one: tuple[Path, pl.Schema], other: tuple[Path, pl.Schema]) -> None:
@@ -127,19 +168,20 @@ def check_file(file: Path) -> None:
 
 
 @contextmanager
-def reading(file: Path) -> Iterator[None]:
-    """Turn what goes wrong while a table is read into a DataError that says where.
+def reading(file: Path | str) -> Iterator[None]:
+    """Turn an error of polars or of the system, while a table is read, into a DataError that names the place.
 
     Args:
-        file: the table's file, or the folder of its parts.
+        file: the table's file, the folder of its parts, or `A_FRAME`.
     """
     try:
         yield
     except pl.exceptions.NoDataError as error:
         raise DataError(f"{file} is empty: it has no rows and no header") from error
     except (pl.exceptions.PolarsError, OSError) as error:
-        for part in parts_of(file):
-            refuse_damage(part, _suffix_of(part))
+        if isinstance(file, Path):
+            for part in parts_of(file):
+                refuse_damage(part, _suffix_of(part))
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{file} cannot be read: {first}; repair the file or write it again") from error
 

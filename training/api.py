@@ -1,0 +1,186 @@
+"""The functions behind `re4 train`, `resume`, `evaluate` and `report`, with the defaults of the commands.
+
+Paths are given as text or as `Path`. PyTorch is loaded by the first call, after the settings were checked.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from re4.common.errors import UsageError
+from re4.settings.fields import declared
+from re4.settings.sources import unknown_names
+from re4.training.config import CHECKPOINT_MINUTES, TrainConfig, read_settings
+
+if TYPE_CHECKING:
+    from re4.training.data.dataset import Dataset
+    from re4.training.evaluation.protocol import Evaluation
+    from re4.training.trainer.loop import TrainResult
+
+Device = Literal["auto", "cpu", "cuda"]
+HeldOutSplit = Literal["valid", "test"]
+
+
+def train(
+    data: "Dataset | Path | str",
+    out: Path | str,
+    *,
+    config: Path | str | None = None,
+    from_run: Path | str | None = None,
+    device: Device = "auto",
+    precision: str = "auto",
+    checkpoint_minutes: float = CHECKPOINT_MINUTES,
+    tensorboard: bool = False,
+    **settings: Any,
+) -> "TrainResult":
+    """Train a model on a prepared data set and leave a run at `out`, as `re4 train` does.
+
+    Args:
+        data: A prepared data set, or its folder.
+        out: The new run's folder; it must not hold anything yet.
+        config: A TOML file of hyper-parameters; `settings` win over it.
+        from_run: An earlier run to go on from, with newer data: its settings, weights and item vectors.
+        device: auto takes CUDA where PyTorch finds it.
+        precision: Of matrix products: auto, float32 or bf16; auto takes bf16 on a GPU that has it.
+        checkpoint_minutes: Between two checkpoints within an epoch.
+        tensorboard: Whether to write TensorBoard events into the run as well.
+        settings: Hyper-parameters, the fields of `TrainConfig`; None counts as not given.
+
+    Raises:
+        UsageError: a setting is unknown or not allowed, or does not fit the model or the earlier run.
+        RunError: `out` is not an empty or new folder, or the earlier run is missing or damaged.
+        DataError: the data set is missing or damaged, or there is nothing to learn from.
+        TrainingError: a loss is not finite, the device is missing, or the disk is full.
+        KeyboardInterrupt: at Ctrl-C or SIGTERM, after the state was saved.
+    """
+    given = {name: value for name, value in settings.items() if value is not None}
+    if config is not None:
+        given = read_settings(Path(config)) | given
+    problem = unknown_names("hyper-parameters:", given, declared(TrainConfig))
+    if problem:
+        raise UsageError(problem)
+    fresh = TrainConfig(**given)
+    from re4.training.run.run import Run
+    from re4.training.trainer.loop import train as train_model
+
+    previous = None if from_run is None else Run.open(Path(from_run))
+    return train_model(
+        _opened(data),
+        fresh if previous is None else TrainConfig(**(previous.config.to_json() | given)),
+        Path(out),
+        previous=previous,
+        device=device,
+        precision=precision,
+        checkpoint_minutes=checkpoint_minutes,
+        tensorboard=tensorboard,
+    )
+
+
+def resume(
+    run: Path | str,
+    *,
+    data: "Dataset | Path | str | None" = None,
+    device: Device = "auto",
+    precision: str = "auto",
+    checkpoint_minutes: float = CHECKPOINT_MINUTES,
+    tensorboard: bool = False,
+) -> "TrainResult":
+    """Go on with a training that was stopped or killed, with the settings it began with.
+
+    Args:
+        run: The run's folder.
+        data: The data set, where it has moved since.
+        device: As for `train`.
+        precision: As for `train`; auto as the training began.
+        checkpoint_minutes: As for `train`.
+        tensorboard: As for `train`.
+
+    Raises:
+        RunError: there is no unfinished training, another process trains the run, or it is damaged.
+        DataError: the data set is missing or damaged.
+        TrainingError: as for `train`.
+        KeyboardInterrupt: as for `train`.
+    """
+    from re4.training.trainer.loop import resume as resume_training
+
+    return resume_training(
+        Path(run),
+        None if data is None else _opened(data),
+        device=device,
+        precision=precision,
+        checkpoint_minutes=checkpoint_minutes,
+        tensorboard=tensorboard,
+    )
+
+
+def evaluate(
+    run: Path | str,
+    *,
+    split: HeldOutSplit = "test",
+    exclude_history: bool = False,
+    data: "Dataset | Path | str | None" = None,
+) -> "Evaluation":
+    """Rank the whole catalogue for a run's held-out users and compare with their later events.
+
+    The figures are kept in the run as well, and go into the manifest of the bundles exported from it.
+
+    Args:
+        run: The run's folder.
+        split: Which held-out users.
+        exclude_history: Whether the items of a user's history leave the ranked list. ComiRec's protocol keeps
+            them.
+        data: The data set, where it has moved since training.
+
+    Raises:
+        RunError: The run is missing, unfinished or damaged.
+        DataError: The data set is missing, damaged, or another one.
+    """
+    from re4.training.evaluation.protocol import evaluate as evaluate_model
+    from re4.training.run.run import Run, write_evaluation
+
+    opened = Run.open(Path(run))
+    held_out = opened.open_dataset(data).split(split)
+    evaluation = evaluate_model(opened.load_model(), held_out, exclude_history=exclude_history)
+    name = f"{split}_history_excluded" if exclude_history else split
+    write_evaluation(opened.path, name, evaluation.to_json())
+    return evaluation
+
+
+def report(
+    run: Path | str,
+    *,
+    split: HeldOutSplit = "valid",
+    out: Path | str | None = None,
+    data: "Dataset | Path | str | None" = None,
+) -> Path:
+    """Write a page about a run, HTML with pictures beside it, and return its path.
+
+    Args:
+        run: The run's folder.
+        split: Which held-out users; test is for the last look.
+        out: The page's folder; None for `report` in the run.
+        data: The data set, where it has moved since training.
+
+    Raises:
+        RunError: The run is missing, unfinished or damaged.
+        DataError: The data set is missing, damaged, or another one.
+    """
+    from re4.training.report.figures import gather_figures
+    from re4.training.report.page import write_page
+    from re4.training.run.run import Run
+
+    opened = Run.open(Path(run))
+    dataset = opened.open_dataset(data)
+    figures = gather_figures(opened, dataset, dataset.split(split))
+    title = f"{run} · {split} users"
+    return write_page(
+        opened.path / "report" if out is None else Path(out),
+        figures,
+        title=title,
+        config=opened.config.to_json(),
+    )
+
+
+def _opened(data: "Dataset | Path | str") -> "Dataset":
+    from re4.training.data.dataset import Dataset
+
+    return data if isinstance(data, Dataset) else Dataset.open(Path(data))
