@@ -17,10 +17,11 @@ Knows nothing about what the files hold: that is the exporter's business.
 
 import errno
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -36,11 +37,14 @@ from re4.bundle.manifest import (
     build_manifest,
     dump_manifest,
 )
+from re4.bundle.publishing.versions import publication, version_names
 from re4.bundle.safe_files import names_in, open_folder, open_regular, sha256_of
 from re4.bundle.verify import check_spaces
 from re4.common.errors import BundleError
 from re4.common.file_lock import staging_folder
 from re4.common.files import sync
+
+_log = logging.getLogger(__name__)
 
 _VERSION: Final = "version"
 _SCRATCH: Final = "scratch"
@@ -79,7 +83,7 @@ class StagedVersion:
         if not self.path.is_dir():
             raise BundleError(f"{self.path}: already published, or removed: stage the next version anew")
         entries = _hash_and_sync(self.path, items)
-        now = datetime.now(UTC)
+        now = self._next_time()
         for attempt in range(100):
             manifest = build_manifest(
                 version=_version_name(now, entries, attempt),
@@ -96,6 +100,18 @@ class StagedVersion:
                 self._swap_current(manifest.version)
                 return manifest.version
         raise BundleError(f"{self._bundles}: every name tried for the new version is taken")
+
+    def _next_time(self) -> datetime:
+        """Return the time of this publication: later than every version's, even if the clock was set back."""
+        now = datetime.now(UTC)
+        names = version_names(self._bundles)
+        newest = publication(self._bundles / names[-1])[0] if names else None
+        if newest is None or now > newest:
+            return now
+        _log.warning(
+            f"the clock is behind the version {names[-1]}: the new version is dated a second after it"
+        )
+        return newest + timedelta(seconds=1)
 
     def _rename(self, manifest: Manifest) -> bool:
         """Give the complete version its name; False where another version has it already."""

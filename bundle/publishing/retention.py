@@ -8,6 +8,7 @@ pruning removes the rest.
 
 import secrets
 import shutil
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +16,7 @@ from re4.bundle.layout import BUILDING_PREFIX
 from re4.bundle.publishing.current import live_version
 from re4.bundle.publishing.directory_lock import change_lock
 from re4.bundle.publishing.version_lease import is_served
-from re4.bundle.publishing.versions import version_names
+from re4.bundle.publishing.versions import publication, version_names
 from re4.bundle.verify import verify_version
 from re4.common.errors import BundleError
 from re4.common.file_lock import remove_unlocked
@@ -23,7 +24,8 @@ from re4.common.file_lock import remove_unlocked
 PRUNED_PREFIX: Final = ".pruned-"
 """In the bundle directory: versions that lost their name and are being removed."""
 
-_TIME_LENGTH: Final = len("20260131T235959Z")
+_SWAP: Final = timedelta(seconds=1)
+"""The publisher of a version that is older than the live one by less may be about to make it live."""
 
 
 def prunable(bundles: Path, *, num_kept: int) -> list[str]:
@@ -38,8 +40,8 @@ def prunable(bundles: Path, *, num_kept: int) -> list[str]:
             needed, and none is given.
     """
     live = verify_version(live_version(bundles)).version
-    # By the time alone: of two versions of one second, the name does not say which was first.
-    older = [name for name in version_names(bundles) if name[:_TIME_LENGTH] < live[:_TIME_LENGTH]]
+    limit = publication(bundles / live)[0] - _SWAP
+    older = [name for name in version_names(bundles) if publication(bundles / name)[0] < limit]
     unwanted = older[: max(0, len(older) - num_kept)]
     return [name for name in unwanted if not is_served(bundles / name)]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from re4.bundle.layout import CURRENT, is_version_name
 from re4.bundle.publishing.current import read_current
 from re4.bundle.publishing.directory_lock import change_lock
-from re4.bundle.publishing.versions import version_names
+from re4.bundle.publishing.versions import publication, version_names
 from re4.bundle.verify import verify_version
 from re4.common.errors import BundleError
 from re4.common.files import replacing
@@ -43,7 +43,8 @@ def roll_back(bundles: Path, version: str | None = None) -> str:
 
 def _before_the_live_one(bundles: Path) -> str:
     live = read_current(bundles)
-    older = [name for name in version_names(bundles) if name < live]
+    at = publication(bundles / live)
+    older = [name for name in version_names(bundles) if publication(bundles / name) < at]
     if not older:
         raise BundleError(f"{bundles}: there is no version before the live one, {live}")
     return older[-1]

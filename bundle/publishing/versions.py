@@ -1,10 +1,13 @@
-"""Which versions a bundle directory holds, and what each says about itself.
+"""The versions of a bundle directory: their order and their facts.
 
-Knows nothing about which of them should be live or be kept.
+Versions are ordered by publication: by `created_at` of the manifest, which the publisher keeps ascending even
+where the clock is set back, then by name. A version whose manifest cannot be read has the time of its name.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from re4.bundle.layout import is_version_name
@@ -33,18 +36,34 @@ class VersionFacts:
 
 
 def version_names(bundles: Path) -> list[str]:
-    """Names of the versions, oldest first: real folders that are named like one.
+    """Return the names of the versions, oldest publication first: real folders that are named like one.
 
     Raises:
         BundleError: no such directory.
     """
     with open_folder(bundles) as folder:
-        names = sorted(name for name in names_in(folder) if is_version_name(name))
-    return [name for name in names if (bundles / name).is_dir() and not (bundles / name).is_symlink()]
+        paths = [bundles / name for name in names_in(folder) if is_version_name(name)]
+    versions = [path for path in paths if path.is_dir() and not path.is_symlink()]
+    return [path.name for path in sorted(versions, key=publication)]
+
+
+def publication(path: Path) -> tuple[datetime, str]:
+    """Return the place of a version in the order of publication: its time, then its name."""
+    for text in (_created_at(path), path.name.partition("-")[0]):
+        with suppress(ValueError):
+            return datetime.fromisoformat(text), path.name
+    return datetime.min.replace(tzinfo=UTC), path.name
+
+
+def _created_at(path: Path) -> str:
+    try:
+        return read_manifest(path).created_at
+    except BundleError:
+        return ""
 
 
 def list_versions(bundles: Path, *, verify: bool) -> list[VersionFacts]:
-    """Every version, newest first.
+    """Return the facts of every version, newest first.
 
     Args:
         bundles: The bundle directory.

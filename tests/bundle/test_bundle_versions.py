@@ -2,9 +2,9 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,15 +26,20 @@ from re4.common.errors import BundleBusyError, BundleDamagedError, BundleError, 
 @pytest.fixture
 def names(bundles: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Five versions, an hour apart, oldest first; the last is live."""
-    hours = iter(range(5))
+    return published_at(bundles, monkeypatch, [3600.0 * hour for hour in range(5)])
+
+
+def published_at(bundles: Path, monkeypatch: pytest.MonkeyPatch, seconds: list[float]) -> list[str]:
+    """Versions that were published one after the other, the clock at these seconds after noon."""
+    left = iter(seconds)
 
     class Clock:
         @staticmethod
         def now(zone: Any) -> datetime:
-            return datetime(2026, 1, 31, 12, tzinfo=UTC) + timedelta(hours=next(hours))
+            return datetime(2026, 1, 31, 12, tzinfo=UTC) + timedelta(seconds=next(left))
 
     monkeypatch.setattr("re4.bundle.publishing.publish.datetime", Clock)
-    return [publish_one(bundles, f"version {number}").name for number in range(5)]
+    return [publish_one(bundles, f"version {number}").name for number in range(len(seconds))]
 
 
 def flip_a_bit(path: Path) -> None:
@@ -200,14 +205,38 @@ def test_pruning_touches_nothing_that_is_not_a_version(
     assert (elsewhere / "precious").exists()
 
 
-def test_versions_of_the_live_ones_second_stay(bundles: Path, publish: Callable[[str], Path]) -> None:
-    """One of them may have been published a moment ago, and be about to go live."""
-    for number in range(4):
-        publish(str(number))
-    seconds = {name.partition("-")[0] for name in version_names(bundles)}
-    live = read_current(bundles).partition("-")[0]
-    prune(bundles, num_kept=0)
-    assert {name.partition("-")[0] for name in version_names(bundles)} == seconds & {live}
+def test_a_version_published_less_than_a_second_before_the_live_one_stays(
+    bundles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its publisher may be about to make it live."""
+    names = published_at(bundles, monkeypatch, [0, 1.4, 1.6, 2.5])
+    assert prune(bundles, num_kept=0) == names[:2]
+    assert version_names(bundles) == names[2:]
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [[number / 1000 for number in range(6)], [7200.0, 7200.5, 3600, 0, 7201.2, 9000]],
+    ids=["one second", "a clock set back"],
+)
+def test_roll_back_list_and_pruning_agree_on_the_order_of_publication(
+    seconds: list[float], bundles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = published_at(bundles, monkeypatch, seconds)
+    assert version_names(bundles) == names
+    assert [facts.name for facts in list_versions(bundles, verify=False)] == names[::-1]
+    monkeypatch.setattr("re4.bundle.publishing.retention._SWAP", timedelta(0))
+    assert prunable(bundles, num_kept=2) == names[:3]
+    for expected in names[-2::-1]:
+        assert roll_back(bundles) == expected
+
+
+def test_a_live_version_that_is_gone_is_rolled_back_by_the_time_in_its_name(
+    bundles: Path, names: list[str]
+) -> None:
+    shutil.rmtree(bundles / names[3])
+    (bundles / CURRENT).write_text(f"{names[3]}\n")
+    assert roll_back(bundles) == names[2]
 
 
 @pytest.mark.parametrize("damage", ["the live version", "CURRENT"])
