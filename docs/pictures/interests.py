@@ -1,12 +1,13 @@
 """Draw one user's interests: what each attends to in the history, and the categories of its candidates.
 
-    python docs/pictures/interests.py --bundles bundles --data data/sports --attribute attributes --out interests.png
+    python docs/pictures/interests.py --bundles bundles --data data/sports --attribute attributes --out a.png
 
-The data set gives the user, the bundle version the interests. Without `--user`, the picture shows the test user
-whose interests differ most, of those with enough history.
+The data set gives the user, and the bundle gives the interests. Without `--user`, the picture shows the test
+user with the most different interests, of those with enough history and at least three categories.
 """
 
 import argparse
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def histories(dataset: Dataset) -> list[list[int | str]]:
 def most_different(
     retriever: re4.Retriever, users: list[list[int | str]], of: Mapping[int | str, str]
 ) -> int:
-    """Return the user whose interests attend to the most different items, of those with several categories."""
+    """Return the user whose interests attend to the most different items."""
 
     def difference(history: list[int | str]) -> float:
         attention = retriever.encode(history[-NUM_SHOWN:]).attention  # type: ignore[arg-type]
@@ -95,11 +96,11 @@ def main() -> None:
         [[category[i] for i in row] for row in shown],
         words.out,
     )
-    print(f"user {place}: {words.out}")
+    sys.stdout.write(f"test user {place}: {words.out}\n")
 
 
 def draw(attention: np.ndarray, history: list[str], candidates: list[list[str]], out: Path) -> None:
-    """Draw attention as circles under the history's categories, and the categories of the candidates beside it."""
+    """Draw the attention as circles under the history, and the candidates beside it, coloured by category."""
     num_interests, num_items = attention.shape
     in_history = list(dict.fromkeys(name for name in history if name))
     colours = {name: plt.get_cmap("tab10")(place % 10) for place, name in enumerate(in_history)}
@@ -129,9 +130,10 @@ def draw(attention: np.ndarray, history: list[str], candidates: list[list[str]],
     axis.set_aspect("equal")
     axis.axis("off")
     legend = [Patch(color=colour, label=f"category {name}") for name, colour in colours.items()]
-    figure.legend(
+    axis.legend(
         handles=[*legend, Patch(color=GREY, label="other")],
-        loc="lower center",
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0.02),
         ncol=6,
         frameon=False,
         fontsize=8,
