@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.bundle.npz import read_archive, write_archive
+from re4.bundle.array_files import read_archive, write_archive
 
 _FORMS: Final = {
     "rows_QL": ("<i8", "QL"),

@@ -35,7 +35,7 @@ def hide(bundles: _Bundles, ids: _Ids = None, file: _File = None, as_json: _AsJs
 
     Example: re4 items hide SKU-17 SKU-99 --bundles bundles
     """
-    from re4.bundle.hidden import change_hidden
+    from re4.bundle.hidden_ids import change_hidden
 
     item_ids, wanted = _checked(bundles, ids, file)
     before, now = change_hidden(bundles, hide=wanted, kind=item_ids.kind)
@@ -59,7 +59,7 @@ def unhide(bundles: _Bundles, ids: _Ids = None, file: _File = None, as_json: _As
 
     Example: re4 items unhide SKU-17 --bundles bundles
     """
-    from re4.bundle.hidden import change_hidden
+    from re4.bundle.hidden_ids import change_hidden
 
     item_ids, wanted = _checked(bundles, ids, file)
     before, now = change_hidden(bundles, unhide=wanted, kind=item_ids.kind)
@@ -80,7 +80,7 @@ def list_hidden(bundles: _Bundles, as_json: _AsJson = False) -> None:
 
     Example: re4 items list --bundles bundles > hidden.txt
     """
-    from re4.bundle.hidden import read_hidden
+    from re4.bundle.hidden_ids import read_hidden
 
     hidden = read_hidden(bundles)
     if as_json:

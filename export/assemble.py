@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from re4 import __version__
+from re4.bundle.array_files import open_array
 from re4.bundle.attributes.writer import write_attributes
 from re4.bundle.exact_search import exact_search
 from re4.bundle.golden import GoldenQueries
@@ -25,7 +26,6 @@ from re4.bundle.histories import write_histories
 from re4.bundle.ids.id_map import write_item_ids
 from re4.bundle.layout import ENCODER, GOLDEN, HISTORIES, POPULAR, VECTORS
 from re4.bundle.manifest import IndexInfo, ItemsInfo
-from re4.bundle.mapped_array import open_array
 from re4.bundle.publishing.publish import StagedVersion
 from re4.common.errors import ExportError
 from re4.exporting.catalogue.attributes import choose_attributes

@@ -6,7 +6,7 @@ from threading import Lock
 from types import TracebackType
 from typing import Literal, Self, TypeVar, Unpack
 
-from re4.bundle.hidden import read_hidden
+from re4.bundle.hidden_ids import read_hidden
 from re4.bundle.layout import MANIFEST
 from re4.bundle.publishing.current import live_version
 from re4.bundle.publishing.version_lease import VersionLease

@@ -173,9 +173,9 @@ def _served_recall(path: Path, manifest: "Manifest", work: Path) -> float:
     """The share of the exact candidates that the reader was answered with."""
     import numpy as np
 
+    from re4.bundle.array_files import open_array
     from re4.bundle.exact_search import exact_thresholds, merged_recall
     from re4.bundle.layout import ENCODER, VECTORS
-    from re4.bundle.mapped_array import open_array
     from re4.exporting.assemble import interests_of
     from re4.exporting.encoder.onnx_runner import OnnxEncoder
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from re4.benchmarks.synthetic.vectors import VectorSpace
-from re4.bundle.mapped_array import open_array
+from re4.bundle.array_files import open_array
 from re4.exporting.catalogue.items import Ids, Items
 from re4.exporting.sources.material import Material, TrainedEncoder, model_info
 from re4.training.config import TrainConfig

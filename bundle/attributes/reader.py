@@ -13,10 +13,10 @@ from typing import Any, Final, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from re4.bundle.array_files import map_text, open_array
 from re4.bundle.attributes.columns import code_type
 from re4.bundle.layout import attribute_files
 from re4.bundle.manifest import AttributeInfo
-from re4.bundle.mapped_array import map_text, open_array
 from re4.common.errors import BundleDamagedError, BundleError
 
 _AT_ONCE: Final = 1 << 20

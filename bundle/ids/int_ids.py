@@ -10,8 +10,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from re4.bundle.array_files import open_array
 from re4.bundle.layout import ID_KEYS, ID_ROWS, ID_VALUES
-from re4.bundle.mapped_array import open_array
 from re4.common.errors import BundleError
 
 _RANGE: Final = f"{-(2**63)} to {2**63 - 1}"

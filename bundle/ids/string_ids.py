@@ -13,9 +13,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from re4.bundle.array_files import map_text, open_array
 from re4.bundle.ids.string_keys import MAX_ID_BYTES, WORD_BYTES, key_of, keys_of_words, words_of
 from re4.bundle.layout import ID_KEYS, ID_OFFSETS, ID_ROWS, ID_TEXT
-from re4.bundle.mapped_array import map_text, open_array
 from re4.common.errors import BundleError
 
 _IDS_AT_ONCE: Final = 16_384

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
+from re4.bundle.array_files import open_array
 from re4.bundle.ids.id_map import ItemIds
 from re4.bundle.layout import ENCODER, POPULAR, is_version_name
 from re4.bundle.manifest import ModelInfo
-from re4.bundle.mapped_array import open_array
 from re4.common.errors import DataError
 from re4.exporting.catalogue.histories import follow_items, spread
 from re4.exporting.catalogue.items import Ids, Items, mapped_ids

@@ -13,13 +13,13 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from re4.bundle.array_files import open_array
 from re4.bundle.attributes.reader import Attributes
 from re4.bundle.golden import GoldenQueries
 from re4.bundle.histories import read_histories
 from re4.bundle.ids.id_map import ItemIds
 from re4.bundle.layout import ENCODER, GOLDEN, HISTORIES, INDEX, IS_COLD, VECTORS
 from re4.bundle.manifest import IndexInfo, Manifest
-from re4.bundle.mapped_array import open_array
 from re4.bundle.verify import verify_version
 from re4.common.errors import BundleMismatchError
 from re4.exporting.encoder.onnx_runner import OnnxEncoder

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import IO
 
-from re4.bundle.hidden import HiddenIds
+from re4.bundle.hidden_ids import HiddenIds
 from re4.bundle.verify import read_manifest
 from re4.common.errors import Re4Error
 from re4.serving.api.server import RetrievalServer

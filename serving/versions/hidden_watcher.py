@@ -6,7 +6,7 @@ Knows neither processes nor versions.
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from re4.bundle.hidden import HiddenIds, Mark, hidden_mark, read_hidden
+from re4.bundle.hidden_ids import HiddenIds, Mark, hidden_mark, read_hidden
 from re4.common.errors import BundleError
 
 

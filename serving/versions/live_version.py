@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from re4.bundle.hidden import HiddenIds
+from re4.bundle.hidden_ids import HiddenIds
 from re4.common.errors import NotReadyError
 from re4.serving.versions.snapshot import Snapshot
 

@@ -14,12 +14,12 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from re4.bundle.array_files import open_array
 from re4.bundle.attributes.reader import Attributes
-from re4.bundle.hidden import HiddenIds
+from re4.bundle.hidden_ids import HiddenIds
 from re4.bundle.ids.id_map import ItemIds
 from re4.bundle.layout import ENCODER, INDEX, POPULAR, VECTORS
 from re4.bundle.manifest import Manifest
-from re4.bundle.mapped_array import open_array
 from re4.common.errors import BundleDamagedError, BundleMismatchError
 from re4.serving.retrieval.devices.cpu import OnCpu
 from re4.serving.retrieval.devices.placement import Placement

@@ -8,7 +8,14 @@ import pytest
 from small_bundles import SmallVersion
 from typer.testing import CliRunner
 
-from re4.bundle.hidden import MAX_NUM_HIDDEN, HiddenIds, change_hidden, hidden_mark, read_hidden, write_hidden
+from re4.bundle.hidden_ids import (
+    MAX_NUM_HIDDEN,
+    HiddenIds,
+    change_hidden,
+    hidden_mark,
+    read_hidden,
+    write_hidden,
+)
 from re4.bundle.layout import CURRENT, HIDDEN
 from re4.bundle.publishing.directory_lock import change_lock
 from re4.cli import build_app

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from re4.benchmarks.scale.watching import Watch
-from re4.bundle.mapped_array import open_array
+from re4.bundle.array_files import open_array
 from re4.exporting.index.make import make_index
 from re4.exporting.index.tuning import Goal
 from re4.exporting.rebuild import quality_gates as gates

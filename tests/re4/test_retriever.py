@@ -23,7 +23,7 @@ from re4 import (
     Retriever,
     UsageError,
 )
-from re4.bundle.hidden import change_hidden
+from re4.bundle.hidden_ids import change_hidden
 from re4.bundle.publishing.version_lease import is_served
 
 HISTORY = ["item-4-é", "item-9-é"]

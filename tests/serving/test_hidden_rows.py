@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from small_bundles import SmallVersion, load
 from test_index_kinds import KIND_SETTINGS, version_of
 
-from re4.bundle.hidden import HiddenIds
+from re4.bundle.hidden_ids import HiddenIds
 from re4.serving.api.popularity_fallback import popular_rows
 from re4.serving.retrieval.filtered_search import SearchTerms
 from re4.serving.retrieval.filters import Condition
