@@ -6,6 +6,7 @@ import faiss
 import numpy as np
 
 from re4.common.faiss_settings import use_matrix_products
+from re4.serving.retrieval.search import Searcher
 
 
 def test_a_batch_takes_less_time_than_one_after_another_and_finds_the_same() -> None:
@@ -33,3 +34,16 @@ def test_a_batch_takes_less_time_than_one_after_another_and_finds_the_same() -> 
         faiss.omp_set_num_threads(threads)
     np.testing.assert_allclose(found["products"][0], found["one by one"][0], rtol=1e-5)
     assert taken["products"] < taken["one by one"]
+
+
+def test_a_searcher_searches_by_matrix_products() -> None:
+    vectors = np.eye(4, dtype=np.float32)
+    index = faiss.IndexFlatIP(4)
+    index.add(vectors)
+    before = faiss.cvar.distance_compute_blas_threshold
+    try:
+        faiss.cvar.distance_compute_blas_threshold = 128_000
+        Searcher(index, None, vectors_ND=vectors, num_interests=1)
+        assert faiss.cvar.distance_compute_blas_threshold == 1
+    finally:
+        faiss.cvar.distance_compute_blas_threshold = before

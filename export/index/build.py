@@ -34,7 +34,6 @@ _SEED: Final = 20220425
 _TRAINED: Final = "trained.faiss"
 _K_FACTORS: Final = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _faiss: Any = faiss  # its type hints are incomplete
-use_matrix_products()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +44,10 @@ class BuiltIndex:
     factory: str
     """The factory string that it was made from."""
     family: IndexFamily
+
+    def __post_init__(self) -> None:
+        """Have FAISS compare by matrix products from now on."""
+        use_matrix_products()
 
     @property
     def kind(self) -> str:
@@ -132,6 +135,7 @@ def build_index(
         ExportError: there are too few items to train such an index on, it takes more memory than the limit,
             or FAISS gives up.
     """
+    use_matrix_products()
     base, family = _empty_index(factory, vectors_ND.shape[1])
     num_lists = base.nlist if isinstance(base, faiss.IndexIVF) else 0
     if num_lists > len(vectors_ND):

@@ -17,7 +17,6 @@ from re4.serving.retrieval.indexes.kind import SearchPlan
 from re4.serving.retrieval.indexes.parts import check_parts
 
 _faiss: Any = faiss  # its type hints are incomplete
-use_matrix_products()
 
 
 class Searcher:
@@ -45,6 +44,7 @@ class Searcher:
             BundleMismatchError: the index has a part that is not allowed, or the plan is for another kind.
         """
         check_parts(index, plan)
+        use_matrix_products()
         self._index = index
         self._plan = plan
         self._plan_at = plan_at

@@ -80,3 +80,12 @@ def test_no_import_changes_the_environment_or_lets_onnx_runtime_report(tmp_path:
     )
     assert run_python(code, tmp_path) == "True []"
     assert list(tmp_path.iterdir()) == [], "nothing is written into the home folder"
+
+
+def test_no_import_changes_a_setting_of_faiss(tmp_path: Path) -> None:
+    code = (
+        "import faiss; before = faiss.cvar.distance_compute_blas_threshold, faiss.omp_get_max_threads(); "
+        "import re4.retriever, re4.exporting.rebuild.job; "
+        "print(before == (faiss.cvar.distance_compute_blas_threshold, faiss.omp_get_max_threads()))"
+    )
+    assert run_python(code, tmp_path) == "True"
