@@ -20,7 +20,7 @@ from torch import Tensor
 from re4.common.console import table
 from re4.common.errors import UsageError
 from re4.training.encoders.encoder import Encoded
-from re4.training.kernels.masks import valid_positions
+from re4.training.kernels.masks import valid_mask
 from re4.training.run.run import Run
 
 
@@ -42,7 +42,7 @@ def agreement(encoded: Encoded, history_vectors_BLD: Tensor, lengths_B: Tensor) 
     """
     if encoded.log_attention_BKL is None:
         raise UsageError("Only encoders with attention, re4 and comirec-sa, have something to agree with.")
-    is_padding_B1L = ~valid_positions(lengths_B, history_vectors_BLD.shape[1])[:, None]
+    is_padding_B1L = ~valid_mask(lengths_B, history_vectors_BLD.shape[1])[:, None]
     scores_BKL = encoded.interests_BKD @ history_vectors_BLD.transpose(1, 2)
     log_target_BKL = scores_BKL.masked_fill(is_padding_B1L, -torch.inf).log_softmax(dim=2)
     difference_BKL = (log_target_BKL - encoded.log_attention_BKL).masked_fill(is_padding_B1L, 0)
@@ -64,7 +64,7 @@ def main(runs: Annotated[list[Path], typer.Argument(help="Runs of re4 or comirec
         histories = run.open_dataset().test.histories(run.config.max_history_length)
         rows_BL, lengths_B = (torch.from_numpy(array) for array in histories)
         with torch.inference_mode():
-            history_vectors_BLD = model.as_seen(model.item_embedding(rows_BL))
+            history_vectors_BLD = model.as_scored(model.item_embedding(rows_BL))
             found = agreement(model.interests(rows_BL, lengths_B), history_vectors_BLD, lengths_B)
         rows.append([str(path), f"{found.divergence:.3f}", f"{found.same_item:.2f}"])
     table("attention and scores", ["", "divergence", "same first item"], rows)

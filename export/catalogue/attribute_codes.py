@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from re4.bundle.attributes.columns import CodedColumn
 from re4.exporting.catalogue.items import ItemColumn
-from re4.training.data.tables.materialize import ROWS_AT_ONCE
+from re4.training.data.tables.materialize import CHUNK_ROWS
 
 _MIN_SEEN_AGAIN: Final = 1 << 18
 """Values of pieces that are gathered before those that occur twice are dropped."""
@@ -119,8 +119,8 @@ def _in_rows(
         return codes_E[places_N], None
     offsets_N1 = np.zeros(len(places_N) + 1, np.int64)
     parts = [codes_E[:0]]
-    for start in range(0, len(places_N), ROWS_AT_ONCE):
-        places = places_N[start : start + ROWS_AT_ONCE]
+    for start in range(0, len(places_N), CHUNK_ROWS):
+        places = places_N[start : start + CHUNK_ROWS]
         firsts = offsets_T1[places]
         lengths = offsets_T1[places + 1] - firsts
         ends = np.cumsum(lengths)

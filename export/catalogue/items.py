@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from re4.bundle.ids.id_map import ItemIds, write_item_ids
-from re4.training.data.tables.materialize import ROWS_AT_ONCE, pieces
+from re4.training.data.tables.materialize import CHUNK_ROWS, pieces
 
 ID: Final = "item_id"
 
@@ -42,15 +42,15 @@ class Ids(Sequence[Any]):
 
     def pieces(self) -> Iterator[pl.Series]:
         """All of them in order."""
-        for start in range(0, self._num_ids, ROWS_AT_ONCE):
-            yield self._read(start, min(start + ROWS_AT_ONCE, self._num_ids))
+        for start in range(0, self._num_ids, CHUNK_ROWS):
+            yield self._read(start, min(start + CHUNK_ROWS, self._num_ids))
 
     def to_write(self) -> "Sequence[Any] | NDArray[np.int64]":
         """As `write_item_ids` takes them: integers as an array, for a moment."""
         if not self._read(0, 1).dtype.is_integer():
             return self
         ids_N = np.empty(self._num_ids, np.int64)
-        for start, piece in zip(range(0, self._num_ids, ROWS_AT_ONCE), self.pieces(), strict=True):
+        for start, piece in zip(range(0, self._num_ids, CHUNK_ROWS), self.pieces(), strict=True):
             if piece.has_nulls():
                 return self[:]  # it will be told which one is none
             ids_N[start : start + len(piece)] = piece.to_numpy()

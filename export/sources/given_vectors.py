@@ -20,7 +20,7 @@ from re4.common.errors import DataError
 from re4.exporting.catalogue.items import Ids, ids_of
 from re4.exporting.storage.mapped_vectors import mapped_without_a_name
 from re4.training.data.layout import TYPE_OF_KIND
-from re4.training.data.tables.ids import kind_of_type, repeats
+from re4.training.data.tables.ids import duplicate_ids, kind_of_type
 from re4.training.data.tables.materialize import in_folder
 from re4.training.data.tables.tables import open_table, reading
 
@@ -159,7 +159,7 @@ def _checked(where: str, vectors_ND: NDArray[np.float32], item_ids: Ids) -> Give
     _refuse(where, is_wrong_N, lambda row: f"the vector of {item_ids[row]!r} is not finite")
     is_blank = [(ids.is_null() | (ids.cast(pl.String) == "")).to_numpy() for ids in item_ids.pieces()]
     _refuse(where, np.concatenate(is_blank), lambda row: "no id")
-    twice = repeats(item_ids.pieces, len(item_ids))
+    twice = duplicate_ids(item_ids.pieces, len(item_ids))
     _refuse(
         where,
         twice["row"].to_numpy(),

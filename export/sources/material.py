@@ -40,7 +40,7 @@ class ModelToExport(Protocol):
     def item_table_ND(self) -> torch.Tensor:
         """Item vectors as they were trained; may be memory-mapped."""
 
-    def as_seen(self, vectors: torch.Tensor) -> torch.Tensor:
+    def as_scored(self, vectors: torch.Tensor) -> torch.Tensor:
         """Some of them as they are served, float32."""
 
 
@@ -205,7 +205,7 @@ def _vectors(run: RunToExport, items: Items, model: ModelToExport, folder: Path)
     is_wrong_N = np.empty(len(item_ids), np.bool_)
     for start in range(0, len(item_ids), ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
-        vectors_ND[rows] = model.as_seen(table_ND[rows]).cpu().numpy()
+        vectors_ND[rows] = model.as_scored(table_ND[rows]).cpu().numpy()
         is_wrong_N[rows] = ~np.isfinite(vectors_ND[rows]).all(axis=1)
     vectors_ND.flags.writeable = False
     wrong = np.flatnonzero(is_wrong_N)

@@ -28,7 +28,7 @@ from re4.training.data.catalogue import read_catalogue
 from re4.training.data.tables import materialize as keeping
 
 for module in (keeping, items):
-    module.ROWS_AT_ONCE = 16_384
+    module.CHUNK_ROWS = 16_384
 coding._ROWS_AT_ONCE = cold._ROWS_AT_ONCE = selecting._ROWS_AT_ONCE = 16_384
 
 

@@ -79,7 +79,7 @@ class FakeRun:
 
     def load_model(self) -> Any:
         vectors_ND = torch.from_numpy(self.vectors_ND).requires_grad_()
-        return SimpleNamespace(encoder=self.encoder, item_table_ND=vectors_ND, as_seen=Tensor.detach)
+        return SimpleNamespace(encoder=self.encoder, item_table_ND=vectors_ND, as_scored=Tensor.detach)
 
     def probe_histories(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         return self.rows_PL, self.lengths_P

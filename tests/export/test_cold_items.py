@@ -73,7 +73,7 @@ def test_without_attributes_they_start_at_the_mean(num_cold: int, tmp_path: Path
 def test_pieces_change_nothing(num_rows: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     whole, _ = starting_vectors(VECTORS, TRAINED, COLD, tmp_path)
     monkeypatch.setattr(cold, "_ROWS_AT_ONCE", num_rows)
-    monkeypatch.setattr(keeping, "ROWS_AT_ONCE", num_rows + 1)
+    monkeypatch.setattr(keeping, "CHUNK_ROWS", num_rows + 1)
     monkeypatch.setattr(coding, "_MIN_SEEN_AGAIN", 1)
     found, _ = starting_vectors(VECTORS, TRAINED, COLD, tmp_path)
     np.testing.assert_allclose(found, whole, rtol=1e-5)

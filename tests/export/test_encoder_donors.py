@@ -24,7 +24,7 @@ from re4.exporting.sources.encoder_source import donor_from, rows_in
 def test_items_are_known_by_their_ids_of_either_kind(
     kind: str, given: list[Any], expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(items, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(items, "CHUNK_ROWS", 2)
     version = SmallVersion(id_kind=kind)
     donor = donor_from(tmp_path / version.publish(tmp_path), tmp_path)
     ids = ids_of(pl.LazyFrame({"item_id": given}))

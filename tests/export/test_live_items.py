@@ -24,7 +24,7 @@ from re4.exporting.rebuild.live_items import Selected, select_live
 from re4.exporting.sources.material import Material
 from re4.training.data.catalogue import read_catalogue
 from re4.training.data.tables import materialize as keeping
-from re4.training.data.tables.ids import repeats
+from re4.training.data.tables.ids import duplicate_ids
 from re4.training.data.tables.materialize import in_folder
 
 NUM_ITEMS, NUM_NEW, DIM = 300, 40, 3
@@ -127,7 +127,7 @@ def test_pieces_change_no_byte(seed: int, tmp_path: Path, monkeypatch: pytest.Mo
     for at_once in (None, 13, 64):
         if at_once is not None:
             for module in (keeping, items, coding):
-                monkeypatch.setattr(module, "ROWS_AT_ONCE", at_once)
+                monkeypatch.setattr(module, "CHUNK_ROWS", at_once)
             # Not cold: sums are rounded in the order of their parts.
             monkeypatch.setattr(selecting, "_ROWS_AT_ONCE", at_once)
             monkeypatch.setattr(attribute_writing, "_ITEMS_AT_ONCE", at_once)
@@ -144,17 +144,17 @@ def test_pieces_change_no_byte(seed: int, tmp_path: Path, monkeypatch: pytest.Mo
 def test_ids_are_told_apart_by_more_than_their_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["a", "b", "a", "ä", "b", "a"]
     pieces = [pl.Series(texts[:3]), pl.Series(texts[3:])]
-    found = repeats(lambda: pieces, len(texts)).rows()
+    found = duplicate_ids(lambda: pieces, len(texts)).rows()
     assert found == [(2, "a", 0), (4, "b", 1), (5, "a", 0)]
     monkeypatch.setattr(pl.Series, "hash", lambda ids: pl.Series(np.zeros(len(ids), np.uint64)))
-    assert repeats(lambda: pieces, len(texts)).rows() == found
-    assert repeats(lambda: [pl.Series(["a", "b"])], 2).is_empty()
+    assert duplicate_ids(lambda: pieces, len(texts)).rows() == found
+    assert duplicate_ids(lambda: [pl.Series(["a", "b"])], 2).is_empty()
 
 
 def test_rows_that_are_too_many_are_counted_over_all_pieces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeping, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(keeping, "CHUNK_ROWS", 2)
     (tmp_path / "c.csv").write_text("item_id\nx\ny\nz\nx\ny\nx\n")
     with pytest.raises(DataError, match="3 rows too many, the first for 'x'"):
         read_catalogue(tmp_path / "c.csv", "item_id", in_folder(tmp_path))

@@ -8,7 +8,7 @@ from re4.training.evaluation.protocol import evaluate
 from re4.training.model.model import MultiInterestModel
 from re4.training.run.run import Run
 from re4.training.trainer.loop import train
-from re4.training.trainer.weight_averaging import TIMES_PER_EPOCH, RunningMean
+from re4.training.trainer.weight_averaging import TIMES_PER_EPOCH, WeightAverage
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def set_to(model, value):
 
 def means_of(model, values, *, num_epochs=2.0):
     """Every mean, after each of an epoch's steps of which all are taken in."""
-    mean, found = RunningMean(model, num_epochs), []
+    mean, found = WeightAverage(model, num_epochs), []
     for number, value in enumerate(values):
         set_to(model, value)
         mean.after_step(model, number % TIMES_PER_EPOCH + 1, TIMES_PER_EPOCH)
@@ -54,7 +54,7 @@ def test_it_lags_by_a_quarter_and_later_by_no_more_than_its_epochs(model):
 
 @pytest.mark.parametrize(("num_steps", "times"), [(5, 5), (16, 16), (17, 16), (1000, 16)])
 def test_a_few_times_an_epoch(model, num_steps, times):
-    mean = RunningMean(model, 1000.0)
+    mean = WeightAverage(model, 1000.0)
     taken = 0
     for step in range(1, num_steps + 1):
         before = int(mean.state()["num_taken"])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from re4.training.kernels.parallel import with_gradients, work_by_blocks
+from re4.training.kernels.parallel import run_blocks, with_gradients
 
 
 class Squares:
@@ -33,7 +33,7 @@ def num_threads(request):
 def test_same_value_and_gradients_as_in_one_piece(block_rows, num_threads):
     rows = torch.randn(7, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     gradients = torch.zeros_like(rows)
-    workers = work_by_blocks(
+    workers = run_blocks(
         lambda largest: Squares(rows, gradients, largest),
         num_rows=len(rows),
         block_rows=block_rows,
@@ -59,5 +59,5 @@ def test_what_goes_wrong_in_a_worker_is_raised(num_threads):
         raise ValueError(f"rows from {block.start}")
 
     with pytest.raises(ValueError, match="rows from 0"):
-        work_by_blocks(lambda largest: fail, num_rows=9, block_rows=2, device=torch.device("cpu"))
+        run_blocks(lambda largest: fail, num_rows=9, block_rows=2, device=torch.device("cpu"))
     assert torch.get_num_threads() == num_threads

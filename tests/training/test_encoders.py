@@ -11,9 +11,9 @@ from re4.common.errors import UsageError
 from re4.training.config import TrainConfig
 from re4.training.encoders import build_encoder
 from re4.training.evaluation.protocol import evaluate, rank
-from re4.training.losses.accidental_hits import own_negatives
-from re4.training.losses.routing_regularization import routing_sum
-from re4.training.losses.sampled_softmax import blend_interests, recommend_sum, select_interest
+from re4.training.losses.accidental_hits import find_accidental_hits
+from re4.training.losses.routing_regularization import routing_regularization_sum
+from re4.training.losses.sampled_softmax import blend_interests, sampled_softmax_sum, select_interest
 from re4.training.model.model import MultiInterestModel
 from re4.training.presets import PRESETS, SMALL_CATALOGUE
 from re4.training.run.run import Run
@@ -133,11 +133,11 @@ def test_hard_negatives_against_the_reference(beta):
     items = torch.randn(9, 4, generator=random, dtype=torch.float64)
     interest = torch.randn(1, 4, generator=random, dtype=torch.float64)
     negatives = torch.tensor([0, 3, 5, 6])
-    loss = recommend_sum(
+    loss = sampled_softmax_sum(
         interest_BD=interest,
         target_vectors_BD=items[8:],
         negative_vectors_MD=items[negatives],
-        own=own_negatives(torch.tensor([8]), negatives),
+        hits=find_accidental_hits(torch.tensor([8]), negatives),
         hardness=beta,
     )
     scores = (items @ interest[0]).numpy()
@@ -152,11 +152,11 @@ def test_served_scores_are_the_best_over_all_interests():
     interests = torch.randn(5, 3, 4, generator=random, dtype=torch.float64)
     targets = torch.tensor([11, 0, 4, 4, 7])
     chosen = interests[range(5), select_interest(interests, items[targets])]
-    loss = recommend_sum(
+    loss = sampled_softmax_sum(
         interest_BD=chosen,
         target_vectors_BD=items[targets],
         negative_vectors_MD=items,
-        own=own_negatives(targets, torch.arange(12)),
+        hits=find_accidental_hits(targets, torch.arange(12)),
         rivals_BKD=interests,
     )
     served_BN = (interests @ items.T).amax(dim=1)
@@ -179,10 +179,10 @@ def test_routing_regularisation_against_the_reference():
     padded = np.zeros((len(LENGTHS), 3, 6))
     for b, a in enumerate(attentions):
         padded[b, :, : a.shape[1]] = a
-    loss = routing_sum(torch.from_numpy(padded), torch.tensor(LENGTHS))
+    loss = routing_regularization_sum(torch.from_numpy(padded), torch.tensor(LENGTHS))
     assert float(loss / len(LENGTHS)) == pytest.approx(reference.routing(attentions), rel=1e-12)
     even = torch.full((1, 2, 4), 0.25)
-    assert float(routing_sum(even, torch.tensor([4]))) == 0
+    assert float(routing_regularization_sum(even, torch.tensor([4]))) == 0
 
 
 @pytest.mark.parametrize("name", ["in-batch", "mixed"])

@@ -7,10 +7,10 @@ import torch
 
 from re4.training.config import TrainConfig
 from re4.training.data.batches import Batch
-from re4.training.losses.accidental_hits import own_negatives
+from re4.training.losses.accidental_hits import find_accidental_hits
 from re4.training.losses.flows.recontrast import outside_history, positives
-from re4.training.losses.sampled_softmax import recommend_sum, select_interest
-from re4.training.model.microbatch import num_shards
+from re4.training.losses.sampled_softmax import sampled_softmax_sum, select_interest
+from re4.training.model.microbatch import num_microbatches
 from re4.training.model.model import MultiInterestModel
 from re4.training.samplers.sampler import Negatives
 
@@ -271,11 +271,11 @@ def recommend_by_rows(case, negatives, log_expected=None):
     items, targets = case.model.item_embedding.weight, case.batch.targets_B
     interests = case.model.interests(case.batch.rows_BL, case.batch.lengths_B).interests_BKD
     chosen = select_interest(interests, items[targets])
-    loss = recommend_sum(
+    loss = sampled_softmax_sum(
         interest_BD=interests[range(len(targets)), chosen],
         target_vectors_BD=items[targets],
         negative_vectors_MD=items[negatives],
-        own=own_negatives(targets, negatives),
+        hits=find_accidental_hits(targets, negatives),
         target_correction_B=None if log_expected is None else log_expected[targets],
         negative_correction_M=None if log_expected is None else log_expected[negatives],
     )
@@ -328,11 +328,11 @@ def test_a_target_is_never_its_own_negative():
     """Alone among negatives that are all the target, nothing is left to lose against."""
     items = torch.randn(4, 3)
     negatives = torch.tensor([2, 2, 2])
-    loss = recommend_sum(
+    loss = sampled_softmax_sum(
         interest_BD=torch.randn(1, 3),
         target_vectors_BD=items[2:3],
         negative_vectors_MD=items[negatives],
-        own=own_negatives(torch.tensor([2]), negatives),
+        hits=find_accidental_hits(torch.tensor([2]), negatives),
     )
     assert float(loss) == 0
 
@@ -345,8 +345,8 @@ def test_every_thread_has_shards_that_are_neither_small_nor_large(
     num_examples, num_threads, expected, monkeypatch
 ):
     monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)
-    assert num_shards(num_examples, torch.device("cpu")) == expected
-    assert num_shards(num_examples, torch.device("cuda")) == 1
+    assert num_microbatches(num_examples, torch.device("cpu")) == expected
+    assert num_microbatches(num_examples, torch.device("cuda")) == 1
 
 
 @pytest.mark.parametrize("options", [{}, {"negative_scores": "served"}, {"hard_negatives": 0.7}], ids=str)
@@ -355,7 +355,7 @@ def test_shards_add_up_to_the_batch(options, monkeypatch):
     found = []
     before = torch.get_num_threads()
     for shards, threads in ((1, 1), (3, 1), (3, 2)):
-        monkeypatch.setattr("re4.training.model.model.num_shards", lambda *_, num=shards: num)
+        monkeypatch.setattr("re4.training.model.model.num_microbatches", lambda *_, num=shards: num)
         monkeypatch.setattr("re4.training.model.microbatch.outside_history", _nobody_else)
         torch.set_num_threads(threads)
         case = Case(model="re4", **options)

@@ -16,11 +16,11 @@ import torch
 
 from re4.training.config import TrainConfig
 from re4.training.encoders.re4 import Re4Encoder
-from re4.training.losses.accidental_hits import own_negatives
+from re4.training.losses.accidental_hits import find_accidental_hits
 from re4.training.losses.flows.reattend import reattend_sum
 from re4.training.losses.flows.reconstruct import Reconstruct, reconstruct_sum
 from re4.training.losses.flows.recontrast import positives, similarities
-from re4.training.losses.sampled_softmax import recommend_sum, select_interest
+from re4.training.losses.sampled_softmax import sampled_softmax_sum, select_interest
 
 FOLDER = Path(os.environ.get("RE4_GOLDEN_DIR", Path(__file__).parent / "golden"))
 FILES = sorted(FOLDER.glob("*.npz"))
@@ -162,10 +162,10 @@ def test_recommend(golden):
     chosen = select_interest(golden.served, items[targets])
     assert chosen.tolist() == golden.data["selected_interest"].tolist()
     negatives = golden.data["negative_items"]
-    loss = recommend_sum(
+    loss = sampled_softmax_sum(
         interest_BD=golden.served[range(len(chosen)), chosen],
         target_vectors_BD=items[targets],
         negative_vectors_MD=items[negatives],
-        own=own_negatives(targets, negatives),
+        hits=find_accidental_hits(targets, negatives),
     )
     assert float(loss / len(targets)) == pytest.approx(float(golden.data["loss_recommend"]), rel=2e-5)

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import re4.training.kernels
-from re4.training.losses.accidental_hits import OwnNegatives
-from re4.training.losses.fused_softmax import sum_against_negatives
+from re4.training.losses.accidental_hits import AccidentalHits
+from re4.training.losses.fused_softmax import fused_softmax_sum
 
 pytestmark = [
-    pytest.mark.skipif(not re4.training.kernels.is_native(), reason="there is no C compiler here"),
+    pytest.mark.skipif(not re4.training.kernels.has_kernels(), reason="there is no C compiler here"),
     pytest.mark.usefixtures("native_alone"),
 ]
 
@@ -24,7 +24,7 @@ def own_cache(monkeypatch, tmp_path):
 
 
 def test_compiled_once_whoever_asks(own_cache):
-    script = "from re4.training.kernels import native; assert native('against_negatives.c', DIM=16, RIVALS=2)"
+    script = "from re4.training.kernels import load_kernel as load; assert load('row_adam.c', DIM=16)"
     with ThreadPoolExecutor() as pool:
         done = list(pool.map(lambda _: subprocess.run([sys.executable, "-c", script]), range(3)))
     assert [each.returncode for each in done] == [0, 0, 0]
@@ -35,18 +35,18 @@ def test_compiled_once_whoever_asks(own_cache):
 
 
 def test_a_damaged_cache_is_gone_around(own_cache):
-    assert re4.training.kernels.native("against_negatives.c", DIM=16, RIVALS=2) is not None
+    assert re4.training.kernels.load_kernel("against_negatives.c", DIM=16, RIVALS=2) is not None
     (kept,) = own_cache.iterdir()
     begun = kept.read_bytes()[:100]
     kept.unlink()  # and not cut short: it is mapped
     kept.write_bytes(begun)
     re4.training.kernels._loaded.clear()
-    assert re4.training.kernels.native("against_negatives.c", DIM=16, RIVALS=2) is not None
+    assert re4.training.kernels.load_kernel("against_negatives.c", DIM=16, RIVALS=2) is not None
 
 
 def test_no_place_to_keep_it(own_cache):
     own_cache.write_text("a file, no folder")
-    assert re4.training.kernels.native("against_negatives.c", DIM=16, RIVALS=2) is not None
+    assert re4.training.kernels.load_kernel("against_negatives.c", DIM=16, RIVALS=2) is not None
 
 
 def test_what_cannot_be_compiled_is_said_and_done_by_torch(monkeypatch, capsys):
@@ -61,19 +61,19 @@ def test_no_compiler(monkeypatch):
     re4.training.kernels._compiler.cache_clear()
     monkeypatch.setenv("CC", "no-such-compiler")
     try:
-        assert not re4.training.kernels.is_native()
-        assert re4.training.kernels.native("against_negatives.c", DIM=16, RIVALS=2) is None
+        assert not re4.training.kernels.has_kernels()
+        assert re4.training.kernels.load_kernel("against_negatives.c", DIM=16, RIVALS=2) is None
     finally:
         re4.training.kernels._compiler.cache_clear()
 
 
 def _sum_is_finite():
-    total, *_ = sum_against_negatives(
+    total, *_ = fused_softmax_sum(
         rivals_BKD=torch.ones(4, 2, 16),
         target_scores_B=torch.ones(4),
         vectors_MD=torch.ones(5, 16),
         corrections_M=None,
-        own=OwnNegatives(torch.arange(4), torch.arange(4)),
+        hits=AccidentalHits(torch.arange(4), torch.arange(4)),
         hardness=0.0,
     )
     return bool(total.isfinite())

@@ -7,10 +7,10 @@ import torch
 from compiled import both, spread
 
 import re4.training.kernels
-from re4.training.losses.fused_reconstruction import sum_of_distances
+from re4.training.losses.fused_reconstruction import fused_reconstruction_sum
 
 pytestmark = [
-    pytest.mark.skipif(not re4.training.kernels.is_native(), reason="there is no C compiler here"),
+    pytest.mark.skipif(not re4.training.kernels.has_kernels(), reason="there is no C compiler here"),
     pytest.mark.usefixtures("native_alone"),
 ]
 
@@ -41,7 +41,7 @@ def users(*, lengths, num_interests, length, dim=64, width=64, seed=0):
 
 
 def reconstructed(*, decoder, interests_BKD, history_vectors_BLD, **rest):
-    return sum_of_distances(interests_BKD, history_vectors_BLD, *decoder, **rest)
+    return fused_reconstruction_sum(interests_BKD, history_vectors_BLD, *decoder, **rest)
 
 
 @pytest.mark.parametrize("num_interests", [1, 2, 3, 8, 17])

@@ -8,10 +8,10 @@ from compiled import both, spread
 
 import re4.training.kernels
 from re4.training.kernels.precision import arithmetic
-from re4.training.losses.accidental_hits import OwnNegatives
-from re4.training.losses.fused_softmax import sum_against_negatives
+from re4.training.losses.accidental_hits import AccidentalHits
+from re4.training.losses.fused_softmax import fused_softmax_sum
 
-pytestmark = pytest.mark.skipif(not re4.training.kernels.is_native(), reason="there is no C compiler here")
+pytestmark = pytest.mark.skipif(not re4.training.kernels.has_kernels(), reason="there is no C compiler here")
 
 
 @pytest.fixture(autouse=True, params=["", "-mno-amx-bf16"])
@@ -27,20 +27,20 @@ def _tiles(request, native_alone, monkeypatch):
 def examples(*, num_examples, num_rivals, num_negatives, dim=64, scale=0.5, seed=0):
     generator = torch.Generator().manual_seed(seed)
     num_own = num_examples + 3
-    own_P = torch.randint(num_examples, (num_own,), generator=generator).sort().values
+    hit_examples_P = torch.randint(num_examples, (num_own,), generator=generator).sort().values
     return {
         "rivals_BKD": scale * torch.randn(num_examples, num_rivals, dim, generator=generator),
         "target_scores_B": 3 * torch.randn(num_examples, generator=generator),
         "vectors_MD": scale * torch.randn(num_negatives, dim, generator=generator),
         "corrections_M": None,
-        "own": OwnNegatives(own_P, torch.randint(num_negatives, (num_own,), generator=generator)),
+        "hits": AccidentalHits(hit_examples_P, torch.randint(num_negatives, (num_own,), generator=generator)),
         "hardness": 0.0,
     }
 
 
 def check_alike(monkeypatch, given):
     """Alike to float32's rounding; with tiles to 2^-16 of a score's terms: rivals that near may swap."""
-    compiled, plain = both(monkeypatch, given, sum_against_negatives)
+    compiled, plain = both(monkeypatch, given, fused_softmax_sum)
     is_exact = any(flag.startswith("-mno-a") for flag in re4.training.kernels._FLAGS)
     rounding = 2e-6 if is_exact else 2e-4
     for ours, theirs in zip(compiled, plain, strict=True):
@@ -86,10 +86,10 @@ def test_products_by_torch_go_on_beside_tiles_of_ours(monkeypatch):
     left, right = (torch.randn(256, 256, generator=generator) for _ in range(2))
     given = examples(num_examples=40, num_rivals=4, num_negatives=300)
     with arithmetic(torch.device("cpu"), bf16=True):
-        product, total = left @ right, sum_against_negatives(**given)[0]
+        product, total = left @ right, fused_softmax_sum(**given)[0]
         for _ in range(3):
             assert torch.equal(left @ right, product)
-            assert torch.equal(sum_against_negatives(**given)[0], total)
+            assert torch.equal(fused_softmax_sum(**given)[0], total)
 
 
 def test_corrections_of_drawn_negatives(monkeypatch):
@@ -102,7 +102,7 @@ def test_of_rivals_that_tie_the_first_has_the_gradient(monkeypatch):
     given = examples(num_examples=20, num_rivals=5, num_negatives=100)
     given["rivals_BKD"][:, 1] = given["rivals_BKD"][:, 3] = given["rivals_BKD"][:, 0]
     check_alike(monkeypatch, given)
-    assert not sum_against_negatives(**given)[1][:, [1, 3]].any()
+    assert not fused_softmax_sum(**given)[1][:, [1, 3]].any()
 
 
 def test_scores_of_any_size(monkeypatch):
@@ -112,7 +112,7 @@ def test_scores_of_any_size(monkeypatch):
 
 def test_the_target_among_all_negatives_leaves_nothing(monkeypatch):
     given = examples(num_examples=1, num_rivals=2, num_negatives=1)
-    total, *gradients = sum_against_negatives(**given)
+    total, *gradients = fused_softmax_sum(**given)
     assert float(total) == 0.0
     assert not any(gradient.any() for gradient in gradients)
 
@@ -120,14 +120,14 @@ def test_the_target_among_all_negatives_leaves_nothing(monkeypatch):
 @pytest.mark.parametrize("broken", [torch.nan, torch.inf])
 def test_what_is_no_number_shows_in_the_sum(monkeypatch, broken):
     given = examples(num_examples=20, num_rivals=4, num_negatives=100)
-    given["own"] = OwnNegatives(*[torch.zeros(0, dtype=torch.int64)] * 2)
+    given["hits"] = AccidentalHits(*[torch.zeros(0, dtype=torch.int64)] * 2)
     given["vectors_MD"][7, 3] = broken
-    assert not torch.isfinite(sum_against_negatives(**given)[0])
+    assert not torch.isfinite(fused_softmax_sum(**given)[0])
 
 
 def test_bits_do_not_depend_on_the_moment():
     given = examples(num_examples=600, num_rivals=4, num_negatives=500)
-    first, second = sum_against_negatives(**given), sum_against_negatives(**given)
+    first, second = fused_softmax_sum(**given), fused_softmax_sum(**given)
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
 
 
@@ -136,11 +136,11 @@ def test_what_is_not_in_one_piece(monkeypatch):
     strided = {
         name: spread(value) if isinstance(value, torch.Tensor) else value for name, value in given.items()
     }
-    for one, other in zip(sum_against_negatives(**given), sum_against_negatives(**strided), strict=True):
+    for one, other in zip(fused_softmax_sum(**given), fused_softmax_sum(**strided), strict=True):
         assert torch.equal(one, other)
 
 
 def test_hard_negatives_and_odd_widths_go_by_torch():
-    sum_against_negatives(**examples(num_examples=4, num_rivals=2, num_negatives=5) | {"hardness": 0.5})
-    sum_against_negatives(**examples(num_examples=4, num_rivals=2, num_negatives=5, dim=8))
+    fused_softmax_sum(**examples(num_examples=4, num_rivals=2, num_negatives=5) | {"hardness": 0.5})
+    fused_softmax_sum(**examples(num_examples=4, num_rivals=2, num_negatives=5, dim=8))
     assert not re4.training.kernels._loaded

@@ -22,7 +22,7 @@ from re4.training.run.run import Run
 from re4.training.trainer.checkpoint import CHECKPOINT, read_facts, restore
 from re4.training.trainer.loop import resume, train
 from re4.training.trainer.optimiser import Optimiser
-from re4.training.trainer.weight_averaging import RunningMean
+from re4.training.trainer.weight_averaging import WeightAverage
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_a_resumed_training_lets_go_of_the_checkpoint(train_until, options, tmp_
     train_until(run, options, signal_number=signal.SIGKILL, last_step=3)
     config = read_facts(run).config
     model = MultiInterestModel(config, len(load_file(run / CHECKPOINT)["model.item_embedding.weight"]))
-    optimiser, mean = Optimiser(model), RunningMean(model, config.averaging)
+    optimiser, mean = Optimiser(model), WeightAverage(model, config.averaging)
     restore(run, model, optimiser, mean)
     assert len(optimiser.state()) > 3
     assert str(run / CHECKPOINT) not in Path("/proc/self/maps").read_text()

@@ -14,7 +14,7 @@ from re4.training.data.writing import write_dataset
 from re4.training.evaluation.protocol import evaluate
 from re4.training.run.run import Run
 from re4.training.trainer.loop import train
-from re4.training.trainer.warm_start import evaluate_previous, rows_in_previous
+from re4.training.trainer.warm_start import evaluate_previous, previous_rows
 
 CONFIG = TrainConfig(
     embedding_dim=16, attention_dim=16, num_interests=2, construct_dim=8, num_epochs=4, learning_rate=0.01
@@ -96,7 +96,7 @@ def test_one_epoch_more_beats_the_earlier_run_on_the_same_users(old, newer, fold
     result = train(newer, config, folder / "warm", previous=old, device="cpu")
     run = Run.open(folder / "warm")
     recorded = run.evaluation()["valid_by_previous_run"]
-    expected = evaluate_previous(old, rows_in_previous(newer, old), newer.valid)
+    expected = evaluate_previous(old, previous_rows(newer, old), newer.valid)
     assert recorded == expected.to_json()
     assert result.valid.recall_50 > recorded["recall_50"], "the earlier run cannot find new items"
     assert json.loads((folder / "warm" / "config.json").read_text())["started_from"] == str(old.path)
@@ -106,7 +106,7 @@ def test_on_its_own_data_the_earlier_run_is_judged_as_ever(old, folder):
     from re4.training.data.dataset import Dataset
 
     dataset = Dataset.open(folder / "old-data")
-    again = evaluate_previous(old, rows_in_previous(dataset, old), dataset.valid)
+    again = evaluate_previous(old, previous_rows(dataset, old), dataset.valid)
     assert again == evaluate(old.load_model(), dataset.valid, exclude_history=False)
 
 
@@ -127,4 +127,4 @@ def test_data_without_a_common_item_are_refused(old, newer, folder, monkeypatch)
     strangers = pl.DataFrame({"item_id": [f"other-{row}" for row in range(NUM_ITEMS)]})
     monkeypatch.setattr(type(newer), "items", lambda self: strangers)
     with pytest.raises(UsageError, match="no item in common"):
-        rows_in_previous(newer, old)
+        previous_rows(newer, old)

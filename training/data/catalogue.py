@@ -11,7 +11,7 @@ import polars as pl
 
 from re4.common.errors import DataError
 from re4.training.data.layout import TYPE_OF_KIND, kind_of
-from re4.training.data.tables.ids import is_canonical_int, is_missing, kind_of_type, repeats, to_kind
+from re4.training.data.tables.ids import duplicate_ids, is_canonical_int, is_missing, kind_of_type, to_kind
 from re4.training.data.tables.materialize import Keep, pieces
 from re4.training.data.tables.tables import TableSource, check_columns, open_table, reading
 
@@ -36,7 +36,7 @@ class Catalogue:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Described:
+class JoinedItems:
     """Items with their catalogue columns."""
 
     items: pl.DataFrame
@@ -86,7 +86,7 @@ def read_catalogue(source: TableSource, item_column: str, keep: Keep) -> Catalog
         raise DataError(
             f"{where} is empty in {found['missing']:,} rows; every row needs an id: correct or remove them"
         )
-    twice = repeats(lambda: (piece["item_id"] for piece in pieces(rows.select("item_id"))), num_rows)
+    twice = duplicate_ids(lambda: (piece["item_id"] for piece in pieces(rows.select("item_id"))), num_rows)
     if len(twice):
         raise DataError(
             f"{where} holds ids more than once ({len(twice):,} rows too many, the first for "
@@ -100,7 +100,7 @@ def read_catalogue(source: TableSource, item_column: str, keep: Keep) -> Catalog
     return Catalogue(file=file, item_column=item_column, rows=rows, num_rows=num_rows)
 
 
-def describe_items(item_ids: pl.Series, catalogue: Catalogue) -> Described:
+def join_catalogue(item_ids: pl.Series, catalogue: Catalogue) -> JoinedItems:
     """Put the catalogue's columns beside the items, matching ids by value.
 
     The integer 123 and the text "123" are the same id; the answer has ids of the items' kind.
@@ -120,7 +120,7 @@ def describe_items(item_ids: pl.Series, catalogue: Catalogue) -> Described:
             f"{catalogue.an_id!r}, the items' like {item_ids[0]!r}); "
             "check --catalogue-item-column"
         )
-    return Described(
+    return JoinedItems(
         items=joined,
         noticed={
             "items_without_catalogue_row": len(items) - num_matched,

@@ -32,9 +32,9 @@ import polars as pl
 from re4.common.arrays import map_array
 from re4.common.errors import DataError
 from re4.training.data.layout import (
-    AGAIN,
     INFO_FILE,
     ITEMS_FILE,
+    REMEDY,
     SPLITS,
     TYPE_OF_KIND,
     DatasetInfo,
@@ -163,7 +163,7 @@ def _reading(file: Path) -> Iterator[Path]:
         yield file
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{file} is missing or cannot be read: {first}; {AGAIN}") from error
+        raise DataError(f"{file} is missing or cannot be read: {first}; {REMEDY}") from error
 
 
 def _check_table(file: Path, column: str, kind: IdKind, num_rows: int) -> None:
@@ -172,9 +172,9 @@ def _check_table(file: Path, column: str, kind: IdKind, num_rows: int) -> None:
         names = frame.collect_schema()
         length = int(frame.select(pl.len()).collect().item())
     if not names.names() or names.names()[0] != column or names[column] != TYPE_OF_KIND[kind]:
-        raise DataError(f"{file}: the first column must be {column!r} of kind {kind}; {AGAIN}")
+        raise DataError(f"{file}: the first column must be {column!r} of kind {kind}; {REMEDY}")
     if length != num_rows:
-        raise DataError(f"{file} has {length:,} rows where {INFO_FILE} says {num_rows:,}; {AGAIN}")
+        raise DataError(f"{file} has {length:,} rows where {INFO_FILE} says {num_rows:,}; {REMEDY}")
 
 
 def _open_split(path: Path, split: SplitName, info: DatasetInfo) -> Sequences:
@@ -189,11 +189,11 @@ def _open_split(path: Path, split: SplitName, info: DatasetInfo) -> Sequences:
     if len(items_E) and (items_E.min() < 0 or items_E.max() >= info.num_items):
         raise DataError(
             f"{path / f'{split}.items.npy'} holds item rows {items_E.min():,} to {items_E.max():,}; "
-            f"rows must be 0 to {info.num_items - 1:,}; {AGAIN}"
+            f"rows must be 0 to {info.num_items - 1:,}; {REMEDY}"
         )
     counts = sequences.info()
     if counts != info.splits[split]:
-        raise DataError(f"{path}: {split} has {counts} where {INFO_FILE} says {info.splits[split]}; {AGAIN}")
+        raise DataError(f"{path}: {split} has {counts} where {INFO_FILE} says {info.splits[split]}; {REMEDY}")
     _check_table(path / f"{split}_users.parquet", "user_id", info.user_id_kind, sequences.num_users)
     return sequences
 
@@ -204,7 +204,7 @@ def _open_array(file: Path, dtype: type[np.generic]) -> npt.NDArray[Any]:
     if array.ndim != 1 or array.dtype != dtype:
         raise DataError(
             f"{file} holds {array.dtype} {list(array.shape)}; it must be one-dimensional "
-            f"{np.dtype(dtype)}; {AGAIN}"
+            f"{np.dtype(dtype)}; {REMEDY}"
         )
     return array
 
@@ -214,21 +214,21 @@ def _check_offsets(file: Path, sequences: Sequences) -> None:
     if len(offsets_U1) != sequences.num_users + 1:
         raise DataError(
             f"{file} has {len(offsets_U1):,} entries for {sequences.num_users:,} users; one more than users "
-            f"is right; {AGAIN}"
+            f"is right; {REMEDY}"
         )
     if offsets_U1[0] != 0 or offsets_U1[-1] != sequences.num_events:
         raise DataError(
             f"{file} runs from {offsets_U1[0]:,} to {offsets_U1[-1]:,}; it must run from 0 to the "
-            f"{sequences.num_events:,} events of the items file; {AGAIN}"
+            f"{sequences.num_events:,} events of the items file; {REMEDY}"
         )
     if (offsets_U1[1:] <= offsets_U1[:-1]).any():
-        raise DataError(f"{file} does not rise from user to user; every user has an event; {AGAIN}")
+        raise DataError(f"{file} does not rise from user to user; every user has an event; {REMEDY}")
 
 
 def _check_history(file: Path, sequences: Sequences, *, held_out: bool) -> None:
     num_events_U = np.diff(sequences.offsets_U1)
     num_history_U = sequences.num_history_U
     if not held_out and (num_history_U != num_events_U).any():
-        raise DataError(f"{file}: a train user's events must all be history; {AGAIN}")
+        raise DataError(f"{file}: a train user's events must all be history; {REMEDY}")
     if held_out and ((num_history_U < 1) | (num_history_U >= num_events_U)).any():
-        raise DataError(f"{file}: a held-out user needs at least one history event and one target; {AGAIN}")
+        raise DataError(f"{file}: a held-out user needs at least one history event and one target; {REMEDY}")

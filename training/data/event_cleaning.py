@@ -18,7 +18,7 @@ _TOLERANCE_S = 86_400
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cleaned:
+class CleanedEvents:
     """What is left, and what was dropped."""
 
     events: Events
@@ -28,7 +28,9 @@ class Cleaned:
     """The first of what was dropped, a line each, for people."""
 
 
-def drop_oddities(events: Events, timestamps: Timestamps, *, now_s: float, max_user_events: int) -> Cleaned:
+def clean_events(
+    events: Events, timestamps: Timestamps, *, now_s: float, max_user_events: int
+) -> CleanedEvents:
     """Drop events later than a day from now, then all but the newest events of users with too many.
 
     Args:
@@ -69,7 +71,7 @@ def drop_oddities(events: Events, timestamps: Timestamps, *, now_s: float, max_u
         "older_events_of_users_with_too_many": int(old_E.sum()),
     }
     keep_E = ~(future_E | old_E)
-    return Cleaned(
+    return CleanedEvents(
         events=events if keep_E.all() else _kept(events, keep_E), dropped=dropped, examples=examples
     )
 

@@ -15,7 +15,7 @@ from re4.training.data.layout import SplitName
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ranked:
+class OrderedItems:
     """Sequences with item rows in place of item codes."""
 
     sequences: Mapping[SplitName, Sequences]
@@ -26,13 +26,13 @@ class Ranked:
     """Items without an event in train; they have the last rows."""
 
 
-def rank_items(sequences: Mapping[SplitName, Sequences], num_items: int) -> Ranked:
+def order_items(sequences: Mapping[SplitName, Sequences], num_items: int) -> OrderedItems:
     """Order items by falling number of train events; items of equal number keep the order of their codes."""
     counts_N = np.bincount(sequences["train"].items_E, minlength=num_items)
     code_of_row_N = np.argsort(-counts_N, kind="stable")
     row_of_code_N = np.empty(num_items, dtype=np.int32)
     row_of_code_N[code_of_row_N] = np.arange(num_items, dtype=np.int32)
-    return Ranked(
+    return OrderedItems(
         sequences={
             split: replace(sequence, items_E=row_of_code_N[sequence.items_E])
             for split, sequence in sequences.items()

@@ -24,7 +24,7 @@ SplitName = Literal["train", "valid", "test"]
 IdKind = Literal["int", "string"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
-AGAIN = "prepare the data set again with `re4 data prepare`"
+REMEDY = "prepare the data set again with `re4 data prepare`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,18 +90,18 @@ def read_info(path: Path) -> DatasetInfo:
         text = file.read_text(encoding="utf-8")
         version = json.loads(text)["schema_version"]
     except FileNotFoundError:
-        raise DataError(f"{path} is not a prepared data set: it has no {INFO_FILE}; {AGAIN}") from None
+        raise DataError(f"{path} is not a prepared data set: it has no {INFO_FILE}; {REMEDY}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file} cannot be read: {error!r}; {AGAIN}") from error
+        raise DataError(f"{file} cannot be read: {error!r}; {REMEDY}") from error
     if version != SCHEMA_VERSION:
-        raise DataError(f"{file} has schema version {version}; this program reads {SCHEMA_VERSION}; {AGAIN}")
+        raise DataError(f"{file} has schema version {version}; this program reads {SCHEMA_VERSION}; {REMEDY}")
     try:
         info = TypeAdapter(DatasetInfo).validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise DataError(f"{file}: field {field!r}: {first['msg']}; {AGAIN}") from error
+        raise DataError(f"{file}: field {field!r}: {first['msg']}; {REMEDY}") from error
     missing = [split for split in SPLITS if split not in info.splits]
     if missing:
-        raise DataError(f"{file} has no counts for {', '.join(missing)}; {AGAIN}")
+        raise DataError(f"{file} has no counts for {', '.join(missing)}; {REMEDY}")
     return info

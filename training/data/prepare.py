@@ -11,11 +11,11 @@ from pydantic import JsonValue
 from re4.common.console import progress
 from re4.common.errors import UsageError
 from re4.training.data import DEFAULT_MAX_USER_EVENTS, DEFAULT_MIN_EVENTS, DEFAULT_SEED
-from re4.training.data.catalogue import Catalogue, describe_items, read_catalogue
+from re4.training.data.catalogue import Catalogue, join_catalogue, read_catalogue
 from re4.training.data.dataset import Dataset, Sequences
-from re4.training.data.event_cleaning import drop_oddities
+from re4.training.data.event_cleaning import clean_events
 from re4.training.data.events import Columns, read_events
-from re4.training.data.item_order import rank_items
+from re4.training.data.item_order import order_items
 from re4.training.data.k_core import k_core
 from re4.training.data.layout import SPLITS, SplitName
 from re4.training.data.sequences import read_sequences
@@ -76,7 +76,7 @@ def prepare_data(
     with progress(f"preparing {out}", _NUM_STEPS) as bar:
         log = read_events(events, Columns(user=user_column, item=item_column, timestamp=timestamp_column))
         bar.advance()
-        cleaned = drop_oddities(
+        cleaned = clean_events(
             log.events,
             log.timestamps,
             now_s=time.time() if now_s is None else now_s,
@@ -166,11 +166,11 @@ def _write(
     dropped: Mapping[str, int],
     catalogue: Catalogue | None,
 ) -> Dataset:
-    ranked = rank_items(sequences, len(item_ids))
+    ranked = order_items(sequences, len(item_ids))
     items = item_ids[ranked.code_of_row_N].alias("item_id").to_frame()
     noticed: dict[str, int] = {"items_never_in_train": ranked.num_never_in_train}
     if catalogue:
-        joined = describe_items(items["item_id"], catalogue)
+        joined = join_catalogue(items["item_id"], catalogue)
         items = joined.items
         noticed |= joined.noticed
     return write_dataset(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from re4.training.config import TrainConfig
 from re4.training.encoders.compiled_attention import compiled_for, log_attention
 from re4.training.encoders.encoder import Encoded, Encoder
-from re4.training.kernels.masks import valid_positions
+from re4.training.kernels.masks import valid_mask
 
 
 class AttentionEncoder(Encoder):
@@ -44,7 +44,7 @@ class AttentionEncoder(Encoder):
         length = attended_BLD.shape[1]
         if self.position is not None:
             attended_BLD = attended_BLD + self.position[:length]
-        valid_BL = valid_positions(lengths_B, length)
+        valid_BL = valid_mask(lengths_B, length)
         if self.training:  # padding is left out of the work; the exported graph has fixed shapes instead
             logits_BLK = attended_BLD.new_full((*valid_BL.shape, self.w.out_features), -torch.inf)
             logits_BLK[valid_BL] = self._logits(attended_BLD[valid_BL]).to(logits_BLK.dtype)

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from re4.training.kernels import call, native_for
+from re4.training.kernels import call_kernel, kernel_for
 
 
 def compiled_for(history_vectors_BLD: Tensor, W1_HD: Tensor, w_KH: Tensor) -> ctypes.CDLL | None:
     """The compiled code for tensors like these; None where there is none."""
     width, dim = W1_HD.shape
-    return native_for(history_vectors_BLD, "attention.c", {"DIM": dim, "WIDTH": width}, HEADS=len(w_KH))
+    return kernel_for(history_vectors_BLD, "attention.c", {"DIM": dim, "WIDTH": width}, HEADS=len(w_KH))
 
 
 def log_attention(
@@ -44,7 +44,7 @@ class _LogAttention(torch.autograd.Function):
         size, length, _ = history_vectors_BLD.shape
         log_attention_BKL = history_vectors_BLD.new_empty(size, len(w_KH), length)
         given = (history_vectors_BLD, lengths_B, positions, W1_HD, w_KH)
-        if call(compiled.attend, size, length, *given, log_attention_BKL):
+        if call_kernel(compiled.attend, size, length, *given, log_attention_BKL):
             raise MemoryError("no memory is left to attend in")
         ctx.compiled = compiled
         ctx.save_for_backward(*given, log_attention_BKL)
@@ -58,7 +58,7 @@ class _LogAttention(torch.autograd.Function):
         gradients = tuple(None if tensor is None else torch.zeros_like(tensor) for tensor in inputs)
         of_attention_BKL = outer[0].contiguous().clone()
         sizes = history_vectors_BLD.shape[:2]
-        if call(ctx.compiled.go_back, *sizes, *given, log_attention_BKL, of_attention_BKL, *gradients):
+        if call_kernel(ctx.compiled.go_back, *sizes, *given, log_attention_BKL, of_attention_BKL, *gradients):
             raise MemoryError("no memory is left to go back through the attention in")
         of_history_BLD, *of_weights = gradients
         return (None, of_history_BLD, None, *of_weights)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from re4.training.config import TrainConfig
-from re4.training.kernels.masks import valid_positions
+from re4.training.kernels.masks import valid_mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,5 +63,5 @@ class Encoder(nn.Module):
 
 def even_attention(history_vectors_BLD: Tensor, lengths_B: Tensor) -> Tensor:
     """Give every item of a history the same share: [B, 1, L]."""
-    valid_BL = valid_positions(lengths_B, history_vectors_BLD.shape[1]).to(history_vectors_BLD.dtype)
+    valid_BL = valid_mask(lengths_B, history_vectors_BLD.shape[1]).to(history_vectors_BLD.dtype)
     return (valid_BL / lengths_B[:, None])[:, None, :]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from re4.training.config import TrainConfig
 from re4.training.encoders.encoder import Encoded, Encoder
-from re4.training.kernels.masks import valid_positions
+from re4.training.kernels.masks import valid_mask
 
 _NUM_ROUNDS = 3
 _SMALL = 1e-9
@@ -40,7 +40,7 @@ class MindEncoder(Encoder):
         numbers_K = torch.arange(num_interests, device=lengths_B.device)
         # ⌊log2 n⌋ interests: number k, from 0, is there where 2^(k+1) <= n; the first always is.
         active_BK = (lengths_B[:, None] >= 2 ** (numbers_K + 1)) | (numbers_K == 0)
-        valid_BL = valid_positions(lengths_B, length)
+        valid_BL = valid_mask(lengths_B, length)
         mapped_BLD = self.S(history_vectors_BLD) * valid_BL[:, :, None]
         fixed_BLD = mapped_BLD.detach()
         logits_BKL = self.routing[:, :length] + torch.zeros_like(fixed_BLD[:, :1, :1])

@@ -96,7 +96,7 @@ def rank(model: MultiInterestModel, held_out: Sequences, *, exclude_history: boo
 
 def summarise(ranking: Ranking, held_out: Sequences, num_items: int) -> Evaluation:
     """Give the means over the users of a split."""
-    by_cut = judge(ranking.top_UM, held_out)
+    by_cut = user_metrics(ranking.top_UM, held_out)
     return Evaluation(
         num_users=held_out.num_users,
         recall_20=float(by_cut[20].recall_U.mean()),
@@ -118,7 +118,7 @@ def history_and_targets(held_out: Sequences, user: int) -> tuple[NDArray[np.int6
     return items[start:middle].astype(np.int64), items[middle:stop].astype(np.int64)
 
 
-def judge(top_UM: NDArray[np.int64], held_out: Sequences) -> dict[int, UserMetrics]:
+def user_metrics(top_UM: NDArray[np.int64], held_out: Sequences) -> dict[int, UserMetrics]:
     """Compare each user's list, best first and without repeats, with the later events, at every cut."""
     is_target_UM = np.empty(top_UM.shape, dtype=bool)
     num_targets_U = np.empty(len(top_UM), dtype=np.int64)

@@ -26,23 +26,23 @@ _log = logging.getLogger(__name__)
 
 _FLAGS = ("-O3", "-march=native", "-fno-strict-aliasing", "-std=gnu11", "-fPIC", "-shared", "-w", "-lm")
 _COMPILE_S = 120
-MOST_LANES = 16
+MAX_LANES = 16
 """Numbers of the widest vector: rows in C are multiples of it."""
 _lock = Lock()
 _loaded: dict[tuple[str, tuple[tuple[str, int], ...]], ctypes.CDLL | None] = {}
 
 
-def is_native() -> bool:
+def has_kernels() -> bool:
     """Say whether there is a C compiler, and nobody asked for PyTorch's operations."""
     return os.environ.get("RE4_NATIVE", "1") != "0" and _compiler() is not None
 
 
-def native(source: str, **constants: int) -> ctypes.CDLL | None:
+def load_kernel(source: str, **constants: int) -> ctypes.CDLL | None:
     """Give the functions of a C file of this folder, compiled with these constants; None where it cannot be.
 
     Threads may ask at once; only the first one compiles.
     """
-    if not is_native():
+    if not has_kernels():
         return None
     key = source, tuple(sorted(constants.items()))
     with _lock:
@@ -56,17 +56,17 @@ def native(source: str, **constants: int) -> ctypes.CDLL | None:
         return _loaded[key]
 
 
-def native_for(
+def kernel_for(
     tensor: Tensor, source: str, widths: Mapping[str, int], **constants: int
 ) -> ctypes.CDLL | None:
     """The same for numbers like a tensor's, in rows of these widths; None where it does not take those."""
     is_for_it = tensor.device.type == "cpu" and tensor.dtype == torch.float32
-    if not is_for_it or any(width % MOST_LANES for width in widths.values()):
+    if not is_for_it or any(width % MAX_LANES for width in widths.values()):
         return None
-    return native(source, **widths, **constants)
+    return load_kernel(source, **widths, **constants)
 
 
-def call(function: Callable[..., int], *arguments: Tensor | int | None) -> int:
+def call_kernel(function: Callable[..., int], *arguments: Tensor | int | None) -> int:
     """Call a C function with int64 numbers, and with the memory of contiguous CPU tensors; None is NULL.
 
     Returns:

@@ -4,6 +4,6 @@ import torch
 from torch import Tensor
 
 
-def valid_positions(lengths_B: Tensor, length: int) -> Tensor:
+def valid_mask(lengths_B: Tensor, length: int) -> Tensor:
     """Give bool [B, length]: histories come first, padding behind them."""
     return torch.arange(length, device=lengths_B.device)[None, :] < lengths_B[:, None]

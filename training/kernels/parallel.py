@@ -60,7 +60,7 @@ class BlockWorker(Protocol):
 Worker = TypeVar("Worker", bound=BlockWorker)
 
 
-def work_by_blocks(
+def run_blocks(
     new_worker: Callable[[int], Worker], *, num_rows: int, block_rows: int, device: torch.device
 ) -> list[Worker]:
     """Give every block of rows to a worker; return the workers, whose sums are to be added up.

@@ -6,20 +6,20 @@ import torch
 from torch import Tensor
 
 
-class OwnNegatives(NamedTuple):
+class AccidentalHits(NamedTuple):
     """Places in scores of examples against negatives, int64 [P] each, in the order of examples."""
 
     examples_P: Tensor
     negatives_P: Tensor
 
-    def of(self, block: slice) -> "OwnNegatives":
+    def of(self, block: slice) -> "AccidentalHits":
         """Give the places within a block of examples, which are counted from its start."""
         edges = torch.tensor([block.start, block.stop], device=self.examples_P.device)
         first, last = torch.searchsorted(self.examples_P, edges).tolist()
-        return OwnNegatives(self.examples_P[first:last] - block.start, self.negatives_P[first:last])
+        return AccidentalHits(self.examples_P[first:last] - block.start, self.negatives_P[first:last])
 
 
-def own_negatives(targets_B: Tensor, negatives_M: Tensor) -> OwnNegatives:
+def find_accidental_hits(targets_B: Tensor, negatives_M: Tensor) -> AccidentalHits:
     """Find the places of the targets' rows among the negatives' rows, int64 both, repeats allowed."""
     sorted_M, order_M = negatives_M.sort()
     first_B = torch.searchsorted(sorted_M, targets_B)
@@ -28,4 +28,4 @@ def own_negatives(targets_B: Tensor, negatives_M: Tensor) -> OwnNegatives:
     number_P = (
         torch.arange(len(examples_P), device=targets_B.device) - (counts_B.cumsum(0) - counts_B)[examples_P]
     )
-    return OwnNegatives(examples_P, order_M[first_B[examples_P] + number_P])
+    return AccidentalHits(examples_P, order_M[first_B[examples_P] + number_P])

@@ -14,9 +14,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from re4.training.kernels import call, native_for
-from re4.training.kernels.masks import valid_positions
-from re4.training.kernels.parallel import BlockWorker, work_by_blocks
+from re4.training.kernels import call_kernel, kernel_for
+from re4.training.kernels.masks import valid_mask
+from re4.training.kernels.parallel import BlockWorker, run_blocks
 
 # Users of a block: their pieces, a few hundred kilobytes a tensor, stay in the processor's cache.
 _BLOCK_USERS = 32
@@ -26,7 +26,7 @@ _NATIVE_BLOCK_USERS = 256
 _NATIVE_LENGTH = 128
 
 
-class Decoder(NamedTuple):
+class DecoderWeights(NamedTuple):
     """W3 W4 and W5 W4 for L pieces, their biases, and a query for each position."""
 
     to_hidden: Tensor
@@ -40,13 +40,13 @@ class Decoder(NamedTuple):
     queries: Tensor
     """[L, C]"""
 
-    def first(self, length: int) -> "Decoder":
+    def first(self, length: int) -> "DecoderWeights":
         """Give the part that the first pieces need."""
         share = len(self.queries)
-        return Decoder(*(tensor[: len(tensor) // share * length] for tensor in self))
+        return DecoderWeights(*(tensor[: len(tensor) // share * length] for tensor in self))
 
 
-class Rebuilt(NamedTuple):
+class Reconstruction(NamedTuple):
     """The way to a reconstruction; i counts pieces, j positions of the history."""
 
     hidden_Zic: Tensor
@@ -55,7 +55,7 @@ class Rebuilt(NamedTuple):
     history_Zjd: Tensor
 
 
-def rebuild(interests_ZD: Tensor, lengths_Z: Tensor, decoder: Decoder) -> Rebuilt:
+def reconstruct_histories(interests_ZD: Tensor, lengths_Z: Tensor, decoder: DecoderWeights) -> Reconstruction:
     """Reconstruct histories from interests [Z, D] of users with these lengths [Z]."""
     shape = (len(interests_ZD), len(decoder.queries), -1)
     hidden = torch.addmm(decoder.hidden_bias, interests_ZD, decoder.to_hidden.T).tanh_()
@@ -63,12 +63,14 @@ def rebuild(interests_ZD: Tensor, lengths_Z: Tensor, decoder: Decoder) -> Rebuil
     hidden_Zic, pieces_Zid = hidden.view(shape), pieces.view(shape)
     shares_Zij = torch.mm(hidden_Zic.flatten(0, 1), decoder.queries.T).view(shape)
     length = shape[1]
-    padding_Zi = ~valid_positions(lengths_Z, length)
+    padding_Zi = ~valid_mask(lengths_Z, length)
     shares_Zij.masked_fill_(padding_Zi[:, :, None], -torch.inf)
     shares_Zij -= shares_Zij.amax(dim=1, keepdim=True)
     shares_Zij.exp_()
     shares_Zij /= shares_Zij.sum(dim=1, keepdim=True)
-    return Rebuilt(hidden_Zic, shares_Zij, pieces_Zid, torch.bmm(shares_Zij.transpose(1, 2), pieces_Zid))
+    return Reconstruction(
+        hidden_Zic, shares_Zij, pieces_Zid, torch.bmm(shares_Zij.transpose(1, 2), pieces_Zid)
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,12 +79,12 @@ class _Users:
     history_vectors_BLD: Tensor
     positives_BKL: Tensor
     lengths_B: Tensor
-    decoder: Decoder
+    decoder: DecoderWeights
     interest_gradients_BKD: Tensor
     history_gradients_BLD: Tensor
 
 
-def sum_of_distances(
+def fused_reconstruction_sum(
     interests_BKD: Tensor,
     history_vectors_BLD: Tensor,
     *decoder: Tensor,
@@ -100,14 +102,12 @@ def sum_of_distances(
         history_vectors_BLD=history_vectors_BLD.contiguous(),
         positives_BKL=positives_BKL.to(number).contiguous(),
         lengths_B=lengths_B.contiguous(),
-        decoder=Decoder(*(tensor.to(number).contiguous() for tensor in decoder)),
+        decoder=DecoderWeights(*(tensor.to(number).contiguous() for tensor in decoder)),
         interest_gradients_BKD=interests_BKD.new_empty(interests_BKD.shape, dtype=number),
         history_gradients_BLD=history_vectors_BLD.new_zeros(history_vectors_BLD.shape),
     )
     new_worker, block_users = _worker_for(users)
-    workers = work_by_blocks(
-        new_worker, num_rows=len(lengths_B), block_rows=block_users, device=lengths_B.device
-    )
+    workers = run_blocks(new_worker, num_rows=len(lengths_B), block_rows=block_users, device=lengths_B.device)
     for worker in workers[1:]:
         workers[0].total += worker.total
         for ours, theirs in zip(workers[0].gradients, worker.gradients, strict=True):
@@ -121,14 +121,14 @@ def sum_of_distances(
 
 class _Worker(BlockWorker, Protocol):
     total: Tensor
-    gradients: Decoder
+    gradients: DecoderWeights
 
 
 def _worker_for(users: _Users) -> tuple[Callable[[int], _Worker], int]:
     """Who works through a block (compiled code, where there is some for these), and how many users it has."""
     if users.positives_BKL.shape[2] <= _NATIVE_LENGTH:
         widths = {"DIM": users.interests_BKD.shape[2], "WIDTH": users.decoder.queries.shape[1]}
-        compiled = native_for(users.interests_BKD, "distances.c", widths)
+        compiled = kernel_for(users.interests_BKD, "distances.c", widths)
         if compiled is not None:
             return partial(_NativeWorker, users, compiled), _NATIVE_BLOCK_USERS
     return partial(_TorchWorker, users), _BLOCK_USERS
@@ -137,13 +137,13 @@ def _worker_for(users: _Users) -> tuple[Callable[[int], _Worker], int]:
 class _NativeWorker:
     def __init__(self, users: _Users, compiled: ctypes.CDLL, block_rows: int) -> None:
         self.total = torch.zeros((), dtype=torch.float64)
-        self.gradients = Decoder(*(torch.zeros_like(tensor) for tensor in users.decoder))
+        self.gradients = DecoderWeights(*(torch.zeros_like(tensor) for tensor in users.decoder))
         self._users, self._add_users = users, compiled.add_users
 
     def __call__(self, block: slice) -> None:
         users = self._users
         _, num_interests, length = users.positives_BKL.shape
-        is_without_memory = call(
+        is_without_memory = call_kernel(
             self._add_users,
             block.stop - block.start,
             num_interests,
@@ -165,7 +165,7 @@ class _NativeWorker:
 class _TorchWorker:
     def __init__(self, users: _Users, block_rows: int) -> None:
         self.total = users.interests_BKD.new_zeros(())
-        self.gradients = Decoder(*(torch.zeros_like(tensor) for tensor in users.decoder))
+        self.gradients = DecoderWeights(*(torch.zeros_like(tensor) for tensor in users.decoder))
         self._users = users
 
     def __call__(self, block: slice) -> None:
@@ -173,7 +173,7 @@ class _TorchWorker:
         longest, num_interests = int(lengths_B.max()), users.interests_BKD.shape[1]
         decoder, gradients = users.decoder.first(longest), self.gradients.first(longest)
         interests_ZD = users.interests_BKD[block].flatten(0, 1)
-        hidden_Zic, shares_Zij, pieces_Zid, history_Zjd = rebuild(
+        hidden_Zic, shares_Zij, pieces_Zid, history_Zjd = reconstruct_histories(
             interests_ZD, lengths_B.repeat_interleave(num_interests), decoder
         )
         # From here on the history's place holds twice the differences: the gradient of their squares.

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from re4.training.kernels import MOST_LANES, call, native_for
-from re4.training.kernels.parallel import BlockWorker, work_by_blocks
+from re4.training.kernels import MAX_LANES, call_kernel, kernel_for
+from re4.training.kernels.parallel import BlockWorker, run_blocks
 from re4.training.kernels.precision import Products
-from re4.training.losses.accidental_hits import OwnNegatives
+from re4.training.losses.accidental_hits import AccidentalHits
 
 # Scores of a block, four megabytes: they stay in the processor's cache.
 _BLOCK_SCORES = 1_000_000
@@ -43,39 +43,39 @@ class Examples:
     target_scores_B: Tensor
     vectors_MD: Tensor
     corrections_M: Tensor | None
-    own: OwnNegatives
+    hits: AccidentalHits
     hardness: float
     rival_gradients_BKD: Tensor
     target_gradients_B: Tensor
     products: Products
 
 
-def sum_against_negatives(
+def fused_softmax_sum(
     *,
     rivals_BKD: Tensor,
     target_scores_B: Tensor,
     vectors_MD: Tensor,
     corrections_M: Tensor | None,
-    own: OwnNegatives,
+    hits: AccidentalHits,
     hardness: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Give the sum, a scalar, and its gradients by rivals, target scores and vectors.
 
-    Nothing is tracked by autograd; see `recommend.recommend_sum` for the arguments.
+    Nothing is tracked by autograd; see `recommend.sampled_softmax_sum` for the arguments.
     """
     examples = Examples(
         rivals_BKD=rivals_BKD.to(vectors_MD.dtype).contiguous(),
         target_scores_B=target_scores_B.to(vectors_MD.dtype).contiguous(),
         vectors_MD=vectors_MD.contiguous(),
         corrections_M=None if corrections_M is None else corrections_M.contiguous(),
-        own=own,
+        hits=hits,
         hardness=hardness,
         rival_gradients_BKD=vectors_MD.new_empty(rivals_BKD.shape),
         target_gradients_B=vectors_MD.new_empty(target_scores_B.shape),
         products=Products.on(vectors_MD.device),
     )
     new_worker, block_rows = _worker_for(examples)
-    workers = work_by_blocks(
+    workers = run_blocks(
         new_worker, num_rows=len(rivals_BKD), block_rows=block_rows, device=vectors_MD.device
     )
     for worker in workers[1:]:
@@ -98,7 +98,7 @@ def _worker_for(examples: Examples) -> tuple[Callable[[int], _Worker], int]:
     """Who works through a block (compiled code, where there is some for these), and how many rows it has."""
     num_negatives, (_, num_rivals, dim) = len(examples.vectors_MD), examples.rivals_BKD.shape
     if not examples.hardness and num_rivals * dim <= _NATIVE_NUMBERS:
-        compiled = native_for(examples.vectors_MD, "against_negatives.c", {"DIM": dim}, RIVALS=num_rivals)
+        compiled = kernel_for(examples.vectors_MD, "against_negatives.c", {"DIM": dim}, RIVALS=num_rivals)
         if compiled is not None:
             return partial(_NativeWorker, examples, compiled), _NATIVE_BLOCK_ROWS
     return partial(_TorchWorker, examples), max(1, _BLOCK_SCORES // (num_negatives * num_rivals))
@@ -110,23 +110,23 @@ class _NativeWorker:
         self.total = torch.zeros((), dtype=torch.float64)
         self.vector_gradients_MD = torch.zeros_like(examples.vectors_MD)
         self._examples, self._work_block = examples, compiled.work_block
-        self._scores_MX = torch.empty(num_negatives, MOST_LANES)
-        self._winners_MX = torch.empty(num_negatives, MOST_LANES, dtype=torch.uint8)
+        self._scores_MX = torch.empty(num_negatives, MAX_LANES)
+        self._winners_MX = torch.empty(num_negatives, MAX_LANES, dtype=torch.uint8)
 
     def __call__(self, block: slice) -> None:
         examples = self._examples
-        own_P, own_negatives_P = examples.own.of(block)
-        call(
+        hit_examples_P, hit_negatives_P = examples.hits.of(block)
+        call_kernel(
             self._work_block,
             block.stop - block.start,
             len(examples.vectors_MD),
-            len(own_P),
+            len(hit_examples_P),
             examples.rivals_BKD[block],
             examples.target_scores_B[block],
             examples.vectors_MD,
             examples.corrections_M,
-            own_P,
-            own_negatives_P,
+            hit_examples_P,
+            hit_negatives_P,
             self._scores_MX,
             self._winners_MX,
             self.total,
@@ -159,7 +159,7 @@ class _TorchWorker:
             scores_BKM.eq_(best_BM[:, None])
         if examples.corrections_M is not None:
             best_BM -= examples.corrections_M
-        best_BM[examples.own.of(block)] = -torch.inf
+        best_BM[examples.hits.of(block)] = -torch.inf
         against_B, factor_B = self._weigh(best_BM)
         self.total += F.softplus(against_B - targets_B).sum()
         slope_B = torch.sigmoid(against_B - targets_B)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from re4.training.kernels.masks import valid_positions
+from re4.training.kernels.masks import valid_mask
 
 
-def own_history_sum(
+def history_ranking_sum(
     *,
     interest_BD: Tensor,
     target_vectors_BD: Tensor,
@@ -33,7 +33,7 @@ def own_history_sum(
         history_BL: their rows.
         lengths_B: their valid positions.
     """
-    is_rival_BL = valid_positions(lengths_B, history_BL.shape[1]) & (history_BL != targets_B[:, None])
+    is_rival_BL = valid_mask(lengths_B, history_BL.shape[1]) & (history_BL != targets_B[:, None])
     scores_BL = (interests_BKD @ history_vectors_BLD.transpose(1, 2)).amax(dim=1)
     against_B = scores_BL.masked_fill(~is_rival_BL, -torch.inf).logsumexp(dim=1)
     return F.softplus(against_B - (interest_BD * target_vectors_BD).sum(dim=1)).sum()

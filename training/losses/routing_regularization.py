@@ -6,13 +6,13 @@ interests of the squared spread of its attention. Source: Xie et al., REMI, RecS
 
 from torch import Tensor
 
-from re4.training.kernels.masks import valid_positions
+from re4.training.kernels.masks import valid_mask
 
 
-def routing_sum(attention_BKL: Tensor, lengths_B: Tensor) -> Tensor:
+def routing_regularization_sum(attention_BKL: Tensor, lengths_B: Tensor) -> Tensor:
     """Give the sum over users, a scalar."""
     length = attention_BKL.shape[2]
-    valid_BL = valid_positions(lengths_B, length)
+    valid_BL = valid_mask(lengths_B, length)
     mean_BK1 = attention_BKL.sum(dim=2, keepdim=True) / lengths_B[:, None, None]
     spread_BK = ((attention_BKL - mean_BK1).square() * valid_BL[:, None, :]).sum(dim=2)
     return spread_BK.square().sum()

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from re4.training.kernels.parallel import with_gradients
-from re4.training.losses.accidental_hits import OwnNegatives
-from re4.training.losses.fused_softmax import sum_against_negatives
+from re4.training.losses.accidental_hits import AccidentalHits
+from re4.training.losses.fused_softmax import fused_softmax_sum
 
 
 def select_interest(interests_BKD: Tensor, targets_BD: Tensor) -> Tensor:
@@ -34,12 +34,12 @@ def blend_interests(
     return torch.einsum("bk,bkd->bd", logits_BK.softmax(dim=1), interests_BKD)
 
 
-def recommend_sum(
+def sampled_softmax_sum(
     *,
     interest_BD: Tensor,
     target_vectors_BD: Tensor,
     negative_vectors_MD: Tensor,
-    own: OwnNegatives,
+    hits: AccidentalHits,
     rivals_BKD: Tensor | None = None,
     hardness: float = 0.0,
     target_correction_B: Tensor | None = None,
@@ -51,7 +51,7 @@ def recommend_sum(
         interest_BD: each user's training interest.
         target_vectors_BD: vectors of the items to be ranked high.
         negative_vectors_MD: vectors of the negatives, shared by the batch.
-        own: where a target is among its own negatives.
+        hits: where a target is among its own negatives.
         rivals_BKD: the interests whose best score a negative has; None for the training interest alone.
         hardness: beta of the hard negatives; 0 for none.
         target_correction_B: log of the expected count of each target in a draw, subtracted from its score.
@@ -62,12 +62,12 @@ def recommend_sum(
         target_scores_B = target_scores_B - target_correction_B
     rivals_BKD = interest_BD[:, None] if rivals_BKD is None else rivals_BKD
     inputs = (rivals_BKD, target_scores_B, negative_vectors_MD)
-    total, *gradients = sum_against_negatives(
+    total, *gradients = fused_softmax_sum(
         rivals_BKD=rivals_BKD.detach(),
         target_scores_B=target_scores_B.detach(),
         vectors_MD=negative_vectors_MD.detach(),
         corrections_M=negative_correction_M,
-        own=own,
+        hits=hits,
         hardness=hardness,
     )
     return with_gradients(total, inputs, tuple(gradients))

@@ -10,7 +10,7 @@ import ctypes
 import torch
 from torch import Tensor, nn
 
-from re4.training.kernels import call, native_for
+from re4.training.kernels import call_kernel, kernel_for
 from re4.training.kernels.parallel import in_threads
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
@@ -35,7 +35,7 @@ class TouchedRows:
         return gradient_RD
 
 
-class RowAdam:
+class RowWiseAdam:
     """Adam for the item table, row by row: touched rows move, all others and their state stay as they are.
 
     The second moment is one number a row, the mean over its entries, so that the state is the size of one
@@ -67,7 +67,7 @@ class RowAdam:
         self._num_steps += 1
         scale = self._learning_rate / (1 - _BETA_1**self._num_steps)
         bias = 1 - _BETA_2**self._num_steps
-        compiled = native_for(self._weight_ND, "row_adam.c", {"DIM": self._weight_ND.shape[1]})
+        compiled = kernel_for(self._weight_ND, "row_adam.c", {"DIM": self._weight_ND.shape[1]})
         if compiled is not None:
             settings = torch.tensor([self._weight_decay, _BETA_1, _BETA_2, scale, bias, _EPSILON])
             self._move_rows(compiled, touched, settings)
@@ -96,7 +96,7 @@ class RowAdam:
 
         def move(number: int) -> None:
             rows, gradients = pieces[number]
-            call(
+            call_kernel(
                 compiled.move_rows,
                 len(rows),
                 rows,

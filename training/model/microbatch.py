@@ -16,20 +16,20 @@ from torch import Tensor
 
 from re4.training.config import TrainConfig
 from re4.training.encoders.encoder import Encoded, Encoder
-from re4.training.losses.accidental_hits import OwnNegatives
+from re4.training.losses.accidental_hits import AccidentalHits
 from re4.training.losses.flows.reattend import reattend_sum
 from re4.training.losses.flows.reconstruct import reconstruct_sum
 from re4.training.losses.flows.recontrast import outside_history, positives, recontrast_sum
-from re4.training.losses.fused_reconstruction import Decoder
-from re4.training.losses.history_ranking import own_history_sum
-from re4.training.losses.routing_regularization import routing_sum
-from re4.training.losses.sampled_softmax import blend_interests, recommend_sum, select_interest
+from re4.training.losses.fused_reconstruction import DecoderWeights
+from re4.training.losses.history_ranking import history_ranking_sum
+from re4.training.losses.routing_regularization import routing_regularization_sum
+from re4.training.losses.sampled_softmax import blend_interests, sampled_softmax_sum, select_interest
 
 _FEWEST_EXAMPLES, _MOST_EXAMPLES = 64, 512
 _SHARDS_PER_THREAD = 2
 
 
-def num_shards(num_examples: int, device: torch.device) -> int:
+def num_microbatches(num_examples: int, device: torch.device) -> int:
     """Say into how many shards a batch is cut: on a CPU two a thread, unless they get too small or too large.
 
     A shard has work of its own, whatever its size; two a thread even out that the first ones are longer.
@@ -49,7 +49,7 @@ class SharedNegatives:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ShardGradients:
+class MicrobatchGradients:
     """The weighted losses of a shard, and their gradients."""
 
     terms: dict[str, Tensor]
@@ -61,7 +61,7 @@ class ShardGradients:
     parameters: tuple[Tensor, ...]
 
 
-class Shard:
+class Microbatch:
     """Some examples of a batch: first `encode`, then, with the counts of all shards, `differentiate`."""
 
     def __init__(
@@ -72,7 +72,7 @@ class Shard:
         targets_B: Tensor,
         history_BLD: Tensor,
         target_BD: Tensor,
-        own: OwnNegatives,
+        hits: AccidentalHits,
         target_corrections_B: Tensor | None,
         generator: torch.Generator | None,
     ) -> None:
@@ -84,14 +84,14 @@ class Shard:
             targets_B: the targets, numbered as the histories' items are.
             history_BLD: vectors of the histories; no gradient leaves the shard through them.
             target_BD: vectors of the targets, likewise.
-            own: where a target is among its own negatives.
+            hits: where a target is among its own negatives.
             target_corrections_B: from the negatives' sampler.
             generator: for the pairs, which re-contrast wants.
         """
         self._rows_BL, self._lengths_B, self._targets_B = rows_BL, lengths_B, targets_B
         self._history_BLD = history_BLD.detach().requires_grad_()
         self._target_BD = target_BD.detach().requires_grad_()
-        self._own, self._target_corrections_B = own, target_corrections_B
+        self._hits, self._target_corrections_B = hits, target_corrections_B
         self._outside = None if generator is None else outside_history(rows_BL, lengths_B, generator)
         self._encoded: Encoded | None = None
         self._positives_BKL: Tensor | None = None
@@ -108,12 +108,12 @@ class Shard:
         self,
         *,
         config: TrainConfig,
-        decoder: Decoder | None,
+        decoder: DecoderWeights | None,
         negatives: SharedNegatives,
         parameters: Sequence[Tensor],
         batch_size: int,
         num_positives: int,
-    ) -> ShardGradients:
+    ) -> MicrobatchGradients:
         """Go through the losses and back, as part of a batch of so many examples and positives."""
         vectors_MD = negatives.vectors_MD.detach().requires_grad_()
         sums = self._sums(config, decoder, negatives, vectors_MD)
@@ -135,7 +135,7 @@ class Shard:
             torch.zeros_like(tensor) if gradient is None else gradient
             for tensor, gradient in zip(inputs, found, strict=True)
         )
-        return ShardGradients(
+        return MicrobatchGradients(
             terms={name: value.detach() for name, value in terms.items()},
             total=total.detach(),
             history_BLD=history_BLD,
@@ -147,7 +147,7 @@ class Shard:
     def _sums(
         self,
         config: TrainConfig,
-        decoder: Decoder | None,
+        decoder: DecoderWeights | None,
         negatives: SharedNegatives,
         vectors_MD: Tensor,
     ) -> dict[str, Tensor]:
@@ -156,11 +156,11 @@ class Shard:
         interests_BKD = encoded.interests_BKD
         interest_BD = self._training_interest(config, encoded)
         sums = {
-            "recommend": recommend_sum(
+            "recommend": sampled_softmax_sum(
                 interest_BD=interest_BD,
                 target_vectors_BD=self._target_BD,
                 negative_vectors_MD=vectors_MD,
-                own=self._own,
+                hits=self._hits,
                 rivals_BKD=interests_BKD if config.negative_scores == "served" else None,
                 hardness=config.hard_negatives,
                 target_correction_B=self._target_corrections_B,
@@ -168,7 +168,7 @@ class Shard:
             )
         }
         if config.history_weight:
-            sums["history"] = own_history_sum(
+            sums["history"] = history_ranking_sum(
                 interest_BD=interest_BD,
                 target_vectors_BD=self._target_BD,
                 targets_B=self._targets_B,
@@ -178,7 +178,7 @@ class Shard:
                 lengths_B=lengths_B,
             )
         if config.routing_weight:
-            sums["routing"] = routing_sum(encoded.attention_BKL, lengths_B)
+            sums["routing"] = routing_regularization_sum(encoded.attention_BKL, lengths_B)
         if encoded.log_attention_BKL is None:  # the flows work on attention
             return sums
         assert self._positives_BKL is not None, "where there is attention there are positives"

@@ -17,11 +17,11 @@ from re4.training.encoders import build_encoder
 from re4.training.encoders.encoder import Encoded
 from re4.training.kernels.parallel import in_threads, with_gradients
 from re4.training.kernels.precision import arithmetic
-from re4.training.losses.accidental_hits import own_negatives
+from re4.training.losses.accidental_hits import find_accidental_hits
 from re4.training.losses.flows.reconstruct import Reconstruct
-from re4.training.losses.fused_reconstruction import Decoder
+from re4.training.losses.fused_reconstruction import DecoderWeights
 from re4.training.model.item_embedding import TouchedRows
-from re4.training.model.microbatch import Shard, ShardGradients, SharedNegatives, num_shards
+from re4.training.model.microbatch import Microbatch, MicrobatchGradients, SharedNegatives, num_microbatches
 from re4.training.samplers.sampler import Negatives
 
 
@@ -65,7 +65,7 @@ class MultiInterestModel(nn.Module):
                 construct_dim=config.construct_dim,
             )
 
-    def start_from(self, vectors_ND: Tensor) -> None:
+    def set_item_vectors(self, vectors_ND: Tensor) -> None:
         """Replace the item vectors, before training."""
         self.item_embedding.weight.copy_(vectors_ND)
 
@@ -76,14 +76,14 @@ class MultiInterestModel(nn.Module):
 
     def item_vectors_ND(self) -> Tensor:
         """Give the item vectors [N, D] as served, float32, detached."""
-        return self.as_seen(self.item_table_ND)
+        return self.as_scored(self.item_table_ND)
 
     def interests(self, rows_BL: Tensor, lengths_B: Tensor) -> Encoded:
         """Encode histories of item rows, newest first."""
-        encoded: Encoded = self.encoder.encode(self.as_seen(self.item_embedding(rows_BL)), lengths_B)
+        encoded: Encoded = self.encoder.encode(self.as_scored(self.item_embedding(rows_BL)), lengths_B)
         return encoded
 
-    def as_seen(self, vectors: Tensor) -> Tensor:
+    def as_scored(self, vectors: Tensor) -> Tensor:
         """Item vectors as scores see them: of length 1 for cosine scores."""
         return F.normalize(vectors, dim=-1) if self.config.scores == "cosine" else vectors
 
@@ -94,12 +94,12 @@ class MultiInterestModel(nn.Module):
         them to the parameters and to the touched rows.
         """
         touched, places_BL, places_B, places_M = self._touch(batch, negatives)
-        vectors_RD = self.as_seen(touched.vectors_RD)
+        vectors_RD = self.as_scored(touched.vectors_RD)
         drawn_M, correction = negatives.rows_M, negatives.log_expected_count
-        blocks = _blocks(len(places_B), num_shards(len(places_B), vectors_RD.device))
+        blocks = _blocks(len(places_B), num_microbatches(len(places_B), vectors_RD.device))
         longest = [int(batch.lengths_B[block].max()) for block in blocks]
         histories = [places_BL[block, :length] for block, length in zip(blocks, longest, strict=True)]
-        own = own_negatives(places_B, places_M)
+        hits = find_accidental_hits(places_B, places_M)
         # All that the shards read, gathered once: histories shard by shard, targets, drawn negatives.
         read = [*(places.flatten() for places in histories), places_B]
         if drawn_M is not None:
@@ -112,13 +112,13 @@ class MultiInterestModel(nn.Module):
             corrections_M=None if correction is None or drawn_M is None else correction(drawn_M),
         )
         shards = [
-            Shard(
+            Microbatch(
                 rows_BL=places,
                 lengths_B=batch.lengths_B[block],
                 targets_B=places_B[block],
                 history_BLD=piece.view(*places.shape, -1),
                 target_BD=targets_BD[block],
-                own=own.of(block),
+                hits=hits.of(block),
                 target_corrections_B=None if correction is None else correction(batch.targets_B[block]),
                 generator=generator if self.config.contrast_weight else None,
             )
@@ -149,17 +149,17 @@ class MultiInterestModel(nn.Module):
 
     def _differentiate(
         self,
-        shards: list[Shard],
+        shards: list[Microbatch],
         negatives: SharedNegatives,
         weights: list[Tensor],
-        decoder: Decoder | None,
+        decoder: DecoderWeights | None,
         *,
         batch_size: int,
-    ) -> list[ShardGradients]:
+    ) -> list[MicrobatchGradients]:
         """Work through the shards, a thread each: forward, then with the positives of all of them back."""
         device, parameters = negatives.vectors_MD.device, list(weights)
         if decoder is not None:
-            decoder = Decoder(*(part.detach().requires_grad_() for part in decoder))
+            decoder = DecoderWeights(*(part.detach().requires_grad_() for part in decoder))
             parameters += decoder
         bf16 = torch.is_autocast_enabled(device.type)
 
@@ -169,7 +169,7 @@ class MultiInterestModel(nn.Module):
 
         num_positives = sum(in_threads(encode, len(shards), device))
 
-        def differentiate(number: int) -> ShardGradients:
+        def differentiate(number: int) -> MicrobatchGradients:
             with arithmetic(device, bf16=bf16):
                 return shards[number].differentiate(
                     config=self.config,

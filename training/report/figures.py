@@ -20,7 +20,7 @@ from re4.training.run.run import Run
 _NUM_EXAMPLES = 6
 _NUM_SHOWN = 8
 _NUM_TENTHS = 10
-_USERS_AT_ONCE = 256
+_CHUNK_USERS = 256
 _FEW_EVENTS = 5
 _LENGTH_EDGES = (5, 10, 20)
 
@@ -100,8 +100,8 @@ def _encoded(model: MultiInterestModel, held_out: Sequences) -> tuple[Tensor, ND
     """Encode the users, a block at a time: interests [U, K, D] and attention [U, K, L]."""
     rows_UL, lengths_U = held_out.histories(model.config.max_history_length)
     interests, attention = [], []
-    for start in range(0, held_out.num_users, _USERS_AT_ONCE):
-        users = slice(start, start + _USERS_AT_ONCE)
+    for start in range(0, held_out.num_users, _CHUNK_USERS):
+        users = slice(start, start + _CHUNK_USERS)
         with torch.inference_mode():
             encoded = model.interests(torch.from_numpy(rows_UL[users]), torch.from_numpy(lengths_U[users]))
         interests.append(encoded.interests_BKD)
@@ -115,8 +115,8 @@ def _who_found(
     """Give the number of the interest that scores each candidate best."""
     vectors_ND = model.item_vectors_ND()
     found_by_UM = np.empty(top_UM.shape, np.int64)
-    for start in range(0, len(top_UM), _USERS_AT_ONCE):
-        users = slice(start, start + _USERS_AT_ONCE)
+    for start in range(0, len(top_UM), _CHUNK_USERS):
+        users = slice(start, start + _CHUNK_USERS)
         candidates_BMD = vectors_ND[torch.from_numpy(top_UM[users])]
         scores_BKM = interests_UKD[users] @ candidates_BMD.transpose(1, 2)
         found_by_UM[users] = scores_BKM.argmax(dim=1).numpy()

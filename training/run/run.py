@@ -66,7 +66,7 @@ def _refuse_missing(path: Path) -> None:
 
 
 @contextmanager
-def alone_in(path: Path) -> Iterator[None]:
+def lock_run(path: Path) -> Iterator[None]:
     """Keep other processes from training a run; what a killed one was in the middle of writing goes.
 
     Raises:

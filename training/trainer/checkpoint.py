@@ -15,7 +15,7 @@ from re4.training.config import TrainConfig
 from re4.training.model.model import MultiInterestModel
 from re4.training.run.tensor_files import facts_of, read_tensors, write_tensors
 from re4.training.trainer.optimiser import Optimiser
-from re4.training.trainer.weight_averaging import RunningMean
+from re4.training.trainer.weight_averaging import WeightAverage
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -54,7 +54,7 @@ def save_checkpoint(
     *,
     model: MultiInterestModel,
     optimiser: Optimiser,
-    mean: RunningMean | None,
+    mean: WeightAverage | None,
     progress: Progress,
     dataset_path: Path,
 ) -> None:
@@ -94,7 +94,7 @@ def read_facts(run: Path) -> CheckpointFacts:
         raise RunError(f"{path} cannot be read: {error}. Train again, to another --out.") from error
 
 
-def restore(run: Path, model: MultiInterestModel, optimiser: Optimiser, mean: RunningMean | None) -> None:
+def restore(run: Path, model: MultiInterestModel, optimiser: Optimiser, mean: WeightAverage | None) -> None:
     """Load the weights, the optimiser's moments and the weights' mean of the run's checkpoint.
 
     Raises:

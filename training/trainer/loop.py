@@ -19,13 +19,13 @@ from re4.training.config import CHECKPOINT_MINUTES, TrainConfig
 from re4.training.data.batches import TrainingBatches
 from re4.training.data.dataset import Dataset
 from re4.training.evaluation.protocol import Evaluation, evaluate
-from re4.training.kernels import is_native
+from re4.training.kernels import has_kernels
 from re4.training.kernels.precision import arithmetic, check_precision, is_bf16
 from re4.training.model.model import MultiInterestModel
 from re4.training.run.run import (
     Run,
-    alone_in,
     finish_run,
+    lock_run,
     new_run_folder,
     open_trained_on,
     write_evaluation,
@@ -47,8 +47,8 @@ from re4.training.trainer.loss_guard import check_losses
 from re4.training.trainer.optimiser import Optimiser
 from re4.training.trainer.signals import stop_requested
 from re4.training.trainer.tensorboard import check_tensorboard, write_events
-from re4.training.trainer.warm_start import check_fits, evaluate_previous, rows_in_previous, start_from_run
-from re4.training.trainer.weight_averaging import RunningMean
+from re4.training.trainer.warm_start import check_compatible, evaluate_previous, previous_rows, warm_start
+from re4.training.trainer.weight_averaging import WeightAverage
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def choose_device(name: str) -> torch.device:
         _log.info(
             f"device: {name} ({'a CUDA device was found' if available else 'no CUDA device was found'})"
         )
-    if name == "cpu" and not is_native():
+    if name == "cpu" and not has_kernels():
         _log.info("without compiled code, for want of a C compiler (cc, or $CC) or by RE4_NATIVE=0: slower")
     return torch.device(name)
 
@@ -127,25 +127,22 @@ def train(
     torch.manual_seed(config.seed)
     model = MultiInterestModel(config, dataset.num_items)
     if config.initial_vectors == "popularity":
-        model.start_from(popularity_vectors(torch.from_numpy(dataset.item_counts_N()), config.embedding_dim))
+        counts_N = torch.from_numpy(dataset.item_counts_N())
+        model.set_item_vectors(popularity_vectors(counts_N, config.embedding_dim))
     if config.initial_vectors == "svd":
-        model.start_from(
-            svd_item_vectors(
-                dataset.train,
-                dataset.num_items,
-                config.embedding_dim,
-                torch.Generator().manual_seed(config.seed),
-            )
+        generator = torch.Generator().manual_seed(config.seed)
+        model.set_item_vectors(
+            svd_item_vectors(dataset.train, dataset.num_items, config.embedding_dim, generator)
         )
     progress = Progress()
     if previous is not None:
-        check_fits(config, previous.config)
-        rows_N = rows_in_previous(dataset, previous)
-        start_from_run(model, previous.load_model(), rows_N)
+        check_compatible(config, previous.config)
+        rows_N = previous_rows(dataset, previous)
+        warm_start(model, previous.load_model(), rows_N)
         progress.started_from = str(previous.path.resolve())
-    training = _Training(dataset, model.to(target), out, progress, checkpoint_minutes, tensorboard, precision)
+    training = _Trainer(dataset, model.to(target), out, progress, checkpoint_minutes, tensorboard, precision)
     new_run_folder(out)
-    with alone_in(out):
+    with lock_run(out):
         if previous is not None:
             before = evaluate_previous(previous, rows_N, dataset.valid)
             write_evaluation(out, "valid_by_previous_run", before.to_json())
@@ -183,18 +180,18 @@ def resume(
         TrainingError, KeyboardInterrupt: as `train`.
     """
     check_precision(precision)
-    with alone_in(run):
+    with lock_run(run):
         facts = read_facts(run)
         dataset = dataset or open_trained_on(run, facts.dataset_path)
         model = MultiInterestModel(facts.config, dataset.num_items).to(choose_device(device))
         if tensorboard:
             check_tensorboard()
-        training = _Training(dataset, model, run, facts.progress, checkpoint_minutes, tensorboard, precision)
+        training = _Trainer(dataset, model, run, facts.progress, checkpoint_minutes, tensorboard, precision)
         training.restore()
         return training.run()
 
 
-class _Training:
+class _Trainer:
     """A training under way: the model, its optimiser, and how far it has come."""
 
     def __init__(
@@ -217,7 +214,7 @@ class _Training:
         )
         progress.precision = "bf16" if self._is_bf16 else "float32"
         self._optimiser = Optimiser(model)
-        self._mean = RunningMean(model, config.averaging) if config.averaging else None
+        self._mean = WeightAverage(model, config.averaging) if config.averaging else None
         self._batches = TrainingBatches(
             dataset.train,
             max_history_length=config.max_history_length,

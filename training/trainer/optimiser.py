@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from re4.training.model.item_embedding import RowAdam
+from re4.training.model.item_embedding import RowWiseAdam
 from re4.training.model.model import Losses, MultiInterestModel
 
 
@@ -18,7 +18,7 @@ class Optimiser:
         self._dense = torch.optim.Adam(
             [{"params": dense}], lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
-        self._items = RowAdam(
+        self._items = RowWiseAdam(
             model.item_embedding, learning_rate=config.learning_rate, weight_decay=config.weight_decay
         )
 

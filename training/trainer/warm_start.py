@@ -35,7 +35,7 @@ _SHAPING = (
 """Settings that the weights depend on."""
 
 
-def check_fits(config: TrainConfig, previous: TrainConfig) -> None:
+def check_compatible(config: TrainConfig, previous: TrainConfig) -> None:
     """Refuse settings with which an earlier run's weights mean nothing; both resolved.
 
     Raises:
@@ -50,7 +50,7 @@ def check_fits(config: TrainConfig, previous: TrainConfig) -> None:
             )
 
 
-def rows_in_previous(dataset: Dataset, previous: Run) -> NDArray[np.int64]:
+def previous_rows(dataset: Dataset, previous: Run) -> NDArray[np.int64]:
     """Give the row that each item of the data set had in the earlier run, int64 [N]; -1 for a new item.
 
     Raises:
@@ -73,15 +73,13 @@ def rows_in_previous(dataset: Dataset, previous: Run) -> NDArray[np.int64]:
     return rows_N
 
 
-def start_from_run(
-    model: MultiInterestModel, previous: MultiInterestModel, rows_N: NDArray[np.int64]
-) -> None:
+def warm_start(model: MultiInterestModel, previous: MultiInterestModel, rows_N: NDArray[np.int64]) -> None:
     """Take over the earlier model's weights; the model's own item vectors are those to start from.
 
     Args:
         model: the new model, its item vectors as a fresh training would start.
         previous: the earlier run's model.
-        rows_N: from `rows_in_previous`.
+        rows_N: from `previous_rows`.
     """
     known_N = torch.from_numpy(rows_N >= 0)
     vectors_ND = model.item_embedding.weight.detach().clone()
@@ -94,7 +92,7 @@ def start_from_run(
     model.encoder.load_state_dict(previous.encoder.state_dict())
     if model.reconstruct is not None and previous.reconstruct is not None:
         model.reconstruct.load_state_dict(previous.reconstruct.state_dict())
-    model.start_from(vectors_ND)
+    model.set_item_vectors(vectors_ND)
 
 
 def evaluate_previous(previous: Run, rows_N: NDArray[np.int64], held_out: Sequences) -> Evaluation:

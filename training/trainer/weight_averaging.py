@@ -18,7 +18,7 @@ _RECENCY = 3
 """Of n models that were taken in, the last (n + 3) / 4 make up the mean, if all counted alike."""
 
 
-class RunningMean:
+class WeightAverage:
     """The mean of a model's weights over its last epochs, older ones counting less and less."""
 
     def __init__(self, model: MultiInterestModel, num_epochs: float) -> None:

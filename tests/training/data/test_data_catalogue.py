@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from re4.common.errors import DataError
-from re4.training.data.catalogue import describe_items, read_catalogue
+from re4.training.data.catalogue import join_catalogue, read_catalogue
 from re4.training.data.tables.materialize import in_memory
 
 
@@ -16,7 +16,7 @@ def write(folder: Path, text: str, name: str = "films.csv") -> Path:
 
 def test_columns_are_joined_in_item_order_and_gaps_are_counted(tmp_path: Path) -> None:
     file = write(tmp_path, "title,item,year\nOne,1,1991\nTwo,2,\nNine,9,1999\n")
-    got = describe_items(pl.Series([2, 5, 1]), read_catalogue(file, "item", in_memory))
+    got = join_catalogue(pl.Series([2, 5, 1]), read_catalogue(file, "item", in_memory))
     assert got.items.columns == ["item_id", "title", "year"]
     assert got.items.rows() == [(2, "Two", None), (5, None, None), (1, "One", 1991)]
     assert got.noticed == {"items_without_catalogue_row": 1, "catalogue_rows_without_item": 1}
@@ -36,7 +36,7 @@ def test_columns_are_joined_in_item_order_and_gaps_are_counted(tmp_path: Path) -
 def test_ids_match_by_value_whichever_kind_the_files_have(
     item_ids: list[object], name: str, text: str, titles: list[str | None], tmp_path: Path
 ) -> None:
-    got = describe_items(pl.Series(item_ids), read_catalogue(write(tmp_path, text, name), "item", in_memory))
+    got = join_catalogue(pl.Series(item_ids), read_catalogue(write(tmp_path, text, name), "item", in_memory))
     assert got.items["item_id"].to_list() == item_ids
     assert got.items["title"].to_list() == titles
     assert got.noticed["items_without_catalogue_row"] == titles.count(None)
@@ -46,7 +46,7 @@ def test_categories_in_parquet_match_by_name_and_lists_are_kept(tmp_path: Path) 
     file = tmp_path / "f.parquet"
     ids = pl.Series("item", ["7", "5"], dtype=pl.Categorical)
     pl.DataFrame([ids, pl.Series("genres", [["Drama", "War"], []])]).write_parquet(file)
-    got = describe_items(pl.Series([5, 7]), read_catalogue(file, "item", in_memory))
+    got = join_catalogue(pl.Series([5, 7]), read_catalogue(file, "item", in_memory))
     assert got.items["genres"].to_list() == [[], ["Drama", "War"]]
 
 
@@ -85,4 +85,4 @@ def test_blank_lines_are_no_rows(tmp_path: Path) -> None:
 def test_a_catalogue_of_other_items_is_refused(tmp_path: Path) -> None:
     catalogue = read_catalogue(write(tmp_path, "item,title\nx1,a\n"), "item", in_memory)
     with pytest.raises(DataError, match=r"none of the 2 items .*'x1'.*--catalogue-item-column"):
-        describe_items(pl.Series([1, 2]), catalogue)
+        join_catalogue(pl.Series([1, 2]), catalogue)

@@ -19,7 +19,7 @@ _NUM_SHOWN: Final = 60
 """Characters of a damaged line that are shown."""
 
 
-def refuse_damage(part: Path, suffix: str) -> None:
+def diagnose(part: Path, suffix: str) -> None:
     """Look through one part of a table for what makes it unreadable; return where nothing is found.
 
     Args:

@@ -58,7 +58,7 @@ def to_kind(ids: pl.Series, kind: IdKind) -> pl.Series:
     return ids.alias("id").to_frame().select(numbers.alias(ids.name)).to_series()
 
 
-def repeats(ids: Callable[[], Iterable[pl.Series]], num_ids: int) -> pl.DataFrame:
+def duplicate_ids(ids: Callable[[], Iterable[pl.Series]], num_ids: int) -> pl.DataFrame:
     """Find the ids that are there more than once, with 8 bytes of memory an id where none is.
 
     Args:

@@ -13,7 +13,7 @@ import polars as pl
 
 from re4.common.errors import DataError
 
-ROWS_AT_ONCE: Final = 262_144
+CHUNK_ROWS: Final = 262_144
 """Rows of a piece."""
 
 _IS_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -35,7 +35,7 @@ def in_folder(folder: Path) -> Keep:
 def _in_folder(folder: Path, rows: pl.LazyFrame) -> pl.LazyFrame:
     file = folder / f"{secrets.token_hex(8)}.parquet"
     try:
-        rows.sink_parquet(file, compression="lz4", statistics=False, row_group_size=ROWS_AT_ONCE)
+        rows.sink_parquet(file, compression="lz4", statistics=False, row_group_size=CHUNK_ROWS)
     except pl.exceptions.PolarsError as error:
         # Not what was read is at fault, which is what whoever reads would say.
         if full := next((code for code in _IS_FULL if f"(os error {code})" in str(error)), None):
@@ -50,8 +50,8 @@ def _in_folder(folder: Path, rows: pl.LazyFrame) -> pl.LazyFrame:
 def pieces(rows: pl.LazyFrame) -> Iterator[pl.DataFrame]:
     """Go through kept rows in order."""
     for number in count():
-        piece = rows.slice(number * ROWS_AT_ONCE, ROWS_AT_ONCE).collect()
+        piece = rows.slice(number * CHUNK_ROWS, CHUNK_ROWS).collect()
         if len(piece):
             yield piece
-        if len(piece) < ROWS_AT_ONCE:
+        if len(piece) < CHUNK_ROWS:
             return

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol, TypeAlias
 import polars as pl
 
 from re4.common.errors import DataError
-from re4.training.data.tables.diagnose import refuse_damage
+from re4.training.data.tables.diagnose import diagnose
 from re4.training.data.tables.partitions import parts_of
 
 A_FRAME: Final = "the data frame"
@@ -181,7 +181,7 @@ def reading(file: Path | str) -> Iterator[None]:
     except (pl.exceptions.PolarsError, OSError) as error:
         if isinstance(file, Path):
             for part in parts_of(file):
-                refuse_damage(part, _suffix_of(part))
+                diagnose(part, _suffix_of(part))
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{file} cannot be read: {first}; repair the file or write it again") from error
 

@@ -9,8 +9,8 @@ import ctypes
 import torch
 from torch import Tensor
 
-from re4.training.kernels import call, native_for
-from re4.training.kernels.masks import valid_positions
+from re4.training.kernels import call_kernel, kernel_for
+from re4.training.kernels.masks import valid_mask
 from re4.training.kernels.parallel import with_gradients
 
 
@@ -18,13 +18,13 @@ def reattend_sum(
     *, interests_BKD: Tensor, history_vectors_BLD: Tensor, log_attention_BKL: Tensor, lengths_B: Tensor
 ) -> Tensor:
     """Give the sum over (user, interest) of the cross entropy, a scalar."""
-    compiled = native_for(interests_BKD, "reattend.c", {"DIM": interests_BKD.shape[2]})
+    compiled = kernel_for(interests_BKD, "reattend.c", {"DIM": interests_BKD.shape[2]})
     if compiled is not None:
         inputs = (interests_BKD, history_vectors_BLD, log_attention_BKL)
         total, gradients = _compiled_sum(compiled, *inputs, lengths_B)
         return with_gradients(total, inputs, gradients)
     length = history_vectors_BLD.shape[1]
-    padding_BL = ~valid_positions(lengths_B, length)
+    padding_BL = ~valid_mask(lengths_B, length)
     scores_BKL = interests_BKD @ history_vectors_BLD.transpose(1, 2)
     target_BKL = scores_BKL.masked_fill(padding_BL[:, None, :], -torch.inf).softmax(dim=2)
     return -(target_BKL * log_attention_BKL.masked_fill(padding_BL[:, None, :], 0)).sum()
@@ -45,7 +45,7 @@ def _compiled_sum(
         log_attention_BKL.new_empty(shape_BKL),
     )
     total = torch.zeros((), dtype=torch.float64)
-    call(
+    call_kernel(
         compiled.attend_users,
         *shape_BKL,
         interests_BKD.contiguous(),

@@ -12,7 +12,11 @@ once a step, and an interest goes through these two instead of W4 once and W3 an
 from torch import Tensor, nn
 
 from re4.training.kernels.parallel import with_gradients
-from re4.training.losses.fused_reconstruction import Decoder, rebuild, sum_of_distances
+from re4.training.losses.fused_reconstruction import (
+    DecoderWeights,
+    fused_reconstruction_sum,
+    reconstruct_histories,
+)
 
 
 class Reconstruct(nn.Module):
@@ -40,14 +44,14 @@ class Reconstruct(nn.Module):
             [B, K, L, D]; positions beyond a user's length mean nothing.
         """
         batch, num_interests, _ = interests_BKD.shape
-        rebuilt = rebuild(
+        rebuilt = reconstruct_histories(
             interests_BKD.flatten(0, 1),
             lengths_B.repeat_interleave(num_interests),
             self.decoder().first(length),
         )
         return rebuilt.history_Zjd.view(batch, num_interests, length, -1)
 
-    def decoder(self) -> Decoder:
+    def decoder(self) -> DecoderWeights:
         """Give W3 W4 and W5 W4 with their biases, and the position queries, as the weights' own type."""
         construct_dim, dim = self.W3.in_features, self.W4.in_features
         W4 = self.W4.weight.view(-1, construct_dim, dim)
@@ -56,12 +60,12 @@ class Reconstruct(nn.Module):
         weights = [(matrix @ W4).flatten(0, 1) for matrix in matrices]
         biases = [(bias @ matrix.T).flatten() for matrix in matrices]
         parts = (weights[0], biases[0], weights[1], biases[1], self.v.weight)
-        return Decoder(*(part.to(W4.dtype) for part in parts))
+        return DecoderWeights(*(part.to(W4.dtype) for part in parts))
 
 
 def reconstruct_sum(
     *,
-    decoder: Decoder,
+    decoder: DecoderWeights,
     interests_BKD: Tensor,
     history_vectors_BLD: Tensor,
     positives_BKL: Tensor,
@@ -69,7 +73,7 @@ def reconstruct_sum(
 ) -> Tensor:
     """Give the sum over positives of the squared distance, a scalar."""
     inputs = (interests_BKD, history_vectors_BLD, *decoder)
-    total, gradients = sum_of_distances(
+    total, gradients = fused_reconstruction_sum(
         *(tensor.detach() for tensor in inputs), positives_BKL=positives_BKL, lengths_B=lengths_B
     )
     return with_gradients(total, inputs, gradients)

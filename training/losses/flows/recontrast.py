@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from re4.training.kernels import call, native_for
-from re4.training.kernels.masks import valid_positions
+from re4.training.kernels import call_kernel, kernel_for
+from re4.training.kernels.masks import valid_mask
 from re4.training.kernels.parallel import with_gradients
 
 # Stands in for minus infinity: its exponential is 0, and gradients through it stay finite.
@@ -39,7 +39,7 @@ def outside_history(rows_BL: Tensor, lengths_B: Tensor, generator: torch.Generat
         return place_B, torch.zeros_like(rows_BL, dtype=torch.bool)
     shift = torch.randint(1, batch, (1,), generator=generator, device=generator.device).to(rows_BL.device)
     other_B = (place_B + shift) % batch
-    valid_BL = valid_positions(lengths_B, length)
+    valid_BL = valid_mask(lengths_B, length)
     shared_BLL = (rows_BL[other_B][:, :, None] == rows_BL[:, None, :]) & valid_BL[:, None, :]
     return other_B, valid_BL[other_B] & ~shared_BLL.any(dim=2)
 
@@ -76,7 +76,7 @@ def recontrast_sum(
 
     `other_B` and `outside_BL` come from `outside_history`.
     """
-    compiled = native_for(interests_BKD, "recontrast.c", {"DIM": interests_BKD.shape[2]})
+    compiled = kernel_for(interests_BKD, "recontrast.c", {"DIM": interests_BKD.shape[2]})
     if compiled is not None:
         inputs = (interests_BKD, history_vectors_BLD)
         total, gradients = _compiled_sum(
@@ -93,7 +93,7 @@ def recontrast_sum(
         temperature=temperature,
     )
     num_interests, length = positives_BKL.shape[1:]
-    valid_BL = valid_positions(lengths_B, length)
+    valid_BL = valid_mask(lengths_B, length)
     itself_KK = torch.eye(num_interests, dtype=torch.bool, device=lengths_B.device)
     negatives = torch.cat(
         [
@@ -122,7 +122,7 @@ def _compiled_sum(
         history_vectors_BLD.new_zeros(history_vectors_BLD.shape),
     )
     total = torch.zeros((), dtype=torch.float64)
-    is_without_memory = call(
+    is_without_memory = call_kernel(
         compiled.contrast_users,
         *interests_BKD.shape[:2],
         history_vectors_BLD.shape[1],
