@@ -4,9 +4,9 @@ python tools/rooms.py            this checkout
 python tools/rooms.py FOLDER     another one, such as an earlier version
 
 A room is a folder with modules. The children of a top folder are its rooms, each with the rooms inside it,
-and the modules beside them. An arrow is one child that imports another: the layers contracts of pyproject.toml
-hold the same arrows one way. The number of floors is the length of the longest chain of arrows. A circle is a
-chain that returns to its start.
+and the modules beside them. An arrow is one child that imports another: the layers contracts of
+pyproject.toml hold the same arrows one way. The number of floors is the length of the longest chain of
+arrows. A circle is a chain that returns to its start.
 The standard library only, so that any checkout can be measured.
 """
 
@@ -33,8 +33,7 @@ def modules_of(root: Path) -> dict[str, Path]:
     for folder in FOLDERS:
         for path in sorted((root / folder).rglob("*.py")):
             parts = path.relative_to(root / folder).with_suffix("").parts
-            top = f"re4.{links[folder]}" if folder in links else folder
-            name = ".".join([top, *parts])
+            name = ".".join([links.get(folder, folder), *parts])
             found[name.removesuffix(".__init__")] = path
     return found
 
@@ -108,11 +107,11 @@ def describe(root: Path) -> Iterator[str]:
     imports = {name: imports_of(path, modules) for name, path in modules.items()}
     for folder in (root / name for name in FOLDERS):
         rooms, arrows = rooms_of(folder, modules), children_of(folder, imports, modules)
-        sizes = [size for room in rooms.values() for size in room]
+        most, sizes = max(map(len, rooms.values())), [size for room in rooms.values() for size in room]
         circle = circle_in(arrows)
         yield (
             f"{folder.name}/  {len(rooms)} rooms, {len(sizes)} files "
-            f"(at most {max(map(len, rooms.values()))} in a room, median {statistics.median(sizes):.0f} lines), "
+            f"(at most {most} in a room, median {statistics.median(sizes):.0f} lines), "
             f"{sum(map(len, arrows.values()))} arrows, "
             f"{0 if circle else floors(arrows)} floors, {sum(sizes):,} lines of Python"
         )
