@@ -14,7 +14,7 @@ from re4.bundle.verify import verify_version
 from re4.common.errors import Re4Error, RequestError, UsageError
 from re4.protos.v1 import retrieval_pb2
 from re4.serving.api import replies
-from re4.serving.api.batch_handler import Answered, answer_all
+from re4.serving.api.batch_handler import RequestResult, answer_batch
 from re4.serving.api.validation import CheckedRequest, check_encode, check_retrieve
 from re4.serving.client.values import (
     Candidates,
@@ -26,9 +26,9 @@ from re4.serving.client.values import (
     to_candidates,
     to_interests,
 )
-from re4.serving.retrieval.devices.choosing import placement_on
+from re4.serving.retrieval.devices.backend import open_backend
 from re4.serving.retrieval.merging import POLICIES
-from re4.serving.settings import Fallback, Limits, ServerSettings
+from re4.serving.settings import Limits, ServerSettings
 from re4.serving.versions.snapshot import Snapshot, load_snapshot
 from re4.settings.fields import declared
 from re4.settings.sources import checked
@@ -55,12 +55,9 @@ class Retriever:
     is published.
     """
 
-    def __init__(
-        self, snapshot: Snapshot, *, fallback: Fallback, max_batch_size: int, lease: VersionLease
-    ) -> None:
+    def __init__(self, snapshot: Snapshot, settings: ServerSettings, lease: VersionLease) -> None:
         self._snapshot: Snapshot | None = snapshot
-        self._fallback = fallback
-        self._max_batch_size = max_batch_size
+        self._settings = settings
         self._lease = lease
         self._lock = Lock()
 
@@ -90,6 +87,7 @@ class Retriever:
         """
         known = declared(ServerSettings)
         settings = ServerSettings(
+            limits=_LIMITS,
             merge_policy=merge_policy,
             fallback=checked("fallback", fallback, known["fallback"]),
             device=checked("device", device, known["device"]),
@@ -104,13 +102,12 @@ class Retriever:
                 version,
                 verify_version(version),
                 max_batch_size=settings.max_batch_size,
-                merge_policy=merge_policy,
-                placement=placement_on(settings.device),
+                backend=open_backend(settings.device),
             ).hiding(read_hidden(version.parent))
         except BaseException:
             lease.release()
             raise
-        return cls(snapshot, fallback=settings.fallback, max_batch_size=settings.max_batch_size, lease=lease)
+        return cls(snapshot, settings, lease)
 
     def __enter__(self) -> Self:
         return self
@@ -175,7 +172,8 @@ class Retriever:
             RequestError: ids that are neither all strings nor all integers, an unknown merge policy, or
                 `exclude` and `histories` differ in length.
         """
-        users, size = retrieve_requests(histories, num_candidates, exclude, options), self._max_batch_size
+        users = retrieve_requests(histories, num_candidates, exclude, options)
+        size = self._settings.max_batch_size
         return [
             found
             for start in range(0, len(users), size)
@@ -190,32 +188,28 @@ class Retriever:
             NoUsableHistoryError: no item of the history is known.
         """
         snapshot = self._open_snapshot()
-        checked = check_encode(encode_request(history), snapshot, _LIMITS)
-        reply = replies.encode_reply(_or_raise(*self._answer([checked], snapshot)), snapshot)
+        checked = check_encode(encode_request(history), snapshot, self._settings)
+        reply = replies.encode_reply(_or_raise(*self._answer([checked])), snapshot)
         return to_interests(reply.interests, reply.version, reply.num_unknown_history_ids)
 
     def _retrieve(self, requests: Sequence[retrieval_pb2.RetrieveRequest]) -> list[Candidates | Re4Error]:
         """Check, answer and convert at most one batch of requests."""
         snapshot = self._open_snapshot()
-        checked = [_check(request, snapshot) for request in requests]
-        answered = iter(
-            self._answer([each for each in checked if isinstance(each, CheckedRequest)], snapshot)
-        )
+        checked = [_check(request, snapshot, self._settings) for request in requests]
+        results = iter(self._answer([each for each in checked if isinstance(each, CheckedRequest)]))
         found: list[Candidates | Re4Error] = []
         for request in checked:
-            outcome = request if isinstance(request, RequestError) else next(answered)
-            if isinstance(request, CheckedRequest) and isinstance(outcome, Answered):
-                reply = replies.retrieve_reply(outcome, 0, request, snapshot)
+            outcome = request if isinstance(request, RequestError) else next(results)
+            if isinstance(request, CheckedRequest) and isinstance(outcome, RequestResult):
+                reply = replies.retrieve_reply(outcome, 0, request)
                 found.append(to_candidates(retrieval_pb2.RetrieveReply.FromString(reply)))
             elif isinstance(outcome, Re4Error):
                 found.append(outcome)
         return found
 
-    def _answer(
-        self, requests: Sequence[CheckedRequest], snapshot: Snapshot
-    ) -> Sequence[Answered | Re4Error]:
+    def _answer(self, requests: Sequence[CheckedRequest]) -> Sequence[RequestResult | Re4Error]:
         with self._lock:  # a pipeline belongs to one thread at a time
-            return answer_all(requests, snapshot, self._fallback) if requests else ()
+            return answer_batch(requests, self._settings.fallback) if requests else ()
 
     def _open_snapshot(self) -> Snapshot:
         if self._snapshot is None:
@@ -223,9 +217,11 @@ class Retriever:
         return self._snapshot
 
 
-def _check(request: retrieval_pb2.RetrieveRequest, snapshot: Snapshot) -> CheckedRequest | RequestError:
+def _check(
+    request: retrieval_pb2.RetrieveRequest, snapshot: Snapshot, settings: ServerSettings
+) -> CheckedRequest | RequestError:
     try:
-        return check_retrieve(request, snapshot, _LIMITS)
+        return check_retrieve(request, snapshot, settings)
     except RequestError as error:
         return error
 

@@ -187,4 +187,4 @@ class SmallVersion:
 def load(version: SmallVersion, bundles: Path, *, max_batch_size: int = 8) -> Snapshot:
     """Publish a version and load it in this process."""
     path = bundles / version.publish(bundles)
-    return load_snapshot(path, verify_version(path), max_batch_size=max_batch_size, merge_policy="max-score")
+    return load_snapshot(path, verify_version(path), max_batch_size=max_batch_size)

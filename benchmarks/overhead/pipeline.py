@@ -77,10 +77,10 @@ def _main(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from re4.bundle.verify import read_manifest
     from re4.protos.v1 import retrieval_pb2
-    from re4.serving.api.id_lookup import look_up
+    from re4.serving.api.batch_handler import look_up_ids
     from re4.serving.api.validation import check_retrieve
     from re4.serving.host.threads import limit_openmp_threads
-    from re4.serving.retrieval.devices.choosing import placement_on
+    from re4.serving.retrieval.devices.backend import open_backend
     from re4.serving.retrieval.devices.device import Device
     from re4.serving.settings import ServerSettings
     from re4.serving.versions.snapshot import load_snapshot
@@ -90,14 +90,13 @@ def _main(
         version,
         read_manifest(version),
         max_batch_size=settings.max_batch_size,
-        merge_policy=settings.merge_policy,
-        placement=placement_on(settings.device),
+        backend=open_backend(settings.device),
     )
     requests = [
-        check_retrieve(retrieval_pb2.RetrieveRequest.FromString(data), snapshot, settings.limits)
+        check_retrieve(retrieval_pb2.RetrieveRequest.FromString(data), snapshot, settings)
         for data in payloads
     ]
-    queries = [found.query for found in look_up(requests, snapshot)]
+    queries, _ = look_up_ids(requests)
     in_turn = queries * (1 + max_batch_size // len(queries) + 1)
     limit_openmp_threads()
     pipe.send("ready")

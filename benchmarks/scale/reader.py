@@ -41,7 +41,7 @@ def read(path: Path, requests: Path, answers: Path, num_candidates: int) -> tupl
     manifest = read_manifest(path)
     before = _memory()
     began = perf_counter()
-    snapshot = load_snapshot(path, manifest, max_batch_size=max(_BATCH_SIZES), merge_policy="max-score")
+    snapshot = load_snapshot(path, manifest, max_batch_size=max(_BATCH_SIZES))
     load_s = perf_counter() - began
     loaded = _memory()
     queries = [

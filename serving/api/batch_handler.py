@@ -1,88 +1,149 @@
-"""A batch of checked requests to answers, in the compute lane: ids looked up, the pipeline run, ids written.
+"""The batch handler: from a batch of checked requests to results, in the worker thread.
 
-What is done here is done once for the whole batch; what is done for each call is left to the event loop. All
-requests of a batch are answered from one version.
+It looks up ids, runs the pipeline and encodes the candidates, each once for the whole batch. Work
+for single calls is left to the event loop. All requests of a batch are answered by one version.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from re4.common.errors import NoUsableHistoryError, Re4Error
-from re4.serving.api import candidate_encoding as wire
-from re4.serving.api.id_lookup import look_up
-from re4.serving.api.popularity_fallback import popular_rows
+from re4.serving.api.candidate_encoding import encode_candidates
+from re4.serving.api.popularity_fallback import popular_items
 from re4.serving.api.validation import CheckedRequest
-from re4.serving.retrieval.merging import Merged
-from re4.serving.retrieval.pipeline import NOTHING_MERGED, Answer, Query
+from re4.serving.batching.queue import BatchGroup
+from re4.serving.retrieval.merging import MergedList
+from re4.serving.retrieval.merging.policy import NO_ROWS
+from re4.serving.retrieval.pipeline import Query, QueryResult
 from re4.serving.settings import Fallback
 from re4.serving.versions.snapshot import Snapshot
 
+_FULL_BATCH_DEPTH_BITS: Final = 9
+"""Searches for up to 2^9 results share batches of full size. Deeper ones are batched separately, in
+smaller batches."""
+
+_FILTER_COST: Final = 4
+"""Relative cost of a search with a filter: it may need its own call of the index, and a new
+bitmap."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answered:
-    """What a request came to."""
+class RequestResult:
+    """The result of a checked request."""
 
-    query: Query
-    """The request in rows."""
+    query_result: QueryResult | None
+    """None where no item of the history is known, and the candidates are the most popular items."""
     num_unknown_history_ids: int
-    answer: Answer | None
-    """None where nothing in the history is known, and the candidates are the most popular items."""
     candidates: bytes
-    """The candidates' columns, as `wire.candidates` writes them."""
+    """As `encode_candidates` returns them."""
     num_candidates: int
 
 
-def answer_all(
-    requests: Sequence[CheckedRequest], snapshot: Snapshot, fallback: Fallback
-) -> list[Answered | Re4Error]:
-    """Answer requests that were checked against a version.
+def batch_group(request: CheckedRequest) -> BatchGroup:
+    """Return which requests may share a batch with this one, and the cost of its search.
+
+    Costs are powers of two, so that there are few groups.
+    """
+    search_depth, options = request.search_depth, request.options
+    depth_bits = (search_depth - 1).bit_length() if search_depth else 0
+    cost, kind = 1 << max(0, depth_bits - _FULL_BATCH_DEPTH_BITS), ""
+    if options is not None:
+        cost <<= max(0, math.ceil(math.log2(options.effort)))
+        kind = "effort" if options.effort > 1 else ""  # a lower effort delays no other request
+        if options.conditions:
+            cost, kind = cost * _FILTER_COST, "filtered"
+    return BatchGroup(version=id(request.snapshot), relative_cost=cost, kind=kind)
+
+
+def answer_batch(requests: Sequence[CheckedRequest], fallback: Fallback) -> list[RequestResult | Re4Error]:
+    """Answer requests of one version.
 
     Args:
         requests: 1 to `max_batch_size` of them.
-        snapshot: The version.
-        fallback: What those get of whose history nothing is known.
+        fallback: The answer to requests of which no history item is known.
 
     Returns:
-        An answer for each, in order; an error in place of one that cannot be given.
+        A result for each request, in order; an error in place of one that has none.
     """
-    looked_up = look_up(requests, snapshot)
-    running = [place for place, found in enumerate(looked_up) if found.query.history_rows_L.size]
-    outcomes: list[Answer | Re4Error | None] = [None] * len(requests)
-    if running:
-        answers = snapshot.pipeline.run([looked_up[place].query for place in running])
-        for place, answer in zip(running, answers, strict=True):
-            outcomes[place] = answer
-    for place, found in enumerate(looked_up):
-        if outcomes[place] is None and (fallback is Fallback.NONE or not found.query.num_candidates):
-            outcomes[place] = _no_usable_history(found.num_unknown_history_ids, snapshot)
-    merged = [
-        _merged(outcome, found.query, snapshot) for outcome, found in zip(outcomes, looked_up, strict=True)
-    ]
-    written = wire.candidates(merged, snapshot.item_ids)
+    snapshot = requests[0].snapshot
+    queries, nums_unknown = look_up_ids(requests)
+    known_places = [place for place, query in enumerate(queries) if query.history_rows_L.size]
+    results: list[QueryResult | Re4Error | None] = [None] * len(requests)
+    if known_places:
+        found = snapshot.pipeline.run([queries[place] for place in known_places])
+        for place, result in zip(known_places, found, strict=True):
+            results[place] = result
+    merged = []
+    for place, query in enumerate(queries):
+        if results[place] is None and (fallback is Fallback.NONE or not query.num_candidates):
+            results[place] = _no_usable_history(nums_unknown[place], snapshot)
+        merged.append(_candidates(results[place], query, snapshot))
+    encoded = encode_candidates(merged, snapshot.item_ids)
     return [
-        outcome
-        if isinstance(outcome, Re4Error)
-        else Answered(
-            query=found.query,
-            num_unknown_history_ids=found.num_unknown_history_ids,
-            answer=outcome,
+        result
+        if isinstance(result, Re4Error)
+        else RequestResult(
+            query_result=result,
+            num_unknown_history_ids=num_unknown,
             candidates=candidates,
             num_candidates=len(own.rows_M),
         )
-        for outcome, found, own, candidates in zip(outcomes, looked_up, merged, written, strict=True)
+        for result, num_unknown, own, candidates in zip(results, nums_unknown, merged, encoded, strict=True)
     ]
 
 
-def _merged(outcome: Answer | Re4Error | None, query: Query, snapshot: Snapshot) -> Merged:
-    """The candidates; the most popular items have scores and interest numbers of 0."""
-    if isinstance(outcome, Answer):
-        return outcome.merged
-    if isinstance(outcome, Re4Error):
-        return NOTHING_MERGED
-    rows = popular_rows(query, snapshot)
-    return Merged(rows, np.zeros(len(rows), np.float32), np.zeros(len(rows), np.int64))
+def look_up_ids(requests: Sequence[CheckedRequest]) -> tuple[list[Query], list[int]]:
+    """Look up the ids of some requests of one version, all at once.
+
+    Returns:
+        A query for each request, with an empty history where none of the ids is known; and how many
+        ids of its
+        history are unknown.
+    """
+    snapshot = requests[0].snapshot
+    ids: list[Any] = list(chain.from_iterable((*each.history_ids, *each.excluded_ids) for each in requests))
+    rows = snapshot.item_ids.rows(ids)
+    are_all_known = not rows.size or rows.min() >= 0
+    max_length = snapshot.manifest.model.max_history_length
+    queries, nums_unknown, start = [], [], 0
+    for request in requests:
+        middle = start + len(request.history_ids)
+        history, excluded = rows[start:middle], rows[middle : middle + len(request.excluded_ids)]
+        start = middle + len(excluded)
+        known = history if are_all_known else history[history >= 0]
+        if request.exclude_history:
+            excluded = np.concatenate([excluded, known])
+        query = Query(
+            history_rows_L=known[::-1][:max_length],
+            num_candidates=request.num_candidates,
+            excluded_rows=_unique_known(excluded) if excluded.size else NO_ROWS,
+            options=request.options,
+            merge_policy=request.merge_policy,
+        )
+        queries.append(query)
+        nums_unknown.append(len(history) - len(known))
+    return queries, nums_unknown
+
+
+def _unique_known(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return rows in ascending order, each once, without the -1 of unknown ids."""
+    rows = np.sort(rows)
+    is_first = np.empty(len(rows), np.bool_)
+    is_first[0] = True
+    np.not_equal(rows[1:], rows[:-1], out=is_first[1:])
+    return rows[is_first & (rows >= 0)]
+
+
+def _candidates(result: QueryResult | Re4Error | None, query: Query, snapshot: Snapshot) -> MergedList:
+    if isinstance(result, QueryResult):
+        return result.merged
+    return MergedList() if isinstance(result, Re4Error) else popular_items(query, snapshot)
 
 
 def _no_usable_history(num_unknown: int, snapshot: Snapshot) -> NoUsableHistoryError:

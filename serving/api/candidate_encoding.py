@@ -1,10 +1,13 @@
-"""Candidates as bytes on the wire, written column by column: the part of a reply that grows with its length.
+"""The encoding of candidates: columns of ids, scores and interest numbers as bytes of a protobuf
+message.
 
-Building a message of hundreds of ids only to serialise it costs more than the ids. A serialised message may
-be put together of pieces: repeated fields are joined, and so are the fields of a sub-message sent twice.
-So these columns stand beside the rest of a reply, and a long reply may have them several times.
+A message object of hundreds of ids costs more than the ids. A serialised message may be a
+concatenation of pieces: repeated fields are joined, and so are the fields of a sub-message that
+occurs twice. So the columns are written directly, beside the rest of a reply, and a long reply may
+have them several times.
 
-`RetrieveReply` and `BatchRetrieveReply` number their columns alike: items 1, scores 2, interest numbers 3.
+`RetrieveReply` and `BatchRetrieveReply` have equal field numbers: items 1, scores 2, interest
+numbers 3.
 
 Legend: M candidates.
 """
@@ -18,18 +21,19 @@ from numpy.typing import NDArray
 
 from re4.bundle.ids.id_map import ItemIds
 from re4.protos.v1 import retrieval_pb2
-from re4.serving.retrieval.merging import Merged
+from re4.serving.retrieval.merging import MergedList
 
 _LENGTH_DELIMITED: Final = 2
 _MAX_IN_ONE_BYTE: Final = 127
 
 
-def candidates(lists: Sequence[Merged], item_ids: ItemIds) -> list[bytes]:
-    """The three columns of each list of candidates.
+def encode_candidates(lists: Sequence[MergedList], item_ids: ItemIds) -> list[bytes]:
+    """Return the three columns of each list of candidates.
 
     Args:
-        lists: At least one. Written together, because what it takes to begin is more than a list.
-        item_ids: Of the version that they come from.
+        lists: At least one. Encoded together, because the start of the encoding costs more than a
+            list.
+        item_ids: Of the version that found them.
 
     Raises:
         BundleError: a row out of range.
@@ -53,7 +57,7 @@ def candidates(lists: Sequence[Merged], item_ids: ItemIds) -> list[bytes]:
 def _items(
     rows_M: Sequence[NDArray[np.int64]], spans: Sequence[tuple[int, int]], item_ids: ItemIds
 ) -> list[bytes]:
-    """The ids of each list as the content of an `ItemIds` message."""
+    """Return the ids of each list as the content of an `ItemIds` message."""
     if item_ids.kind == "int":
         return [retrieval_pb2.ItemIds(ints=item_ids.ids(rows)).SerializeToString() for rows in rows_M]  # type: ignore[arg-type]
     texts, lengths_M = item_ids.padded(np.concatenate(rows_M))
@@ -64,7 +68,7 @@ def _items(
             for place, length in enumerate(lengths_M.tolist())
         ]
         return [b"".join(each[start:end]) for start, end in spans]
-    # A header is two bytes: field and kind, and the length.
+    # Each header is two bytes: field number with wire type, and length.
     content = np.empty((len(texts), 2 + texts.shape[1]), np.uint8)
     content[:, 0] = 1 << 3 | _LENGTH_DELIMITED
     content[:, 1] = lengths_M
@@ -83,7 +87,7 @@ def _header(number: int, num_bytes: int) -> bytes:
 
 
 def _varint(value: int) -> bytes:
-    """Seven bits a byte, lowest first; the top bit says that more follow."""
+    """Encode seven bits a byte, lowest first; the top bit is set where more bytes follow."""
     low = []
     while value > _MAX_IN_ONE_BYTE:
         low.append(value & _MAX_IN_ONE_BYTE | 0x80)

@@ -1,6 +1,6 @@
-"""Bytes from the wire to a message, with an error that names the field where they are not one.
+"""The decoding of requests, with an error that names the field that is not valid UTF-8.
 
-gRPC's own deserialisers answer INTERNAL, and name nothing, when a message cannot be parsed.
+gRPC's own deserialisers answer INTERNAL, and name no field, when a message cannot be parsed.
 """
 
 from typing import Any, Final, TypeVar
@@ -21,7 +21,7 @@ def decode(message_type: type[MessageT], data: bytes) -> MessageT:
     """Parse a request.
 
     Raises:
-        RequestError: not such a message; names the field that holds a text that is not UTF-8.
+        RequestError: the bytes are not such a message; names the field whose text is not UTF-8.
     """
     try:
         return message_type.FromString(data)
@@ -34,9 +34,10 @@ def decode(message_type: type[MessageT], data: bytes) -> MessageT:
 
 
 def _field_not_utf8(descriptor: Any, data: bytes, prefix: str) -> str | None:
-    """Path of the first text that is not UTF-8, such as `history.strings[3]`; None where there is none."""
+    """Return the path of the first text that is not UTF-8, such as `history.strings[3]`; None for
+    none."""
     try:
-        # An empty message keeps every field as an unknown one: bytes, whatever they hold.
+        # An empty message keeps every field as an unknown one, thus as bytes that are not checked.
         found: Any = UnknownFieldSet(Empty.FromString(data))
     except DecodeError:
         return None

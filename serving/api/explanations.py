@@ -1,4 +1,6 @@
-"""Why candidates came: the history items that each interest attends to most.
+"""Explanations of candidates: the history items to which each interest attends most.
+
+The contract calls them reasons.
 
 Legend: K interests, L history length, I different items in it, R reasons of each interest.
 """
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 
 
 class TopAttended(NamedTuple):
-    """The history items that each interest attends to most, most first."""
+    """The history items to which each interest attends most, by falling attention."""
 
     rows_KR: NDArray[np.int64]
     weights_KR: NDArray[np.float32]
@@ -19,14 +21,14 @@ class TopAttended(NamedTuple):
 def top_attended(
     attention_KL: NDArray[np.float32], history_rows_L: NDArray[np.int64], num_reasons: int
 ) -> TopAttended:
-    """Choose the items; among equally attended ones the newer come first.
+    """Return the most attended items; among equally attended ones the newer are first.
 
-    An item that stands in the history more than once is one item, and its weights add up.
+    The weights of an item that occurs more than once in the history are added.
 
     Args:
         attention_KL: Over the history, newest first.
         history_rows_L: Item rows, newest first.
-        num_reasons: How many for each interest; fewer come where the history has fewer items.
+        num_reasons: R; fewer are returned where the history has fewer items.
     """
     rows_I, first_I, items_L = np.unique(history_rows_L, return_index=True, return_inverse=True)
     weights_KI = np.zeros((len(attention_KL), len(rows_I)), np.float32)

@@ -1,4 +1,4 @@
-"""Reflection: the methods described to whoever asks; where calls need a token, so does this."""
+"""gRPC reflection, which needs a token where calls need one."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -14,34 +14,37 @@ from re4.serving.protocol.status_codes import status_of
 def add_reflection(
     server: grpc.aio.Server, services: Sequence[str], authenticator: Authenticator | None
 ) -> None:
-    """Describe services to callers.
+    """Add reflection for a server's services.
 
     Args:
-        server: The server that has them.
+        server: The server.
         services: Full names.
-        authenticator: Lets callers in; None for all.
+        authenticator: Checks tokens; None where calls need none.
     """
     names = (*services, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(
-        names, server if authenticator is None else _Guarding(server, authenticator)
+        names, server if authenticator is None else _GuardedServer(server, authenticator)
     )
 
 
-class _Guarding:
-    """A server, as far as handlers are added to it: each is dispatched to callers with a token only."""
+class _GuardedServer:
+    """A server to which handlers are added so that they answer only callers with a token."""
 
     def __init__(self, server: grpc.aio.Server, authenticator: Authenticator) -> None:
         self._server = server
         self._authenticator = authenticator
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        self._server.add_generic_rpc_handlers([_Guarded(each, self._authenticator) for each in handlers])
+        self._server.add_generic_rpc_handlers(
+            [_GuardedHandler(each, self._authenticator) for each in handlers]
+        )
 
     def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
-        """Nothing: what is registered this way would be dispatched without a look at the metadata."""
+        """Do nothing: handlers registered this way would be called without a check of the
+        metadata."""
 
 
-class _Guarded(grpc.GenericRpcHandler):
+class _GuardedHandler(grpc.GenericRpcHandler):
     def __init__(self, handler: grpc.GenericRpcHandler, authenticator: Authenticator) -> None:
         self._handler = handler
         self._authenticator = authenticator
@@ -53,14 +56,14 @@ class _Guarded(grpc.GenericRpcHandler):
         try:
             self._authenticator.identify(handler_call_details.invocation_metadata or ())
         except UnauthenticatedError as error:
-            return grpc.stream_stream_rpc_method_handler(_refuse(error))
+            return grpc.stream_stream_rpc_method_handler(_reject(error))
         return found
 
 
-def _refuse(error: UnauthenticatedError) -> Callable[[Any, Any], Awaitable[None]]:
+def _reject(error: UnauthenticatedError) -> Callable[[Any, Any], Awaitable[None]]:
     code, details = status_of(type(error)), str(error)
 
-    async def refuse(_: Any, context: Any) -> None:
+    async def reject(_: Any, context: Any) -> None:
         await context.abort(code, details)
 
-    return refuse
+    return reject

@@ -1,43 +1,39 @@
-"""From answers to messages: rows to ids, newest first to oldest first. Knows no rule of retrieval."""
+"""The replies: from results to messages, with ids in place of rows and histories oldest first."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from re4.protos.v1 import retrieval_pb2
-from re4.serving.api.batch_handler import Answered
+from re4.serving.api.batch_handler import RequestResult
 from re4.serving.api.explanations import top_attended
 from re4.serving.api.validation import CheckedRequest
 from re4.serving.batching.brown_out import lowest_effort
 from re4.serving.host.threads import thread_pools
-from re4.serving.retrieval.pipeline import Answer, Query
+from re4.serving.retrieval.pipeline import QueryResult
 from re4.serving.settings import ServerSettings
 from re4.serving.versions.snapshot import Snapshot
 
 
-def retrieve_reply(answered: Answered, queue_us: int, request: CheckedRequest, snapshot: Snapshot) -> bytes:
-    """The reply of Retrieve, serialised."""
-    return answered.candidates + _rest(answered, queue_us, request, snapshot).SerializeToString()
+def retrieve_reply(result: RequestResult, queue_us: int, request: CheckedRequest) -> bytes:
+    """Return the reply of Retrieve, serialised."""
+    return result.candidates + _without_candidates(result, queue_us, request).SerializeToString()
 
 
-def _rest(
-    answered: Answered, queue_us: int, request: CheckedRequest, snapshot: Snapshot
+def _without_candidates(
+    result: RequestResult, queue_us: int, request: CheckedRequest
 ) -> retrieval_pb2.RetrieveReply:
-    """All but the candidates."""
-    version, answer = snapshot.manifest.version, answered.answer
-    if answer is None:
+    snapshot, found = request.snapshot, result.query_result
+    version, num_unknown = snapshot.manifest.version, result.num_unknown_history_ids
+    if found is None:
         return retrieval_pb2.RetrieveReply(
-            version=version,
-            num_unknown_history_ids=answered.num_unknown_history_ids,
-            is_popularity_fallback=True,
+            version=version, num_unknown_history_ids=num_unknown, is_popularity_fallback=True
         )
-    times = answer.times
+    times = found.times
     return retrieval_pb2.RetrieveReply(
         version=version,
-        num_unknown_history_ids=answered.num_unknown_history_ids,
-        interests=interests(answer, answered.query, snapshot) if request.return_interests else None,
-        reasons=reasons(answer, answered.query, request.num_reasons, snapshot)
-        if request.num_reasons
-        else None,
+        num_unknown_history_ids=num_unknown,
+        interests=interests(found, snapshot) if request.return_interests else None,
+        reasons=reasons(found, request.num_reasons, snapshot) if request.num_reasons else None,
         stage_times=retrieval_pb2.StageTimes(
             queue_us=queue_us,
             gather_us=times.gather_us,
@@ -46,17 +42,17 @@ def _rest(
             merge_us=times.merge_us,
             batch_size=times.batch_size,
         ),
-        search_effort=1.0 if request.terms is None else request.terms.effort,
+        search_effort=1.0 if request.options is None else request.options.effort,
     )
 
 
-def encode_reply(answered: Answered, snapshot: Snapshot) -> retrieval_pb2.EncodeReply:
-    """The reply of Encode."""
-    assert answered.answer is not None, "without a search there is no fallback"
+def encode_reply(result: RequestResult, snapshot: Snapshot) -> retrieval_pb2.EncodeReply:
+    """Return the reply of Encode."""
+    assert result.query_result is not None, "without a search there is no fallback"
     return retrieval_pb2.EncodeReply(
-        interests=interests(answered.answer, answered.query, snapshot),
+        interests=interests(result.query_result, snapshot),
         version=snapshot.manifest.version,
-        num_unknown_history_ids=answered.num_unknown_history_ids,
+        num_unknown_history_ids=result.num_unknown_history_ids,
     )
 
 
@@ -70,9 +66,9 @@ def info_reply(
     server_version: str,
     is_browned_out: bool,
 ) -> retrieval_pb2.InfoReply:
-    """The reply of Info."""
+    """Return the reply of Info."""
     manifest, limits = snapshot.manifest, settings.limits
-    floor = settings.brown_out_recall_floor
+    floor, hidden = settings.brown_out_recall_floor, snapshot.filter_cache.hidden
     return retrieval_pb2.InfoReply(
         version=manifest.version,
         created_at=manifest.created_at,
@@ -90,7 +86,7 @@ def info_reply(
         max_message_bytes=limits.max_message_bytes,
         failed_version=failed_version,
         failure=failure,
-        num_hidden_items=0 if snapshot.selections.hidden is None else snapshot.selections.hidden.num_rows,
+        num_hidden_items=0 if hidden is None else hidden.num_rows,
         hidden_failure=hidden_failure,
         server_version=server_version,
         num_processes=settings.num_processes,
@@ -115,31 +111,31 @@ def info_reply(
     )
 
 
-def item_ids(rows: NDArray[np.int64], snapshot: Snapshot) -> retrieval_pb2.ItemIds:
-    """The ids of rows, in the field of the catalogue's kind."""
+def _item_ids(rows: NDArray[np.int64], snapshot: Snapshot) -> retrieval_pb2.ItemIds:
+    """Return the ids of rows, in the field of the catalogue's kind."""
     ids = snapshot.item_ids.ids(rows)
     if snapshot.item_ids.kind == "string":
         return retrieval_pb2.ItemIds(strings=ids)  # type: ignore[arg-type]  # the kind says so
     return retrieval_pb2.ItemIds(ints=ids)  # type: ignore[arg-type]
 
 
-def interests(answer: Answer, query: Query, snapshot: Snapshot) -> retrieval_pb2.Interests:
-    """An answer's interests, and their attention over the history, oldest first."""
-    num_interests, embedding_dim = answer.interests_KD.shape
+def interests(result: QueryResult, snapshot: Snapshot) -> retrieval_pb2.Interests:
+    """Return a result's interests, and their attention over the history, oldest first."""
+    num_interests, embedding_dim = result.interests_KD.shape
     return retrieval_pb2.Interests(
         num_interests=num_interests,
         embedding_dim=embedding_dim,
-        vectors=answer.interests_KD.reshape(-1).tolist(),
-        attention=answer.attention_KL[:, ::-1].reshape(-1).tolist(),
-        attended_items=item_ids(query.history_rows_L[::-1], snapshot),
+        vectors=result.interests_KD.reshape(-1).tolist(),
+        attention=result.attention_KL[:, ::-1].reshape(-1).tolist(),
+        attended_items=_item_ids(result.query.history_rows_L[::-1], snapshot),
     )
 
 
-def reasons(answer: Answer, query: Query, num_reasons: int, snapshot: Snapshot) -> retrieval_pb2.Reasons:
-    """The history items behind each interest's candidates, so many for each."""
-    found = top_attended(answer.attention_KL, query.history_rows_L, num_reasons)
+def reasons(result: QueryResult, num_reasons: int, snapshot: Snapshot) -> retrieval_pb2.Reasons:
+    """Return the explanations of a result's candidates: so many history items for each interest."""
+    found = top_attended(result.attention_KL, result.query.history_rows_L, num_reasons)
     return retrieval_pb2.Reasons(
         num_items=found.rows_KR.shape[1],
-        items=item_ids(found.rows_KR.reshape(-1), snapshot),
+        items=_item_ids(found.rows_KR.reshape(-1), snapshot),
         weights=found.weights_KR.reshape(-1).tolist(),
     )

@@ -1,4 +1,5 @@
-"""One process's gRPC server: the service, health, reflection, and a stop that loses no call in flight."""
+"""The gRPC server of one worker process: service, health, reflection, and a stop that loses no call
+in flight."""
 
 import asyncio
 import contextlib
@@ -27,17 +28,18 @@ from re4.serving.settings import AccessLogKind, ServerSettings
 from re4.serving.versions.live_version import LiveVersion
 
 _QUIET_S: Final = 0.2
-"""A server that was idle before and after so many seconds has nobody who calls steadily."""
+"""A server that was idle before and after so many seconds has no steady callers."""
 _GAP_S: Final = 0.002
-"""An idle time so long lies between two calls of those who do: whatever gRPC held was handed over."""
+"""The idle time between two calls of steady callers: gRPC holds no call that it has not handed
+over."""
 _LEAVE_S: Final = 1.0
-"""How long a stop waits for each of the two."""
+"""How long a stop waits for each of the two idle times."""
 _REPLIES_S: Final = 0.5
-"""From the last handler's return to the end of the stop, where an open stream holds it up."""
+"""From the last handler's return to the end of the stop, where an open stream delays it."""
 
 
 class RetrievalServer:
-    """Serves what is live on an address. Belongs to one event loop."""
+    """Serves the live version on an address. Belongs to one event loop."""
 
     def __init__(
         self,
@@ -45,18 +47,18 @@ class RetrievalServer:
         settings: ServerSettings,
         folder: Path | None = None,
         tracer: Tracer | None = None,
-        lane: ThreadPoolExecutor | None = None,
+        worker_thread: ThreadPoolExecutor | None = None,
         on_sample: Callable[[RecallSample], None] | None = None,
     ) -> None:
         """Assemble the server; it listens from `start` on.
 
         Args:
-            live: What answers.
-            settings: How.
-            folder: A folder that all workers of the server share; None for one that is alone.
-            on_sample: Told of answers whose recall may be measured; None to measure none.
-            tracer: Makes traces; None for one as the settings ask, if they do.
-            lane: The one thread that may compute; None for one made here.
+            live: The version that answers.
+            settings: Of the server.
+            folder: A folder that all workers of the server share; None for a single worker.
+            tracer: Makes traces; None for one by the settings, if they have any.
+            worker_thread: The only thread that may run the pipeline; None to make one.
+            on_sample: Takes results whose recall can be measured; None to measure none.
 
         Raises:
             SecurityError: certificates or tokens cannot be used.
@@ -82,7 +84,7 @@ class RetrievalServer:
             self._authenticator,
             listeners,
             has_stages=self._tracer is not None,
-            lane=lane,
+            worker_thread=worker_thread,
             on_sample=on_sample,
         )
         self._health = Health((SERVICE_NAME,))
@@ -103,10 +105,10 @@ class RetrievalServer:
         self._following: asyncio.Task[None] | None = None
 
     async def start(self, address: Address) -> Address:
-        """Listen, and say NOT_SERVING until `set_serving`.
+        """Listen; the health status is NOT_SERVING until `set_serving`.
 
         Returns:
-            The address with the port that was chosen where 0 was asked for.
+            The address; its port is the chosen one where 0 was given.
 
         Raises:
             ServerError: the address cannot be listened on.
@@ -130,14 +132,16 @@ class RetrievalServer:
         return Address(host=address.host, port=port)
 
     async def set_serving(self) -> None:
-        """Say SERVING to whoever asks for the server's health."""
+        """Set the health status to SERVING."""
         await self._health.set(health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self) -> None:
-        """Say NOT_SERVING, let callers leave, take no further call, end with those in flight answered.
+        """Set NOT_SERVING, wait until callers leave, accept no further call, and answer those in
+        flight.
 
-        A call that reaches gRPC while it tells its callers to go is not refused but cancelled. So whoever
-        heeds the health service gets the time to stop calling, and the end comes between two calls.
+        gRPC cancels calls that arrive while it closes its connections, without a status that says
+        so. So callers that watch the health service get time to stop calling, and the server closes
+        between two calls.
         """
         await self._health.set(health_pb2.HealthCheckResponse.NOT_SERVING)
         grace_s = self._settings.grace_s
@@ -147,11 +151,12 @@ class RetrievalServer:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle_for(idle_s), leave_s)
                 break
-        await self._health.let_go()
+        await self._health.end_watches()
         stopping = asyncio.create_task(self._server.stop(max(0.0, began_s + grace_s - monotonic())))
         idle = asyncio.create_task(self._service.wait_idle())
         await asyncio.wait({stopping, idle}, return_when=asyncio.FIRST_COMPLETED)
-        # Replies are on their way. What is left then is streams that a caller keeps open.
+        # The last replies are being sent. After that, only streams are left that a caller keeps
+        # open.
         await asyncio.wait({stopping}, timeout=_REPLIES_S)
         if not stopping.done():
             await self._server.stop(None)

@@ -1,44 +1,54 @@
-"""From messages to checked requests: every limit.
+"""The validation of requests: every limit, from messages to checked requests.
 
-All that is wrong with a request is found here, before any work is spent on it, and in words that name the
-field, the value seen and the values allowed. Knows one version; looks nothing up.
+Validation finds every error of a request, before any computation. Messages name the field, the
+value and the allowed values. Ids are checked but not looked up.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, NamedTuple, TypeAlias
 
+from re4.bundle.attributes.reader import Attribute
 from re4.bundle.ids.string_keys import MAX_ID_BYTES
 from re4.common.errors import RequestError
 from re4.protos.v1 import retrieval_pb2
-from re4.serving.api.option_checks import check_policy, check_terms
-from re4.serving.retrieval.filtered_search import SearchTerms
-from re4.serving.retrieval.merging import MergePolicy
-from re4.serving.retrieval.merging.category_diversity import POOL_FACTOR, CategoryDiversity
-from re4.serving.settings import Limits
+from re4.serving.protocol.policy_names import enum_name
+from re4.serving.retrieval.filtered_search import SearchOptions
+from re4.serving.retrieval.filters import Condition
+from re4.serving.retrieval.merging import MAX_SCORE, POLICIES, MergePolicy
+from re4.serving.retrieval.merging.category_diversity import category_diversity
+from re4.serving.settings import Limits, ServerSettings
 from re4.serving.versions.snapshot import Snapshot
 
 Ids: TypeAlias = Sequence[str] | Sequence[int]
 """Of the catalogue's kind."""
 
+POLICY_OF: Final[Mapping[int, MergePolicy]] = MappingProxyType(
+    {retrieval_pb2.MergePolicy.Value(enum_name(name)): policy for name, policy in POLICIES.items()}
+)
+"""The merge policies without settings of their own, by the request's value."""
+
+_DIVERSITY: Final = retrieval_pb2.MERGE_POLICY_CATEGORY_DIVERSITY
 _FIELDS: Final = {"string": "strings", "int": "ints"}
 _KINDS: Final = {"string": "strings", "int": "integers"}
 _MAX_CHARACTERS: Final = MAX_ID_BYTES // 4
-"""A shorter text cannot be too many bytes: a character is four at most."""
+"""A character is at most four bytes of UTF-8, so a shorter id is never too long."""
 
 
 class CheckedRequest(NamedTuple):
-    """A request that one version can answer, if it knows any of the history; ids are yet to be looked up."""
+    """A valid request, with the version that answers it."""
 
+    snapshot: Snapshot
     history_ids: Ids
     """Oldest first."""
     num_candidates: int
     """0 for the interests alone."""
     excluded_ids: Ids = ()
     exclude_history: bool = False
-    terms: SearchTerms | None = None
-    merge: MergePolicy | None = None
-    pool_factor: int = 1
-    """As for a `Query`."""
+    options: SearchOptions | None = None
+    """None for a search of the whole catalogue at the tuned setting."""
+    merge_policy: MergePolicy = MAX_SCORE
     return_interests: bool = False
     num_reasons: int = 0
     """How many history items to name for each interest."""
@@ -46,20 +56,24 @@ class CheckedRequest(NamedTuple):
     @property
     def search_depth(self) -> int:
         """How many results each interest must find, at most; 0 for none."""
-        if not self.num_candidates:
-            return 0
         num_excluded = len(self.excluded_ids) + (len(self.history_ids) if self.exclude_history else 0)
-        return self.num_candidates * self.pool_factor + num_excluded
+        return self.merge_policy.search_depth(self.num_candidates, num_excluded)
 
 
 def check_retrieve(
-    request: retrieval_pb2.RetrieveRequest, snapshot: Snapshot, limits: Limits
+    request: retrieval_pb2.RetrieveRequest, snapshot: Snapshot, settings: ServerSettings
 ) -> CheckedRequest:
     """Check a Retrieve request.
+
+    Args:
+        request: As it came.
+        snapshot: The version that answers it.
+        settings: For the limits and the default merge policy.
 
     Raises:
         RequestError: a value out of range, or ids that cannot be this catalogue's.
     """
+    limits = settings.limits
     if not 1 <= request.num_candidates <= limits.max_num_candidates:
         raise RequestError(
             f"num_candidates is {request.num_candidates}; it must be from 1 to {limits.max_num_candidates}"
@@ -68,32 +82,112 @@ def check_retrieve(
         raise RequestError(
             f"num_reasons is {request.num_reasons}; it must be from 0 to {limits.max_num_reasons}"
         )
-    merge = check_policy(request, snapshot)
+    merge_policy = _merge_policy(request, snapshot, settings.merge_policy)
     return CheckedRequest(
+        snapshot=snapshot,
         history_ids=_ids(request.history, "history", limits.max_num_history_ids, snapshot),
         num_candidates=request.num_candidates,
         excluded_ids=_ids(request.exclude, "exclude", limits.max_num_excluded_ids, snapshot),
         exclude_history=request.exclude_history,
-        terms=check_terms(request, snapshot, limits),
-        merge=merge,
-        pool_factor=POOL_FACTOR if isinstance(merge, CategoryDiversity) and merge.factor else 1,
+        options=_search_options(request, snapshot, limits),
+        merge_policy=merge_policy,
         return_interests=request.return_interests,
         num_reasons=request.num_reasons,
     )
 
 
-def check_encode(request: retrieval_pb2.EncodeRequest, snapshot: Snapshot, limits: Limits) -> CheckedRequest:
+def check_encode(
+    request: retrieval_pb2.EncodeRequest, snapshot: Snapshot, settings: ServerSettings
+) -> CheckedRequest:
     """Check an Encode request.
 
     Raises:
         RequestError: ids that cannot be this catalogue's, or too many.
     """
-    ids = _ids(request.history, "history", limits.max_num_history_ids, snapshot)
-    return CheckedRequest(history_ids=ids, num_candidates=0, return_interests=True)
+    ids = _ids(request.history, "history", settings.limits.max_num_history_ids, snapshot)
+    return CheckedRequest(snapshot=snapshot, history_ids=ids, num_candidates=0, return_interests=True)
+
+
+def _search_options(
+    request: retrieval_pb2.RetrieveRequest, snapshot: Snapshot, limits: Limits
+) -> SearchOptions | None:
+    """Return the request's search options; None for the default ones.
+
+    Raises:
+        RequestError: an unknown attribute, too many filters or values, or an effort out of range.
+    """
+    effort, filters = request.search_effort, request.filters
+    if not effort and not filters:
+        return None
+    if effort and not limits.min_search_effort <= effort <= limits.max_search_effort:
+        raise RequestError(
+            f"search_effort is {effort:g}; it must be from {limits.min_search_effort:g} to "
+            f"{limits.max_search_effort:g}, or 0 for the default"
+        )
+    if len(filters) > limits.max_num_filters:
+        raise RequestError(
+            f"filters has {len(filters)} filters; it may have from 0 to {limits.max_num_filters}"
+        )
+    num_values = sum(len(each.values) for each in filters)
+    if num_values > limits.max_num_filter_values:
+        raise RequestError(
+            f"filters has {num_values} values; it may have from 0 to {limits.max_num_filter_values}"
+        )
+    conditions = {_condition(each, f"filters[{place}]", snapshot) for place, each in enumerate(filters)}
+    # An exact index has no search parameters: whatever the effort, its searches share a call.
+    if not effort or not snapshot.manifest.index.search_parameters:
+        effort = 1.0
+    if not conditions and effort == 1:
+        return None
+    in_order = sorted(conditions, key=lambda each: (each.attribute, each.is_drop, each.codes))
+    return SearchOptions(tuple(in_order), effort)
+
+
+def _merge_policy(request: retrieval_pb2.RetrieveRequest, snapshot: Snapshot, default: str) -> MergePolicy:
+    """Return the request's merge policy, or the server's default one.
+
+    Raises:
+        RequestError: there is no such policy, or a setting of it is missing or wrong.
+    """
+    policy = request.merge_policy
+    if policy == _DIVERSITY:
+        if not 0 <= request.diversity < math.inf:
+            raise RequestError(f"diversity is {request.diversity:g}; it must be 0 or more, and finite")
+        category = _attribute(request.diversity_attribute, "diversity_attribute", snapshot)
+        return category_diversity(category, request.diversity)
+    if request.diversity or request.diversity_attribute:
+        raise RequestError(
+            f"diversity is {request.diversity:g}, diversity_attribute is {request.diversity_attribute!r}, "
+            f"and merge_policy is {policy}; those two go with {_DIVERSITY} (category-diversity) alone"
+        )
+    if not policy:
+        return POLICIES[default]
+    if policy not in POLICY_OF:
+        raise RequestError(
+            f"merge_policy is {policy}; it must be from 0 to {max(*POLICY_OF, _DIVERSITY)}: "
+            f"the server's choice, {', '.join(POLICIES)}, category-diversity"
+        )
+    return POLICY_OF[policy]
+
+
+def _condition(message: retrieval_pb2.AttributeFilter, field: str, snapshot: Snapshot) -> Condition:
+    attribute = _attribute(message.attribute, f"{field}.attribute", snapshot)
+    if not message.values:
+        raise RequestError(f"{field}.values is empty; give at least one value of {attribute.name!r}")
+    codes = {int(code) for code in attribute.value_codes(message.values)} - {-1}
+    return Condition(attribute.name, tuple(sorted(codes)), message.drop)
+
+
+def _attribute(name: str, field: str, snapshot: Snapshot) -> Attribute:
+    attributes = snapshot.attributes
+    if name not in attributes:
+        known = f"has {', '.join(attributes.names)}" if attributes.names else "has no attributes"
+        raise RequestError(f"{field} is {name[:200]!r}; version {snapshot.manifest.version} {known}")
+    return attributes[name]
 
 
 def _ids(ids: retrieval_pb2.ItemIds, field: str, max_num_ids: int, snapshot: Snapshot) -> Ids:
-    """The ids in the field that fits the catalogue."""
+    """Return the ids of the field that fits the catalogue."""
     strings, ints = ids.strings, ids.ints
     num_ids = len(strings) + len(ints)
     if not num_ids:

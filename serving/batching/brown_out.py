@@ -1,11 +1,13 @@
-"""Brown-out: before calls are turned away, usual searches look less hard, within a recall floor.
+"""Brown-out: before calls are rejected, default searches run at a lower search effort, within a
+recall floor.
 
-How much less is read off the manifest: each setting that was measured when the index was tuned says what
-recall it gave. Every search parameter buys recall, so a setting that is no smaller than a measured one in any
-of them finds at least as much. Requests that name their own effort, or filters, are left as they are.
+The manifest says which effort keeps the floor: it states the recall of each setting that was
+measured when the index was tuned. Every search parameter raises recall. So a setting with no
+parameter smaller than in a measured one finds at least as much. Requests with an effort of their
+own, or with filters, are not changed.
 
-Whether it is on has hysteresis: it begins when a newcomer would wait half of the time allowed, and ends when
-waits have been short for a while. Knows no call and no index.
+The state has hysteresis: it begins when a new call would wait half of the allowed time, and ends
+when waits have been short for a second.
 """
 
 from collections.abc import Callable
@@ -16,16 +18,17 @@ from re4.bundle.manifest import IndexInfo
 
 _ON_SHARE: Final = 0.5
 _OFF_SHARE: Final = 0.1
-"""Of the queueing time allowed."""
+"""Of the allowed waiting time."""
 _CALM_S: Final = 1.0
-"""Waits must have been short for so long before usual searches look as hard as usual again."""
+"""How long waits must have been short before the brown-out ends."""
 
 
 def lowest_effort(info: IndexInfo, recall_floor: float) -> float | None:
-    """The smallest multiple of the tuned setting whose recall is known to keep a floor; None for below 1.
+    """Return the smallest multiple of the tuned setting that keeps a recall floor; None for none
+    below 1.
 
     Args:
-        info: What the manifest says about the index.
+        info: The index as the manifest describes it.
         recall_floor: Of the merged list, 0 to 1, as the index was tuned.
     """
     chosen = info.search_parameters
@@ -39,30 +42,50 @@ def lowest_effort(info: IndexInfo, recall_floor: float) -> float | None:
 
 
 class BrownOut:
-    """Whether searches look less hard at the moment. Belongs to one thread; others may read `is_on`."""
+    """Whether default searches run at a lower effort now, and at which. Belongs to one thread."""
 
-    def __init__(self, max_wait_ms: float, clock_s: Callable[[], float] = monotonic) -> None:
-        """Begin with searches as usual.
+    def __init__(
+        self, max_wait_ms: float, recall_floor: float | None, clock_s: Callable[[], float] = monotonic
+    ) -> None:
+        """Start with the tuned effort.
 
         Args:
-            max_wait_ms: Calls that would wait longer are turned away.
-            clock_s: What time it is, in seconds since any moment.
+            max_wait_ms: Calls that would wait longer are rejected.
+            recall_floor: As for `lowest_effort`; None for no brown-out.
+            clock_s: Returns the time in seconds since any moment.
         """
         self._on_ms = _ON_SHARE * max_wait_ms
         self._off_ms = _OFF_SHARE * max_wait_ms
+        self._recall_floor = recall_floor
         self._clock_s = clock_s
         self._calm_since_s: float | None = None
-        self.is_on = False
+        self._is_on = False
+        # The last index and its effort. The index's description only: a whole version would keep
+        # its files mapped.
+        self._last: tuple[IndexInfo | None, float | None] = None, None
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a brown-out now."""
+        return self._is_on and self._recall_floor is not None
 
     def observe(self, wait_ms: float) -> None:
-        """Take in how long a newcomer would wait."""
+        """Update the state by the time that a new call would wait."""
         if wait_ms >= self._on_ms:
-            self.is_on, self._calm_since_s = True, None
+            self._is_on, self._calm_since_s = True, None
         elif wait_ms > self._off_ms:
             self._calm_since_s = None
-        elif self.is_on:
+        elif self._is_on:
             now_s = self._clock_s()
             if self._calm_since_s is None:
                 self._calm_since_s = now_s
             elif now_s - self._calm_since_s >= _CALM_S:
-                self.is_on, self._calm_since_s = False, None
+                self._is_on, self._calm_since_s = False, None
+
+    def effort(self, info: IndexInfo) -> float | None:
+        """Return the effort of default searches now; None for the tuned one."""
+        if not self._is_on or self._recall_floor is None:
+            return None
+        if self._last[0] is not info:
+            self._last = info, lowest_effort(info, self._recall_floor)
+        return self._last[1]

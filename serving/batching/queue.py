@@ -1,38 +1,65 @@
-"""What waits, in groups that can share a batch; groups take turns, so that none holds up the others.
+"""The queue of requests, in groups that share batches, and the estimate of how long a request waits
+in it.
 
-A flood of deep searches then delays a shallow one by a batch, not by the flood. Within a group the order is
-that of arrival. Knows no clock and no event loop.
+Groups take turns. So a flood of deep searches delays a shallow search by one batch. Within a group
+the order is the order of arrival.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from math import inf
 from typing import Final, Generic, NamedTuple, TypeVar
 
 EntryT = TypeVar("EntryT")
 
 MAX_TURN_MS: Final = 5.0
-"""How long a batch of another kind than the usual may take, where one of its entries takes less: usual ones
-that come meanwhile wait so long at most. Such entries gain little by sharing a batch."""
+"""How long a batch of a group with a `kind` may take, unless one entry takes longer: default
+searches that arrive meanwhile wait so long at most. Entries with a kind gain little by sharing a
+batch."""
+
+_NEWEST_WEIGHT: Final = 0.2
+"""Weight of the newest batch in the moving average: some ten batches are enough to follow a
+change."""
 
 
-class Group(NamedTuple):
-    """What must be equal for queries to share a batch."""
+class LatencyEstimate:
+    """The time that one request takes when it shares a batch: a moving average for each cost
+    class."""
 
-    owner: int
-    """Whose data the query needs; for a server, the version's."""
-    depth: int
-    """How many times the usual work a query may be, at least 1: so many fewer of them share a batch."""
+    def __init__(self) -> None:
+        self._ms: dict[Hashable, float] = {}
+
+    def add_batch(self, cost_class: Hashable, num_requests: int, took_ms: float) -> None:
+        """Include a batch of requests of one class."""
+        newest = took_ms / num_requests
+        before = self._ms.get(cost_class, newest)
+        self._ms[cost_class] = before + _NEWEST_WEIGHT * (newest - before)
+
+    def ms(self, cost_class: Hashable) -> float:
+        """Return the expected milliseconds for each request of a class; 0 where there was none
+        yet."""
+        return self._ms.get(cost_class, 0.0)
+
+
+class BatchGroup(NamedTuple):
+    """What must be equal for requests to share a batch."""
+
+    version: int
+    """Identifies the version that answers the request."""
+    relative_cost: int
+    """The request's cost as a multiple of a default search, at least 1. Batches are that many times
+    smaller."""
     kind: str = ""
-    """What else sets the query apart, empty for the usual: those of one kind take about equally long."""
+    """The kind of search, empty for the default one: requests of one kind take about equally
+    long."""
 
     @property
     def cost_class(self) -> tuple[int, str]:
-        """Queries of one class should take about the same time, whatever data they need."""
-        return self.depth, self.kind
+        """Requests of one class take about equally long, whichever version answers them."""
+        return self.relative_cost, self.kind
 
 
-class Backlog(Generic[EntryT]):
-    """Entries that wait for their turn."""
+class BatchQueue(Generic[EntryT]):
+    """The entries that wait for a batch."""
 
     def __init__(
         self,
@@ -40,29 +67,31 @@ class Backlog(Generic[EntryT]):
         ms_each: Callable[[tuple[int, str]], float] = lambda _: 0.0,
         max_turn_ms: float = inf,
     ) -> None:
-        """Hold nothing yet.
+        """Start empty.
 
         Args:
-            max_batch_size: Most entries in a batch of depth 1.
-            ms_each: What an entry of a group's cost class takes, in milliseconds; 0 where nobody knows yet.
-            max_turn_ms: How long a batch of usual entries may take, where one of them takes less.
+            max_batch_size: Most entries in a batch of relative cost 1.
+            ms_each: Returns the milliseconds for each entry of a cost class; 0 where they are
+                unknown yet.
+            max_turn_ms: How long a batch of default searches may take, unless one entry takes
+                longer.
         """
         self._max_turn_ms = max_turn_ms
         self._max_batch_size = max_batch_size
         self._ms_each = ms_each
-        # Dictionaries as ordered sets: those who leave are removed at once, wherever they stand.
-        self._groups: dict[Group, dict[EntryT, None]] = {}
+        # Dictionaries as ordered sets: an entry is removed at once, at any place.
+        self._groups: dict[BatchGroup, dict[EntryT, None]] = {}
 
     def __len__(self) -> int:
-        """How many entries wait."""
+        """Return how many entries wait."""
         return sum(len(entries) for entries in self._groups.values())
 
-    def add(self, group: Group, entry: EntryT) -> None:
+    def add(self, group: BatchGroup, entry: EntryT) -> None:
         """Put an entry at the end of its group."""
         self._groups.setdefault(group, {})[entry] = None
 
-    def discard(self, group: Group, entry: EntryT) -> None:
-        """Remove an entry that left; nothing happens where it has been taken already."""
+    def discard(self, group: BatchGroup, entry: EntryT) -> None:
+        """Remove an entry; do nothing where it was taken before."""
         entries = self._groups.get(group)
         if entries is not None:
             entries.pop(entry, None)
@@ -70,7 +99,7 @@ class Backlog(Generic[EntryT]):
                 del self._groups[group]
 
     def take(self) -> list[EntryT]:
-        """Remove and return the next batch; empty where nothing waits."""
+        """Remove and return the next batch; empty where no entry waits."""
         if not self._groups:
             return []
         group = next(iter(self._groups))
@@ -82,8 +111,9 @@ class Backlog(Generic[EntryT]):
             self._groups[group] = entries  # at the end: the other groups come first
         return batch
 
-    def wait_ms(self, group: Group) -> float:
-        """How long a newcomer of this group waits for the batches before its own, as far as is known."""
+    def wait_ms(self, group: BatchGroup) -> float:
+        """Return how long a new entry of a group waits for the batches before its own, by the
+        estimate."""
         num_own = len(self._groups.get(group, ()))
         num_rounds = num_own // self._batch_size(group) + 1
         return num_own * self._ms_each(group.cost_class) + sum(
@@ -92,11 +122,11 @@ class Backlog(Generic[EntryT]):
             if other != group
         )
 
-    def _sizes(self) -> Iterator[tuple[Group, int]]:
+    def _sizes(self) -> Iterator[tuple[BatchGroup, int]]:
         return ((group, len(entries)) for group, entries in self._groups.items())
 
-    def _batch_size(self, group: Group) -> int:
-        size = self._max_batch_size // group.depth
+    def _batch_size(self, group: BatchGroup) -> int:
+        size = self._max_batch_size // group.relative_cost
         max_turn_ms = MAX_TURN_MS if group.kind else self._max_turn_ms
         ms_each = self._ms_each(group.cost_class) if max_turn_ms < inf else 0.0
         return max(1, min(size, int(max_turn_ms / ms_each)) if ms_each else size)

@@ -34,7 +34,7 @@ from re4.serving.processes.messages import (
     from_line,
     to_line,
 )
-from re4.serving.retrieval.devices.choosing import placement_on
+from re4.serving.retrieval.devices.backend import open_backend
 from re4.serving.settings import ServerSettings
 from re4.serving.versions.live_version import LiveVersion
 from re4.serving.versions.snapshot import Snapshot, load_snapshot
@@ -51,12 +51,12 @@ class Worker:
         self._reports = reports
         first = Hide(**start.hidden)
         self._live = LiveVersion(hidden=_hidden_ids(first), hidden_failure=first.failure)
-        self._placement = placement_on(self._settings.device)
+        self._backend = open_backend(self._settings.device)
         self._server = RetrievalServer(
             self._live,
             self._settings,
             Path(start.folder),
-            lane=self._placement.lane,
+            worker_thread=self._backend.worker_thread,
             on_sample=None if self._settings.metrics_address is None else self._report,
         )
 
@@ -130,8 +130,7 @@ class Worker:
                 path,
                 read_manifest(path),
                 max_batch_size=settings.max_batch_size,
-                merge_policy=settings.merge_policy,
-                placement=self._placement,
+                backend=self._backend,
             )
             return snapshot.hiding(hidden)
 
@@ -146,7 +145,7 @@ class Worker:
             manifest.model.name,
             manifest.index.kind,
             manifest.items.num_items,
-            self._placement.name,
+            self._backend.name,
         )
         self._report(Serving(version=manifest.version, thread_pools=thread_pools()))
 

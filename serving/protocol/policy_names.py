@@ -1,4 +1,4 @@
-"""One name for a merge policy in Python and in the contract: `max-score` is `MERGE_POLICY_MAX_SCORE`."""
+"""Names of merge policies: `max-score` is `MERGE_POLICY_MAX_SCORE` in the contract."""
 
 from typing import Final
 
@@ -8,11 +8,11 @@ _PREFIX: Final = "MERGE_POLICY_"
 
 
 def enum_name(policy: str) -> str:
-    """The name of a policy's value in `re4.v1.MergePolicy`."""
+    """Return the name of a policy's value in `re4.v1.MergePolicy`."""
     return _PREFIX + policy.upper().replace("-", "_")
 
 
 def policy_names() -> list[str]:
-    """The names of the policies that the contract has."""
+    """Return the names of the policies of the contract."""
     values = retrieval_pb2.DESCRIPTOR.enum_types_by_name["MergePolicy"].values
     return [value.name.removeprefix(_PREFIX).lower().replace("_", "-") for value in values if value.number]

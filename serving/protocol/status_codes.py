@@ -1,7 +1,7 @@
-"""The one table from our errors to gRPC status codes.
+"""The one table from errors to gRPC status codes.
 
-A class that is not listed gets its nearest listed ancestor's code. Anything that is no `Re4Error` is a
-defect: INTERNAL, and its text stays in the server's log.
+A class that is not listed has the code of its nearest listed ancestor. Any exception that is not a
+`Re4Error` is a defect: INTERNAL, and its text appears only in the server's log.
 """
 
 from collections.abc import Mapping
@@ -39,5 +39,5 @@ STATUS_NAMES: Final[Mapping[int, str]] = MappingProxyType(
 
 
 def status_of(error: type[Re4Error]) -> grpc.StatusCode:
-    """The status code that a class of errors is answered with."""
+    """Return the status code of a class of errors."""
     return next(STATUS_CODES[ancestor] for ancestor in error.__mro__ if ancestor in STATUS_CODES)

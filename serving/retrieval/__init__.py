@@ -1,1 +1,1 @@
-"""The online path: encode histories, search the index, merge the K lists."""
+"""The retrieval of candidates: encode histories, search the index, merge the K lists."""

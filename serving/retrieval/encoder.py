@@ -1,7 +1,7 @@
-"""The user encoder: item vectors of a history in, K interest vectors and their attention out.
+"""The user encoder: from the item vectors of a history to K interest vectors and their attention.
 
-One ONNX Runtime session on one thread. Batches are padded to a few fixed sizes (buckets), because the first
-run of a new shape is slow: `warm` runs each of them once. Knows nothing about items or indexes.
+One ONNX Runtime session on one thread. The first run of a new shape is slow. So batches are padded
+to a few fixed sizes (buckets), and `warm` runs each of them once.
 
 Legend: B batch, L history length, K interests, D embedding.
 """
@@ -16,7 +16,7 @@ from re4.bundle.manifest import ModelInfo
 from re4.common.errors import BundleDamagedError, BundleMismatchError
 from re4.common.onnx_runtime import onnxruntime
 from re4.serving.host.threads import ORT_THREADS
-from re4.serving.retrieval.onnx_guard import refuse_outside_references
+from re4.serving.retrieval.onnx_guard import reject_external_references
 
 CPU_PROVIDERS: Final = ("CPUExecutionProvider",)
 SPACE_KEY: Final = "re4.space"
@@ -28,7 +28,6 @@ _SHAPES: Final = {
     "interests": (3, "tensor(float)"),
     "attention": (3, "tensor(float)"),
 }
-_INPUTS: Final = ["history_vectors", "lengths"]
 _OUTPUTS: Final = ["interests", "attention"]
 
 
@@ -48,16 +47,16 @@ class Encoder:
 
         Args:
             model: The verified content of the version's ONNX file.
-            info: What the manifest says about it.
-            max_batch_size: Largest batch that `encode` will be given.
-            where: What to call the file in error messages.
-            providers: ONNX Runtime's, by preference.
+            info: The model as the manifest describes it.
+            max_batch_size: Largest batch for `encode`.
+            where: Name of the file in error messages.
+            providers: ONNX Runtime's execution providers, by preference.
 
         Raises:
-            BundleDamagedError: not a model that ONNX Runtime accepts, or one that refers to other files.
+            BundleDamagedError: ONNX Runtime rejects the model, or the model refers to other files.
             BundleMismatchError: a sound model, but not the one that the manifest describes.
         """
-        refuse_outside_references(model, where=where)
+        reject_external_references(model, where=where)
         try:
             self._session = onnxruntime.InferenceSession(model, _options(), providers=list(providers))
         except Exception as error:  # ONNX Runtime's exceptions have no root of their own
@@ -71,12 +70,12 @@ class Encoder:
     def encode(
         self, history_vectors_BLD: NDArray[np.float32], lengths_B: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Interests of a batch.
+        """Return the interests of a batch.
 
         Args:
-            history_vectors_BLD: Item vectors, newest first, L the model's `max_history_length`. What lies
-                beyond a history's length does not matter.
-            lengths_B: How many of the L are real, at least 1.
+            history_vectors_BLD: Item vectors, newest first, L the model's `max_history_length`.
+                Vectors beyond a history's length are ignored.
+            lengths_B: Length of each history, at least 1.
 
         Returns:
             `interests_BKD` and `attention_BKL`, 0 beyond a history's length.
@@ -93,10 +92,11 @@ class Encoder:
         return interests_BKD[:batch_size], attention_BKL[:batch_size]
 
     def warm(self) -> None:
-        """Run every bucket once, and check the shapes of the answers.
+        """Run every bucket once, and check the shapes of the outputs.
 
         Raises:
-            BundleMismatchError: the model answers with other shapes than the manifest says, or fails.
+            BundleMismatchError: the outputs have other shapes than the manifest states, or the
+                model fails.
         """
         info = self._info
         for size in self.bucket_sizes:
@@ -131,7 +131,8 @@ class Encoder:
 
 
 def bucket_sizes(max_batch_size: int) -> tuple[int, ...]:
-    """Batch sizes that batches are padded to: powers of two below the largest, and the largest."""
+    """Return the sizes to which batches are padded: powers of two below the largest, and the
+    largest."""
     powers = []
     size = 1
     while size < max_batch_size:
@@ -148,7 +149,8 @@ def _options() -> Any:
     options.log_severity_level = 3  # errors only: they are raised as well
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    # Without this, bytes that look like ONNX Runtime's own format would take a way around the guard.
+    # Otherwise a file in ONNX Runtime's own format would be loaded without the checks of
+    # `onnx_guard.py`.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     return options
 

@@ -1,6 +1,6 @@
-"""The selections of lately used filters: what many requests filter by is worked out once.
+"""The cache of filter results: the items that recently used filters allow, for one version.
 
-Belongs to one version, and is bounded in bytes.
+Bounded in bytes; the least recently used results are dropped first.
 """
 
 from collections import OrderedDict
@@ -8,57 +8,58 @@ from threading import Lock
 from typing import Final
 
 from re4.bundle.attributes.reader import Attributes
-from re4.serving.retrieval.filters import Condition, Selection, select
-from re4.serving.retrieval.hidden_items import HiddenRows
+from re4.serving.retrieval.filters import AllowedItems, Condition, apply_conditions
+from re4.serving.retrieval.hidden_items import HiddenItems
 
 MAX_BYTES: Final = 64 << 20
-"""Memory for selections: at 10^7 items a bitmap is 1.25 MB."""
+"""At 10^7 items a bitmap is 1.25 MB."""
 
 _ENTRY_BYTES: Final = 1 << 10
-"""Counted for each selection beside its rows or bitmap, so that empty ones are bounded too."""
+"""Counted for each result beside its rows or bitmap, so that the number of empty results is bounded
+too."""
 
 
-class Selections:
-    """Least recently used ones are forgotten first. Safe to share between threads."""
+class FilterCache:
+    """The results of recently used filters, without hidden items. Thread-safe."""
 
     def __init__(
         self,
         attributes: Attributes,
         num_items: int,
         *,
-        hidden: HiddenRows | None = None,
+        hidden: HiddenItems | None = None,
         max_bytes: int = MAX_BYTES,
     ) -> None:
-        """Begin with none.
+        """Start empty.
 
         Args:
             attributes: Of the version.
             num_items: N.
-            hidden: Rows that no filter lets pass; None for none.
-            max_bytes: Memory for selections.
+            hidden: Items that no filter allows; None for none.
+            max_bytes: Memory for results.
         """
         self._attributes = attributes
         self._num_items = num_items
         self.hidden = hidden
         self._max_bytes = max_bytes
-        self._kept: OrderedDict[tuple[Condition, ...], Selection] = OrderedDict()
+        self._results: OrderedDict[tuple[Condition, ...], AllowedItems] = OrderedDict()
         self._num_bytes = 0
         self._lock = Lock()
 
-    def of(self, conditions: tuple[Condition, ...]) -> Selection:
-        """The items that pass all of some conditions, and are not hidden."""
+    def allowed_by(self, conditions: tuple[Condition, ...]) -> AllowedItems:
+        """Return the items that meet all conditions and are not hidden."""
         with self._lock:
-            if conditions in self._kept:
-                self._kept.move_to_end(conditions)
-                return self._kept[conditions]
-        selection = select(self._attributes, conditions, self._num_items)
+            if conditions in self._results:
+                self._results.move_to_end(conditions)
+                return self._results[conditions]
+        allowed = apply_conditions(self._attributes, conditions, self._num_items)
         if self.hidden is not None:
-            selection = self.hidden.without(selection)
+            allowed = self.hidden.remove_from(allowed)
         with self._lock:
-            if conditions not in self._kept:
-                self._kept[conditions] = selection
-                self._num_bytes += selection.num_bytes + _ENTRY_BYTES
-            while self._num_bytes > self._max_bytes and len(self._kept) > 1:
-                _, forgotten = self._kept.popitem(last=False)
-                self._num_bytes -= forgotten.num_bytes + _ENTRY_BYTES
-        return selection
+            if conditions not in self._results:
+                self._results[conditions] = allowed
+                self._num_bytes += allowed.num_bytes + _ENTRY_BYTES
+            while self._num_bytes > self._max_bytes and len(self._results) > 1:
+                _, dropped = self._results.popitem(last=False)
+                self._num_bytes -= dropped.num_bytes + _ENTRY_BYTES
+        return allowed

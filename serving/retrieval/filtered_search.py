@@ -1,91 +1,95 @@
-"""How a request's search differs from the usual one, and the search itself: filters, and other effort.
+"""The search of requests with filters, another search effort, or hidden items.
 
-Requests of one kind share a call of the index, as usual ones do. What passes a filter is scored one by one
-where it is little, and searched with a selector where it is much. An index is tuned for searches of the whole
-catalogue: the best of those that pass lie deeper than the best of all, so that it has to look harder.
+Requests with equal options share a call of the index. The items that a filter allows are scored one
+by one where they are few, and searched with a selector where they are many. An index is tuned for
+searches of the whole catalogue. The best of the allowed items lie deeper than the best of all, so a
+search with a selector needs more effort.
 
 Legend: Q queries (requests x interests), D embedding, S results per query, N items.
 """
 
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from re4.bundle.exact_search import exact_search
-from re4.serving.retrieval.filter_cache import Selections
-from re4.serving.retrieval.filters import Condition, Selection
-from re4.serving.retrieval.hidden_items import search_others
+from re4.serving.retrieval.filter_cache import FilterCache
+from re4.serving.retrieval.filters import AllowedItems, Condition
+from re4.serving.retrieval.hidden_items import search_visible
 from re4.serving.retrieval.search import Searcher
 
-_DILUTION: Final = 0.25
-"""Where one item in n passes, a search looks n to this power times as hard. Measured at N = 10^6 on an IVF
-index tuned to recall 0.95: of the best among 10,000 to 400,000 items that pass, the tuned setting finds 0.85
-to 0.98, this one 0.95 to 0.99 in 1.5 to 4 times the time of a search without a filter."""
+_EFFORT_EXPONENT: Final = 0.25
+"""Where one item in n is allowed, the effort is n to this power times as high. Measured at N = 10^6
+on an IVF index tuned to recall 0.95: of the best among 10,000 to 400,000 allowed items, the tuned
+setting finds 0.85 to 0.98, this effort 0.95 to 0.99 in 1.5 to 4 times the time of a search without
+a filter."""
 
 
 @dataclass(frozen=True, slots=True)
-class SearchTerms:
-    """What makes a search another kind of search. Hashable: those with equal terms share a call."""
+class SearchOptions:
+    """How a request is searched. Hashable: requests with equal options share a call of the
+    index."""
 
     conditions: tuple[Condition, ...] = ()
-    """All of them must pass; none for the whole catalogue."""
+    """All must be met; none for the whole catalogue."""
     effort: float = 1.0
     """Multiple of the tuned setting of an approximate index."""
 
 
-class Found(NamedTuple):
-    """What each query of a search found."""
-
-    scores_QS: NDArray[np.float32]
-    """Best first."""
-    rows_QS: NDArray[np.int64]
-    """-1 where an interest found no further item."""
-    selection: Selection | None
-    """What could be found; None for everything."""
-
-
-def search_on_terms(
-    terms: SearchTerms,
+def search_with_options(
+    options: SearchOptions,
     queries_QD: NDArray[np.float32],
     num_results: int,
     *,
     searcher: Searcher,
-    selections: Selections,
+    filter_cache: FilterCache,
     vectors_ND: NDArray[np.float32],
-    for_each: bool = True,
-) -> Found:
-    """Search for requests of the same terms.
+    needs_each_list: bool = True,
+) -> tuple[NDArray[np.float32], NDArray[np.int64], AllowedItems | None]:
+    """Search for requests with equal options.
 
     Args:
-        terms: Of all of the requests.
+        options: Of all of the requests.
         queries_QD: Their interests, finite.
-        num_results: How many each interest wants; fewer come where fewer can be found.
+        num_results: How many results each interest wants; fewer are returned where fewer can be
+            found.
         searcher: Of the whole catalogue.
-        selections: Of the version.
+        filter_cache: Of the version.
         vectors_ND: Item vectors.
-        for_each: Whether each interest's list matters, or the best over all lists of a request alone.
+        needs_each_list: As for `Searcher.search`.
+
+    Returns:
+        `scores_QS` best first, `rows_QS`, -1 where an interest found no further item, and the items
+        among
+        which was searched; None for all.
     """
-    if not terms.conditions and selections.hidden is not None:
-        others = search_others(
+    hidden = filter_cache.hidden
+    if options.conditions:
+        allowed = filter_cache.allowed_by(options.conditions)
+        if allowed.few_rows_S is not None:
+            found = exact_search(queries_QD[:, None], vectors_ND, num_results, among_rows=allowed.few_rows_S)
+            return *found, allowed
+        effort = options.effort * (len(vectors_ND) / allowed.num_rows) ** _EFFORT_EXPONENT
+        found = searcher.search(
             queries_QD,
             num_results,
-            hidden=selections.hidden,
+            needs_each_list=needs_each_list,
+            effort=effort,
+            selector=allowed.selector,
+        )
+        return *found, allowed
+    if hidden is not None:
+        found = search_visible(
+            queries_QD,
+            num_results,
+            hidden=hidden,
             searcher=searcher,
             vectors_ND=vectors_ND,
-            for_each=for_each,
-            effort=terms.effort,
+            needs_each_list=needs_each_list,
+            effort=options.effort,
         )
-        return Found(*others, selections.hidden.others)
-    if not terms.conditions:
-        return Found(*searcher.search(queries_QD, num_results, for_each=for_each, effort=terms.effort), None)
-    selection = selections.of(terms.conditions)
-    if selection.few_rows_S is not None:
-        few = exact_search(queries_QD[:, None], vectors_ND, num_results, among_rows=selection.few_rows_S)
-        return Found(*few, selection)
-    effort = terms.effort * (len(vectors_ND) / selection.num_rows) ** _DILUTION
-    many = searcher.search(
-        queries_QD, num_results, for_each=for_each, effort=effort, selector=selection.selector
-    )
-    return Found(*many, selection)
+        return *found, hidden.visible
+    found = searcher.search(queries_QD, num_results, needs_each_list=needs_each_list, effort=options.effort)
+    return *found, None

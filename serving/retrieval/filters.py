@@ -1,12 +1,10 @@
-"""Which items pass a request's filters: as rows where they are few, as a bitmap where they are many.
+"""Filters: which items pass the conditions of a request.
 
-A condition names an attribute and some of its values: an item *has* them where it has any of them. A keep
-condition passes the items that have them, a drop condition the others; all conditions must pass. So an item
-without a value passes every drop condition and no keep condition.
+A condition names an attribute and some of its values. An item meets a keep condition where it has
+one of the values, a drop condition where it has none of them; an item must meet all conditions. So
+an item without a value of the attribute meets every drop condition and no keep condition.
 
-Knows the attributes of one version; nothing about requests or searches.
-
-Legend: N items, S items that pass, R rows asked about.
+Legend: N items, S items of a set, R rows to test.
 """
 
 from collections.abc import Sequence
@@ -20,33 +18,35 @@ from numpy.typing import NDArray
 
 from re4.bundle.attributes.reader import Attributes
 
-FEW: Final = 1 << 13
-"""So many rows are scored one by one, which is exact. Measured at N = 10^6, D = 64, K = 4: 0.2 ms for each
-thousand rows, and about 2 ms for a search with a selector that finds 95 % of the best, whatever S is."""
+MAX_EXACT_ROWS: Final = 1 << 13
+"""Sets of at most so many rows are kept as rows and scored one by one, which is exact. Measured at
+N = 10^6, D = 64, K = 4: 0.2 ms for each thousand rows, and about 2 ms for a search with a selector
+that finds 95 % of the best, whatever S is."""
 
 _faiss: Any = faiss  # its type hints are incomplete
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One attribute's condition."""
+    """A condition on one attribute."""
 
     attribute: str
     codes: tuple[int, ...]
-    """Of the values, ascending and unique. None for a value that no item has: a keep condition without any
-    passes nothing, a drop condition everything."""
+    """Codes of the values, ascending and unique. A value that no item has, has no code: a keep
+    condition without codes is met by no item, a drop condition by every item."""
     is_drop: bool
 
 
-class Selection:
-    """The items that pass. Nothing in it changes; safe to share between threads."""
+class AllowedItems:
+    """A set of items: rows where they are few, a bitmap where they are many. Immutable and
+    thread-safe."""
 
     def __init__(
         self, *, rows_S: NDArray[np.int64] | None = None, mask_N: NDArray[np.bool_] | None = None
     ) -> None:
-        """Keep rows, ascending and unique, or a mask over the catalogue."""
+        """Hold rows, ascending and unique, or a mask over the catalogue."""
         self.few_rows_S = rows_S
-        """Where they are few; None where they are many."""
+        """None where the set is a bitmap."""
         self._bits = np.empty(0, np.uint8)
         if mask_N is not None:
             self._bits = np.packbits(mask_N, bitorder="little")
@@ -54,19 +54,27 @@ class Selection:
         elif rows_S is not None:
             self.num_rows, self.num_bytes = len(rows_S), rows_S.nbytes
 
+    @classmethod
+    def of_mask(cls, mask_N: NDArray[np.bool_]) -> "AllowedItems":
+        """Hold the items of a mask, as rows where they are few."""
+        if np.count_nonzero(mask_N) <= MAX_EXACT_ROWS:
+            return cls(rows_S=np.flatnonzero(mask_N))
+        return cls(mask_N=mask_N)
+
     @cached_property
     def selector(self) -> Any:
-        """For FAISS's per-call search parameters, where they are many. Reads this selection's memory."""
+        """The set as FAISS's per-call search parameters take it, for a bitmap. Reads this object's
+        memory."""
         return _faiss.IDSelectorBitmap(self._bits)
 
     def rows(self) -> NDArray[np.int64]:
-        """All rows that pass, ascending."""
+        """Return all rows of the set, ascending."""
         if self.few_rows_S is not None:
             return self.few_rows_S
         return np.flatnonzero(np.unpackbits(self._bits, bitorder="little"))
 
-    def hold(self, rows_R: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether each of some rows passes: bool [R]."""
+    def contains(self, rows_R: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return whether each row is in the set: bool [R]."""
         if self.few_rows_S is not None:
             places_R = np.searchsorted(self.few_rows_S, rows_R)
             inside_R = places_R < self.num_rows
@@ -75,30 +83,28 @@ class Selection:
         return np.asarray(self._bits[rows_R >> 3] >> (rows_R & 7).astype(np.uint8) & 1, np.bool_)
 
 
-def select(attributes: Attributes, conditions: Sequence[Condition], num_items: int) -> Selection:
-    """Find the items that pass all conditions.
+def apply_conditions(attributes: Attributes, conditions: Sequence[Condition], num_items: int) -> AllowedItems:
+    """Return the items that meet all conditions.
 
-    Where a keep condition is met by few items, only those are looked at.
+    Where few items meet one of the keep conditions, only those are tested for the others.
 
     Args:
         attributes: Of the version.
-        conditions: Of attributes that it has.
+        conditions: On attributes that it has.
         num_items: N.
     """
     keeps = [condition for condition in conditions if not condition.is_drop]
     if keeps:
         rarest = min(keeps, key=lambda keep: attributes[keep.attribute].num_with(keep.codes))
-        if attributes[rarest.attribute].num_with(rarest.codes) <= FEW:
+        if attributes[rarest.attribute].num_with(rarest.codes) <= MAX_EXACT_ROWS:
             rows_S = attributes[rarest.attribute].rows_with(rarest.codes).astype(np.int64)
             for condition in conditions:
                 if condition is not rarest:
                     has_S = attributes[condition.attribute].have_any(rows_S, condition.codes)
                     rows_S = rows_S[has_S != condition.is_drop]
-            return Selection(rows_S=rows_S)
+            return AllowedItems(rows_S=rows_S)
     mask_N = np.ones(num_items, np.bool_)
     for condition in conditions:
         has_N = attributes[condition.attribute].mask_with(condition.codes)
         mask_N &= ~has_N if condition.is_drop else has_N
-    if np.count_nonzero(mask_N) <= FEW:
-        return Selection(rows_S=np.flatnonzero(mask_N))
-    return Selection(mask_N=mask_N)
+    return AllowedItems.of_mask(mask_N)

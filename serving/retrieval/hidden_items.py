@@ -1,8 +1,8 @@
-"""Hidden items: out of every answer, at next to no cost.
+"""Hidden items: excluded from every answer, at little cost.
 
-A selector would slow every search down for the sake of a few rows. So the usual search goes a little deeper,
-and hidden rows are dropped from what it found. Only where an interest's list held more of them than that
-leaves room for are its nearest items searched again, among the others alone.
+A selector would slow down every search because of a few rows. So a search goes a little deeper, and
+hidden rows are removed from its results. Only where a request's results held more hidden rows than
+that extra depth is the request searched again, among the visible items alone.
 
 Legend: N items, Q queries (requests x interests), D embedding, S results per query.
 """
@@ -17,24 +17,24 @@ from numpy.typing import NDArray
 from re4.bundle.exact_search import exact_search
 from re4.bundle.hidden_ids import HiddenIds
 from re4.bundle.ids.id_map import ItemIds
-from re4.serving.retrieval.filters import FEW, Selection
+from re4.serving.retrieval.filters import AllowedItems
 from re4.serving.retrieval.search import Searcher
 
-ROOM: Final = 64
-"""How much deeper a search goes, at most: an interest's list rarely holds so many hidden rows."""
+MAX_EXTRA_DEPTH: Final = 64
+"""How much deeper a search goes at most. The results of a request rarely hold so many hidden
+rows."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class HiddenRows:
-    """The rows of one version that no answer may hold. Nothing in it changes; safe to share between
-    threads."""
+class HiddenItems:
+    """The hidden items of one version. Immutable and thread-safe."""
 
     mask_N: NDArray[np.bool_]
     num_rows: int
 
     @classmethod
-    def of(cls, hidden: HiddenIds, item_ids: ItemIds, num_items: int) -> "HiddenRows | None":
-        """The hidden items that a version has; None where it has none of them."""
+    def of(cls, hidden: HiddenIds, item_ids: ItemIds, num_items: int) -> "HiddenItems | None":
+        """Return the hidden items that a version has; None where it has none of them."""
         rows = item_ids.rows(hidden.of_kind(item_ids.kind)) if hidden.ids else np.empty(0, np.int64)
         known = np.unique(rows[rows >= 0])
         if not known.size:
@@ -44,79 +44,81 @@ class HiddenRows:
         return cls(mask_N=mask_N, num_rows=len(known))
 
     @cached_property
-    def others(self) -> Selection:
+    def visible(self) -> AllowedItems:
         """All items that are not hidden."""
-        return _selection(~self.mask_N)
+        return AllowedItems.of_mask(~self.mask_N)
 
-    def without(self, selection: Selection) -> Selection:
-        """What passes a filter, without what is hidden."""
-        if selection.few_rows_S is not None:
-            return Selection(rows_S=selection.few_rows_S[~self.mask_N[selection.few_rows_S]])
+    def remove_from(self, allowed: AllowedItems) -> AllowedItems:
+        """Return the allowed items that are not hidden."""
+        if allowed.few_rows_S is not None:
+            return AllowedItems(rows_S=allowed.few_rows_S[~self.mask_N[allowed.few_rows_S]])
         mask_N = np.zeros(len(self.mask_N), np.bool_)
-        mask_N[selection.rows()] = True
-        return _selection(mask_N & ~self.mask_N)
+        mask_N[allowed.rows()] = True
+        return AllowedItems.of_mask(mask_N & ~self.mask_N)
 
 
-def _selection(mask_N: NDArray[np.bool_]) -> Selection:
-    if np.count_nonzero(mask_N) <= FEW:
-        return Selection(rows_S=np.flatnonzero(mask_N))
-    return Selection(mask_N=mask_N)
-
-
-def search_others(
+def search_visible(
     queries_QD: NDArray[np.float32],
     num_results: int,
     *,
-    hidden: HiddenRows,
+    hidden: HiddenItems,
     searcher: Searcher,
     vectors_ND: NDArray[np.float32],
-    for_each: bool,
+    needs_each_list: bool,
     effort: float,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The best items of each query that are not hidden.
+    """Return the best items of each query that are not hidden.
 
     Args:
         queries_QD: Finite, the K of a request beside each other.
         num_results: How many each query wants, at least 1.
-        hidden: What must not be found.
+        hidden: The items that must not be found.
         searcher: Of the whole catalogue.
         vectors_ND: Item vectors.
-        for_each: Whether each list matters, or the best over all lists of a request alone.
+        needs_each_list: As for `Searcher.search`.
         effort: A multiple of the tuned setting.
 
     Returns:
         `scores_QS` best first and `rows_QS`, -1 at the end where the index found no further item.
     """
-    room = min(hidden.num_rows, ROOM)
-    scores_QS, rows_QS = searcher.search(queries_QD, num_results + room, for_each=for_each, effort=effort)
+    extra_depth = min(hidden.num_rows, MAX_EXTRA_DEPTH)
+    scores_QS, rows_QS = searcher.search(
+        queries_QD, num_results + extra_depth, needs_each_list=needs_each_list, effort=effort
+    )
     is_hidden_QS = (rows_QS >= 0) & hidden.mask_N[rows_QS]
     if not is_hidden_QS.any():
         return scores_QS[:, :num_results], rows_QS[:, :num_results]
-    crowded_Q = _crowded(rows_QS, is_hidden_QS, searcher.num_interests, room)
-    # Stable: the others keep their order, and hidden ones go to the end, where they are no items any more.
+    is_short_Q = _has_more_hidden_rows(rows_QS, is_hidden_QS, searcher.num_interests, extra_depth)
+    # Stable: visible rows keep their order; hidden rows go to the end and become -1.
     order_QS = np.argsort(is_hidden_QS, axis=1, kind="stable")[:, :num_results]
     scores_QS = np.take_along_axis(scores_QS, order_QS, axis=1)
     rows_QS = np.take_along_axis(np.where(is_hidden_QS, -1, rows_QS), order_QS, axis=1)
-    if crowded_Q.any():
-        again_QD, others = queries_QD[crowded_Q], hidden.others
+    if is_short_Q.any():
+        again_QD, visible = queries_QD[is_short_Q], hidden.visible
         scores, rows = (
-            searcher.search(again_QD, num_results, for_each=for_each, effort=effort, selector=others.selector)
-            if others.few_rows_S is None
-            else exact_search(again_QD[:, None], vectors_ND, num_results, among_rows=others.few_rows_S)
+            searcher.search(
+                again_QD,
+                num_results,
+                needs_each_list=needs_each_list,
+                effort=effort,
+                selector=visible.selector,
+            )
+            if visible.few_rows_S is None
+            else exact_search(again_QD[:, None], vectors_ND, num_results, among_rows=visible.few_rows_S)
         )
-        scores_QS[crowded_Q], rows_QS[crowded_Q] = -np.inf, -1
-        scores_QS[crowded_Q, : scores.shape[1]], rows_QS[crowded_Q, : rows.shape[1]] = scores, rows
+        scores_QS[is_short_Q], rows_QS[is_short_Q] = -np.inf, -1
+        scores_QS[is_short_Q, : scores.shape[1]], rows_QS[is_short_Q, : rows.shape[1]] = scores, rows
     return scores_QS, rows_QS
 
 
-def _crowded(
-    rows_QS: NDArray[np.int64], is_hidden_QS: NDArray[np.bool_], num_interests: int, room: int
+def _has_more_hidden_rows(
+    rows_QS: NDArray[np.int64], is_hidden_QS: NDArray[np.bool_], num_interests: int, extra_depth: int
 ) -> NDArray[np.bool_]:
-    """Queries of requests that found more hidden rows than there was room for, [Q]."""
-    crowded_Q = np.zeros(len(rows_QS), np.bool_)
+    """Return the queries of requests that found more hidden rows than the extra depth, bool [Q]."""
+    has_more_Q = np.zeros(len(rows_QS), np.bool_)
     for start in range(0, len(rows_QS), num_interests):
         own = slice(start, start + num_interests)
         is_hidden_KS = is_hidden_QS[own]
-        if np.count_nonzero(is_hidden_KS) > room:
-            crowded_Q[own] = len(np.unique(rows_QS[own][is_hidden_KS])) > room
-    return crowded_Q
+        if np.count_nonzero(is_hidden_KS) > extra_depth:
+            has_more_Q[own] = len(np.unique(rows_QS[own][is_hidden_KS])) > extra_depth
+    return has_more_Q

@@ -1,8 +1,8 @@
-"""Refuse an ONNX model that refers to anything outside its own bytes, before ONNX Runtime sees it.
+"""Reject an ONNX model that refers to anything outside its own bytes, before ONNX Runtime loads it.
 
-A tensor may name an external file, by any path, to take its data from; a function or an operator of another
-domain may bring code of its own. An encoder needs neither. The model is read as bare protobuf fields, so that
-the `onnx` package is not needed here. Field numbers are those of onnx.proto.
+A tensor may take its data from an external file, by any path. A function or an operator of another
+domain may bring its own code. An encoder needs neither. The model is read as bare protobuf fields,
+so that the server does not need the `onnx` package. Field numbers are those of onnx.proto.
 """
 
 from collections.abc import Mapping
@@ -44,16 +44,16 @@ _TENSOR_EXTERNAL_DATA: Final = 13
 _TENSOR_DATA_LOCATION: Final = 14
 
 
-def refuse_outside_references(model: bytes, *, where: str) -> None:
-    """Check that a model is made of its own bytes and standard operators only.
+def reject_external_references(model: bytes, *, where: str) -> None:
+    """Check that a model consists of its own bytes and standard operators only.
 
     Args:
         model: The serialised ModelProto.
-        where: What to call it in the error message.
+        where: Name of the file in error messages.
 
     Raises:
-        BundleDamagedError: not a protobuf message, too large or too deep, external data, or an operator
-            of a domain other than ONNX's own.
+        BundleDamagedError: not a protobuf message, too large or too deep, external data, or an
+            operator of a domain other than ONNX's own.
     """
     if len(model) > MAX_MODEL_BYTES:
         raise BundleDamagedError(f"{where}: {len(model)} bytes, an encoder has at most {MAX_MODEL_BYTES}")

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from re4.bundle.exact_search import true_scores
 from re4.bundle.golden import GoldenQueries
 from re4.common.errors import BundleMismatchError, Re4Error
-from re4.serving.retrieval.indexes import KINDS
-from re4.serving.retrieval.merging.max_score import merge_max_score
-from re4.serving.retrieval.pipeline import Answer, Query
+from re4.serving.retrieval.indexes.kinds import KINDS
+from re4.serving.retrieval.pipeline import Query, QueryResult
 from re4.serving.versions.snapshot import Snapshot
 
 TOLERANCE: Final = 1e-3
@@ -45,7 +44,6 @@ def check_golden(snapshot: Snapshot, golden: GoldenQueries, *, max_batch_size: i
                 Query(
                     history_rows_L=golden.rows_QL[q, : golden.lengths_Q[q]],
                     num_candidates=num_candidates,
-                    merge=merge_max_score,
                 )
                 for q in span
             ]
@@ -100,7 +98,7 @@ def _compare_interests(found_KD: NDArray[np.float32], expected_KD: NDArray[np.fl
 
 def _recall(
     snapshot: Snapshot,
-    answer: Answer,
+    answer: QueryResult,
     expected_rows_M: NDArray[np.int64],
     expected_M: NDArray[np.float32],
     where: str,

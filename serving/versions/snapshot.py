@@ -21,14 +21,11 @@ from re4.bundle.ids.id_map import ItemIds
 from re4.bundle.layout import ENCODER, INDEX, POPULAR, VECTORS
 from re4.bundle.manifest import Manifest
 from re4.common.errors import BundleDamagedError, BundleMismatchError
-from re4.serving.retrieval.devices.cpu import OnCpu
-from re4.serving.retrieval.devices.placement import Placement
+from re4.serving.retrieval.devices.backend import CpuBackend, DeviceBackend
 from re4.serving.retrieval.encoder import Encoder, bucket_sizes
-from re4.serving.retrieval.filter_cache import Selections
-from re4.serving.retrieval.hidden_items import HiddenRows
-from re4.serving.retrieval.indexes import KINDS, IndexKind
-from re4.serving.retrieval.indexes.kind import SearchPlan, scaled
-from re4.serving.retrieval.merging import POLICIES
+from re4.serving.retrieval.filter_cache import FilterCache
+from re4.serving.retrieval.hidden_items import HiddenItems
+from re4.serving.retrieval.indexes.kinds import KINDS, IndexKind, SearchPlan, scaled
 from re4.serving.retrieval.pipeline import Pipeline
 from re4.serving.retrieval.search import Searcher
 
@@ -47,7 +44,7 @@ class Snapshot:
     manifest: Manifest
     item_ids: ItemIds
     attributes: Attributes
-    selections: Selections
+    filter_cache: FilterCache
     vectors_ND: NDArray[np.float32]
     """Memory-mapped: processes on one machine share the pages."""
     popular_rows: NDArray[np.int64]
@@ -56,11 +53,13 @@ class Snapshot:
 
     def hiding(self, hidden: HiddenIds) -> "Snapshot":
         """The same version with these items out of every answer, and no others. Loads nothing."""
-        rows = HiddenRows.of(hidden, self.item_ids, self.manifest.items.num_items)
-        if rows is None and self.selections.hidden is None:
+        rows = HiddenItems.of(hidden, self.item_ids, self.manifest.items.num_items)
+        if rows is None and self.filter_cache.hidden is None:
             return self
-        selections = Selections(self.attributes, self.manifest.items.num_items, hidden=rows)
-        return replace(self, selections=selections, pipeline=self.pipeline.with_selections(selections))
+        filter_cache = FilterCache(self.attributes, self.manifest.items.num_items, hidden=rows)
+        return replace(
+            self, filter_cache=filter_cache, pipeline=self.pipeline.with_filter_cache(filter_cache)
+        )
 
 
 def load_snapshot(
@@ -68,8 +67,7 @@ def load_snapshot(
     manifest: Manifest,
     *,
     max_batch_size: int,
-    merge_policy: str,
-    placement: Placement | None = None,
+    backend: DeviceBackend | None = None,
 ) -> Snapshot:
     """Load a version whose every byte was verified, and run the encoder once at each batch size.
 
@@ -77,8 +75,7 @@ def load_snapshot(
         path: The version's folder.
         manifest: Its manifest.
         max_batch_size: Largest batch that the pipeline will be given.
-        merge_policy: A name in `re4.serving.retrieval.merging.POLICIES`.
-        placement: The device; None for processors.
+        backend: The device; None for processors.
 
     Raises:
         BundleDamagedError: a file that its parser refuses.
@@ -94,9 +91,9 @@ def load_snapshot(
             f"{num_items} items"
         )
     attributes = Attributes.open(path, manifest.items.attributes, num_items)
-    selections = Selections(attributes, num_items)
-    placement = placement or OnCpu()
-    encoder = placement.encoder(
+    filter_cache = FilterCache(attributes, num_items)
+    backend = backend or CpuBackend()
+    encoder = backend.encoder(
         lambda providers: Encoder(
             (path / ENCODER).read_bytes(),
             manifest.model,
@@ -107,22 +104,23 @@ def load_snapshot(
     )
     searcher = _open_searcher(path / INDEX, manifest, vectors_ND)
     query_counts = tuple(size * manifest.model.num_interests for size in bucket_sizes(max_batch_size))
-    searcher.move(lambda index: placement.index(index, vectors_ND=vectors_ND, query_counts=query_counts))
+    searcher.convert_index(
+        lambda index: backend.index(index, vectors_ND=vectors_ND, query_counts=query_counts)
+    )
     encoder.warm()
     return Snapshot(
         path=path,
         manifest=manifest,
         item_ids=item_ids,
         attributes=attributes,
-        selections=selections,
+        filter_cache=filter_cache,
         vectors_ND=vectors_ND,
         popular_rows=popular_rows,
         pipeline=Pipeline(
             vectors_ND=vectors_ND,
             encoder=encoder,
             searcher=searcher,
-            selections=selections,
-            merge=POLICIES[merge_policy],
+            filter_cache=filter_cache,
             max_history_length=manifest.model.max_history_length,
         ),
     )

@@ -109,7 +109,7 @@ def load_and_try(path: Path, settings: ServerSettings) -> None:
     from re4.serving.versions.snapshot import load_snapshot
 
     size = settings.max_batch_size
-    snapshot = load_snapshot(path, manifest, max_batch_size=size, merge_policy=settings.merge_policy)
+    snapshot = load_snapshot(path, manifest, max_batch_size=size)
     check_golden(snapshot, GoldenQueries.read(path / GOLDEN), max_batch_size=size)
 
 

@@ -131,13 +131,13 @@ def test_few_items_and_odd_links_are_refused(gpu: None, vectors: np.ndarray) -> 
 def test_what_is_built_for_a_gpu_is_found_on_one(
     index: str, vectors: np.ndarray, queries: np.ndarray
 ) -> None:
-    from re4.serving.retrieval.devices.cuda import OnCuda
+    from re4.serving.retrieval.devices.cuda import CudaBackend
 
     if index == "cagra" and not hasattr(faiss, "GpuIndexCagra"):
         pytest.skip("this FAISS is a build without CAGRA")
     factory, _ = factory_for(index, NUM_ITEMS, DIM, device=Device.CUDA)
     built = build_index(factory, vectors, device=Device.CUDA)
-    placed = OnCuda().index(built.index, vectors_ND=vectors, query_counts=(40,))
+    placed = CudaBackend().index(built.index, vectors_ND=vectors, query_counts=(40,))
     dearest = built.ladders(10)[0][-1]
     rows = placed.search(queries[:, 0], 10, params=built.family.parameters(dearest))[1]
     exact = np.argsort(-(queries[:, 0] @ vectors.T), axis=1)[:, :10]

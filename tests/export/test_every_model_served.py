@@ -10,7 +10,7 @@ from planted_tastes import write_planted
 from re4.bundle.publishing.current import live_version
 from re4.bundle.verify import read_manifest
 from re4.exporting.exporter import export_run
-from re4.serving.retrieval.pipeline import Answer, Query
+from re4.serving.retrieval.pipeline import Query, QueryResult
 from re4.serving.versions.snapshot import load_snapshot
 from re4.training.config import TrainConfig
 from re4.training.presets import PRESETS
@@ -28,11 +28,11 @@ def test_every_model_is_served_as_it_was_trained(model: str, tmp_path: Path) -> 
 
     trained = Run.open(tmp_path / "run").load_model()
     path = live_version(tmp_path / "bundles")
-    snapshot = load_snapshot(path, read_manifest(path), max_batch_size=4, merge_policy="max-score")
+    snapshot = load_snapshot(path, read_manifest(path), max_batch_size=4)
     for history in ([3], [7, 1, 12], [5, 9, 2, 4, 11, 8]):
         query = Query(history_rows_L=np.array(history), num_candidates=20)
         (answer,) = snapshot.pipeline.run([query])
-        assert isinstance(answer, Answer)
+        assert isinstance(answer, QueryResult)
         with torch.inference_mode():
             encoded = trained.interests(torch.tensor([history]), torch.tensor([len(history)]))
             scores_N = (encoded.interests_BKD[0] @ trained.item_vectors_ND().T).amax(dim=0).numpy()

@@ -1,4 +1,4 @@
-"""One process's server, driven in the process of the test."""
+"""A server of one process, driven in the test's process."""
 
 import asyncio
 import threading
@@ -22,7 +22,7 @@ REQUEST = pb.RetrieveRequest(history=pb.ItemIds(strings=["item-1-é"]), num_cand
 
 
 class Held:
-    """A pipeline that stays in a batch until the test lets it go."""
+    """A pipeline that stays in a batch until the test releases it."""
 
     def __init__(self, pipeline: Any) -> None:
         self._pipeline = pipeline
@@ -46,7 +46,7 @@ def drive(
 ) -> None:
     async def main() -> None:
         with pytest.MonkeyPatch.context() as patch:
-            # Whoever holds a batch would hold the event loop, and the test with it.
+            # A held batch must not block the event loop, and the test with it.
             patch.setattr("re4.serving.api.service._MAX_BLOCK_MS", 0.0)
             patch.setattr("re4.serving.api.service._MAX_BLOCK_BESIDE_MS", 0.0)
             patch.setattr("re4.serving.api.service.usable_cores", lambda: 99)
@@ -62,7 +62,7 @@ def drive(
 
 
 async def until_in_flight(server: RetrievalServer, num_calls: int) -> None:
-    """Let the loop run until the server's handlers have so many calls, all of them queued by then."""
+    """Run the event loop until so many calls are in flight; all of them are queued by then."""
     while server._service._num_in_flight < num_calls:
         await asyncio.sleep(0)
 

@@ -1,1 +1,1 @@
-"""Where the encoder and the index run: on CPU cores, or on one GPU."""
+"""The devices on which the encoder and the index run: CPU cores, or one GPU."""

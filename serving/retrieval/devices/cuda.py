@@ -1,8 +1,8 @@
-"""One NVIDIA GPU: encoder and index on it, both owned by one thread for life.
+"""One NVIDIA GPU: encoder and index on it, both confined to one thread.
 
-That thread is the compute lane, so that a search needs no other. A hot swap's copy to the GPU runs in the
-same thread, between two batches. What a GPU index cannot do (selectors, very many results) the loaded index
-does, which stays beside it.
+That thread is also the server's worker thread, so that a search changes no thread. The copy of a
+new version to the GPU runs in it too, between two batches. A GPU index supports neither selectors
+nor very many results; for those the loaded CPU index is searched, which is kept beside it.
 
 Not verified on a GPU: see docs/architecture.md.
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from re4.common.errors import BundleMismatchError, ServerError
 from re4.common.onnx_runtime import onnxruntime
-from re4.serving.retrieval.devices.owner import Owned, OwnerThread
+from re4.serving.retrieval.devices.thread_confinement import ResourceThread, ThreadConfined
 from re4.serving.retrieval.encoder import CPU_PROVIDERS, Encoder
 
 CUDA_PROVIDERS: Final = ("CUDAExecutionProvider", *CPU_PROVIDERS)
@@ -37,95 +37,95 @@ _INSTALL: Final = (
 _faiss: Any = faiss  # its type hints are incomplete
 
 
-class OnCuda:
-    """See `Placement`."""
+class CudaBackend:
+    """The GPU: one thread makes, uses and destroys encoder and index. See `DeviceBackend`."""
 
     name = "cuda"
 
     def __init__(self) -> None:
-        """Take the GPU.
+        """Open the GPU.
 
         Raises:
             ServerError: there is none, or FAISS or ONNX Runtime is a build without GPU support.
         """
         check_cuda()
-        self._thread = OwnerThread("device-lane")
-        self._resources = Owned(self._thread, lambda: _faiss.StandardGpuResources())
+        self._thread = ResourceThread("gpu-thread")
+        self._resources = ThreadConfined(self._thread, lambda: _faiss.StandardGpuResources())
 
     @property
-    def lane(self) -> ThreadPoolExecutor:
-        """The thread that owns all that is on the GPU."""
+    def worker_thread(self) -> ThreadPoolExecutor:
+        """The thread to which everything on the GPU is confined."""
         return self._thread.executor
 
-    def encoder(self, load: Callable[[tuple[str, ...]], Encoder]) -> "OwnedEncoder":
-        """The encoder, loaded with the CUDA provider by the thread that owns it."""
-        return OwnedEncoder(Owned(self._thread, lambda: load(CUDA_PROVIDERS)))
+    def encoder(self, load: Callable[[tuple[str, ...]], Encoder]) -> "ConfinedEncoder":
+        """Return the encoder, loaded with the CUDA provider."""
+        return ConfinedEncoder(ThreadConfined(self._thread, lambda: load(CUDA_PROVIDERS)))
 
     def index(
         self, index: Any, *, vectors_ND: NDArray[np.float32], query_counts: tuple[int, ...]
-    ) -> "PlacedIndex":
-        """A copy of the index on the GPU, searched once at every number of query rows."""
-        owned = self._resources.use(
-            lambda resources: Owned(self._thread, lambda: _copy(resources, index, vectors_ND))
+    ) -> "GpuIndex":
+        """Return a copy of the index on the GPU, searched once at every number of query rows."""
+        confined = self._resources.use(
+            lambda resources: ThreadConfined(self._thread, lambda: _copy(resources, index, vectors_ND))
         )
-        placed = PlacedIndex(owned, index, query_counts)
-        placed.warm()
-        return placed
+        gpu_index = GpuIndex(confined, index, query_counts)
+        gpu_index.warm()
+        return gpu_index
 
 
-class OwnedEncoder:
-    """An encoder that its own thread runs."""
+class ConfinedEncoder:
+    """An encoder that one thread runs."""
 
-    def __init__(self, owned: Owned[Encoder]) -> None:
-        self._owned = owned
+    def __init__(self, encoder: ThreadConfined[Encoder]) -> None:
+        self._encoder = encoder
 
     def encode(
         self, history_vectors_BLD: NDArray[np.float32], lengths_B: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """As `Encoder.encode`."""
-        return self._owned.use(lambda encoder: encoder.encode(history_vectors_BLD, lengths_B))
+        """Run `Encoder.encode`."""
+        return self._encoder.use(lambda encoder: encoder.encode(history_vectors_BLD, lengths_B))
 
     def warm(self) -> None:
-        """As `Encoder.warm`."""
-        self._owned.use(lambda encoder: encoder.warm())
+        """Run `Encoder.warm`."""
+        self._encoder.use(lambda encoder: encoder.warm())
 
 
-class PlacedIndex:
-    """An index on the GPU, with the one it was copied from beside it."""
+class GpuIndex:
+    """An index on the GPU, with the CPU index of which it is a copy."""
 
-    def __init__(self, owned: Owned[Any], beside: Any, query_counts: tuple[int, ...]) -> None:
-        self._owned = owned
-        self._beside = beside
+    def __init__(self, index: ThreadConfined[Any], cpu_index: Any, query_counts: tuple[int, ...]) -> None:
+        self._index = index
+        self._cpu_index = cpu_index
         self._query_counts = query_counts
-        self.ntotal = beside.ntotal
+        self.ntotal = cpu_index.ntotal
 
     def search(
         self, queries_QD: NDArray[np.float32], num_results: int, *, params: Any = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Search; query rows are padded to a number that was warmed up."""
+        """Search; queries are padded to a number that was warmed up."""
         if num_results > MAX_GPU_RESULTS or getattr(params, "sel", None) is not None:
-            scores_QS, rows_QS = self._beside.search(queries_QD, num_results, params=params)
+            scores_QS, rows_QS = self._cpu_index.search(queries_QD, num_results, params=params)
             return scores_QS, rows_QS
         num_queries = len(queries_QD)
         padded = next((count for count in self._query_counts if count >= num_queries), num_queries)
         padded_QD = np.zeros((padded, queries_QD.shape[1]), np.float32)
         padded_QD[:num_queries] = queries_QD
-        scores_QS, rows_QS = self._owned.use(
+        scores_QS, rows_QS = self._index.use(
             lambda index: index.search(padded_QD, num_results, params=_for_gpu(index, params))
         )
         return scores_QS[:num_queries], rows_QS[:num_queries]
 
     def warm(self) -> None:
-        """Search once at every number of query rows."""
+        """Search once at every number of queries."""
         for count in self._query_counts:
-            self.search(np.zeros((count, self._beside.d), np.float32), min(_WARM_RESULTS, self.ntotal))
+            self.search(np.zeros((count, self._cpu_index.d), np.float32), min(_WARM_RESULTS, self.ntotal))
 
 
 def check_cuda() -> None:
-    """Say what is missing, before anything is loaded.
+    """Check that the GPU and builds for it are there, before anything is loaded.
 
     Raises:
-        ServerError: names it, and what to install.
+        ServerError: names the missing part and what to install.
     """
     if not hasattr(faiss, "StandardGpuResources"):
         raise ServerError(f"--device cuda: this FAISS is a build without GPU support: {_INSTALL}")
@@ -142,7 +142,8 @@ def check_cuda() -> None:
 
 
 def _copy(resources: Any, index: Any, vectors_ND: NDArray[np.float32]) -> Any:
-    """The index on the GPU: a graph that CAGRA made as it is, another one as a CAGRA graph of its vectors."""
+    """Copy an index to the GPU. A graph is copied if CAGRA built it; otherwise CAGRA builds one
+    anew."""
     if isinstance(index, faiss.IndexHNSW) and hasattr(faiss, "GpuIndexCagra"):
         config = _faiss.GpuIndexCagraConfig()
         config.device = _DEVICE
@@ -158,14 +159,15 @@ def _copy(resources: Any, index: Any, vectors_ND: NDArray[np.float32]) -> Any:
             f"--device cuda: FAISS has no GPU index for {name}. Export with --device cuda (graphs need the "
             "build faiss-gpu-cuvs on servers, too), or serve with --device cpu"
         )
-    # Lists that were not made for GPUs are chosen by a processor (`export/index/coarse_quantizer.py`).
+    # Centroids that were not built for GPUs are searched on the CPU
+    # (`export/index/coarse_quantizer.py`).
     options = _faiss.GpuClonerOptions()
     options.allowCpuCoarseQuantizer = True
     return _faiss.index_cpu_to_gpu(resources, _DEVICE, index, options)
 
 
 def _for_gpu(index: Any, params: Any) -> Any:
-    """The search parameters in the form that the GPU's index takes."""
+    """Return the search parameters in the form that the GPU index takes."""
     if not isinstance(params, _faiss.SearchParametersHNSW):
         return params
     return _faiss.SearchParametersCagra(itopk_size=params.efSearch)

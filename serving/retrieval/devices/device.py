@@ -1,11 +1,11 @@
-"""The devices that a server can run on. Imports nothing, so that the command's help is quick."""
+"""The devices on which a server can run. Imports nothing, so that the command's help is fast."""
 
 from enum import StrEnum
 
 
 class Device(StrEnum):
-    """Where the encoder and the index run."""
+    """The device on which the encoder and the index run."""
 
     CPU = "cpu"
     CUDA = "cuda"
-    """The first NVIDIA GPU that is visible."""
+    """The first visible NVIDIA GPU."""

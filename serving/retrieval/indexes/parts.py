@@ -1,8 +1,9 @@
-"""Is what lies inside a loaded index on the allow-list too, and is it what the search parameters are for?
+"""The check of the parts inside a loaded index: allowed classes, and the ones that the search plan
+is for.
 
-The loader looks at the outermost class. An IVF index holds its centroids, which another index may choose
-from, an HNSW index its storage; and an HNSW index takes parameters of another kind without a word, and
-ignores them.
+The loader checks the outermost class only. An IVF index holds centroids, which may be an index
+themselves; an HNSW index holds its storage. FAISS also accepts search parameters of another kind
+without an error and ignores them, so the class must be the one that the plan is for.
 """
 
 from typing import Any, Final
@@ -10,7 +11,7 @@ from typing import Any, Final
 import faiss
 
 from re4.common.errors import BundleMismatchError
-from re4.serving.retrieval.indexes.kind import SearchPlan
+from re4.serving.retrieval.indexes.kinds import SearchPlan
 
 _FLAT: Final = frozenset({"IndexFlat", "IndexFlatIP"})
 _CHOOSERS: Final = _FLAT | {"IndexHNSWFlat", "IndexPQFastScan"}
@@ -19,14 +20,14 @@ _HNSW_STORAGE: Final = _FLAT | {"IndexScalarQuantizer"}
 
 
 def check_parts(index: Any, plan: SearchPlan | None) -> None:
-    """Refuse an index with a part that this server does not allow, or that its plan is not for.
+    """Reject an index with a part that is not allowed, or of a class that the plan is not for.
 
     Args:
         index: A loaded FAISS index, its own class checked.
-        plan: How it is to be searched; None for an index that has no parts.
+        plan: How the index is searched; None for a flat index, which has no parts.
 
     Raises:
-        BundleMismatchError: names the part, what it is and what it may be.
+        BundleMismatchError: names the part, its class and the allowed classes.
     """
     if plan is None:
         return
@@ -43,7 +44,7 @@ def check_parts(index: Any, plan: SearchPlan | None) -> None:
 
 
 def _check(part: str, index: Any, allowed: frozenset[str], num_vectors: int) -> Any:
-    """The part as its own class."""
+    """Check a part, and return it as its own class."""
     index = faiss.downcast_index(index)
     name = type(index).__name__
     if name not in allowed:

@@ -1,59 +1,64 @@
-"""Scores traded for variety: ComiRec's controllable aggregation over a category of the catalogue.
+"""Category diversity: scores are traded for variety, by ComiRec's controllable aggregation.
 
-Cen et al., KDD 2020: choose candidates for a large sum of scores plus a factor times the number of pairs of
-them that are of different categories, greedily. The next candidate is the one with the largest
+Cen et al., KDD 2020: choose candidates for a large sum of scores plus a factor times the number of
+pairs of candidates of different categories, greedily. The next candidate is the one with the
+largest
 
     score + factor x (how many of those chosen before are of another category)
 
-among the items that max score has first, `POOL_FACTOR` times as many as are wanted. Equal gains go to the
-earlier one of those.
+among the best items by maximum score, `POOL_FACTOR` times as many as candidates are wanted. Of
+equal gains the item with the higher score is chosen.
 
-Items of a multi-valued attribute are of one category where they share a value. Items without a value are of
-one category, that of those without.
+Items of a multi-valued attribute are of one category where they share a value. All items without a
+value are of one category.
 
-Legend: K interests, S results per interest, L history length, P items to choose from, G groups of items that
-have the same values, V values, E entries (one for each value of each item).
+Legend: K interests, S results per interest, L history length, P items to choose from, G groups of
+items that have the same values, V values, E entries (one for each value of each item).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from re4.bundle.attributes.reader import Attribute
-from re4.serving.retrieval.merging.max_score import merge_max_score
-from re4.serving.retrieval.merging.policy import Merged
+from re4.serving.retrieval.merging.max_score import MAX_SCORE, best_items
+from re4.serving.retrieval.merging.policy import MergedList, MergePolicy, SearchResults
 
 POOL_FACTOR: Final = 4
-"""Interests that agree find the same items: without more than are wanted there would be no choice."""
+"""Interests that agree find the same items. Without more items than candidates there would be no
+choice."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class CategoryDiversity:
-    """The policy `category-diversity`, for one attribute and one factor; a `MergePolicy`."""
+def category_diversity(category: Attribute, factor: float) -> MergePolicy:
+    """Return the policy `category-diversity` for an attribute and a factor.
 
-    category: Attribute
-    factor: float
-    """In units of score, 0 or more; 0 is max score."""
+    Candidates come in the order in which they were chosen.
 
-    def __call__(
-        self,
-        scores_KS: NDArray[np.float32],
-        rows_KS: NDArray[np.int64],
+    Args:
+        category: The attribute whose values are the categories.
+        factor: In units of score, 0 or more; 0 is `max-score`.
+    """
+
+    def merge(
+        results: SearchResults,
         excluded_rows: NDArray[np.int64],
         num_candidates: int,
-        attention_KL: NDArray[np.float32],
-    ) -> Merged:
-        """Merge: see `MergePolicy`. Candidates come in the order in which they were chosen."""
-        num_wanted = POOL_FACTOR * num_candidates if self.factor else num_candidates
-        pool = merge_max_score(scores_KS, rows_KS, excluded_rows, num_wanted, attention_KL)
-        if not self.factor or not len(pool.rows_M):
+        _: NDArray[np.float32],
+    ) -> MergedList:
+        pool = best_items(results, excluded_rows, POOL_FACTOR * num_candidates)
+        if not len(pool.rows_M):
             return pool
-        groups_P, is_alike_GG = _groups(self.category, pool.rows_M)
-        chosen = _choose(pool.scores_M, groups_P, is_alike_GG, self.factor, num_candidates)
-        return Merged(pool.rows_M[chosen], pool.scores_M[chosen], pool.interest_numbers_M[chosen])
+        groups_P, is_alike_GG = _groups(category, pool.rows_M)
+        chosen = _choose(pool.scores_M, groups_P, is_alike_GG, factor, num_candidates)
+        return pool.at(np.array(chosen))
+
+    if not factor:
+        return MAX_SCORE
+    return MergePolicy(
+        name="category-diversity", merge=merge, needs_each_list=False, depth_factor=POOL_FACTOR
+    )
 
 
 def _choose(
@@ -63,16 +68,17 @@ def _choose(
     factor: float,
     num_candidates: int,
 ) -> list[int]:
-    """Places in the pool, in the order of choosing.
+    """Return places in the pool, in the order of choosing.
 
-    Items of a group have the same values, so the best one left stands for all. What is added up is what each
-    group loses by those chosen that are alike, which leaves the order as gains would.
+    Items of a group have the same values, so only the best item left in each group is compared.
+    Each chosen item lowers the groups of its own category by the factor; that gives the same order
+    as raising all others.
 
     Args:
         scores_P: Best first.
         groups_P: The group of each item, 0 to G-1.
         is_alike_GG: Which groups are of one category.
-        factor: What the others gain when an item is chosen.
+        factor: The gain of an item of another category for each chosen item.
         num_candidates: How many to choose at most.
     """
     num_groups = len(is_alike_GG)
@@ -99,7 +105,8 @@ def _choose(
 
 
 def _groups(category: Attribute, rows_P: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The group of each item, and which groups are of one category: `groups_P` and `is_alike_GG`."""
+    """Return the group of each item, and which groups are of one category: `groups_P` and
+    `is_alike_GG`."""
     codes_E, lengths_P = category.codes_of(rows_P)
     if lengths_P is None:
         codes_G, groups_P = np.unique(codes_E, return_inverse=True)
@@ -118,12 +125,14 @@ def _groups(category: Attribute, rows_P: NDArray[np.int64]) -> tuple[NDArray[np.
 
 
 def _shares_a_code(lists_G: Sequence[NDArray[np.integer]]) -> NDArray[np.bool_]:
-    """Which lists of codes have one in common, [G, G]; each has with itself, the empty one too."""
+    """Return which lists have a code in common, [G, G]; each has with itself, also the empty
+    one."""
     owners_E = np.repeat(np.arange(len(lists_G)), [len(codes) for codes in lists_G])
     by_code = np.argsort(np.concatenate(lists_G), kind="stable")
     owners_E = owners_E[by_code]
     _, starts_V, sizes_V = np.unique(np.concatenate(lists_G)[by_code], return_index=True, return_counts=True)
-    # Every pair of owners of a code: each owner beside all from the first to the last of its code.
+    # All pairs of groups that have a code: each group beside all groups from the first to the last
+    # of its code.
     num_pairs_E = np.repeat(sizes_V, sizes_V)
     firsts_E = np.repeat(starts_V, sizes_V) - (np.cumsum(num_pairs_E) - num_pairs_E)
     others = owners_E[np.repeat(firsts_E, num_pairs_E) + np.arange(int(num_pairs_E.sum()))]

@@ -1,44 +1,76 @@
-"""What a merge policy is: the shape of its question and of its answer.
+"""The interface of merge policies: their input, their output and what they need of the search.
 
 Legend: K interests, S results per interest, L history length, M candidates.
 """
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from re4.serving.retrieval.filters import AllowedItems
 
-class Merged(NamedTuple):
-    """One list of candidates in the policy's order; no row twice, none that was excluded."""
+NO_ROWS: Final = np.empty(0, np.int64)
+_NO_SCORES: Final = np.empty(0, np.float32)
 
-    rows_M: NDArray[np.int64]
-    scores_M: NDArray[np.float32]
-    interest_numbers_M: NDArray[np.int64]
+
+class MergedList(NamedTuple):
+    """One list of candidates in the policy's order; no row twice, no excluded row."""
+
+    rows_M: NDArray[np.int64] = NO_ROWS
+    scores_M: NDArray[np.float32] = _NO_SCORES
+    interest_numbers_M: NDArray[np.int64] = NO_ROWS
     """The interest, 0 to K-1, that gave the score."""
 
+    def at(self, places: slice | NDArray[np.integer] | NDArray[np.bool_]) -> "MergedList":
+        """Return the candidates at some places of the list."""
+        return MergedList(self.rows_M[places], self.scores_M[places], self.interest_numbers_M[places])
 
-class MergePolicy(Protocol):
-    """Makes one list of the lists that K interests found."""
 
-    def __call__(
-        self,
-        scores_KS: NDArray[np.float32],
-        rows_KS: NDArray[np.int64],
-        excluded_rows: NDArray[np.int64],
-        num_candidates: int,
-        attention_KL: NDArray[np.float32],
-    ) -> Merged:
-        """Merge.
+class SearchResults(NamedTuple):
+    """The results of one query's search: a list for each interest, or the best items over all of
+    them."""
 
-        Args:
-            scores_KS: Scores of each interest's results, best first.
-            rows_KS: Item rows of the results, -1 where an interest found no further item.
-            excluded_rows: Rows that must not be returned, ascending and unique.
-            num_candidates: How many to return at most.
-            attention_KL: Each interest's attention over the history, newest first; every row sums to 1.
+    scores_KS: NDArray[np.float32] = _NO_SCORES
+    """Best first."""
+    rows_KS: NDArray[np.int64] = NO_ROWS
+    """Item rows; -1 where an interest found no further item."""
+    best: MergedList | None = None
+    """The best items by maximum score, where these were searched in place of the lists. Excluded
+    rows may be among them; row -1 where there are no more."""
+    allowed: AllowedItems | None = None
+    """The items among which was searched; None for the whole catalogue."""
 
-        Returns:
-            Fewer than `num_candidates` only where the lists hold no more.
-        """
-        ...
+
+Merge: TypeAlias = Callable[
+    [SearchResults, NDArray[np.int64], int, NDArray[np.float32]],
+    MergedList,
+]
+"""Arguments:
+
+- the results of a query's search;
+- `excluded_rows`, which must not be returned, ascending and unique;
+- `num_candidates`: how many to return at most; fewer are returned only where the results hold no
+  more;
+- `attention_KL`: each interest's attention over the history, newest first; every row sums to 1.
+"""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MergePolicy:
+    """A way to make one list of the lists that K interests found."""
+
+    name: str
+    merge: Merge
+    needs_each_list: bool = True
+    """Whether `merge` reads each interest's own list. Otherwise it reads only `best_items`, which
+    an approximate index finds with less work."""
+    depth_factor: int = 1
+    """How many items `merge` chooses among for each candidate, where more are wanted than are
+    returned."""
+
+    def search_depth(self, num_candidates: int, num_excluded: int) -> int:
+        """Return how many results each interest must find; 0 where no candidates are wanted."""
+        return num_candidates and num_candidates * self.depth_factor + num_excluded

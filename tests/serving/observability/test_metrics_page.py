@@ -205,7 +205,7 @@ def test_answers_that_needed_an_exact_search(snapshot: Snapshot) -> None:
             rows_QS[:] = -1
             return scores_QS, rows_QS
 
-        def best(self, queries_QD: Any, num_results: int) -> None:
+        def search_best(self, queries_QD: Any, num_results: int) -> None:
             return None
 
     searcher = snapshot.pipeline._searcher
@@ -213,8 +213,7 @@ def test_answers_that_needed_an_exact_search(snapshot: Snapshot) -> None:
         vectors_ND=snapshot.vectors_ND,
         encoder=snapshot.pipeline._encoder,
         searcher=Blind(),
-        selections=snapshot.selections,
-        merge=snapshot.pipeline._merge,
+        filter_cache=snapshot.filter_cache,
         max_history_length=snapshot.manifest.model.max_history_length,
     )
 

@@ -1,0 +1,155 @@
+"""Index kinds: the allow-list of indexes that this server loads, and how each kind is searched.
+
+A new kind is an entry of `KINDS`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+import faiss
+
+_MIN_APPROXIMATE_RECALL: Final = 0.5
+"""The recall that golden queries require of an approximate index. The manifest states the recall of
+a version; an index below this floor holds other items."""
+
+_MAX_VALUE: Final = (1 << 31) - 1
+_MAX_FACTOR_EFFORT: Final = 4
+_faiss: Any = faiss  # its type hints are incomplete
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchPlan:
+    """How an approximate index is searched."""
+
+    parameters: Any
+    """Per-call FAISS search parameters. Never set them on the index itself: that is shared
+    state."""
+    types: frozenset[str]
+    """Names of the FAISS classes that the parameters are for."""
+    k_factor: float
+    """Results of each interest for each wanted candidate, at least 1."""
+    pool_factor: float
+    """Results of all interests together that are rescored with the item vectors, for each wanted
+    candidate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexKind:
+    """One kind of index."""
+
+    name: str
+    """As in the manifest's `index.kind`."""
+    signatures: frozenset[bytes]
+    """The four bytes with which a file of this kind may begin."""
+    faiss_types: frozenset[str]
+    """Names of the FAISS classes that such a file may hold."""
+    min_golden_recall: float
+    """The share of the golden queries' exact candidates that an index of this kind must find, 0 to
+    1."""
+    search_parameters: Callable[[Mapping[str, int | float]], SearchPlan | None]
+    """Makes the plan from the manifest's parameters; None where there is nothing to set. Raises
+    ValueError where the parameters are not this kind's."""
+
+
+def scaled(parameters: Mapping[str, int | float], effort: float) -> dict[str, int | float]:
+    """Return search parameters multiplied by an effort: every parameter raises recall.
+
+    Each stays at least 1, and an integer where it was one. Factors make up for the loss of codes,
+    for which a small increase is enough; so they are multiplied by at most 4.
+    """
+    return {
+        name: max(1, value * min(effort, _MAX_FACTOR_EFFORT))
+        if name.endswith("_factor")
+        else min(max(1, round(value * effort)), _MAX_VALUE)
+        for name, value in parameters.items()
+    }
+
+
+def _one_parameter(
+    name: str, types: frozenset[str], faiss_parameters: Callable[[int | float], Any]
+) -> Callable[[Mapping[str, int | float]], SearchPlan]:
+    """Return the `search_parameters` of an approximate kind that FAISS searches with one parameter.
+
+    Args:
+        name: The parameter's name in the manifest.
+        types: Names of the FAISS classes that the parameter is for.
+        faiss_parameters: Makes FAISS's per-call parameters from its value.
+    """
+
+    def plan(parameters: Mapping[str, int | float]) -> SearchPlan:
+        _check_values(parameters, name, "k_factor", "pool_factor")
+        return SearchPlan(
+            parameters=faiss_parameters(parameters[name]),
+            types=types,
+            k_factor=parameters["k_factor"],
+            pool_factor=parameters["pool_factor"],
+        )
+
+    return plan
+
+
+def _no_parameters(parameters: Mapping[str, int | float]) -> None:
+    if parameters:
+        raise ValueError(f"a flat index takes no search parameters, found {', '.join(parameters)}")
+
+
+def _check_values(parameters: Mapping[str, int | float], *names: str) -> None:
+    """Require exactly these parameters, each at least 1 and small; all but factors are integers.
+
+    Raises:
+        ValueError: other parameters, missing ones, or a value out of range.
+    """
+    if set(parameters) != set(names):
+        raise ValueError(f"{', '.join(names)} are needed, found {', '.join(sorted(parameters)) or 'none'}")
+    for name, value in parameters.items():
+        if not 1 <= value <= _MAX_VALUE or (not name.endswith("_factor") and not isinstance(value, int)):
+            raise ValueError(f"{name} is {value}, a number from 1 to {_MAX_VALUE} is needed")
+
+
+# The flat index compares every item, so it is exact.
+_FLAT: Final = IndexKind(
+    name="flat",
+    signatures=frozenset({b"IxFI"}),
+    faiss_types=frozenset({"IndexFlatIP"}),
+    min_golden_recall=1.0,
+    search_parameters=_no_parameters,
+)
+
+# HNSW: a graph of neighbours over the vectors or over codes of them, or the graph that CAGRA built
+# on a GPU. `ef_search` is the number of nodes that a search keeps in its queue.
+_HNSW_TYPES: Final = frozenset({"IndexHNSWFlat", "IndexHNSWSQ", "IndexHNSWCagra"})
+_HNSW: Final = IndexKind(
+    name="hnsw",
+    signatures=frozenset({b"IHNf", b"IHNs", b"IHc2"}),
+    faiss_types=_HNSW_TYPES,
+    min_golden_recall=_MIN_APPROXIMATE_RECALL,
+    search_parameters=_one_parameter(
+        "ef_search", _HNSW_TYPES, lambda ef_search: _faiss.SearchParametersHNSW(efSearch=ef_search)
+    ),
+)
+
+# IVF: vectors, or codes of them, in lists around centroids. `nprobe` is the number of lists that a
+# search reads.
+_IVF_SIGNATURES: Final = {
+    b"IwFl": "IndexIVFFlat",
+    b"IwSq": "IndexIVFScalarQuantizer",
+    b"IwPQ": "IndexIVFPQ",
+    b"IwPf": "IndexIVFPQFastScan",
+    b"Iwrq": "IndexIVFRaBitQ",
+    b"Iwrr": "IndexIVFRaBitQ",  # of several bits
+    b"Iwrn": "IndexIVFRaBitQFastScan",
+}
+_IVF_TYPES: Final = frozenset(_IVF_SIGNATURES.values())
+_IVF: Final = IndexKind(
+    name="ivf",
+    signatures=frozenset(_IVF_SIGNATURES),
+    faiss_types=_IVF_TYPES,
+    min_golden_recall=_MIN_APPROXIMATE_RECALL,
+    search_parameters=_one_parameter(
+        "nprobe", _IVF_TYPES, lambda nprobe: _faiss.SearchParametersIVF(nprobe=nprobe)
+    ),
+)
+
+KINDS: Final[Mapping[str, IndexKind]] = MappingProxyType({kind.name: kind for kind in (_FLAT, _HNSW, _IVF)})

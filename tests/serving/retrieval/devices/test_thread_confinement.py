@@ -1,0 +1,64 @@
+"""What a thread owns is made, used and destroyed by it alone, whoever asks and whoever forgets it."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from re4.serving.retrieval.devices.thread_confinement import ResourceThread, ThreadConfined
+
+
+@pytest.fixture
+def thread() -> Iterator[ResourceThread]:
+    thread = ResourceThread("owner")
+    yield thread
+    thread.executor.shutdown()
+
+
+class Fragile:
+    """Notes who touches it."""
+
+    def __init__(self, threads: list[int]) -> None:
+        self.threads = threads
+        threads.append(threading.get_ident())
+
+    def touch(self) -> int:
+        self.threads.append(threading.get_ident())
+        return len(self.threads)
+
+    def __del__(self) -> None:
+        self.threads.append(threading.get_ident())
+
+
+def test_one_thread_makes_uses_and_destroys(thread: ResourceThread) -> None:
+    threads: list[int] = []
+    owned = [ThreadConfined(thread, lambda: Fragile(threads))]
+    callers = [threading.Thread(target=owned[0].use, args=(Fragile.touch,)) for _ in range(8)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    forgetting = threading.Thread(target=owned.clear)
+    forgetting.start()
+    forgetting.join()
+    assert thread.call(threading.get_ident) == thread.call(lambda: thread.call(threading.get_ident))
+    assert threads == [thread.call(threading.get_ident)] * 10
+
+
+def test_what_goes_wrong_in_the_thread_is_raised_to_who_asked(thread: ResourceThread) -> None:
+    def fail() -> None:
+        raise ValueError("no memory left on the device")
+
+    with pytest.raises(ValueError, match="no memory left"):
+        ThreadConfined(thread, fail)
+    assert thread.call(lambda: 3) == 3
+
+
+def test_a_thread_that_has_ended_leaves_things_alone() -> None:
+    threads: list[int] = []
+    thread = ResourceThread("ending")
+    owner = thread.call(threading.get_ident)
+    owned = ThreadConfined(thread, lambda: Fragile(threads))
+    thread.executor.shutdown()
+    del owned
+    assert threads == [owner]
