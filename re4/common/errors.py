@@ -1,7 +1,7 @@
-"""Every error that this project raises on purpose, as one tree.
+"""The tree of the errors that this project raises on purpose.
 
     Re4Error
-    ├── UsageError               the command was given wrong words                        exit 2
+    ├── UsageError               an option or argument is wrong                           exit 2
     ├── DataError                an event log, catalogue or data set cannot be used
     │   └── FetchError           a public data set could not be fetched
     ├── RunError                 a training run is missing, unfinished or damaged
@@ -13,18 +13,18 @@
     │   ├── BundleDamagedError   files missing, extra, truncated, changed or swapped
     │   └── BundleMismatchError  complete, but its parts do not belong together
     ├── SecurityError            a certificate, key or tokens file cannot be used
-    ├── UnauthenticatedError     the call brings no token, or a wrong one                 UNAUTHENTICATED
-    ├── RequestError             the caller's request is wrong                            INVALID_ARGUMENT
-    │   └── NoUsableHistoryError the request is right, but nothing in it is known         FAILED_PRECONDITION
-    ├── OverloadError            the server turns this request away
+    ├── UnauthenticatedError     a call has no token, or a wrong one                      UNAUTHENTICATED
+    ├── RequestError             a request is wrong                                       INVALID_ARGUMENT
+    │   └── NoUsableHistoryError no item of the history is known                          FAILED_PRECONDITION
+    ├── OverloadError            the server rejects a call
     │   ├── ShedError            it would wait longer than the server allows              RESOURCE_EXHAUSTED
-    │   ├── RateError            its caller's own rate is used up                         RESOURCE_EXHAUSTED
+    │   ├── RateError            its caller is over the rate of its token                 RESOURCE_EXHAUSTED
     │   └── TooLateError         its deadline passes before its turn                      DEADLINE_EXCEEDED
     ├── NotReadyError            the server has no version to answer from                 UNAVAILABLE
-    └── ServerError              the client's view: a call failed, or no server answered
+    └── ServerError              in a client: a call failed, or no server answered
 
-Messages name the thing, the value seen, the value allowed, and the next step. They go to the person who
-can act: the command prints them without a stack trace, the server sends them as status details.
+Messages name the thing, the value seen, the value allowed, and the next step. The command prints them
+without a stack trace; the server sends them as status details.
 """
 
 import math
@@ -32,14 +32,14 @@ from typing import ClassVar
 
 
 class Re4Error(Exception):
-    """Root of the tree: catch this to catch everything that this project raises on purpose."""
+    """Root of all errors that this project raises on purpose."""
 
     exit_code: ClassVar[int] = 1
-    """What the command ends with where this error stops it."""
+    """Exit code of a command that this error ends."""
 
 
 class UsageError(Re4Error):
-    """The command was given wrong words: options that contradict, a value out of range."""
+    """An option or argument is wrong: unknown, out of range, or in contradiction to another one."""
 
     exit_code = 2
 
@@ -65,7 +65,7 @@ class ExportError(Re4Error):
 
 
 class GateError(ExportError):
-    """A version was made, but a gate found it not good enough to publish. Nothing was published."""
+    """A version was made, but a quality gate failed. Nothing was published."""
 
     exit_code = 3
 
@@ -75,7 +75,7 @@ class BundleError(Re4Error):
 
 
 class BundleBusyError(BundleError):
-    """Another job is at work on the bundle directory; the message says whose, since when, and where."""
+    """Another job is at work on the bundle directory. The message names its command, start and machine."""
 
     exit_code = 4
 
@@ -93,35 +93,35 @@ class SecurityError(Re4Error):
 
 
 class UnauthenticatedError(Re4Error):
-    """A call brings no token, or one that is not known. The message never repeats it."""
+    """A call has no token, or an unknown one. The message never repeats the token."""
 
 
 class RequestError(Re4Error):
-    """A request is wrong: the message names the field, the value seen and the values allowed."""
+    """A request is wrong. The message names the field, the value seen and the values allowed."""
 
 
 class NoUsableHistoryError(RequestError):
-    """A request's history is empty, or every id in it is unknown to the live version."""
+    """The history of a request is empty, or the version knows none of its ids."""
 
 
 class OverloadError(Re4Error):
-    """The server turns this request away rather than answer it too late, or too often."""
+    """The server rejects a call instead of answering it too late, or above its caller's rate."""
 
     retry_after_ms: int | None = None
-    """When trying again makes sense, in milliseconds; None where it does not."""
+    """Milliseconds to wait before another try; None where another try is useless."""
 
 
 class ShedError(OverloadError):
-    """This call would wait longer than the server allows; `retry_after_ms` says when to try again."""
+    """A call would wait longer than the server allows. `retry_after_ms` is set."""
 
     def __init__(self, *, wait_ms: float, max_wait_ms: float) -> None:
         """Make the error and the advice.
 
         Args:
-            wait_ms: How long the call would have waited.
-            max_wait_ms: How long a call may wait.
+            wait_ms: Estimated time in the queue.
+            max_wait_ms: Longest time that the server allows.
         """
-        # By then half of the room is free again: callers who all came back at the limit would be shed again.
+        # Half of the queue is free again by then. Callers who all came back at the limit would be shed again.
         self.retry_after_ms = max(1, math.ceil(wait_ms - max_wait_ms / 2))
         super().__init__(
             f"the server is overloaded: this call would wait about {wait_ms:.0f} ms for its turn, "
@@ -131,15 +131,15 @@ class ShedError(OverloadError):
 
 
 class RateError(OverloadError):
-    """The caller asks more often than its token allows; `retry_after_ms` says when to try again."""
+    """A caller is over the rate of its token. `retry_after_ms` is set."""
 
     def __init__(self, name: str, *, users_per_s: float, wait_s: float) -> None:
         """Make the error and the advice.
 
         Args:
-            name: Who calls.
-            users_per_s: What the caller may ask for.
-            wait_s: How soon the next call would be let in.
+            name: Name of the caller.
+            users_per_s: Rate of its token.
+            wait_s: Seconds until its next call is admitted.
         """
         self.retry_after_ms = max(1, math.ceil(wait_s * 1e3))
         super().__init__(
@@ -149,11 +149,11 @@ class RateError(OverloadError):
 
 
 class TooLateError(OverloadError):
-    """The caller's deadline passes before this call's turn comes: no work is spent on it."""
+    """The deadline of a call passes before its turn. No work is spent on it."""
 
 
 class NotReadyError(Re4Error):
-    """The server has no verified version to answer from yet."""
+    """The server has no verified version yet."""
 
 
 class ServerError(Re4Error):
