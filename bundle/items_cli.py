@@ -87,7 +87,7 @@ def list_hidden(bundles: _Bundles, as_json: _AsJson = False) -> None:
         console.print_json({"num_hidden": len(hidden.ids), "hidden": list(hidden.ids)})
         return
     for id_ in hidden.ids:
-        console.answer.print(str(id_), markup=False)
+        console.stdout_console.print(str(id_), markup=False)
     console.print_line(f"{len(hidden.ids):,} items are hidden")
 
 

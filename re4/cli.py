@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from rich.markup import escape
 
-from re4.common.console import log_to_terminal, people
+from re4.common.console import log_to_terminal, stderr_console
 from re4.common.errors import Re4Error
 
 # Subcommand, or group and subcommand -> module and function. A new subcommand is one line here.
@@ -72,7 +72,7 @@ def build_app(words: list[str]) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
         help="Two-stage candidate retrieval: train Re4, export it, serve it over gRPC.\n\n"
         "The usual way: data fetch | data prepare, train, evaluate, export, serve, retrieve. "
-        "`re4 demo` goes the whole way on MovieLens-100k. The --help of each subcommand has an example.",
+        "`re4 demo` runs all of these on MovieLens-100k. The --help of each subcommand has an example.",
     )
     app.callback()(_root)
     named = " ".join(words[:2])
@@ -112,10 +112,10 @@ def main() -> None:
     try:
         build_app(sys.argv[1:])(prog_name="re4")
     except (Re4Error, OSError) as error:  # a full disk, a folder that may not be written, …
-        people.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        stderr_console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(error.exit_code if isinstance(error, Re4Error) else 1)
     except KeyboardInterrupt:
-        people.print("interrupted")
+        stderr_console.print("interrupted")
         sys.exit(130)
 
 

@@ -1,7 +1,7 @@
-"""`re4 demo`: from nothing to candidates over gRPC on MovieLens-100k, by the same commands that a user types.
+"""`re4 demo`: from an empty folder to candidates over gRPC on MovieLens-100k.
 
-Each step is a `re4` command in a process of its own, shown before it runs. Only the last part, asking the
-server and showing the answers with titles, is code here.
+Each step is a `re4` command in a process of its own, shown before it runs. Only the calls to the server and
+the tables of candidates are code here.
 """
 
 import os
@@ -15,7 +15,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from re4.common.console import answer, print_line
+from re4.common.console import print_line, stdout_console
 from re4.common.errors import Re4Error, UsageError
 from re4.common.server_process import ServerProcess
 
@@ -31,12 +31,13 @@ _NUM_CANDIDATES = 10
 
 def demo(
     folder: Annotated[
-        Path, typer.Option("--folder", help="Where everything goes; what is there already is not made again.")
+        Path, typer.Option("--folder", help="Folder of all results; finished steps are not repeated.")
     ] = Path("demo"),
 ) -> None:
-    """Go the whole way on MovieLens-100k: fetch, prepare, train, evaluate, export, serve, retrieve.
+    """Run all steps on MovieLens-100k: fetch, prepare, train, evaluate, export, serve, retrieve.
 
-    Takes a few minutes on two cores. Stop it at any time: the next start goes on after the last step done.
+    It takes a few minutes on two cores. It can be stopped at any time: the next start continues after the
+    last finished step.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--folder {folder} is a file; give a folder.")
@@ -51,7 +52,7 @@ def demo(
         )
     if not (run / "config.json").exists():
         if run.exists():
-            print_line(f"{run} was left unfinished: training it again")
+            print_line(f"{run} is unfinished: training it again")
             _remove_run(run)
         _step("train", str(data), "--out", str(run))
     _step("evaluate", str(run))
@@ -59,13 +60,13 @@ def demo(
         _step("export", str(run), "--bundles", str(bundles))
     _show_command("serve", "--bundles", str(bundles), "--address", "127.0.0.1:0")
     with ServerProcess(bundles, on_line=lambda line: print_line(f"  {line}")) as server:
-        _ask(server.address, data)
+        _retrieve(server.address, data)
     print_line(f"server stopped, exit code {server.stop()}")
     _next_commands(folder, data, run, bundles)
 
 
 def _show_command(*words: str) -> None:
-    answer.print(f"\n[bold green]$[/] [bold]re4 {escape(' '.join(words))}[/]")
+    stdout_console.print(f"\n[bold green]$[/] [bold]re4 {escape(' '.join(words))}[/]")
 
 
 def _step(*words: str) -> None:
@@ -80,7 +81,7 @@ def _remove_run(run: Path) -> None:
         file.unlink()
 
 
-def _ask(address: str, data: Path) -> None:
+def _retrieve(address: str, data: Path) -> None:
     from re4.serving.client.client import RetrievalClient
     from re4.training.data.dataset import Dataset
 
@@ -93,7 +94,7 @@ def _ask(address: str, data: Path) -> None:
 
 
 def _users(dataset: "Dataset") -> Sequence[int]:
-    """Give three held-out users with histories of a readable length."""
+    """Return three held-out users with histories of median length."""
     by_length = sorted(range(dataset.test.num_users), key=lambda user: int(dataset.test.num_history_U[user]))
     middle = len(by_length) // 2
     return by_length[middle : middle + _NUM_USERS]
@@ -109,17 +110,17 @@ def _show_user(
     history, later = ids.gather(history_rows).to_list(), set(ids.gather(target_rows).to_list())
     reply = client.retrieve(history, _NUM_CANDIDATES, exclude_history=True, return_interests=True)
 
-    answer.print(
+    stdout_console.print(
         f"\n[bold]User {dataset.users('test')[user]}[/], {len(history)} events, the last five (newest first):"
     )
     for item in reversed(history[-5:]):
-        answer.print(f"    {escape(titles[item])}")
-    answer.print(_interest_table(reply, titles))
-    answer.print(_candidate_table(reply, titles, later))
+        stdout_console.print(f"    {escape(titles[item])}")
+    stdout_console.print(_interest_table(reply, titles))
+    stdout_console.print(_candidate_table(reply, titles, later))
 
 
 def _interest_table(reply: "Candidates", titles: Mapping[object, str]) -> Table:
-    assert reply.interests is not None  # it was asked for
+    assert reply.interests is not None  # it was requested
     grid = Table(title="What each interest attends to", title_justify="left", show_edge=False)
     grid.add_column("interest", justify="right")
     grid.add_column("history items, with their share of the attention")
@@ -150,7 +151,7 @@ def _titles(items: "pl.DataFrame") -> list[str]:
 
 def _next_commands(folder: Path, data: Path, run: Path, bundles: Path) -> None:
     re4 = os.path.relpath(Path(sys.executable).parent / "re4")
-    answer.print(
+    stdout_console.print(
         f"""
 [bold]What to try next[/]
 

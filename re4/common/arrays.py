@@ -1,7 +1,7 @@
-"""NumPy's files, opened without pickle: one array mapped into memory, or an archive of some read.
+"""NumPy files, opened without pickle: an array mapped into memory (.npy), an archive of arrays read (.npz).
 
-NumPy reads a header as Python and an archive as a zip file, so that a damaged one raises nearly anything.
-Here it is always a ValueError.
+NumPy parses a header as Python and an archive as a zip file, so a damaged file raises almost any exception.
+Here a damaged file always raises ValueError.
 """
 
 import tokenize
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 _DAMAGED_HEADER: Final = (ValueError, TypeError, SyntaxError, EOFError, tokenize.TokenError)
 _DAMAGED_ARCHIVE: Final = (
     *(*_DAMAGED_HEADER, AttributeError, OSError, zipfile.BadZipFile),
-    *(zlib.error, RuntimeError),  # said to be packed in another way, or encrypted
+    *(zlib.error, RuntimeError),  # compressed in an unknown way, or encrypted
 )
 
 
@@ -24,11 +24,11 @@ def map_array(path: Path) -> NDArray[Any]:
     """Map an `.npy` file into memory, read-only; pages are read when they are touched.
 
     Returns:
-        A plain array over the mapping: the memmap class makes every indexing several times slower.
+        A plain array over the mapping: indexing a `memmap` object is several times slower.
 
     Raises:
-        ValueError: it is not one array.
-        OSError: it cannot be opened.
+        ValueError: the file is not one array.
+        OSError: the file cannot be opened.
     """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -40,7 +40,7 @@ def map_array(path: Path) -> NDArray[Any]:
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Read an `.npz` file: its arrays by name.
+    """Read the arrays of an `.npz` file, by name.
 
     Raises:
         ValueError: it is not an archive of arrays, or cannot be opened.

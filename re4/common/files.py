@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, whatever happens while they are written."""
+"""Files that appear complete or not at all, whatever happens while they are written."""
 
 import json
 import os
@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-_PIECE_BYTES: Final = 4 << 20
+_CHUNK_BYTES: Final = 4 << 20
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; what is written there takes its place when the block ends well.
+    """Give a temporary path beside `path`; the file written there replaces `path` when the block succeeds.
 
-    The content is on disk before the name changes. Where the block raises, `path` is as it was. Whoever may
-    read a new file here may read it, even where the writer makes files that only its user may (safetensors).
+    The content is on disk before the name changes. If the block raises, `path` is unchanged. The file gets
+    the permissions of a new file here, even if the writer restricts them to its user, as safetensors does.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -33,7 +33,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def parts_in(folder: Path) -> set[Path]:
-    """What is being written in a folder by `replacing`, or was when a writer was killed."""
+    """Return the temporary files of `replacing` in a folder: of running writers and of killed ones."""
     return set(folder.glob(".*.part"))
 
 
@@ -44,16 +44,16 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def crc32_of(path: Path) -> int:
-    """Checksum of a file's content: finds what disks and copies do to it, not what an enemy does."""
+    """Return a checksum of a file: it detects accidental damage, not deliberate changes."""
     total = 0
     with path.open("rb") as file:
-        while piece := file.read(_PIECE_BYTES):
-            total = zlib.crc32(piece, total)
+        while chunk := file.read(_CHUNK_BYTES):
+            total = zlib.crc32(chunk, total)
     return total
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's or folder's content is on disk."""
+    """Wait until the content of a file or folder is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,1 +1,1 @@
-"""Settings as fields of a dataclass, read from flags, the environment and a file."""
+"""Settings as fields of a dataclass, read from options, the environment and a file."""

@@ -1,7 +1,7 @@
-"""Settings as fields of frozen dataclasses: each declared once, with its default, its help and its bounds.
+"""Settings as fields of frozen dataclasses: each is declared once, with default, help and bounds.
 
-A settings class may hold further ones as groups; to a file, the environment and a command line all of them
-are one flat list of names. Knows no setting of its own; `re4.settings.sources` reads values from outside.
+A settings class may hold other settings classes as groups. A file, the environment and the command line name
+all settings in one flat list.
 """
 
 import math
@@ -31,8 +31,8 @@ def setting(
     """Declare a field.
 
     Args:
-        default: Its value where none is given; `dataclasses.MISSING` where one must be given.
-        help_text: What it is, with its unit.
+        default: The value of a setting that is not given; `dataclasses.MISSING` where it must be given.
+        help_text: Its meaning, with the unit.
         low: The smallest value allowed; None for no bound.
         high: The largest value allowed; None for no bound.
         choices: The only values allowed; empty for any.
@@ -55,20 +55,20 @@ def setting(
 
 @dataclass(frozen=True, kw_only=True)
 class Declared:
-    """One setting of a class or of its groups."""
+    """One declared setting."""
 
     field: Field[Any]
     hint: Any
-    """Its type, as annotated."""
+    """Its annotated type."""
 
     @property
     def types(self) -> tuple[type, ...]:
-        """The types that a value may have; without None."""
+        """The types that a value may have, without None."""
         return tuple(each for each in get_args(self.hint) or (self.hint,) if each is not NoneType)
 
     @property
     def help(self) -> str:
-        """What it is, and its default."""
+        """The help text with the default."""
         text: str = self.field.metadata["help"]
         if self.field.default is MISSING:
             return text
@@ -76,7 +76,7 @@ class Declared:
 
 
 def declared(kind: type) -> dict[str, Declared]:
-    """Every setting of a class and of its groups, by name."""
+    """Return every setting of a class and of its groups, by name."""
     hints = get_type_hints(kind)
     found: dict[str, Declared] = {}
     for item in fields(kind):
@@ -88,9 +88,9 @@ def declared(kind: type) -> dict[str, Declared]:
 
 
 def construct(kind: type[_SettingsT], values: Mapping[str, Any]) -> _SettingsT:
-    """Make a settings object, groups and all, from flat values.
+    """Make a settings object and its groups from flat values.
 
-    A value that is missing or None keeps its default; a name that is not a setting of the class is left out.
+    A value that is missing or None keeps its default; names that are not settings of the class are ignored.
 
     Raises:
         UsageError: a value out of its bounds.
@@ -105,7 +105,7 @@ def construct(kind: type[_SettingsT], values: Mapping[str, Any]) -> _SettingsT:
 
 
 def flat(settings: Any) -> dict[str, Any]:
-    """The values of a settings object and of its groups, by name."""
+    """Return the values of a settings object and of its groups, by name."""
     found: dict[str, Any] = {}
     for item in fields(settings):
         value = getattr(settings, item.name)
@@ -132,8 +132,8 @@ def check_value(label: str, value: Any, item: Field[Any]) -> None:
     """Check one value against a field's declaration.
 
     Args:
-        label: What to call the setting: as whoever gave the value wrote it.
-        value: The value; None where it is left open.
+        label: Name of the setting in the error, as its source spells it.
+        value: The value; None is always allowed.
         item: The field, declared by `setting`.
 
     Raises:
@@ -153,10 +153,10 @@ def check_value(label: str, value: Any, item: Field[Any]) -> None:
 
 
 def option_name(field_name: str) -> str:
-    """The command's spelling of a setting's name."""
+    """Return the name of a setting as the command spells it."""
     return "--" + field_name.replace("_", "-")
 
 
 def plain(value: Any) -> Any:
-    """A setting's value as JSON and TOML have it: text for an enum and for a path."""
+    """Return a value as JSON and TOML hold it: enums and paths as text."""
     return value.value if isinstance(value, Enum) else str(value) if isinstance(value, Path) else value

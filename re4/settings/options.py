@@ -16,8 +16,8 @@ def with_options(kind: type, panel: str) -> Callable[[_Subcommand], _Subcommand]
     """Turn the `**settings` of a subcommand into one option for each setting of a class and of its groups.
 
     An option that is not given is None: `construct(kind, settings)` then keeps the default, and `gather`
-    looks into the environment and the file. Several classes take one decorator each, the one whose panel
-    the help shows first next to the function:
+    reads the environment and the file. Several classes take one decorator each; the help shows the panel of
+    the lowest decorator first:
 
         @with_options(Bounds, "Gates")
         @with_options(IndexChoice, "Index")

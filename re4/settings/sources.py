@@ -1,6 +1,7 @@
-"""Where the values of settings come from: flags over environment over a TOML file over the defaults.
+"""Values of settings from their sources: options win over the environment, that over a TOML file.
 
-A name that is no setting is refused, with the nearest one that is: a misspelt limit must not be no limit.
+An unknown name is refused with the nearest known one: a misspelt limit must not mean no limit. The parsing is
+our own: pydantic's TypeAdapter would be as long, as its messages name neither the setting nor its source.
 """
 
 import difflib
@@ -28,20 +29,20 @@ def gather(
     environment: Mapping[str, str],
     prefix: str,
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Collect the values that were given, by one precedence: flags, environment, file.
+    """Collect the given values: options win over the environment, that over the file.
 
     Args:
         kind: The settings class.
-        flags: Values from the command line by name; None for what was not given.
-        file: A TOML file, as `read_file` reads it; None for none.
+        flags: Values of command-line options by name; None for those not given.
+        file: A TOML file for `read_file`; None for none.
         environment: All environment variables of this process.
-        prefix: What the names of those that are settings begin with, such as `RE4_SERVE_`.
+        prefix: Start of the names of variables that are settings, such as `RE4_SERVE_`.
 
     Returns:
-        The values, and for each of them where it came from, in words. What is in neither has its default.
+        The values by name, and the source of each in words. A setting in neither has its default.
 
     Raises:
-        UsageError: a name that is no setting, or a value that is not allowed.
+        UsageError: an unknown name, or a value that is not allowed.
     """
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
@@ -64,7 +65,7 @@ def read_file(path: Path, kind: type) -> dict[str, Any]:
     """Read settings from a TOML file: `name = value` lines, the names as in the class.
 
     Raises:
-        UsageError: where the file cannot be read, or holds an unknown name or a value that is not allowed.
+        UsageError: the file cannot be read, or holds an unknown name or a value that is not allowed.
     """
     try:
         given = tomllib.loads(path.read_text("utf-8"))
@@ -76,10 +77,10 @@ def read_file(path: Path, kind: type) -> dict[str, Any]:
 
 
 def read_environment(environment: Mapping[str, str], prefix: str, kind: type) -> dict[str, Any]:
-    """Read settings from environment variables: the prefix, then the name in capitals.
+    """Read settings from environment variables, named by the prefix and the setting's name in capitals.
 
     Raises:
-        UsageError: a variable with the prefix that is no setting, or a value that is not allowed.
+        UsageError: a variable with the prefix and an unknown name, or a value that is not allowed.
     """
     known = declared(kind)
     given = {name: text for name, text in environment.items() if name.startswith(prefix)}
@@ -94,7 +95,7 @@ def read_environment(environment: Mapping[str, str], prefix: str, kind: type) ->
 
 
 def unknown_names(place: str, given: Collection[str], known: Collection[str]) -> str | None:
-    """What to say about names that are not known, with the nearest that are; None where all are."""
+    """Return an error text about unknown names, with the nearest known ones; None where all are known."""
     unknown = sorted(set(given) - set(known))
     if not unknown:
         return None
@@ -113,7 +114,7 @@ def _refuse_unknown(place: str, given: Collection[str], known: Collection[str]) 
 
 
 def _parsed(text: str, item: Declared) -> Any:
-    """The value that a variable's text stands for; the text itself where it stands for none."""
+    """Return the value of a variable's text; the text itself where it cannot be parsed."""
     try:
         if bool in item.types:
             return _WORDS_FOR_BOOL.get(text.lower(), text)
@@ -127,15 +128,15 @@ def _parsed(text: str, item: Declared) -> Any:
 
 
 def checked(label: str, value: Any, item: Declared) -> Any:
-    """A value as a file or a variable has it, made into what the setting holds.
+    """Check a value of a file or a variable, and return it in the setting's type.
 
     Args:
-        label: What to call the setting in an error.
+        label: Name of the setting in an error.
         value: A TOML or JSON value.
         item: The setting.
 
     Raises:
-        UsageError: the value is of another type, or out of its bounds.
+        UsageError: the value has another type, or is out of its bounds.
     """
     (kind, *_) = item.types
     if issubclass(kind, Enum):

@@ -35,4 +35,4 @@ def token(
     console.print_line(f'sha256 = "{token_hash(secret).hex()}"')
     if users_per_s is not None:
         console.print_line(f"users_per_s = {users_per_s:g}")
-    console.answer.print(secret, markup=False)
+    console.stdout_console.print(secret, markup=False)

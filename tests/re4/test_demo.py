@@ -38,7 +38,7 @@ def test_a_server_that_logs_more_than_a_pipe_holds_does_not_stop(tmp_path, monke
         answered.append((address, os.read(reader, 100) if is_written else b"the server waits for its log"))
         os.close(reader)
 
-    monkeypatch.setattr(demo, "_ask", call_server)
+    monkeypatch.setattr(demo, "_retrieve", call_server)
     demo.demo(folder)
     assert answered == [("127.0.0.1:1", b"all was logged")]
     shown = capsys.readouterr().err
