@@ -125,7 +125,7 @@ def write_hidden(bundles: Path, hidden: HiddenIds) -> None:
 def _parse(content: bytes, where: str) -> HiddenIds:
     try:
         value = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleDamagedError(f"{where}: not JSON ({error}). {_ADVICE}") from None
     if not isinstance(value, dict) or value.keys() != {"schema_version", "id_kind", "ids"}:
         raise BundleDamagedError(f"{where}: not a list of hidden items. {_ADVICE}")

@@ -5,15 +5,14 @@ varies all of its hash, so there is no prefix to be guessed bit by bit. Tokens n
 names do.
 """
 
-import asyncio
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from re4.common.errors import SecurityError, UnauthenticatedError
-from re4.serving.auth.file_mark import mark_of
+from re4.common.errors import UnauthenticatedError
 from re4.serving.auth.tokens import Caller, Metadata, read_tokens, token_hash
+from re4.serving.host.file_poller import FilePoller, file_mark, poll_forever
 
 _HEADER: Final = "authorization"
 
@@ -35,7 +34,7 @@ class Authenticator:
         """
         self._path = path
         self._folder = folder
-        self._mark = mark_of(path)
+        self._poller = FilePoller(lambda: file_mark(path), on_failure=_log_failure)
         self._callers: Mapping[bytes, Caller] = read_tokens(path, folder)
 
     def identify(self, metadata: Metadata) -> Caller:
@@ -73,20 +72,16 @@ class Authenticator:
 
     async def follow(self, poll_interval_s: float) -> None:
         """Read the file again whenever it changed, until cancelled."""
-        while True:
-            await asyncio.sleep(poll_interval_s)
-            self.refresh()
+        await poll_forever(poll_interval_s, self.poll)
 
-    def refresh(self) -> None:
-        """Read the file again if it changed; one that cannot be used changes nothing."""
-        mark = mark_of(self._path)
-        if mark == self._mark:
-            return
-        self._mark = mark
-        try:
-            self._callers = read_tokens(self._path, self._folder)
-        except (SecurityError, OSError) as error:
-            _log.error("the tokens known so far stay: %s", error)
-            return
-        names = sorted({caller.name for caller in self._callers.values()})
-        _log.info("tokens read again: %s", ", ".join(names))
+    async def poll(self) -> None:
+        """Read a file that changed; one that cannot be used leaves the known tokens as they are."""
+        if self._poller.is_due():
+            with self._poller.attempt():
+                self._callers = read_tokens(self._path, self._folder)
+                names = sorted({caller.name for caller in self._callers.values()})
+                _log.info("tokens read again: %s", ", ".join(names))
+
+
+def _log_failure(failure: str) -> None:
+    _log.error("the tokens known so far stay: %s", failure)

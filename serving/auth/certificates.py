@@ -6,16 +6,16 @@ credentials, nothing about calls.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 from re4.common.errors import SecurityError
-from re4.serving.auth.file_mark import Mark, mark_of
+from re4.serving.host.file_poller import FilePoller, file_mark
 
-_SOON: Final = timedelta(days=14)
+_EXPIRES_SOON: Final = timedelta(days=14)
 """A certificate that ends sooner than this is worth a warning."""
 
 _log = logging.getLogger(__name__)
@@ -32,9 +32,9 @@ class CertificateFiles:
     client_ca: Path | None
     """PEM: the authorities whose clients may call; None where clients need no certificate."""
 
-    def marks(self) -> tuple[Mark, ...]:
-        """Changes whenever a file does."""
-        return tuple(mark_of(path) for path in (self.certificate, self.key, self.client_ca) if path)
+    def marks(self) -> tuple[Hashable, ...]:
+        """Return a value that changes whenever a file does."""
+        return tuple(file_mark(path) for path in (self.certificate, self.key, self.client_ca) if path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,9 +108,9 @@ class CertificateReloader:
             SecurityError: they cannot be used.
         """
         self._files = files
-        self._marks = files.marks()
+        self._poller = FilePoller(files.marks, on_failure=_log_failure)
         self._current = read_certificates(files)
-        self._say("serving with")
+        self._log_use("serving with")
 
     def credentials(self) -> Any:
         """Credentials for a gRPC server, which follow the files."""
@@ -120,18 +120,15 @@ class CertificateReloader:
         return grpc.dynamic_ssl_server_credentials(self._configuration(), self._fetch, is_mutual)
 
     def _fetch(self) -> Any:
-        """What is new; None where nothing is. Called by gRPC's own threads, under the interpreter's lock."""
-        marks = self._files.marks()
-        if marks == self._marks:
+        """Return changed certificates, or None. Called by gRPC's own threads, under the GIL."""
+        if not self._poller.is_due():
             return None
-        self._marks = marks
-        try:
+        changed = None
+        with self._poller.attempt():  # it fails where one of two files is still to come
             self._current = read_certificates(self._files)
-        except SecurityError as error:  # perhaps one of two files is still to come
-            _log.error("the certificates in use stay: %s", error)
-            return None
-        self._say("reloaded")
-        return self._configuration()
+            changed = self._configuration()
+            self._log_use("reloaded")
+        return changed
 
     def _configuration(self) -> Any:
         import grpc
@@ -139,10 +136,15 @@ class CertificateReloader:
         pair = (self._current.key, self._current.chain)
         return grpc.ssl_server_certificate_configuration([pair], self._current.client_ca)
 
-    def _say(self, what: str) -> None:
+    def _log_use(self, action: str) -> None:
         left = self._current.not_after - datetime.now(UTC)
-        say = _log.warning if left < _SOON else _log.info
-        say("%s %s, valid until %s", what, self._files.certificate, f"{self._current.not_after:%Y-%m-%d}")
+        level = logging.WARNING if left < _EXPIRES_SOON else logging.INFO
+        until = f"{self._current.not_after:%Y-%m-%d}"
+        _log.log(level, "%s %s, valid until %s", action, self._files.certificate, until)
+
+
+def _log_failure(failure: str) -> None:
+    _log.error("the certificates in use stay: %s", failure)
 
 
 def _read(path: Path, what: str) -> bytes:

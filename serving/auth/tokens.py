@@ -26,6 +26,9 @@ Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
 """What comes with a gRPC call beside its message."""
 
 _FIELDS: Final = ("sha256", "users_per_s", "burst")
+_SMALLEST: Final = 1e-100
+_LARGEST: Final = 1e100
+"""Bounds of rates and bursts: a token bucket's arithmetic stays finite within them."""
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -59,7 +62,7 @@ def read_tokens(path: Path, folder: Path | None = None) -> Mapping[bytes, Caller
     """
     try:
         entries = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no TOML, too many digits
         raise SecurityError(f"tokens file {path} cannot be read: {error}") from None
     callers: dict[bytes, Caller] = {}
     for name, entry in entries.items():
@@ -97,16 +100,8 @@ def _entry(place: str, name: str, entry: Any, folder: Path | None) -> tuple[list
             raise SecurityError(
                 f"{place}: sha256 is not 64 digits from 0-9a-f; re4 token {name} prints a token and its hash"
             )
-    numbers = {}
-    for field in ("users_per_s", "burst"):
-        value = entry.get(field)
-        if value is not None and (
-            isinstance(value, bool) or not isinstance(value, int | float) or not value > 0
-        ):
-            raise SecurityError(f"{place}: {field} is {value!r}; it must be a number above 0")
-        numbers[field] = value
     digests = [bytes.fromhex(each) for each in hashes]
-    users_per_s, burst = numbers["users_per_s"], numbers["burst"]
+    users_per_s, burst = (_number(place, entry, field) for field in ("users_per_s", "burst"))
     if users_per_s is None:
         if burst is not None:
             raise SecurityError(f"{place}: burst without users_per_s; give both, or neither for no limit")
@@ -114,3 +109,15 @@ def _entry(place: str, name: str, entry: Any, folder: Path | None) -> tuple[list
     return digests, TokenBucket(
         name, users_per_s=users_per_s, burst=max(1, burst or users_per_s), folder=folder
     )
+
+
+def _number(place: str, entry: Mapping[str, Any], field: str) -> float | None:
+    """Return a positive number of an entry; None where it has none."""
+    value = entry.get(field)
+    if value is None:
+        return None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not _SMALLEST <= value <= _LARGEST:
+        shown = f"{value!r}" if not isinstance(value, int) or abs(value) < _LARGEST else "too large"
+        raise SecurityError(f"{place}: {field} is {shown}; it must be a number above 0 and at most 1e100")
+    return float(value)

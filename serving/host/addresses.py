@@ -53,7 +53,7 @@ def parse_address(text: str) -> Address:
 
 
 @contextmanager
-def hold_port(address: Address) -> Iterator[Address]:
+def reserve_port(address: Address) -> Iterator[Address]:
     """Keep a port for this process's workers while the block runs.
 
     Yields:

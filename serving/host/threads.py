@@ -19,7 +19,7 @@ COMPUTE_ENVIRONMENT: Final = {
 ORT_THREADS: Final = 1
 """Threads of each of the two pools of ONNX Runtime: the calling thread itself."""
 
-QUIET_TRANSPORT: Final = {"GRPC_VERBOSITY": "NONE"}
+GRPC_LOG_OFF: Final = {"GRPC_VERBOSITY": "NONE"}
 """For a server's environment, where it does not say otherwise: gRPC itself would write a line, in a form of
 its own, for every handshake that fails, so that strangers could fill the log."""
 

@@ -167,6 +167,7 @@ class SupervisorMetrics(Collector):
     num_loads_ok: int = 0
     num_loads_failed: int = 0
     num_worker_restarts: int = 0
+    num_unreadable_reports: int = 0
     num_hidden: int = 0
     num_hidden_failed: int = 0
     recalls: dict[str, tuple[int, float]] = field(default_factory=dict)
@@ -193,6 +194,11 @@ class SupervisorMetrics(Collector):
         yield loads
         yield CounterMetricFamily(
             "re4_worker_restarts", "Worker processes that ended and were replaced.", self.num_worker_restarts
+        )
+        yield CounterMetricFamily(
+            "re4_worker_unreadable_reports",
+            "Lines from workers to the supervisor that could not be read, such as one cut off by a crash.",
+            self.num_unreadable_reports,
         )
         yield GaugeMetricFamily("re4_hidden_items", "Ids that no answer may hold.", self.num_hidden)
         yield CounterMetricFamily(
@@ -241,10 +247,13 @@ class SupervisorMetrics(Collector):
             )
             version.add_metric([self.live.name], 1)
             yield version
-            age = datetime.now(UTC) - _published(self.live.name)
-            yield GaugeMetricFamily(
-                "re4_index_age_seconds", "Since the live version was published.", age.total_seconds()
-            )
+            published = _published(self.live.name)
+            if published is not None:
+                yield GaugeMetricFamily(
+                    "re4_index_age_seconds",
+                    "Seconds since the live version was published.",
+                    (datetime.now(UTC) - published).total_seconds(),
+                )
 
 
 def memory_of(pid: int) -> dict[str, int]:
@@ -258,6 +267,9 @@ def memory_of(pid: int) -> dict[str, int]:
     return {kind: int(sizes[name]) * 1024 for kind, name in names.items() if name in sizes}
 
 
-def _published(version: str) -> datetime:
-    """When a version was published, as its name says."""
-    return datetime.strptime(version.partition("-")[0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+def _published(version: str) -> datetime | None:
+    """Return the time in a version's name; None where the digits are no time, such as month 99."""
+    try:
+        return datetime.strptime(version.partition("-")[0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        return None

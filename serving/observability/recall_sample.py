@@ -1,4 +1,4 @@
-"""A served answer whose recall can be measured outside the worker."""
+"""A served answer, for its recall to be measured outside the worker."""
 
 from dataclasses import dataclass
 
@@ -10,8 +10,8 @@ class RecallSample:
     path: str
     """Folder of the version that answered."""
     interests: list[list[float]]
-    """K of D."""
+    """K interests of D numbers."""
     rows: list[int]
-    """Of the candidates."""
+    """Rows of the candidates."""
     excluded: list[int]
     """Rows that the request excluded."""

@@ -1,22 +1,24 @@
-"""What the supervisor and its workers say to each other: one JSON object a line, over stdin and stdout.
+"""The messages between the supervisor and its workers: one JSON object a line, over stdin and stdout.
 
-A worker that reads the end of its stdin has lost its supervisor, and stops. Nothing else ties the two.
+The supervisor sends commands, a worker reports. A worker that reads the end of its stdin has lost its
+supervisor, and stops. Nothing else ties the two.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from re4.bundle.layout import IdKind
 from re4.serving.observability.recall_sample import RecallSample
 
-MAX_LINE_BYTES: Final = 1 << 25
-"""Longest line: the largest file of hidden items, every character of it escaped."""
+MAX_LINE_BYTES: Final = 1 << 24
+"""Longest line in both directions. The largest file of hidden items fits twice; a worker drops longer
+reports."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
-    """First order: what to be."""
+class StartWorker:
+    """Command, the first one: the worker's identity and settings."""
 
     number: int
     """1 to the number of processes; for the log."""
@@ -25,24 +27,24 @@ class Start:
     settings: str
     """`ServerSettings.to_json`."""
     path: str | None
-    """Folder of the version to begin with; checked. None at a server's start: open the port at once, say
-    NOT_SERVING, and wait for `Load` and `Announce`."""
+    """Folder of the version to begin with, which was checked. None at a server's start: open the port at
+    once, report NOT_SERVING, and wait for `LoadVersion` and `SetServing`."""
     folder: str
     """A folder that all workers share while the server runs."""
     hidden: dict[str, Any]
-    """The fields of `Hide`: what no answer may hold from the first one on."""
+    """The fields of `HideItems`: what no answer may hold from the first one on."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Load:
-    """Answer from the version in this folder, which was checked. Forget what was refused before."""
+class LoadVersion:
+    """Command: answer from the version in this folder, which was checked. An earlier refusal is over."""
 
     path: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hide:
-    """Keep these items out of every answer, and no others."""
+class HideItems:
+    """Command: leave these items out of every answer, and no others."""
 
     id_kind: IdKind
     ids: list[Any]
@@ -51,54 +53,68 @@ class Hide:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Announce:
-    """Every worker answers: say SERVING to whoever asks for the health."""
+class SetServing:
+    """Command: every worker answers, so report SERVING as the health."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refuse:
-    """The newest version was refused: tell those who ask. What is live stays live."""
+class RecordRefusal:
+    """Command: the newest version was refused; show that in `Info`. The live version stays live."""
 
     version: str
     failure: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Serving:
-    """Report: this version answers now."""
+class PortOpened:
+    """Report: the port is open, and only health is answered yet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionLoaded:
+    """Report: the worker answers from this version now."""
 
     version: str
     thread_pools: dict[str, int]
-    """Threads of each pool in this process, as its library says, and of the process altogether."""
+    """Threads of each pool in this process, as its library reports, and of the whole process."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failed:
-    """Report: an order could not be carried out."""
+class CommandFailed:
+    """Report: a command could not be carried out."""
 
     failure: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Opened:
-    """Report: the port is open, and nothing is answered yet but the health."""
+Command: TypeAlias = StartWorker | LoadVersion | HideItems | SetServing | RecordRefusal
+Report: TypeAlias = PortOpened | VersionLoaded | CommandFailed | RecallSample
+Message: TypeAlias = Command | Report
 
-
-Line: TypeAlias = Start | Load | Hide | Announce | Refuse | Opened | Serving | Failed | RecallSample
-
-_KINDS: dict[str, Any] = {
+_TYPES: Final[dict[str, Any]] = {
     kind.__name__: kind
-    for kind in (Start, Load, Hide, Announce, Refuse, Opened, Serving, Failed, RecallSample)
+    for kind in (
+        *(StartWorker, LoadVersion, HideItems, SetServing, RecordRefusal),
+        *(PortOpened, VersionLoaded, CommandFailed, RecallSample),
+    )
 }
 
 
-def to_line(message: Line) -> bytes:
-    """The message as one line."""
-    return json.dumps({type(message).__name__: asdict(message)}).encode() + b"\n"
+def to_line(message: Message) -> bytes:
+    """Return the message as one line."""
+    text = json.dumps({type(message).__name__: vars(message)}, ensure_ascii=False, separators=(",", ":"))
+    # Ids and paths may hold lone surrogates, which strict UTF-8 refuses.
+    return text.encode("utf-8", "surrogatepass") + b"\n"
 
 
-def from_line(line: bytes) -> Line:
-    """The message of a line that `to_line` made."""
-    ((kind, values),) = json.loads(line).items()
-    message: Line = _KINDS[kind](**values)
+def from_line(line: bytes) -> Message:
+    """Return the message of a line.
+
+    Raises:
+        ValueError: the line is not the whole of what `to_line` returned.
+    """
+    try:
+        ((kind, values),) = json.loads(line).items()
+        message: Message = _TYPES[kind](**values)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{len(line):,} bytes are no message ({type(error).__name__})") from None
     return message

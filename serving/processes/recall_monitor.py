@@ -1,43 +1,46 @@
-"""The supervisor's view of the process that measures recall online: one sample at a time, the others dropped.
+"""The supervisor's handle of the process that measures recall online.
 
-It is started by the first sample and again by the next one after it died: nothing depends on it.
+One sample is measured at a time, the others are dropped. The first sample starts the process, and a later one
+starts it again after it died: nothing depends on it.
 """
 
 import asyncio
-import json
 import logging
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 
+from re4.serving.host.backoff import Backoff
 from re4.serving.host.threads import COMPUTE_ENVIRONMENT
 from re4.serving.observability.recall_sample import RecallSample
 from re4.serving.processes.messages import to_line
-
-_MAX_LINE_BYTES = 1 << 22
 
 _log = logging.getLogger(__name__)
 
 
 class RecallMonitor:
-    """Has samples measured. Belongs to one event loop."""
+    """Measures samples in a child process. Belongs to one event loop."""
 
-    def __init__(self, share: float, on_recall: Callable[[str, float], None]) -> None:
+    def __init__(self, cpu_share: float, on_recall: Callable[[str, float], None]) -> None:
         """Start nothing yet.
 
         Args:
-            share: Of one core, that it may use, above 0 and at most 1.
-            on_recall: Told the version and the recall of each answer that was measured.
+            cpu_share: Share of one core that measuring may use, above 0 and at most 1.
+            on_recall: Called with the version and the recall of each measured answer.
         """
-        self._share = share
+        self._cpu_share = cpu_share
         self._on_recall = on_recall
         self._process: asyncio.subprocess.Process | None = None
         self._measuring: asyncio.Task[None] | None = None
+        self._backoff = Backoff()
+        self._retry_at_s = 0.0
 
     def offer(self, sample: RecallSample) -> None:
-        """Measure a sample, unless another one is being measured."""
-        if self._measuring is None or self._measuring.done():
+        """Measure a sample, unless another one is being measured or the process failed just now."""
+        is_busy = self._measuring is not None and not self._measuring.done()
+        if not is_busy and monotonic() >= self._retry_at_s:
             self._measuring = asyncio.create_task(self._measure(sample))
 
     async def stop(self) -> None:
@@ -57,18 +60,19 @@ class RecallMonitor:
             assert process.stdout is not None
             process.stdin.write(to_line(sample))
             await process.stdin.drain()
-            line = await process.stdout.readline()
-        except OSError as error:
-            _log.warning("recall is not measured now: %s", error)
+            recall = float(await process.stdout.readline())  # an empty line, where it died, is no number
+        except (OSError, ValueError) as error:
+            delay_s = self._backoff.delay_s()
+            self._retry_at_s = monotonic() + delay_s
+            _log.warning("recall is not measured for %g seconds: %s", delay_s, error)
             return
-        if line:
-            self._on_recall(Path(sample.path).name, float(json.loads(line)))
+        self._backoff.reset()
+        self._on_recall(Path(sample.path).name, recall)
 
     async def _start(self) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "re4.serving.processes.recall_process", str(self._share)),
+            *(sys.executable, "-P", "-m", "re4.serving.processes.recall_process", str(self._cpu_share)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=os.environ | COMPUTE_ENVIRONMENT,
-            limit=_MAX_LINE_BYTES,
         )

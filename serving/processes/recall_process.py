@@ -1,10 +1,10 @@
-"""Recall of live answers: sampled requests searched again exactly, in a process that gives way to all others.
+"""Recall of live answers: sampled requests are searched again exactly, in a process of the lowest priority.
 
-    python -m re4.serving.processes.recall_process SHARE        (started by `recall_monitor.py`)
+    python -m re4.serving.processes.recall_process CPU_SHARE        (started by `recall_monitor.py`)
 
-Each line of stdin is a `RecallSample`; each line of stdout the recall that it had. Between two samples the
-process sleeps, so that it uses no more than a share of one core, at the lowest priority. It maps the
-version's item vectors, whose pages the workers share, and holds neither an index nor an encoder.
+Each line of stdin is a `RecallSample`; each line of stdout is its recall. The process sleeps between two
+samples, so that it uses no more than its share of one core. It maps the version's item vectors, whose pages
+the workers share, and holds neither an index nor an encoder.
 
 Legend: D embedding, N items.
 """
@@ -24,9 +24,9 @@ from re4.serving.processes.messages import from_line
 
 
 def main() -> None:
-    """Work until stdin ends."""
+    """Measure samples until stdin ends."""
     os.nice(19)
-    share = float(sys.argv[1])
+    cpu_share = float(sys.argv[1])
     for line in sys.stdin.buffer:
         sample = from_line(line)
         assert isinstance(sample, RecallSample)
@@ -39,8 +39,8 @@ def main() -> None:
             num_candidates=len(sample.rows),
             excluded_rows=np.array(sample.excluded, np.int64),
         )
-        # Only then is the next one sent: what is sampled in the meantime is dropped.
-        time.sleep((time.process_time() - began_s) * (1 / share - 1))
+        # The supervisor sends the next sample after the reply, and drops those in between.
+        time.sleep((time.process_time() - began_s) * (1 / cpu_share - 1))
         sys.stdout.write(json.dumps(recall) + "\n")
         sys.stdout.flush()
 

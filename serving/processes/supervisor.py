@@ -1,15 +1,15 @@
 """The parent of a server: holds the port, keeps the workers running, has new versions checked.
 
-It answers no call itself and loads no FAISS, no ONNX Runtime and no gRPC, so that whatever kills a worker or
-a check leaves it standing, with the last good version for the next worker.
+It answers no call and loads no FAISS, no ONNX Runtime and no gRPC. Whatever kills a worker or a check leaves
+it running, with the last good version for the next worker.
 """
 
 import asyncio
 import logging
 import signal
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
@@ -17,21 +17,29 @@ from typing import Any, Final
 
 from re4.bundle.publishing.version_lease import VersionLease
 from re4.common.errors import ServerError
-from re4.serving.host.addresses import Address, hold_port, parse_address
+from re4.serving.host.addresses import Address, parse_address, reserve_port
 from re4.serving.host.backoff import Backoff
 from re4.serving.host.cgroups import usable_cores
+from re4.serving.host.file_poller import poll_forever
 from re4.serving.observability.logs import log_to_stderr
 from re4.serving.observability.metrics import SupervisorMetrics
 from re4.serving.observability.metrics_page import metrics_page
 from re4.serving.observability.recall_sample import RecallSample
-from re4.serving.processes.messages import Announce, Failed, Hide, Load, Refuse, Start
+from re4.serving.processes.messages import (
+    Command,
+    CommandFailed,
+    HideItems,
+    LoadVersion,
+    RecordRefusal,
+    SetServing,
+    StartWorker,
+)
 from re4.serving.processes.recall_monitor import RecallMonitor
-from re4.serving.processes.worker_process import WorkerProcess
+from re4.serving.processes.worker_process import Unreadable, WorkerProcess
 from re4.serving.settings import ServerSettings
-from re4.serving.versions.hidden_watcher import HiddenWatcher, NowHidden
 from re4.serving.versions.memory_check import require_memory
 from re4.serving.versions.version_check import check_version
-from re4.serving.versions.watcher import GoLive, Watcher
+from re4.serving.versions.watcher import HiddenWatcher, VersionWatcher
 
 _KILL_AFTER_S: Final = 5.0
 """Beyond the grace: how long a worker may take to end before it is killed."""
@@ -42,12 +50,12 @@ _log = logging.getLogger(__name__)
 def run_server(
     bundles: Path, address: Address, settings: ServerSettings, metrics_address: Address | None = None
 ) -> None:
-    """Serve the live version of a bundle directory until SIGTERM or SIGINT; then finish what is in flight.
+    """Serve the live version of a bundle directory until SIGTERM or SIGINT; then finish the calls in flight.
 
     Args:
         bundles: The bundle directory, whose `CURRENT` is followed.
         address: Where to listen; port 0 lets the system choose.
-        settings: How.
+        settings: Every choice of `re4 serve`.
         metrics_address: Where to serve the metrics page; None for nowhere.
 
     Raises:
@@ -59,20 +67,24 @@ def run_server(
 
 
 class _Supervisor:
+    """The methods stand in the order in which they run: start, supervise, follow."""
+
     def __init__(self, bundles: Path, settings: ServerSettings, metrics_address: Address | None) -> None:
+        self._bundles = bundles
         self._settings = settings
         self._metrics_address = metrics_address
         self._workers: dict[int, WorkerProcess] = {}
-        self._facts = SupervisorMetrics(workers=self._workers, certificate=settings.access.tls_certificate)
-        self._recall = RecallMonitor(settings.recall_cpu_share, self._facts.recall)
         self._worker_environment: Mapping[str, str] = {}
-        self._bundles = bundles
-        self._hidden = HiddenWatcher(bundles)
-        self._watcher = Watcher(bundles, self._check)
+        self._metrics = SupervisorMetrics(workers=self._workers, certificate=settings.access.tls_certificate)
+        self._recall = RecallMonitor(settings.recall_cpu_share, self._metrics.recall)
+        self._hidden = HiddenWatcher(bundles, self._hide)
+        self._versions = VersionWatcher(
+            bundles, self._check, on_live=self._go_live, on_refused=self._record_refusal
+        )
         self._live: Path | None = None
         self._lease: VersionLease | None = None
-        """On what is live, for the next worker's sake."""
-        self._refused: Refuse | None = None
+        """On the live version, for the next worker."""
+        self._refusal: RecordRefusal | None = None
 
     async def run(self, address: Address) -> None:
         serving = asyncio.create_task(self._serve(address))
@@ -80,9 +92,8 @@ class _Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop_once, serving)
         try:
-            await serving
-        except asyncio.CancelledError:
-            pass
+            with suppress(asyncio.CancelledError):
+                await serving
         finally:
             await self._recall.stop()
             patience_s = self._settings.grace_s + _KILL_AFTER_S
@@ -95,50 +106,48 @@ class _Supervisor:
             serving.cancel()
 
     async def _serve(self, address: Address) -> None:
-        self._say_choices()
+        self._log_settings()
         with (
-            hold_port(address) as bound,
-            self._health_port() as settings,
+            reserve_port(address) as bound,
+            self._reserved_health_port() as settings,
             self._metrics_page(),
             TemporaryDirectory(prefix="re4-workers-") as folder,
         ):
-            hidden = self._told(self._hidden.first())
-            orders = [
-                Start(
+            self._hidden.first()
+            starts = [
+                StartWorker(
                     number=number,
                     host=bound.host,
                     port=bound.port,
                     settings=settings.to_json(),
                     path=None,
                     folder=folder,
-                    hidden=asdict(hidden),
+                    hidden=vars(self._hide_command()),
                 )
                 for number in range(1, self._settings.num_processes + 1)
             ]
-            # The version is checked while the workers start: whoever asks by then is told NOT_SERVING.
-            await _all_or_first_failure([self._open(orders, bound), self._check_first()])
-            assert self._live is not None
-            first = self._live
-            await _all_or_first_failure(worker.load_first(first) for worker in self._workers.values())
-            # Not before all are warm: a probe that reaches one stands for callers who reach another.
-            for worker in self._workers.values():
-                worker.send(Announce())
-            _log.info("threads of a worker: %s", _in_words(self._workers[1].thread_pools))
+            await self._start_all(starts, bound)
             if settings.access.health_address is not None:
                 _log.info("health on %s", settings.access.health_address)
             _log.info("listening on %s", bound)
+            interval_s = self._settings.poll_interval_s
             await _all_or_first_failure(
-                [*(self._keep(order) for order in orders), self._follow(), self._follow_hidden()]
+                [
+                    *(self._supervise(start) for start in starts),
+                    poll_forever(interval_s, self._versions.poll),
+                    # Apart: the check of a version must not delay the hiding of items.
+                    poll_forever(interval_s, self._hidden.poll),
+                ]
             )
 
     @contextmanager
-    def _health_port(self) -> Iterator[ServerSettings]:
-        """Hold the port of the health service; the settings with its number."""
+    def _reserved_health_port(self) -> Iterator[ServerSettings]:
+        """Reserve the port of the health service and yield the settings with its number."""
         access = self._settings.access
         if access.health_address is None:
             yield self._settings
             return
-        with hold_port(parse_address(access.health_address)) as bound:
+        with reserve_port(parse_address(access.health_address)) as bound:
             yield replace(self._settings, access=replace(access, health_address=str(bound)))
 
     @contextmanager
@@ -146,123 +155,121 @@ class _Supervisor:
         if self._metrics_address is None:
             yield
             return
-        with metrics_page(self._metrics_address, self._facts) as (where, environment):
+        with metrics_page(self._metrics_address, self._metrics) as (where, environment):
             self._worker_environment = environment
             _log.info("metrics on http://%s/metrics", where)
             yield
 
-    async def _open(self, orders: Sequence[Start], bound: Address) -> None:
-        await _all_or_first_failure(self._start(order) for order in orders)
+    async def _start_all(self, starts: Sequence[StartWorker], bound: Address) -> None:
+        """Open the port in every worker while the first version is checked, then load the version."""
+        await _all_or_first_failure([self._open_port(starts, bound), self._check_first()])
+        assert self._live is not None
+        first = self._live
+        await _all_or_first_failure(worker.load_first(first) for worker in self._workers.values())
+        # Not before all are warm: the health of one worker stands for callers of another.
+        self._send_to_all(SetServing())
+        pools = self._workers[1].thread_pools
+        _log.info("threads of a worker: %s", ", ".join(f"{name} {count}" for name, count in pools.items()))
+
+    async def _open_port(self, starts: Sequence[StartWorker], bound: Address) -> None:
+        await _all_or_first_failure(self._start(start) for start in starts)
         _log.info("port %d is open, NOT_SERVING until the first version is warm", bound.port)
 
     async def _check_first(self) -> None:
-        self._set_live(await self._watcher.first())
-        self._facts.num_loads_ok += 1
+        self._set_live(await self._versions.first())
 
-    def _set_live(self, path: Path) -> None:
-        before, self._lease = self._lease, VersionLease(path)
-        if before is not None:
-            before.release()
-        self._live = self._facts.live = path
+    async def _start(self, start: StartWorker) -> None:
+        self._workers[start.number] = await WorkerProcess.start(start, self._worker_environment)
+
+    async def _supervise(self, start: StartWorker) -> None:
+        """Read a worker's reports until it ends, then start the next one, again and again."""
+        backoff = Backoff()
+        while True:
+            began_s = monotonic()
+            worker = self._workers[start.number]
+            async for report in worker.reports():
+                match report:
+                    case CommandFailed():
+                        self._metrics.num_loads_failed += 1
+                        _log.error("worker %d keeps its version: %s", start.number, report.failure)
+                    case RecallSample():
+                        self._recall.offer(report)
+                    case Unreadable():
+                        self._metrics.num_unreadable_reports += 1
+                        _log.error("worker %d: unreadable report: %s", start.number, report.reason)
+            reason = await worker.wait()
+            _log.error("worker %d (pid %d) ended with %s; starting another", start.number, worker.pid, reason)
+            self._metrics.num_worker_restarts += 1
+            await self._restart(start, backoff, uptime_s=monotonic() - began_s)
+
+    async def _restart(self, start: StartWorker, backoff: Backoff, *, uptime_s: float) -> None:
+        while True:
+            delay_s = backoff.delay_s(uptime_s)
+            if delay_s:
+                _log.error("worker %d: waiting %g seconds before the next try", start.number, delay_s)
+                await asyncio.sleep(delay_s)
+            try:
+                hidden = vars(self._hide_command())
+                await self._start(replace(start, path=str(self._live), hidden=hidden))
+                break
+            except (ServerError, OSError) as error:  # OSError: the system starts no further process
+                _log.error("%s", error)
+                uptime_s = 0.0
+        # These may have changed while the worker started.
+        worker = self._workers[start.number]
+        worker.send(self._hide_command())
+        worker.send(LoadVersion(path=str(self._live)))
+        if self._refusal is not None:
+            worker.send(self._refusal)
 
     async def _check(self, path: Path) -> None:
         if self._settings.memory_check and self._live is not None:
             require_memory(path, num_processes=self._settings.num_processes)
         await check_version(path, settings=self._settings)
 
-    async def _start(self, order: Start) -> None:
-        self._workers[order.number] = await WorkerProcess.start(order, self._worker_environment)
+    def _go_live(self, path: Path) -> None:
+        _log.info("version %s passed its check: going live", path.name)
+        self._set_live(path)
+        self._send_to_all(LoadVersion(path=str(path)))
 
-    async def _keep(self, order: Start) -> None:
-        """Hear a worker out; start another where it ends."""
-        backoff = Backoff()
-        while True:
-            began_s = monotonic()
-            worker = self._workers[order.number]
-            async for report in worker.reports():
-                if isinstance(report, Failed):
-                    self._facts.num_loads_failed += 1
-                    _log.error("worker %d keeps its version: %s", order.number, report.failure)
-                elif isinstance(report, RecallSample):
-                    self._recall.offer(report)
-            _log.error(
-                "worker %d (pid %d) ended with %s; starting another",
-                order.number,
-                worker.pid,
-                await worker.wait(),
-            )
-            await self._start_again(order, backoff, lived_s=monotonic() - began_s)
+    def _set_live(self, path: Path) -> None:
+        previous, self._lease = self._lease, VersionLease(path)
+        if previous is not None:
+            previous.release()
+        self._live = self._metrics.live = path
+        self._refusal = None
+        self._metrics.num_loads_ok += 1
 
-    async def _start_again(self, order: Start, backoff: Backoff, *, lived_s: float) -> None:
-        self._facts.num_worker_restarts += 1
-        while True:
-            delay_s = backoff.delay_s(lived_s)
-            if delay_s:
-                _log.error("worker %d: waiting %g seconds before the next try", order.number, delay_s)
-                await asyncio.sleep(delay_s)
-            try:
-                await self._start(
-                    replace(order, path=str(self._live), hidden=asdict(self._told(self._hidden.now)))
-                )
-                break
-            except (ServerError, OSError) as error:  # OSError: the system gives no further process
-                _log.error("%s", error)
-                lived_s = 0.0
-        # What became live, was refused or was hidden while it started.
-        self._workers[order.number].send(self._told(self._hidden.now))
-        self._workers[order.number].send(Load(path=str(self._live)))
-        if self._refused is not None:
-            self._workers[order.number].send(self._refused)
+    def _record_refusal(self, version: str, failure: str) -> None:
+        _log.error("version %s refused, the old one stays live: %s", version, failure)
+        self._refusal = RecordRefusal(version=version, failure=failure)
+        self._metrics.num_loads_failed += 1
+        self._send_to_all(self._refusal)
 
-    async def _follow(self) -> None:
-        """Look at `CURRENT` again and again; a new version is checked once and then goes to every worker."""
-        while True:
-            await asyncio.sleep(self._settings.poll_interval_s)
-            change = await self._watcher.poll()
-            if change is None:
-                continue
-            order: Load | Refuse
-            if isinstance(change, GoLive):
-                self._set_live(change.path)
-                self._refused = None
-                self._facts.num_loads_ok += 1
-                order = Load(path=str(change.path))
-                _log.info("version %s passed its check: going live", change.path.name)
-            else:
-                self._facts.num_loads_failed += 1
-                order = self._refused = Refuse(version=change.version, failure=change.failure)
-                _log.error("version %s refused, the old one stays live: %s", change.version, change.failure)
-            for worker in self._workers.values():
-                worker.send(order)
+    def _hide(self) -> None:
+        """Send a changed list of hidden items, or the reason why a newer one is not used."""
+        if self._hidden.failure:
+            self._metrics.num_hidden_failed += 1
+            _log.error("hidden items: the newest list is not used, %s", self._hidden.failure)
+        else:
+            _log.info("hidden items: %d from now on", len(self._hidden.hidden.ids))
+        self._send_to_all(self._hide_command())
 
-    async def _follow_hidden(self) -> None:
-        """Look at the list of hidden items again and again; checking a version does not hold this up."""
-        while True:
-            await asyncio.sleep(self._settings.poll_interval_s)
-            change = self._hidden.poll()
-            if change is None:
-                continue
-            if change.failure:
-                self._facts.num_hidden_failed += 1
-                _log.error("hidden items: the newest list is not used, %s", change.failure)
-            else:
-                _log.info("hidden items: %d from now on", len(change.hidden.ids))
-            order = self._told(change)
-            for worker in self._workers.values():
-                worker.send(order)
+    def _hide_command(self) -> HideItems:
+        hidden = self._hidden.hidden
+        self._metrics.num_hidden = len(hidden.ids)
+        return HideItems(id_kind=hidden.id_kind, ids=list(hidden.ids), failure=self._hidden.failure)
 
-    def _told(self, now: NowHidden) -> Hide:
-        """What workers are told; the metrics know it from then on."""
-        self._facts.num_hidden = len(now.hidden.ids)
-        return Hide(id_kind=now.hidden.id_kind, ids=list(now.hidden.ids), failure=now.failure)
+    def _send_to_all(self, command: Command) -> None:
+        for worker in self._workers.values():
+            worker.send(command)
 
-    def _say_choices(self) -> None:
+    def _log_settings(self) -> None:
         settings = self._settings
         _log.info("bundles in %s, CURRENT read every %g seconds", self._bundles, settings.poll_interval_s)
         _log.info(
-            "%d worker process(es) with one compute lane each, %d core(s) are theirs to use; pools of ONNX "
-            "Runtime, OpenMP and BLAS have one thread, because lanes that share cores would wait for each "
-            "other",
+            "%d worker process(es) with one compute thread each on %d usable core(s); the pools of ONNX "
+            "Runtime, OpenMP and BLAS have one thread, because threads that share a core wait for each other",
             settings.num_processes,
             usable_cores(),
         )
@@ -271,10 +278,6 @@ class _Supervisor:
             by_source.setdefault(source, []).append(f"{name}={value}")
         for source, pairs in by_source.items():
             _log.info("settings from %s: %s", source, ", ".join(pairs))
-
-
-def _in_words(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 async def _all_or_first_failure(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:

@@ -1,8 +1,8 @@
-"""A worker process: loads versions that were checked, answers calls, and follows its supervisor's orders.
+"""A worker process: loads checked versions, answers calls, and carries out the supervisor's commands.
 
-    python -m re4.serving.processes.worker    (started by `supervisor.py`; `messages.py` has what they send)
+    python -m re4.serving.processes.worker    (started by `supervisor.py`; `messages.py` has the messages)
 
-It stops, with the calls in flight answered, on SIGTERM or when its stdin ends.
+It stops on SIGTERM or when its stdin ends, after the calls in flight are answered.
 """
 
 import asyncio
@@ -22,15 +22,15 @@ from re4.serving.host.threads import limit_garbage_collection, thread_pools
 from re4.serving.observability.logs import log_to_stderr
 from re4.serving.processes.messages import (
     MAX_LINE_BYTES,
-    Announce,
-    Failed,
-    Hide,
-    Line,
-    Load,
-    Opened,
-    Refuse,
-    Serving,
-    Start,
+    CommandFailed,
+    HideItems,
+    LoadVersion,
+    PortOpened,
+    RecordRefusal,
+    Report,
+    SetServing,
+    StartWorker,
+    VersionLoaded,
     from_line,
     to_line,
 )
@@ -43,13 +43,13 @@ _log = logging.getLogger(__name__)
 
 
 class Worker:
-    """Carries out orders on what this process serves."""
+    """Carries out the supervisor's commands in this process."""
 
-    def __init__(self, start: Start, reports: IO[bytes]) -> None:
+    def __init__(self, start: StartWorker, reports: IO[bytes]) -> None:
         self._start = start
         self._settings = ServerSettings.from_json(start.settings)
         self._reports = reports
-        first = Hide(**start.hidden)
+        first = HideItems(**start.hidden)
         self._live = LiveVersion(hidden=_hidden_ids(first), hidden_failure=first.failure)
         self._backend = open_backend(self._settings.device)
         self._server = RetrievalServer(
@@ -60,24 +60,24 @@ class Worker:
             on_sample=None if self._settings.metrics_address is None else self._report,
         )
 
-    async def run(self, orders: asyncio.StreamReader, stop: asyncio.Event) -> None:
-        """Serve until `stop` is set or the orders end.
+    async def run(self, commands: asyncio.StreamReader, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set or the commands end.
 
         Raises:
             Re4Error: the first version cannot be loaded, or the address not listened on.
         """
         # A replacement opens the port when it is warm: until then the other workers get the connections. At
-        # the server's start there are no others: whoever asks is told at once that it is not ready yet.
+        # the server's start there are no others, and callers learn at once that it is not ready yet.
         if self._start.path is not None:
             self._live.swap(await self._load(self._start.path))
         await self._server.start(Address(host=self._start.host, port=self._start.port))
         try:
             if self._start.path is None:
-                self._report(Opened())
+                self._report(PortOpened())
             else:
                 await self._server.set_serving()
-                self._say_live()
-            following = asyncio.create_task(self._follow(orders))
+                self._report_loaded()
+            following = asyncio.create_task(self._follow(commands))
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
             following.cancel()
@@ -85,44 +85,44 @@ class Worker:
         finally:
             await self._server.stop()
 
-    async def _follow(self, orders: asyncio.StreamReader) -> None:
-        while line := await orders.readline():
-            order = from_line(line)
-            if isinstance(order, Load):
-                await self._go_live(order)
-            elif isinstance(order, Hide):
-                await self._hide(order)
-            elif isinstance(order, Announce):
-                await self._server.set_serving()
-            elif isinstance(order, Refuse):
-                self._live.refuse(order.version, order.failure)
+    async def _follow(self, commands: asyncio.StreamReader) -> None:
+        while line := await commands.readline():
+            match command := from_line(line):
+                case LoadVersion():
+                    await self._go_live(command)
+                case HideItems():
+                    await self._hide(command)
+                case SetServing():
+                    await self._server.set_serving()
+                case RecordRefusal():
+                    self._live.refuse(command.version, command.failure)
 
-    async def _go_live(self, order: Load) -> None:
+    async def _go_live(self, command: LoadVersion) -> None:
         current = self._live.snapshot
         try:
-            if current is not None and order.path == str(current.path):
+            if current is not None and command.path == str(current.path):
                 self._live.swap(current)
             else:
-                self._live.swap(await self._load(order.path))
-                self._say_live()
-        except Exception as error:  # whatever it is, what is live stays live
-            _log.exception("%s cannot be loaded", order.path)
-            self._live.refuse(Path(order.path).name, str(error))
-            self._report(Failed(failure=str(error)))
+                self._live.swap(await self._load(command.path))
+                self._report_loaded()
+        except Exception as error:  # the live version stays live after any error
+            _log.exception("%s cannot be loaded", command.path)
+            self._live.refuse(Path(command.path).name, str(error))
+            self._report(CommandFailed(failure=str(error)))
 
-    async def _hide(self, order: Hide) -> None:
-        hidden, snapshot = _hidden_ids(order), self._live.snapshot
+    async def _hide(self, command: HideItems) -> None:
+        hidden, snapshot = _hidden_ids(command), self._live.snapshot
         try:
             if snapshot is not None and hidden != self._live.hidden:
                 snapshot = await asyncio.to_thread(snapshot.hiding, hidden)
-            self._live.hide(hidden, snapshot, order.failure)
-        except Exception as error:  # whatever it is, what was hidden stays hidden
+            self._live.hide(hidden, snapshot, command.failure)
+        except Exception as error:  # the hidden items stay hidden after any error
             _log.exception("the list of hidden items cannot be used")
             self._live.hide(self._live.hidden, self._live.snapshot, str(error))
-            self._report(Failed(failure=f"hidden items: {error}"))
+            self._report(CommandFailed(failure=f"hidden items: {error}"))
 
     async def _load(self, folder: str) -> Snapshot:
-        """Load in a thread, so that calls go on being answered."""
+        """Load a version in a thread: the event loop goes on answering calls."""
         path, settings, hidden = Path(folder), self._settings, self._live.hidden
 
         def load() -> Snapshot:
@@ -136,7 +136,7 @@ class Worker:
 
         return await asyncio.to_thread(load)
 
-    def _say_live(self) -> None:
+    def _report_loaded(self) -> None:
         limit_garbage_collection()
         manifest = self._live.current().manifest
         _log.info(
@@ -147,15 +147,19 @@ class Worker:
             manifest.items.num_items,
             self._backend.name,
         )
-        self._report(Serving(version=manifest.version, thread_pools=thread_pools()))
+        self._report(VersionLoaded(version=manifest.version, thread_pools=thread_pools()))
 
-    def _report(self, message: Line) -> None:
-        self._reports.write(to_line(message))
+    def _report(self, report: Report) -> None:
+        line = to_line(report)
+        if len(line) > MAX_LINE_BYTES:  # a recall sample of very long lists, which can be done without
+            _log.warning("a report of %d bytes is dropped: at most %d are sent", len(line), MAX_LINE_BYTES)
+            return
+        self._reports.write(line)
         self._reports.flush()
 
 
-def _hidden_ids(order: Hide) -> HiddenIds:
-    return HiddenIds(id_kind=order.id_kind, ids=tuple(order.ids))
+def _hidden_ids(command: HideItems) -> HiddenIds:
+    return HiddenIds(id_kind=command.id_kind, ids=tuple(command.ids))
 
 
 async def _main(reports: IO[bytes]) -> int:
@@ -164,24 +168,24 @@ async def _main(reports: IO[bytes]) -> int:
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     # Ctrl-C reaches every process of the terminal; the supervisor decides what follows from it.
     loop.add_signal_handler(signal.SIGINT, lambda: None)
-    orders = asyncio.StreamReader(limit=MAX_LINE_BYTES)
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
-    start = from_line(await orders.readline())
-    if not isinstance(start, Start):
-        raise ValueError(f"the first order must be Start, not {start!r}")
+    commands = asyncio.StreamReader(limit=MAX_LINE_BYTES)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
+    start = from_line(await commands.readline())
+    if not isinstance(start, StartWorker):
+        raise ValueError(f"the first command must be StartWorker, not {start!r}")
     log_to_stderr(f"worker {start.number}", ServerSettings.from_json(start.settings).observation.log_format)
     try:
-        await Worker(start, reports).run(orders, stop)
+        await Worker(start, reports).run(commands, stop)
     except Re4Error as error:
-        reports.write(to_line(Failed(failure=str(error))))
+        reports.write(to_line(CommandFailed(failure=str(error))))
         reports.flush()
         return 1
     return 0
 
 
 def main() -> int:
-    """Run the process; 0 where it was stopped, 1 where it could not serve."""
-    # Reports go to where stdout was; what a library prints joins the log.
+    """Run the process and return its exit code: 0 where it was stopped, 1 where it could not serve."""
+    # Reports go to the original stdout; what a library prints joins the log.
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as reports:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         return asyncio.run(_main(reports))

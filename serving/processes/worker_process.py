@@ -1,17 +1,40 @@
-"""The supervisor's view of one worker process: start it, give it orders, hear its reports, stop it."""
+"""The supervisor's handle of one worker process: start it, send commands, read its reports, stop it."""
 
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from re4.common.errors import ServerError
-from re4.serving.host.threads import COMPUTE_ENVIRONMENT, QUIET_TRANSPORT
-from re4.serving.processes.messages import Failed, Line, Load, Opened, Serving, Start, from_line, to_line
+from re4.serving.host.failures import exit_reason
+from re4.serving.host.threads import COMPUTE_ENVIRONMENT, GRPC_LOG_OFF
+from re4.serving.processes.messages import (
+    MAX_LINE_BYTES,
+    Command,
+    CommandFailed,
+    LoadVersion,
+    Message,
+    PortOpened,
+    StartWorker,
+    VersionLoaded,
+    from_line,
+    to_line,
+)
 
-_MAX_LINE_BYTES = 1 << 20
+_MAX_UNREADABLE_LINES: Final = 3
+"""After so many in a row the stream is unusable: the worker is killed, and its successor starts a new one."""
+_CHUNK_BYTES: Final = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unreadable:
+    """A line of a worker that is no report: too long, cut off by the worker's death, or malformed."""
+
+    reason: str
 
 
 class WorkerProcess:
@@ -22,80 +45,98 @@ class WorkerProcess:
         self._number = number
         self.pid = process.pid
         self.thread_pools: Mapping[str, int] = {}
-        """Threads by pool, as the worker last said."""
+        """Threads by pool, from the worker's last report."""
 
     @classmethod
-    async def start(cls, order: Start, environment: Mapping[str, str]) -> "WorkerProcess":
-        """Start a worker and wait until it serves; where it gets no version yet, until its port is open.
+    async def start(cls, command: StartWorker, environment: Mapping[str, str]) -> "WorkerProcess":
+        """Start a worker and wait until it serves; where it has no version yet, until its port is open.
 
         Args:
-            order: What it is to be.
+            command: Identity and settings.
             environment: Variables that it needs beside this process's own.
 
         Raises:
-            ServerError: it ended, or said that it cannot serve.
+            ServerError: it ended, or reported that it cannot serve.
+            OSError: the system starts no further process.
         """
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "re4.serving.processes.worker"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            env=QUIET_TRANSPORT | os.environ | COMPUTE_ENVIRONMENT | dict(environment),
-            limit=_MAX_LINE_BYTES,
+            env=GRPC_LOG_OFF | os.environ | COMPUTE_ENVIRONMENT | dict(environment),
+            limit=MAX_LINE_BYTES,
         )
-        worker = cls(process, order.number)
+        worker = cls(process, command.number)
         try:
-            worker.send(order)
-            await worker._hear(Opened if order.path is None else Serving)
+            worker.send(command)
+            await worker._wait_for(PortOpened if command.path is None else VersionLoaded)
         except BaseException:  # cancelled too: no process is left behind
             await worker.stop(0)
             raise
         return worker
 
     async def load_first(self, path: Path) -> None:
-        """Have a worker that was started without a version load one, and wait until it answers from it.
+        """Load the first version of a worker that was started without one, and wait until it answers.
 
         Raises:
-            ServerError: it ended, or said that it cannot.
+            ServerError: the worker ended, or reported that it cannot serve.
         """
-        self.send(Load(path=str(path)))
-        await self._hear(Serving)
+        self.send(LoadVersion(path=str(path)))
+        await self._wait_for(VersionLoaded)
 
-    async def _hear(self, wanted: type[Opened] | type[Serving]) -> None:
+    async def _wait_for(self, wanted: type[PortOpened] | type[VersionLoaded]) -> None:
         async for report in self.reports():
             if isinstance(report, wanted):
                 return
-            if isinstance(report, Failed):
+            if isinstance(report, CommandFailed):
                 raise ServerError(f"worker {self._number} cannot serve: {report.failure}")
         raise ServerError(f"worker {self._number} ended with {await self.wait()} before it could serve")
 
-    def send(self, order: Line) -> None:
-        """Give an order; a worker that is ending gets none."""
+    def send(self, command: Command) -> None:
+        """Send a command; a worker that is ending gets none."""
         stdin = self._process.stdin
         if stdin is not None and not stdin.is_closing():
-            stdin.write(to_line(order))
+            stdin.write(to_line(command))
 
-    async def reports(self) -> AsyncIterator[Line]:
-        """What the worker says, until it ends."""
+    async def reports(self) -> AsyncIterator[Message | Unreadable]:
+        """Yield the worker's reports until its stream ends or is unusable. No line raises."""
         stdout = self._process.stdout
-        while stdout is not None and (line := await stdout.readline()):
-            report = from_line(line)
-            if isinstance(report, Serving):
+        assert stdout is not None
+        num_unreadable = 0
+        while num_unreadable < _MAX_UNREADABLE_LINES:
+            try:
+                line = await stdout.readline()  # ValueError where it is longer than the limit
+                if not line:
+                    return
+                report = from_line(line)
+            except ValueError as error:
+                num_unreadable += 1
+                yield Unreadable(reason=str(error))
+                continue
+            num_unreadable = 0
+            if isinstance(report, VersionLoaded):
                 self.thread_pools = report.thread_pools
             yield report
+        self._kill()
+        while await stdout.read(_CHUNK_BYTES):  # its end is only noticed when the pipe is empty
+            pass
 
     async def wait(self) -> str:
-        """Wait for the end; how it ended, in words."""
-        code = await self._process.wait()
-        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        """Wait for the end and return its reason."""
+        return exit_reason(await self._process.wait())
 
     async def stop(self, timeout_s: float) -> None:
-        """Ask the worker to end; kill it where it has not within the time."""
+        """End the worker; kill it where it does not end within the time."""
         if self._process.stdin is not None:
             self._process.stdin.close()
-        if self._process.returncode is None and timeout_s == 0:
-            self._process.kill()
+        if timeout_s == 0:
+            self._kill()
         try:
             await asyncio.wait_for(self._process.wait(), timeout_s or None)
         except TimeoutError:
-            self._process.kill()
+            self._kill()
             await self._process.wait()
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError):
+            self._process.kill()

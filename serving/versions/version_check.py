@@ -1,21 +1,22 @@
-"""The first look at a version, in a child process: a file that crashes a parser kills only the child.
+"""The first load of a version, in a child process: a file that crashes a parser kills the child alone.
 
     python -m re4.serving.versions.version_check '{"path": …}'
 
-The child verifies every byte before any parser opens a file, loads the version as a worker would, asks it its
-golden queries, and says one line of JSON. This module's own imports are light: the server's parent process
-uses `check_version` and holds no FAISS and no ONNX Runtime.
+The child verifies every byte before a parser opens a file, loads the version as a worker would, runs its
+golden queries, and prints one line of JSON. The module's own imports are light: the supervisor calls
+`check_version` and holds neither FAISS nor ONNX Runtime.
 """
 
 import asyncio
 import json
 import os
-import signal
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
-from re4.common.errors import BundleDamagedError, BundleError, BundleMismatchError, Re4Error
+from re4.common.errors import BundleDamagedError, BundleError, BundleMismatchError, Re4Error, ServerError
+from re4.serving.host.failures import exit_reason, is_transient
 from re4.serving.host.threads import COMPUTE_ENVIRONMENT
 from re4.serving.settings import ServerSettings
 
@@ -27,15 +28,18 @@ async def check_version(path: Path, settings: ServerSettings) -> None:
 
     Args:
         path: The version's folder.
-        settings: As the workers will run with.
+        settings: The settings of the workers.
 
     Raises:
         BundleError: the version must not go live; the message says why.
+        ServerError: the check came to no result: it ran out of time, memory or file descriptors, or was
+            killed. A later check may succeed.
+        OSError: the child could not be started.
     """
-    order = json.dumps({"path": str(path), "settings": settings.to_json()})
+    request = json.dumps({"path": str(path), "settings": settings.to_json()})
     child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "re4.serving.versions.version_check", order),
-        stdin=asyncio.subprocess.PIPE,  # its end tells the child that this process has gone
+        *(sys.executable, "-P", "-m", "re4.serving.versions.version_check", request),
+        stdin=asyncio.subprocess.PIPE,  # its end shows the child that this process has ended
         stdout=asyncio.subprocess.PIPE,
         env=os.environ | COMPUTE_ENVIRONMENT,
     )
@@ -44,7 +48,7 @@ async def check_version(path: Path, settings: ServerSettings) -> None:
         output = await asyncio.wait_for(child.stdout.read(), settings.check_timeout_s)
         await child.wait()
     except TimeoutError:
-        raise BundleError(
+        raise ServerError(
             f"{path}: checking it took longer than {settings.check_timeout_s:g} seconds and was stopped"
         ) from None
     finally:
@@ -55,35 +59,42 @@ async def check_version(path: Path, settings: ServerSettings) -> None:
 
 
 def _raise_failure(path: Path, exit_code: int | None, output: bytes) -> None:
-    if exit_code == 0:
-        try:
-            failure = json.loads(output)
-        except ValueError:
-            raise BundleDamagedError(
-                f"{path}: the process that tried to load it answered {output[:100]!r}"
-            ) from None
-        if failure is not None:
-            raise _ERRORS.get(failure["error"], BundleError)(failure["message"])
-        return
-    ended = f"exit code {exit_code}"
-    if exit_code is not None and exit_code < 0:
-        ended = f"signal {signal.Signals(-exit_code).name}"
-    raise BundleDamagedError(f"{path}: the process that tried to load it ended with {ended}: do not use it")
+    if exit_code != 0:
+        message = f"{path}: the process that tried to load it ended with {exit_reason(exit_code)}"
+        if exit_code is not None and exit_code < 0:
+            raise ServerError(f"{message}; the check is repeated")
+        raise BundleDamagedError(f"{message}: do not use it")
+    try:
+        failure = json.loads(output)
+        if failure is None:
+            return
+        error = ServerError if failure["is_transient"] else _ERRORS.get(failure["error"], BundleError)
+        message = str(failure["message"])
+    except (ValueError, TypeError, KeyError):
+        raise BundleDamagedError(
+            f"{path}: the process that tried to load it answered {output[:100]!r}"
+        ) from None
+    raise error(message)
 
 
 def main() -> None:
-    """The child: check the version of the order in `argv`, and say `null` or what is wrong."""
-    order = json.loads(sys.argv[1])
+    """Check the version that `argv` names, in the child, and print `null` or what is wrong."""
+    request = json.loads(sys.argv[1])
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    failure = None
-    # The answer goes to where stdout was; what a library prints joins the log.
-    answer = os.dup(sys.stdout.fileno())
+    failure: dict[str, Any] | None = None
+    # The result goes to the original stdout; what a library prints joins the log.
+    result = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:
-        load_and_try(Path(order["path"]), ServerSettings.from_json(order["settings"]))
-    except Re4Error as error:
-        failure = {"error": type(error).__name__, "message": str(error)}
-    with os.fdopen(answer, "w") as file:
+        load_and_try(Path(request["path"]), ServerSettings.from_json(request["settings"]))
+    except (Re4Error, OSError, MemoryError) as error:
+        message = str(error) if isinstance(error, Re4Error) else f"{request['path']}: {error!r}"
+        failure = {
+            "error": type(error).__name__,
+            "message": message,
+            "is_transient": is_transient(error),
+        }
+    with os.fdopen(result, "w") as file:
         json.dump(failure, file)
 
 
@@ -102,7 +113,7 @@ def load_and_try(path: Path, settings: ServerSettings) -> None:
 
     manifest = verify_version(path)
 
-    # Only now: these are the parsers.
+    # The parsers are imported only after every byte was verified.
     from re4.bundle.golden import GoldenQueries
     from re4.bundle.layout import GOLDEN
     from re4.serving.versions.golden_check import check_golden

@@ -1,56 +1,67 @@
-"""Follows `CURRENT`: finds new versions, has each checked once, and says what is to become of it.
+"""Following a bundle directory: the live version that `CURRENT` names, and the items that `HIDDEN` lists."""
 
-Knows neither processes nor gRPC. A version that fails its check is not looked at again until `CURRENT` is
-written anew (a rollback to it, or a repair and a new try).
-"""
-
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Hashable
 from pathlib import Path
-from typing import TypeAlias
+from time import monotonic
+from typing import Final
 
-from re4.bundle.layout import CURRENT
+from re4.bundle.hidden_ids import HiddenIds, read_hidden
+from re4.bundle.layout import CURRENT, HIDDEN
 from re4.bundle.publishing.current import live_version
 from re4.common.errors import BundleError
+from re4.serving.host.backoff import Backoff
+from re4.serving.host.failures import is_transient
+from re4.serving.host.file_poller import FilePoller, file_mark
+
+_FIRST_RETRY_S: Final = 1.0
+_LONGEST_RETRY_S: Final = 300.0
+"""Between two checks of a version: a check costs seconds of CPU time."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class GoLive:
-    """This version passed its check, or is live already while a newer one was given up."""
+class VersionWatcher:
+    """Checks each new version once and reports whether it goes live.
 
-    path: Path
+    A version that fails its check stays refused until `CURRENT` is written again: by a rollback to it, or by
+    a repair and a new publication. A check that fails for a transient reason is retried with backoff.
+    """
 
-
-@dataclass(frozen=True, kw_only=True)
-class Refused:
-    """What `CURRENT` names must not go live."""
-
-    version: str
-    """Name of the version, or `CURRENT` where it names none."""
-    failure: str
-
-
-_Mark: TypeAlias = tuple[int, int] | None
-
-
-class Watcher:
-    """The live version of a bundle directory, as far as this server has followed."""
-
-    def __init__(self, bundles: Path, check: Callable[[Path], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        bundles: Path,
+        check: Callable[[Path], Awaitable[None]],
+        *,
+        on_live: Callable[[Path], None],
+        on_refused: Callable[[str, str], None],
+        clock_s: Callable[[], float] = monotonic,
+    ) -> None:
         """Watch a directory.
 
         Args:
             bundles: The bundle directory.
-            check: Raises BundleError for a version that must not go live.
+            check: Raises BundleError for a version that must not go live, anything else for a check that
+                must be repeated.
+            on_live: Called with the folder of a version that passed its check, or that is live already while
+                a newer one was given up.
+            on_refused: Called with the name of a refused version, or `CURRENT` where that names none, and
+                the reason.
+            clock_s: Seconds since any moment.
         """
         self._bundles = bundles
         self._check = check
+        self._on_live = on_live
+        self._on_refused = on_refused
         self._live: Path | None = None
-        self._refused_at: _Mark = None
+        self._named = CURRENT
         self._has_refused = False
+        self._poller = FilePoller(
+            self._mark,
+            on_failure=self._refuse,
+            backoff=Backoff(first_delay_s=_FIRST_RETRY_S, longest_delay_s=_LONGEST_RETRY_S),
+            clock_s=clock_s,
+        )
 
     async def first(self) -> Path:
-        """The version to start with.
+        """Check the version to start with and return its folder.
 
         Raises:
             BundleError: there is none, or it fails its check.
@@ -60,29 +71,74 @@ class Watcher:
         self._live = path
         return path
 
-    async def poll(self) -> GoLive | Refused | None:
-        """What changed since the last look; None where nothing did."""
-        mark = self._mark()
-        if self._has_refused and mark == self._refused_at:
-            return None
-        version = CURRENT
-        try:
-            path = live_version(self._bundles)
-            version = path.name
-            if path != self._live:
-                await self._check(path)
-            elif not self._has_refused:
-                return None
-        except (BundleError, OSError) as error:
-            self._has_refused, self._refused_at = True, mark
-            return Refused(version=version, failure=str(error))
-        self._live, self._has_refused = path, False
-        return GoLive(path=path)
+    async def poll(self) -> None:
+        """Check and report a change since the last poll, if there is one."""
+        if not self._poller.is_due():
+            return
+        with self._poller.attempt():
+            try:
+                await self._read()
+            except BundleError as error:
+                if is_transient(error):
+                    raise
+                self._refuse(str(error))
 
-    def _mark(self) -> _Mark:
-        """Tells one writing of `CURRENT` from the next, even of the same name."""
+    async def _read(self) -> None:
+        self._named = CURRENT
+        path = live_version(self._bundles)
+        self._named = path.name
+        if path != self._live:
+            await self._check(path)
+        elif not self._has_refused:
+            return
+        self._live, self._has_refused = path, False
+        self._on_live(path)
+
+    def _refuse(self, failure: str) -> None:
+        self._has_refused = True
+        self._on_refused(self._named, failure)
+
+    def _mark(self) -> Hashable:
+        """Distinguish one writing of `CURRENT` from the next, also of the same name."""
         try:
-            status = (self._bundles / CURRENT).lstat()
-        except OSError:
-            return None
-        return status.st_ino, status.st_mtime_ns
+            named = live_version(self._bundles).name
+        except Exception as error:
+            named = str(error)
+        return file_mark(self._bundles / CURRENT), named
+
+
+class HiddenWatcher:
+    """The hidden items of a bundle directory: the newest usable list."""
+
+    def __init__(self, bundles: Path, on_change: Callable[[], None]) -> None:
+        """Watch a directory, from `first` on.
+
+        Args:
+            bundles: The bundle directory.
+            on_change: Called after `hidden` or `failure` changed.
+        """
+        self._bundles = bundles
+        self._on_change = on_change
+        self._poller = FilePoller(lambda: file_mark(bundles / HIDDEN), on_failure=self._fail)
+        self.hidden = HiddenIds()
+        self.failure = ""
+        """Why the newest file is not used; empty where it is."""
+
+    def first(self) -> None:
+        """Read the list to start with.
+
+        Raises:
+            BundleError: the file is damaged. A server that never read a usable list must not guess.
+        """
+        self.hidden = read_hidden(self._bundles)
+
+    async def poll(self) -> None:
+        """Read a file that changed since the last poll; a damaged one leaves the list as it was."""
+        if self._poller.is_due():
+            with self._poller.attempt():
+                self.hidden, self.failure = read_hidden(self._bundles), ""
+                self._on_change()
+
+    def _fail(self, failure: str) -> None:
+        self.failure = failure
+        self._on_change()

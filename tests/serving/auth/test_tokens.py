@@ -1,5 +1,6 @@
 """Bearer tokens: who is refused, rates shared by all workers, changes taken up, no secret in a log."""
 
+import asyncio
 import multiprocessing
 import subprocess
 from collections.abc import Iterator
@@ -184,6 +185,15 @@ def test_callers_are_named_in_metrics_and_no_token_is_in_any_word(guarded: Runni
         (entry("a", GOOD, more="users_per_s = 0"), "users_per_s is 0; it must be a number above 0"),
         (entry("a", GOOD, more="users_per_s = true"), "users_per_s is True"),
         (entry("a", GOOD, more="users_per_s = nan"), "users_per_s is nan"),
+        (entry("a", GOOD, more="users_per_s = 1e400"), "users_per_s is inf; it must be a number above 0"),
+        (entry("a", GOOD, more=f"users_per_s = {10**400}"), "users_per_s is too large; it must be"),
+        (entry("a", GOOD, more=f"users_per_s = 0x{'f' * 9000}"), "users_per_s is too large; it must be"),
+        (
+            entry("a", GOOD, more="users_per_s = 1\nburst = 1e400"),
+            "burst is inf; it must be a number above 0",
+        ),
+        (entry("a", GOOD, more=f"users_per_s = {'9' * 5000}"), "cannot be read: Exceeds the limit"),
+        (entry("a", GOOD, more=f"burst = {'[' * 5000}"), "cannot be read: maximum recursion depth"),
         (entry("a", GOOD, more="burst = 2"), "burst without users_per_s"),
         (entry("a", GOOD) + entry("b", GOOD), "a and b have the same token"),
     ],
@@ -203,6 +213,47 @@ def test_a_server_without_a_usable_file_does_not_start(bundles: Path, tmp_path: 
     )
     assert done.returncode == 1
     assert "absent cannot be read" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 200_000,
+        b"a = " + b"[" * 5000,
+        b"a = " + b"9" * 5000,
+        b"\xff",
+        b"[ranking]\nusers_per_s = 1e400",
+    ],
+    ids=["open", "deep", "many digits", "no text", "infinite"],
+)
+def test_no_file_ends_the_following_so_that_revoked_tokens_stay_valid(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "tokens.toml"
+    path.write_text(entry("ranking", OLD))
+    authenticator = Authenticator(path, None)
+    old = Connection(token=OLD).metadata
+    path.write_bytes(content)
+    asyncio.run(authenticator.poll())
+    assert authenticator.identify(old).name == "ranking"
+    path.write_text(entry("ranking", GOOD))
+    asyncio.run(authenticator.poll())
+    with pytest.raises(UnauthenticatedError):
+        authenticator.identify(old)
+
+
+def test_an_error_that_nobody_expected_does_not_end_the_following(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "tokens.toml"
+    path.write_text(entry("ranking", OLD))
+    authenticator = Authenticator(path, None)
+    path.write_text(entry("ranking", GOOD))
+    with monkeypatch.context() as broken:
+        broken.setattr("re4.serving.auth.authenticator.read_tokens", lambda *_: {}["SECRET"])
+        asyncio.run(authenticator.poll())
+    assert "the tokens known so far stay: the read failed with KeyError" in caplog.text
+    assert "SECRET" not in caplog.text
+    asyncio.run(authenticator.poll())
+    assert authenticator.identify(Connection(token=GOOD).metadata).name == "ranking"
 
 
 def test_bytes_that_are_no_text_are_no_token(tokens_file: Path) -> None:

@@ -151,6 +151,14 @@ def test_when_the_certificate_ends(tmp_path: Path) -> None:
     assert seconds_left() == []
 
 
+@pytest.mark.parametrize("digits", ["99999999T999999Z", "20260230T000000Z", "00000101T000000Z"])
+def test_a_version_whose_name_is_no_time_has_no_age(digits: str) -> None:
+    families = list(SupervisorMetrics(live=Path(f"{digits}-0123abcd")).collect())
+    names = {family.name for family in families}
+    assert "re4_live_version" in names
+    assert "re4_index_age_seconds" not in names
+
+
 def test_there_is_no_page_unless_it_is_asked_for(server: RunningServer) -> None:
     assert "metrics on" not in server.log
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from running_server import RunningServer
 from scraped_metrics import Scraped
 from small_bundles import SmallVersion
@@ -21,3 +22,20 @@ def test_a_server_measures_its_own_answers(tmp_path: Path) -> None:
         assert Scraped(url).value("re4_online_recall", version=name) == 1
         assert running.workers()  # the process that measures is none of them
     assert "Traceback" not in running.log
+
+
+def test_samples_of_the_largest_models_do_not_end_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 interests of 1,024 numbers are more than a MiB as text."""
+    monkeypatch.setattr("small_bundles.NUM_INTERESTS", 64)
+    monkeypatch.setattr("small_bundles.EMBEDDING_DIM", 1024)
+    bundles = tmp_path / "bundles"
+    name = SmallVersion(num_items=100).publish(bundles)
+    options = ("--metrics-address", "127.0.0.1:0", "--recall-sample", "1", "--recall-cpu-share", "1")
+    with RunningServer(bundles, *options) as running:
+        url = running.wait_for(r"metrics on (http://\S+)").group(1)
+        with RetrievalClient(running.address) as client:
+            while not Scraped(url).value("re4_online_recall_samples_total", version=name):
+                client.retrieve(["item-1-é"], 5)
+        assert Scraped(url).value("re4_worker_unreadable_reports_total") == 0

@@ -106,6 +106,30 @@ def test_a_killed_worker_is_replaced_and_answers_from_the_last_good_version(tmp_
             assert client.retrieve(["item-1-é"], 5).version == good
 
 
+def test_a_signal_without_a_name_kills_a_worker_or_a_check_but_not_the_server(tmp_path: Path) -> None:
+    """The first check of the second version kills itself; the next one, by itself, passes."""
+    bundles = tmp_path / "bundles"
+    SmallVersion(seed=1).publish(bundles)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, pathlib, sys\nif 're4.serving.versions.version_check' in sys.orig_argv:\n"
+        f"    kill = pathlib.Path({str(tmp_path / 'kill')!r})\n"
+        "    if kill.exists():\n        kill.unlink()\n        os.kill(os.getpid(), 35)\n"
+    )
+    env = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[3]}"}
+    with RunningServer(bundles, "--poll-interval-s", "0.02", env=env) as running:
+        (worker,) = running.workers()
+        seen = running.num_lines
+        os.kill(worker, 35)
+        running.wait_for(rf"worker 1 \(pid {worker}\) ended with signal 35; starting another", after=seen)
+        running.wait_for("worker 1: serving", after=seen)
+        (tmp_path / "kill").touch()
+        name = SmallVersion(seed=2).publish(bundles)
+        running.wait_for(f"version {name} refused, the old one stays live: .* signal 35", after=seen)
+        running.wait_for(f"worker 1: serving {name}", after=seen)
+        with RetrievalClient(running.address) as client:
+            assert client.info()["failure"] == ""
+
+
 def test_a_worker_that_keeps_dying_is_started_ever_more_slowly(bundles: Path) -> None:
     with RunningServer(bundles) as running:
         for restart in range(3):

@@ -61,10 +61,12 @@ def test_all_workers_follow_keep_to_it_and_show_it(shop: Path) -> None:
         wait_until_all_answer(running.address, history, expected)
 
         # A damaged list: the last good one is kept, and it shows.
-        good, num_lines = (shop / HIDDEN).read_bytes(), running.num_lines
-        (shop / HIDDEN).write_bytes(good[:-5])
-        running.wait_for("the newest list is not used", after=num_lines)
-        wait_until_all_answer(running.address, history, expected)
+        good = (shop / HIDDEN).read_bytes()
+        for damaged in (b"[" * 200_000, good[:-5]):
+            num_lines = running.num_lines
+            (shop / HIDDEN).write_bytes(damaged)
+            running.wait_for("the newest list is not used", after=num_lines)
+            wait_until_all_answer(running.address, history, expected)
         with RetrievalClient(running.address) as client:
             info = client.info()
         assert info["num_hidden_items"] == 3

@@ -1,13 +1,15 @@
 """No wrong version passes its check, and none harms the process that asks for it."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 from damaged_versions import CHANGED_FILES, WRONG_PARTS, endless_loop, publish
 from small_bundles import SmallVersion
 
-from re4.common.errors import BundleDamagedError, BundleError
+from re4.common.errors import BundleDamagedError, BundleError, ServerError
 from re4.serving.settings import ServerSettings
 from re4.serving.versions.version_check import check_version, load_and_try
 
@@ -20,6 +22,23 @@ def check(path: Path, **settings: float) -> None:
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "bundles").mkdir()
     return tmp_path / "bundles"
+
+
+Dying: TypeAlias = Callable[[str], Path]
+
+
+@pytest.fixture
+def dying(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dying:
+    """Makes the check's process one that ends in a given way; the version to check."""
+
+    def make(ending: str) -> Path:
+        script = tmp_path / "dying-python"
+        script.write_text(f"#!/bin/sh\n{ending}\n")
+        script.chmod(0o755)
+        monkeypatch.setattr("re4.serving.versions.version_check.sys.executable", str(script))
+        return folder / SmallVersion().publish(folder)
+
+    return make
 
 
 @pytest.mark.parametrize("id_kind", ["string", "int"])
@@ -51,30 +70,54 @@ def test_wrong_parts_are_refused(name: str, folder: Path) -> None:
     assert text in str(refused.value)
 
 
-def test_an_encoder_that_never_answers_is_refused_in_time(folder: Path) -> None:
+def test_an_encoder_that_never_answers_is_stopped_in_time(folder: Path) -> None:
     version = SmallVersion()
     version.encoder = endless_loop(version)
     path = folder / publish(folder, version)
-    with pytest.raises(BundleError, match="took longer than 2 seconds"):
+    with pytest.raises(ServerError, match="took longer than 2 seconds"):
         check(path, check_timeout_s=2)
 
 
 @pytest.mark.parametrize(
     ("ending", "text"),
     [
-        ("kill -SEGV $$", "signal SIGSEGV"),
         ("exit 3", "exit code 3"),
         ("exit 0", "answered b''"),
         ("echo so far so good", "answered b'so far so good"),
+        ("echo 17", "answered b'17"),
     ],
 )
-def test_a_check_that_dies_is_a_refusal(
-    ending: str, text: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dying = tmp_path / "dying-python"
-    dying.write_text(f"#!/bin/sh\n{ending}\n")
-    dying.chmod(0o755)
-    path = folder / SmallVersion().publish(folder)
-    monkeypatch.setattr("re4.serving.versions.version_check.sys.executable", str(dying))
+def test_a_check_that_ends_without_a_result_is_a_refusal(ending: str, text: str, dying: Dying) -> None:
     with pytest.raises(BundleDamagedError, match=text):
-        check(path)
+        check(dying(ending))
+
+
+@pytest.mark.parametrize(
+    ("ending", "text"),
+    [
+        ("kill -SEGV $$", "signal SIGSEGV"),
+        ("kill -KILL $$", "signal SIGKILL"),
+        ("kill -35 $$", "signal 35; the check is repeated"),
+    ],
+)
+def test_a_check_that_is_killed_is_no_verdict_on_the_version(ending: str, text: str, dying: Dying) -> None:
+    """A signal may be the memory's, or an operator's: ServerError, which is retried, not BundleError."""
+    with pytest.raises(ServerError, match=text):
+        check(dying(ending))
+
+
+@pytest.mark.parametrize("error", ["OSError(24, 'Too many open files')", "MemoryError()"])
+def test_a_check_without_files_or_memory_is_no_verdict_on_the_version(
+    error: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The failure is in the context of the bundle's own error, as its readers raise it."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nif 're4.serving.versions.version_check' in sys.orig_argv:\n"
+        "    from re4.bundle import verify\n    from re4.common.errors import BundleError\n"
+        f"    def fail(_):\n        try:\n            raise {error}\n"
+        "        except Exception:\n            raise BundleError('no way to look at it') from None\n"
+        "    verify.verify_version = fail\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[3]}")
+    with pytest.raises(ServerError, match="no way to look at it"):
+        check(folder / SmallVersion().publish(folder))

@@ -1,33 +1,52 @@
-"""Following `CURRENT`: each writing of it is looked at once; what fails stays out until the next."""
+"""Following a bundle directory: each writing of `CURRENT` is checked once, and no error ends the watchers."""
 
 import asyncio
+import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from damaged_versions import point_current_at
 from small_bundles import SmallVersion
 
-from re4.bundle.layout import CURRENT
-from re4.common.errors import BundleDamagedError, BundleError
-from re4.serving.versions.watcher import GoLive, Refused, Watcher
+from re4.bundle.hidden_ids import HiddenIds, write_hidden
+from re4.bundle.layout import CURRENT, HIDDEN
+from re4.common.errors import BundleDamagedError, BundleError, ServerError
+from re4.serving.versions.watcher import HiddenWatcher, VersionWatcher
 
 
-class Check:
-    """A check that refuses what it is told to, and notes what it saw."""
+class Followed:
+    """A watcher, the checks it made and what it reported, under a clock that the test moves."""
 
-    def __init__(self) -> None:
-        self.seen: list[str] = []
-        self.bad: set[str] = set()
+    def __init__(self, bundles: Path) -> None:
+        self.now_s = 0.0
+        self.checked: list[str] = []
+        self.errors: dict[str, Exception] = {}
+        self.reported: list[str | tuple[str, str]] = []
+        self.watcher = VersionWatcher(
+            bundles,
+            self._check,
+            on_live=lambda path: self.reported.append(path.name),
+            on_refused=lambda version, failure: self.reported.append((version, failure)),
+            clock_s=lambda: self.now_s,
+        )
 
-    async def __call__(self, path: Path) -> None:
-        self.seen.append(path.name)
-        if path.name in self.bad:
-            raise BundleDamagedError(f"{path.name} is bad")
+    async def _check(self, path: Path) -> None:
+        self.checked.append(path.name)
+        if path.name in self.errors:
+            raise self.errors[path.name]
 
+    def first(self) -> None:
+        asyncio.run(self.watcher.first())
 
-@pytest.fixture
-def check() -> Check:
-    return Check()
+    def poll(self, *, after_s: float = 0.0) -> list[str | tuple[str, str]]:
+        """What was reported by a poll."""
+        self.now_s += after_s
+        self.reported.clear()
+        asyncio.run(self.watcher.poll())
+        return list(self.reported)
 
 
 @pytest.fixture
@@ -36,75 +55,180 @@ def names(tmp_path: Path) -> list[str]:
     return [SmallVersion(num_items=20, seed=seed).publish(tmp_path) for seed in range(3)]
 
 
-def watcher_at_first(bundles: Path, check: Check) -> Watcher:
-    watcher = Watcher(bundles, check)
-    asyncio.run(watcher.first())
-    return watcher
+@pytest.fixture
+def followed(tmp_path: Path, names: list[str]) -> Followed:
+    followed = Followed(tmp_path)
+    followed.first()
+    return followed
 
 
-def poll(watcher: Watcher) -> GoLive | Refused | None:
-    return asyncio.run(watcher.poll())
-
-
-def test_nothing_new_is_nothing_to_do(tmp_path: Path, names: list[str], check: Check) -> None:
-    watcher = watcher_at_first(tmp_path, check)
-    assert poll(watcher) is None
+def test_nothing_new_is_nothing_to_do(tmp_path: Path, names: list[str], followed: Followed) -> None:
+    assert followed.poll() == []
     point_current_at(tmp_path, names[2])  # written again, the same
-    assert poll(watcher) is None
-    assert check.seen == [names[2]]
+    assert followed.poll() == []
+    assert followed.checked == [names[2]]
 
 
-def test_a_new_version_is_checked_once_and_goes_live(tmp_path: Path, names: list[str], check: Check) -> None:
-    watcher = watcher_at_first(tmp_path, check)
+def test_a_new_version_is_checked_once_and_goes_live(
+    tmp_path: Path, names: list[str], followed: Followed
+) -> None:
     point_current_at(tmp_path, names[0])
-    assert poll(watcher) == GoLive(path=tmp_path / names[0])
-    assert poll(watcher) is None
-    assert check.seen == [names[2], names[0]]
+    assert followed.poll() == [names[0]]
+    assert followed.poll(after_s=1000) == []
+    assert followed.checked == [names[2], names[0]]
 
 
 def test_a_refused_version_is_checked_again_only_when_current_is_written_anew(
-    tmp_path: Path, names: list[str], check: Check
+    tmp_path: Path, names: list[str], followed: Followed
 ) -> None:
-    watcher = watcher_at_first(tmp_path, check)
-    check.bad.add(names[0])
+    followed.errors[names[0]] = BundleDamagedError("it is bad")
     point_current_at(tmp_path, names[0])
-    assert poll(watcher) == Refused(version=names[0], failure=f"{names[0]} is bad")
-    assert poll(watcher) is None
-    assert poll(watcher) is None
-    check.bad.clear()
-    assert poll(watcher) is None
+    assert followed.poll() == [(names[0], "it is bad")]
+    assert followed.poll(after_s=1000) == []
+    followed.errors.clear()
+    assert followed.poll(after_s=1000) == []
     point_current_at(tmp_path, names[0])
-    assert poll(watcher) == GoLive(path=tmp_path / names[0])
-    assert check.seen == [names[2], names[0], names[0]]
+    assert followed.poll() == [names[0]]
+    assert followed.checked == [names[2], names[0], names[0]]
+
+
+def too_many_files() -> BundleError:
+    """As the bundle's readers raise it: the cause is in the context alone."""
+    try:
+        try:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        except OSError as error:
+            raise BundleError(f"not a folder that can be read ({error.strerror})") from None
+    except BundleError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "[Errno 12] Cannot allocate memory"),
+        (ServerError("the check took too long"), "the check took too long"),
+        (too_many_files(), "not a folder that can be read (Too many open files)"),
+        (ZeroDivisionError("nobody expected it"), "the read failed with ZeroDivisionError"),
+    ],
+    ids=["ENOMEM", "no result", "EMFILE", "unexpected"],
+)
+def test_a_check_that_fails_for_a_passing_reason_is_repeated_by_itself(
+    error: Exception, reason: str, tmp_path: Path, names: list[str], followed: Followed
+) -> None:
+    followed.errors[names[0]] = error
+    point_current_at(tmp_path, names[0])
+    assert followed.poll() == [(names[0], reason)]
+    assert followed.poll() == []  # checked again, and the same is not reported again
+    num_checks = len(followed.checked)
+    assert followed.poll() == []
+    assert len(followed.checked) == num_checks == 3  # later ones wait
+    followed.errors.clear()
+    assert followed.poll(after_s=301) == [names[0]]
+    assert followed.poll(after_s=301) == []
 
 
 def test_going_back_to_what_is_live_ends_a_refusal_without_a_check(
-    tmp_path: Path, names: list[str], check: Check
+    tmp_path: Path, names: list[str], followed: Followed
 ) -> None:
-    watcher = watcher_at_first(tmp_path, check)
-    check.bad.add(names[0])
+    followed.errors[names[0]] = BundleDamagedError("it is bad")
     point_current_at(tmp_path, names[0])
-    assert isinstance(poll(watcher), Refused)
+    assert followed.poll() == [(names[0], "it is bad")]
     point_current_at(tmp_path, names[2])
-    assert poll(watcher) == GoLive(path=tmp_path / names[2])
-    assert poll(watcher) is None
-    assert check.seen == [names[2], names[0]]
+    assert followed.poll() == [names[2]]
+    assert followed.poll() == []
+    assert followed.checked == [names[2], names[0]]
 
 
-def test_a_current_that_names_nothing_is_a_refusal(tmp_path: Path, names: list[str], check: Check) -> None:
-    watcher = watcher_at_first(tmp_path, check)
+def test_a_current_that_names_nothing_is_a_refusal(
+    tmp_path: Path, names: list[str], followed: Followed
+) -> None:
     (tmp_path / CURRENT).unlink()
-    refused = poll(watcher)
-    assert isinstance(refused, Refused)
-    assert refused.version == CURRENT
-    assert poll(watcher) is None
+    ((version, _),) = followed.poll()
+    assert version == CURRENT
+    assert followed.poll(after_s=1000) == []
     point_current_at(tmp_path, names[1])
-    assert poll(watcher) == GoLive(path=tmp_path / names[1])
+    assert followed.poll() == [names[1]]
 
 
-def test_the_first_version_must_pass(tmp_path: Path, names: list[str], check: Check) -> None:
-    check.bad.add(names[2])
-    with pytest.raises(BundleDamagedError, match="is bad"):
-        watcher_at_first(tmp_path, check)
+def test_a_live_version_that_is_taken_away_is_noticed(
+    tmp_path: Path, names: list[str], followed: Followed
+) -> None:
+    (tmp_path / names[2]).rename(tmp_path / "elsewhere")
+    ((version, failure),) = followed.poll()
+    assert version == CURRENT
+    assert "there is no such folder" in failure
+    (tmp_path / "elsewhere").rename(tmp_path / names[2])
+    assert followed.poll() == [names[2]]
+
+
+def test_the_first_version_must_pass(tmp_path: Path, names: list[str]) -> None:
+    followed = Followed(tmp_path)
+    followed.errors[names[2]] = BundleDamagedError("it is bad")
+    with pytest.raises(BundleDamagedError, match="it is bad"):
+        followed.first()
     with pytest.raises(BundleError, match="not a folder that can be read"):
-        watcher_at_first(tmp_path / "nowhere", check)
+        Followed(tmp_path / "nowhere").first()
+
+
+@pytest.fixture
+def changes() -> list[tuple[int, str]]:
+    """Number of hidden items and failure, whenever something changed."""
+    return []
+
+
+@pytest.fixture
+def hidden(tmp_path: Path, changes: list[tuple[int, str]]) -> HiddenWatcher:
+    write_hidden(tmp_path, HiddenIds(ids=("a", "b")))
+    watcher = HiddenWatcher(tmp_path, lambda: changes.append((len(watcher.hidden.ids), watcher.failure)))
+    watcher.first()
+    return watcher
+
+
+def nested(depth: int) -> bytes:
+    return b'{"schema_version": 1, "id_kind": "string", "ids": ' + b"[" * depth + b"]" * depth + b"}"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"[" * 200_000, nested(200_000), nested(900), b"\xff", b"1" * 5_000, b'{"schema_version": 1e400}', b""],
+    ids=["open", "deep", "less deep", "no text", "many digits", "infinite", "empty"],
+)
+def test_a_damaged_list_leaves_the_last_good_one(
+    content: bytes, tmp_path: Path, hidden: HiddenWatcher, changes: list[Any]
+) -> None:
+    (tmp_path / HIDDEN).write_bytes(content)
+    asyncio.run(hidden.poll())
+    asyncio.run(hidden.poll())
+    ((num_hidden, failure),) = changes
+    assert num_hidden == 2
+    assert failure
+    with pytest.raises(BundleError):
+        HiddenWatcher(tmp_path, lambda: None).first()
+    write_hidden(tmp_path, HiddenIds(ids=("c",)))
+    asyncio.run(hidden.poll())
+    assert changes[1:] == [(1, "")]
+
+
+def failing_once(error: Exception, read: Callable[[Path], HiddenIds]) -> Callable[[Path], HiddenIds]:
+    errors = [error]
+
+    def fail_or_read(bundles: Path) -> HiddenIds:
+        if errors:
+            raise errors.pop()
+        return read(bundles)
+
+    return fail_or_read
+
+
+def test_a_list_that_could_not_be_read_for_a_moment_is_read_by_itself(
+    tmp_path: Path, hidden: HiddenWatcher, changes: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from re4.serving.versions import watcher
+
+    failing = failing_once(OSError(errno.EIO, "Input/output error"), watcher.read_hidden)
+    monkeypatch.setattr(watcher, "read_hidden", failing)
+    write_hidden(tmp_path, HiddenIds(ids=("c",)))
+    asyncio.run(hidden.poll())
+    asyncio.run(hidden.poll())
+    assert changes == [(2, "[Errno 5] Input/output error"), (1, "")]

@@ -1,0 +1,40 @@
+"""Failures that come from the operating system: how a process ended, and which errors are worth a retry."""
+
+import errno
+import signal
+from typing import Final
+
+_TRANSIENT_ERRNOS: Final = frozenset(
+    {
+        errno.EAGAIN,
+        errno.EINTR,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+    }
+)
+"""Conditions of the machine or of a network file system, not of a file's content."""
+
+
+def exit_reason(code: int | None) -> str:
+    """Return how a process ended. Real-time signals have a number only."""
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:
+        return f"signal {-code}"
+
+
+def is_transient(error: BaseException | None) -> bool:
+    """Return whether an error, or an error that caused it, may not occur again with the same files."""
+    while error is not None:
+        if isinstance(error, MemoryError):
+            return True
+        if isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNOS:
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,0 +1,53 @@
+"""Lines between the supervisor and its workers: whatever is sent arrives, and nothing else is believed."""
+
+import pytest
+
+from re4.bundle.hidden_ids import MAX_BYTES
+from re4.serving.observability.recall_sample import RecallSample
+from re4.serving.processes.messages import MAX_LINE_BYTES, HideItems, LoadVersion, from_line, to_line
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        LoadVersion(path="bundles/\udcff/20260131T235959Z-0123abcd"),
+        HideItems(id_kind="string", ids=["a", "\ud800", "\x7f\n\u2028é"], failure=""),
+        HideItems(id_kind="int", ids=[1, -(2**70)], failure='"why"'),
+        RecallSample(path="x", interests=[[0.1, -2.5]], rows=[1], excluded=[]),
+    ],
+)
+def test_whatever_is_sent_arrives_on_one_line(message: LoadVersion) -> None:
+    line = to_line(message)
+    assert line.count(b"\n") == 1
+    assert from_line(line) == message
+
+
+def test_the_largest_list_of_hidden_items_fits() -> None:
+    for character in ("a", "\x7f", "é", "\U0001f600"):
+        id_ = character * (MAX_BYTES // len(character.encode()))
+        assert len(to_line(HideItems(id_kind="string", ids=[id_], failure=""))) < MAX_LINE_BYTES
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\n",
+        b"null\n",
+        b"[]\n",
+        b"{}\n",
+        b'{"LoadVersion": null}\n',
+        b'{"LoadVersion": {}}\n',
+        b'{"LoadVersion": {"path": "x", "more": 1}}\n',
+        b'{"Unknown": {}}\n',
+        b'{"LoadVersion": {"path": "x"}, "Unknown": {}}\n',
+        b'{"LoadVersion": {"path": "x"\n',
+        b"\xff\xfe\n",
+        b"[" * 200_000,
+        b'{"LoadVersion": ' * 50_000,
+        b"1" * 5_000,
+    ],
+    ids=range(14),
+)
+def test_nothing_else_is_a_message(line: bytes) -> None:
+    with pytest.raises(ValueError, match="are no message"):
+        from_line(line)
