@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from re4.bundle.layout import HIDDEN, IdKind
 from re4.bundle.publishing.directory_lock import change_lock
@@ -24,9 +24,6 @@ SCHEMA_VERSION: Final = 1
 MAX_NUM_HIDDEN: Final = 100_000
 """More items than this should leave by a rebuild."""
 MAX_BYTES: Final = 8 << 20
-
-Mark: TypeAlias = tuple[int, int, int] | None
-"""Tells one writing of the file from the next; None where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,15 +64,6 @@ def read_hidden(bundles: Path) -> HiddenIds:
         with open_regular(HIDDEN, folder=folder, where=where) as descriptor:
             content = read_small(descriptor, max_bytes=MAX_BYTES, where=where)
     return _parse(content, where)
-
-
-def hidden_mark(bundles: Path) -> Mark:
-    """What tells whether the file was written again since."""
-    try:
-        status = (bundles / HIDDEN).lstat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def change_hidden(
