@@ -22,6 +22,11 @@ _NAMES: Mapping[str, Sequence[str]] = {
     "re4.serving.client.values": (
         *("AttributeFilter", "Candidates", "Interests", "Reasons", "RetrieveOptions"),
     ),
+    "re4.training.api": ("evaluate", "train"),
+    "re4.training.data.dataset": ("Dataset",),
+    "re4.training.data.prepare": ("prepare_data",),
+    "re4.training.evaluation.protocol": ("Evaluation",),
+    "re4.training.trainer.loop": ("TrainResult",),
 }
 """The public names by module."""
 

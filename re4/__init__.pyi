@@ -29,5 +29,11 @@ from re4.serving.client.values import Candidates as Candidates
 from re4.serving.client.values import Interests as Interests
 from re4.serving.client.values import Reasons as Reasons
 from re4.serving.client.values import RetrieveOptions as RetrieveOptions
+from re4.training.api import evaluate as evaluate
+from re4.training.api import train as train
+from re4.training.data.dataset import Dataset as Dataset
+from re4.training.data.prepare import prepare_data as prepare_data
+from re4.training.evaluation.protocol import Evaluation as Evaluation
+from re4.training.trainer.loop import TrainResult as TrainResult
 
 __version__: str
