@@ -3,58 +3,81 @@
     python docs/pictures/interests.py --bundles bundles --data data/sports --attribute attributes --out a.png
 
 The data set gives the user, and the bundle gives the interests. Without `--user`, the picture shows the test
-user with the most different interests, of those with enough history and at least three categories.
+user whose interests differ most and agree best with their candidates, of the first 400 with 8 to 16 events of
+at least three categories. The averages over these users are printed, for an honest caption.
 """
 
 import argparse
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Circle, Patch, Rectangle
+from numpy.typing import NDArray
 
 import re4
 from re4.training.data.dataset import Dataset
 
-NUM_SHOWN = 16
-"""History items, the newest."""
+HISTORY_LENGTHS = range(8, 17)
 NUM_CANDIDATES = 6
 """Candidates of each interest."""
 MAX_USERS = 400
-"""Users that are compared."""
 GREY = "#c8c8c8"
+CATEGORY_LEVEL = 2
+"""In the public Amazon data, an item's attributes are its brand and the path of its category."""
 
 
-def categories(dataset: Dataset, column: str, level: int) -> dict[int | str, str]:
-    """Return the category of each item, at a level of its category path."""
-    items = dataset.items()
-    paths = [value if isinstance(value, list) else [value] for value in items[column].to_list()]
-    names = [str(path[level]) if len(path) > level else "" for path in paths]
-    return dict(zip(items["item_id"].to_list(), names, strict=True))
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """One user, as the picture shows it."""
+
+    place: int
+    """Among the test users."""
+    attention: NDArray[np.float32]
+    """Interests x history items, newest first."""
+    history: list[str]
+    """Category of each item of the history, newest first."""
+    candidates: list[list[str]]
+    """Categories of the best candidates of each interest."""
+
+    @property
+    def difference(self) -> float:
+        """1 minus the mean cosine of the interests' attention."""
+        unit = self.attention / np.linalg.norm(self.attention, axis=1, keepdims=True)
+        return float(1 - (unit @ unit.T).mean())
+
+    def agreement(self) -> tuple[float, float]:
+        """Return the mean attention to a candidate's category: of its own interest, and of the others."""
+        num_interests = len(self.attention)
+        by_pair = np.zeros((num_interests, num_interests))
+        for interest, other in np.ndindex(by_pair.shape):
+            mass = [
+                self.attention[interest, [each == name for each in self.history]].sum()
+                for name in self.candidates[other]
+            ]
+            by_pair[interest, other] = np.mean(mass) if mass else 0
+        own = by_pair.trace() / num_interests
+        return own, (by_pair.sum() - by_pair.trace()) / (num_interests**2 - num_interests)
 
 
-def histories(dataset: Dataset) -> list[list[int | str]]:
-    """Return the histories of the test users, oldest first."""
-    ids = dataset.items()["item_id"].to_list()
-    users = zip(dataset.test.offsets_U1, dataset.test.num_history_U, strict=False)
-    return [[ids[row] for row in dataset.test.items_E[begin : begin + length]] for begin, length in users]
-
-
-def most_different(
-    retriever: re4.Retriever, users: list[list[int | str]], of: Mapping[int | str, str]
-) -> int:
-    """Return the user whose interests attend to the most different items."""
-
-    def difference(history: list[int | str]) -> float:
-        attention = retriever.encode(history[-NUM_SHOWN:]).attention  # type: ignore[arg-type]
-        unit = attention / np.linalg.norm(attention, axis=1, keepdims=True)
-        return -float((unit @ unit.T).mean())
-
-    long = [place for place, user in enumerate(users) if 10 <= len(user) <= NUM_SHOWN]
-    varied = [place for place in long if len({of[item] for item in users[place]}) >= 3]
-    return max(varied[:MAX_USERS], key=lambda place: difference(users[place]))
+def look_at(place: int, history: list[int], category: Mapping[Any, str], retriever: re4.Retriever) -> Shown:
+    """Compute one user's interests and candidates."""
+    interests = retriever.encode(history)
+    found = retriever.retrieve(history, 200, exclude_history=True, merge_policy="equal-quota")
+    pairs = list(zip(found.item_ids, found.interest_index, strict=True))
+    return Shown(
+        place=place,
+        attention=interests.attention[:, ::-1],
+        history=[category[item] for item in interests.attended_item_ids[::-1]],
+        candidates=[
+            [category[item] for item, number in pairs if number == interest][:NUM_CANDIDATES]
+            for interest in range(len(interests.attention))
+        ],
+    )
 
 
 def main() -> None:
@@ -63,82 +86,82 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--bundles", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--attribute", required=True, help="column of the catalogue that holds the category")
-    parser.add_argument("--level", type=int, default=3, help="place in the list of a category path")
+    parser.add_argument("--data", type=Path, required=True, help="a data set with integer ids")
+    parser.add_argument("--attribute", required=True, help="column of the catalogue with a list")
+    parser.add_argument("--level", type=int, default=CATEGORY_LEVEL, help="place of the category in the list")
     parser.add_argument("--user", type=int, help="place of the user among the test users")
     parser.add_argument("--out", type=Path, required=True)
     words = parser.parse_args()
 
     dataset = Dataset.open(words.data)
-    category = categories(dataset, words.attribute, words.level)
-    users = histories(dataset)
-    with re4.Retriever.open(words.bundles) as retriever:
-        place = words.user if words.user is not None else most_different(retriever, users, category)
-        history = users[place][-NUM_SHOWN:]
-        interests = retriever.encode(history)  # type: ignore[arg-type]
-        found = retriever.retrieve(history, 500, exclude_history=True, merge_policy="equal-quota")  # type: ignore[arg-type]
-
-    attention = interests.attention[:, ::-1]
-    newest_first = interests.attended_item_ids[::-1]
-    of_interest = [
-        [
-            item
-            for item, number in zip(found.item_ids, found.interest_index, strict=True)
-            if number == interest
-        ]
-        for interest in range(len(attention))
+    items = dataset.items()
+    ids = items["item_id"].to_list()
+    paths = items[words.attribute].to_list()
+    category = {
+        item: str(path[words.level]) if len(path) > words.level else ""
+        for item, path in zip(ids, paths, strict=True)
+    }
+    begins, lengths = dataset.test.offsets_U1, dataset.test.num_history_U
+    users = [
+        [ids[row] for row in dataset.test.items_E[begin : begin + length]]
+        for begin, length in zip(begins, lengths, strict=False)
     ]
-    shown = [items[:NUM_CANDIDATES] for items in of_interest]
-    draw(
-        attention,
-        [category[item] for item in newest_first],
-        [[category[i] for i in row] for row in shown],
-        words.out,
+    places = [
+        place
+        for place, user in enumerate(users)
+        if len(user) in HISTORY_LENGTHS and len({category[item] for item in user}) >= 3
+    ]
+    with re4.Retriever.open(words.bundles) as retriever:
+        seen = [
+            look_at(place, users[place], category, retriever)
+            for place in (places[:MAX_USERS] if words.user is None else [words.user])
+        ]
+    own, others = np.mean([user.agreement() for user in seen], axis=0)
+    best = max(seen, key=lambda user: user.difference * float(np.subtract(*user.agreement())))
+    draw(best, words.out)
+    sys.stdout.write(
+        f"{words.out}: test user {best.place} of {len(seen)} compared; attention to a candidate's category: "
+        f"{own:.2f} of its own interest, {others:.2f} of the others\n"
     )
-    sys.stdout.write(f"test user {place}: {words.out}\n")
 
 
-def draw(attention: np.ndarray, history: list[str], candidates: list[list[str]], out: Path) -> None:
+def draw(user: Shown, out: Path) -> None:
     """Draw the attention as circles under the history, and the candidates beside it, coloured by category."""
-    num_interests, num_items = attention.shape
-    in_history = list(dict.fromkeys(name for name in history if name))
-    colours = {name: plt.get_cmap("tab10")(place % 10) for place, name in enumerate(in_history)}
+    num_interests, num_items = user.attention.shape
+    names = list(dict.fromkeys(name for name in user.history if name))
+    colours = {name: plt.get_cmap("tab10")(place % 10) for place, name in enumerate(names)}
+    figure, axis = plt.subplots(figsize=(0.36 * (num_items + NUM_CANDIDATES + 4), 0.36 * num_interests + 1.3))
+    first_candidate = num_items + 1
 
-    figure, axis = plt.subplots(figsize=(9.5, 0.44 * num_interests + 1.9))
-    gap = num_items + 1
-    for column, name in enumerate(history):
-        axis.add_patch(Rectangle((column - 0.42, -1.42), 0.84, 0.84, color=colours.get(name, GREY)))
+    def square(column: float, row: float, name: str) -> None:
+        axis.add_patch(Rectangle((column - 0.42, row - 0.42), 0.84, 0.84, color=colours.get(name, GREY)))
+
+    def label(column: float, row: float, text: str, ha: str) -> None:
+        axis.text(column, row, text, ha=ha, va="center", fontsize=8)
+
+    for column, name in enumerate(user.history):
+        square(column, -1, name)
     for row in range(num_interests):
-        for column in range(num_items):
+        for column, share in enumerate(user.attention[row]):
             axis.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="#eeeeee"))
-            size = 0.46 * np.sqrt(attention[row, column] / attention.max())
-            colour = colours.get(history[column], GREY)
-            axis.add_patch(plt.Circle((column, row), size, color=colour))
-        for column, name in enumerate(candidates[row]):
-            axis.add_patch(
-                Rectangle((gap + column - 0.42, row - 0.42), 0.84, 0.84, color=colours.get(name, GREY))
-            )
-        axis.text(-0.9, row, f"interest {row}", ha="right", va="center", fontsize=9)
-    axis.text(-0.9, -1, "history", ha="right", va="center", fontsize=9)
-    axis.text(
-        (num_items - 1) / 2, -1.75, "newest ← history items → oldest", ha="center", va="bottom", fontsize=9
-    )
-    axis.text(gap + (NUM_CANDIDATES - 1) / 2, -1.75, "best candidates", ha="center", va="bottom", fontsize=9)
-    axis.set_xlim(-3.6, gap + NUM_CANDIDATES - 0.3)
-    axis.set_ylim(num_interests - 0.3, -2.5)
+            radius = 0.46 * float(np.sqrt(share / user.attention.max()))
+            axis.add_patch(Circle((column, row), radius, color=colours.get(user.history[column], GREY)))
+        for column, name in enumerate(user.candidates[row]):
+            square(first_candidate + column, row, name)
+        label(-0.9, row, f"interest {row}", "right")
+    label(-0.9, -1, "history", "right")
+    label((num_items - 1) / 2, -1.9, "newest ← history items → oldest", "center")
+    label(first_candidate + (NUM_CANDIDATES - 1) / 2, -1.9, "best candidates", "center")
+    axis.set_xlim(-3.4, first_candidate + NUM_CANDIDATES - 0.3)
+    axis.set_ylim(num_interests - 0.3, -2.4)
     axis.set_aspect("equal")
     axis.axis("off")
     legend = [Patch(color=colour, label=f"category {name}") for name, colour in colours.items()]
+    legend.append(Patch(color=GREY, label="other categories"))
     axis.legend(
-        handles=[*legend, Patch(color=GREY, label="other")],
-        loc="upper center",
-        bbox_to_anchor=(0.5, 0.02),
-        ncol=6,
-        frameon=False,
-        fontsize=8,
+        handles=legend, loc="upper center", bbox_to_anchor=(0.5, 0.02), ncol=5, frameon=False, fontsize=8
     )
-    figure.savefig(out, dpi=110, bbox_inches="tight", facecolor="white")
+    figure.savefig(out, dpi=120, bbox_inches="tight", facecolor="white")
 
 
 if __name__ == "__main__":
