@@ -56,6 +56,7 @@ class Retriever:
     """
 
     def __init__(self, snapshot: Snapshot, settings: ServerSettings, lease: VersionLease) -> None:
+        """Wrap a loaded version; `Retriever.open` loads one."""
         self._snapshot: Snapshot | None = snapshot
         self._settings = settings
         self._lease = lease
