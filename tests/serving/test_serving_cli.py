@@ -1,4 +1,4 @@
-"""`re4 retrieve` and `re4 info` against running servers: for people and for machines."""
+"""`re4 info`, and what all subcommands that call a server share: errors, TLS and tokens."""
 
 import json
 import subprocess
@@ -8,99 +8,14 @@ from typing import Any
 import pytest
 from certificates import Authority
 from running_server import RE4, RunningServer
-from small_bundles import SmallVersion
 from typer.testing import CliRunner
 
 from re4.benchmarks.common import steadiness
 from re4.benchmarks.load_generator.load import Timing
 from re4.benchmarks.serve import measure
 from re4.cli import build_app
-from re4.common.errors import UsageError
 from re4.serving.auth.tokens import token_hash
 from re4.serving.cli import info
-from re4.serving.client.cli import retrieve
-
-
-def test_retrieve_as_json(
-    server: RunningServer, small_version: SmallVersion, capsys: pytest.CaptureFixture[str]
-) -> None:
-    history = [4, 9]
-    retrieve(
-        f"{small_version.ids[4]}, {small_version.ids[9]},unknown",
-        address=server.address,
-        num_candidates=5,
-        exclude=small_version.ids[7],
-        exclude_history=True,
-        merge="max-score",
-        as_json=True,
-    )
-    answer = json.loads(capsys.readouterr().out)
-    expected = small_version.best(history, 5, excluded=[7, *history])
-    assert [one["item_id"] for one in answer["candidates"]] == [small_version.ids[row] for row in expected]
-    assert answer["num_unknown_history_ids"] == 1
-
-
-def test_integers_are_sent_as_integers(
-    int_server: RunningServer, int_version: SmallVersion, capsys: pytest.CaptureFixture[str]
-) -> None:
-    retrieve(
-        f"{int_version.ids[4]},{int_version.ids[9]}",
-        address=int_server.address,
-        num_candidates=5,
-        as_json=True,
-    )
-    answer = json.loads(capsys.readouterr().out)
-    expected = [int_version.ids[row] for row in int_version.best([4, 9], 5)]
-    assert [one["item_id"] for one in answer["candidates"]] == expected
-    with pytest.raises(UsageError, match="--history 'a,b': this catalogue's ids are integers"):
-        retrieve("a,b", address=int_server.address)
-
-
-def test_retrieve_for_people(
-    server: RunningServer, small_version: SmallVersion, capsys: pytest.CaptureFixture[str]
-) -> None:
-    retrieve(f"unknown,{small_version.ids[4]}", address=server.address, num_candidates=3)
-    said = capsys.readouterr()
-    for row in small_version.best([4], 3):
-        assert str(small_version.ids[row]) in said.out
-    assert "1 ids of the history are unknown" in said.err
-
-
-def test_filters_and_reasons(
-    server: RunningServer, small_version: SmallVersion, capsys: pytest.CaptureFixture[str]
-) -> None:
-    ids = small_version.ids
-    asked = {"address": server.address, "num_candidates": 60, "reasons": 2}
-    retrieve(f"{ids[4]},{ids[9]}", keep=["tags=a, b"], drop=["is_even=true"], **asked, as_json=True)
-    answer = json.loads(capsys.readouterr().out)
-    expected = {
-        ids[row] for row in range(1, 60, 2) if {"a", "b"} & set(small_version.attributes["tags"][row])
-    }
-    assert {one["item_id"] for one in answer["candidates"]} == expected
-    assert all({one["item_id"] for one in each} == {ids[4], ids[9]} for each in answer["reasons"])
-    retrieve(f"{ids[4]},{ids[9]}", keep=["tags=a"], **asked)
-    said = capsys.readouterr().out
-    assert "because of" in said
-    assert "%)" in said
-    with pytest.raises(UsageError, match="--drop 'tags': give an attribute and its values"):
-        retrieve(ids[4], address=server.address, drop=["tags"])
-
-
-def test_variety(
-    server: RunningServer, small_version: SmallVersion, capsys: pytest.CaptureFixture[str]
-) -> None:
-    retrieve(
-        small_version.ids[4],
-        address=server.address,
-        num_candidates=4,
-        merge="category-diversity",
-        diversity=1e6,
-        diversity_attribute="colour",
-        as_json=True,
-    )
-    found = json.loads(capsys.readouterr().out)["candidates"]
-    colours = [small_version.attributes["colour"][small_version.ids.index(one["item_id"])] for one in found]
-    assert len(set(colours)) == 4
 
 
 def test_info(server: RunningServer, capsys: pytest.CaptureFixture[str]) -> None:
