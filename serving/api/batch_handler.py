@@ -103,8 +103,7 @@ def look_up_ids(requests: Sequence[CheckedRequest]) -> tuple[list[Query], list[i
 
     Returns:
         A query for each request, with an empty history where none of the ids is known; and how many
-        ids of its
-        history are unknown.
+        ids of its history are unknown.
     """
     snapshot = requests[0].snapshot
     ids: list[Any] = list(chain.from_iterable((*each.history_ids, *each.excluded_ids) for each in requests))

@@ -1,5 +1,4 @@
-"""BatchRetrieve: many users in one call, answered in parts of one batch each, so that other calls
-get their turn.
+"""BatchRetrieve: many users in one call, answered in parts between which other calls get their turn.
 
 The call is admitted or rejected as a whole. After that, an error of one user is an entry of
 `errors`.
@@ -152,8 +151,7 @@ def _check(
 
 
 def _abandon(queued: Sequence[Queued]) -> None:
-    """Remove the requests of a call that ended from the queue, and ignore the errors of those that
-    ran."""
+    """Cancel the requests of a call that ended, and ignore their errors."""
     for request in queued:
         if not request.cancel() and not request.cancelled():
             request.exception()

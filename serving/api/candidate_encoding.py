@@ -1,5 +1,4 @@
-"""The encoding of candidates: columns of ids, scores and interest numbers as bytes of a protobuf
-message.
+"""The encoding of candidates as protobuf bytes: columns of ids, scores and interest numbers.
 
 A message object of hundreds of ids costs more than the ids. A serialised message may be a
 concatenation of pieces: repeated fields are joined, and so are the fields of a sub-message that

@@ -34,8 +34,7 @@ def decode(message_type: type[MessageT], data: bytes) -> MessageT:
 
 
 def _field_not_utf8(descriptor: Any, data: bytes, prefix: str) -> str | None:
-    """Return the path of the first text that is not UTF-8, such as `history.strings[3]`; None for
-    none."""
+    """Return the first field that is not UTF-8, such as `history.strings[3]`; None for none."""
     try:
         # An empty message keeps every field as an unknown one, thus as bytes that are not checked.
         found: Any = UnknownFieldSet(Empty.FromString(data))

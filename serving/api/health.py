@@ -50,8 +50,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the libra
         return Response(status=self._status)
 
     async def Watch(self, request: Request, context: Context) -> None:
-        """Send the status now and after every change, until the caller leaves or the server
-        stops."""
+        """Send the status now and after every change, until the call ends or the server stops."""
         is_known = request.service in self._names
         sent: int | None = None
         while True:

@@ -1,5 +1,4 @@
-"""The popularity fallback: the most popular allowed items, where no item of the history is
-known."""
+"""The popularity fallback: the most popular items, where no item of the history is known."""
 
 from collections.abc import Iterator
 from typing import Final

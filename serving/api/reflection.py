@@ -40,8 +40,7 @@ class _GuardedServer:
         )
 
     def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
-        """Do nothing: handlers registered this way would be called without a check of the
-        metadata."""
+        """Do nothing: such handlers would be called without a check of the metadata."""
 
 
 class _GuardedHandler(grpc.GenericRpcHandler):

@@ -1,5 +1,4 @@
-"""The gRPC server of one worker process: service, health, reflection, and a stop that loses no call
-in flight."""
+"""The gRPC server of one worker process: service, health, reflection, and a graceful stop."""
 
 import asyncio
 import contextlib
@@ -136,8 +135,7 @@ class RetrievalServer:
         await self._health.set(health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self) -> None:
-        """Set NOT_SERVING, wait until callers leave, accept no further call, and answer those in
-        flight.
+        """Set NOT_SERVING, wait until callers leave, and answer the calls in flight.
 
         gRPC cancels calls that arrive while it closes its connections, without a status that says
         so. So callers that watch the health service get time to stop calling, and the server closes

@@ -78,8 +78,7 @@ def _shed_reason(error: OverloadError) -> str:
 
 
 def _add_stages(call: Call, began_s: float, queued: "asyncio.Future[RequestResult]") -> None:
-    """Add the stages of a part of a BatchRetrieve, by its first user; none if that user has no
-    result."""
+    """Add the stages of a part of a BatchRetrieve, by the result of its first user."""
     assert isinstance(queued, QueuedRequest)
     if not queued.cancelled() and queued.exception() is None:
         found = queued.result().query_result
@@ -308,8 +307,7 @@ class RetrievalService:
         return group
 
     def _with_current_effort(self, request: CheckedRequest) -> CheckedRequest:
-        """Return the request; in a brown-out with a lower effort, where its search is a default
-        one."""
+        """Return the request; in a brown-out, a default search gets a lower effort."""
         if request.options is not None or not request.num_candidates:
             return request
         effort = self._brown_out.effort(request.snapshot.manifest.index)
@@ -321,8 +319,7 @@ class RetrievalService:
     async def _submit(
         self, request: CheckedRequest, time_left: TimeLeft, admitted: BatchGroup, began_s: float
     ) -> tuple[RequestResult, int]:
-        """Return the result of a request whose check began at `began_s`, and how long it queued
-        (µs)."""
+        """Return the result of a request, and how long it queued (µs). Its check began at `began_s`."""
         call = CURRENT_CALL.get()
         queued_s = perf_counter()
         result, queue_us = await self._batcher.submit(request, time_left_s=time_left(), admitted=admitted)
@@ -332,8 +329,7 @@ class RetrievalService:
         return result, queue_us
 
     def _sample_recall(self, result: RequestResult, snapshot: Snapshot) -> None:
-        """Report a sample of results for their recall to be measured, where an exact search can
-        measure it."""
+        """Report a sample of the results whose recall an exact search can measure."""
         if self._on_sample is None or self._random.random() >= self._settings.recall_sample:
             return
         found = result.query_result

@@ -1,5 +1,4 @@
-"""Batching: the requests that queued while the last batch ran are the next batch. No timer by
-default.
+"""Batching without a timer: the requests that queued while a batch ran are the next batch.
 
 An idle server answers a lone request at once; a busy server shares each run among all waiting
 requests. A batch starts when the event loop has no new request to read, so that calls which the
@@ -37,8 +36,7 @@ ResultT = TypeVar("ResultT")
 
 
 class QueuedRequest(asyncio.Future[ResultT], Generic[RequestT, ResultT]):
-    """A request in the queue, and the future of its result. If cancelled, it leaves the queue at
-    once."""
+    """A request in the queue, and the future of its result."""
 
     def __init__(
         self,
@@ -131,8 +129,9 @@ class Batcher(Generic[RequestT, ResultT]):
         self._running: _RunningBatch | None = None
 
     def admit(self, group: BatchGroup, *, time_left_s: float | None, wait_ms: float | None = None) -> None:
-        """Raise if a request of this group would be rejected now. Cheap enough to call before it is
-        read.
+        """Raise if a request of this group would be rejected now.
+
+        Cheap enough to call before the request is parsed.
 
         Args:
             group: Of the request.
@@ -155,15 +154,13 @@ class Batcher(Generic[RequestT, ResultT]):
             raise ShedError(wait_ms=wait_ms, max_wait_ms=self._max_wait_ms)
 
     def wait_ms(self, group: BatchGroup) -> float:
-        """Return how long a request of this group would wait for its batch now, by the latency
-        estimate."""
+        """Return how long a request of this group would wait now, by the latency estimate."""
         return self._running_ms(self._clock_ns()) + self._queue.wait_ms(group)
 
     async def submit(
         self, request: RequestT, *, time_left_s: float | None = None, admitted: BatchGroup | None = None
     ) -> tuple[ResultT, int]:
-        """Return the result of a request, and the microseconds that it waited for its batch to
-        start.
+        """Return the result of a request, and how long it waited for its batch (µs).
 
         A request that is cancelled while it waits is never run.
 
@@ -237,16 +234,14 @@ class Batcher(Generic[RequestT, ResultT]):
         self._worker_thread.shutdown(wait=False)
 
     def _running_ms(self, now_ns: int) -> float:
-        """Return how much longer the running batch should take; 0 where it should have ended by
-        now."""
+        """Return how much longer the running batch should take, at least 0."""
         if self._running is None:
             return 0.0
         expected_ms = self._running.num_requests * self._estimate.ms(self._running.group.cost_class)
         return max(expected_ms - (now_ns - self._running.since_ns) / 1e6, 0.0)
 
     def _start_when_quiet(self, num_seen: int, num_turns: int) -> None:
-        """Start the next batch when enough requests wait, or none has come for some turns of the
-        event loop.
+        """Start the next batch when enough requests wait, or none has arrived for some turns.
 
         Where the worker thread has its own core, a full batch is enough: the event loop accepts and
         rejects calls while it runs. While a batch runs in the event loop's thread, no call is
@@ -292,13 +287,11 @@ class Batcher(Generic[RequestT, ResultT]):
             return [error] * len(requests)
 
     def _is_short(self, group: BatchGroup, num_requests: int) -> bool:
-        """Return whether so many requests of a group are known to be short enough for the event
-        loop."""
+        """Return whether a batch is known to be short enough for the event loop."""
         return 0 < num_requests * self._estimate.ms(group.cost_class) <= self._max_block_ms
 
     def _run_at_once(self, request: RequestT, group: BatchGroup) -> ResultT:
-        """Return the result of a lone request, without a queue, a future or a turn of the event
-        loop."""
+        """Run a lone request, without a queue, a future or a turn of the event loop."""
         started_ns = self._clock_ns()
         (result,) = self._outcomes([request])
         self._end(group, 1, started_ns)

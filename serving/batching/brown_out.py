@@ -1,5 +1,4 @@
-"""Brown-out: before calls are rejected, default searches run at a lower search effort, within a
-recall floor.
+"""Brown-out: before calls are rejected, default searches run at a lower search effort.
 
 The manifest says which effort keeps the floor: it states the recall of each setting that was
 measured when the index was tuned. Every search parameter raises recall. So a setting with no
@@ -24,8 +23,7 @@ _CALM_S: Final = 1.0
 
 
 def lowest_effort(info: IndexInfo, recall_floor: float) -> float | None:
-    """Return the smallest multiple of the tuned setting that keeps a recall floor; None for none
-    below 1.
+    """Return the lowest effort that keeps a recall floor; None where it is not below 1.
 
     Args:
         info: The index as the manifest describes it.

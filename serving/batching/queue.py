@@ -1,5 +1,4 @@
-"""The queue of requests, in groups that share batches, and the estimate of how long a request waits
-in it.
+"""The queue of requests, in groups that share batches, and the estimate of waiting times.
 
 Groups take turns. So a flood of deep searches delays a shallow search by one batch. Within a group
 the order is the order of arrival.
@@ -22,8 +21,7 @@ change."""
 
 
 class LatencyEstimate:
-    """The time that one request takes when it shares a batch: a moving average for each cost
-    class."""
+    """The time of one request in a batch: a moving average for each cost class."""
 
     def __init__(self) -> None:
         self._ms: dict[Hashable, float] = {}
@@ -35,8 +33,7 @@ class LatencyEstimate:
         self._ms[cost_class] = before + _NEWEST_WEIGHT * (newest - before)
 
     def ms(self, cost_class: Hashable) -> float:
-        """Return the expected milliseconds for each request of a class; 0 where there was none
-        yet."""
+        """Return the milliseconds expected for each request of a class; 0 where unknown yet."""
         return self._ms.get(cost_class, 0.0)
 
 
@@ -112,8 +109,7 @@ class BatchQueue(Generic[EntryT]):
         return batch
 
     def wait_ms(self, group: BatchGroup) -> float:
-        """Return how long a new entry of a group waits for the batches before its own, by the
-        estimate."""
+        """Return how long a new entry of a group waits for the batches before its own."""
         num_own = len(self._groups.get(group, ()))
         num_rounds = num_own // self._batch_size(group) + 1
         return num_own * self._ms_each(group.cost_class) + sum(

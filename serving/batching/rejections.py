@@ -1,5 +1,4 @@
-"""Pacing of rejections: a bounded share of the time, so that answers continue far beyond
-saturation.
+"""Pacing of rejections, so that answers continue far beyond saturation.
 
 A rejected call costs gRPC in Python a good part of an answered one. An event loop that accepts and
 rejects all arriving calls leaves the worker thread half of the time, and less the more calls

@@ -131,8 +131,7 @@ class Encoder:
 
 
 def bucket_sizes(max_batch_size: int) -> tuple[int, ...]:
-    """Return the sizes to which batches are padded: powers of two below the largest, and the
-    largest."""
+    """Return the batch sizes for padding: powers of two below the largest, and the largest."""
     powers = []
     size = 1
     while size < max_batch_size:

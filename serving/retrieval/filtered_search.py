@@ -29,8 +29,7 @@ a filter."""
 
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
-    """How a request is searched. Hashable: requests with equal options share a call of the
-    index."""
+    """The options of a search. Hashable: equal ones share a call of the index."""
 
     conditions: tuple[Condition, ...] = ()
     """All must be met; none for the whole catalogue."""
@@ -62,8 +61,7 @@ def search_with_options(
 
     Returns:
         `scores_QS` best first, `rows_QS`, -1 where an interest found no further item, and the items
-        among
-        which was searched; None for all.
+        among which was searched; None for all.
     """
     hidden = filter_cache.hidden
     if options.conditions:

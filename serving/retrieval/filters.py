@@ -38,8 +38,7 @@ class Condition:
 
 
 class AllowedItems:
-    """A set of items: rows where they are few, a bitmap where they are many. Immutable and
-    thread-safe."""
+    """A set of items, as rows where they are few, else as a bitmap. Immutable and thread-safe."""
 
     def __init__(
         self, *, rows_S: NDArray[np.int64] | None = None, mask_N: NDArray[np.bool_] | None = None
@@ -63,8 +62,7 @@ class AllowedItems:
 
     @cached_property
     def selector(self) -> Any:
-        """The set as FAISS's per-call search parameters take it, for a bitmap. Reads this object's
-        memory."""
+        """The bitmap as a FAISS selector, which reads this object's memory."""
         return _faiss.IDSelectorBitmap(self._bits)
 
     def rows(self) -> NDArray[np.int64]:

@@ -44,8 +44,7 @@ class Query:
 
     @property
     def search_depth(self) -> int:
-        """How many results each interest must find, so that the best candidates are among them; 0
-        for none."""
+        """How many results each interest must find for the best candidates; 0 for none."""
         return self.merge_policy.search_depth(self.num_candidates, len(self.excluded_rows))
 
 
@@ -172,8 +171,7 @@ class Pipeline:
     def _search(
         self, queries: Sequence[Query], places: Sequence[int], interests_BKD: NDArray[np.float32]
     ) -> dict[int, SearchResults]:
-        """Search for the queries at the given places; those with equal options share a call of the
-        index."""
+        """Search for the queries at some places; equal options share a call of the index."""
         groups: dict[tuple[SearchOptions | None, bool], list[int]] = {}
         for place in places:
             query = queries[place]

@@ -82,8 +82,7 @@ class Searcher:
 
         Returns:
             `scores_QS` best first and `rows_QS`, -1 where the index found no further item; S is at
-            most
-            `num_results`.
+            most `num_results`.
         """
         num_results = min(num_results, self._index.ntotal)
         queries_QD = np.ascontiguousarray(queries_QD)
@@ -134,8 +133,7 @@ class Searcher:
         )
 
     def _other_plan(self, effort: float, selector: Any) -> SearchPlan | None:
-        """Return a plan for one call. The caller must keep the selector, to which the plan only
-        refers."""
+        """Return a plan for one call; it only refers to the selector, which the caller must keep."""
         plan = self._plan_at(effort)
         if plan is not None and selector is not None:
             plan.parameters.sel = selector

@@ -39,8 +39,7 @@ class DeviceBackend(Protocol):
         """The only thread that may use the device; None where any thread may."""
 
     def encoder(self, load: Callable[[tuple[str, ...]], Encoder]) -> SupportsEncode:
-        """Return an encoder on the device; `load` loads it with the given ONNX Runtime
-        providers."""
+        """Return an encoder on the device; `load` takes the ONNX Runtime providers."""
 
     def index(self, index: Any, *, vectors_ND: NDArray[np.float32], query_counts: tuple[int, ...]) -> Any:
         """Return a FAISS index on the device.

@@ -142,8 +142,7 @@ def check_cuda() -> None:
 
 
 def _copy(resources: Any, index: Any, vectors_ND: NDArray[np.float32]) -> Any:
-    """Copy an index to the GPU. A graph is copied if CAGRA built it; otherwise CAGRA builds one
-    anew."""
+    """Copy an index to the GPU. CAGRA rebuilds a graph that it did not build."""
     if isinstance(index, faiss.IndexHNSW) and hasattr(faiss, "GpuIndexCagra"):
         config = _faiss.GpuIndexCagraConfig()
         config.device = _DEVICE

@@ -1,5 +1,4 @@
-"""Thread confinement: one thread makes, uses and destroys resources that other threads must not
-touch.
+"""Thread confinement: one thread makes, uses and destroys resources that are not thread-safe.
 
 FAISS's GPU indexes are not thread-safe, not even for reads. Creating or destroying one while
 another thread searches has crashed. So one thread makes, uses and destroys all of them, on behalf
@@ -32,8 +31,7 @@ class ResourceThread:
         return self.executor.submit(work).result()
 
     def release(self, cell: "_Cell[ResourceT]") -> None:
-        """Destroy a cell's resource in the thread, without waiting. If the thread has ended, keep
-        it."""
+        """Destroy a cell's resource in the thread, without waiting."""
         try:
             self.executor.submit(cell.clear)
         except RuntimeError:
@@ -41,8 +39,7 @@ class ResourceThread:
 
 
 class ThreadConfined(Generic[ResourceT]):
-    """A resource that one thread made. When this object is no longer referenced, the thread
-    destroys it."""
+    """A resource of one thread, which destroys it when this object is no longer referenced."""
 
     def __init__(self, thread: ResourceThread, make: Callable[[], ResourceT]) -> None:
         """Make the resource.

@@ -1,5 +1,4 @@
-"""The check of the parts inside a loaded index: allowed classes, and the ones that the search plan
-is for.
+"""The check of the parts inside a loaded index against an allow-list and the search plan.
 
 The loader checks the outermost class only. An IVF index holds centroids, which may be an index
 themselves; an HNSW index holds its storage. FAISS also accepts search parameters of another kind

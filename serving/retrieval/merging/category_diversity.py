@@ -105,8 +105,7 @@ def _choose(
 
 
 def _groups(category: Attribute, rows_P: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return the group of each item, and which groups are of one category: `groups_P` and
-    `is_alike_GG`."""
+    """Return each item's group, and which groups are of one category: `groups_P`, `is_alike_GG`."""
     codes_E, lengths_P = category.codes_of(rows_P)
     if lengths_P is None:
         codes_G, groups_P = np.unique(codes_E, return_inverse=True)
@@ -125,8 +124,7 @@ def _groups(category: Attribute, rows_P: NDArray[np.int64]) -> tuple[NDArray[np.
 
 
 def _shares_a_code(lists_G: Sequence[NDArray[np.integer]]) -> NDArray[np.bool_]:
-    """Return which lists have a code in common, [G, G]; each has with itself, also the empty
-    one."""
+    """Return which lists share a code, [G, G]; each with itself, also the empty one."""
     owners_E = np.repeat(np.arange(len(lists_G)), [len(codes) for codes in lists_G])
     by_code = np.argsort(np.concatenate(lists_G), kind="stable")
     owners_E = owners_E[by_code]

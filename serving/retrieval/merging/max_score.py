@@ -1,5 +1,4 @@
-"""Maximum score: each item's best score over the interests, then the best items. Training optimises
-this.
+"""Maximum score: the best items by their best score over the interests, as training optimises.
 
 The merge is exact. In the list of the interest that scores it highest, only excluded items and
 better items of the answer stand before an item of the answer. So lists of M + (number excluded)

@@ -30,8 +30,7 @@ class MergedList(NamedTuple):
 
 
 class SearchResults(NamedTuple):
-    """The results of one query's search: a list for each interest, or the best items over all of
-    them."""
+    """The results of one query's search: a list for each interest, or the best of all lists."""
 
     scores_KS: NDArray[np.float32] = _NO_SCORES
     """Best first."""

@@ -26,8 +26,7 @@ from re4.serving.retrieval.merging.round_robin import present_interests, take_tu
 
 
 def equal_quotas(is_present_K: NDArray[np.bool_], num_candidates: int) -> list[int]:
-    """Return the quota of each interest; where quotas cannot be equal, the lower numbers get one
-    more."""
+    """Return equal quotas; the first interests get one more where there is a remainder."""
     each, rest = divmod(num_candidates, int(is_present_K.sum()))
     ranks_K = np.cumsum(is_present_K)  # from 1
     quotas_K: list[int] = np.where(is_present_K, each + (ranks_K <= rest), 0).tolist()

@@ -1,5 +1,4 @@
-"""Round robin: interests take turns, and the list keeps that order, so that every prefix of it is
-balanced.
+"""Round robin: interests take turns, and the list keeps that order: every prefix is balanced.
 
 The interest whose best item scores highest is first in each round. Each interest takes its best
 item that is still free. The merge is exact: an interest passes over excluded items and items taken

@@ -1,6 +1,8 @@
-"""Searches look less hard before calls are turned away: how much less, when, and that callers are told."""
+"""Before calls are rejected, searches run at a lower effort: at which, when, and that replies state it."""
 
 import asyncio
+import gc
+import weakref
 from dataclasses import replace
 
 import grpc
@@ -116,3 +118,19 @@ def test_replies_and_info_say_how_hard_the_search_was(
         assert (counted > 0) == (effort < 1)
 
     drive(serving(replace(snapshot, manifest=manifest)), test, brown_out_recall_floor=floor)
+
+
+def test_a_version_that_was_replaced_is_freed(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files would stay mapped until the next brown-out, if the state referred to it."""
+    monkeypatch.setattr(brown_out, "_CALM_S", DEADLINE_S)
+    live = serving(replace(snapshot, manifest=snapshot.manifest.model_copy(update={"index": IVF})))
+    replaced = weakref.ref(live.current())
+
+    async def test(server: RetrievalServer, channel: grpc.aio.Channel) -> None:
+        server._service._brown_out.observe(1e9)  # a long wait
+        assert (await call(channel)).search_effort == 0.5
+        live.swap(snapshot)
+        gc.collect()
+        assert replaced() is None
+
+    drive(live, test, brown_out_recall_floor=0.8)
