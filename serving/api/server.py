@@ -29,8 +29,7 @@ from re4.serving.versions.live_version import LiveVersion
 _QUIET_S: Final = 0.2
 """A server that was idle before and after so many seconds has no steady callers."""
 _GAP_S: Final = 0.002
-"""The idle time between two calls of steady callers: gRPC holds no call that it has not handed
-over."""
+"""An idle time between two calls of steady callers, after which gRPC holds no further call."""
 _LEAVE_S: Final = 1.0
 """How long a stop waits for each of the two idle times."""
 _REPLIES_S: Final = 0.5
@@ -137,9 +136,9 @@ class RetrievalServer:
     async def stop(self) -> None:
         """Set NOT_SERVING, wait until callers leave, and answer the calls in flight.
 
-        gRPC cancels calls that arrive while it closes its connections, without a status that says
-        so. So callers that watch the health service get time to stop calling, and the server closes
-        between two calls.
+        A call that arrives while gRPC closes its connections is cancelled, not rejected. So callers
+        that watch the health service get time to stop calling, and the server closes between two
+        calls.
         """
         await self._health.set(health_pb2.HealthCheckResponse.NOT_SERVING)
         grace_s = self._settings.grace_s
@@ -153,8 +152,7 @@ class RetrievalServer:
         stopping = asyncio.create_task(self._server.stop(max(0.0, began_s + grace_s - monotonic())))
         idle = asyncio.create_task(self._service.wait_idle())
         await asyncio.wait({stopping, idle}, return_when=asyncio.FIRST_COMPLETED)
-        # The last replies are being sent. After that, only streams are left that a caller keeps
-        # open.
+        # The last replies are being sent. Only a stream that a caller keeps open takes longer.
         await asyncio.wait({stopping}, timeout=_REPLIES_S)
         if not stopping.done():
             await self._server.stop(None)

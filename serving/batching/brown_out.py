@@ -1,9 +1,9 @@
 """Brown-out: before calls are rejected, default searches run at a lower search effort.
 
-The manifest says which effort keeps the floor: it states the recall of each setting that was
-measured when the index was tuned. Every search parameter raises recall. So a setting with no
-parameter smaller than in a measured one finds at least as much. Requests with an effort of their
-own, or with filters, are not changed.
+A recall floor limits the effort. The manifest states the recall of each setting that was measured
+when the index was tuned. Every search parameter raises recall. So a setting with no parameter
+smaller than in a measured one finds at least as much. Requests with filters or with an effort of
+their own are not changed.
 
 The state has hysteresis: it begins when a new call would wait half of the allowed time, and ends
 when waits have been short for a second.

@@ -1,12 +1,12 @@
 """Pacing of rejections, so that answers continue far beyond saturation.
 
-A rejected call costs gRPC in Python a good part of an answered one. An event loop that accepts and
-rejects all arriving calls leaves the worker thread half of the time, and less the more calls
-arrive. So while a batch runs, the event loop blocks for a moment between two rejections. Blocking
-is intended: nothing else yields the core, and replies wait for no longer than that. Meanwhile calls
-gather in the queue of gRPC's core, which is short. Calls that do not fit in it end there, at a
-fraction of the cost, with CANCELLED. Where the event loop itself runs the batches, `batcher.py` has
-its own bound.
+To gRPC in Python a rejected call costs a good part of an answered one. An event loop that accepts
+and rejects all arriving calls leaves only half of the time for the worker thread, and less as more
+calls arrive. So while a batch runs, the event loop blocks for a moment between two rejections.
+Blocking is intended: nothing else yields the core, and replies wait for no longer than that.
+Meanwhile calls gather in the queue of gRPC's core, which is short. Calls that do not fit in it end
+there, at a fraction of the cost, with CANCELLED. Where the event loop itself runs the batches,
+`batcher.py` has its own bound.
 """
 
 from collections.abc import Callable

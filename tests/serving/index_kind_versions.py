@@ -28,7 +28,7 @@ KIND_SETTINGS = {
 
 
 def _built(factory: str, vectors_ND: np.ndarray) -> BuiltIndex:
-    """As export builds it; what a GPU would build, as FAISS copies it from there, by a processor."""
+    """Build an index as export does; a graph of a GPU as FAISS copies it from there, on the CPU."""
     if not (num_links := links_of_cagra(factory)):
         return build_index(factory, vectors_ND)
     graph = empty_cagra(vectors_ND.shape[1], num_links)
@@ -75,7 +75,7 @@ def built(kind: str) -> VersionOfKind:
 
 
 def version_of(kind: str, **changes: object) -> VersionOfKind:
-    """With the index that is built once for all tests, and this changed in what the manifest says of it."""
+    """Return a version whose index is built once for all tests, with changes to its manifest entry."""
     version = copy(built(kind))
     version.info = IndexInfo(**(dict(version.info) | changes))
     return version

@@ -3,9 +3,8 @@
 Legend: K interests, S results per interest, L history length, M candidates.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,18 +42,30 @@ class SearchResults(NamedTuple):
     """The items among which was searched; None for the whole catalogue."""
 
 
-Merge: TypeAlias = Callable[
-    [SearchResults, NDArray[np.int64], int, NDArray[np.float32]],
-    MergedList,
-]
-"""Arguments:
+class Merge(Protocol):
+    """The function of a merge policy."""
 
-- the results of a query's search;
-- `excluded_rows`, which must not be returned, ascending and unique;
-- `num_candidates`: how many to return at most; fewer are returned only where the results hold no
-  more;
-- `attention_KL`: each interest's attention over the history, newest first; every row sums to 1.
-"""
+    def __call__(
+        self,
+        results: SearchResults,
+        excluded_rows: NDArray[np.int64],
+        num_candidates: int,
+        attention_KL: NDArray[np.float32],
+        /,
+    ) -> MergedList:
+        """Merge.
+
+        Args:
+            results: Of a query's search.
+            excluded_rows: Rows that must not be returned, ascending and unique.
+            num_candidates: How many to return at most.
+            attention_KL: Each interest's attention over the history, newest first; every row sums
+                to 1.
+
+        Returns:
+            Fewer than `num_candidates` only where the results hold no more.
+        """
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,8 +78,7 @@ class MergePolicy:
     """Whether `merge` reads each interest's own list. Otherwise it reads only `best_items`, which
     an approximate index finds with less work."""
     depth_factor: int = 1
-    """How many items `merge` chooses among for each candidate, where more are wanted than are
-    returned."""
+    """How many items `merge` chooses among, for each candidate."""
 
     def search_depth(self, num_candidates: int, num_excluded: int) -> int:
         """Return how many results each interest must find; 0 where no candidates are wanted."""

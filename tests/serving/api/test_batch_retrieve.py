@@ -34,7 +34,7 @@ def assert_same(found: Candidates, alone: Candidates) -> None:
     others = found.interest_index != alone.interest_index
     if alone.interests is None:
         assert not others.any()
-    else:  # of interests that are the same, as for a history of one item, rounding says which is the best
+    else:  # rounding decides between equal interests, which a history of one item has
         vectors_KD = alone.interests.vectors
         numbers, alone_numbers = found.interest_index[others], alone.interest_index[others]
         np.testing.assert_allclose(vectors_KD[numbers], vectors_KD[alone_numbers], rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Candidates written as bytes are what a message with the same candidates holds."""
+"""Encoded candidates equal the serialised message with the same candidates."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What a request may ask for beyond history and number, over real gRPC: each caller gets their own."""
+"""Filters, explanations, effort and merge policies over real gRPC: each request has its own options."""
 
 import json
 import subprocess

@@ -182,7 +182,7 @@ def test_a_shed_call_is_resource_exhausted_and_told_when_to_come_back(snapshot: 
         held.may_leave.clear()
         in_flight = call(channel)
         await asyncio.to_thread(held.entered.wait, DEADLINE_S)
-        # The first may come when the running batch should be done; the second has the first before it.
+        # The first is admitted where the running batch should have ended; the second waits for the first.
         others = [call(channel), call(channel)]
         await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
         held.may_leave.set()

@@ -13,7 +13,7 @@ from re4.serving.batching.queue import BatchGroup
 
 
 class SteppedPipeline:
-    """A fake pipeline: notes each batch, and stays in it until the test lets it go on."""
+    """A fake pipeline that records each batch, and stays in it until the test releases it."""
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
@@ -175,7 +175,7 @@ def test_calls_that_the_transport_hands_over_one_by_one_share_a_batch() -> None:
         tasks = []
         for query in ("c", "d", "e"):
             tasks += await submit(batcher, query)
-            for _ in range(4):  # turns of the event loop in which the transport says nothing
+            for _ in range(4):  # turns of the event loop without a new call
                 await asyncio.sleep(0)
         await asyncio.gather(*tasks)
 

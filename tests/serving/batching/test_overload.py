@@ -1,4 +1,4 @@
-"""Who would wait too long is told at once, who is let in is answered. The tests set the clock."""
+"""Requests that would wait too long are rejected at once, others answered. The tests set the clock."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -45,7 +45,7 @@ class Overloaded:
         self.pipeline.may_leave.release()
 
     async def learn(self, query: str, each_ms: float) -> None:
-        """Have one query take so long, so that this is what the server expects."""
+        """Run one query that takes so long; this is the estimate from now on."""
         (future,) = self.ask(query)
         await self.run_one_batch(each_ms)
         await future
@@ -92,7 +92,7 @@ def test_an_idle_server_lets_a_call_in_whatever_it_measured_before() -> None:
         await server.learn("a", 60_000.0)  # a minute: a stalled disk, say
         accepted = server.ask("b", time_left_ms=50.0)
         with pytest.raises(ShedError, match="Try again in 59950 ms"):
-            server.ask("c")  # while that one waits, the minute is what another is expected to wait
+            server.ask("c")  # behind that one, the estimated wait is the minute
         await server.run_one_batch(1.0)
         await asyncio.gather(*accepted)
         for _ in range(40):

@@ -1,4 +1,4 @@
-"""Refusals far beyond saturation: spaced, so that answers go on; few and far between: not held up at all."""
+"""Rejections far beyond saturation are paced, so that answers continue; lone ones are not delayed."""
 
 import asyncio
 from dataclasses import replace
@@ -14,7 +14,7 @@ from re4.serving.versions.snapshot import Snapshot
 
 
 class Clock:
-    """Time that moves when somebody waits, or the test says so."""
+    """Time that moves only by waits and by the test."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -25,7 +25,7 @@ class Clock:
         self.now_s += seconds
 
 
-def test_refusals_in_a_row_are_spaced_and_lone_ones_wait_for_nothing() -> None:
+def test_rejections_in_a_row_are_paced_and_lone_ones_are_not_delayed() -> None:
     clock = Clock()
     pacer = RejectionPacer(lambda: clock.now_s, clock.block)
     pacer.pace()
@@ -48,8 +48,8 @@ def test_a_clock_that_jumps_back_holds_nobody_up_for_long() -> None:
     assert clock.waits == [SPACING_S]
 
 
-def test_health_is_answered_while_calls_are_turned_away(snapshot: Snapshot) -> None:
-    """Far more calls than fit into the queues: each ends somehow, and the server still says how it is."""
+def test_health_is_answered_while_calls_are_rejected(snapshot: Snapshot) -> None:
+    """Far more calls than fit into the queues: each ends, and the health service still answers."""
     held = Held(snapshot.pipeline)
 
     async def test(server: RetrievalServer, channel: grpc.aio.Channel) -> None:

@@ -1,4 +1,4 @@
-"""Filters against brute force: who passes, that the best of those come, and that no answer is short."""
+"""Filters against brute force: the allowed items, the best of them, and no answer is short."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,7 +143,7 @@ def test_the_best_of_those_who_pass_and_as_many_as_there_are(
 
 
 def best_by_policy(version: SmallVersion, query: Query, eligible: list[int], answer: object) -> list[int]:
-    """The policy on lists of all eligible items: what it would choose if nothing else existed."""
+    """The policy on complete lists of the eligible items only."""
     scores_KA = answer.interests_KD @ version.vectors_ND[eligible].T
     order_KA = np.argsort(-scores_KA, axis=1, kind="stable")
     merged = query.merge_policy.merge(

@@ -1,4 +1,4 @@
-"""Who passes a filter: the same whether they are rows or a bitmap; what is remembered is bounded."""
+"""The items that a filter allows, as rows and as a bitmap; the cache of them is bounded."""
 
 from pathlib import Path
 

@@ -117,7 +117,7 @@ def test_tables_of_residual_codes_may_be_larger_than_a_small_file(tmp_path: Path
 def test_missing_results_are_never_candidates(
     kind: str, load: Callable[[str], tuple[VersionOfKind, Snapshot]]
 ) -> None:
-    """Asked for more than it can find, an index fills up with -1, which is no item, least of all the last."""
+    """An index that finds too few items fills its results with -1, which is not the last item."""
     version, snapshot = load(kind)
     excluded = np.arange(0, NUM_ITEMS, 2)
     asked = [

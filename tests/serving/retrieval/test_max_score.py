@@ -1,4 +1,4 @@
-"""The merge gives what scoring the whole catalogue gives, whatever the catalogue and the exclusions are."""
+"""The merge equals scoring the whole catalogue, with any catalogue and any exclusions."""
 
 import faiss
 import numpy as np
@@ -62,7 +62,7 @@ def test_merge_equals_brute_force_modulo_ties(question) -> None:
 
 
 def test_missing_results_are_left_out_and_are_not_the_last_item() -> None:
-    """An index that finds nothing more says -1, which as an index into a table is the last row."""
+    """Missing results have row -1, which as an index into a table is the last row."""
     scores_KS = np.array([[2.0, -3e38, -3e38], [1.0, -3e38, -3e38]], np.float32)
     rows_KS = np.array([[4, -1, -1], [6, -1, -1]])
     found = best_items(SearchResults(scores_KS, rows_KS), np.empty(0, np.int64), 3)

@@ -21,7 +21,7 @@ from re4.serving.retrieval.merging.quotas import attention_quotas, equal_quotas
 
 
 class Question:
-    """A catalogue, interests and what is asked; no two scores of an interest are equal."""
+    """A catalogue, interests and a request; no two scores of an interest are equal."""
 
     def __init__(
         self, seed: int, num_items: int, num_interests: int, num_excluded: int, num_candidates: int
@@ -59,7 +59,7 @@ class Question:
         return list(zip(*(part.tolist() for part in found), strict=True))
 
     def by_turns(self, quotas: list[int]) -> list[tuple[int, float, int]]:
-        """The definition: in turns, each interest takes its best item that nobody has."""
+        """The definition: in turns, each interest takes its best item that is still free."""
         lists = [[row for row in rows if row not in self.excluded] for rows in self.rows_KS.tolist()]
         order = sorted(range(len(lists)), key=lambda k: -self.score_of[k][lists[k][0]]) if lists[0] else []
         chosen: list[tuple[int, float, int]] = []
@@ -167,7 +167,7 @@ def test_an_interest_that_a_user_does_not_have_is_not_heard_twice(policy: str) -
 
 
 def test_attention_mass_is_the_share_of_the_historys_votes() -> None:
-    # Interest 0 alone looks at the first item; all three look alike at the second, that is at one vote.
+    # Interest 0 alone attends to the first item; each of the others divides its vote as written below.
     attention_KL = np.array([[0.5, 0.25, 0.25], [0, 0.5, 0.5], [0, 0.25, 0.75]], np.float32)
     votes = [
         1 + Fraction(1, 4) + Fraction(1, 6),
@@ -178,7 +178,7 @@ def test_attention_mass_is_the_share_of_the_historys_votes() -> None:
     assert attention_quotas(attention_KL, 36) == [17, 10, 9]
     assert attention_quotas(attention_KL, 1) == [1, 0, 0]
     assert attention_quotas(np.full((3, 2), 0.5, np.float32), 4) == [2, 1, 1]
-    unseen = np.array([[1, 0], [1, 0]], np.float32)  # nobody looks at the second item
+    unseen = np.array([[1, 0], [1, 0]], np.float32)  # no interest attends to the second item
     assert attention_quotas(unseen, 4) == [2, 2]
 
 

@@ -119,7 +119,7 @@ def test_buckets_are_powers_of_two_and_end_at_the_largest_batch() -> None:
 
 
 def test_padding_does_not_matter(snapshot: Snapshot) -> None:
-    """What stands in the padded slots of a history changes no bit of the answer."""
+    """Values in the padded slots of a history change no bit of the answer."""
     encoder = snapshot.pipeline._encoder
     rng = np.random.default_rng(0)
     history_BLD = rng.standard_normal((2, MAX_HISTORY, 8)).astype(np.float32)
@@ -175,7 +175,7 @@ def test_an_answer_is_never_short_while_eligible_items_exist(
     assert [len(answer.merged.rows_M) for answer in answers] == [5, 25, 30, 60]
     for answer, question in zip(answers, asked, strict=True):
         assert not set(answer.merged.rows_M.tolist()) & set(question.excluded_rows.tolist())
-    if policy == "max-score":  # the second was too deep for what the index found: its answer is exact
+    if policy == "max-score":  # the index found too few for the second, so its answer is exact
         assert_right(answers[1], small_version, [3, 4], asked[1])
 
 

@@ -1,4 +1,4 @@
-"""A GPU that is no GPU: FAISS's functions for one, noting which thread makes, searches and destroys what."""
+"""A fake GPU: FAISS's functions for one, recording which thread makes, searches and destroys an index."""
 
 import threading
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ from re4.serving.retrieval.devices import cuda
 
 
 class FakeGpu:
-    """What happened on it."""
+    """A record of the calls."""
 
     def __init__(self) -> None:
         self.threads: dict[str, set[int]] = {"make": set(), "search": set(), "destroy": set()}

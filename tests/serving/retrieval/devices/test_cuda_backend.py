@@ -1,4 +1,4 @@
-"""`--device cuda` with a fake GPU: one owner over swaps, warmed-up sizes, clear refusals without a GPU."""
+"""`--device cuda` with a fake GPU: one thread over swaps, warmed-up sizes, clear errors without a GPU."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""What a thread owns is made, used and destroyed by it alone, whoever asks and whoever forgets it."""
+"""One thread makes, uses and destroys a confined resource, whichever thread calls or releases it."""
 
 import threading
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ def thread() -> Iterator[ResourceThread]:
 
 
 class Fragile:
-    """Notes who touches it."""
+    """Records the threads that use it."""
 
     def __init__(self, threads: list[int]) -> None:
         self.threads = threads
