@@ -15,7 +15,7 @@ from re4.common.errors import Re4Error, RequestError, UsageError
 from re4.protos.v1 import retrieval_pb2
 from re4.serving.api import replies
 from re4.serving.api.batch_handler import RequestResult, answer_batch
-from re4.serving.api.validation import CheckedRequest, check_encode, check_retrieve
+from re4.serving.api.validation import CheckedRequest, check_encode, check_user
 from re4.serving.client.values import (
     Candidates,
     Interests,
@@ -196,7 +196,7 @@ class Retriever:
     def _retrieve(self, requests: Sequence[retrieval_pb2.RetrieveRequest]) -> list[Candidates | Re4Error]:
         """Check, answer and convert at most one batch of requests."""
         snapshot = self._open_snapshot()
-        checked = [_check(request, snapshot, self._settings) for request in requests]
+        checked = [check_user(request, snapshot, self._settings) for request in requests]
         results = iter(self._answer([each for each in checked if isinstance(each, CheckedRequest)]))
         found: list[Candidates | Re4Error] = []
         for request in checked:
@@ -216,15 +216,6 @@ class Retriever:
         if self._snapshot is None:
             raise UsageError("this Retriever is closed: open another one with Retriever.open")
         return self._snapshot
-
-
-def _check(
-    request: retrieval_pb2.RetrieveRequest, snapshot: Snapshot, settings: ServerSettings
-) -> CheckedRequest | RequestError:
-    try:
-        return check_retrieve(request, snapshot, settings)
-    except RequestError as error:
-        return error
 
 
 def _or_raise(outcome: _T | Re4Error) -> _T:

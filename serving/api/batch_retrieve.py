@@ -16,7 +16,7 @@ from re4.common.errors import Re4Error, RequestError
 from re4.protos.v1 import retrieval_pb2
 from re4.serving.api import replies
 from re4.serving.api.batch_handler import RequestResult
-from re4.serving.api.validation import CheckedRequest, check_retrieve
+from re4.serving.api.validation import CheckedRequest, check_user
 from re4.serving.batching.batcher import QueuedRequest
 from re4.serving.protocol.status_codes import status_of
 from re4.serving.settings import ServerSettings
@@ -63,7 +63,7 @@ async def batch_retrieve(
     try:
         for start in range(0, num_users, settings.max_batch_size):
             users = [
-                _check(user, snapshot, settings)
+                check_user(user, snapshot, settings)
                 for user in request.users[start : start + settings.max_batch_size]
             ]
             valid = [user for user in users if isinstance(user, CheckedRequest)]
@@ -139,15 +139,6 @@ class BatchReply:
             _log.error("BatchRetrieve, one user: %s", message, exc_info=error)
         user = len(self.message.num_unknown_history_ids)
         self.message.errors.add(user=user, code=code.value[0], message=message)
-
-
-def _check(
-    user: retrieval_pb2.RetrieveRequest, snapshot: Snapshot, settings: ServerSettings
-) -> CheckedRequest | RequestError:
-    try:
-        return check_retrieve(user, snapshot, settings)
-    except RequestError as error:
-        return error
 
 
 def _abandon(queued: Sequence[Queued]) -> None:

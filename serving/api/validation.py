@@ -96,6 +96,16 @@ def check_retrieve(
     )
 
 
+def check_user(
+    request: retrieval_pb2.RetrieveRequest, snapshot: Snapshot, settings: ServerSettings
+) -> CheckedRequest | RequestError:
+    """Check the request of one of many users, and return its error if it has one."""
+    try:
+        return check_retrieve(request, snapshot, settings)
+    except RequestError as error:
+        return error
+
+
 def check_encode(
     request: retrieval_pb2.EncodeRequest, snapshot: Snapshot, settings: ServerSettings
 ) -> CheckedRequest:

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from small_bundles import MAX_HISTORY, NUM_INTERESTS, SmallVersion, load
 
+from re4.bundle.hidden_ids import HiddenIds
 from re4.common.errors import BundleMismatchError
 from re4.serving.retrieval.encoder import bucket_sizes
-from re4.serving.retrieval.merging import POLICIES
+from re4.serving.retrieval.merging import POLICIES, MergePolicy
+from re4.serving.retrieval.merging.max_score import best_items
 from re4.serving.retrieval.pipeline import Pipeline, Query, QueryResult
 from re4.serving.versions.snapshot import Snapshot
 
@@ -189,3 +191,24 @@ def test_each_query_of_a_batch_has_its_own_policy(snapshot: Snapshot) -> None:
     assert counts.tolist() == [3, 3, 3]
     first_round = found["round-robin"].interest_numbers_M[:NUM_INTERESTS]
     assert sorted(first_round.tolist()) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("num_hidden", [0, 10])
+def test_a_policy_states_its_depth_and_whether_it_needs_each_list(
+    num_hidden: int, snapshot: Snapshot, small_version: SmallVersion
+) -> None:
+    every_third = MergePolicy(
+        name="every-third",
+        merge=lambda results, excluded_rows, num_candidates, _: best_items(
+            results, excluded_rows, 3 * num_candidates
+        ).at(slice(2, None, 3)),
+        needs_each_list=False,
+        depth_factor=3,
+    )
+    hidden = small_version.best([3, 4], num_hidden)
+    pipeline = snapshot.hiding(HiddenIds(ids=tuple(small_version.ids[row] for row in hidden))).pipeline
+    plain = query([3, 4], 5, [7, 8])
+    found, usual = pipeline.run([replace(plain, merge_policy=every_third), plain])
+    expected = small_version.best([3, 4], 15, [7, 8, *hidden])
+    assert found.merged.rows_M.tolist() == expected[2::3]
+    assert usual.merged.rows_M.tolist() == expected[:5]
