@@ -19,9 +19,9 @@ def open_array(path: Path, dtype: DTypeLike, shape: tuple[int | None, ...]) -> N
     """Map an `.npy` file into memory, read-only; pages are read when they are touched.
 
     Args:
-        path: The file, verified before (see `verify.py`).
-        dtype: What it must hold, byte order included.
-        shape: What it must measure; None where any length will do.
+        path: A verified file (see `verify.py`).
+        dtype: Its expected type, with the byte order.
+        shape: Its expected shape; None where any length is allowed.
 
     Returns:
         A plain array over the mapping, C order.
@@ -46,10 +46,10 @@ def open_array(path: Path, dtype: DTypeLike, shape: tuple[int | None, ...]) -> N
 
 
 def map_text(path: Path, num_bytes: int) -> mmap.mmap:
-    """Map a file of text into memory, read-only.
+    """Map a text file into memory, read-only.
 
     Raises:
-        BundleDamagedError: it cannot be mapped, or has not so many bytes.
+        BundleDamagedError: the file cannot be mapped, or has another size.
     """
     try:
         with path.open("rb") as file:
@@ -62,14 +62,14 @@ def map_text(path: Path, num_bytes: int) -> mmap.mmap:
 
 
 def read_archive(path: Path, forms: Mapping[str, tuple[str, str]]) -> dict[str, NDArray[Any]]:
-    """Read the arrays of a verified file.
+    """Read the arrays of a verified `.npz` file.
 
     Args:
         path: The archive.
-        forms: Type and axes of each array, such as `("<f4", "QKD")`: an axis is as long everywhere.
+        forms: Type and axes of each array, such as `("<f4", "QKD")`: an axis has one length in all arrays.
 
     Raises:
-        BundleDamagedError: an array is missing, extra, empty, or of another type or shape.
+        BundleDamagedError: an array is missing, extra or empty, or has another type or shape.
     """
     try:
         arrays = read_arrays(path)
@@ -93,6 +93,6 @@ def read_archive(path: Path, forms: Mapping[str, tuple[str, str]]) -> dict[str, 
 
 
 def write_archive(path: Path, forms: Mapping[str, tuple[str, str]], arrays: Mapping[str, Any]) -> None:
-    """Write arrays as `read_archive` reads them."""
+    """Write an archive of arrays for `read_archive`."""
     with path.open("wb") as file:
         np.savez(file, **{name: arrays[name].astype(dtype) for name, (dtype, _) in forms.items()})

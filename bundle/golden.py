@@ -1,7 +1,7 @@
-"""Golden queries: real histories with the answers that a version must give, for checks before it goes live.
+"""Golden queries: real histories with their exact answers, for the checks before a version goes live.
 
-The candidates are exact (brute force over the whole catalogue), so an approximate index answers with most
-of them, not all. Histories are newest first, padded with row 0 at the end.
+The candidates are exact (brute force over the whole catalogue), so an approximate index returns most of them,
+not all. Histories are newest first, padded with row 0 at the end.
 
 Legend: Q queries, L history length, K interests, D embedding, M candidates.
 """
@@ -26,26 +26,26 @@ _FORMS: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class GoldenQueries:
-    """Queries and their expected answers."""
+    """Golden queries and their exact answers."""
 
     rows_QL: NDArray[np.int64]
     """Item rows of each history, newest first, padded with 0."""
     lengths_Q: NDArray[np.int64]
-    """How many of them are real, at least 1."""
+    """Number of rows before the padding, at least 1."""
     interests_QKD: NDArray[np.float32]
-    """What the exported encoder answers."""
+    """Interest vectors of the exported encoder."""
     candidate_rows_QM: NDArray[np.int64]
-    """The exact best items: score descending, then row ascending; nothing excluded."""
+    """The exact candidates: score descending, then row ascending; nothing excluded."""
     scores_QM: NDArray[np.float32]
-    """Their scores: inner product, maximum over interests."""
+    """Their scores: largest inner product with any interest."""
 
     def write(self, path: Path) -> None:
-        """Write them as an archive of plain arrays."""
+        """Write the queries as an archive of arrays."""
         write_archive(path, _FORMS, vars(self))
 
     @classmethod
     def read(cls, path: Path) -> "GoldenQueries":
-        """Read them from a verified file.
+        """Read the queries from a verified file.
 
         Raises:
             BundleDamagedError: an array is missing, extra, or of another type or shape.

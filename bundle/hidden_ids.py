@@ -1,11 +1,10 @@
-"""Items that no answer may hold: one small file in the bundle directory, whichever version is live.
+"""Hidden items: a small file in the bundle directory with the ids of items that no answer may contain.
 
     bundles/HIDDEN    {"schema_version": 1, "id_kind": "string", "ids": ["SKU-1", …]}
 
-It is replaced whole, outlives rebuilds and roll-backs, and may name ids that the live version does not have.
-Running servers look for a new one as they look for a new version. Without the file nothing is hidden.
-
-Knows nothing about servers, nor about which items there are.
+The file is replaced as a whole. It outlives rebuilds and roll-backs, and may contain ids that the live
+version does not have. Running servers poll it as they poll for a new version. Without the file nothing is
+hidden.
 """
 
 import json
@@ -22,7 +21,7 @@ from re4.common.files import replacing
 
 SCHEMA_VERSION: Final = 1
 MAX_NUM_HIDDEN: Final = 100_000
-"""More items than this should leave by a rebuild."""
+"""More items than this should leave the catalogue by a rebuild."""
 MAX_BYTES: Final = 8 << 20
 
 
@@ -32,10 +31,10 @@ class HiddenIds:
 
     id_kind: IdKind = "string"
     ids: tuple[Any, ...] = ()
-    """Ascending, each once; all of the kind."""
+    """Ascending and unique, all of the kind."""
 
     def of_kind(self, kind: IdKind) -> list[Any]:
-        """The ids as a catalogue of a kind has them: 123 and "123" are one id, "0123" is no integer."""
+        """Return the ids in a catalogue's kind: 123 and "123" are the same id, "0123" is not an integer."""
         if kind == self.id_kind:
             return list(self.ids)
         if kind == "string":
@@ -51,11 +50,11 @@ def _is_canonical(text: str) -> bool:
 
 
 def read_hidden(bundles: Path) -> HiddenIds:
-    """Which items are hidden.
+    """Read the hidden ids.
 
     Raises:
         BundleError: no such directory, or the file was written by code with another schema version.
-        BundleDamagedError: the file is not what `write_hidden` writes.
+        BundleDamagedError: the file was not written by `write_hidden`.
     """
     where = str(bundles / HIDDEN)
     with open_folder(bundles) as folder:
@@ -69,20 +68,20 @@ def read_hidden(bundles: Path) -> HiddenIds:
 def change_hidden(
     bundles: Path, *, hide: Sequence[Any] = (), unhide: Sequence[Any] = (), kind: IdKind
 ) -> tuple[HiddenIds, HiddenIds]:
-    """Hide items, and show others again, in one replacement of the file.
+    """Hide items and show others again, in one replacement of the file.
 
     Args:
         bundles: The bundle directory.
-        hide: Ids to hide; those that are hidden already stay so.
-        unhide: Ids to show again; those that are not hidden change nothing.
-        kind: Of the ids.
+        hide: Ids to hide; ids that are hidden already stay hidden.
+        unhide: Ids to show again; ids that are not hidden are ignored.
+        kind: Kind of the ids.
 
     Returns:
-        What was hidden before, and what is now.
+        The hidden ids before and after.
 
     Raises:
-        BundleError: too many, the directory cannot be written, or the file that is there is damaged. It is
-            as it was.
+        BundleError: too many hidden ids, the directory cannot be written, or the present file is damaged. The
+            file is unchanged.
     """
     try:
         with change_lock(bundles):

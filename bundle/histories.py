@@ -1,7 +1,7 @@
-"""Real histories of a version, more than its golden queries: for a rebuild from vectors made elsewhere.
+"""Real histories of a version, beside its golden queries: for a rebuild from vectors made elsewhere.
 
-Such a rebuild has no run to take held-out histories from, and sixty-four would tune and judge an index by
-chance. Servers do not read them. A version may lack the file: older ones do.
+Such a rebuild has no run with held-out histories, and the 64 golden queries are too few to tune and to judge
+an index. Servers do not read the file. Older versions lack it.
 
 Legend: P histories, L history length.
 """
@@ -18,7 +18,7 @@ _FORMS: Final = {"rows_PL": ("<i4", "PL"), "lengths_P": ("<i4", "P")}
 
 
 def write_histories(path: Path, rows_PL: NDArray[np.int64], lengths_P: NDArray[np.int64]) -> None:
-    """Write histories: item rows, newest first and padded with 0, and how many of them are real."""
+    """Write histories: item rows, newest first and padded with 0, and their number before the padding."""
     write_archive(path, _FORMS, {"rows_PL": rows_PL, "lengths_P": lengths_P})
 
 
@@ -29,7 +29,7 @@ def read_histories(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         rows_PL and lengths_P, int64.
 
     Raises:
-        BundleDamagedError: the arrays are not of that form.
+        BundleDamagedError: the arrays have another type or shape.
     """
     arrays = read_archive(path, _FORMS)
     return arrays["rows_PL"].astype(np.int64), arrays["lengths_P"].astype(np.int64)

@@ -1,4 +1,4 @@
-"""The verbs `re4 items hide`, `re4 items unhide` and `re4 items list`."""
+"""The subcommands `re4 items hide`, `re4 items unhide` and `re4 items list`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,12 +26,12 @@ _NUM_NAMED = 5
 
 
 def hide(bundles: _Bundles, ids: _Ids = None, file: _File = None, as_json: _AsJson = False) -> None:
-    """Keep items out of every answer, at once and until they are unhidden.
+    """Keep items out of every answer until they are unhidden.
 
-    Running servers on the directory follow within seconds: no rebuild, no
-    new version, no restart. Hidden items stay hidden through rebuilds and
-    roll-backs. They still count as history. Ids that the live version does
-    not know are kept too, for versions to come.
+    Running servers on the directory follow within seconds, without a
+    rebuild, a new version or a restart. Items stay hidden after rebuilds
+    and roll-backs. They still count as history. Ids that the live version
+    does not know are kept for later versions.
 
     Example: re4 items hide SKU-17 SKU-99 --bundles bundles
     """
@@ -47,8 +47,7 @@ def hide(bundles: _Bundles, ids: _Ids = None, file: _File = None, as_json: _AsJs
         )
         return
     console.print_line(
-        f"{len(wanted) - len(already):,} items hidden; {len(now.ids):,} are in all. Servers follow within "
-        f"seconds"
+        f"{len(wanted) - len(already):,} items hidden; {len(now.ids):,} in all. Servers follow within seconds"
     )
     if unknown:
         console.print_line(f"not in the live version, hidden in those that have them: {_named(unknown)}")
@@ -92,7 +91,7 @@ def list_hidden(bundles: _Bundles, as_json: _AsJson = False) -> None:
 
 
 def _checked(bundles: Path, ids: list[str] | None, file: Path | None) -> tuple["ItemIds", list[Any]]:
-    """The live version's ids, and those that were named, of its kind, each once."""
+    """Return the ids of the live version and the given ids, of its kind and unique."""
     from re4.bundle.ids.id_map import ItemIds
     from re4.bundle.ids.string_keys import MAX_ID_BYTES
     from re4.bundle.publishing.current import live_version

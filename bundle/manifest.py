@@ -1,7 +1,7 @@
-"""The manifest: what a version says about itself, as strict models.
+"""The manifest of a version, as strict models.
 
-Everything is checked on the way in: unknown keys, wrong types, names that are paths and numbers out of
-range are refused. It knows nothing about whether the files beside it match; see `verify.py` for that.
+Reading refuses unknown keys, wrong types, names that are paths and numbers out of range. `verify.py` compares
+the manifest with the files beside it.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from re4.common.errors import BundleDamagedError, BundleError
 
 SCHEMA_VERSION: Final = 1
 MAX_MANIFEST_BYTES: Final = 1 << 20
-"""A larger manifest is refused unread: a real one is a few kilobytes."""
+"""A larger manifest is refused unread: a real one has a few kilobytes."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", max_length=64)]
 ShortText = Annotated[str, Field(min_length=1, max_length=200)]
@@ -50,7 +50,7 @@ class ModelInfo(_Strict):
     embedding_dim: Annotated[int, Field(ge=1)]
     max_history_length: Annotated[int, Field(ge=1)]
     space: Sha256
-    """Fingerprint of the item vectors that the encoder was trained with."""
+    """Fingerprint of the item vectors with which the encoder was trained."""
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -59,35 +59,35 @@ SearchParameters = dict[str, int | float]
 
 
 class FrontierPoint(_Strict):
-    """One setting of the index that no other one tried beats in both recall and time."""
+    """A setting of the index that no other measured one beats in both recall and time."""
 
     search_parameters: SearchParameters
     recall: Share
-    """On the queries that the index was tuned with."""
+    """On the queries of the tuning."""
     request_us: Positive
-    """Processor time of searching for one request, microseconds, one thread."""
+    """CPU time of the search for one request, in microseconds, on one thread."""
     bytes_per_item: Positive
-    """Size of the index file over the number of items."""
+    """Size of the index file divided by the number of items."""
 
 
 class IndexInfo(_Strict):
-    """The index, and the search parameters that were chosen for it."""
+    """The index and its search parameters."""
 
     kind: ShortText
     factory: ShortText | None = None
     """FAISS factory string, for kinds that are built from one."""
     reason: ShortText | None = None
-    """Why this kind, where it was chosen automatically."""
+    """Why this kind was chosen, where the choice was automatic."""
     search_parameters: SearchParameters = {}
     recall: Share | None = None
-    """Recall of the merged candidates at `num_candidates` with these parameters, on real queries that had no
-    part in choosing them; None where it was not measured."""
+    """Recall of the merged candidates at `num_candidates` with these parameters, on real queries that were
+    not used to choose them; None where it was not measured."""
     recall_target: Share | None = None
     num_candidates: Annotated[int, Field(ge=1)] | None = None
     num_queries: Annotated[int, Field(ge=1)] | None = None
-    """How many queries `recall` is the mean of."""
+    """Number of queries in the mean `recall`."""
     frontier: tuple[FrontierPoint, ...] = ()
-    """What else could have been chosen, fastest first."""
+    """The other settings on the frontier, fastest first."""
 
 
 MAX_NUM_ATTRIBUTES: Final = 64
@@ -119,27 +119,27 @@ class ItemsInfo(_Strict):
         return self
 
     def required_files(self) -> frozenset[str]:
-        """The files that a version of such items must hold beside its manifest."""
+        """Return the names of the files that a version of such items must contain beside its manifest."""
         return required_files(self.id_kind, [attribute.is_multi_valued for attribute in self.attributes])
 
 
 class Manifest(_Strict):
-    """What a version says about itself."""
+    """The facts about a version."""
 
     schema_version: int
     version: Annotated[str, Field(pattern=VERSION_PATTERN, max_length=25)]
     created_at: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z$", max_length=27)]
-    """When it was published: ISO 8601, UTC."""
+    """Time of publication, ISO 8601, UTC. Later than that of every version published before."""
     files: tuple[FileEntry, ...]
     model: ModelInfo
     index: IndexInfo
     items: ItemsInfo
     evaluation: Facts
-    """Metrics of the run by split; empty where the run was not evaluated."""
+    """Metrics of the run by split; empty for a run without evaluation."""
     lineage: Facts
-    """Where it came from: run, configuration, code and library versions."""
+    """Origin of the version: run, configuration, versions of code and libraries."""
     checksum: Sha256 | None = None
-    """SHA-256 of everything else in here, however it is laid out; None in versions older than this field."""
+    """SHA-256 of all other fields, independent of layout; None in versions older than this field."""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "Manifest":
@@ -151,18 +151,18 @@ class Manifest(_Strict):
 
 
 class _SchemaVersion(BaseModel):
-    """First look: the schema version decides whether the rest can be understood at all."""
+    """The schema version alone: it decides whether this code can parse the rest."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
     schema_version: int
 
 
 def parse_manifest(data: bytes, *, where: str) -> Manifest:
-    """Parse a manifest's bytes strictly.
+    """Parse a manifest strictly.
 
     Args:
         data: The file's content.
-        where: What to call it in error messages.
+        where: Name of the file in error messages.
 
     Raises:
         BundleDamagedError: not JSON, too large, an unknown key, a wrong type or a value out of range.
@@ -189,7 +189,7 @@ def parse_manifest(data: bytes, *, where: str) -> Manifest:
 
 
 def dump_manifest(manifest: Manifest) -> bytes:
-    """The manifest as indented JSON, ready to be written."""
+    """Return the manifest as indented JSON."""
     text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
     data = (text + "\n").encode()
     if len(data) > MAX_MANIFEST_BYTES:
@@ -201,10 +201,10 @@ def dump_manifest(manifest: Manifest) -> bytes:
 
 
 def build_manifest(**fields: Any) -> Manifest:
-    """A manifest of this code's schema version.
+    """Make a manifest of this code's schema version.
 
     Raises:
-        BundleError: a field that no reader would accept.
+        BundleError: a field has a value that readers refuse.
     """
     try:
         manifest = Manifest(schema_version=SCHEMA_VERSION, **fields)
@@ -214,17 +214,17 @@ def build_manifest(**fields: Any) -> Manifest:
 
 
 def checksum_of(facts: Mapping[str, Any]) -> str:
-    """SHA-256 of a manifest's facts but the checksum itself, however they are laid out.
+    """Return the SHA-256 of all fields but the checksum, independent of their layout.
 
-    Of what is written, not of what is read into `Manifest`: a field that later code adds with a
-    default changes nothing.
+    It covers the written fields, not those of `Manifest`: a field that later code adds with a default changes
+    nothing.
     """
     rest = {key: value for key, value in facts.items() if key != "checksum"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first thing wrong in words: where, what, and the value seen where that is short."""
+    """Describe the first problem: field, reason, and the value where it is short."""
     problem = error.errors(include_url=False, include_context=False)[0]
     field = ".".join(str(part) for part in problem["loc"]) or "the whole file"
     seen = repr(problem.get("input"))

@@ -1,10 +1,9 @@
-"""From what an index found to candidates with true scores: part of what a version promises.
+"""Re-scoring: from the search results of an index to candidates with exact scores.
 
-Codes score roughly, and each interest searches by itself. So the results of all interests of a request make
-one pool, the rough scores say which of it are worth a look, and the item vectors themselves give each of them
-its score with *every* interest. An item is thus found for the interest that likes it best, whichever search
-came across it, and the index file needs no vectors of its own. Tuning measures this, and servers do it.
-Knows nothing about FAISS, nor about what else may be asked of candidates.
+An index scores by its codes, approximately, and searches for each interest separately. The results of all
+interests of a request form one pool. The approximate scores select the best items of the pool, and the item
+vectors give each of them its exact score with *every* interest. An item thus gets its best interest,
+whichever search found it, and the index file needs no vectors. Servers and the tuning of an index re-score.
 
 Legend: B requests, K interests, S results of a search, D embedding, N items, P rows of a pool, M candidates.
 """
@@ -17,17 +16,17 @@ from numpy.typing import NDArray
 
 _MAX_INT32: Final = 0x7FFFFFFF
 _NOTHING: Final = (1 << 63) - 1
-"""A key behind all others; as a row, its lower half says -1."""
+"""A key after all others; its lower half, as a row, is -1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CandidatePool:
-    """The rows that requests may choose their candidates from, with true scores."""
+    """The items from which candidates are chosen, with exact scores."""
 
     rows_BP: NDArray[np.int64]
-    """Ascending in each request; -1 in places that hold no item: nothing found, or found twice."""
+    """Ascending in each request; -1 at a position without an item: nothing found, or a duplicate."""
     scores_BKP: NDArray[np.float32]
-    """Inner products with each interest; minus infinity in places that hold no item."""
+    """Inner products with each interest; minus infinity at a position without an item."""
 
 
 def rescore(
@@ -37,14 +36,14 @@ def rescore(
     vectors_ND: NDArray[np.float32],
     size: int,
 ) -> CandidatePool:
-    """Score the most promising items that the interests of each request found by the vectors themselves.
+    """Score the best items that the interests of each request found by their vectors.
 
     Args:
-        scores_BKS: As the index gives them.
-        rows_BKS: Rows of the items found, below 2³¹, -1 where a search found no more.
-        interests_BKD: What was searched for.
+        scores_BKS: Approximate scores of the index.
+        rows_BKS: Rows of the found items, below 2³¹; -1 where a search found no more.
+        interests_BKD: Interest vectors of the search.
         vectors_ND: Item vectors; may be memory-mapped.
-        size: Items of a request that are looked at, at most.
+        size: Largest number of items of a request to score.
     """
     num_requests, num_interests, num_results = rows_BKS.shape
     shape = (num_requests, num_interests * num_results)
@@ -53,7 +52,7 @@ def rescore(
         rows_BP = _most_promising(scores_BKS.reshape(shape), rows_BP, size)
     rows_BP.sort(axis=1)
     vectors_BPD = vectors_ND.take(rows_BP, axis=0, mode="wrap")
-    with np.errstate(invalid="ignore"):  # which OpenBLAS may raise for finite numbers
+    with np.errstate(invalid="ignore"):  # OpenBLAS may raise it for finite numbers
         scores_BPK = np.matmul(vectors_BPD, interests_BKD.transpose(0, 2, 1))
     scores_BKP = np.ascontiguousarray(scores_BPK.transpose(0, 2, 1))
     is_none_BP = rows_BP < 0
@@ -66,15 +65,15 @@ def rescore(
 def _most_promising(
     scores_BR: NDArray[np.float32], rows_BR: NDArray[np.int32], size: int
 ) -> NDArray[np.int32]:
-    """The rows with the best rough scores, each once, in no order; -1 where there are no more."""
-    # Sorts of whole numbers that hold row and score. The first, by row and then by score, brings an item's
-    # results together, the best first. The second, by score, parts the best items from the others.
+    """Return the rows with the best approximate scores, unique, in no order; -1 where there are no more."""
+    # Both sorts are of integers that hold row and score. The first, by row and then by score, groups the
+    # results of an item, best first. The second, by score, separates the best items from the others.
     keys_BR = (rows_BR.astype(np.int64) << 32) + (_MAX_INT32 - _rising(scores_BR))
     keys_BR.sort(axis=1)
     rows_BR = (keys_BR >> 32).astype(np.int32)
     is_none_BR = rows_BR < 0
     is_none_BR[:, 1:] |= rows_BR[:, 1:] == rows_BR[:, :-1]
-    keys_BR = ((keys_BR << 32) ^ np.int64(-1 << 63)) + rows_BR  # the score, again as a number with a sign
+    keys_BR = ((keys_BR << 32) ^ np.int64(-1 << 63)) + rows_BR  # the score as a signed number again
     keys_BR[is_none_BR] = _NOTHING
     return np.partition(keys_BR, size - 1, axis=1)[:, :size].astype(np.int32)
 
@@ -82,10 +81,10 @@ def _most_promising(
 def best_candidates(
     pools: CandidatePool, num_candidates: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
-    """The rows with the highest scores over all interests, those scores, and which interest gave each.
+    """Return the rows with the highest scores over all interests, the scores, and the interest of each.
 
     Returns:
-        Three arrays [B, M], or fewer columns where the pools have fewer places: score descending, then row
+        Three arrays [B, M], or fewer columns where the pools are smaller: score descending, then row
         ascending; row -1 and a score of minus infinity where a pool holds no more.
     """
     best_BP = pools.scores_BKP.max(axis=1)
@@ -97,9 +96,9 @@ def best_candidates(
 
 
 def best_first(scores_BP: NDArray[np.float32], num_best: int) -> NDArray[np.int64]:
-    """Return the places of the highest scores of each request, best first, equal ones in their order."""
+    """Return the positions of the highest scores of each request, best first, ties in their order."""
     num_best = min(num_best, scores_BP.shape[1])
-    # Score and place in one whole number each: NumPy parts and sorts those several times faster.
+    # Score and position in one integer: NumPy partitions and sorts integers several times faster.
     keys_BP = (~_rising(scores_BP) << 32) | np.arange(scores_BP.shape[1])
     if num_best < scores_BP.shape[1]:
         keys_BP = np.partition(keys_BP, num_best - 1, axis=1)[:, :num_best]
@@ -108,15 +107,15 @@ def best_first(scores_BP: NDArray[np.float32], num_best: int) -> NDArray[np.int6
 
 
 def _rising(scores: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Whole numbers from -2³¹ to 2³¹ - 1 in the order of the scores."""
-    bits = (np.ascontiguousarray(scores, np.float32) + np.float32(0)).view(np.int32)  # no zero is negative
+    """Map scores to integers from -2³¹ to 2³¹ - 1 of the same order."""
+    bits = (np.ascontiguousarray(scores, np.float32) + np.float32(0)).view(np.int32)  # turns -0.0 into 0.0
     return np.asarray(bits ^ ((bits >> 31) & np.int32(_MAX_INT32)), np.int64)
 
 
 def best_by_interest(pools: CandidatePool, num_results: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """For each interest the best of its request's pool: `scores_BKS`, best first, and `rows_BKS`.
+    """Return the best of the request's pool for each interest: `scores_BKS`, best first, and `rows_BKS`.
 
-    Equal scores are in the order of their rows; -1 where a pool holds no more.
+    Ties are in the order of their rows; the row is -1 where a pool holds no more.
     """
     scores_BKP = pools.scores_BKP
     order_BKS = np.argsort(-scores_BKP, axis=2, kind="stable")[:, :, :num_results]

@@ -1,7 +1,4 @@
-"""Reading a version's files as nobody's friend: no symbolic link followed, no pipe waited for.
-
-Knows file descriptors only, nothing about manifests.
-"""
+"""Reading of untrusted files: no symbolic link is followed, and a pipe does not block."""
 
 import hashlib
 import os
@@ -14,15 +11,15 @@ from typing import Final
 from re4.common.errors import BundleDamagedError, BundleError
 
 CHUNK_BYTES: Final = 4 << 20
-"""How much of a file is read and hashed at once."""
+"""Bytes of a file that are read and hashed at once."""
 
 
 @contextmanager
 def open_folder(path: Path) -> Iterator[int]:
-    """A descriptor of a real folder (not of a link to one).
+    """Give a descriptor of a real folder, not of a link to one.
 
     Raises:
-        BundleError: no such folder, or something else of that name.
+        BundleError: there is no such folder.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -35,21 +32,21 @@ def open_folder(path: Path) -> Iterator[int]:
 
 
 def names_in(folder: int) -> set[str]:
-    """Names of everything in an open folder."""
-    return set(os.listdir(folder))  # a descriptor has no Path
+    """Return the names of all entries of an open folder."""
+    return set(os.listdir(folder))  # Path does not take a descriptor
 
 
 @contextmanager
 def open_regular(name: str, *, folder: int, where: str) -> Iterator[int]:
-    """A descriptor, for reading, of a regular file inside an open folder.
+    """Give a descriptor, for reading, of a regular file inside an open folder.
 
     Args:
         name: The file's name in the folder.
         folder: Descriptor of the folder.
-        where: What to call the file in error messages.
+        where: Name of the file in error messages.
 
     Raises:
-        BundleDamagedError: missing, unreadable, or a link, folder, pipe or device.
+        BundleDamagedError: the file is missing or unreadable, or is a link, folder, pipe or device.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
@@ -65,7 +62,7 @@ def open_regular(name: str, *, folder: int, where: str) -> Iterator[int]:
 
 
 def read_small(descriptor: int, *, max_bytes: int, where: str) -> bytes:
-    """The whole content of a small file.
+    """Read the whole content of a small file.
 
     Raises:
         BundleDamagedError: the file is larger than allowed.
@@ -80,7 +77,7 @@ def read_small(descriptor: int, *, max_bytes: int, where: str) -> bytes:
 
 
 def sha256_of(descriptor: int) -> tuple[int, str]:
-    """Number of bytes and SHA-256 (hexadecimal) of a file, read in pieces. Frees the GIL while hashing."""
+    """Return the number of bytes and the SHA-256 (hexadecimal) of a file. Hashing releases the GIL."""
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(CHUNK_BYTES))
     num_bytes = 0

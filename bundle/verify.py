@@ -1,8 +1,8 @@
-"""Is a version complete and unchanged? Answered before any parser of arrays, graphs or indexes sees it.
+"""Verification: is a version complete and unchanged?
 
-A version is untrusted until `verify_version` returns. It reads the manifest (JSON, size-limited, strict),
-compares the folder's listing with it, then sizes, then the SHA-256 of every byte. It never opens an array,
-an index or a graph, so whether those agree with each other beyond the manifest is the loader's business.
+A version is untrusted until `verify_version` returns. It reads the manifest (JSON, limited in size, strict),
+then compares the list of files, their sizes and the SHA-256 of every byte. No array, index or graph is parsed
+before; whether those agree with each other is checked by the code that loads them.
 """
 
 import os
@@ -21,7 +21,7 @@ _ADVICE: Final = "Publish the version again, or point CURRENT at another one"
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of the version in a folder, parsed strictly; nothing else is looked at.
+    """Read the manifest of a version; no other file is checked.
 
     Raises:
         BundleError: the folder or its manifest cannot be used.
@@ -31,18 +31,18 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def verify_version(path: Path) -> Manifest:
-    """Check every byte of the version in a folder against its manifest.
+    """Check every byte of a version against its manifest.
 
     Args:
-        path: The version's folder. Its own name must be the version's name.
+        path: The version's folder, named like the version.
 
     Returns:
         The manifest.
 
     Raises:
-        BundleDamagedError: the manifest cannot be parsed or names another version; files are missing,
-            extra, links or other irregular things, of another size or of other content.
-        BundleMismatchError: everything is intact, but encoder and item vectors are of different spaces.
+        BundleDamagedError: the manifest cannot be parsed or names another version; a file is missing, extra,
+            not a regular file, or of other size or content.
+        BundleMismatchError: all files are intact, but encoder and item vectors have different spaces.
         BundleError: the folder is missing, or was written by code with another schema version.
     """
     if not is_version_name(path.name):
@@ -62,7 +62,7 @@ def verify_version(path: Path) -> Manifest:
 
 
 def check_spaces(manifest: Manifest, *, where: str) -> None:
-    """Refuse an encoder beside item vectors of another run.
+    """Refuse an encoder that was trained with other item vectors.
 
     Raises:
         BundleMismatchError: the two fingerprints differ.

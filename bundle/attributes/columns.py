@@ -1,8 +1,6 @@
-"""A catalogue's column as a list of distinct values and codes: the form in which attributes are written.
+"""A column of the catalogue as distinct values and codes, the form in which attributes are written.
 
-Knows nothing about files.
-
-Legend: N items, E entries (one for each value of each item), V values; N1 is N + 1.
+Legend: N items, E entries (one per value of each item), V values; N1 is N + 1.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,31 +14,31 @@ from re4.common.errors import BundleError
 
 Value: TypeAlias = str | int | bool
 Column: TypeAlias = Sequence[Value | None] | Sequence[Iterable[Value] | None] | NDArray[Any]
-"""What each item has, in row order: one value or none, or any number of them."""
+"""The values of each item, in row order: one value or None, or any number of values."""
 
 MAX_VALUE_BYTES: Final = 1024
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CodedColumn:
-    """A column, dictionary-coded: quickly made of a data frame's column."""
+    """A dictionary-coded column."""
 
     values: Sequence[str]
     """The distinct values, in any order."""
     codes_E: NDArray[np.integer]
-    """Places in `values`, one item after another; -1 for an item without a value."""
+    """Positions in `values`, one item after another; -1 for an item without a value."""
     offsets_N1: NDArray[np.int64] | None
-    """Item i has `codes_E[offsets_N1[i]:offsets_N1[i + 1]]`; None where every item has one entry."""
+    """Codes of item i: `codes_E[offsets_N1[i]:offsets_N1[i + 1]]`. None where every item has one entry."""
 
 
 def code_column(name: str, column: Column) -> CodedColumn:
     """Code a column of plain values. Integers and booleans become their text: `7`, `true`, `false`.
 
-    None and the empty text say that an item has no value. A column with a list, set or tuple in it is
-    multi-valued: plain values in it count as lists of one.
+    None and the empty text mean that an item has no value. A column that contains a list, set or tuple is
+    multi-valued; its plain values count as lists of one value.
 
     Raises:
-        BundleError: a value of another type; the message names the attribute and the row.
+        BundleError: a value has another type; the message names the attribute and the row.
     """
     items: Sequence[Any] = column.tolist() if isinstance(column, np.ndarray) else column
     codes: dict[str, int] = {}
@@ -60,7 +58,7 @@ def code_column(name: str, column: Column) -> CodedColumn:
 
 
 def code_type(num_values: int) -> DTypeLike:
-    """The smallest type that holds every code, and the one that says that there is none."""
+    """Return the smallest type for all codes, including the code of a missing value."""
     return "<u1" if num_values < 1 << 8 else "<u2" if num_values < 1 << 16 else "<u4"
 
 

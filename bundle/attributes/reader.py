@@ -1,9 +1,9 @@
-"""Catalogue attributes of a version's items, memory-mapped: who has a value, and what an item has.
+"""Attributes of a version's items, memory-mapped: the items of a value, and the values of an item.
 
-Opens in milliseconds whatever the size of the catalogue; nothing is kept in Python for each item or value,
-and processes share the pages. How the files are made: `attribute_writing.py`.
+Opening takes milliseconds for any size of catalogue. There are no Python objects per item or value, and
+processes share the pages. `writer.py` describes the files.
 
-Legend: N items, V values, R rows asked about, E entries (values of those rows).
+Legend: N items, V values, R given rows, E entries (values of those rows).
 """
 
 from collections.abc import Sequence
@@ -19,40 +19,40 @@ from re4.bundle.layout import attribute_files
 from re4.bundle.manifest import AttributeInfo
 from re4.common.errors import BundleDamagedError, BundleError
 
-_AT_ONCE: Final = 1 << 20
-"""Codes checked at a time."""
+_CHUNK_CODES: Final = 1 << 20
+"""Codes that are checked at once."""
 
 
 class Attributes:
-    """All attributes of one version. Safe to share between threads."""
+    """All attributes of one version. Threads can share it."""
 
     def __init__(self, attributes: Sequence["Attribute"]) -> None:
         self._by_name = {attribute.name: attribute for attribute in attributes}
 
     @classmethod
     def open(cls, folder: Path, infos: Sequence[AttributeInfo], num_items: int) -> "Attributes":
-        """Map the attribute files of a verified version; a version without any has no names.
+        """Map the attribute files of a verified version, which may have none.
 
         Args:
             folder: The version's folder.
-            infos: As its manifest says (`items.attributes`).
-            num_items: As its manifest says.
+            infos: The attributes, from the manifest (`items.attributes`).
+            num_items: Number of items, from the manifest.
 
         Raises:
-            BundleDamagedError: the files are not those of such attributes.
+            BundleDamagedError: an array has another type or length.
         """
         return cls([Attribute(folder, place, info, num_items) for place, info in enumerate(infos)])
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The attributes, in the manifest's order."""
+        """Names of the attributes, in the order of the manifest."""
         return tuple(self._by_name)
 
     def check(self) -> None:
-        """Read everything, and see whether it fits together; takes as long as reading it takes.
+        """Read all files and check that they agree.
 
         Raises:
-            BundleDamagedError: names the attribute, and what does not fit.
+            BundleDamagedError: the files of an attribute contradict each other; the message names it.
         """
         for attribute in self._by_name.values():
             attribute.check()
@@ -61,10 +61,10 @@ class Attributes:
         return name in self._by_name
 
     def __getitem__(self, name: str) -> "Attribute":
-        """The attribute of that name.
+        """Return the attribute of a name.
 
         Raises:
-            BundleError: there is none.
+            BundleError: there is no such attribute.
         """
         try:
             return self._by_name[name]
@@ -77,7 +77,7 @@ class Attribute:
     """One attribute: values by item and items by value."""
 
     def __init__(self, folder: Path, place: int, info: AttributeInfo, num_items: int) -> None:
-        """Map the files; raises BundleDamagedError where they are not what they should be."""
+        """Map the files; raise BundleDamagedError where an array has another type or length."""
         self.name = info.name
         self.is_multi_valued = info.is_multi_valued
         self.num_values = info.num_values
@@ -96,11 +96,11 @@ class Attribute:
         self._codes = open_array(folder / files.codes, code_type(info.num_values), (num_codes,))
 
     def check(self) -> None:
-        """See whether codes by item and rows by value say the same; raises BundleDamagedError."""
+        """Check that codes by item and rows by value agree; raise BundleDamagedError where not."""
         num_codes_V = np.zeros(self.num_values + 1, np.int64)
         highest = self.num_values if self._offsets is None else self.num_values - 1
-        for start in range(0, len(self._codes), _AT_ONCE):
-            codes = self._codes[start : start + _AT_ONCE]
+        for start in range(0, len(self._codes), _CHUNK_CODES):
+            codes = self._codes[start : start + _CHUNK_CODES]
             if codes.max() > highest:
                 self._refuse(f"code {codes.max()}, {highest} is the highest")
             num_codes_V += np.bincount(codes, minlength=self.num_values + 1)
@@ -124,19 +124,19 @@ class Attribute:
         raise BundleDamagedError(f"attribute {self.name!r}: {what}. Publish the version again")
 
     def values(self) -> list[str]:
-        """Every value, ascending: a value's code is its place."""
+        """Return all values, ascending: the code of a value is its position."""
         return [self._value(code) for code in range(self.num_values)]
 
     def value_codes(self, values: Sequence[str]) -> NDArray[np.int64]:
-        """Codes of values, -1 where no item ever had one: int64 [number of values]."""
+        """Return the codes of values, -1 for a value that no item has: int64 [number of values]."""
         return np.array([self._value_code(value) for value in values], np.int64)
 
     def num_with(self, codes: Sequence[int]) -> int:
-        """How many items have each of the codes, added up: no fewer than those who have any of them."""
+        """Return the sum of the numbers of items with each code: at least the number of items with any."""
         return sum(int(self._starts[code + 1] - self._starts[code]) for code in codes)
 
     def rows_with(self, codes: Sequence[int]) -> NDArray[np.int32]:
-        """Rows of the items that have any of the codes, ascending, each once. Touches no other item."""
+        """Return the rows of the items with any of the codes, ascending and unique. Reads no other item."""
         lists = [self._rows[self._starts[code] : self._starts[code + 1]] for code in codes]
         if len(lists) == 1:
             return np.asarray(lists[0])
@@ -146,10 +146,10 @@ class Attribute:
         return np.unique(together) if self.is_multi_valued else np.sort(together)
 
     def mask_with(self, codes: Sequence[int]) -> NDArray[np.bool_]:
-        """Whether each item of the catalogue has any of the codes: bool [N]."""
+        """Return whether each item of the catalogue has any of the codes: bool [N]."""
         mask_N = np.zeros(self.num_items, np.bool_)
         if self._offsets is None and self.num_with(codes) > len(codes) * self.num_items / 8:
-            for code in codes:  # so many that looking at every item is faster
+            for code in codes:  # for so many items a scan of all codes is faster
                 mask_N |= self._codes == code
             return mask_N
         for code in codes:
@@ -157,7 +157,7 @@ class Attribute:
         return mask_N
 
     def have_any(self, rows_R: NDArray[np.integer], codes: Sequence[int]) -> NDArray[np.bool_]:
-        """Whether each of some items has any of the codes: bool [R]."""
+        """Return whether each of the given items has any of the codes: bool [R]."""
         codes_E, lengths_R = self.codes_of(rows_R)
         is_wanted_E = np.isin(codes_E, np.asarray(codes, np.int64))
         if lengths_R is None:
@@ -166,17 +166,17 @@ class Attribute:
         return np.bincount(owners_E[is_wanted_E], minlength=len(rows_R)) > 0
 
     def codes_of(self, rows_R: NDArray[np.integer]) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
-        """What some items have.
+        """Return the codes of the given items.
 
         Returns:
-            Single-valued: codes [R], `num_values` for an item without one, and None. Multi-valued: codes
-            [E], one item after another, and how many each item has, [R].
+            Single-valued: codes [R], `num_values` for an item without a value, and None. Multi-valued: codes
+            [E], one item after another, and the number of codes of each item, [R].
         """
         if self._offsets is None:
             return self._codes[rows_R], None
         starts_R = self._offsets[rows_R]
         lengths_R = self._offsets[np.asarray(rows_R) + 1] - starts_R
-        # The places of each item's codes: a ramp from its start.
+        # The positions of each item's codes ascend from its start.
         before_R = np.cumsum(lengths_R) - lengths_R
         places_E = np.repeat(starts_R - before_R, lengths_R) + np.arange(int(lengths_R.sum()))
         return self._codes[places_E], lengths_R
@@ -188,7 +188,7 @@ class Attribute:
         low, high = 0, self.num_values
         while low < high:
             middle = (low + high) // 2
-            if self._value(middle) < value:  # code points sort as their UTF-8 does
+            if self._value(middle) < value:  # code points and their UTF-8 have the same order
                 low = middle + 1
             else:
                 high = middle

@@ -1,14 +1,14 @@
-"""Writing catalogue attributes into a version's folder: values and codes, and the same turned round.
+"""Writing of the attributes of a version: codes by item, and rows by value.
 
-    values    the distinct values as UTF-8, ascending, and where each begins            [V], [V + 1]
-    codes     each item's value as its place in that order, in as few bytes as it takes;
-              the number of values for an item without one                              [N]
-              multi-valued: one item after another, and where each item begins          [E], [N + 1]
-    rows      the rows that have each value, ascending, and where each value begins     [E], [V + 1]
+    values    the distinct values as UTF-8, ascending, and the start of each              [V], [V + 1]
+    codes     the value of each item as its position in that order, in 1, 2 or 4 bytes;
+              the number of values for an item without a value                            [N]
+              multi-valued: one item after another, and the start of each item            [E], [N + 1]
+    rows      the rows of each value, ascending, and the start of each value              [E], [V + 1]
 
-Codes answer what an item has, rows answer who has a value without a look at all others.
+Codes give the values of an item. Rows give the items of a value without a scan of all items.
 
-Legend: N items, E entries (one for each value of each item), V values.
+Legend: N items, E entries (one per value of each item), V values.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,7 +23,7 @@ from re4.bundle.layout import attribute_files
 from re4.bundle.manifest import MAX_NUM_ATTRIBUTES, AttributeInfo
 from re4.common.errors import BundleError
 
-_ITEMS_AT_ONCE: Final = 262_144
+_CHUNK_ITEMS: Final = 262_144
 
 
 def write_attributes(
@@ -32,17 +32,17 @@ def write_attributes(
     """Write the attributes of a version's items into its folder.
 
     Args:
-        folder: Where to.
-        attributes: What each item has, in row order, by the attribute's name: plain values (see
-            `code_column`), or what codes it when its turn has come, of which one at a time is in memory.
+        folder: The version's folder.
+        attributes: The column of each attribute by its name, in row order: plain values (see `code_column`),
+            or a function that returns the coded column, so that one column at a time is in memory.
         num_items: N.
 
     Returns:
-        What the manifest says about them (`ItemsInfo.attributes`).
+        The attributes for the manifest (`ItemsInfo.attributes`).
 
     Raises:
-        BundleError: a name or value that cannot be stored, an attribute that no item has a value of, or
-            one that is not as long as the catalogue.
+        BundleError: a name or value cannot be stored, no item has a value of an attribute, or a column has
+            another length than the catalogue.
     """
     if len(attributes) > MAX_NUM_ATTRIBUTES:
         raise BundleError(f"{len(attributes)} attributes given, at most {MAX_NUM_ATTRIBUTES} are allowed")
@@ -92,10 +92,10 @@ def _write(folder: Path, place: int, name: str, column: CodedColumn, num_items: 
 def _entries(
     column: CodedColumn, ranks_V: NDArray[np.int64], num_items: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Rows and codes of all entries, a piece at a time: ascending and once each, however they were given."""
+    """Yield rows and codes of all entries in chunks: ascending and unique, in any order of the input."""
     codes_E, offsets_N1 = column.codes_E, column.offsets_N1
-    for start in range(0, num_items, _ITEMS_AT_ONCE):
-        stop = min(start + _ITEMS_AT_ONCE, num_items)
+    for start in range(0, num_items, _CHUNK_ITEMS):
+        stop = min(start + _CHUNK_ITEMS, num_items)
         if offsets_N1 is None:
             codes = codes_E[start:stop]
             rows = np.arange(start, stop)
@@ -113,7 +113,7 @@ def _entries(
 def _rows_by_value(
     entries: Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]], starts: NDArray[np.int64]
 ) -> NDArray[np.int32]:
-    """The rows of each value, ascending, where `starts` says."""
+    """Return the rows of each value, ascending, from its position in `starts`."""
     rows_E = np.empty(starts[-1], "<i4")
     next_V = starts[:-1].copy()
     for rows, codes in entries:

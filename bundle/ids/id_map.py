@@ -1,7 +1,6 @@
-"""Item ids: external id <-> row, for catalogues of string ids and of integer ids alike.
+"""The map between external item ids and rows: string ids (`string_ids.py`) or integer ids (`int_ids.py`).
 
-The two kinds live in `string_ids.py` and `int_ids.py`; this file chooses between them, has the recent ones of
-the slower kind remembered, and guards the rows.
+Recent look-ups of string ids, the slower kind, are cached.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,15 +23,15 @@ def write_item_ids(folder: Path, ids: Sequence[str] | Sequence[int] | NDArray[An
     """Write the id files of a version into its folder.
 
     Args:
-        folder: Where to.
-        ids: The id of every row, in row order: all strings, or all integers (a numpy array too).
+        folder: The version's folder.
+        ids: The id of every row, in row order: all strings or all integers; a NumPy array is allowed.
 
     Returns:
         The kind of the ids.
 
     Raises:
-        BundleError: no id, an empty or too long string, an integer beyond 64 bits, mixed kinds, or an
-            id that is there twice. The message names the id.
+        BundleError: no ids, an empty or too long string, an integer beyond 64 bits, mixed kinds, or a
+            duplicate. The message names the id.
     """
     if not 0 < len(ids) <= MAX_NUM_ITEMS:
         raise BundleError(f"item ids: {len(ids)} given, 1 to {MAX_NUM_ITEMS} are allowed")
@@ -44,7 +43,7 @@ def write_item_ids(folder: Path, ids: Sequence[str] | Sequence[int] | NDArray[An
 
 
 class ItemIds:
-    """External id <-> row of one version, memory-mapped. Safe to share between threads."""
+    """The item ids of one version, memory-mapped. Threads can share it."""
 
     def __init__(self, lookup: StringIds | IntIds, kind: IdKind, num_items: int) -> None:
         self._lookup = lookup
@@ -59,20 +58,20 @@ class ItemIds:
 
         Args:
             folder: The version's folder.
-            kind: As its manifest says.
-            num_items: As its manifest says.
+            kind: Kind of the ids, from the manifest.
+            num_items: Number of items, from the manifest.
 
         Raises:
-            BundleDamagedError: the files are not those of so many ids of that kind.
+            BundleDamagedError: the files do not hold that number of ids of that kind.
         """
         lookup = StringIds(folder, num_items) if kind == "string" else IntIds(folder, num_items)
         return cls(lookup, kind, num_items)
 
     def rows(self, ids: Sequence[str] | Sequence[int]) -> NDArray[np.int64]:
-        """Rows of external ids.
+        """Return the rows of external ids.
 
         Args:
-            ids: Of this catalogue's kind; repeats and unknown ones are fine.
+            ids: Ids of this catalogue's kind; duplicates and unknown ids are allowed.
 
         Returns:
             int64 [number of ids], -1 where the id is unknown.
@@ -80,23 +79,23 @@ class ItemIds:
         return self._rows(ids)
 
     def ids(self, rows: NDArray[np.integer]) -> list[str] | list[int]:
-        """External ids of rows.
+        """Return the external ids of rows.
 
         Args:
             rows: Integers [number of rows], each from 0 to N-1.
 
         Raises:
-            BundleError: a row out of range, such as the -1 that a search returns for a missing result.
+            BundleError: a row is out of range, such as the -1 of a missing search result.
         """
         self._check(rows)
         return self._lookup.ids(rows)
 
     def padded(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """External ids of rows as UTF-8, of a catalogue whose ids are strings.
+        """Return the external ids of rows as UTF-8, for a catalogue of string ids.
 
         Returns:
-            A matrix [number of rows, bytes of the longest]: what stands behind an id is anything. And the
-            length of each.
+            A matrix [number of rows, bytes of the longest id], with arbitrary bytes after each id, and the
+            length of each id.
 
         Raises:
             BundleError: as `ids`, or the ids are integers.

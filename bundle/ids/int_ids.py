@@ -1,6 +1,6 @@
-"""Integer ids: row -> id and id -> row over memory-mapped files, 20 bytes an item.
+"""Integer ids: row -> id and id -> row over memory-mapped files, 20 bytes per item.
 
-Files: the ids in row order, and the ids in ascending order with the row of each.
+The files hold the ids in row order, and the ids in ascending order with the row of each.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def write_int_ids(folder: Path, ids: Sequence[int] | NDArray[Any]) -> None:
     """Write the files for N integer ids in row order.
 
     Raises:
-        BundleError: an id that is not a 64-bit signed integer, or that is there twice.
+        BundleError: an id is not a 64-bit signed integer, or is a duplicate.
     """
     values_N = _as_int64(ids)
     rows_N = np.argsort(values_N, kind="stable").astype("<i4")
@@ -41,22 +41,22 @@ class IntIds:
     """Row -> id and id -> row over the files of `write_int_ids`."""
 
     def __init__(self, folder: Path, num_items: int) -> None:
-        """Map the files; raises BundleDamagedError where they are not what they should be."""
+        """Map the files; raise BundleDamagedError where an array has another type or length."""
         self._values = open_array(folder / ID_VALUES, "<i8", (num_items,))
         self._keys = open_array(folder / ID_KEYS, "<i8", (num_items,))
         self._rows = open_array(folder / ID_ROWS, "<i4", (num_items,))
 
     def rows(self, ids: Sequence[int]) -> NDArray[np.int64]:
-        """Rows of ids, -1 where unknown: int64 [number of ids]."""
+        """Return the rows of ids, -1 where unknown: int64 [number of ids]."""
         try:
             wanted = np.array(ids, np.int64)
-        except OverflowError:  # an id beyond 64 bits is no item's
+        except OverflowError:  # no item has an id beyond 64 bits
             return np.array([self.rows([i])[0] if -(2**63) <= i < 2**63 else -1 for i in ids], np.int64)
         places = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
         return np.where(self._keys[places] == wanted, self._rows[places], -1).astype(np.int64)
 
     def ids(self, rows: NDArray[np.integer]) -> list[int]:
-        """Ids of rows, which must be valid."""
+        """Return the ids of rows, which must be valid."""
         ids: list[int] = self._values[rows].tolist()
         return ids
 

@@ -1,8 +1,8 @@
-"""String ids: row -> id and id -> row over memory-mapped files, 20 bytes an item beside the text itself.
+"""String ids: row -> id and id -> row over memory-mapped files, 20 bytes per item beside the text.
 
-Files: the UTF-8 text of all ids in row order, where each begins (N + 1 offsets), and the ids' 64-bit keys in
-ascending order with the row of each. A look-up finds the key by bisection and compares the text, so that ids
-whose keys collide, and unknown ids, are told apart. Nothing is kept per id in Python.
+The files hold the UTF-8 text of all ids in row order, its N + 1 offsets, and the 64-bit keys of the ids in
+ascending order with the row of each. A look-up finds the key by bisection and then compares the text, which
+detects unknown ids and colliding keys. There are no Python objects per id.
 """
 
 from bisect import bisect_left
@@ -18,23 +18,23 @@ from re4.bundle.ids.string_keys import MAX_ID_BYTES, WORD_BYTES, key_of, keys_of
 from re4.bundle.layout import ID_KEYS, ID_OFFSETS, ID_ROWS, ID_TEXT
 from re4.common.errors import BundleError
 
-_IDS_AT_ONCE: Final = 16_384
+_CHUNK_IDS: Final = 16_384
 
 _MAX_ONE_BY_ONE: Final = 8
-"""So many ids are found sooner one by one than as arrays, which take longer to begin."""
+"""Up to this number, ids are found faster one by one than by array operations."""
 
 
 def write_string_ids(folder: Path, ids: Sequence[str]) -> None:
     """Write the files for N string ids in row order.
 
     Raises:
-        BundleError: an id that is empty, too long, not a string, not valid text, or there twice.
+        BundleError: an id is empty, too long, not a string, not valid text, or a duplicate.
     """
     lengths_N = np.empty(len(ids), np.uint16)  # of at most MAX_ID_BYTES
     keys_N = np.empty(len(ids), "<u8")
     with (folder / ID_TEXT).open("wb") as file:
-        for start in range(0, len(ids), _IDS_AT_ONCE):
-            encoded = [_encode(id_, start + i) for i, id_ in enumerate(ids[start : start + _IDS_AT_ONCE])]
+        for start in range(0, len(ids), _CHUNK_IDS):
+            encoded = [_encode(id_, start + i) for i, id_ in enumerate(ids[start : start + _CHUNK_IDS])]
             span = slice(start, start + len(encoded))
             lengths_N[span] = np.fromiter(map(len, encoded), np.uint16, len(encoded))
             keys_N[span] = keys_of_words(*words_of(encoded))
@@ -44,7 +44,7 @@ def write_string_ids(folder: Path, ids: Sequence[str]) -> None:
     np.save(folder / ID_OFFSETS, offsets)
     del offsets, lengths_N
     rows_N = np.argsort(keys_N, kind="stable").astype("<i4")
-    keys_N.sort()  # in place: a gathered copy would be the most that is held here
+    keys_N.sort()  # in place: a sorted copy would set the peak of memory
     _refuse_duplicates(ids, keys_N, rows_N)
     np.save(folder / ID_KEYS, keys_N)
     np.save(folder / ID_ROWS, rows_N)
@@ -54,7 +54,7 @@ class StringIds:
     """Row -> id and id -> row over the files of `write_string_ids`."""
 
     def __init__(self, folder: Path, num_items: int) -> None:
-        """Map the files; raises BundleDamagedError where they are not what they should be."""
+        """Map the files; raise BundleDamagedError where an array has another type or length."""
         self._keys = open_array(folder / ID_KEYS, "<u8", (num_items,))
         self._rows = open_array(folder / ID_ROWS, "<i4", (num_items,))
         self._offsets = open_array(folder / ID_OFFSETS, "<u8", (num_items + 1,))
@@ -62,7 +62,7 @@ class StringIds:
         self._key_numbers = self._keys.data
 
     def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
-        """Rows of ids, -1 where unknown: int64 [number of ids]."""
+        """Return the rows of ids, -1 where unknown: int64 [number of ids]."""
         if not ids:
             return np.empty(0, np.int64)
         encoded = _encoded(ids)
@@ -72,7 +72,7 @@ class StringIds:
         keys = keys_of_words(words, lengths)
         places = self._keys.searchsorted(keys)
         rows = self._rows.take(places, mode="clip").astype(np.int64)
-        # The text decides. Where it differs the id is unknown, or its key is another id's as well.
+        # Where the text differs, the id is unknown or another id has the same key.
         others = np.flatnonzero(~self._are(rows, words, lengths))
         if others.size:
             rows[others] = -1
@@ -84,7 +84,7 @@ class StringIds:
     def _are(
         self, rows: NDArray[np.int64], words: NDArray[np.uint64], lengths: NDArray[np.uint64]
     ) -> NDArray[np.bool_]:
-        """Whether the ids of rows are those laid out by `words_of`."""
+        """Return whether the ids of rows equal those laid out by `words_of`."""
         starts = self._offsets[rows]
         are = np.asarray(self._offsets[rows + 1] - starts == lengths, np.bool_)
         alike = slice(None) if are.all() else np.flatnonzero(are)
@@ -94,16 +94,16 @@ class StringIds:
         return are
 
     def ids(self, rows: NDArray[np.integer]) -> list[str]:
-        """Ids of rows, which must be valid."""
+        """Return the ids of rows, which must be valid."""
         return [text.decode() for text in self.texts(rows)]
 
     def _row(self, wanted: bytes) -> int:
-        """The row of an id; -1 where it is unknown."""
+        """Return the row of an id; -1 where it is unknown."""
         key = key_of(wanted)
         return self._row_of_key(key, bisect_left(self._key_numbers, key), wanted)
 
     def _row_of_key(self, key: int, place: int, wanted: bytes) -> int:
-        """The row of an id whose key stands from `place` on, if anywhere; -1 where it does not."""
+        """Return the row of an id whose key begins at `place`; -1 where it is unknown."""
         while place < len(self._keys) and int(self._keys[place]) == key:
             (text,) = self.texts(self._rows[place : place + 1])
             if text == wanted:
@@ -112,7 +112,7 @@ class StringIds:
         return -1
 
     def texts(self, rows: NDArray[np.integer]) -> list[bytes]:
-        """Ids of rows, which must be valid, as UTF-8."""
+        """Return the ids of rows, which must be valid, as UTF-8."""
         padded, lengths_R = self.padded(rows)
         width, text = padded.shape[1], padded.tobytes()
         return [
@@ -130,11 +130,11 @@ class StringIds:
         return self._gather(starts_R, int(lengths_R.max(initial=1))), lengths_R
 
     def _gather(self, starts: NDArray[np.int64], width: int) -> NDArray[np.uint8]:
-        """So many bytes of text from each start on; anything where they would lie beyond its end."""
+        """Return `width` bytes of text from each start; arbitrary bytes beyond the end of the text."""
         last = len(self._text) - width
         texts = np.zeros((len(starts), width), np.uint8)
         if last >= 0:
-            # A window on each place of the text: whole windows are copied, not bytes one by one.
+            # A view of one window at each position: NumPy copies whole windows, not single bytes.
             windows: NDArray[np.void] = np.ndarray((last + 1,), f"V{width}", self._text, strides=(1,))
             texts = windows[np.minimum(starts, last)].view(np.uint8).reshape(len(starts), width)
         for place in np.flatnonzero(starts > last).tolist():
@@ -158,7 +158,7 @@ def _encode(id_: str, row: int) -> bytes:
 
 
 def _encoded(ids: Sequence[str]) -> list[bytes]:
-    """UTF-8 of ids, empty (which is no item's id) for those that cannot be in any catalogue."""
+    """Return the ids as UTF-8; empty, which no item has, for those that no catalogue can contain."""
     try:
         encoded = [id_.encode() for id_ in ids]
     except UnicodeEncodeError:
@@ -169,7 +169,7 @@ def _encoded(ids: Sequence[str]) -> list[bytes]:
 
 
 def _is_text(id_: str) -> bool:
-    """Whether it has no lone surrogate."""
+    """Return whether an id has no lone surrogate."""
     try:
         id_.encode()
     except UnicodeEncodeError:
@@ -178,9 +178,9 @@ def _is_text(id_: str) -> bool:
 
 
 def _refuse_duplicates(ids: Sequence[str], keys_N: NDArray[np.uint64], rows_N: NDArray[np.int32]) -> None:
-    """Compare the ids whose keys are equal; both arrays are in the order of the keys."""
+    """Compare the ids with equal keys; both arrays are in the order of the keys."""
     seen: dict[str, int] = {}
-    previous = -2  # no place: the next place is nobody's neighbour
+    previous = -2  # no position: nothing precedes the first one
     for place in np.flatnonzero(keys_N[1:] == keys_N[:-1]).tolist():
         if place != previous + 1:
             seen = {ids[int(rows_N[place])]: int(rows_N[place])}

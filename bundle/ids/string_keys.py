@@ -1,11 +1,11 @@
-"""A 64-bit key for every string id, computed for many ids at once.
+"""64-bit keys of string ids, computed for many ids at once.
 
-The ids are laid out as a matrix of 64-bit words; each word is multiplied by an odd number of its
-position and mixed (the finalizer of MurmurHash3, by Austin Appleby, public domain), the words are summed, and
-sum and length are mixed once more. A word of zeros adds nothing, so that an id's key does not depend on how
-long the other ids of the call are. The keys are stored in bundles: changing this changes the format.
+The ids are laid out as a matrix of 64-bit words. Each word is multiplied by an odd number of its position
+and mixed (the finalizer of MurmurHash3, by Austin Appleby, public domain); the words are summed, and sum and
+length are mixed again. A word of zeros adds nothing, so the key does not depend on the lengths of the other
+ids of a call. The keys are stored in bundles: another hash would be another format.
 
-Equal keys for different ids are possible: whoever uses keys compares the ids themselves.
+Different ids can have equal keys, so a look-up compares the ids as well.
 """
 
 from collections.abc import Sequence
@@ -36,13 +36,13 @@ _POSITIONS: Final = _mix(np.arange(1, MAX_ID_BYTES // WORD_BYTES + 1, dtype=np.u
 
 
 def words_of(ids: Sequence[bytes]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Ids as a matrix of 64-bit words, zeros behind each.
+    """Lay ids out as a matrix of 64-bit words, padded with zeros.
 
     Args:
         ids: At least one UTF-8 id; none longer than `MAX_ID_BYTES`.
 
     Returns:
-        The words [number of ids, words of the longest], little end first, and the ids' lengths in bytes.
+        The words [number of ids, words of the longest], little-endian, and the lengths in bytes.
     """
     lengths = np.fromiter(map(len, ids), np.uint64, len(ids))
     num_words = max(1, -(-int(lengths.max()) // WORD_BYTES))
@@ -52,7 +52,7 @@ def words_of(ids: Sequence[bytes]) -> tuple[NDArray[np.uint64], NDArray[np.uint6
 
 
 def keys_of_words(words: NDArray[np.uint64], lengths: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Keys of ids that were laid out by `words_of`: uint64 [number of ids]."""
+    """Return the keys of ids that `words_of` laid out: uint64 [number of ids]."""
     sums = _mix(words * _POSITIONS[: words.shape[1]]).sum(axis=1, dtype=np.uint64)
     return _mix(sums + lengths * np.uint64(_GOLDEN))
 
@@ -62,7 +62,7 @@ _POSITION_NUMBERS: Final[list[int]] = _POSITIONS.tolist()
 
 
 def key_of(id_: bytes) -> int:
-    """The key of one UTF-8 id of at most `MAX_ID_BYTES`, as `keys_of_words` gives it."""
+    """Return the key of one UTF-8 id of at most `MAX_ID_BYTES`, equal to that of `keys_of_words`."""
     total = len(id_) * _GOLDEN
     for start in range(0, len(id_), WORD_BYTES):
         word = int.from_bytes(id_[start : start + WORD_BYTES], "little")
@@ -71,7 +71,7 @@ def key_of(id_: bytes) -> int:
 
 
 def _mix_one(word: int) -> int:
-    """As `_mix` does with many."""
+    """Mix one word as `_mix` does."""
     word ^= word >> 33
     word = word * _FIRST_FACTOR & _ALL_BITS
     word ^= word >> 33

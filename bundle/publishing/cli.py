@@ -1,4 +1,4 @@
-"""The verbs `re4 versions`, `re4 rollback` and `re4 prune`."""
+"""The subcommands `re4 versions`, `re4 rollback` and `re4 prune`."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +23,7 @@ def versions(
     ] = False,
     as_json: _AsJson = False,
 ) -> None:
-    """List the versions of a bundle directory, newest first, and say which one is live.
+    """List the versions of a bundle directory, newest first, with the live one.
 
     Example: re4 versions bundles --verify
     """
@@ -64,7 +64,7 @@ def rollback(
     ] = None,
     as_json: _AsJson = False,
 ) -> None:
-    """Make another version live, after checking every byte of it. Running servers follow by themselves.
+    """Make another version live after a check of every byte. Running servers follow by themselves.
 
     Example: re4 rollback bundles
     """
@@ -80,14 +80,14 @@ def rollback(
 def prune(
     bundles: _Bundles,
     keep: Annotated[
-        int, typer.Option(help="How many of the versions older than the live one stay, to roll back to.")
+        int, typer.Option(help="Number of versions older than the live one that stay, for roll-backs.")
     ] = 3,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")
+        bool, typer.Option("--dry-run", help="Print the versions to remove, and remove nothing.")
     ] = False,
     as_json: _AsJson = False,
 ) -> None:
-    """Remove old versions. The live one, and whatever is newer, always stays.
+    """Remove old versions. The live version and newer ones always stay.
 
     Example: re4 prune bundles --keep 2 --dry-run
     """

@@ -1,7 +1,4 @@
-"""Which version is live: reading the one line of `CURRENT`.
-
-Knows nothing about whether that version is intact; see `verify.py` for that.
-"""
+"""The live version, as `CURRENT` names it. `verify.py` checks whether that version is intact."""
 
 from pathlib import Path
 from typing import Final
@@ -14,14 +11,14 @@ _MAX_BYTES: Final = 100
 
 
 def read_current(bundles: Path) -> str:
-    """The name of the live version, checked to be a name and not a path.
+    """Return the name of the live version, checked to be a name and not a path.
 
     Args:
         bundles: The bundle directory.
 
     Raises:
-        BundleError: the directory is missing, nothing was published in it yet, or `CURRENT` holds
-            anything but the name of a version.
+        BundleError: the directory is missing, it has no version yet, or `CURRENT` does not contain the
+            name of a version.
     """
     where = str(bundles / CURRENT)
     with open_folder(bundles) as folder:
@@ -42,7 +39,7 @@ def read_current(bundles: Path) -> str:
 
 
 def live_version(bundles: Path) -> Path:
-    """The folder of the live version.
+    """Return the folder of the live version.
 
     Raises:
         BundleError: as `read_current`.

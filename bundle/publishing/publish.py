@@ -1,18 +1,16 @@
-"""Publishing a version: all of it or nothing, whatever happens in between.
+"""Publication of a version: completely or not at all.
 
-A publisher works in a staging folder inside the bundle directory, which it holds a lock on:
+A publisher works in a staging folder inside the bundle directory and holds a lock on it:
 
-    bundles/.staging-<random>/lock          held while the publisher lives
-    bundles/.staging-<random>/version/      what becomes the version
-    bundles/.staging-<random>/CURRENT       what becomes CURRENT
-    bundles/.staging-<random>/scratch/      what no version needs, and no memory should hold
+    bundles/.staging-<random>/lock          locked while the publisher lives
+    bundles/.staging-<random>/version/      becomes the version
+    bundles/.staging-<random>/CURRENT       becomes CURRENT
+    bundles/.staging-<random>/scratch/      temporary files of the build
 
-Everything reaches the disk before it gets its final name: the files, then the manifest, then the folder is
-renamed to the version's name, then `CURRENT` is replaced. Killed at any instant, `CURRENT` names the old
-version or the new one, and both are complete. A lock dies with its process, so the next publisher tells
-the left-overs of dead ones (removed) from the work of live ones (left alone).
-
-Knows nothing about what the files hold: that is the exporter's business.
+Data reach the disk before they get their final name: the files, then the manifest, then the folder is renamed
+to the version's name, then `CURRENT` is replaced. If the publisher is killed at any instant, `CURRENT` names
+the old version or the new one, and both are complete. The lock ends with its process, so the next publisher
+removes the remains of dead publishers and leaves the work of living ones.
 """
 
 import errno
@@ -51,9 +49,9 @@ _SCRATCH: Final = "scratch"
 
 
 class StagedVersion:
-    """A version in the making: put the files into `path`, then call `publish` once.
+    """A version before its publication: put the files into `path`, then call `publish` once.
 
-    What is wanted on the disk meanwhile goes into `scratch`.
+    Temporary files belong into `scratch`.
     """
 
     def __init__(self, bundles: Path, staging: Path) -> None:
@@ -77,8 +75,8 @@ class StagedVersion:
             The version's name.
 
         Raises:
-            BundleError: files are missing or irregular, or a field is one that no reader would accept.
-            BundleMismatchError: encoder and items are of different spaces.
+            BundleError: a file is missing or not a regular file, or a field has a value that readers refuse.
+            BundleMismatchError: encoder and items have different spaces.
         """
         if not self.path.is_dir():
             raise BundleError(f"{self.path}: already published, or removed: stage the next version anew")
@@ -134,17 +132,16 @@ class StagedVersion:
 
 @contextmanager
 def stage_version(bundles: Path) -> Iterator[StagedVersion]:
-    """A place to put a new version's files, on the file system where it will be published.
+    """Give a folder for the files of a new version, on the file system of the bundle directory.
 
-    Leaving the block removes whatever was not published. Left-overs of publishers that died are
-    removed too.
+    Leaving the block removes all that was not published, and the remains of dead publishers.
 
     Args:
         bundles: The bundle directory; created where it does not exist.
 
     Raises:
-        BundleError: the directory cannot be created or written to, or the block met such an error (a
-            full disk). `CURRENT` names a complete version all the same.
+        BundleError: the directory cannot be created or written to, or the block raised such an error (a full
+            disk). `CURRENT` still names a complete version.
     """
     try:
         bundles.mkdir(parents=True, exist_ok=True)
@@ -154,13 +151,13 @@ def stage_version(bundles: Path) -> Iterator[StagedVersion]:
             staged.scratch.mkdir()
             yield staged
     except OSError as error:
-        # An array that was written in part names no cause: NumPy says only how much of it was.
+        # NumPy reports an incomplete write of an array without its cause.
         cause = f"{error}: no space left there?" if error.errno is None else f"{error}"
         raise BundleError(f"{bundles}: cannot publish here ({cause})") from error
 
 
 def _hash_and_sync(path: Path, items: ItemsInfo) -> tuple[FileEntry, ...]:
-    """Size and hash of every staged file, each of them safely on the disk."""
+    """Return size and hash of every staged file, after it was written to disk."""
     entries = []
     with open_folder(path) as folder:
         names = sorted(names_in(folder) - {MANIFEST})

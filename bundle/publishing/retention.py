@@ -1,8 +1,8 @@
-"""Which versions are no longer needed, and their removal.
+"""Pruning: the removal of old versions.
 
-Only versions older than the live one are ever removed: a newer one may be about to go live, or be the one
-that was rolled back from. One that a server still serves stays as well. A version first loses its name, by
-one rename, and then its files: killed at any instant, every version that is left is complete, and the next
+Only versions older than the live one are removed: a newer one may be about to go live, or may be the one that
+was rolled back. A version that a server still serves stays as well. A version first loses its name, by one
+rename, and then its files: if pruning is killed at any instant, every named version is complete, and the next
 pruning removes the rest.
 """
 
@@ -22,22 +22,21 @@ from re4.common.errors import BundleError
 from re4.common.file_lock import remove_unlocked
 
 PRUNED_PREFIX: Final = ".pruned-"
-"""In the bundle directory: versions that lost their name and are being removed."""
+"""In the bundle directory: versions that lost their name and are removed."""
 
 _SWAP: Final = timedelta(seconds=1)
 """The publisher of a version that is older than the live one by less may be about to make it live."""
 
 
 def prunable(bundles: Path, *, num_kept: int) -> list[str]:
-    """Versions that may go, oldest first.
+    """Return the names of the versions to remove, oldest first.
 
     Args:
         bundles: The bundle directory.
-        num_kept: How many of the versions older than the live one stay, the newest of them.
+        num_kept: Number of versions older than the live one that stay, the newest of them.
 
     Raises:
-        BundleError: it cannot be told which version is live, or that one is damaged: then an older one may be
-            needed, and none is given.
+        BundleError: the live version is unknown or damaged: then an older one may be needed.
     """
     live = verify_version(live_version(bundles)).version
     limit = publication(bundles / live)[0] - _SWAP
@@ -47,19 +46,19 @@ def prunable(bundles: Path, *, num_kept: int) -> list[str]:
 
 
 def prune(bundles: Path, *, num_kept: int) -> list[str]:
-    """Remove the versions that may go, and what prunings that were killed and interrupted builds left.
+    """Remove old versions, and the remains of killed prunings and interrupted builds.
 
     Returns:
-        Names of the versions removed, oldest first.
+        Names of the removed versions, oldest first.
 
     Raises:
-        BundleError: as `prunable`; or a version cannot be removed, those before it are gone.
+        BundleError: as `prunable`; or a version cannot be removed, after those before it were.
     """
     try:
         with change_lock(bundles):
             names = prunable(bundles, num_kept=num_kept)
             for name in names:
-                # The name of its own lets a version of the same name be put back meanwhile.
+                # With the random part, a version of the same name can be put back meanwhile.
                 (bundles / name).rename(bundles / f"{PRUNED_PREFIX}{secrets.token_hex(4)}-{name}")
             for left in bundles.glob(f"{PRUNED_PREFIX}*"):
                 shutil.rmtree(left)

@@ -1,7 +1,6 @@
-"""Making another version the live one: verified first, then one rename.
+"""Roll-back: another version becomes the live one, after its verification and by one rename.
 
-Servers that follow the directory see the new `CURRENT` and load what it names, as after a publication. Knows
-nothing about servers.
+Servers that follow the directory load the version that the new `CURRENT` names, as after a publication.
 """
 
 from pathlib import Path
@@ -16,19 +15,19 @@ from re4.common.files import replacing
 
 
 def roll_back(bundles: Path, version: str | None = None) -> str:
-    """Point `CURRENT` at a version whose every byte was verified.
+    """Make a version the live one, after a check of every byte.
 
     Args:
         bundles: The bundle directory.
-        version: Name of the version; None for the newest one before the live one. The live version itself may
-            be named: `CURRENT` is written anew, and servers that refused it look at it again.
+        version: Name of the version; None for the last one published before the live one. The live version
+            is allowed: `CURRENT` is written again, and servers that refused it load it again.
 
     Returns:
         The version's name.
 
     Raises:
-        BundleError: no such version, none before the live one, or one that is damaged or does not fit
-            together. `CURRENT` is as it was.
+        BundleError: there is no such version, none before the live one, or it is damaged or does not fit
+            together. `CURRENT` is unchanged.
     """
     try:
         with change_lock(bundles):

@@ -20,7 +20,7 @@ from re4.common.errors import BundleError
 
 @dataclass(frozen=True, kw_only=True)
 class VersionFacts:
-    """One version as its manifest describes it; only `name` and `problem` where that cannot be read."""
+    """Facts from the manifest of a version; only `name` and `problem` where it cannot be read."""
 
     name: str
     is_live: bool
@@ -30,9 +30,9 @@ class VersionFacts:
     index: str = ""
     num_items: int = 0
     num_bytes: int = 0
-    """Of all files but the manifest."""
+    """Size of all files but the manifest."""
     problem: str = ""
-    """Why the version cannot be used; empty where nothing wrong was seen."""
+    """Why the version cannot be used; empty where no problem was found."""
 
 
 def version_names(bundles: Path) -> list[str]:
@@ -67,10 +67,11 @@ def list_versions(bundles: Path, *, verify: bool) -> list[VersionFacts]:
 
     Args:
         bundles: The bundle directory.
-        verify: Check every byte of each version, instead of reading its manifest alone.
+        verify: Check every byte of each version instead of its manifest alone.
 
     Raises:
-        BundleError: no such directory. A damaged version, or a `CURRENT` that names none, is no error.
+        BundleError: there is no such directory. A damaged version, or a `CURRENT` that names none, is not an
+            error.
     """
     names = version_names(bundles)
     try:

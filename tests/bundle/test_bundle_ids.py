@@ -90,7 +90,7 @@ def test_few_ids_and_many_are_found_alike(ids: list[str], unknown: list[str], da
 
 
 def test_many_ids_beyond_one_piece() -> None:
-    ids = [f"item-{number}" for number in range(2 * string_ids._IDS_AT_ONCE + 7)]
+    ids = [f"item-{number}" for number in range(2 * string_ids._CHUNK_IDS + 7)]
     check_round_trip(ids, ["item-", "item--1", f"item-{len(ids)}"])
 
 

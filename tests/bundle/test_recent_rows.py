@@ -26,8 +26,8 @@ class Rows:
 @given(st.lists(st.lists(st.sampled_from([*map(str, range(9)), "x", ""]), max_size=6), max_size=20))
 def test_rows_are_those_of_the_look_up(calls: list[list[str]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recent_rows, "_MAX_KEPT", 4)
-        patch.setattr(recent_rows, "_MAX_AT_ONCE", 5)
+        patch.setattr(recent_rows, "_MAX_IDS", 4)
+        patch.setattr(recent_rows, "_MAX_CACHED_CALL", 5)
         recent = RecentRows(Rows())
         for ids in calls:
             rows = recent(ids)
@@ -46,7 +46,7 @@ def test_an_id_is_looked_up_once() -> None:
 
 
 def test_ids_in_use_outlive_those_that_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recent_rows, "_MAX_KEPT", 4)
+    monkeypatch.setattr(recent_rows, "_MAX_IDS", 4)
     rows = Rows()
     recent = RecentRows(rows)
     for number in range(100):
