@@ -1,1 +1,1 @@
-"""What several benchmarks need: cores, machine facts, confidence intervals, tables."""
+"""Tools of all benchmarks: pinning, machine facts, confidence intervals, reports."""

@@ -1,53 +1,78 @@
-"""A process of its own that a benchmark talks with over a pipe; it ends with the block that started it."""
+"""A child process that a benchmark talks to over a pipe; it ends with the block that started it."""
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+from re4.common.errors import Re4Error
 
 _END_TIMEOUT_S: Final = 2
 
 
-class Child(NamedTuple):
-    """A process that runs, and this end of its pipe."""
+@dataclass(frozen=True)
+class Child:
+    """A child process that runs, and this end of its pipe."""
 
+    name: str
+    """For error messages."""
     pipe: Connection
-    process: SpawnProcess
+    pid: int
+
+    def receive(self, timeout_s: float) -> Any:
+        """Return what the child sends next.
+
+        Raises:
+            Re4Error: it sent nothing in time, or died.
+        """
+        try:
+            if self.pipe.poll(timeout_s):
+                return self.pipe.recv()
+        except (EOFError, OSError):
+            raise Re4Error(f"{self.name} died; its message is above, if it had one") from None
+        raise Re4Error(f"{self.name} has not reported for {timeout_s:g} seconds")
 
 
 @contextmanager
 def child_process(
-    target: Callable[..., None], *arguments: Any, environment: Mapping[str, str] | None = None
+    name: str, target: Callable[..., None], *arguments: Any, environment: Mapping[str, str] | None = None
 ) -> Iterator[Child]:
-    """Run a function in a process of its own, on the cores of this thread, while the block runs.
+    """Run a function in a child process, on the cores of this thread, while the block runs.
 
     Args:
-        target: A function of a module; its last argument is the other end of the pipe. It is to return when
+        name: For error messages.
+        target: A function of a module. Its last argument is the other end of the pipe. It is to return when
             the pipe is closed, and is killed where it does not.
-        arguments: The ones before.
-        environment: Variables that the process starts with beside this one's: libraries read some of them
-            when they are imported.
+        arguments: The arguments before.
+        environment: Further variables of the process: libraries read some of them when they are imported.
     """
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
-    process = spawn.Process(target=target, args=(*arguments, theirs), daemon=True)
+    process = spawn.Process(target=_main, args=(target, *arguments, theirs), daemon=True)
     wanted = environment or {}
-    before = {name: os.environ.get(name) for name in wanted}
+    before = {variable: os.environ.get(variable) for variable in wanted}
     os.environ.update(wanted)
     try:
         process.start()
     finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        for variable, value in before.items():
+            os.environ.pop(variable) if value is None else os.environ.update({variable: value})
     theirs.close()
+    assert process.pid is not None
     try:
-        yield Child(ours, process)
+        yield Child(name, ours, process.pid)
     finally:
         ours.close()
         process.join(_END_TIMEOUT_S)
         if process.is_alive():
             process.kill()
             process.join()
+
+
+def _main(target: Callable[..., None], *arguments: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent decides
+    target(*arguments)

@@ -1,4 +1,4 @@
-"""What the client's machine is, and which versions of what ran on it."""
+"""Hardware of the client's machine, and the versions of the packages that ran on it."""
 
 import os
 import platform
@@ -8,13 +8,13 @@ from typing import Any, Final
 
 import psutil
 
-from re4.benchmarks.common.steadiness import measure_steadiness
+from re4.benchmarks.common.cpu_stability import measure_cpu_stability
 
 _PACKAGES: Final = ("re4-retrieval", "grpcio", "protobuf", "numpy", "faiss-cpu", "faiss-gpu", "onnxruntime")
 
 
 def describe_machine() -> dict[str, Any]:
-    """Hardware, CPU flags, operating system and versions, as plain values."""
+    """Return hardware, CPU flags, operating system and versions, as plain values."""
     cpu = _cpu_fields()
     return {
         "cpu_model": cpu.get("model name") or platform.processor() or platform.machine(),
@@ -29,9 +29,9 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def describe_machine_alone() -> dict[str, Any]:
-    """The same, and how evenly it runs by itself, which takes seconds: to be asked before a server starts."""
-    return describe_machine() | {"steadiness": measure_steadiness()}
+def describe_idle_machine() -> dict[str, Any]:
+    """Return the same and its CPU stability, which takes seconds: call it before a server starts."""
+    return describe_machine() | {"steadiness": measure_cpu_stability()}
 
 
 def _cpu_fields() -> dict[str, str]:

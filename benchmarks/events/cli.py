@@ -1,31 +1,49 @@
-"""The verb `re4 bench events`."""
+"""The subcommand `re4 bench events`."""
 
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import typer
-
+from re4.benchmarks.common.options import PANEL
 from re4.common.console import print_line
 from re4.common.errors import UsageError
+from re4.settings.fields import check, construct, setting
+from re4.settings.options import with_options
 
 
-def events(
-    out: Annotated[Path, typer.Option(help="The event log to write, .parquet.")],
-    num_events: Annotated[int, typer.Option(help="At least so many.", min=1)] = 10_000_000,
-    num_items: Annotated[int, typer.Option(help="Items to choose from.", min=1)] = 1_000_000,
-    num_tastes: Annotated[int, typer.Option(help="Clusters of items that a user likes.", min=1)] = 4,
-    cluster_items: Annotated[int, typer.Option(help="About so many items make a cluster.", min=1)] = 200,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same log.", min=0)] = 0,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class EventsOptions:
+    """The log to write."""
+
+    out: Path = setting(MISSING, "The event log to write, .parquet.")
+    num_events: int = setting(10_000_000, "Minimum number of events.", low=1)
+    num_items: int = setting(1_000_000, "Items to choose from.", low=1)
+    num_tastes: int = setting(4, "Clusters of items that a user likes.", low=1)
+    cluster_items: int = setting(200, "Approximate number of items of a cluster.", low=1)
+    seed: int = setting(0, "The same seed gives the same log.", low=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.out.suffix != ".parquet":
+            raise UsageError(f"--out is {self.out}; name a .parquet file")
+
+
+@with_options(EventsOptions, PANEL)
+def events(**given: Any) -> None:
     """Write an event log of any size, with planted interests and popularity skew.
 
     Example: re4 bench events --num-events 100000000 --out log.parquet
     """
-    if out.suffix != ".parquet":
-        raise UsageError(f"--out is {out}; name a .parquet file")
+    options = construct(EventsOptions, given)
     from re4.benchmarks.synthetic.event_log import EventSpace, write_event_log
 
+    out = options.out
     out.parent.mkdir(parents=True, exist_ok=True)
-    space = EventSpace(num_items=num_items, num_tastes=num_tastes, cluster_items=cluster_items, seed=seed)
-    written = write_event_log(out, space, num_events)
+    space = EventSpace(
+        num_items=options.num_items,
+        num_tastes=options.num_tastes,
+        cluster_items=options.cluster_items,
+        seed=options.seed,
+    )
+    written = write_event_log(out, space, options.num_events)
     print_line(f"{written:,} events. Next: re4 data prepare --events {out} --out DATA")

@@ -1,4 +1,4 @@
-"""A comparison of engines as JSON, Markdown and one picture.
+"""The report of `re4 bench index`: frontiers, a page, and a picture.
 
 Engines are compared at the fastest setting that reaches the recall, and by their frontiers.
 """
@@ -7,22 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from re4.common.files import replacing, write_json
+from re4.benchmarks.common.report import join_parts, page_table
 
 RECALL = 0.95
 
 
-def write_report(report: Mapping[str, Any], folder: Path) -> None:
-    """Write index.json, index.md and index.png."""
-    write_json(folder / "index.json", {**report, "engines": [_frontier(one) for one in report["engines"]]})
-    with replacing(folder / "index.md") as part:
-        part.write_text(markdown(report), encoding="utf-8")
-    with replacing(folder / "index.png") as part:
-        _draw(report, part)
-
-
 def best_at(engine: Mapping[str, Any], num_threads: int, recall: float = RECALL) -> Mapping[str, Any] | None:
-    """The fastest point that reaches a recall; None where there is none."""
+    """Return the fastest point that reaches a recall; None where there is none."""
     points = [
         point
         for point in engine.get("points", [])
@@ -32,7 +23,7 @@ def best_at(engine: Mapping[str, Any], num_threads: int, recall: float = RECALL)
 
 
 def pareto(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The points that no other one beats in both recall and time, fastest first."""
+    """Return the points that no other one beats in both recall and time, fastest first."""
     best: list[Mapping[str, Any]] = []
     for point in sorted(points, key=lambda point: (point["request_us"], -point["recall"])):
         if not best or point["recall"] > best[-1]["recall"]:
@@ -40,53 +31,59 @@ def pareto(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return best
 
 
-def markdown(report: Mapping[str, Any]) -> str:
-    """The report for people."""
-    lines = [
+def render_markdown(report: Mapping[str, Any]) -> str:
+    """Return the page of a report, which is the JSON object."""
+    machine = report["machine"]
+    times = sorted(engine["measured_at"] for engine in report["engines"] if "measured_at" in engine)
+    parts = [
         f"# Index frontier: {report['num_items']:,} items, D = {report['embedding_dim']}, "
         f"K = {report['num_interests']}, {report['num_candidates']} candidates",
-        "",
         f"{report['source']}; {report['num_requests']} requests in batches of {report['batch_size']}, merged "
-        f"recall against exact search. {report['machine']['cpu_model']}, "
-        f"{report['machine']['num_usable_cpus']} processors, load "
-        f"{report['machine']['load_average_at_start'][0]:.1f} at the start. `{report['command']}`"
-        f"{_when(report['engines'])}",
+        f"recall against exact search. {machine['cpu_model']}, {machine['num_usable_cpus']} CPUs, load "
+        f"{machine['load_average_at_start'][0]:.1f} at the start. `{report['command']}`"
+        + (f". Measured from {times[0]} to {times[-1]}" if times else ""),
+    ]
+    columns = [
+        "engine",
+        f"fastest at recall ≥ {RECALL}",
+        "requests/s",
+        "× flat",
+        "bytes/item",
+        "built in",
+        "most",
     ]
     for num_threads in report["threads"]:
         flat: Mapping[str, Any] = next((one for one in report["engines"] if one["engine"] == "flat"), {})
         base = best_at(flat, num_threads)
-        clock = "processor time" if num_threads == 1 else "elapsed time"
-        lines += [
-            "",
+        clock = "CPU time" if num_threads == 1 else "elapsed time"
+        rows = [_row(engine, num_threads, base) for engine in report["engines"]]
+        parts += [
             f"## {num_threads} thread{'s' if num_threads > 1 else ''} ({clock})",
-            "",
-            f"| engine | fastest at recall ≥ {RECALL} | requests/s | × flat | bytes/item | built in | most |",
-            "|---|---|---|---|---|---|---|",
+            page_table(columns, rows),
         ]
-        for engine in report["engines"]:
-            if "skipped" in engine:
-                lines.append(f"| {engine['engine']} | skipped: {engine['skipped']} | | | | | |")
-                continue
-            best = best_at(engine, num_threads)
-            recalls = [point["recall"] for point in engine["points"] if point["threads"] == num_threads]
-            if not recalls:
-                lines.append(f"| {engine['engine']} | not measured | | | | | |")
-                continue
-            figures = (
-                "never | | | "
-                if best is None
-                else f"{_settings(best)} (recall {best['recall']:.4f}) | {1e6 / best['request_us']:,.0f} | "
-                + (f"{base['request_us'] / best['request_us']:.1f} | " if base else " | ")
-            )
-            lines.append(
-                f"| {engine['engine']} ({engine['how']}) | {figures}{engine['bytes_per_item']:.0f} | "
-                f"{engine['build_s']:.0f} s | {max(recalls):.4f} |"
-            )
-    return "\n".join([*lines, "", "![frontier](index.png)", ""])
+    return join_parts([*parts, "![frontier](index.png)"])
 
 
-def _frontier(engine: Mapping[str, Any]) -> dict[str, Any]:
-    """The engine without the points that others of its own beat."""
+def _row(engine: Mapping[str, Any], num_threads: int, base: Mapping[str, Any] | None) -> list[str]:
+    if "skipped" in engine:
+        return [engine["engine"], f"skipped: {engine['skipped']}", *[""] * 5]
+    recalls = [point["recall"] for point in engine["points"] if point["threads"] == num_threads]
+    if not recalls:
+        return [engine["engine"], "not measured", *[""] * 5]
+    best, figures = best_at(engine, num_threads), ["never", "", ""]
+    if best is not None:
+        settings = ", ".join(f"{name} {value:g}" for name, value in best["search_parameters"].items())
+        figures = [
+            f"{settings or 'exact'} (recall {best['recall']:.4f})",
+            f"{1e6 / best['request_us']:,.0f}",
+            f"{base['request_us'] / best['request_us']:.1f}" if base else "",
+        ]
+    sizes = [f"{engine['bytes_per_item']:.0f}", f"{engine['build_s']:.0f} s", f"{max(recalls):.4f}"]
+    return [f"{engine['engine']} ({engine['how']})", *figures, *sizes]
+
+
+def pareto_only(engine: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an engine without the points that others of its own beat."""
     points = engine.get("points", [])
     return {
         **engine,
@@ -98,17 +95,8 @@ def _frontier(engine: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _when(engines: Sequence[Mapping[str, Any]]) -> str:
-    """When the engines were measured, where it was in parts."""
-    times = sorted(engine["measured_at"] for engine in engines if "measured_at" in engine)
-    return f". Measured from {times[0]} to {times[-1]}" if times else ""
-
-
-def _settings(point: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value:g}" for name, value in point["search_parameters"].items()) or "exact"
-
-
-def _draw(report: Mapping[str, Any], path: Path) -> None:
+def draw(report: Mapping[str, Any], path: Path) -> None:
+    """Write the picture as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

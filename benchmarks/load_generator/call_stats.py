@@ -1,7 +1,7 @@
-"""What became of the calls of a run. Failed calls are never left out: they count as slower than any answer.
+"""Statistics of the calls of a run. Failed calls count as slower than any answer.
 
-So a percentile is that of all calls that were due, and there is none where it falls among the failed ones. A
-server cannot look faster by turning calls away.
+A percentile is that of all calls that were due; there is none where it falls among the failed ones. So a
+server cannot look faster by rejecting calls.
 """
 
 from array import array
@@ -12,15 +12,15 @@ from typing import Final
 import numpy as np
 
 from re4.benchmarks.load_generator.histogram import Histogram, nearest_rank
-from re4.benchmarks.load_generator.transport import STAGES, Reading
+from re4.benchmarks.load_generator.transport import STAGES, ParsedReply
 
 SHED: Final = "RESOURCE_EXHAUSTED"
 ELSEWHERE: Final = "elsewhere"
-"""What of a call's time is in no stage: the network, gRPC on both sides, waiting to be sent."""
+"""The part of a call's time that is in no stage: network, gRPC on both sides, waiting to be sent."""
 
 
 @dataclass(kw_only=True, eq=False)
-class Tally:
+class CallStats:
     """Calls whose intended time fell into the counted part of a run."""
 
     answered_us: Histogram = field(default_factory=Histogram)
@@ -53,30 +53,35 @@ class Tally:
         return self.answered_us.count + self.failures.total()
 
     @property
+    def offered_per_s(self) -> float | None:
+        """Calls per second that were due; None where nothing was counted."""
+        return self.num_calls / self.counted_s if self.counted_s else None
+
+    @property
     def achieved_per_s(self) -> float:
-        """Answers per second."""
+        """Answers per second, failed calls left out."""
         return self.answered_us.count / self.seconds if self.seconds else 0.0
 
     def percentile_ms(self, percent: float) -> float | None:
-        """Latency percentile of all calls that count; None where it falls among the failed ones."""
+        """Return a percentile over all calls that count; None where it falls among the failed ones."""
         if not self.num_calls:
             return None
         rank = nearest_rank(percent, self.num_calls)
         return self.answered_us.at_rank(rank) / 1000 if rank <= self.answered_us.count else None
 
-    def add(self, other: "Tally") -> None:
+    def add(self, other: "CallStats") -> None:
         """Add calls of the same time span (another worker's)."""
         self._add_calls(other)
         self.counted_s = max(self.counted_s, other.counted_s)
         self.seconds = max(self.seconds, other.seconds)
 
-    def append(self, other: "Tally") -> None:
+    def append(self, other: "CallStats") -> None:
         """Add calls of another time span (another run's)."""
         self._add_calls(other)
         self.counted_s += other.counted_s
         self.seconds += other.seconds
 
-    def _add_calls(self, other: "Tally") -> None:
+    def _add_calls(self, other: "CallStats") -> None:
         self.answered_us.add(other.answered_us)
         self.lag_us.add(other.lag_us)
         for stage, histogram in self.stages_us.items():
@@ -90,19 +95,15 @@ class Tally:
 
 
 class Recorder:
-    """Takes down one worker's calls while they happen, as cheaply as it can."""
+    """Records one worker's calls while they happen, as cheaply as it can."""
 
     def __init__(self, *, count_from: float) -> None:
-        """Start empty.
-
-        Args:
-            count_from: Calls with an earlier intended time (`time.monotonic` seconds) are the warm-up's.
-        """
+        """Start empty; calls intended before `count_from` (`time.monotonic` seconds) are the warm-up's."""
         self._count_from = count_from
         self._last_end = count_from
         self._answered_us, self._lag_us, self._batch_size = array("q"), array("q"), array("q")
         self._stages_us = array("q")
-        """Those of one answer after those of the other."""
+        """Stage times of one answer after those of the other."""
         self._failures: Counter[str] = Counter()
         self._details: dict[str, str] = {}
         self._versions: Counter[str] = Counter()
@@ -110,19 +111,19 @@ class Recorder:
         self.num_answered = 0
         self.num_failed = 0
 
-    def answered(self, intended: float, sent: float, end: float, reading: Reading) -> None:
-        """An answer came; the times are `time.monotonic` seconds."""
+    def answered(self, intended: float, sent: float, end: float, reply: ParsedReply) -> None:
+        """Record an answer; times are `time.monotonic` seconds."""
         self.num_answered += 1
-        self._versions[reading.version] += 1
+        self._versions[reply.version] += 1
         if self._counts(intended, sent, end):
             self._answered_us.append(round((end - intended) * 1e6))
-            if reading.batch_size is not None:
-                self._batch_size.append(reading.batch_size)
-            if reading.stages_us is not None:
-                self._stages_us.extend(reading.stages_us)
+            if reply.batch_size is not None:
+                self._batch_size.append(reply.batch_size)
+            if reply.stages_us is not None:
+                self._stages_us.extend(reply.stages_us)
 
     def failed(self, intended: float, sent: float, end: float, code: str, details: str) -> None:
-        """A call failed with a code; the times are `time.monotonic` seconds."""
+        """Record a failed call; times are `time.monotonic` seconds."""
         self.num_failed += 1
         self._details.setdefault(code, details)
         if self._counts(intended, sent, end):
@@ -136,13 +137,8 @@ class Recorder:
         self._last_end = max(self._last_end, end)
         return True
 
-    def tally(self, *, counted_s: float, stopped: str | None) -> Tally:
-        """Sum it up.
-
-        Args:
-            counted_s: Seconds of sending that count.
-            stopped: Why the run ended early.
-        """
+    def stats(self, *, counted_s: float, stopped: str | None) -> CallStats:
+        """Return the statistics of a run with so many seconds of sending that count."""
         answered_us, lag_us, batch_size, stages_us = (
             np.frombuffer(column, np.int64)
             for column in (self._answered_us, self._lag_us, self._batch_size, self._stages_us)
@@ -151,7 +147,7 @@ class Recorder:
         histograms = {stage: Histogram.of(stages_us[:, place]) for place, stage in enumerate(STAGES)}
         if len(stages_us) == len(answered_us):
             histograms[ELSEWHERE] = Histogram.of(answered_us - stages_us.sum(axis=1))
-        return Tally(
+        return CallStats(
             answered_us=Histogram.of(answered_us),
             lag_us=Histogram.of(lag_us),
             stages_us={ELSEWHERE: Histogram()} | histograms,

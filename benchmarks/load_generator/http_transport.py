@@ -1,22 +1,22 @@
-"""Connections to an HTTP/1.1 server, as cheap for the client as they can be: a peer is not to wait for it.
+"""Connections to an HTTP/1.1 server, as cheap as possible, so that no peer waits for the client.
 
 A connection carries one call at a time and stays open. While all of them wait for replies, a further call
-opens one more, so that it is the server who decides whom it lets wait. Understands what servers of JSON send:
-a status line, headers with Content-Length, a body.
+opens one more, so that calls queue in the server and not in the client. A reply is a status line, headers
+with Content-Length, and a body.
 """
 
 import asyncio
 import contextlib
 from typing import Final
 
-from re4.benchmarks.load_generator.call_errors import MISSED_DEADLINE, UNREACHABLE, FailedCallError
+from re4.benchmarks.load_generator.transport import MISSED_DEADLINE, UNREACHABLE, FailedCallError
 
 _END_OF_HEAD: Final = b"\r\n\r\n"
 _LENGTH: Final = b"content-length:"
 _RETRY_S: Final = 0.05
 
 
-class HttpLink:
+class HttpChannels:
     """Connections that post to one path."""
 
     def __init__(self, address: str, path: str, num_connections: int) -> None:
@@ -29,7 +29,7 @@ class HttpLink:
         self._idle: list[_Connection] = []
 
     async def connect(self) -> None:
-        """Make the first connections; waits for a server that is not there."""
+        """Make the first connections; wait for a server that does not listen yet."""
         while len(self._idle) < self._num_connections:
             try:
                 self._idle.append(await self._open())
@@ -37,7 +37,7 @@ class HttpLink:
                 await asyncio.sleep(_RETRY_S)
 
     async def call(self, number: int, payload: bytes, timeout_s: float) -> bytes:
-        """As `Link.call`; whichever connection is free takes it."""
+        """Send a request over a free connection, and return the reply's body."""
         connection = None
         try:
             async with asyncio.timeout(timeout_s):
@@ -49,13 +49,13 @@ class HttpLink:
             raise FailedCallError(UNREACHABLE, str(error) or type(error).__name__) from None
         finally:
             if connection is not None:
-                self._give_back(connection)
+                self._release(connection)
         if status != 200:
             raise FailedCallError(f"HTTP_{status}", body[:200].decode("utf-8", "replace"))
         return body
 
     async def close(self) -> None:
-        """Close the connections that wait for nothing."""
+        """Close the idle connections."""
         for connection in self._idle:
             connection.close()
         self._idle.clear()
@@ -72,15 +72,15 @@ class HttpLink:
                 return connection
         return None
 
-    def _give_back(self, connection: "_Connection") -> None:
+    def _release(self, connection: "_Connection") -> None:
         if connection.is_free:
             self._idle.append(connection)
-        else:  # given up in the middle of a reply: what comes next would be taken for the next one
+        else:  # the rest of an abandoned reply would be taken for the next one
             connection.close()
 
 
 class _Connection(asyncio.Protocol):
-    """One connection; `post` may be called by one caller at a time."""
+    """One connection, for one call at a time."""
 
     def __init__(self) -> None:
         self._received = bytearray()
@@ -100,7 +100,6 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
     async def post(self, request: bytes) -> tuple[int, bytes]:
-        """Send, and give the reply's status and body."""
         if self._transport is None or self._transport.is_closing():
             raise ConnectionResetError("the server closed the connection")
         self._reply = asyncio.get_running_loop().create_future()
@@ -127,7 +126,7 @@ class _Connection(asyncio.Protocol):
                 del self._received[: body_at + length]
                 self._reply.set_result((status, body))
             return
-        self.close()  # speaks something else
+        self.close()  # not HTTP as expected
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._reply is not None and not self._reply.done():

@@ -1,8 +1,8 @@
-"""What is asked of a server: how many calls, when, for how long; and the arrival times that follow.
+"""Loads: how many calls, when, for how long and by how many processes; and the arrival times that follow.
 
 An *open* load sends on a schedule that the server cannot slow down, as independent users do. A *closed* load
-has a fixed number of callers that each wait for their answer first: a server that stops also stops them,
-so its pauses hardly show (coordinated omission).
+has a fixed number of clients that wait for their answer before the next call: a server that stops also stops
+them, so its pauses hardly show (coordinated omission).
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Arrivals: TypeAlias = Literal["poisson", "constant"]
 
 @dataclass(frozen=True, kw_only=True)
 class OpenLoad:
-    """Calls at a rate, whatever becomes of them."""
+    """Calls at a fixed rate."""
 
     rate_per_s: float
     """Of all worker processes together."""
@@ -31,7 +31,7 @@ class OpenLoad:
 
 @dataclass(frozen=True, kw_only=True)
 class ClosedLoad:
-    """A fixed number of callers, each waiting for its answer before it calls again."""
+    """A fixed number of clients, each waiting for its answer before it calls again."""
 
     concurrency: int
     """Of all worker processes together."""
@@ -54,7 +54,7 @@ class Timing:
     duration_s: float
     """Seconds that are counted."""
     deadline_s: float
-    """A call without an answer so long after its intended time has failed."""
+    """A call without an answer so many seconds after its intended time has failed."""
 
     @property
     def sending_s(self) -> float:
@@ -62,10 +62,20 @@ class Timing:
         return self.warmup_s + self.duration_s
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClientSettings:
+    """Size of the client."""
+
+    num_workers: int = 1
+    """Processes. One offers a few thousand calls per second on a core of its own."""
+    num_channels: int = 8
+    """Connections of each process: the kernel deals connections, not calls, to a server's processes."""
+
+
 def arrival_times(
     load: OpenLoad, seconds: float, *, worker: int, num_workers: int, seed: int
 ) -> NDArray[np.float64]:
-    """One worker's share of the intended send times, in seconds from the start of the run.
+    """Return one worker's share of the intended send times, in seconds from the start of the run.
 
     The shares together make up the load: Poisson processes add up to one, constant ones interleave.
     """

@@ -1,61 +1,39 @@
-"""A server that answers every call at once with the same bytes: it shows what the client itself can do."""
+"""A server that answers every call at once with the same bytes: it measures the client and its transport."""
 
 import asyncio
-import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from multiprocessing.connection import Connection
-from typing import Final, NamedTuple
+from typing import Final
 
 import grpc
 
 from re4.benchmarks.common.child_process import child_process
-from re4.benchmarks.load_generator.transport import OURS, Callee, GrpcCallee
-from re4.common.errors import Re4Error
+from re4.benchmarks.load_generator.transport import RETRIEVE, GrpcTransport, Transport
 
 _START_TIMEOUT_S: Final = 60
 
 
-class NullServer(NamedTuple):
-    """A null server that runs."""
-
-    address: str
-    pid: int
-
-
 @contextmanager
-def null_server(reply: bytes, callee: Callee = OURS) -> Iterator[NullServer]:
-    """Run one in a process of its own, on the cores of this thread, while the block runs.
-
-    Args:
-        reply: What it answers, whatever is asked.
-        callee: How it is called.
+def null_server(reply: bytes, transport: Transport = RETRIEVE) -> Iterator[tuple[str, int]]:
+    """Run one in a child process, on the cores of this thread; gives its address and process id.
 
     Raises:
         Re4Error: it did not start.
     """
-    with child_process(_main, reply, callee) as (pipe, process):
-        if not pipe.poll(_START_TIMEOUT_S):
-            raise Re4Error(f"the null server did not start within {_START_TIMEOUT_S} seconds")
-        try:
-            port = pipe.recv()
-        except EOFError:
-            raise Re4Error("the null server died at its start; its message is above") from None
-        assert process.pid is not None
-        yield NullServer(f"127.0.0.1:{port}", process.pid)
+    with child_process("the null server", _main, reply, transport) as child:
+        yield f"127.0.0.1:{child.receive(_START_TIMEOUT_S)}", child.pid
 
 
-def _main(reply: bytes, callee: Callee, pipe: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    asyncio.run(_serve(reply, callee, pipe))
+def _main(reply: bytes, transport: Transport, pipe: Connection) -> None:
+    asyncio.run(_serve(reply, transport, pipe))
 
 
-async def _serve(reply: bytes, callee: Callee, pipe: Connection) -> None:
+async def _serve(reply: bytes, transport: Transport, pipe: Connection) -> None:
     closed = asyncio.Event()
-    asyncio.get_running_loop().add_reader(
-        pipe.fileno(), closed.set
-    )  # readable: the parent closed it, or died
-    serving = _grpc(reply, callee.method) if isinstance(callee, GrpcCallee) else _http(reply)
+    # Readable: the parent closed the pipe, or died.
+    asyncio.get_running_loop().add_reader(pipe.fileno(), closed.set)
+    serving = _grpc(reply, transport.method) if isinstance(transport, GrpcTransport) else _http(reply)
     async with serving as port:
         pipe.send(port)
         await closed.wait()
@@ -67,14 +45,11 @@ async def _grpc(reply: bytes, path: str) -> AsyncIterator[int]:
         return reply
 
     service, _, method = path.strip("/").partition("/")
+    handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
+        method: grpc.unary_unary_rpc_method_handler(answer)
+    }
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers(
-        (
-            grpc.method_handlers_generic_handler(
-                service, {method: grpc.unary_unary_rpc_method_handler(answer)}
-            ),
-        )
-    )
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -86,14 +61,14 @@ async def _grpc(reply: bytes, path: str) -> AsyncIterator[int]:
 @asynccontextmanager
 async def _http(reply: bytes) -> AsyncIterator[int]:
     whole = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(reply), reply)
-    server = await asyncio.get_running_loop().create_server(lambda: _Answering(whole), "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(lambda: _HttpAnswer(whole), "127.0.0.1", 0)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
 
 
-class _Answering(asyncio.Protocol):
+class _HttpAnswer(asyncio.Protocol):
     """Answers each request by its beginning: the client writes it at once, and it fits into a packet."""
 
     def __init__(self, whole: bytes) -> None:

@@ -32,7 +32,7 @@ class Histories:
     """Where they come from, for the report."""
 
     def payloads(self, *, num_candidates: int, exclude_history: bool) -> list[bytes]:
-        """Serialised requests, one for each history."""
+        """Return serialised requests, one for each history."""
         return [
             retrieval_pb2.RetrieveRequest(
                 history=item_ids(ids), num_candidates=num_candidates, exclude_history=exclude_history
@@ -42,7 +42,7 @@ class Histories:
 
 
 def item_ids(ids: IdList) -> retrieval_pb2.ItemIds:
-    """A list of ids as the contract has it."""
+    """Return a list of ids as a message of the contract."""
     values: list[Any] = list(ids)
     if values and isinstance(values[0], str):
         return retrieval_pb2.ItemIds(strings=values)
@@ -52,17 +52,17 @@ def item_ids(ids: IdList) -> retrieval_pb2.ItemIds:
 def choose_histories(
     info: dict[str, Any], *, data: Path | None, ids: Path | None, bundles: Path | None, seed: int
 ) -> Histories:
-    """Histories from the best source there is: a data set, a file of ids, or the server's own bundles.
+    """Return histories from the first source given: a data set, a file of ids, or a bundle directory.
 
     Args:
-        info: The server's `Info`.
+        info: The server's `Info`, of which `max_history_length` and `item_id_kind` are read.
         data: Prepared data set with real histories.
         ids: File of item ids, one a line, to generate histories from.
-        bundles: Bundle directory, whose live version's ids will do as well.
+        bundles: Bundle directory; histories are generated from its live version's ids.
         seed: Of the choice.
 
     Raises:
-        UsageError: there is no source at all.
+        UsageError: no source is given.
         DataError, BundleError: the source cannot be read.
     """
     max_length = int(info["max_history_length"])
@@ -83,12 +83,9 @@ def choose_histories(
 
 
 def real_histories(data: Path, *, max_length: int, seed: int) -> Histories:
-    """Histories of a prepared data set's test users, their newest items where they are too long.
+    """Return histories of a prepared data set's test users, at most the newest `max_length` items of each.
 
-    Args:
-        data: The data set's folder.
-        max_length: Most ids of one history.
-        seed: Chooses the users where there are more than `NUM_REQUESTS`.
+    The seed chooses the users where there are more than `NUM_REQUESTS`.
 
     Raises:
         DataError: the folder is no prepared data set, or has no test users.
@@ -120,9 +117,9 @@ def real_histories(data: Path, *, max_length: int, seed: int) -> Histories:
 
 
 def generated_histories(ids: Sequence[str] | Sequence[int], *, max_length: int, seed: int) -> Histories:
-    """Histories of items drawn evenly from `ids`, of 1 to `max_length` items.
+    """Return histories of 1 to `max_length` items drawn evenly from `ids`.
 
-    Real users return to the same few items and these do not, which is harder on a processor's caches.
+    Real users return to the same few items and these do not, which is harder on a CPU's caches.
 
     Raises:
         DataError: there are no ids.
@@ -136,7 +133,7 @@ def generated_histories(ids: Sequence[str] | Sequence[int], *, max_length: int, 
 
 
 class BundleIds(Sequence[Any]):
-    """The ids of a bundle version by row, looked up one by one: a catalogue may be larger than memory."""
+    """The ids of a bundle version by row, looked up one by one, as a catalogue may be larger than memory."""
 
     def __init__(self, lookup: ItemIds, num_items: int) -> None:
         self._lookup = lookup
@@ -150,11 +147,7 @@ class BundleIds(Sequence[Any]):
 
 
 def read_ids(path: Path, *, kind: str) -> IdList:
-    """Item ids of a text file, one a line.
-
-    Args:
-        path: The file.
-        kind: "string" or "int", as the server's `Info` says.
+    """Return the item ids of a text file, one a line, of kind "string" or "int".
 
     Raises:
         DataError: the file cannot be read, or holds no integers where those are wanted.

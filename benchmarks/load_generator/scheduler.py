@@ -1,6 +1,6 @@
-"""Sending the calls of one worker process, on schedule or as answers come, over several connections.
+"""Sending of one worker process's calls, on schedule or one after the other, over several connections.
 
-A thread of its own keeps the schedule: an event loop's timers are a millisecond late, which would be seen as
+A thread of its own keeps the schedule: an event loop's timers are a millisecond late, which would count as
 the server's latency. Every time is `time.monotonic`, one clock for all processes of a machine.
 """
 
@@ -8,36 +8,41 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.benchmarks.load_generator.call_errors import MISSED_DEADLINE, UNREACHABLE, FailedCallError
-from re4.benchmarks.load_generator.call_stats import Recorder, Tally
+from re4.benchmarks.load_generator.call_stats import CallStats, Recorder
 from re4.benchmarks.load_generator.load import ClosedLoad, Load, Timing, arrival_times
-from re4.benchmarks.load_generator.transport import Link, Reading
+from re4.benchmarks.load_generator.transport import (
+    MISSED_DEADLINE,
+    UNREACHABLE,
+    Channels,
+    FailedCallError,
+    Transport,
+)
 
 GONE_AFTER_S: Final = 2.0
-"""A server that was unreachable and gave no answer for so long is taken for dead."""
+"""A run ends when the server has been unreachable, without any answer, for so long."""
 
 
-class Caller:
-    """Sends one run's share of calls. Belongs to one event loop; made anew for each run."""
+class Scheduler:
+    """Sends one worker's share of the calls of one run."""
 
     def __init__(
         self,
-        link: Link,
-        read: Callable[[bytes], Reading],
+        channels: Channels,
+        transport: Transport,
         payloads: Sequence[bytes],
         *,
         timing: Timing,
         start_at: float,
         version: str,
     ) -> None:
-        self._link = link
-        self._read = read
+        self._channels = channels
+        self._parse = transport.parse
         self._payloads = payloads
         self._timing = timing
         self._start_at = start_at
@@ -55,13 +60,13 @@ class Caller:
             self._stopped, self._stopped_at = reason, time.monotonic()
             self._stop.set()
 
-    async def run(self, load: Load, *, worker: int, num_workers: int, seed: int) -> Tally:
+    async def run(self, load: Load, *, worker: int, num_workers: int, seed: int) -> CallStats:
         """Send this worker's share, and wait for every answer."""
         first_payload = len(self._payloads) * worker // num_workers
         if isinstance(load, ClosedLoad):
             share = load.concurrency // num_workers + (worker < load.concurrency % num_workers)
             await asyncio.gather(
-                *(self._call_in_turn(first_payload + caller, step=share) for caller in range(share))
+                *(self._call_in_turn(first_payload + client, step=share) for client in range(share))
             )
         else:
             times = arrival_times(
@@ -70,7 +75,7 @@ class Caller:
             await self._call_on_schedule(times + self._start_at, first_payload)
         ended_at = self._stopped_at if self._stopped else self._start_at + self._timing.sending_s
         counted_s = max(0.0, ended_at - self._start_at - self._timing.warmup_s)
-        return self.recorder.tally(counted_s=counted_s, stopped=self._stopped)
+        return self.recorder.stats(counted_s=counted_s, stopped=self._stopped)
 
     async def _call_on_schedule(self, times: NDArray[np.float64], first_payload: int) -> None:
         loop = asyncio.get_running_loop()
@@ -107,9 +112,9 @@ class Caller:
             self.recorder.failed(intended, sent, sent, MISSED_DEADLINE, "not sent before its deadline")
             return
         try:
-            data = await self._link.call(number, payload, left_s)
+            data = await self._channels.call(number, payload, left_s)
             now = time.monotonic()
-            reading = self._read(data)
+            reply = self._parse(data)
         except FailedCallError as error:
             now = time.monotonic()
             self.recorder.failed(intended, sent, now, error.code, error.details)
@@ -117,8 +122,6 @@ class Caller:
                 self.stop(f"the server cannot be reached any more: {error.details}")
             return
         self._last_answer = now
-        self.recorder.answered(intended, sent, now, reading)
-        if reading.version != self._version:
-            self.stop(
-                f"the server's version changed in the middle, from {self._version} to {reading.version}"
-            )
+        self.recorder.answered(intended, sent, now, reply)
+        if reply.version != self._version:
+            self.stop(f"the server's version changed in the middle, from {self._version} to {reply.version}")

@@ -1,47 +1,55 @@
-"""What the client calls: how a request's bytes reach a server of some kind, and what a reply's bytes say.
+"""Transports: how a request's bytes reach a server of some kind, and what a reply's bytes say of the call.
 
-The runner knows one interface, so that every server is put under the same loads and judged by the same
-arithmetic: ours over its gRPC contract, and others over gRPC methods of their own or over HTTP. A callee is
-plain values, which can be sent to a worker process.
+The scheduler knows one interface, so every server is put under the same loads and measured by the same
+arithmetic. A transport is plain values, so that it can be sent to a worker process.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
+import grpc
 from google.protobuf.message import DecodeError
 
-from re4.benchmarks.load_generator.call_errors import UNREADABLE, FailedCallError
 from re4.protos.v1 import retrieval_pb2
 from re4.serving.client.connection import PLAIN, Connection
 
 METHOD: Final = "/re4.v1.Retrieval/Retrieve"
 STAGES: Final = ("queue", "gather", "encode", "search", "merge")
+# How a call can fail: gRPC's status codes, over HTTP too, and one for unreadable replies.
+MISSED_DEADLINE: Final = "DEADLINE_EXCEEDED"
+UNREACHABLE: Final = "UNAVAILABLE"
+UNREADABLE: Final = "UNREADABLE_REPLY"
 
 
-class Reading(NamedTuple):
-    """What a reply says about itself."""
+class FailedCallError(Exception):
+    """A call without an answer. Never leaves this package."""
+
+    def __init__(self, code: str, details: str) -> None:
+        super().__init__(f"{code}: {details}")
+        self.code = code
+        self.details = details
+
+
+class ParsedReply(NamedTuple):
+    """What a reply says of the call."""
 
     version: str = ""
-    """The bundle version that answered; empty where replies do not say."""
+    """The bundle version that answered; empty where replies do not name it."""
     stages_us: Sequence[int] | None = None
     """Times of `STAGES`, where replies have them."""
     batch_size: int | None = None
 
 
-class Link(Protocol):
-    """Connections of one process to one server. Belongs to an event loop."""
+class Channels(Protocol):
+    """Connections of one process to one server. They belong to an event loop."""
 
     async def connect(self) -> None:
-        """Make the connections; waits for a server that is not there."""
+        """Make the connections; wait for a server that does not listen yet."""
 
     async def call(self, number: int, payload: bytes, timeout_s: float) -> bytes:
-        """Send a request and give the reply.
-
-        Args:
-            number: Of the call; deals calls to connections.
-            payload: The request.
-            timeout_s: Seconds to wait for the reply.
+        """Send a request and return the reply; the call's number may choose the connection.
 
         Raises:
             FailedCallError: there is no answer.
@@ -51,13 +59,13 @@ class Link(Protocol):
         """Close the connections."""
 
 
-def read_nothing(data: bytes) -> Reading:
-    """For replies that say nothing about themselves, or that nobody reads while measuring."""
-    return Reading()
+def parse_nothing(data: bytes) -> ParsedReply:
+    """Leave a reply unread."""
+    return ParsedReply()
 
 
-def read_retrieve_reply(data: bytes) -> Reading:
-    """Read a reply of our own contract.
+def parse_retrieve_reply(data: bytes) -> ParsedReply:
+    """Parse a reply of our own contract.
 
     Raises:
         FailedCallError: it is none.
@@ -67,7 +75,7 @@ def read_retrieve_reply(data: bytes) -> Reading:
     except DecodeError as error:
         raise FailedCallError(UNREADABLE, str(error)) from None
     times = reply.stage_times
-    return Reading(
+    return ParsedReply(
         version=reply.version,
         stages_us=(times.queue_us, times.gather_us, times.encode_us, times.search_us, times.merge_us),
         batch_size=times.batch_size,
@@ -75,37 +83,54 @@ def read_retrieve_reply(data: bytes) -> Reading:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GrpcCallee:
-    """A unary gRPC method."""
+class GrpcTransport:
+    """A unary gRPC method; by default `Retrieve` of our own contract, in plain text."""
 
     method: str = METHOD
-    """Its path."""
     connection: Connection = PLAIN
     """TLS and token."""
-    read: Callable[[bytes], Reading] = read_retrieve_reply
+    parse: Callable[[bytes], ParsedReply] = parse_retrieve_reply
 
-    def link(self, address: str, num_connections: int) -> Link:
-        """Connections to a server; one call after the other may be in flight on each."""
-        from re4.benchmarks.load_generator.grpc_transport import GrpcLink
-
-        return GrpcLink(address, self.method, self.connection, num_connections)
+    def open(self, address: str, num_connections: int) -> Channels:
+        """Return channels to a server; any number of calls may be in flight on each."""
+        return _GrpcChannels(address, self, num_connections)
 
 
 @dataclass(frozen=True, kw_only=True)
-class HttpCallee:
+class HttpTransport:
     """A path that takes POST requests with JSON bodies, over HTTP/1.1 connections that stay open."""
 
     path: str
-    read: Callable[[bytes], Reading] = read_nothing
+    parse: Callable[[bytes], ParsedReply] = parse_nothing
 
-    def link(self, address: str, num_connections: int) -> Link:
-        """Connections to a server; more are made while all of them wait for replies."""
-        from re4.benchmarks.load_generator.http_transport import HttpLink
+    def open(self, address: str, num_connections: int) -> Channels:
+        """Return connections to a server; more are made while all of them wait for replies."""
+        from re4.benchmarks.load_generator.http_transport import HttpChannels
 
-        return HttpLink(address, self.path, num_connections)
+        return HttpChannels(address, self.path, num_connections)
 
 
-Callee: TypeAlias = GrpcCallee | HttpCallee
+Transport: TypeAlias = GrpcTransport | HttpTransport
+RETRIEVE: Final = GrpcTransport()
 
-OURS: Final = GrpcCallee()
-"""`Retrieve` of a server of ours, in plain text."""
+
+class _GrpcChannels:
+    def __init__(self, address: str, transport: GrpcTransport, num_connections: int) -> None:
+        self._channels = [transport.connection.aio_channel(address) for _ in range(num_connections)]
+        self._methods: list[grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = [
+            channel.unary_unary(transport.method) for channel in self._channels
+        ]
+        self._metadata = transport.connection.metadata
+
+    async def connect(self) -> None:
+        await asyncio.gather(*(channel.channel_ready() for channel in self._channels))
+
+    async def call(self, number: int, payload: bytes, timeout_s: float) -> bytes:
+        method = self._methods[number % len(self._methods)]
+        try:
+            return await method(payload, timeout=timeout_s, metadata=self._metadata)
+        except grpc.aio.AioRpcError as error:
+            raise FailedCallError(error.code().name, error.details() or "") from None
+
+    async def close(self) -> None:
+        await asyncio.gather(*(channel.close() for channel in self._channels))

@@ -1,1 +1,1 @@
-"""`re4 bench overhead`: what the server adds to the work itself, and what an empty call costs."""
+"""`re4 bench overhead`: the cost that serving adds to the work itself."""

@@ -1,154 +1,112 @@
-"""Rounds of short measurements, one after the other: what slows the machine for a while slows all of them.
+"""Times of a server and of a null server, each measured alone, on one core; the client has another."""
 
-Server, null server and the bare pipeline run on one core, each alone while it is measured; whoever calls them
-runs on another.
-"""
-
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from re4.benchmarks.common.cores import on_core
+from re4.benchmarks.common.pinning import on_core
 from re4.benchmarks.common.resources import Meter
 from re4.benchmarks.load_generator.null_server import null_server
-from re4.benchmarks.load_generator.target import running_server, sample_reply
+from re4.benchmarks.load_generator.server import running_server
 from re4.benchmarks.load_generator.transport import METHOD
-from re4.benchmarks.overhead.calls import CallingProcess, CallLoop, calling_process
-from re4.benchmarks.overhead.pipeline import PipelineProcess, pipeline_process
+from re4.benchmarks.overhead.client import ClosedLoop, ClosedLoopClient, closed_loop_client
 from re4.common.errors import ServerError
 from re4.protos.v1 import retrieval_pb2
 
-BATCH_METHOD: Final = "/re4.v1.Retrieval/BatchRetrieve"
-NUM_CALLERS: Final = 64
-"""Callers who saturate a server; also the batch that they let form at most."""
-PATIENT: Final = ("--max-queue-ms", "10000")
-"""Nobody is shed: how much a server takes at once is not the question here."""
+NUM_CLIENTS: Final = 64
+"""Concurrent calls that saturate a server."""
 NUM_USERS: Final = 64
 """Users of one BatchRetrieve."""
-NUM_BATCH_CALLERS: Final = 2
+_BATCH_METHOD: Final = "/re4.v1.Retrieval/BatchRetrieve"
+_NUM_BATCH_CLIENTS: Final = 2
 """One call is answered while the next one waits."""
+_NO_SHEDDING: Final = ("--max-queue-ms", "10000")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Saturated:
-    """A server whose callers never let it rest; times are for one request, or user, in microseconds."""
+    """Time of one request, or user, of a saturated server, in microseconds."""
 
     wall_us: float
     """Time divided by answers."""
     cpu_us: float
-    """Processor time of the server divided by answers: hardly changed by whatever else the machine does."""
+    """CPU time of the server divided by answers: hardly changed by other work on the machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Served:
-    """What a server was measured to do in one round."""
+class ServerTimes:
+    """Figures of a server in one round."""
 
     saturated: Saturated
     p50_us: float
-    """Median time of a call that is alone."""
+    """Median time of a lone call."""
     batch: Saturated | None
     """BatchRetrieve, for each user; None for a null server."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bare:
-    """The pipeline in one round, for one request, in microseconds."""
+class MeasuredServer:
+    """A server on a core, with a client on another."""
 
-    single_us: float
-    """Alone in its batch."""
-    batched_us: float
-    """In batches of `NUM_CALLERS`."""
-    single_cpu_us: float
-    batched_cpu_us: float
-
-
-class Subject:
-    """A server on a core, with somebody to call it."""
-
-    def __init__(self, caller: CallingProcess, pid: int, payloads: Sequence[bytes], *, batches: bool) -> None:
-        self._caller = caller
+    def __init__(self, client: ClosedLoopClient, address: str, pid: int, payloads: Sequence[bytes]) -> None:
+        self.address = address
+        self._client = client
         self._pid = pid
         self._payloads = payloads
-        self._batches = _batches(payloads) if batches else None
 
-    def measure(self, seconds: float) -> Served:
-        """Measure once; each part takes so many seconds."""
-        saturated = self._saturate(METHOD, self._payloads, NUM_CALLERS, 1, seconds)
-        alone = self._caller.run(
-            CallLoop(method=METHOD, payloads=self._payloads, num_callers=1, seconds=seconds)
+    def measure(self, seconds: float, *, has_batches: bool = True) -> ServerTimes:
+        """Measure each part for so many seconds."""
+        saturated = self._saturate(METHOD, self._payloads, NUM_CLIENTS, 1, seconds)
+        lone = self._client.run(
+            ClosedLoop(method=METHOD, payloads=self._payloads, concurrency=1, seconds=seconds)
         )
-        batch = (
-            self._saturate(BATCH_METHOD, self._batches, NUM_BATCH_CALLERS, NUM_USERS, seconds)
-            if self._batches
-            else None
-        )
-        return Served(saturated=saturated, p50_us=alone.p50_us, batch=batch)
+        batch = None
+        if has_batches:
+            batches = _batches(self._payloads)
+            batch = self._saturate(_BATCH_METHOD, batches, _NUM_BATCH_CLIENTS, NUM_USERS, seconds)
+        return ServerTimes(saturated=saturated, p50_us=lone.p50_us, batch=batch)
 
     def _saturate(
-        self, method: str, payloads: Sequence[bytes], num_callers: int, num_users: int, seconds: float
+        self, method: str, payloads: Sequence[bytes], concurrency: int, num_users: int, seconds: float
     ) -> Saturated:
         meter = Meter([self._pid])
-        calls = self._caller.run(
-            CallLoop(method=method, payloads=payloads, num_callers=num_callers, seconds=seconds)
-        )
+        loop = ClosedLoop(method=method, payloads=payloads, concurrency=concurrency, seconds=seconds)
+        per_s = self._client.run(loop).per_s
         usage = meter.read()
         if usage is None:
             raise ServerError("the server ended while it was measured")
-        wall_us = 1e6 / (calls.per_s * num_users)
+        wall_us = 1e6 / (per_s * num_users)
         return Saturated(wall_us=wall_us, cpu_us=wall_us * usage.cores)
 
 
-@contextmanager
-def server(
+def re4_server(
     bundles: Path, payloads: Sequence[bytes], cores: tuple[int, int], device: str
-) -> Iterator[tuple[Subject, bytes]]:
-    """Serve a bundle directory on the first core while the block runs; also gives one of its replies."""
-    with ExitStack() as stack:
-        with on_core(cores[0]):
-            address, pid = stack.enter_context(
-                running_server(bundles, *PATIENT, "--device", device, num_processes=1)
-            )
-        with on_core(cores[1]):
-            caller = stack.enter_context(calling_process(address))
-        yield Subject(caller, pid, payloads, batches=True), sample_reply(address, payloads)
+) -> AbstractContextManager[MeasuredServer]:
+    """Serve a bundle directory on the first core while the block runs."""
+    options = (*_NO_SHEDDING, "--device", device)
+    return _measured(lambda: running_server(bundles, *options, num_processes=1), payloads, cores)
 
 
-@contextmanager
-def null(reply: bytes, payloads: Sequence[bytes], cores: tuple[int, int]) -> Iterator[Subject]:
+def empty_server(
+    reply: bytes, payloads: Sequence[bytes], cores: tuple[int, int]
+) -> AbstractContextManager[MeasuredServer]:
     """Run a null server on the first core while the block runs."""
-    with ExitStack() as stack:
-        with on_core(cores[0]):
-            found = stack.enter_context(null_server(reply))
-        with on_core(cores[1]):
-            caller = stack.enter_context(calling_process(found.address))
-        yield Subject(caller, found.pid, payloads, batches=False)
+    return _measured(lambda: null_server(reply), payloads, cores)
 
 
 @contextmanager
-def bare(
-    version: Path, payloads: Sequence[bytes], cores: tuple[int, int], device: str
-) -> Iterator[PipelineProcess]:
-    """Load a version on the first core while the block runs."""
+def _measured(
+    start: Callable[[], AbstractContextManager[tuple[str, int]]],
+    payloads: Sequence[bytes],
+    cores: tuple[int, int],
+) -> Iterator[MeasuredServer]:
     with ExitStack() as stack:
         with on_core(cores[0]):
-            found = stack.enter_context(
-                pipeline_process(version, payloads, max_batch_size=NUM_CALLERS, device=device)
-            )
-        yield found
-
-
-def measure_bare(process: PipelineProcess, seconds: float) -> Bare:
-    """Time the pipeline once; each part takes so many seconds."""
-    single = process.run(batch_size=1, seconds=seconds)
-    batched = process.run(batch_size=NUM_CALLERS, seconds=seconds)
-    return Bare(
-        single_us=single.wall_us,
-        batched_us=batched.wall_us,
-        single_cpu_us=single.cpu_us,
-        batched_cpu_us=batched.cpu_us,
-    )
+            address, pid = stack.enter_context(start())
+        with on_core(cores[1]):
+            client = stack.enter_context(closed_loop_client(address))
+        yield MeasuredServer(client, address, pid, payloads)
 
 
 def _batches(payloads: Sequence[bytes]) -> list[bytes]:

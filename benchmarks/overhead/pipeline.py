@@ -3,78 +3,75 @@
 The same code with the same settings as a server's worker runs, with nothing before it and nothing after.
 """
 
-import signal
+import statistics
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
 
-from re4.benchmarks.common.child_process import child_process
-from re4.common.errors import Re4Error
+from re4.benchmarks.common.child_process import Child, child_process
+from re4.benchmarks.common.pinning import on_core
 from re4.serving.host.threads import COMPUTE_ENVIRONMENT
 
+BATCH_SIZE: Final = 64
 _START_TIMEOUT_S: Final = 600
 _GRACE_S: Final = 30
 
 
 @dataclass(frozen=True, kw_only=True)
-class PipelineTime:
-    """Time of one request within batches of one size, in microseconds."""
+class PipelineTimes:
+    """Times of one request in microseconds: alone, and within a batch of `BATCH_SIZE`.
 
-    wall_us: float
-    """Median over batches."""
-    cpu_us: float
-    """Processor time of the process, mean."""
+    Wall-clock times are medians over batches, CPU times are means.
+    """
+
+    single_us: float
+    batched_us: float
+    single_cpu_us: float
+    batched_cpu_us: float
 
 
 class PipelineProcess:
     """A process that has loaded a version."""
 
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe = pipe
+    def __init__(self, child: Child) -> None:
+        self._child = child
 
-    def run(self, *, batch_size: int, seconds: float) -> PipelineTime:
-        """Answer batches of one size for so many seconds."""
-        self._pipe.send((batch_size, seconds))
-        if not self._pipe.poll(seconds + _GRACE_S):
-            raise Re4Error("the process that times the pipeline does not report")
-        try:
-            found: PipelineTime = self._pipe.recv()
-        except EOFError:
-            raise Re4Error("the process that times the pipeline died; its message is above") from None
-        return found
+    def measure(self, seconds: float) -> PipelineTimes:
+        """Time both batch sizes, for so many seconds each."""
+        found = {}
+        for name, batch_size in (("single", 1), ("batched", BATCH_SIZE)):
+            self._child.pipe.send((batch_size, seconds))
+            found[f"{name}_us"], found[f"{name}_cpu_us"] = self._child.receive(seconds + _GRACE_S)
+        return PipelineTimes(**found)
 
 
 @contextmanager
 def pipeline_process(
-    version: Path, payloads: Sequence[bytes], *, max_batch_size: int, device: str
+    version: Path, payloads: Sequence[bytes], *, core: int, device: str
 ) -> Iterator[PipelineProcess]:
-    """Load a version in a process of its own while the block runs. It runs on the cores of this thread.
+    """Load a version in a process on one core while the block runs.
 
     Args:
         version: Folder of a bundle version.
         payloads: Serialised `RetrieveRequest`s, answered in turn.
-        max_batch_size: Largest batch that will be asked for.
+        core: For the process.
         device: As for `re4 serve`.
     """
-    arguments = (version, payloads, max_batch_size, device)
-    with child_process(_main, *arguments, environment=COMPUTE_ENVIRONMENT) as (pipe, _):
-        if not pipe.poll(_START_TIMEOUT_S):
-            raise Re4Error(f"{version} was not loaded within {_START_TIMEOUT_S} seconds")
-        try:
-            pipe.recv()
-        except EOFError:
-            raise Re4Error(f"{version} could not be loaded; the message is above") from None
-        yield PipelineProcess(pipe)
+    name = f"the process that loads {version}"
+    with ExitStack() as stack:
+        with on_core(core):
+            child = stack.enter_context(
+                child_process(name, _main, version, payloads, device, environment=COMPUTE_ENVIRONMENT)
+            )
+        child.receive(_START_TIMEOUT_S)
+        yield PipelineProcess(child)
 
 
-def _main(
-    version: Path, payloads: Sequence[bytes], max_batch_size: int, device: str, pipe: Connection
-) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _main(version: Path, payloads: Sequence[bytes], device: str, pipe: Connection) -> None:
     from re4.bundle.verify import read_manifest
     from re4.protos.v1 import retrieval_pb2
     from re4.serving.api.batch_handler import look_up_ids
@@ -85,7 +82,7 @@ def _main(
     from re4.serving.settings import ServerSettings
     from re4.serving.versions.snapshot import load_snapshot
 
-    settings = ServerSettings(max_batch_size=max_batch_size, device=Device(device))
+    settings = ServerSettings(max_batch_size=BATCH_SIZE, device=Device(device))
     snapshot = load_snapshot(
         version,
         read_manifest(version),
@@ -97,7 +94,7 @@ def _main(
         for data in payloads
     ]
     queries, _ = look_up_ids(requests)
-    in_turn = queries * (1 + max_batch_size // len(queries) + 1)
+    in_turn = queries * (1 + BATCH_SIZE // len(queries) + 1)
     limit_openmp_threads()
     pipe.send("ready")
     while True:
@@ -116,9 +113,5 @@ def _main(
             now = time.perf_counter()
             batch_us.append(1e6 * (now - began))
             num_requests += batch_size
-        pipe.send(
-            PipelineTime(
-                wall_us=sorted(batch_us)[len(batch_us) // 2] / batch_size,
-                cpu_us=1e6 * (time.process_time() - cpu_began) / num_requests,
-            )
-        )
+        cpu_us = 1e6 * (time.process_time() - cpu_began) / num_requests
+        pipe.send((statistics.median_high(batch_us) / batch_size, cpu_us))

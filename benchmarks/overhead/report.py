@@ -1,7 +1,6 @@
-"""Figures of a benchmark of the overhead, from its rounds: JSON, and the same as text.
+"""Figures of `re4 bench overhead`, computed within each round or pair: JSON values, and a page.
 
-A share is computed within a round, from measurements seconds apart; the figure is the median over rounds,
-with the lowest and the highest.
+A figure is the median over rounds, with the lowest and the highest.
 """
 
 import statistics
@@ -9,76 +8,66 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from re4.benchmarks.common.intervals import half_width
-from re4.benchmarks.common.markdown_table import page_table
-from re4.benchmarks.overhead.measure import Bare, Served
-
-SCHEMA_VERSION: Final = 1
+from re4.benchmarks.common.confidence import half_width
+from re4.benchmarks.common.report import join_parts, number, page_table
+from re4.benchmarks.overhead.measure import ServerTimes
+from re4.benchmarks.overhead.pipeline import PipelineTimes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """What was measured one after the other."""
+    """Pipeline, null server and server, measured one after the other."""
 
-    bare: Bare
-    null: Served
-    served: Served
+    bare: PipelineTimes
+    null: ServerTimes
+    served: ServerTimes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two servers measured one after the other."""
+    """Two servers, measured one after the other."""
 
-    served: Served
-    against: Served
+    served: ServerTimes
+    against: ServerTimes
 
 
-@dataclass(frozen=True, kw_only=True)
-class Goal:
-    """A figure that the system promises."""
+@dataclass(frozen=True)
+class Target:
+    """A bound that a figure must keep."""
 
-    name: str
     text: str
     at_least: float | None = None
     at_most: float | None = None
 
     def is_met(self, value: float) -> bool:
-        """Whether a value keeps the promise."""
+        """Return whether a value is within the bound."""
         low = self.at_least is None or value >= self.at_least
         return low and (self.at_most is None or value <= self.at_most)
 
 
-GOALS: Final = (
-    Goal(
-        name="throughput_share",
-        text="Retrieve, saturated: answers/s as a share of 1 / (pipeline batched + null call)",
-        at_least=0.90,
+TARGETS: Final[Mapping[str, Target]] = {
+    "throughput_share": Target(
+        "Retrieve, saturated: answers/s as a share of 1 / (pipeline batched + null call)", at_least=0.90
     ),
-    Goal(
-        name="p50_multiple",
-        text="Retrieve, alone: median as a multiple of (pipeline single + null call's median)",
-        at_most=1.15,
+    "p50_multiple": Target(
+        "Retrieve, alone: median as a multiple of (pipeline single + null call's median)", at_most=1.15
     ),
-    Goal(
-        name="batch_share",
-        text="BatchRetrieve, 64 users: users/s as a share of 1 / pipeline batched",
-        at_least=0.85,
+    "batch_share": Target(
+        "BatchRetrieve, 64 users: users/s as a share of 1 / pipeline batched", at_least=0.85
     ),
-)
-CPU_GOALS: Final = (
-    Goal(name="throughput_cpu_share", text="the first, by processor time", at_least=0.90),
-    Goal(name="batch_cpu_share", text="the third, by processor time", at_least=0.85),
-)
-PAIR_NAMES: Final = {
+    "throughput_cpu_share": Target("the first, by CPU time", at_least=0.90),
+    "batch_cpu_share": Target("the third, by CPU time", at_least=0.85),
+}
+_PAIR_TEXTS: Final = {
     "saturated_us": "a request of a saturated server",
     "p50_us": "the median of a call alone",
     "batch_us": "a user of BatchRetrieve",
-    "cpu_us": "processor time of a request",
+    "cpu_us": "CPU time of a request",
 }
 
 
 def shares(one: Round) -> dict[str, float]:
-    """The figures of a round."""
+    """Return the figures of a round, by the names of `TARGETS`."""
     bare, null, served = one.bare, one.null, one.served
     assert served.batch is not None
     return {
@@ -91,7 +80,7 @@ def shares(one: Round) -> dict[str, float]:
 
 
 def times(one: Round) -> dict[str, float]:
-    """What the shares are made of, in microseconds."""
+    """Return the times that the shares are computed from, in microseconds."""
     assert one.served.batch is not None
     return {
         "pipeline_single_us": one.bare.single_us,
@@ -109,7 +98,7 @@ def times(one: Round) -> dict[str, float]:
 
 
 def ratios(pair: Pair) -> dict[str, float]:
-    """How many times as long the first server of a pair takes."""
+    """Return the times of a pair's first server as multiples of the second one's."""
     ours, theirs = pair.served, pair.against
     assert ours.batch is not None
     assert theirs.batch is not None
@@ -121,33 +110,22 @@ def ratios(pair: Pair) -> dict[str, float]:
     }
 
 
-def spread(values: Sequence[float]) -> dict[str, float | None]:
-    """Median, extremes, and the half-width of the mean's 95 % interval."""
-    return {
-        "median": statistics.median(values),
-        "low": min(values),
-        "high": max(values),
-        "mean": statistics.fmean(values),
-        "half_width": half_width(values),
-    }
-
-
 def summary(rounds: Sequence[Round], pairs: Sequence[Pair]) -> dict[str, Any]:
-    """All figures over the rounds."""
+    """Return all figures over the rounds."""
 
     def over(records: Sequence[dict[str, float]]) -> dict[str, Any]:
-        return {name: spread([record[name] for record in records]) for name in records[0]} if records else {}
+        return {name: _spread([record[name] for record in records]) for name in records[0]} if records else {}
 
     figures = over([shares(one) for one in rounds])
     return {
         "figures": figures,
         "goals": {
-            goal.name: {
-                "at_least": goal.at_least,
-                "at_most": goal.at_most,
-                "is_met": goal.is_met(figures[goal.name]["median"]),
+            name: {
+                "at_least": target.at_least,
+                "at_most": target.at_most,
+                "is_met": target.is_met(figures[name]["median"]),
             }
-            for goal in (*GOALS, *CPU_GOALS)
+            for name, target in TARGETS.items()
             if figures
         },
         "times": over([times(one) for one in rounds]),
@@ -158,54 +136,60 @@ def summary(rounds: Sequence[Round], pairs: Sequence[Pair]) -> dict[str, Any]:
 
 
 def render_markdown(report: Mapping[str, Any]) -> str:
-    """The report's Markdown. `report` is the JSON object."""
+    """Return the page of a report, which is the JSON object."""
     parts = ["# What the server adds to the work"]
     if report["figures"]:
         parts += [
             page_table(
                 ["figure", "median", "lowest to highest", "goal", ""],
-                [_goal_row(goal, report) for goal in (*GOALS, *CPU_GOALS)],
+                [_target_row(name, target, report) for name, target in TARGETS.items()],
             ),
-            "## Times\n\nMicroseconds for one request, or one user.\n\n"
-            + page_table(
+            "## Times\n\nMicroseconds for one request, or one user.",
+            page_table(
                 ["", "median", "lowest to highest"],
                 [
-                    [name.removesuffix("_us").replace("_", " "), f"{found['median']:,.0f}", _range(found, 0)]
+                    [name.removesuffix("_us").replace("_", " "), number(found["median"], 0), _range(found, 0)]
                     for name, found in report["times"].items()
                 ],
             ),
         ]
     if report["ratios"]:
-        parts.append(
+        parts += [
             f"## Against {report['against']['version']}\n\nTime of the bundle divided by time of the other, "
-            f"{len(report['pairs'])} interleaved pairs; ± is half of the 95 % interval of the mean.\n\n"
-            + page_table(
+            f"{len(report['pairs'])} interleaved pairs; ± is half of the 95 % interval of the mean.",
+            page_table(
                 ["", "mean", "±", "lowest to highest"],
                 [
-                    [PAIR_NAMES[name], f"{found['mean']:.3f}", _half(found), _range(found, 3)]
+                    [
+                        _PAIR_TEXTS[name],
+                        *(number(found[key], 3) for key in ("mean", "half_width")),
+                        _range(found, 3),
+                    ]
                     for name, found in report["ratios"].items()
                 ],
-            )
-        )
-    conditions = report["conditions"]
-    parts.append(
-        "## Conditions\n\n"
-        + "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in conditions.items())
-    )
-    parts.append(f"## Again\n\n```\n{report['command']}\n```")
-    return "\n\n".join(parts) + "\n"
+            ),
+        ]
+    conditions = (f"- {name.replace('_', ' ')}: {value}" for name, value in report["conditions"].items())
+    parts += ["## Conditions", "\n".join(conditions), f"## Again\n\n```\n{report['command']}\n```"]
+    return join_parts(parts)
 
 
-def _goal_row(goal: Goal, report: Mapping[str, Any]) -> list[str]:
-    found = report["figures"][goal.name]
-    bound = f"≥ {goal.at_least:.2f}" if goal.at_least is not None else f"≤ {goal.at_most:.2f}"
-    is_met = report["goals"][goal.name]["is_met"]
-    return [goal.text, f"{found['median']:.3f}", _range(found, 3), bound, "met" if is_met else "**missed**"]
+def _spread(values: Sequence[float]) -> dict[str, float | None]:
+    """Return median, extremes, mean, and the half-width of the mean's 95 % interval."""
+    return {
+        "median": statistics.median(values),
+        "low": min(values),
+        "high": max(values),
+        "mean": statistics.fmean(values),
+        "half_width": half_width(values),
+    }
+
+
+def _target_row(name: str, target: Target, report: Mapping[str, Any]) -> list[str]:
+    found, is_met = report["figures"][name], report["goals"][name]["is_met"]
+    bound = f"≥ {target.at_least:.2f}" if target.at_least is not None else f"≤ {target.at_most:.2f}"
+    return [target.text, f"{found['median']:.3f}", _range(found, 3), bound, "met" if is_met else "**missed**"]
 
 
 def _range(found: Mapping[str, Any], digits: int) -> str:
     return f"{found['low']:,.{digits}f} to {found['high']:,.{digits}f}"
-
-
-def _half(found: Mapping[str, Any]) -> str:
-    return "–" if found["half_width"] is None else f"{found['half_width']:.3f}"

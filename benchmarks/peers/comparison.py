@@ -1,13 +1,13 @@
-"""Who is ahead, and by how much: each system at its better setting, by rate, lone call and memory."""
+"""The comparison of systems, each at its better setting, by rate, lone call and memory."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
-OURS: Final = "re4"
+from re4.benchmarks.peers.systems import OURS
 
 
 def figures_of(part: Mapping[str, Any]) -> dict[str, Any]:
-    """The few figures of a setting that are compared; None where it has none."""
+    """Return the figures of a setting that are compared; None where it has none."""
     by_purpose = {point["purpose"]: point for point in part["points"]}
     knee, lone, saturated = part["knee"], by_purpose.get("lone caller"), by_purpose.get("saturation")
     at_knee = next(
@@ -19,6 +19,10 @@ def figures_of(part: Mapping[str, Any]) -> dict[str, Any]:
         None,
     )
     usage = (at_knee or {}).get("server_usage") or {}
+    saturated_per_s = saturated["achieved_per_s"]["mean"] if saturated else None
+    cpu_us = None
+    if saturated and saturated["server_usage"] and saturated_per_s:
+        cpu_us = 1e6 * saturated["server_usage"]["mean_cores"] / saturated_per_s
     return {
         "system": part["system"],
         "title": part["title"],
@@ -29,64 +33,56 @@ def figures_of(part: Mapping[str, Any]) -> dict[str, Any]:
         "p50_ms": at_knee["latency_ms"]["p50"]["pooled"] if at_knee else None,
         "p99_ms": at_knee["latency_ms"]["p99"]["pooled"] if at_knee else None,
         "lone_p50_ms": lone["latency_ms"]["p50"]["pooled"] if lone else None,
-        "saturated_per_s": saturated["achieved_per_s"]["mean"] if saturated else None,
-        "server_cpu_us": _cpu_us(saturated),
+        "saturated_per_s": saturated_per_s,
+        "server_cpu_us": cpu_us,
         "server_memory_bytes": usage.get("max_memory_bytes"),
         "server_cores": usage.get("mean_cores"),
     }
 
 
-def _cpu_us(saturated: Mapping[str, Any] | None) -> float | None:
-    """Processor time of the server for one answer, where its callers never let it rest."""
-    if not saturated or not saturated["server_usage"] or not saturated["achieved_per_s"]["mean"]:
-        return None
-    cores: float = saturated["server_usage"]["mean_cores"]
-    return 1e6 * cores / float(saturated["achieved_per_s"]["mean"])
-
-
 def compare(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The better setting of each system, ratios to ours, and where a peer is ahead.
+    """Return the better setting of each system, ratios to ours, and where a peer is ahead.
 
     A setting counts only where its recall is enough and something was sustained.
     """
+    settings = [figures_of(part) for part in report["systems"]]
     best: dict[str, dict[str, Any]] = {}
-    for part in report["systems"]:
-        found = figures_of(part)
+    for found in settings:
         if found["sustained_per_s"] is None or found["recall"] < report["terms"]["min_recall"]:
             continue
         before = best.get(found["system"])
         if before is None or _rate(found) > _rate(before):
             best[found["system"]] = found
-    ours, limit = best.get(OURS), report["in_process"]
+    ours, pipeline = best.get(OURS), report["in_process"]
     if ours is None:
         return {"best": list(best.values()), "share_of_in_process": None, "ahead": []}
-    peers = [found for name, found in best.items() if name != OURS]
-    for found in peers:
-        found["ours_is_times"] = _rate(ours) / _rate(found)
+    for name, found in best.items():
+        if name != OURS:
+            found["ours_is_times"] = _rate(ours) / _rate(found)
     return {
         "best": list(best.values()),
-        "share_of_in_process": _rate(ours) / limit["per_s"] if limit else None,
-        "ahead": [text for peer in _all_of(report, peers) for text in _ahead(ours, peer)],
+        "share_of_in_process": _rate(ours) / pipeline["per_s"] if pipeline else None,
+        # Every setting of these peers: one that is slower under load may be faster for a lone client.
+        "ahead": [
+            text
+            for found in settings
+            if found["system"] in best and found["system"] != OURS
+            for text in _ahead(ours, found)
+        ],
     }
-
-
-def _all_of(report: Mapping[str, Any], peers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every setting of the peers: one that is slower under load may be faster for a lone caller."""
-    names = {peer["system"] for peer in peers}
-    return [figures_of(part) for part in report["systems"] if part["system"] in names]
 
 
 def _ahead(ours: Mapping[str, Any], peer: Mapping[str, Any]) -> list[str]:
     name, found = f"{peer['title']} ({peer['setting']})", []
     if peer["sustained_per_s"] and _rate(peer) > _rate(ours):
         found.append(f"{name} sustains {_rate(peer):,.0f}/s, ours {_rate(ours):,.0f}/s")
-    for key, text, unit, scale in (
-        ("lone_p50_ms", "answers a lone caller in", "ms", 1.0),
-        ("server_memory_bytes", "takes", "MiB of memory", 2.0**-20),
+    for key, text, unit, scale, digits in (
+        ("lone_p50_ms", "answers a lone client in", "ms", 1.0, 2),
+        ("server_memory_bytes", "takes", "MiB of memory", 2.0**-20, 0),
     ):
         if peer[key] is not None and ours[key] is not None and peer[key] < ours[key]:
-            values = [f"{one[key] * scale:,.{2 if unit == 'ms' else 0}f}" for one in (peer, ours)]
-            found.append(f"{name} {text} {values[0]} {unit}, ours {values[1]}")
+            theirs, own = (f"{one[key] * scale:,.{digits}f}" for one in (peer, ours))
+            found.append(f"{name} {text} {theirs} {unit}, ours {own}")
     return found
 
 

@@ -1,7 +1,6 @@
-"""The messages of Triton's gRPC method, as far as one tensor in and a few out need them.
+"""The messages of Triton's gRPC method: the fields of the open inference protocol that are needed here.
 
-The fields and numbers are those of the open inference protocol; built here, so that the load client needs
-nothing of the peer's environment.
+They are built in this module, so that the load client needs nothing of the peer's environment.
 """
 
 from collections.abc import Sequence
@@ -63,7 +62,7 @@ def request(model: str, name: str, values: Sequence[bytes]) -> bytes:
 
 
 def bytes_of(reply: bytes, name: str) -> list[bytes]:
-    """The values of a reply's tensor of bytes.
+    """Return the values of a reply's tensor of bytes.
 
     Raises:
         ValueError: it has no such tensor.

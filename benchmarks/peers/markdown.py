@@ -1,44 +1,66 @@
-"""A comparison as text: who is ahead first, then every figure behind it, then how to get it again."""
+"""The report of `re4 bench peers` as a page: the comparison, then all figures, then the commands."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from re4.benchmarks.common.markdown_table import page_table
-from re4.benchmarks.common.steadiness import in_words
-from re4.benchmarks.peers.comparison import OURS, figures_of
-from re4.benchmarks.peers.turns import LOADS
+from re4.benchmarks.common.cpu_stability import in_words
+from re4.benchmarks.common.report import join_parts, number, page_list, page_table, with_half_width
+from re4.benchmarks.peers.comparison import figures_of
+from re4.benchmarks.peers.measure import LOADS
+from re4.benchmarks.peers.systems import OURS
+from re4.benchmarks.serve.markdown import (
+    load_table,
+    machine_in_words,
+    status_line,
+    timing_in_words,
+    versions_in_words,
+)
 
 
 def render_markdown(report: Mapping[str, Any]) -> str:
-    """The report's Markdown. `report` is the JSON object."""
-    parts = [
-        f"# Serving {report['bundle']['items']['num_items']:,} items, side by side",
-        "" if report["status"] == "complete" else f"**PARTIAL REPORT: {report['status_reason']}.**",
-        first_paragraph(report),
-        "![99th percentile against load, all systems](report.png)" if report["systems"] else "",
-        "## Systems\n\n*Sustained* is the highest rate, open loop, at which 99 % of all calls take at most "
-        f"{report['terms']['p99_ms']:g} ms; ± is half of the 95 % interval of the mean over "
-        f"{report['terms']['num_runs']} runs. Latencies are of that rate; *lone* is the median of a caller "
-        "who waits for each answer, *saturated* what 64 such callers get, and *CPU* is the server's "
-        "processor time for one of those answers, which other work on the machine hardly changes. Memory "
-        "that processes share is divided among them.\n\n" + _systems(report),
-        _in_turns(report["in_turns"]),
-        _skipped(report),
-        "## Loads\n\n" + _loads(report),
-        "## Conditions\n\n" + _conditions(report),
-        "## Again\n\nmake peers, then\n\n```\n" + "\n".join(_commands(report)) + "\n```",
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    """Return the page of a report, which is the JSON object."""
+    terms = report["terms"]
+    skipped = "\n".join(
+        f"- {part['title']}: {str(part['skipped']).strip().splitlines()[-1]}" for part in report["skipped"]
+    )
+    measured = [*report["systems"], *([report["in_turns"]] if report["in_turns"] else [])]
+    commands = list(dict.fromkeys(part["command"] for part in measured)) or [report["command"]]
+    return join_parts(
+        [
+            f"# Serving {report['bundle']['items']['num_items']:,} items: a comparison of systems",
+            status_line(report),
+            first_paragraph(report),
+            "![99th percentile against load, all systems](report.png)" if report["systems"] else "",
+            "## Systems\n\n*Sustained* is the highest rate, open loop, at which 99 % of all calls take at "
+            f"most {terms['p99_ms']:g} ms; ± is half of the 95 % interval of the mean over "
+            f"{terms['num_runs']} runs. Latencies are of that rate; *lone* is the median of a client that "
+            "waits for each answer, *saturated* the rate of 64 such clients, and *CPU* the server's CPU "
+            "time for one of those answers, which other work on the machine hardly changes. Memory that "
+            "processes share is divided among them.",
+            _systems(report),
+            _interleaved(report["in_turns"]),
+            f"## Skipped\n\n{skipped}" if skipped else "",
+            "## Loads",
+            load_table(
+                (f"{part['title']}, {part['setting']}", point)
+                for part in report["systems"]
+                for point in part["points"]
+            ),
+            "## Conditions",
+            _conditions(report),
+            "## Again\n\nmake peers, then\n\n```\n" + "\n".join(commands) + "\n```",
+        ]
+    )
 
 
 def first_paragraph(report: Mapping[str, Any]) -> str:
-    """Who is ahead, by sweeps and in turns, where either was measured."""
-    return " ".join(filter(None, [headline(report), _in_turns_in_words(report)]))
+    """Return the comparison in words, by sweeps and by interleaved rounds, where either was measured."""
+    return " ".join(filter(None, [headline(report), _interleaved_headline(report)]))
 
 
 def headline(report: Mapping[str, Any]) -> str:
-    """The first paragraph: who is ahead, by how much, and where a peer is ahead of us."""
+    """Return the comparison by sweeps: by how much ours is ahead, and where a peer is ahead of ours."""
     found, terms = report["comparison"], report["terms"]
     ours = next((one for one in found["best"] if one["system"] == OURS), None)
     if not report["systems"]:
@@ -71,32 +93,8 @@ def headline(report: Mapping[str, Any]) -> str:
     return text + (" No peer is ahead of us in rate, lone latency or memory." if peers else "")
 
 
-def _systems(report: Mapping[str, Any]) -> str:
-    rows = []
-    for part in report["systems"]:
-        one = figures_of(part)
-        sustained = one["sustained_per_s"]
-        rows.append(
-            [
-                one["title"],
-                one["setting"],
-                "none" if sustained is None else _least(one) + _with_half(sustained),
-                _ms(one["p50_ms"]),
-                _ms(one["p99_ms"]),
-                _ms(one["lone_p50_ms"], 2),
-                "–" if one["saturated_per_s"] is None else f"{one['saturated_per_s']:,.0f}",
-                f"{one['recall']:.4f}",
-                "–" if one["server_cpu_us"] is None else f"{one['server_cpu_us']:,.0f}",
-                "–" if one["server_memory_bytes"] is None else f"{one['server_memory_bytes'] / 2**20:,.0f}",
-                f"{part['client_ceiling_per_s']:,.0f}",
-            ]
-        )
-    columns = ["system", "setting", "sustained/s", "p50, ms", "p99, ms", "lone, ms", "saturated/s", "recall"]
-    return page_table([*columns, "CPU, µs", "server MiB", "client's ceiling/s"], rows)
-
-
-def _in_turns_in_words(report: Mapping[str, Any]) -> str:
-    """How much more ours answers than each peer at its better setting, where turns were taken."""
+def _interleaved_headline(report: Mapping[str, Any]) -> str:
+    """Return ours as a multiple of each peer at its better setting."""
     least: dict[str, tuple[float, str]] = {}
     for one in (report["in_turns"] or {"settings": []})["settings"]:
         ratio = (one["ours_is_times"] or {}).get("saturation", {}).get("answers_per_s")
@@ -106,36 +104,60 @@ def _in_turns_in_words(report: Mapping[str, Any]) -> str:
     if not least:
         return ""
     texts = ", ".join(text for _, text in least.values())
-    return f"Saturated, in turns, Re4 Retrieval answers {texts}."
+    return f"Saturated, interleaved, Re4 Retrieval answers {texts}."
 
 
-def _in_turns(turns: Mapping[str, Any] | None) -> str:
-    if turns is None:
+def _systems(report: Mapping[str, Any]) -> str:
+    rows = []
+    for part in report["systems"]:
+        one = figures_of(part)
+        sustained, memory = one["sustained_per_s"], one["server_memory_bytes"]
+        least = "≥ " if one["is_client_limited"] else ""
+        rows.append(
+            [
+                one["title"],
+                one["setting"],
+                "none" if sustained is None else least + with_half_width(sustained, 0),
+                number(one["p50_ms"]),
+                number(one["p99_ms"]),
+                number(one["lone_p50_ms"], 2),
+                number(one["saturated_per_s"], 0),
+                f"{one['recall']:.4f}",
+                number(one["server_cpu_us"], 0),
+                number(memory and memory / 2**20, 0),
+                number(part["client_ceiling_per_s"], 0),
+            ]
+        )
+    columns = ["system", "setting", "sustained/s", "p50, ms", "p99, ms", "lone, ms", "saturated/s", "recall"]
+    return page_table([*columns, "CPU, µs", "server MiB", "client's ceiling/s"], rows)
+
+
+def _interleaved(rounds: Mapping[str, Any] | None) -> str:
+    if rounds is None:
         return ""
     rows = []
-    for one in turns["settings"]:
+    for one in rounds["settings"]:
         by_purpose = {point["purpose"]: point for point in one["points"]}
         if len(by_purpose) < len(LOADS):
             continue
-        saturated, lone = (by_purpose[purpose] for purpose in LOADS)
         times = one["ours_is_times"] or {purpose: {} for purpose in LOADS}
         rows.append(
             [
                 one["title"],
                 one["setting"],
-                f"{saturated['achieved_per_s']['mean']:,.0f}",
+                number(by_purpose["saturation"]["achieved_per_s"]["mean"], 0),
                 _times(times["saturation"].get("answers_per_s")),
                 _times(times["saturation"].get("server_cpu_us_an_answer")),
-                _ms(lone["latency_ms"]["p50"]["pooled"], 2),
+                number(by_purpose["lone caller"]["latency_ms"]["p50"]["pooled"], 2),
                 _times(times["lone caller"].get("p50_ms")),
             ]
         )
     columns = ["system", "setting", "saturated/s", "ours is ×", "CPU an answer: ours is ×", "lone p50, ms"]
     return (
-        f"## In turns\n\n{turns['num_rounds']} rounds with all systems up, each saturated by 64 callers and "
-        "called by one, in turns. Ratios are computed within a round, with the 95 % interval over the rounds "
-        "in brackets: what slows the machine for minutes slows all alike. The machine alone: "
-        f"{in_words(turns['steadiness_before'])}.\n\n" + page_table([*columns, "ours is ×"], rows)
+        f"## Interleaved\n\n{rounds['num_rounds']} rounds with all systems up, each saturated by 64 "
+        "clients and called by one. Ratios are computed within a round, with the 95 % interval over the "
+        "rounds in brackets: whatever slows the machine for minutes slows all alike. The machine's CPUs "
+        f"before: {in_words(rounds['steadiness_before'])}.\n\n" + page_table([*columns, "ours is ×"], rows)
     )
 
 
@@ -146,84 +168,31 @@ def _times(ratio: Mapping[str, float | None] | None) -> str:
     return f"{ratio['mean']:.2f}" + ("" if low is None or high is None else f" ({low:.2f}–{high:.2f})")
 
 
-def _skipped(report: Mapping[str, Any]) -> str:
-    lines = [
-        f"- {part['title']}: {str(part['skipped']).strip().splitlines()[-1]}" for part in report["skipped"]
-    ]
-    return "## Skipped\n\n" + "\n".join(lines) if lines else ""
-
-
-def _loads(report: Mapping[str, Any]) -> str:
-    rows = [
-        [
-            f"{part['title']}, {part['setting']}",
-            f"{point['label']}, {point['loop']} loop",
-            point["purpose"] + (" (client-limited)" if point["client_limit"] else ""),
-            str(point["num_runs"]),
-            f"{point['achieved_per_s']['mean']:,.0f}",
-            *(
-                "failed" if (found := point["latency_ms"][name]["pooled"]) is None else f"{found:.1f}"
-                for name in ("p50", "p90", "p99", "p99.9")
-            ),
-            _ms(point["client_lag_ms"]["p99"]),
-            "–" if point["batch_size"]["mean"] is None else f"{point['batch_size']['mean']:.1f}",
-            f"{point['num_calls']:,}",
-            ", ".join(f"{code} {count:,}" for code, count in point["failures"].items()) or "0",
-        ]
-        for part in report["systems"]
-        for point in part["points"]
-    ]
-    columns = ["system", "load", "for", "runs", "achieved/s", "p50", "p90", "p99", "p99.9", "lag p99"]
-    return page_table([*columns, "batch", "calls", "failed"], rows)
-
-
 def _conditions(report: Mapping[str, Any]) -> str:
-    machine, bundle, terms = report["machine"], report["bundle"], report["terms"]
-    timing = terms["timing"]
+    bundle, terms = report["bundle"], report["terms"]
     facts = {
-        "Machine": f"{machine['cpu_model']}, {machine['num_usable_cpus']} processors, "
-        f"{machine['memory_bytes'] / 2**30:.0f} GiB, {machine['system']}, Python {machine['python']}",
+        "Machine": machine_in_words(report["machine"]),
         "Cores": f"server, with all its processes, on core {terms['cores'][0]}; client on core "
         f"{terms['cores'][1]}",
         "Bundle": f"{bundle['version']}: {bundle['items']['num_items']:,} items, "
         f"{bundle['model']['num_interests']} interests of {bundle['model']['embedding_dim']} dimensions, "
         f"index {bundle['index']['factory']} {bundle['index']['search_parameters']}",
         "Requests": f"{terms['requests']}; {terms['num_candidates']} candidates",
-        "Each run": f"{timing['warmup_s']:g} s warm-up, {timing['duration_s']:g} s counted, deadline "
-        f"{timing['deadline_s']:g} s",
-        "Versions of ours": ", ".join(f"{name} {found}" for name, found in machine["packages"].items()),
-    } | {
-        f"{part['title']}, {part['setting']}": f"{part['how']}; called by {part['client']}"
-        + (f"; effort {part['effort']}" if part["effort"] else "")
-        + (f"; {_built(part['built'])}" if part["built"] else "")
-        + f"; measured {part['created_at']}, load average before {part['load_average_before']:.2f}; the "
-        f"machine alone: {in_words(part['steadiness_before'])}"
-        for part in report["systems"]
+        "Each run": timing_in_words(terms["timing"]),
+        "Versions of ours": versions_in_words(report["machine"]),
     }
-    return "\n".join(f"- **{name}:** {text}" for name, text in facts.items())
-
-
-def _built(facts: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{name} {value:,.0f}" if isinstance(value, int | float) else f"{name} {value}"
-        for name, value in facts.items()
-    )
-
-
-def _commands(report: Mapping[str, Any]) -> list[str]:
-    parts = [*report["systems"], *([report["in_turns"]] if report["in_turns"] else [])]
-    return list(dict.fromkeys(part["command"] for part in parts)) or [report["command"]]
-
-
-def _least(one: Mapping[str, Any]) -> str:
-    return "≥ " if one["is_client_limited"] else ""
-
-
-def _with_half(figure: Mapping[str, float | None]) -> str:
-    mean, high = figure["mean"], figure["high"]
-    assert mean is not None
-    return f"{mean:,.0f}" + ("" if high is None else f" ±{high - mean:,.0f}")
-
-
-def _ms(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+    for part in report["systems"]:
+        built = ", ".join(
+            f"{name} {value:,.0f}" if isinstance(value, int | float) else f"{name} {value}"
+            for name, value in part["built"].items()
+        )
+        texts = [
+            part["how"],
+            f"called by {part['client']}",
+            f"search effort {part['effort']}" if part["effort"] else "",
+            built,
+            f"measured {part['created_at']}, load average before {part['load_average_before']:.2f}",
+            f"the machine's CPUs before: {in_words(part['steadiness_before'])}",
+        ]
+        facts[f"{part['title']}, {part['setting']}"] = "; ".join(filter(None, texts))
+    return page_list(facts)

@@ -1,40 +1,45 @@
-"""One system at one setting: its recall, a lone caller, saturation, and a sweep to the knee.
+"""Measurements of systems: one after the other up to the knee, or all of them interleaved.
 
-The server has a core of its own, and so has the client; a null server that is called in the same way shows
-what that client could do at most.
+A sweep takes minutes, and a shared machine may be half as fast at the time of the next system's. Interleaved
+rounds therefore take all settings one after the other, and ratios are computed within a round. They are of
+figures that take seconds: answers per second and CPU time at saturation, and a lone client's median. These
+loads are closed loops, so pauses hardly show: rounds say what answers cost, sweeps how late they come.
+
+A server has a core of its own, and so has the client; a null server that is called in the same way gives the
+client's ceiling.
 """
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import psutil
 
-from re4.benchmarks.common.cores import on_core
-from re4.benchmarks.common.steadiness import measure_steadiness
-from re4.benchmarks.load_generator.client import INTERRUPTED, ClientSettings, LoadClient
-from re4.benchmarks.load_generator.load import ClosedLoad, OpenLoad, Timing
-from re4.benchmarks.peers.asking import ask
-from re4.benchmarks.peers.system import Material, Setting, System
+from re4.benchmarks.common.cpu_stability import measure_cpu_stability
+from re4.benchmarks.common.pinning import on_core
+from re4.benchmarks.common.report import now_utc
+from re4.benchmarks.load_generator.client import INTERRUPTED, LoadClient
+from re4.benchmarks.load_generator.load import ClientSettings, ClosedLoad, OpenLoad, Timing
+from re4.benchmarks.load_generator.server import SATURATING
+from re4.benchmarks.peers.single_calls import call_all
+from re4.benchmarks.peers.systems import OURS, Setting, System, Workload
 from re4.benchmarks.peers.truth import NUM_REQUESTS, Truth
-from re4.benchmarks.serve.measure import Bench, StoppedError, measure_ceiling
-from re4.benchmarks.serve.report import point_facts
-from re4.benchmarks.serve.sweep import Knee, find_knee
+from re4.benchmarks.serve.report import point_facts, ratios
+from re4.benchmarks.serve.runner import LoadRunner, StoppedError, measure_ceiling
+from re4.benchmarks.serve.sweep import find_knee
 from re4.common.errors import ServerError
 
 _log = logging.getLogger(__name__)
 
-SATURATING: Final = ClosedLoad(concurrency=64)
-LONE: Final = ClosedLoad(concurrency=1)
+LOADS: Final = {"saturation": SATURATING, "lone caller": ClosedLoad(concurrency=1)}
 _FIRST_SHARE: Final = 0.25
-"""Of saturation: where a sweep begins."""
-_NUM_CONNECTIONS: Final = 8
+"""Of saturation: the first rate of a sweep."""
+_CLIENT: Final = ClientSettings(num_channels=8)
 _MAX_OTHER_CORES: Final = 0.1
-"""A run in which others used more of the machine than this is done again."""
+"""A run in which others used more of the machine is repeated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +58,13 @@ class Terms:
     """Of the server and of the client."""
 
 
-def choose_effort(system: System, material: Material, truth: Truth, terms: Terms) -> int:
-    """The least effort with enough recall; the largest where none has."""
+def choose_effort(system: System, workload: Workload, truth: Truth, terms: Terms) -> int:
+    """Return the lowest effort with enough recall; the highest where none has."""
     for effort in system.efforts[:-1]:
         with ExitStack() as stack:
             with on_core(terms.cores[0]):
-                running = system.running(material, system.settings[0], effort)
-                address = stack.enter_context(running).address
-            replies = ask(system.callee(), address, system.payloads(material)[:NUM_REQUESTS])
+                address, _ = stack.enter_context(system.running(workload, system.settings[0], effort))
+            replies = call_all(system.transport, address, system.payloads(workload)[:NUM_REQUESTS])
         recall = truth.recall([system.item_ids(reply) for reply in replies])["mean"]
         if recall >= terms.min_recall:
             return effort
@@ -69,17 +73,22 @@ def choose_effort(system: System, material: Material, truth: Truth, terms: Terms
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Started:
-    """A system that runs at one setting, and whoever measures it."""
+class RunningSystem:
+    """A system that runs at one setting, and the runner of its loads."""
 
     system: System
     setting: Setting
     effort: int
     recall: dict[str, Any]
-    bench: Bench
+    runner: LoadRunner
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is `re4 serve`."""
+        return self.system.name == OURS
 
     def facts(self) -> dict[str, Any]:
-        """What a report says of it, whatever was measured."""
+        """Return its part of a report, whatever was measured."""
         return {
             "system": self.system.name,
             "title": self.system.title,
@@ -88,100 +97,147 @@ class Started:
             "client": self.system.client,
             "effort": self.effort,
             "recall": self.recall,
-            "client_ceiling_per_s": self.bench.ceiling_per_s,
+            "client_ceiling_per_s": self.runner.ceiling_per_s,
+            "points": [point_facts(point) for point in self.runner.points if point.runs],
         }
 
 
 @contextmanager
-def started(
+def running_system(
     system: System,
     setting: Setting,
     effort: int,
-    material: Material,
+    workload: Workload,
     truth: Truth,
     terms: Terms,
     *,
     max_other_cores: float | None,
-) -> Iterator[Started]:
+) -> Iterator[RunningSystem]:
     """Run a system on the server's core, and a client for it on the other one, while the block runs.
 
     Raises:
         Re4Error: the server or the client did not start.
     """
-    payloads, callee = system.payloads(material), system.callee()
-    client_settings = ClientSettings(num_channels=_NUM_CONNECTIONS)
+    payloads, transport = system.payloads(workload), system.transport
     with ExitStack() as stack:
         with on_core(terms.cores[0]):
-            server = stack.enter_context(system.running(material, setting, effort))
-        replies = ask(callee, server.address, payloads[:NUM_REQUESTS])
+            address, pid = stack.enter_context(system.running(workload, setting, effort))
+        replies = call_all(transport, address, payloads[:NUM_REQUESTS])
         recall = truth.recall([system.item_ids(reply) for reply in replies])
         _log.info(f"{system.title}, {setting.name}: recall {recall['mean']:.4f}")
         reply = sorted(replies, key=len)[len(replies) // 2]
-        version = callee.read(reply).version
-        ceiling_per_s = measure_ceiling(payloads, reply, client_settings, version=version, callee=callee)
+        version = transport.parse(reply).version
+        ceiling_per_s = measure_ceiling(payloads, reply, _CLIENT, version=version, transport=transport)
         with on_core(terms.cores[1]):
-            client = stack.enter_context(LoadClient(server.address, payloads, client_settings, callee))
-        bench = Bench(
+            client = stack.enter_context(LoadClient(address, payloads, _CLIENT, transport))
+        runner = LoadRunner(
             client,
             timing=terms.timing,
             version=version,
             seed=terms.seed,
             ceiling_per_s=ceiling_per_s,
-            server_pids=[server.pid],
-            check_server=lambda: None if psutil.pid_exists(server.pid) else "the server ended",
+            server_pids=[pid],
+            check_server=lambda: None if psutil.pid_exists(pid) else "the server ended",
             max_other_cores=max_other_cores,
         )
-        yield Started(system=system, setting=setting, effort=effort, recall=recall, bench=bench)
+        yield RunningSystem(system=system, setting=setting, effort=effort, recall=recall, runner=runner)
 
 
 def measure(
-    system: System, setting: Setting, effort: int, material: Material, truth: Truth, terms: Terms
+    system: System, setting: Setting, effort: int, workload: Workload, truth: Truth, terms: Terms
 ) -> dict[str, Any]:
-    """Everything about one setting; what there is of it where it is interrupted.
+    """Return everything about one setting; where it is interrupted, what was measured so far.
 
     Raises:
         Re4Error: the server or the client did not start.
     """
-    load_average, steadiness = os.getloadavg()[0], measure_steadiness()
-    running = started(system, setting, effort, material, truth, terms, max_other_cores=_MAX_OTHER_CORES)
-    with running as subject, on_core(terms.cores[1]):
-        knee, problem = _sweep(subject.bench, terms)
+    load_average, stability = os.getloadavg()[0], measure_cpu_stability()
+    with (
+        running_system(
+            system, setting, effort, workload, truth, terms, max_other_cores=_MAX_OTHER_CORES
+        ) as running,
+        on_core(terms.cores[1]),
+    ):
+        knee, problem = _sweep(running.runner, terms)
     return {
-        **subject.facts(),
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        **running.facts(),
+        "created_at": now_utc(),
         "load_average_before": load_average,
-        "steadiness_before": steadiness,
+        "steadiness_before": stability,
         "stopped": problem,
         "knee": knee,
-        "points": [point_facts(point) for point in subject.bench.points if point.runs],
     }
 
 
-def _sweep(bench: Bench, terms: Terms) -> tuple[dict[str, Any] | None, str | None]:
-    """The knee, and why measuring ended early where it did."""
+def _sweep(runner: LoadRunner, terms: Terms) -> tuple[dict[str, Any] | None, str | None]:
+    """Return the knee, and why measuring ended early where it did."""
     try:
-        bench.measure(LONE, num_runs=1, purpose="lone caller")
-        saturated = bench.measure(SATURATING, num_runs=1, purpose="saturation").pooled.achieved_per_s
+        for purpose, load in reversed(LOADS.items()):
+            saturated = runner.measure(load, num_runs=1, purpose=purpose).pooled.achieved_per_s
         if not saturated:
             raise ServerError("the server answered none of the calls of its saturation")
-        found = find_knee(
-            bench,
-            first_rate_per_s=_FIRST_SHARE * saturated,
-            arrivals="poisson",
-            p99_ms=terms.p99_ms,
-            num_runs=terms.num_runs,
-        )
+        first = OpenLoad(rate_per_s=_FIRST_SHARE * saturated, arrivals="poisson")
+        return find_knee(runner, first, p99_ms=terms.p99_ms, num_runs=terms.num_runs).facts(), None
     except StoppedError as error:
         return None, str(error)
     except KeyboardInterrupt:
         return None, INTERRUPTED
-    return _knee_facts(found), None
 
 
-def _knee_facts(knee: Knee) -> dict[str, Any]:
-    load = knee.point.load if knee.point else None
+def measure_interleaved(
+    entries: Sequence[tuple[System, Setting, int]],
+    workload: Workload,
+    truth: Truth,
+    terms: Terms,
+    *,
+    num_rounds: int,
+) -> dict[str, Any]:
+    """Load every system, each at its setting and effort, `num_rounds` times, interleaved.
+
+    Returns:
+        `settings`, each with its `points` and, but for ours, `ours_is_times`: for each load, ours as a
+        multiple of its figures. Where it was `stopped`, what was measured so far.
+
+    Raises:
+        Re4Error: a server or a client did not start.
+    """
+    stability = measure_cpu_stability()
+    with ExitStack() as stack:
+        systems = [
+            stack.enter_context(running_system(*entry, workload, truth, terms, max_other_cores=None))
+            for entry in entries
+        ]
+        points = [
+            {purpose: each.runner.begin(load, purpose=purpose) for purpose, load in LOADS.items()}
+            for each in systems
+        ]
+        stack.enter_context(on_core(terms.cores[1]))
+        order = list(zip(systems, points, strict=True))
+        problem = None
+        try:
+            for number in range(num_rounds):
+                _log.info(f"round {number + 1} of {num_rounds}")
+                for each, of_system in order:
+                    for point in of_system.values():
+                        each.runner.run_once(point, num_runs=num_rounds)
+                order = order[1:] + order[:1]  # the order rotates
+        except StoppedError as error:
+            problem = str(error)
+        except KeyboardInterrupt:
+            problem = INTERRUPTED
+    ours = next((of_system for each, of_system in zip(systems, points, strict=True) if each.is_ours), None)
     return {
-        "rate_per_s": load.rate_per_s if isinstance(load, OpenLoad) else None,
-        "reason": knee.reason,
-        "is_client_limited": knee.is_client_limited,
+        "created_at": now_utc(),
+        "num_rounds": num_rounds,
+        "steadiness_before": stability,
+        "stopped": problem,
+        "settings": [
+            each.facts()
+            | {
+                "ours_is_times": None
+                if ours is None or each.is_ours
+                else {purpose: ratios(of_system[purpose], ours[purpose]) for purpose in LOADS},
+            }
+            for each, of_system in zip(systems, points, strict=True)
+        ],
     }

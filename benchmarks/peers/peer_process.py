@@ -1,4 +1,4 @@
-"""A peer's server: a script in an environment of its own, run on a free port until it is not needed."""
+"""Peers' scripts, run in an environment of their own: servers on a free port, and builds."""
 
 import os
 import signal
@@ -10,44 +10,34 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Final
 
-from re4.benchmarks.load_generator.transport import Callee
-from re4.benchmarks.peers.asking import wait_until_answered
-from re4.benchmarks.peers.system import Server
+from re4.benchmarks.common.peer_environments import BASELINES, python_of
+from re4.benchmarks.load_generator.transport import Transport
+from re4.benchmarks.peers.single_calls import wait_until_answered
 from re4.common.errors import ServerError
 from re4.serving.host.threads import COMPUTE_ENVIRONMENT
 
-PEERS: Final = Path(__file__).resolve().parents[1] / "peers" / "baselines"
-SCRIPTS: Final = PEERS / "servers"
+SCRIPTS: Final = BASELINES / "servers"
 _START_TIMEOUT_S: Final = 300.0
 _END_TIMEOUT_S: Final = 40.0
 _LOG_BYTES: Final = 4_000
 
 
-def python_of(environment: str) -> Path:
-    """The interpreter of a peers' environment."""
-    return PEERS / environment / "bin" / "python"
-
-
-def missing(environment: str) -> str | None:
-    """Why an environment cannot be used; None where it can."""
-    python = python_of(environment)
-    return None if python.exists() else f"no environment at {python.parents[1]}: run make peers"
-
-
 @contextmanager
 def peer_process(
-    environment: str, script: str, words: Sequence[str], callee: Callee, payload: bytes
-) -> Iterator[Server]:
-    """Run a script of `SCRIPTS` with `--port` while the block runs, from when it answers a request.
+    environment: str, script: str, words: Sequence[str], transport: Transport, payload: bytes
+) -> Iterator[tuple[str, int]]:
+    """Run a script of `SCRIPTS` with `--port`, from when it answers a request; gives address and process id.
 
     Raises:
-        ServerError: it ended, or did not answer; the end of what it wrote is in the message.
+        ServerError: it ended, or did not answer; the message has the end of its output.
     """
-    port = _free_port()
-    command = [str(python_of(environment)), str(SCRIPTS / script), *words, "--port", str(port)]
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    address = f"127.0.0.1:{port}"
     with TemporaryFile() as log:
         process = subprocess.Popen(
-            command,
+            [*_command(environment, script, words), "--port", str(port)],
             stdout=log,
             stderr=log,
             env=os.environ | COMPUTE_ENVIRONMENT,
@@ -60,21 +50,20 @@ def peer_process(
             log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_BYTES))
             return f"{script} ended before it answered:\n{log.read().decode(errors='replace')}"
 
-        address = f"127.0.0.1:{port}"
         try:
-            wait_until_answered(callee, address, payload, timeout_s=_START_TIMEOUT_S, problem=problem)
-            yield Server(address, process.pid)
+            wait_until_answered(transport, address, payload, timeout_s=_START_TIMEOUT_S, problem=problem)
+            yield address, process.pid
         finally:
             process.send_signal(signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_END_TIMEOUT_S)
-            with suppress(ProcessLookupError):  # whoever is left of it
+            with suppress(ProcessLookupError):  # processes that it left behind
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
 def packages(environment: str, names: Sequence[str]) -> dict[str, str]:
-    """Which versions of some packages an environment has.
+    """Return the versions of some packages of an environment.
 
     Raises:
         ServerError: it lacks one.
@@ -91,16 +80,14 @@ def run_to_end(environment: str, script: str, words: Sequence[str]) -> None:
     """Run a script that builds something.
 
     Raises:
-        ServerError: it failed; the end of what it wrote is in the message.
+        ServerError: it failed; the message has the end of its output.
     """
-    command = [str(python_of(environment)), str(SCRIPTS / script), *words]
+    command = _command(environment, script, words)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ServerError(f"{script} ended with {done.returncode}: {done.stderr[-_LOG_BYTES:]}")
 
 
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
+def _command(environment: str, script: str, words: Sequence[str]) -> list[str]:
+    path: Path = SCRIPTS / script
+    return [str(python_of(environment)), str(path), *words]

@@ -1,4 +1,4 @@
-"""A comparison as one picture: the 99th percentile against load, all systems on the same axes."""
+"""The picture of a comparison: the 99th percentile against load, all systems on the same axes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,11 +13,11 @@ _DPI: Final = 130
 _STYLES: Final = ("-", "--")
 _COLOURS: Final = {"re4": "tab:red", "triton": "tab:green", "two-hop": "tab:blue", "fastapi": "tab:orange"}
 _HIGHEST: Final = 50
-"""Latencies are drawn up to so many objectives."""
+"""The axis of latencies ends at so many objectives."""
 
 
 def _curve(part: Mapping[str, Any]) -> list[tuple[float, float]]:
-    """Rates, ascending, with the 99th percentile at each: the last word at a rate is what is drawn."""
+    """Return rates, ascending, with the 99th percentile at each, as it was measured last."""
     found = {
         point["rate_per_s"]: (point["achieved_per_s"]["mean"], point["latency_ms"]["p99"]["pooled"])
         for point in part["points"]
@@ -27,7 +27,7 @@ def _curve(part: Mapping[str, Any]) -> list[tuple[float, float]]:
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
-    """Write the picture as PNG. `report` is the JSON object, with at least one system."""
+    """Write the picture as PNG; the report is the JSON object, with at least one system."""
     figure = Figure(figsize=(9, 5.2), layout="constrained")
     axes = figure.subplots()
     objective_ms = report["terms"]["p99_ms"]
@@ -50,7 +50,9 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     axes.axhline(objective_ms, color="grey", linestyle=":", label=f"objective, {objective_ms:g} ms")
     if report["in_process"] is not None:
         limit = report["in_process"]["per_s"]
-        axes.axvline(limit, color="black", linestyle="-.", linewidth=1, label="the work alone, in batches")
+        axes.axvline(
+            limit, color="black", linestyle="-.", linewidth=1, label="the pipeline alone, in batches"
+        )
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

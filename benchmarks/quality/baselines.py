@@ -1,7 +1,7 @@
-"""The plain methods that a multi-interest model must beat: most popular, item-item cosine, EASE.
+"""The baselines that a multi-interest model must beat: most popular, item-item cosine, EASE.
 
-Each takes the training users' sequences and gives scores of the whole catalogue for histories. A history
-counts whole, however long, each item once. Sources: cosine of co-occurrence as in Sarwar et al., WWW 2001;
+Each is fitted to the training users' sequences and scores the whole catalogue for a history. All of a history
+counts, each item once. Sources: cosine of co-occurrence as in Sarwar et al., WWW 2001;
 EASE: Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019.
 """
 
@@ -17,27 +17,27 @@ from re4.training.data.dataset import Sequences
 from re4.training.evaluation.protocol import CUTS, Ranking, history_and_targets, summarise
 
 MAX_EASE_ITEMS = 20_000
-"""Beyond, the matrix that EASE inverts is too large for an ordinary machine."""
+"""Beyond this size the matrix that EASE inverts is too large for an ordinary machine."""
 EASE_PENALTIES = (50.0, 200.0, 800.0)
 _BLOCK_USERS = 256
 
 
 class Baseline(Protocol):
-    """A fitted method."""
+    """A fitted baseline."""
 
     def scores_BN(self, chosen_BN: torch.Tensor) -> torch.Tensor:
-        """Score the catalogue for users whose history is 1 where they chose an item, float32 [B, N]."""
+        """Return scores of the catalogue for histories that are 1 at the chosen items, float32 [B, N]."""
         ...
 
 
 class MostPopular:
-    """Every user gets the items with the most training users."""
+    """Recommends the items with the most training users to everybody."""
 
     def __init__(self, train: Sequences, num_items: int) -> None:
         self._counts_N = torch.sparse.sum(_user_items(train, num_items), dim=0).to_dense()
 
     def scores_BN(self, chosen_BN: torch.Tensor) -> torch.Tensor:
-        """Give the same scores to all."""
+        """Return the same scores for all."""
         return self._counts_N.expand_as(chosen_BN)
 
 
@@ -47,7 +47,7 @@ class _ItemItem:
     _weights_NN: torch.Tensor
 
     def scores_BN(self, chosen_BN: torch.Tensor) -> torch.Tensor:
-        """Sum the weights of the chosen items."""
+        """Return the summed weights of the chosen items."""
         return chosen_BN @ self._weights_NN
 
 
@@ -77,9 +77,9 @@ class Ease(_ItemItem):
 def fit_baselines(
     train: Sequences, valid: Sequences, num_items: int
 ) -> Mapping[str, tuple[Baseline, dict[str, Any]]]:
-    """Fit them all, each with the settings chosen for it.
+    """Fit all baselines; return each with its settings.
 
-    EASE's penalty is the one with the best validation Recall@50; it is left out where it does not fit.
+    EASE's penalty is the one with the best validation Recall@50. A catalogue that is too large has no EASE.
     """
     fitted: dict[str, tuple[Baseline, dict[str, Any]]] = {
         "most popular": (MostPopular(train, num_items), {}),
@@ -116,16 +116,16 @@ def rank_baseline(
 
 
 def _gram(matrix: torch.Tensor) -> torch.Tensor:
-    """How many users chose both of two items: dense [N, N]."""
+    """Return the number of users who chose both of two items, dense [N, N]."""
     with warnings.catch_warnings():
-        # The product goes by way of a layout that PyTorch still calls beta; its values are tested here.
+        # PyTorch still calls the product's layout beta; its values are tested here.
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         together_NN: torch.Tensor = torch.sparse.mm(matrix.t(), matrix).to_dense()
     return together_NN
 
 
 def _user_items(train: Sequences, num_items: int) -> torch.Tensor:
-    """Who chose what in training: sparse [U, N], 1 where chosen at least once."""
+    """Return the training matrix, sparse [U, N]: 1 where a user chose an item at least once."""
     users_E = np.repeat(np.arange(train.num_users), np.diff(train.offsets_U1))
     pairs = np.unique(users_E * num_items + train.items_E)
     places = torch.from_numpy(np.stack([pairs // num_items, pairs % num_items]))

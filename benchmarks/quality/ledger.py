@@ -4,10 +4,10 @@
     {"kind": "run", "variant": …, "seed": …, "settings": …, "valid": …, "test": …, …}      a line each
     {"kind": "baseline", "variant": …, "valid": …, "test": …}
 
-A line says which places of each test user's first 50 are hits (`hits`: bits by user and place, zlib, base64),
-history kept and excluded. Every metric of every user, and so every paired test, comes from that: neither the
-data nor the trained runs are needed again. A run is known by its resolved settings, and named by what in them
-differs from today's defaults, whatever it was called when they were others.
+A line holds which positions of each test user's first 50 are hits (`hits`: bits by user and position, zlib,
+base64), history kept and excluded. Every metric of every user, and so every paired test, follows from that:
+neither the data nor the trained runs are needed again. A run is identified by its resolved settings, and
+named by those that differ from today's defaults.
 """
 
 import base64
@@ -17,17 +17,17 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from re4.benchmarks.quality.variants import variant_name
 from re4.common.errors import DataError
-
-if TYPE_CHECKING:
-    from re4.training.data.dataset import Dataset
-    from re4.training.evaluation.metrics import UserMetrics
+from re4.training.config import ADDED_SINCE
+from re4.training.data.dataset import Dataset
+from re4.training.evaluation.metrics import UserMetrics, rank_metrics
+from re4.training.evaluation.protocol import CUTS, history_and_targets
 
 DEPTH: Final = 50
 PROTOCOLS: Final = ("kept", "excluded")
@@ -35,11 +35,11 @@ PROTOCOLS: Final = ("kept", "excluded")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
-    """What one model's lists for the test users were worth, by one protocol."""
+class TestResult:
+    """One model's hits and metrics on the test users, by one protocol."""
 
     hits: str
-    """Packed; see the module."""
+    """Packed; see the module's docstring."""
     coverage_50: float
     interest_cosine: float
     metrics: dict[str, float]
@@ -55,24 +55,24 @@ class Entry:
     """By `variant_name`, or a baseline's name."""
     seed: int | None
     settings: dict[str, Any]
-    """Resolved, without the seed; of a baseline what was chosen for it. What a line lacks: `ADDED_SINCE`."""
+    """Resolved, without the seed; of a baseline its own. Settings that a line lacks: `ADDED_SINCE`."""
     valid: dict[str, float]
     """Validation metrics of the best epoch, history kept."""
-    test: dict[str, Judged]
+    test: dict[str, TestResult]
     """By protocol."""
     best_epoch: int | None = None
     num_epochs: int | None = None
     train_seconds: float | None = None
-    """Of all epochs' steps, by the clock, whatever else the machine did."""
+    """Of all epochs' steps, by the clock."""
     made_by: dict[str, str]
-    """Versions and processor."""
+    """Versions and CPU."""
 
 
 class Ledger:
-    """A ledger on disk; it is read at once and appended to line by line."""
+    """A ledger on disk, read as a whole and appended to line by line."""
 
-    def __init__(self, path: Path, dataset: "Dataset") -> None:
-        """Open the ledger of a data set, or begin it.
+    def __init__(self, path: Path, dataset: Dataset) -> None:
+        """Open the ledger of a data set, or create it.
 
         Raises:
             DataError: it is of another data set, or a line cannot be read.
@@ -97,29 +97,27 @@ class Ledger:
             raise DataError(f"{path} cannot be read: {error}.") from error
 
     def find(self, settings: dict[str, Any], seed: int) -> Entry | None:
-        """Give the run with these resolved settings and this seed, if it is there."""
+        """Return the run with these resolved settings and this seed, if there is one."""
         for entry in self.entries:
             if entry.kind == "run" and entry.seed == seed and entry.settings == settings:
                 return entry
         return None
 
     def baselines(self) -> list[Entry]:
-        """Give the baselines that are there."""
+        """Return the baselines."""
         return [entry for entry in self.entries if entry.kind == "baseline"]
 
     def add(self, entry: Entry) -> Entry:
-        """Append a line; give the entry back."""
+        """Append a line; return the entry."""
         self._append(asdict(entry))
         self.entries.append(entry)
         return entry
 
-    def by_user(self, judged: Judged) -> "dict[int, UserMetrics]":
-        """Give the metrics of each test user at every cut-off."""
-        from re4.training.evaluation.metrics import rank_metrics
-        from re4.training.evaluation.protocol import CUTS
+    def by_user(self, result: TestResult) -> dict[int, UserMetrics]:
+        """Return the metrics of each test user at every cut-off."""
 
         num_users = len(self.num_targets_U)
-        bits = np.frombuffer(zlib.decompress(base64.b64decode(judged.hits)), np.uint8)
+        bits = np.frombuffer(zlib.decompress(base64.b64decode(result.hits)), np.uint8)
         hits_UM = np.unpackbits(bits.reshape(num_users, -1), axis=1)[:, :DEPTH].astype(bool)
         return {cut: rank_metrics(hits_UM, self.num_targets_U, cut) for cut in CUTS}
 
@@ -129,9 +127,8 @@ class Ledger:
             file.write(json.dumps(line) + "\n")
 
 
-def pack_hits(top_UM: NDArray[np.int64], dataset: "Dataset") -> str:
-    """Pack which places of the test users' lists are hits."""
-    from re4.training.evaluation.protocol import history_and_targets
+def pack_hits(top_UM: NDArray[np.int64], dataset: Dataset) -> str:
+    """Pack which positions of the test users' lists are hits."""
 
     hits_UM = np.zeros((len(top_UM), DEPTH), dtype=bool)
     for user, top_M in enumerate(top_UM[:, :DEPTH]):
@@ -139,14 +136,13 @@ def pack_hits(top_UM: NDArray[np.int64], dataset: "Dataset") -> str:
     return base64.b64encode(zlib.compress(np.packbits(hits_UM, axis=1).tobytes(), 9)).decode("ascii")
 
 
-def _num_targets(dataset: "Dataset") -> NDArray[np.int64]:
-    from re4.training.evaluation.protocol import history_and_targets
+def _num_targets(dataset: Dataset) -> NDArray[np.int64]:
 
     users = range(dataset.test.num_users)
     return np.array([len(np.unique(history_and_targets(dataset.test, user)[1])) for user in users], np.int64)
 
 
-def _fingerprint(dataset: "Dataset") -> str:
+def _fingerprint(dataset: Dataset) -> str:
     digest = hashlib.sha256()
     for split in (dataset.train, dataset.valid, dataset.test):
         digest.update(np.ascontiguousarray(split.items_E).tobytes())
@@ -165,9 +161,8 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _entry(line: dict[str, Any], num_items: int) -> Entry:
-    from re4.training.config import ADDED_SINCE
 
-    test = {protocol: Judged(**judged) for protocol, judged in line["test"].items()}
+    test = {protocol: TestResult(**result) for protocol, result in line["test"].items()}
     if line["kind"] == "run":
         settings = ADDED_SINCE | line["settings"]
         line = line | {"settings": settings, "variant": variant_name(settings, num_items)}

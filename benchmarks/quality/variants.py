@@ -1,23 +1,20 @@
-"""What to train, as text: `model:setting=value:…`, and alternatives among which validation chooses."""
+"""Variants as text: `model:setting=value:…`, and alternatives of which validation chooses one."""
 
 import json
 from dataclasses import replace
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from re4.common.errors import UsageError
-
-if TYPE_CHECKING:
-    from re4.training.config import TrainConfig
+from re4.training.config import TrainConfig
 
 
-def parse_variant(text: str) -> "TrainConfig":
-    """Read `model:name=value:…` as settings of a training; what is not named is left to the model.
+def parse_variant(text: str) -> TrainConfig:
+    """Return the settings of `model:name=value:…`; a setting that is not named has the model's default.
 
     Raises:
-        UsageError: naming the part that is not of that form, or the setting that there is not.
+        UsageError: a part is not of that form, or names no setting.
     """
-    from re4.training.config import TrainConfig
 
     model, *pairs = text.split(":")
     values: dict[str, Any] = {"model": model}
@@ -33,13 +30,12 @@ def parse_variant(text: str) -> "TrainConfig":
 
 
 def variant_name(settings: dict[str, Any], num_items: int) -> str:
-    """Name settings by what differs from the model's defaults; `parse_variant` reads the name back.
+    """Return the name of settings: those that differ from the model's defaults; `parse_variant` reads it.
 
     Args:
-        settings: of a resolved `TrainConfig`; the seed is no part of the name.
-        num_items: of the catalogue, which some defaults depend on.
+        settings: Of a resolved `TrainConfig`; the seed is no part of the name.
+        num_items: Of the catalogue, which some defaults depend on.
     """
-    from re4.training.config import TrainConfig
 
     model = TrainConfig(model=settings["model"])
     as_many = replace(model, num_interests=settings["num_interests"]).resolve(num_items)
@@ -54,8 +50,8 @@ def _text(value: Any) -> str:
     return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
-def alternatives(text: str) -> "list[TrainConfig]":
-    """Read a variant whose values have alternatives, `name=one|other`: every combination.
+def alternatives(text: str) -> list[TrainConfig]:
+    """Return every combination of a variant whose values have alternatives, `name=one|other`.
 
     Raises:
         UsageError: as `parse_variant`, for any of them.

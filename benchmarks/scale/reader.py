@@ -1,8 +1,8 @@
-"""A process that loads a version as a server's worker does, and says what that took and how fast it answers.
+"""A process that loads a version as a server's worker does, and measures loading, requests and id look-ups.
 
-    python -m re4.benchmarks.scale.reader '{"path": …}'
+    python -m re4.benchmarks.scale.reader VERSION REQUESTS ANSWERS NUM_CANDIDATES
 
-Says one line of JSON, then waits until its standard input ends: so long another process finds pages shared.
+Writes one line of JSON, then waits until its standard input ends, so that another process finds pages shared.
 """
 
 import json
@@ -13,8 +13,9 @@ from typing import Any, Final
 
 import faiss
 import numpy as np
+import psutil
 
-from re4.benchmarks.scale.watching import held_bytes
+from re4.benchmarks.scale.stage_monitor import resident_bytes
 from re4.bundle.ids.id_map import ItemIds
 from re4.bundle.verify import read_manifest
 from re4.serving.retrieval.pipeline import Query
@@ -22,17 +23,16 @@ from re4.serving.versions.snapshot import Snapshot, load_snapshot
 
 _BATCH_SIZES: Final = (1, 8)
 _SECONDS: Final = 10.0
-_IDS_AT_ONCE: Final = 1000
-_BYTES: Final = Path("/proc/self/smaps_rollup")
+CHUNK_IDS: Final = 1000
 
 
 def read(path: Path, requests: Path, answers: Path, num_candidates: int) -> tuple[Snapshot, dict[str, Any]]:
-    """Load the version in a folder and ask it, on one thread.
+    """Load a version's folder and answer requests, on one thread.
 
     Args:
         path: The version's folder.
         requests: Archive of `rows_PL` and `lengths_P`.
-        answers: Gets the rows that each was answered with, [P, M], -1 where there were fewer.
+        answers: Gets the rows of each answer, [P, M], -1 where there were fewer.
         num_candidates: M.
     """
     faiss.omp_set_num_threads(1)
@@ -48,9 +48,9 @@ def read(path: Path, requests: Path, answers: Path, num_candidates: int) -> tupl
         Query(history_rows_L=rows_L[:length], num_candidates=num_candidates)
         for rows_L, length in zip(rows_PL, lengths_P, strict=True)
     ]
-    # Each twice: the first time pages are read, the second time they are there.
+    # Each twice: the first time pages are read, the second time they are in memory.
     batches = {
-        f"{'warm' if again else 'first'}, batch of {size}": _ask(snapshot.pipeline, queries, size)
+        f"{'warm' if again else 'first'}, batch of {size}": _time(snapshot.pipeline, queries, size)
         for size in _BATCH_SIZES
         for again in (False, True)
     }
@@ -69,13 +69,13 @@ def read(path: Path, requests: Path, answers: Path, num_candidates: int) -> tupl
     }
 
 
-def _ask(pipeline: Any, queries: list[Query], batch_size: int) -> dict[str, float]:
+def _time(pipeline: Any, queries: list[Query], batch_size: int) -> dict[str, float]:
     times_ms, search_us = [], []
     began = perf_counter()
     for start in range(0, len(queries) - batch_size + 1, batch_size):
-        asked = perf_counter()
+        batch_began = perf_counter()
         answers = pipeline.run(queries[start : start + batch_size])
-        times_ms.append((perf_counter() - asked) * 1e3)
+        times_ms.append((perf_counter() - batch_began) * 1e3)
         search_us.append(answers[0].times.search_us)
         if perf_counter() - began > _SECONDS:
             break
@@ -89,14 +89,13 @@ def _ask(pipeline: Any, queries: list[Query], batch_size: int) -> dict[str, floa
 
 
 def _ids(path: Path, kind: Any, num_items: int) -> dict[str, float]:
-    """Look-ups of ids both ways, a thousand at once, rows at random over the whole catalogue."""
+    """Time look-ups of ids both ways, a thousand in a call, of random rows of the whole catalogue."""
     began = perf_counter()
     item_ids = ItemIds.open(path, kind, num_items)
-    open_ms = (perf_counter() - began) * 1e3
+    figures = {"open_ms": (perf_counter() - began) * 1e3}
     rng = np.random.default_rng(7)
-    figures = {"open_ms": open_ms}
     for name in ("first", "warm"):
-        rows = rng.integers(num_items, size=(200, _IDS_AT_ONCE))
+        rows = rng.integers(num_items, size=(200, CHUNK_IDS))
         began = perf_counter()
         found = [item_ids.ids(some) for some in rows]
         to_ids_s = perf_counter() - began
@@ -111,23 +110,18 @@ def _ids(path: Path, kind: Any, num_items: int) -> dict[str, float]:
 
 
 def _memory() -> dict[str, int]:
-    """Own and mapped bytes, and this process's fair share of the latter."""
-    own, mapped = held_bytes()
-    lines = _BYTES.read_text(encoding="ascii").splitlines()[1:]
-    fields = {line.split(":")[0]: int(line.split()[1]) << 10 for line in lines}
-    return {
-        "own_bytes": own,
-        "mapped_bytes": mapped,
-        "shared_bytes": fields["Shared_Clean"] + fields["Shared_Dirty"],
-    }
+    """Return own and mapped bytes, and those that are shared with another process."""
+    own, mapped = resident_bytes()
+    memory = psutil.Process().memory_full_info()
+    return {"own_bytes": own, "mapped_bytes": mapped, "shared_bytes": memory.rss - memory.uss}
 
 
 def main() -> None:
-    """The child."""
-    order = json.loads(sys.argv[1])
-    path, requests, answers = (Path(order[name]) for name in ("path", "requests", "answers"))
+    """Read, report, and wait."""
+    *paths, num_candidates = sys.argv[1:]
     # Held while it waits, so that its pages stay mapped.
-    snapshot, found = read(path, requests, answers, order["num_candidates"])
+    path, requests, answers = map(Path, paths)
+    snapshot, found = read(path, requests, answers, int(num_candidates))
     sys.stdout.write(json.dumps(found) + "\n")
     sys.stdout.flush()
     sys.stdin.read()

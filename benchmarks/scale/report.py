@@ -1,28 +1,20 @@
-"""The findings of `re4 bench scale`, for machines and for people."""
+"""The report of `re4 bench scale` as a page."""
 
 import json
-from pathlib import Path
 from typing import Any
 
-from re4.benchmarks.common.markdown_table import page_table
-from re4.common.files import replacing, write_json
+from re4.benchmarks.common.report import join_parts, page_table
 
 
-def write_report(report: dict[str, Any], out: Path) -> None:
-    """Write `scale.json` and `scale.md` into a folder."""
-    write_json(out / "scale.json", report)
-    with replacing(out / "scale.md") as part:
-        part.write_text(_text(report), encoding="utf-8")
-
-
-def _text(report: dict[str, Any]) -> str:
+def render_markdown(report: dict[str, Any]) -> str:
+    """Return the page of a report, which is the JSON object."""
     machine, index, num_items = report["machine"], report["index"], report["num_items"]
     settings = ", ".join(f"{name} {value:g}" for name, value in index["search_parameters"].items())
     memory = machine["memory_bytes"] / (1 << 30)
     parts = [
         f"# {num_items:,} items, D = {report['embedding_dim']}",
         f"{report['created_at']}, `{report['command']}`",
-        f"{machine['cpu_model']}, {machine['num_usable_cpus']} processors, {memory:.0f} GiB of memory; load "
+        f"{machine['cpu_model']}, {machine['num_usable_cpus']} CPUs, {memory:.0f} GiB of memory; load "
         f"average at the start {machine['load_average_at_start'][0]:.1f}. {_packages(machine)}.",
         f"Index **{index['factory']}** ({index['kind']}), searched with {settings or 'nothing to set'}. "
         f"Recall of {index['num_candidates']} merged candidates: **{index['recall']:.4f}** on the "
@@ -32,11 +24,11 @@ def _text(report: dict[str, Any]) -> str:
         + ", ".join(f"{name} {figure:.4f}" for name, figure in report["gates"].items())
         + ".",
         "## Stages",
-        "Own memory is what nobody else can use; resident memory has the pages of mapped files in it, which "
-        "the kernel may take back at any time. A job that is stopped for a while takes more seconds, but not "
-        "more processor seconds.",
+        "Own memory is anonymous pages, which no other process can use. Resident memory also has the pages "
+        "of mapped files, which the kernel may take back at any time. A job that is stopped for a while "
+        "takes more seconds, but not more CPU seconds.",
         page_table(
-            ["stage", "seconds", "processor seconds", "peak own GiB", "peak resident GiB"],
+            ["stage", "seconds", "CPU seconds", "peak own GiB", "peak resident GiB"],
             [
                 [
                     stage["name"],
@@ -57,11 +49,12 @@ def _text(report: dict[str, Any]) -> str:
             ],
         ),
         "## Reading it",
-        "Two processes, each on one thread; the second came while the first still held the version. `first` "
-        "requests read pages that the process has not touched before, `warm` ones are the same again.",
+        "Two processes, each on one thread; the second loads the version while the first still holds it. "
+        "`first` requests read pages that the process has not touched before, `warm` ones are the same "
+        "again.",
         *(_reader(number, reader) for number, reader in enumerate(report["readers"], start=1)),
     ]
-    return "\n\n".join(parts) + "\n"
+    return join_parts(parts)
 
 
 def _reader(number: int, reader: dict[str, Any]) -> str:

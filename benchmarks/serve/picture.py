@@ -1,4 +1,4 @@
-"""A report as one picture: latency against load, the percentile spectrum, and where the time goes."""
+"""The picture of a report: latency against load, the percentile spectrum, and time by stage."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ _LINES: Final = ("p50", "p99", "p99.9")
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
-    """Write the picture as PNG. `report` is the JSON object, with at least one point that has calls."""
+    """Write the picture as PNG; the report is the JSON object, with at least one answered point."""
     points = sorted(
         (point for point in report["points"] if point["num_answered"] and point["achieved_per_s"]),
         key=lambda point: float(point["achieved_per_s"]["mean"]),

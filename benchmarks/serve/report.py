@@ -1,38 +1,45 @@
-"""A benchmark's findings as one JSON object. Its schema is described in the README one folder up.
+"""Measured points and pairs as plain values for `report.json`; the schema is in docs/benchmarks.md."""
 
-Only arranges and sums up; decides nothing. Times in milliseconds unless the name says otherwise.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from re4.benchmarks.common.repeat_intervals import interval
+from re4.benchmarks.common.confidence import interval
 from re4.benchmarks.common.resources import Usage
-from re4.benchmarks.load_generator.call_errors import MISSED_DEADLINE
-from re4.benchmarks.load_generator.call_stats import SHED, Tally
+from re4.benchmarks.load_generator.call_stats import SHED
 from re4.benchmarks.load_generator.histogram import Histogram
 from re4.benchmarks.load_generator.load import OpenLoad
-from re4.benchmarks.serve.measure import Point, RepeatRun
+from re4.benchmarks.load_generator.transport import MISSED_DEADLINE
+from re4.benchmarks.serve.runner import LoadPoint, RepeatRun
 
-SCHEMA_VERSION: Final = 1
 PERCENTILES: Final[Mapping[str, float]] = {"p50": 50, "p90": 90, "p99": 99, "p99.9": 99.9}
 _SPECTRUM: Final = (0, 10, 25, 50, 75, 90, 95, 97.5, 99, 99.5, 99.75, 99.9, 99.95, 99.99, 100)
+_COMPARED: Final[Mapping[str, Callable[[RepeatRun], float | None]]] = {
+    "answers_per_s": lambda run: run.stats.achieved_per_s,
+    **{
+        f"{name}_ms": lambda run, percent=percent: run.stats.percentile_ms(percent)  # type: ignore[misc]
+        for name, percent in PERCENTILES.items()
+    },
+    "server_cpu_us_an_answer": lambda run: (
+        run.server.cores * 1e6 / run.stats.achieved_per_s if run.server and run.stats.achieved_per_s else None
+    ),
+    "server_cores": lambda run: run.server.cores if run.server else None,
+    "server_memory_bytes": lambda run: run.server.memory_bytes if run.server else None,
+}
 
 
-def point_facts(point: Point) -> dict[str, Any]:
-    """Everything about one load."""
+def point_facts(point: LoadPoint) -> dict[str, Any]:
+    """Return everything about one load."""
     pooled, runs = point.pooled, point.runs
-    load = point.load
     return {
-        "loop": "open" if isinstance(load, OpenLoad) else "closed",
-        "label": load.label,
-        **asdict(load),
+        "loop": "open" if isinstance(point.load, OpenLoad) else "closed",
+        "label": point.load.label,
+        **asdict(point.load),
         "purpose": point.purpose,
         "num_runs": len(runs),
         "client_limit": point.limit,
-        "offered_per_s": _over_runs([_offered_per_s(run.tally) for run in runs]),
-        "achieved_per_s": _over_runs([run.tally.achieved_per_s for run in runs]),
+        "offered_per_s": interval([run.stats.offered_per_s for run in runs]),
+        "achieved_per_s": interval([run.stats.achieved_per_s for run in runs]),
         "num_calls": pooled.num_calls,
         "num_answered": pooled.answered_us.count,
         "num_shed": pooled.failures[SHED],
@@ -43,13 +50,13 @@ def point_facts(point: Point) -> dict[str, Any]:
         "latency_ms": {
             name: {
                 "pooled": pooled.percentile_ms(percent),
-                **(_over_runs([run.tally.percentile_ms(percent) for run in runs]) or {}),
+                **(interval([run.stats.percentile_ms(percent) for run in runs]) or {}),
             }
             for name, percent in PERCENTILES.items()
         },
-        "max_answered_ms": _ms(pooled.answered_us.max),
+        "max_answered_ms": pooled.answered_us.max_ms,
         "spectrum_ms": [[percent, pooled.percentile_ms(percent)] for percent in _SPECTRUM],
-        "client_lag_ms": {"p50": _ms(pooled.lag_us.percentile(50)), "p99": _ms(pooled.lag_us.percentile(99))},
+        "client_lag_ms": {f"p{percent}": pooled.lag_us.percentile_ms(percent) for percent in (50, 99)},
         "stages_us": {stage: _summary(values) for stage, values in pooled.stages_us.items()},
         "batch_size": _summary(pooled.batch_size),
         "versions": dict(pooled.versions),
@@ -61,35 +68,37 @@ def point_facts(point: Point) -> dict[str, Any]:
     }
 
 
+def ratios(point: LoadPoint, other: LoadPoint) -> dict[str, dict[str, float | None] | None]:
+    """Return the other point's figures as multiples of the first one's, with intervals over the pairs.
+
+    A ratio is computed within its pair of runs. It is None for a figure that some run lacks, such as a
+    percentile that falls among failed calls.
+    """
+
+    def ratio(figure: Callable[[RepeatRun], float | None], pair: tuple[RepeatRun, RepeatRun]) -> float | None:
+        first, second = map(figure, pair)
+        return second / first if first and second is not None else None
+
+    pairs = list(zip(point.runs, other.runs, strict=False))
+    return {name: interval([ratio(figure, pair) for pair in pairs]) for name, figure in _COMPARED.items()}
+
+
 def _run_facts(run: RepeatRun) -> dict[str, Any]:
-    tally = run.tally
+    stats = run.stats
     return {
-        "num_calls": tally.num_calls,
-        "num_answered": tally.answered_us.count,
-        "failures": dict(tally.failures),
-        "seconds": tally.seconds,
-        "achieved_per_s": tally.achieved_per_s,
-        "latency_ms": {name: tally.percentile_ms(percent) for name, percent in PERCENTILES.items()},
-        "stopped": tally.stopped,
+        "num_calls": stats.num_calls,
+        "num_answered": stats.answered_us.count,
+        "failures": dict(stats.failures),
+        "seconds": stats.seconds,
+        "achieved_per_s": stats.achieved_per_s,
+        "latency_ms": {name: stats.percentile_ms(percent) for name, percent in PERCENTILES.items()},
+        "stopped": stats.stopped,
     }
-
-
-def _offered_per_s(tally: Tally) -> float | None:
-    return tally.num_calls / tally.counted_s if tally.counted_s else None
-
-
-def _over_runs(values: Sequence[float | None]) -> dict[str, float | None] | None:
-    found = interval(values)
-    return asdict(found) if found else None
 
 
 def _summary(values: Histogram) -> dict[str, float | None]:
-    return {
-        "mean": values.mean,
-        "p50": values.percentile(50),
-        "p99": values.percentile(99),
-        "max": values.max,
-    }
+    percentiles = {f"p{percent}": values.percentile(percent) for percent in (50, 99)}
+    return {"mean": values.mean, **percentiles, "max": values.max}
 
 
 def _usage(usages: Sequence[Usage | None]) -> dict[str, float | int] | None:
@@ -101,7 +110,3 @@ def _usage(usages: Sequence[Usage | None]) -> dict[str, float | int] | None:
         "max_memory_bytes": max(usage.memory_bytes for usage in known),
         "num_processes": known[-1].num_processes,
     }
-
-
-def _ms(value_us: int | None) -> float | None:
-    return None if value_us is None else value_us / 1000

@@ -1,15 +1,15 @@
 """The knee: the highest rate at which a server still meets a latency objective.
 
-Doubles the rate until the objective is missed, halves the gap (geometrically) a few times, and measures the
-best rate in full. Where those runs miss the objective after all, it steps down and measures again. While it
-searches, a rate has missed where two tries in a row do: a moment's pause of the machine spoils a short run.
+The rate is doubled until the objective is missed, the gap is halved (geometrically) a few times, and the best
+rate is measured in full. Where those runs miss the objective, a lower rate is measured. During the search a
+rate has missed where two tries in a row do, because a moment's pause of the machine spoils a short run.
 """
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
-from re4.benchmarks.load_generator.load import Arrivals, OpenLoad
-from re4.benchmarks.serve.measure import Bench, Point
+from re4.benchmarks.load_generator.load import OpenLoad
+from re4.benchmarks.serve.runner import LoadPoint, LoadRunner
 
 _MAX_DOUBLINGS: Final = 16
 _NUM_HALVINGS: Final = 3
@@ -22,36 +22,43 @@ _MAX_STEPS_DOWN: Final = 6
 class Knee:
     """Where a sweep ended."""
 
-    point: Point | None
+    point: LoadPoint | None
     """The highest rate measured in full that meets the objective; None where no rate did."""
     reason: str
     """Why there is no higher one."""
     is_client_limited: bool
-    """It was the client that could do no more: the server's own knee is at least as high."""
+    """The client could offer no more: the server's own knee is at least as high."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        load = self.point.load if self.point else None
+        return {
+            "rate_per_s": load.rate_per_s if isinstance(load, OpenLoad) else None,
+            "reason": self.reason,
+            "is_client_limited": self.is_client_limited,
+        }
 
 
-def find_knee(
-    bench: Bench, *, first_rate_per_s: float, arrivals: Arrivals, p99_ms: float, num_runs: int
-) -> Knee:
+def find_knee(runner: LoadRunner, first: OpenLoad, *, p99_ms: float, num_runs: int) -> Knee:
     """Find the knee.
 
     Args:
-        bench: Where to measure.
-        first_rate_per_s: A rate that the server surely bears.
-        arrivals: How calls arrive.
+        runner: Measures the server.
+        first: A load that the server surely bears.
         p99_ms: The objective: the 99th percentile of all calls, failed ones counting as slower than any.
         num_runs: Runs at the knee, and at each rate that could be it.
 
     Raises:
         StoppedError: measuring ended early.
     """
-    # Why no higher rate was taken, and whether that is the client's fault.
-    ceiling = (f"the client cannot offer more than {bench.max_rate_per_s:,.0f}/s", True)
+    max_rate_per_s = runner.max_rate_per_s
+    # Why no higher rate was taken, and whether that is the client's limit.
+    why = (f"the client cannot offer more than {max_rate_per_s:,.0f}/s", True)
 
-    def measure(rate_per_s: float, *, in_full: bool) -> tuple[Point, tuple[str, bool] | None]:
-        """A rate's point, and what speaks against it."""
-        point = bench.measure(
-            OpenLoad(rate_per_s=rate_per_s, arrivals=arrivals),
+    def measure(rate_per_s: float, *, in_full: bool) -> tuple[LoadPoint, tuple[str, bool] | None]:
+        """Return a rate's point, and the reason to reject it."""
+        point = runner.measure(
+            replace(first, rate_per_s=rate_per_s),
             num_runs=num_runs if in_full else 1,
             purpose="measured" if in_full else "search",
         )
@@ -66,16 +73,16 @@ def find_knee(
         _, problem = measure(rate_per_s, in_full=False)
         return problem and measure(rate_per_s, in_full=False)[1]
 
-    best, missed, why = 0.0, None, ceiling
-    rate = min(first_rate_per_s, bench.max_rate_per_s)
+    best, missed = 0.0, None
+    rate = min(first.rate_per_s, max_rate_per_s)
     for _ in range(_MAX_DOUBLINGS):
         if problem := search(rate):
             missed, why = rate, problem
             break
         best = rate
-        if rate >= bench.max_rate_per_s:
+        if rate >= max_rate_per_s:
             break
-        rate = min(2 * rate, bench.max_rate_per_s)
+        rate = min(2 * rate, max_rate_per_s)
     for _ in range(_NUM_HALVINGS if best and missed else 0):
         assert missed is not None
         middle = (best * missed) ** 0.5

@@ -1,11 +1,11 @@
-"""A bundle of made-up items, and histories to ask it with: a server at sizes that no public run has.
+"""A bundle of synthetic items, and histories for requests: a server at sizes that no public data set has.
 
     python -m re4.benchmarks.synthetic.bundle FOLDER --num-items 1000000
 
 Writes FOLDER/bundles (for `re4 serve`) and FOLDER/data, which `re4 bench` takes as `--data`. The encoder is
 Re4's, not trained: its attentions are sharp, and W2 is the identity, so that an interest is the mean of a few
-items of the history, as `vectors.py` says it is. Ids are strings of ten characters. The index is chosen,
-built and tuned as `re4 export` does it.
+items of the history, as in `vectors.py`. Ids are strings of ten characters. The index is chosen, built and
+tuned as `re4 export` does it.
 
 Legend: N items, D embedding, Q histories, L history length.
 """
@@ -19,7 +19,7 @@ import polars as pl
 import typer
 from numpy.typing import NDArray
 
-from re4.benchmarks.synthetic.catalogue import made_up_material, set_aside
+from re4.benchmarks.synthetic.catalogue import hold_out, synthetic_material
 from re4.benchmarks.synthetic.vectors import VectorSpace
 from re4.common.console import print_line
 from re4.exporting.catalogue.items import Ids
@@ -29,7 +29,7 @@ from re4.exporting.index.tuning import Goal
 from re4.training.config import TrainConfig
 
 NUM_PROBES: Final = 2_000
-"""Histories that the index is tuned with; half as many more are there to ask with."""
+"""Histories that the index is tuned with; half as many more are written for requests."""
 _SHARPNESS: Final = 8.0
 _ID_LENGTH: Final = 10
 
@@ -44,13 +44,13 @@ def main(
     num_candidates: Annotated[int, typer.Option(help="As for re4 export.")] = 100,
     seed: Annotated[int, typer.Option(help="The same seed gives the same vectors.")] = 0,
 ) -> None:
-    """Write a bundle version of made-up items, and histories for it."""
+    """Write a bundle version of synthetic items, and histories for it."""
     config = TrainConfig(num_interests=num_interests, embedding_dim=embedding_dim).resolve(num_items)
     space = VectorSpace(num_items=num_items, embedding_dim=embedding_dim, seed=seed)
     folder.mkdir(parents=True, exist_ok=True)
     goal = Goal(recall=recall, num_candidates=num_candidates)
     with TemporaryDirectory(dir=folder) as scratch:
-        whole = made_up_material(
+        whole = synthetic_material(
             Path(scratch),
             space,
             config,
@@ -58,7 +58,7 @@ def main(
             id_length=_ID_LENGTH,
             num_histories=3 * NUM_PROBES // 2,
         )
-        material, rows_QL, lengths_Q = set_aside(whole, NUM_PROBES // 2)
+        material, rows_QL, lengths_Q = hold_out(whole, NUM_PROBES // 2)
         version = publish_material(lambda scratch: material, folder / "bundles", index=index, goal=goal)
     _write_data(folder / "data", material.items.ids, rows_QL, lengths_Q)
     print_line(f"{folder / 'bundles'}: {version}")

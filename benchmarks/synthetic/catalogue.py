@@ -1,7 +1,7 @@
-"""A made-up catalogue of any size, and an encoder whose interests lie among its items, ready for export.
+"""A synthetic catalogue of any size, and an encoder whose interests lie among its items, ready for export.
 
-The encoder is Re4's own with weights drawn at random and its attention made sharp: each interest dwells on a
-few items of a history, as those of a trained one do.
+The encoder is Re4's own with random weights and a sharpened attention: each interest attends to a few items
+of a history, as those of a trained encoder do.
 
 Legend: N items, D embedding, P histories, L history length.
 """
@@ -24,7 +24,7 @@ from re4.training.config import TrainConfig
 from re4.training.encoders import build_encoder
 
 
-def made_up_material(
+def synthetic_material(
     folder: Path,
     space: VectorSpace,
     config: TrainConfig,
@@ -33,16 +33,16 @@ def made_up_material(
     id_length: int,
     num_histories: int,
 ) -> Material:
-    """Write a catalogue's vectors into a folder, where they are not there yet, and draw the rest.
+    """Write a catalogue's vectors into a folder, where they do not exist yet, and draw the rest.
 
     Args:
         folder: Gets `vectors.npy`, memory-mapped from there.
-        space: Where items are drawn from.
+        space: Distribution of the items.
         config: The encoder's.
-        sharpness: What weights of a new encoder are multiplied with, by name: its attention's logits differ
-            by a tenth or two.
+        sharpness: Factors of the encoder's weights, by name: the logits of a new encoder's attention hardly
+            differ.
         id_length: Characters of an id.
-        num_histories: How many are drawn.
+        num_histories: Number of histories.
     """
     path = folder / "vectors.npy"
     if not path.exists():
@@ -64,7 +64,7 @@ def made_up_material(
         encoder=TrainedEncoder(module=encoder, num_interests=config.K),
         model=model_info(config, vectors_ND),
         evaluation={},
-        lineage={"made_up": True, "seed": space.seed},
+        lineage={"synthetic": True, "seed": space.seed},
     )
 
 
@@ -73,9 +73,8 @@ def _ids(length: int, start: int, stop: int) -> pl.Series:
     return "B" + numbers.cast(pl.String).str.zfill(length - 1)
 
 
-def set_aside(whole: Material, num_histories: int) -> tuple[Material, NDArray[np.int64], NDArray[np.int64]]:
-    """The material without its last histories, and those: rows_PL and lengths_P."""
+def hold_out(whole: Material, num_histories: int) -> tuple[Material, NDArray[np.int64], NDArray[np.int64]]:
+    """Split off the last histories: return the material without them, their rows_PL and their lengths_P."""
     rows_PL, lengths_P = whole.rows_PL, whole.lengths_P
-    kept = slice(-num_histories)
-    last = slice(-num_histories, None)
-    return replace(whole, rows_PL=rows_PL[kept], lengths_P=lengths_P[kept]), rows_PL[last], lengths_P[last]
+    kept = replace(whole, rows_PL=rows_PL[:-num_histories], lengths_P=lengths_P[:-num_histories])
+    return kept, rows_PL[-num_histories:], lengths_P[-num_histories:]

@@ -1,8 +1,8 @@
 """Event logs of any size with planted interests and popularity skew, seeded.
 
-Items come in clusters, a crowded few and many small ones, and within a cluster few items get most events. A
+Items come in clusters, a few popular ones and many others, and within a cluster few items get most events. A
 user likes a few clusters and takes each event from one of them; lengths of histories are skewed as well.
-Written part by part, so that memory does not grow with the log; the same seed gives the same bytes.
+A log is written part by part, so that memory does not grow with it; the same seed gives the same bytes.
 
 Legend: U users of a part, E events of a part, T tastes, C clusters.
 """
@@ -21,7 +21,7 @@ from re4.common.files import replacing
 
 _PART_USERS: Final = 50_000
 _MEAN_EVENTS: Final = 40
-_FEWEST: Final = 5
+_MIN_EVENTS: Final = 5
 _SKEW: Final = 3
 """Of a cluster's items: the share of events that the first x of them get is the cube root of x."""
 _SPAN_S: Final = 180 * 86_400
@@ -30,28 +30,30 @@ _START_S: Final = 1_700_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class EventSpace:
-    """Items and how they are liked."""
+    """Distribution of items and of users' tastes."""
 
     num_items: int
     num_tastes: int = 4
     """Clusters that a user likes."""
     cluster_items: int = 200
-    """About so many items make a cluster."""
+    """Approximate number of items of a cluster."""
     seed: int = 0
 
     @property
     def num_clusters(self) -> int:
-        """At least as many as a user likes."""
+        """Number of clusters, at least as many as a user likes."""
         return max(self.num_tastes, self.num_items // self.cluster_items)
 
     def part(self, number: int, num_users: int) -> pl.DataFrame:
-        """Events of one part's users: `user` (int64), `item` (int64) and `timestamp` (seconds), by time.
+        """Return events of one part's users by time: `user` (int64), `item` (int64), `timestamp` (seconds).
 
         Every user has at least five events.
         """
         rng = np.random.default_rng((self.seed, number))
-        extra_U = np.minimum(rng.pareto(1.6, num_users) * 0.6 * (_MEAN_EVENTS - _FEWEST), 50 * _MEAN_EVENTS)
-        num_U = _FEWEST + extra_U.astype(np.int64)
+        extra_U = np.minimum(
+            rng.pareto(1.6, num_users) * 0.6 * (_MEAN_EVENTS - _MIN_EVENTS), 50 * _MEAN_EVENTS
+        )
+        num_U = _MIN_EVENTS + extra_U.astype(np.int64)
         tastes_UT = self._skewed(rng.random((num_users, self.num_tastes)), self.num_clusters, 2)
         user_E = np.repeat(np.arange(num_users), num_U)
         cluster_E = tastes_UT[user_E, rng.integers(self.num_tastes, size=len(user_E))]
@@ -65,8 +67,8 @@ class EventSpace:
         )
         return frame.sort("timestamp", maintain_order=True)
 
-    def plan_of(self, items_N: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Give each item's cluster, and its chance to be the one that is taken from there."""
+    def item_chances(self, items_N: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return each item's cluster, and its chance to be the item of an event of that cluster."""
         cluster_N = items_N % self.num_clusters
         place_N = items_N // self.num_clusters
         edges_2N = np.stack([place_N, place_N + 1]) / self._size_of(cluster_N)
@@ -74,17 +76,17 @@ class EventSpace:
         return cluster_N, last_N - first_N
 
     def _size_of(self, cluster_N: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Items of cluster c are c, c + C, c + 2C, …: every cluster has popular ones among the first rows."""
+        """Return clusters' sizes. Items of cluster c are c, c + C, c + 2C, …: each has popular first rows."""
         return (self.num_items - cluster_N - 1) // self.num_clusters + 1
 
     @staticmethod
     def _skewed(uniform: NDArray[np.float64], size: int | NDArray[np.int64], power: int) -> NDArray[np.int64]:
-        """Turn uniform numbers into places 0 to size - 1, the first ones more often."""
+        """Turn uniform numbers into positions 0 to size - 1, the first ones more often."""
         return np.asarray((uniform**power * size).astype(np.int64))
 
 
 def write_event_log(path: Path, space: EventSpace, num_events: int) -> int:
-    """Write at least so many events, parquet, appearing whole; give their exact number."""
+    """Write a parquet log of at least so many events, which appears whole; return their exact number."""
     written = number = 0
     with (
         replacing(path) as whole,

@@ -1,14 +1,14 @@
-"""Made-up item vectors and interests with the structure of real ones, for sizes that no public run has.
+"""Synthetic item vectors and interests with the structure of real ones, for any catalogue size.
 
     python -m re4.benchmarks.synthetic.vectors FOLDER --num-items 1000000
 
-Items lie in clusters, a few of them crowded and most small, and the clusters lie in a space of fewer
-dimensions than the vectors have. Norms vary, and are larger for more popular items. A request's interests
-each lie near one cluster, a crowded one more often, as the mean of a few points of it: an interest is made of
-items of the history.
+Items lie in clusters, a few of them large and most small, and the clusters lie in a space of fewer dimensions
+than the vectors have. Norms vary, and are larger for more popular items. Each interest of a request lies near
+one cluster, a large one more often: it is the mean of a few points of the cluster, as a trained interest is a
+mean of history items.
 
-Everything follows from the seed. Items are made and written a chunk at a time, so that 10^7 of them fit in
-little memory. Rows are in order of popularity, as those of a run are; clusters are spread over all rows.
+Everything follows from the seed. Items are drawn and written a chunk at a time, so that 10^7 of them need
+little memory. Rows are in order of popularity, as those of a run; clusters are spread over all rows.
 
 Legend: N items, D embedding, C clusters, Q requests, K interests, L history length.
 """
@@ -22,23 +22,23 @@ import typer
 from numpy.typing import NDArray
 
 CHUNK_SIZE: Final = 65_536
-"""Items made at once; part of what the seed determines."""
+"""Items drawn at a time; another size gives other vectors from the same seed."""
 
 _ITEMS_PER_CLUSTER: Final = 200
 _CROWDING: Final = 0.8
-"""Exponent of the clusters' sizes: the r-th largest is proportional to r to the minus this."""
+"""Exponent of the clusters' sizes: the r-th largest is proportional to r to the power of minus this."""
 _SPREAD: Final = 0.6
 """Distance of items from their cluster's centre, in lengths of the centre."""
 _NORM_SPREAD: Final = 0.25
 """Standard deviation of the logarithm of the norms."""
 _NORM_SLOPE: Final = 0.04
-"""How much the logarithm of the norm grows when an item is e times as popular."""
+"""Growth of the logarithm of the norm when an item is e times as popular."""
 _ATTENDED_ITEMS: Final = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class VectorSpace:
-    """Where items and interests are drawn from."""
+    """Distribution of items and interests."""
 
     num_items: int
     embedding_dim: int = 64
@@ -62,7 +62,7 @@ class VectorSpace:
         vectors_ND.flush()
 
     def interests(self, num_requests: int, num_interests: int = 4) -> NDArray[np.float32]:
-        """Interests of so many requests, float32 [Q, K, D]."""
+        """Return interests of so many requests, float32 [Q, K, D]."""
         rng = np.random.default_rng((self.seed, 1))
         centres_CD = self._centres_CD()
         clusters_QK = self._clusters(rng, num_requests * num_interests).reshape(num_requests, num_interests)
@@ -73,16 +73,16 @@ class VectorSpace:
     def histories(
         self, num_requests: int, *, length: int = 20, num_tastes: int = 4
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Histories of requests: items of a few clusters each, the popular ones more often.
+        """Return histories of requests: items of a few clusters each, the popular ones more often.
 
         Returns:
-            Rows, int64 [Q, L], newest first and padded with 0, and lengths, int64 [Q]: half of L to L.
+            Rows, int64 [Q, L], newest first and padded with 0, and lengths, int64 [Q], from half of L to L.
         """
         rng = np.random.default_rng((self.seed, 3))
         cluster_N = self._item_clusters()
         order_N = np.argsort(cluster_N, kind="stable")  # within a cluster the most popular first
         bounds_C = np.searchsorted(cluster_N, np.arange(self.num_clusters + 1), sorter=order_N)
-        # Clusters of random items: a crowded cluster is more people's taste.
+        # Clusters of random items: a large cluster is the taste of more users.
         tastes_QT = cluster_N[rng.integers(self.num_items, size=(num_requests, num_tastes))]
         taste_QL = np.take_along_axis(tastes_QT, rng.integers(num_tastes, size=(num_requests, length)), 1)
         first_QL, size_QL = bounds_C[taste_QL], bounds_C[taste_QL + 1] - bounds_C[taste_QL]
@@ -94,7 +94,7 @@ class VectorSpace:
 
     @property
     def num_clusters(self) -> int:
-        """Clusters that items are drawn from."""
+        """Number of clusters."""
         return max(1, self.num_items // _ITEMS_PER_CLUSTER)
 
     def _chunk(
@@ -111,7 +111,7 @@ class VectorSpace:
         return directions
 
     def _item_clusters(self) -> NDArray[np.int32]:
-        """The cluster of every item."""
+        """Return the cluster of every item."""
         return np.concatenate(
             [
                 self._clusters(self._rng_of(number), min(CHUNK_SIZE, self.num_items - start)).astype(np.int32)
@@ -120,11 +120,11 @@ class VectorSpace:
         )
 
     def _rng_of(self, number: int) -> np.random.Generator:
-        """What a chunk's items are drawn with: their clusters first."""
+        """Return the generator of a chunk's items; it draws their clusters first."""
         return np.random.default_rng((self.seed, 2, number))
 
     def _centres_CD(self) -> NDArray[np.float32]:
-        """Centres of length about 1 in half as many dimensions as there are, and a little in all of them."""
+        """Return centres of length about 1 in half of the dimensions, and a little in all of them."""
         rng = np.random.default_rng((self.seed, 0))  # other streams: (seed, 1), (seed, 2, chunk), (seed, 3)
         inner = max(2, self.embedding_dim // 2)
         basis = rng.standard_normal((inner, self.embedding_dim)) / np.sqrt(inner * self.embedding_dim)

@@ -1,4 +1,4 @@
-"""What a step owes in arithmetic, and how fast this machine does it."""
+"""The arithmetic of a training step, and the speed of this machine."""
 
 import time
 
@@ -10,16 +10,16 @@ from re4.training.config import TrainConfig
 
 
 def matmul_gflops(matrix: Tensor) -> float:
-    """Measure one float32 product of a square matrix with itself, in GFLOP/s."""
+    """Return the speed of one float32 product of a square matrix with itself, in GFLOP/s."""
     started = time.perf_counter()
     matrix @ matrix
     return float(2 * len(matrix) ** 3 / (time.perf_counter() - started) / 1e9)
 
 
 def owed_gflop(config: TrainConfig, lengths_B: NDArray[np.int64], num_items: int) -> float:
-    """Count one step's matrix products, each done once forward and twice backward; padding owes nothing.
+    """Return one step's arithmetic: matrix products, once forward and twice backward, without padding.
 
-    Of the interests that compete for a negative's score, only the one that has it owes the way back.
+    Of the interests that compete for a negative's score, only the winner has a backward pass.
     """
     batch, dim, width = len(lengths_B), config.embedding_dim, config.attention_dim
     interests = config.K

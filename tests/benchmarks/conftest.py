@@ -4,13 +4,13 @@ import sys
 
 import pytest
 
-from re4.benchmarks.common import steadiness
+from re4.benchmarks.common import cpu_stability
 
 
 @pytest.fixture(autouse=True)
 def short_look_at_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seconds before every report would be most of what the tests take."""
-    monkeypatch.setattr(steadiness, "_SECONDS", 0.1)
+    monkeypatch.setattr(cpu_stability, "_SECONDS", 0.1)
 
 
 @pytest.fixture(autouse=True)

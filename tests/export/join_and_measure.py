@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from re4.benchmarks.scale.watching import Watch
+from re4.benchmarks.scale.stage_monitor import StageMonitor
 from re4.bundle.attributes.writer import write_attributes
 from re4.bundle.ids.id_map import write_item_ids
 from re4.exporting.catalogue import attribute_codes as coding
@@ -55,8 +55,8 @@ def join(folder: Path) -> None:
 
 few, many = map(Path, sys.argv[1:])
 join(few)
-watch = Watch()
-with watch.watching():
+watch = StageMonitor()
+with watch.running():
     watch.begin("before")
     time.sleep(0.1)
     watch.begin("join")

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from re4.benchmarks.scale.watching import Watch
+from re4.benchmarks.scale.stage_monitor import StageMonitor
 from re4.bundle.array_files import open_array
 from re4.exporting.index.make import make_index
 from re4.exporting.index.tuning import Goal
@@ -53,8 +53,8 @@ gates._exactly_reached(few[:64], few, 5)
 if what == "index":
     with TemporaryDirectory() as scratch:
         make(few, Path(scratch))
-watch = Watch()
-with watch.watching():
+watch = StageMonitor()
+with watch.running():
     watch.begin("before")
     time.sleep(0.1)
     watch.begin("meanwhile")

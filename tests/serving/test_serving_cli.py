@@ -10,9 +10,9 @@ from certificates import Authority
 from running_server import RE4, RunningServer
 from typer.testing import CliRunner
 
-from re4.benchmarks.common import steadiness
+from re4.benchmarks.common import cpu_stability
 from re4.benchmarks.load_generator.load import Timing
-from re4.benchmarks.serve import measure
+from re4.benchmarks.serve import runner
 from re4.cli import build_app
 from re4.serving.auth.tokens import token_hash
 from re4.serving.cli import info
@@ -52,8 +52,8 @@ def test_verbs_reach_a_server_with_tls_and_tokens(
     bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The load generator too; the token comes from a file or the environment."""
-    monkeypatch.setattr(steadiness, "_SECONDS", 0.1)
-    monkeypatch.setattr(measure, "_CEILING_TIMING", Timing(warmup_s=0.1, duration_s=0.4, deadline_s=10))
+    monkeypatch.setattr(cpu_stability, "_SECONDS", 0.1)
+    monkeypatch.setattr(runner, "_CEILING_TIMING", Timing(warmup_s=0.1, duration_s=0.4, deadline_s=10))
     authority = Authority(tmp_path)
     pair, own = authority.issue(), authority.issue("caller")
     (tmp_path / "token").write_text("a-secret-token\n")

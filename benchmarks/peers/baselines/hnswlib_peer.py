@@ -1,12 +1,11 @@
-"""The peer hnswlib: a graph over float32 vectors, by inner product."""
+"""The engine hnswlib: a graph over float32 vectors, by inner product."""
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import hnswlib
 import numpy as np
-from contest import Peer, run, size_of
+from harness import GRAPH_WIDTHS, Engine, run
 
 
 def _build(vectors: np.ndarray, threads: int) -> Any:
@@ -29,15 +28,13 @@ def _search(index: Any, queries: np.ndarray, num_results: int, setting: Any, thr
 
 
 run(
-    "hnswlib",
-    Peer(
-        version=version("hnswlib"),
+    Engine(
+        name="hnswlib",
         how="M=16, ef_construction=200",
         build=_build,
         save=lambda index, path: index.save_index(str(path)),
         load=_load,
-        num_bytes=size_of,
-        settings=[{"ef": ef} for ef in (100, 150, 200, 300, 400, 600, 800, 1600)],
+        settings=[{"ef": ef} for ef in GRAPH_WIDTHS],
         search=_search,
-    ),
+    )
 )

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that the peers need, each in an environment of its own; what cannot be had is said and left out.
+# Everything that the peers need, each in an environment of its own; whatever cannot be installed is reported and left out.
 # Usage: install.sh PYTHON
 set -u
 python=$1

@@ -1,12 +1,11 @@
-"""The peer ScaNN: a tree of lists, anisotropic codes, exact re-ordering, by dot product."""
+"""The engine ScaNN: a tree of lists, anisotropic codes, exact re-ordering, by dot product."""
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scann
-from contest import Peer, run, size_of
+from harness import Engine, run
 
 
 def _build(vectors: np.ndarray, threads: int) -> Any:
@@ -40,19 +39,17 @@ def _search(index: Any, queries: np.ndarray, num_results: int, setting: Any, thr
 
 
 run(
-    "scann",
-    Peer(
-        version=version("scann"),
+    Engine(
+        name="scann",
         how="tree of 2√N leaves, score_ah(2, 0.2), reorder",
         build=_build,
         save=_save,
         load=lambda path, vectors: scann.scann_ops_pybind.load_searcher(str(path)),
-        num_bytes=size_of,
         settings=[
             {"leaves": leaves, "reordered": reordered}
             for leaves in (4, 5, 6, 7, 8, 10, 12, 15, 20, 30, 45, 60, 90, 130)
             for reordered in (120, 150, 200, 300, 500)
         ],
         search=_search,
-    ),
+    )
 )

@@ -1,12 +1,11 @@
-"""The peer scalable-vs: a Vamana graph over half-precision vectors. Its codes want an Intel processor."""
+"""The engine scalable-vs: a Vamana graph over float16 vectors. Its compressed codes need an Intel CPU."""
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import svs
-from contest import Peer, run, size_of
+from harness import GRAPH_WIDTHS, Engine, run
 
 
 def _build(vectors: np.ndarray, threads: int) -> Any:
@@ -39,15 +38,13 @@ def _search(index: Any, queries: np.ndarray, num_results: int, setting: Any, thr
 
 
 run(
-    "scalable-vs",
-    Peer(
-        version=version("scalable-vs"),
+    Engine(
+        name="scalable-vs",
         how="Vamana, degree 32, window 128, alpha 0.95, float16",
         build=_build,
         save=_save,
         load=_load,
-        num_bytes=size_of,
-        settings=[{"window": window} for window in (100, 150, 200, 300, 400, 600, 800, 1600)],
+        settings=[{"window": window} for window in GRAPH_WIDTHS],
         search=_search,
-    ),
+    )
 )

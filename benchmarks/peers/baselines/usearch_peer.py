@@ -1,11 +1,10 @@
-"""The peer usearch: a graph over vectors of half precision, by inner product."""
+"""The engine usearch: a graph over vectors of half precision, by inner product."""
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from contest import Peer, run, size_of
+from harness import GRAPH_WIDTHS, Engine, run
 from usearch.index import Index
 
 
@@ -32,15 +31,13 @@ def _search(index: Any, queries: np.ndarray, num_results: int, setting: Any, thr
 
 
 run(
-    "usearch",
-    Peer(
-        version=version("usearch"),
+    Engine(
+        name="usearch",
         how="f16, connectivity=16, expansion_add=128",
         build=_build,
         save=lambda index, path: index.save(str(path)),
         load=_load,
-        num_bytes=size_of,
-        settings=[{"expansion": ef} for ef in (100, 150, 200, 300, 400, 600, 800, 1600)],
+        settings=[{"expansion": ef} for ef in GRAPH_WIDTHS],
         search=_search,
-    ),
+    )
 )

@@ -1,11 +1,10 @@
-"""The peer voyager: a graph over float32 vectors, inner products by its own reduction to distances."""
+"""The engine voyager: a graph over float32 vectors, inner products by its own reduction to distances."""
 
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import voyager
-from contest import Peer, run, size_of
+from harness import GRAPH_WIDTHS, Engine, run
 
 
 def _build(vectors: np.ndarray, threads: int) -> Any:
@@ -24,15 +23,13 @@ def _search(index: Any, queries: np.ndarray, num_results: int, setting: Any, thr
 
 
 run(
-    "voyager",
-    Peer(
-        version=version("voyager"),
+    Engine(
+        name="voyager",
         how="M=16, ef_construction=200",
         build=_build,
         save=lambda index, path: index.save(str(path)),
         load=lambda path, vectors: voyager.Index.load(str(path)),
-        num_bytes=size_of,
-        settings=[{"ef": ef} for ef in (100, 150, 200, 300, 400, 600, 800, 1600)],
+        settings=[{"ef": ef} for ef in GRAPH_WIDTHS],
         search=_search,
-    ),
+    )
 )

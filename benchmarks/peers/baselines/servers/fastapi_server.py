@@ -1,7 +1,7 @@
 """A plain FastAPI service around FAISS, as tutorials write it: one request, one search, JSON in and out.
 
-`loop` answers in the event loop (`async def`), which on one core is the fastest; `threads` is the plain `def`
-that most tutorials have, which FastAPI runs in its pool of threads.
+`loop` answers in the event loop (`async def`), the fastest way on one core; `threads` is the plain `def` of
+most tutorials, which FastAPI runs in its thread pool.
 """
 
 import argparse
@@ -9,16 +9,16 @@ from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
-from messages import Candidates, Question
+from messages import Candidates, Request
 from retrieval import Retrieval
 
 
 def make_app(retrieval: Retrieval, setting: str) -> FastAPI:
-    """The service."""
+    """Return the service."""
     app = FastAPI()
 
-    def answer(question: Question) -> Candidates:
-        rows, scores, interests = retrieval.retrieve([question.history], question.num_candidates)
+    def answer(request: Request) -> Candidates:
+        rows, scores, interests = retrieval.retrieve([request.history], request.num_candidates)
         return Candidates(
             ids=retrieval.ids.ids(rows[0]), scores=scores[0].tolist(), interests=interests[0].tolist()
         )
@@ -28,14 +28,14 @@ def make_app(retrieval: Retrieval, setting: str) -> FastAPI:
     else:
 
         @app.post("/retrieve")
-        async def answer_in_the_loop(question: Question) -> Candidates:
-            return answer(question)
+        async def answer_in_the_loop(request: Request) -> Candidates:
+            return answer(request)
 
     return app
 
 
 def main() -> None:
-    """Serve until told to end."""
+    """Serve until the process is stopped."""
     parser = argparse.ArgumentParser()
     parser.add_argument("version", type=Path)
     parser.add_argument("--port", type=int, required=True)

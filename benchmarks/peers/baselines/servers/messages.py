@@ -1,9 +1,9 @@
-"""What the services over HTTP are asked, and what they answer."""
+"""Messages of the services over HTTP."""
 
 from pydantic import BaseModel
 
 
-class Question(BaseModel):
+class Request(BaseModel):
     """A user's recent items, oldest first."""
 
     history: list[str]

@@ -2,8 +2,8 @@
 
     python postgres.py VERSION FOLDER
 
-fills FOLDER from the files of a bundle version, once; the server then runs it from there. The build is as
-pgvector's documentation advises: load by binary COPY, index afterwards, with memory for the whole graph.
+fills FOLDER from the files of a bundle version, once; the server then uses it. The build follows pgvector's
+documentation: load by binary COPY, index afterwards, with memory for the whole graph.
 """
 
 import contextlib
@@ -38,14 +38,14 @@ SERVER_SETTINGS = {
     "max_connections": "100",
     "dynamic_shared_memory_type": "posix",
 }
-"""A quarter of a small machine's memory, so that table and index stay in it; everything else as it comes."""
+"""A quarter of a small machine's memory, so that table and index stay in it; all else as installed."""
 FACTS = "facts.json"
-_ROWS_AT_ONCE = 10_000
+CHUNK_ROWS = 10_000
 _WAIT_S = 60.0
 
 
 def missing() -> str | None:
-    """What has to be installed; None where everything is there."""
+    """Return what has to be installed; None where nothing is missing."""
     if (PROGRAMS / "postgres").exists() and EXTENSION.exists():
         return None
     return (
@@ -55,7 +55,7 @@ def missing() -> str | None:
 
 @contextlib.contextmanager
 def running(folder: Path) -> Iterator[str]:
-    """Run PostgreSQL on a filled folder while the block runs; gives what to connect with."""
+    """Run PostgreSQL on a filled folder while the block runs; gives the connection string."""
     words = [str(PROGRAMS / "postgres"), "-D", str(folder / "data"), "-k", str(folder)]
     for name, value in SERVER_SETTINGS.items():
         words += ["-c", f"{name}={value}"]
@@ -79,7 +79,7 @@ def running(folder: Path) -> Iterator[str]:
 
 
 def fill(version: Path, folder: Path) -> dict[str, object]:
-    """Make the table and its index, where they are not there yet; gives facts of the build."""
+    """Make the table and its index, where they do not exist yet; return facts of the build."""
     facts = folder / FACTS
     if facts.exists():
         return json.loads(facts.read_text())
@@ -106,8 +106,8 @@ def fill(version: Path, folder: Path) -> dict[str, object]:
             cursor.copy("COPY items (item_id, embedding) FROM STDIN WITH (FORMAT BINARY)") as copy,
         ):
             copy.set_types(["text", "vector"])
-            for start in range(0, num_items, _ROWS_AT_ONCE):
-                rows = np.arange(start, min(start + _ROWS_AT_ONCE, num_items))
+            for start in range(0, num_items, CHUNK_ROWS):
+                rows = np.arange(start, min(start + CHUNK_ROWS, num_items))
                 for id_, vector in zip(ids.ids(rows), np.array(vectors[rows]), strict=True):
                     copy.write_row((str(id_), vector))
         loaded = time.monotonic()
@@ -136,7 +136,7 @@ def fill(version: Path, folder: Path) -> dict[str, object]:
 
 
 def _owner() -> str:
-    """PostgreSQL refuses to run as root."""
+    """Return the user to run as: PostgreSQL refuses to run as root."""
     return "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
 
 

@@ -1,4 +1,4 @@
-"""The work that every peer server does: histories of item ids in, candidates with ids out.
+"""The work of every peer server: histories of item ids in, candidates with ids out.
 
 The same encoder, the same vectors, the same index at the same tuned setting, and the product's own merge
 (`bundle/rescoring.py`), so that servers differ by how they serve and by nothing else. Reads the files of a
@@ -39,7 +39,7 @@ class Encoder:
         )
 
     def encode(self, histories: Sequence[Sequence[Any]]) -> np.ndarray:
-        """Interests [B, K, D] of histories, oldest first, of at least one known id each."""
+        """Return interests [B, K, D] of histories, oldest first, of at least one known id each."""
         rows_BL = np.zeros((len(histories), self.max_history_length), np.int64)
         lengths_B = np.empty(len(histories), np.int64)
         for place, history in enumerate(histories):
@@ -70,7 +70,7 @@ class Retrieval(Encoder):
     def retrieve(
         self, histories: Sequence[Sequence[Any]], num_candidates: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows, scores and interest numbers, [B, M] each, best first."""
+        """Return rows, scores and interest numbers, [B, M] each, best first."""
         interests_BKD = self.encode(histories)
         num_requests, num_interests, dim = interests_BKD.shape
         num_found = min(ceil(num_candidates * self._k_factor), self._index.ntotal)

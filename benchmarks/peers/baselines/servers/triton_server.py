@@ -1,4 +1,4 @@
-"""NVIDIA Triton by way of pytriton: encoder and index behind its dynamic batcher, asked over gRPC.
+"""NVIDIA Triton by way of pytriton: encoder and index behind its dynamic batcher, called over gRPC.
 
 Requests and replies are tensors: ids are BYTES, a history is padded with empty ones. Triton batches; the
 function below gets whole batches, as pytriton's documentation advises.
@@ -17,11 +17,11 @@ from retrieval import Retrieval
 MODEL = "re4"
 MAX_BATCH_SIZE = 64
 QUEUE_DELAYS_US = {"latency": 0, "throughput": 2_000}
-"""The batcher's `max_queue_delay_microseconds`: 0 sends what is there, more waits for a fuller batch."""
+"""The batcher's `max_queue_delay_microseconds`: above 0 it waits for a fuller batch."""
 
 
 def main() -> None:
-    """Serve until told to end."""
+    """Serve until the process is stopped."""
     parser = argparse.ArgumentParser()
     parser.add_argument("version", type=Path)
     parser.add_argument("--port", type=int, required=True)

@@ -1,8 +1,8 @@
-"""The two-hop design: a service that encodes, asks PostgreSQL (pgvector) for each interest, and merges.
+"""The two-hop design: a service that encodes, searches PostgreSQL (pgvector) for each interest, and merges.
 
-`one` asks over one connection, search after search; `all` asks over K connections at once, which shortens a
-lone request's time where PostgreSQL has cores for it. Statements are prepared (asyncpg does so by itself) and
-vectors travel in binary, over a socket of this machine.
+`one` searches over one connection, one after the other; `all` searches over K connections at once, which
+shortens a lone request's time where PostgreSQL has cores for it. Statements are prepared (asyncpg does so by
+itself) and vectors travel in binary, over a local socket.
 
 Legend: K interests, M candidates.
 """
@@ -17,7 +17,7 @@ from typing import Any
 import asyncpg
 import uvicorn
 from fastapi import FastAPI
-from messages import Candidates, Question
+from messages import Candidates, Request
 from pgvector.asyncpg import register_vector
 from postgres import running
 from retrieval import Encoder
@@ -28,7 +28,7 @@ POOL_SIZE = 10
 
 
 def merge(lists: list[list[Any]], num_candidates: int) -> Candidates:
-    """Each item by its best score over the interests."""
+    """Merge lists: each item by its best score over the interests."""
     best: dict[str, tuple[float, int]] = {}
     for number, found in enumerate(lists):
         for item_id, score in found:
@@ -43,7 +43,7 @@ def merge(lists: list[list[Any]], num_candidates: int) -> Candidates:
 
 
 def make_app(encoder: Encoder, dsn: str, *, setting: str, ef_search: int) -> FastAPI:
-    """The service."""
+    """Return the service."""
     database: dict[str, Any] = {}
 
     @contextlib.asynccontextmanager
@@ -64,24 +64,24 @@ def make_app(encoder: Encoder, dsn: str, *, setting: str, ef_search: int) -> Fas
     app = FastAPI(lifespan=lifespan)
 
     @app.post("/retrieve")
-    async def retrieve(question: Question) -> Candidates:
-        interests_kd = encoder.encode([question.history])[0]
+    async def retrieve(request: Request) -> Candidates:
+        interests_kd = encoder.encode([request.history])[0]
         pool = database["pool"]
         if setting == "all":
-            searches = (pool.fetch(SEARCH, vector, question.num_candidates) for vector in interests_kd)
+            searches = (pool.fetch(SEARCH, vector, request.num_candidates) for vector in interests_kd)
             lists = await asyncio.gather(*searches)
         else:
             async with pool.acquire() as connection:
                 lists = [
-                    await connection.fetch(SEARCH, vector, question.num_candidates) for vector in interests_kd
+                    await connection.fetch(SEARCH, vector, request.num_candidates) for vector in interests_kd
                 ]
-        return merge(lists, question.num_candidates)
+        return merge(lists, request.num_candidates)
 
     return app
 
 
 def main() -> None:
-    """Serve until told to end."""
+    """Serve until the process is stopped."""
     parser = argparse.ArgumentParser()
     parser.add_argument("version", type=Path)
     parser.add_argument("--port", type=int, required=True)

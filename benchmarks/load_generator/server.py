@@ -1,0 +1,152 @@
+"""The server under test: starting `re4 serve`, its `Info`, a sample reply, and its saturated rate."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+
+from re4.benchmarks.common.machine import describe_idle_machine
+from re4.benchmarks.common.pinning import on_core
+from re4.benchmarks.common.report import now_utc
+from re4.benchmarks.load_generator.call_stats import CallStats
+from re4.benchmarks.load_generator.client import LoadClient
+from re4.benchmarks.load_generator.load import ClientSettings, ClosedLoad, Timing
+from re4.benchmarks.load_generator.requests import choose_histories
+from re4.benchmarks.load_generator.transport import METHOD
+from re4.common.errors import ServerError
+from re4.common.server_process import ServerProcess
+from re4.serving.client.client import Connection, RetrievalClient
+from re4.serving.client.connection import PLAIN
+
+SATURATING: Final = ClosedLoad(concurrency=64)
+_TIMEOUT_S: Final = 5.0
+_NUM_SAMPLES: Final = 20
+
+
+def server_info(address: str, connection: Connection = PLAIN) -> dict[str, Any]:
+    """Return the server's `Info`.
+
+    Raises:
+        ServerError: no server of this contract answers there.
+    """
+    with RetrievalClient(address, timeout_s=_TIMEOUT_S, connection=connection) as client:
+        return client.info()
+
+
+def sample_reply(address: str, payloads: Sequence[bytes], connection: Connection = PLAIN) -> bytes:
+    """Return the reply of median size to some of the requests, for a null server to send.
+
+    Raises:
+        ServerError: the server does not answer these requests.
+    """
+    replies = []
+    with connection.channel(address) as channel:
+        method: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
+        for payload in payloads[:_NUM_SAMPLES]:
+            try:
+                replies.append(method(payload, timeout=_TIMEOUT_S, metadata=connection.metadata))
+            except grpc.RpcError as error:
+                raise ServerError(
+                    f"{address} does not answer the requests of this benchmark: "
+                    f"{error.code().name}: {error.details()}"
+                ) from None
+    return bytes(sorted(replies, key=len)[len(replies) // 2])
+
+
+@contextmanager
+def running_server(bundles: Path, *options: str, num_processes: int) -> Iterator[tuple[str, int]]:
+    """Run `re4 serve` with these options on a free port; gives its address and process id.
+
+    Raises:
+        ServerError: it ended before it listened; the message has the end of its log.
+    """
+    with ServerProcess(bundles, *options, "--num-processes", str(num_processes)) as server:
+        yield server.address, server.pid
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """What to serve, and what to request."""
+
+    bundles: Path
+    """Bundle directory to start a server on."""
+    data: Path | None
+    """Prepared data set with real histories; None for generated ones."""
+    num_candidates: int
+    seed: int
+    """Of histories and arrival times."""
+    num_processes: int = 1
+    """Of the server."""
+    num_workers: int = 1
+    """Processes of the client."""
+    server_options: tuple[str, ...] = ()
+    """Further options of `re4 serve`."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ServerUnderTest:
+    """A server that runs, and a client connected to it."""
+
+    address: str
+    pid: int
+    version: str
+    """The bundle version that answers."""
+    client: LoadClient
+    payloads: list[bytes]
+    source: str
+    """Where the histories come from."""
+    facts: dict[str, Any]
+    """Of machine, server and requests, for a report."""
+
+    def saturate(self, timing: Timing, *, seed: int) -> CallStats:
+        """Call with 64 clients that wait for their answers."""
+        return self.client.run(SATURATING, timing, seed=seed, version=self.version)
+
+
+@contextmanager
+def server_under_test(
+    config: ServerConfig, *, cores: tuple[int, int] | None = None
+) -> Iterator[ServerUnderTest]:
+    """Run a server, and a client for it, while the block runs.
+
+    Args:
+        config: What to serve and request.
+        cores: One for the server, one for the client and for this thread; None leaves it to the kernel.
+
+    Raises:
+        Re4Error: the server or the client did not start.
+    """
+    machine = describe_idle_machine()
+    with ExitStack() as stack:
+        with on_core(cores[0]) if cores else nullcontext():
+            address, pid = stack.enter_context(
+                running_server(config.bundles, *config.server_options, num_processes=config.num_processes)
+            )
+        stack.enter_context(on_core(cores[1]) if cores else nullcontext())
+        info = server_info(address)
+        histories = choose_histories(
+            info, data=config.data, ids=None, bundles=config.bundles, seed=config.seed
+        )
+        payloads = histories.payloads(num_candidates=config.num_candidates, exclude_history=False)
+        client = LoadClient(address, payloads, ClientSettings(num_workers=config.num_workers))
+        yield ServerUnderTest(
+            address=address,
+            pid=pid,
+            version=str(info["version"]),
+            client=stack.enter_context(client),
+            payloads=payloads,
+            source=histories.source,
+            facts={
+                "created_at": now_utc(),
+                "machine": machine,
+                "server": {
+                    "info": info,
+                    "num_processes": config.num_processes,
+                    "options": list(config.server_options),
+                },
+                "requests": {"source": histories.source, "num_candidates": config.num_candidates},
+            },
+        )

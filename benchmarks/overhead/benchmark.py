@@ -1,0 +1,125 @@
+"""`re4 bench overhead` from its options to its report.
+
+A round measures its parts one after the other: whatever slows the machine for a while slows all of them.
+"""
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+from re4.benchmarks.common.cpu_stability import in_words
+from re4.benchmarks.common.machine import describe_idle_machine
+from re4.benchmarks.common.pinning import two_cores
+from re4.benchmarks.common.report import command_line, now_utc, write_report
+from re4.benchmarks.load_generator.requests import choose_histories
+from re4.benchmarks.load_generator.server import sample_reply
+from re4.benchmarks.overhead.measure import NUM_CLIENTS, NUM_USERS, empty_server, re4_server
+from re4.benchmarks.overhead.options import OverheadOptions
+from re4.benchmarks.overhead.pipeline import pipeline_process
+from re4.benchmarks.overhead.report import Pair, Round, render_markdown, summary
+from re4.bundle.manifest import Manifest
+from re4.bundle.publishing.current import live_version
+from re4.bundle.verify import read_manifest
+from re4.common.console import progress
+
+SCHEMA_VERSION: Final = 1
+
+
+def run(options: OverheadOptions) -> dict[str, Any]:
+    """Measure, write the report's files, and return the report.
+
+    Raises:
+        Re4Error: nothing could be measured, or a server failed.
+    """
+    cores = two_cores()
+    machine = describe_idle_machine()
+    load_before = os.getloadavg()[0]
+    version = live_version(options.bundles)
+    manifest = read_manifest(version)
+    other = None if options.against is None else read_manifest(live_version(options.against))
+    histories = choose_histories(
+        {"max_history_length": manifest.model.max_history_length},
+        data=options.data,
+        ids=None,
+        bundles=options.bundles,
+        seed=options.seed,
+    )
+    payloads = histories.payloads(num_candidates=options.num_candidates, exclude_history=False)
+    rounds, pairs = [], []
+    if options.against is None:
+        rounds = _rounds(options, version, payloads, cores)
+    else:
+        pairs = _pairs(options, options.against, payloads, cores)
+    report: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "created_at": now_utc(),
+        "command": command_line(),
+        "machine": machine,
+        "bundle": _described(manifest),
+        "against": None if other is None else _described(other),
+        **summary(rounds, pairs),
+        "conditions": {
+            "machine": machine["cpu_model"],
+            "device": options.device,
+            "server_on_core": cores[0],
+            "caller_on_core": cores[1],
+            "items": f"{manifest.items.num_items:,} of width {manifest.model.embedding_dim}",
+            "index": f"{manifest.index.factory or manifest.index.kind} {manifest.index.search_parameters}",
+            "recall": manifest.index.recall,
+            "requests": histories.source,
+            "candidates": options.num_candidates,
+            "saturating_callers": NUM_CLIENTS,
+            "users_of_a_batch": NUM_USERS,
+            "seconds_of_a_part": options.seconds,
+            "rounds": options.num_rounds,
+            "machine_alone": in_words(machine["steadiness"]),
+            "load_average": f"{load_before:.2f} before, {os.getloadavg()[0]:.2f} after",
+        },
+    }
+    write_report(options.out, {"report.json": report, "report.md": render_markdown(report)})
+    return report
+
+
+def _rounds(
+    options: OverheadOptions, version: Path, payloads: list[bytes], cores: tuple[int, int]
+) -> list[Round]:
+    seconds, rounds = options.seconds, []
+    with ExitStack() as stack:
+        pipeline = stack.enter_context(
+            pipeline_process(version, payloads, core=cores[0], device=options.device)
+        )
+        server = stack.enter_context(re4_server(options.bundles, payloads, cores, options.device))
+        reply = sample_reply(server.address, payloads)
+        empty = stack.enter_context(empty_server(reply, payloads, cores))
+        # The first round warms up: pages, caches and connections.
+        with progress("rounds", options.num_rounds + 1) as bar:
+            for _ in range(options.num_rounds + 1):
+                bare = pipeline.measure(seconds)
+                null = empty.measure(seconds, has_batches=False)
+                rounds.append(Round(bare=bare, null=null, served=server.measure(seconds)))
+                bar.advance()
+    return rounds[1:]
+
+
+def _pairs(
+    options: OverheadOptions, against: Path, payloads: list[bytes], cores: tuple[int, int]
+) -> list[Pair]:
+    pairs = []
+    with ExitStack() as stack:
+        servers = {
+            name: stack.enter_context(re4_server(bundles, payloads, cores, options.device))
+            for name, bundles in (("served", options.bundles), ("against", against))
+        }
+        order = list(servers)
+        with progress("pairs", options.num_rounds + 1) as bar:
+            for _ in range(options.num_rounds + 1):
+                order.reverse()  # the order alternates
+                pairs.append(Pair(**{name: servers[name].measure(options.seconds) for name in order}))
+                bar.advance()
+    return pairs[1:]
+
+
+def _described(manifest: Manifest) -> dict[str, Any]:
+    fields = {"version", "created_at", "model", "index", "items"}
+    return manifest.model_dump(mode="json", include=fields)

@@ -1,0 +1,104 @@
+"""Far more calls than a server can answer, for a minute: goodput, latency of the accepted calls, recovery.
+
+Server and client have a core each. The peak is the saturated rate, measured before and after; goodput is
+compared with the higher of the two.
+"""
+
+import logging
+import shlex
+import time
+from typing import Any, Final
+
+from re4.benchmarks.common.pinning import two_cores
+from re4.benchmarks.common.report import write_report
+from re4.benchmarks.load_generator.client import START_DELAY_S
+from re4.benchmarks.load_generator.load import OpenLoad, Timing
+from re4.benchmarks.load_generator.server import ServerConfig, server_under_test
+from re4.benchmarks.overload.options import OverloadOptions
+from re4.benchmarks.overload.probe import Probe, percentile_s, recovery_s
+
+_log = logging.getLogger(__name__)
+
+SCHEMA_VERSION: Final = 1
+JSON_FILE: Final = "overload.json"
+GOAL_GOODPUT: Final = 0.85
+GOAL_RECOVERY_S: Final = 2.0
+
+_PEAK_WARMUP_S: Final = 1.0
+_QUIET_S: Final = 2.0
+_RECOVERY_TIMEOUT_S: Final = 2 * GOAL_RECOVERY_S + 1.0
+_NORMAL_TIMES: Final = 3.0
+"""A call is normal again within so many times the 99th percentile before the load …"""
+_NORMAL_MIN_S: Final = 0.05
+"""… or within this, where that was very fast."""
+
+
+def run(options: OverloadOptions) -> dict[str, Any]:
+    """Overload a server, write `overload.json`, and return it.
+
+    Raises:
+        UsageError: this process may use one core only.
+        Re4Error: the server or the client did not start.
+    """
+    config = ServerConfig(
+        bundles=options.bundles,
+        data=options.data,
+        num_candidates=options.num_candidates,
+        seed=options.seed,
+        server_options=tuple(shlex.split(options.server_options)),
+    )
+    peak_timing = Timing(warmup_s=_PEAK_WARMUP_S, duration_s=options.peak_seconds, deadline_s=10.0)
+    timing = Timing(warmup_s=0.0, duration_s=options.seconds, deadline_s=options.deadline_s)
+    with server_under_test(config, cores=two_cores()) as server:
+        before = server.saturate(peak_timing, seed=options.seed)
+        rate_per_s = options.factor * before.achieved_per_s
+        _log.info(f"peak {before.achieved_per_s:,.0f}/s; {rate_per_s:,.0f}/s for {options.seconds:g} s")
+        with Probe(server.address, server.payloads[0]) as probe:
+            began = time.monotonic()
+            time.sleep(_QUIET_S)
+            quiet_p99_s = percentile_s(probe.between(began, time.monotonic()), 99)
+            load = OpenLoad(rate_per_s=rate_per_s, arrivals="poisson")
+            ended = time.monotonic() + START_DELAY_S + timing.sending_s
+            stats = server.client.run(load, timing, seed=options.seed + 1, version=server.version)
+            time.sleep(max(0.0, ended + _RECOVERY_TIMEOUT_S - time.monotonic()))
+        after = server.saturate(peak_timing, seed=options.seed + 2)
+    normal_s = max(_NORMAL_TIMES * quiet_p99_s, _NORMAL_MIN_S)
+    peak_per_s = max(before.achieved_per_s, after.achieved_per_s)
+    goodput_per_s = stats.answered_us.count / stats.counted_s if stats.counted_s else 0.0
+    report = {
+        "schema_version": SCHEMA_VERSION,
+        **server.facts,
+        "factor": options.factor,
+        "seconds": options.seconds,
+        "deadline_s": options.deadline_s,
+        "peak_per_s": {"before": before.achieved_per_s, "after": after.achieved_per_s},
+        "offered_per_s": stats.offered_per_s or 0.0,
+        "goodput_per_s": goodput_per_s,
+        "goodput_ratio": goodput_per_s / peak_per_s if peak_per_s else 0.0,
+        "accepted_ms": {
+            f"p{percent}": stats.answered_us.percentile_ms(percent) for percent in (50, 90, 99, 100)
+        },
+        "failures": dict(stats.failures),
+        "client_lag_p99_ms": stats.lag_us.percentile_ms(99),
+        "batch_size": stats.batch_size.mean,
+        "quiet_p99_ms": quiet_p99_s * 1e3,
+        "normal_ms": normal_s * 1e3,
+        "recovery_s": recovery_s(probe.between(ended, float("inf")), ended, normal_s=normal_s),
+        "stopped": before.stopped or stats.stopped or after.stopped,
+    }
+    write_report(options.out, {JSON_FILE: report})
+    return report
+
+
+def missed(report: dict[str, Any]) -> list[str]:
+    """Return the goals that a report misses, in words."""
+    found = []
+    if report["goodput_ratio"] < GOAL_GOODPUT:
+        found.append(f"goodput {report['goodput_ratio']:.0%} of the peak, the goal is {GOAL_GOODPUT:.0%}")
+    recovered_s = report["recovery_s"]
+    if recovered_s is None or recovered_s > GOAL_RECOVERY_S:
+        took = "never" if recovered_s is None else f"in {recovered_s:.1f} s"
+        found.append(f"back to normal {took}, the goal is {GOAL_RECOVERY_S:g} s")
+    if report["stopped"]:
+        found.append(report["stopped"])
+    return found

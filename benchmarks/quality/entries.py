@@ -1,0 +1,134 @@
+"""Entries of the ledger: runs, trained or found finished in a folder, evaluated on the test users."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from re4 import __version__
+from re4.benchmarks.common.machine import describe_machine
+from re4.benchmarks.quality.baselines import fit_baselines, rank_baseline
+from re4.benchmarks.quality.ledger import PROTOCOLS, Entry, Ledger, TestResult, pack_hits
+from re4.benchmarks.quality.variants import variant_name
+from re4.common.errors import RunError
+from re4.training.config import TrainConfig
+from re4.training.data.dataset import Dataset
+from re4.training.evaluation.protocol import Ranking, rank, summarise
+from re4.training.run.run import CONFIG, Run
+from re4.training.trainer.checkpoint import CHECKPOINT, read_facts
+from re4.training.trainer.loop import resume, train
+
+_log = logging.getLogger(__name__)
+
+
+def trained_entry(ledger: Ledger, dataset: Dataset, config: TrainConfig, runs: Path) -> Entry:
+    """Return the ledger's entry; where it has none, train or resume the run in its folder, and evaluate it.
+
+    Args:
+        ledger: Of the data set.
+        dataset: To train on.
+        config: Resolved.
+        runs: Folder of the runs.
+
+    Raises:
+        RunError: the run in its folder has other settings.
+    """
+    settings = {name: value for name, value in config.to_json().items() if name != "seed"}
+    known = ledger.find(settings, config.seed)
+    if known is not None:
+        return known
+    variant = variant_name(settings, dataset.num_items)
+    title = f"{variant}, seed {config.seed}"
+    path = runs / variant.replace(":", "-").replace("=", "-") / f"seed-{config.seed}"
+    if (path / CHECKPOINT).exists():
+        _check_settings(path, read_facts(path).config, config)
+        resume(path, dataset)
+    elif not (path / CONFIG).exists():
+        _log.info(title)
+        train(dataset, config, path)
+    run = Run.open(path)
+    _check_settings(path, run.config, config)
+    run.check_dataset(dataset)
+    model, epochs = run.load_model(), run.metrics()
+    return ledger.add(
+        Entry(
+            kind="run",
+            variant=variant,
+            seed=config.seed,
+            settings=settings,
+            valid=_rounded(run.evaluation()["valid"]),
+            test=_test_results(
+                dataset, lambda excluded: rank(model, dataset.test, exclude_history=excluded, title=title)
+            ),
+            best_epoch=run.best_epoch,
+            num_epochs=len(epochs),
+            train_seconds=round(sum(epoch["seconds"] for epoch in epochs), 1),
+            made_by=_made_by(),
+        )
+    )
+
+
+def baseline_entries(ledger: Ledger, dataset: Dataset) -> list[Entry]:
+    """Return the ledger's baselines; where it has none, fit and evaluate them."""
+    if known := ledger.baselines():
+        return known
+    _log.info("fitting the baselines …")
+    for name, (baseline, settings) in fit_baselines(dataset.train, dataset.valid, dataset.num_items).items():
+        kept = rank_baseline(baseline, dataset.valid, dataset.num_items, exclude_history=False)
+
+        def rank_test(excluded: bool, baseline: Any = baseline) -> Ranking:
+            return rank_baseline(baseline, dataset.test, dataset.num_items, exclude_history=excluded)
+
+        ledger.add(
+            Entry(
+                kind="baseline",
+                variant=name,
+                seed=None,
+                settings=settings,
+                valid=_rounded(summarise(kept, dataset.valid, dataset.num_items).to_json()),
+                test=_test_results(dataset, rank_test),
+                made_by=_made_by(),
+            )
+        )
+    return ledger.baselines()
+
+
+def _check_settings(path: Path, found: TrainConfig, wanted: TrainConfig) -> None:
+    if found != wanted:
+        raise RunError(f"{path} is a run with other settings, of an earlier study. Give another --out.")
+
+
+def _test_results(dataset: Dataset, rank_test: Callable[[bool], Ranking]) -> dict[str, TestResult]:
+    """Evaluate lists for the test users by each protocol; the ranking is a function of `exclude_history`."""
+    results = {}
+    for protocol in PROTOCOLS:
+        ranking = rank_test(protocol == "excluded")
+        means = summarise(ranking, dataset.test, dataset.num_items)
+        metrics = _rounded(means.to_json())
+        results[protocol] = TestResult(
+            hits=pack_hits(ranking.top_UM, dataset),
+            coverage_50=round(means.coverage_50, 4),
+            interest_cosine=round(means.interest_cosine, 4),
+            metrics={
+                name: value
+                for name, value in metrics.items()
+                if name.startswith(("recall", "hit_rate", "ndcg"))
+            },
+        )
+    return results
+
+
+def _rounded(values: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 5) for name, value in values.items()}
+
+
+def _made_by() -> dict[str, Any]:
+    machine = describe_machine()
+    return {
+        "re4": __version__,
+        "torch": torch.__version__,
+        "python": machine["python"],
+        "cpu": machine["cpu_model"],
+    }

@@ -1,0 +1,161 @@
+"""Summary of a ledger's entries: means, intervals, and differences paired by user.
+
+Intervals are 95 %: over seeds for a mean, over users for a difference (each user's metric is averaged over
+the seeds first).
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from re4.benchmarks.common.confidence import half_width
+from re4.benchmarks.common.report import join_parts, page_table
+from re4.benchmarks.quality.ledger import PROTOCOLS, Entry, Ledger
+from re4.common.console import table
+
+METRICS: Final = {
+    "recall_20": "Recall@20",
+    "recall_50": "Recall@50",
+    "hit_rate_20": "HitRate@20",
+    "hit_rate_50": "HitRate@50",
+    "ndcg_20": "NDCG@20",
+    "ndcg_50": "NDCG@50",
+}
+"""Names in reports, and headings of tables."""
+_COMPARED: Final = ("recall_20", "recall_50", "ndcg_20", "ndcg_50")
+"""Metrics of the terminal's table and of a page's first one: hit rate adds little to recall."""
+_IN_WORDS: Final = ("history left in", "history left out")
+"""The protocols."""
+
+
+def summarise_entries(ledger: Ledger, entries: Sequence[Entry], reference: str) -> list[dict[str, Any]]:
+    """Return figures by variant and protocol, the best variant on validation first.
+
+    Args:
+        ledger: Of the entries.
+        entries: In any order; all seeds of a variant count.
+        reference: The variant that others are compared with; if unknown, the best on validation.
+    """
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.variant, []).append(entry)
+    ordered = sorted(groups.values(), key=_validation, reverse=True)
+    compared_with = next((place for place, group in enumerate(ordered) if group[0].variant == reference), 0)
+    outcomes = []
+    for protocol in PROTOCOLS:
+        by_user = [_by_user(ledger, group, protocol) for group in ordered]
+        theirs = by_user[compared_with]
+        outcomes += [
+            {**_outcome(group, protocol, ours, theirs), "is_reference": ours is theirs}
+            for group, ours in zip(ordered, by_user, strict=True)
+        ]
+    return outcomes
+
+
+def _validation(group: Sequence[Entry]) -> float:
+    return float(np.mean([entry.valid["recall_50"] for entry in group]))
+
+
+def _by_user(ledger: Ledger, group: Sequence[Entry], protocol: str) -> dict[str, NDArray[np.float64]]:
+    by_run = [ledger.by_user(entry.test[protocol]) for entry in group]
+    values = {}
+    for metric in METRICS:
+        kind, _, cut = metric.rpartition("_")
+        values[metric] = np.mean([getattr(by_cut[int(cut)], f"{kind}_U") for by_cut in by_run], axis=0)
+    return values
+
+
+def _outcome(
+    group: Sequence[Entry],
+    protocol: str,
+    ours: dict[str, NDArray[np.float64]],
+    theirs: dict[str, NDArray[np.float64]],
+) -> dict[str, Any]:
+    metrics = {}
+    for metric in METRICS:
+        difference_U = ours[metric] - theirs[metric]
+        metrics[metric] = {
+            "mean": float(ours[metric].mean()),
+            "half_width_over_seeds": half_width([entry.test[protocol].metrics[metric] for entry in group]),
+            "difference": float(difference_U.mean()),
+            "difference_half_width": half_width(difference_U.tolist()),
+        }
+    return {
+        "name": group[0].variant,
+        "is_history_excluded": protocol == "excluded",
+        "num_seeds": len(group),
+        "valid_recall_50": _validation(group),
+        "metrics": metrics,
+        "coverage_50": float(np.mean([entry.test[protocol].coverage_50 for entry in group])),
+        "interest_cosine": float(np.mean([entry.test[protocol].interest_cosine for entry in group])),
+        "num_epochs": None if group[0].num_epochs is None else float(np.mean([e.num_epochs for e in group])),
+    }
+
+
+def print_summary(title: str, outcomes: Sequence[dict[str, Any]]) -> None:
+    """Print both protocols on the terminal."""
+    for words, of_protocol in zip(_IN_WORDS, _by_protocol(outcomes), strict=True):
+        rows = [_cells(each, _COMPARED) for each in of_protocol]
+        table(f"{title} · test · {words}", _columns(_COMPARED), rows)
+
+
+def render_markdown(title: str, outcomes: Sequence[dict[str, Any]]) -> str:
+    """Return the page of a ledger."""
+    reference = next(each["name"] for each in outcomes if each["is_reference"])
+    parts = [
+        f"# Quality on {title}",
+        "Written from the ledger beside it by `re4 bench quality` (`docs/benchmarks.md`). Test users; ± is "
+        "half of the 95 % interval: over seeds, and for differences over users, paired. Differences are from "
+        f"`{reference}`. In order of validation Recall@50.",
+        f"## `{reference}` over the others",
+        "In per cent, history left in / left out; bold is beyond the interval of the difference.",
+        page_table(["", "seeds", *(METRICS[metric] for metric in _COMPARED)], _gains(outcomes)),
+    ]
+    for words, of_protocol in zip(_IN_WORDS, _by_protocol(outcomes), strict=True):
+        rows = [_cells(each, METRICS) for each in of_protocol]
+        parts += [f"## {words.capitalize()}", page_table(_columns(METRICS), rows)]
+    return join_parts(parts)
+
+
+def _by_protocol(outcomes: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Return the variants with the history left in; then the same, in the same order, with it left out."""
+    return [
+        [each for each in outcomes if each["is_history_excluded"] == excluded] for excluded in (False, True)
+    ]
+
+
+def _gains(outcomes: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Return a row for each variant but the reference: the gain of the reference over it."""
+    rows = []
+    for both in zip(*_by_protocol(outcomes), strict=True):
+        if not both[0]["is_reference"]:
+            gains = (" / ".join(_gain(each["metrics"][metric]) for each in both) for metric in _COMPARED)
+            rows.append([both[0]["name"], str(both[0]["num_seeds"]), *gains])
+    return rows
+
+
+def _gain(figures: dict[str, float]) -> str:
+    if not figures["mean"]:
+        return "–"
+    gain = -100 * figures["difference"] / figures["mean"]
+    text = f"{round(gain, 1) + 0.0:+.1f}"  # no minus before 0
+    return f"**{text}**" if abs(figures["difference"]) > figures["difference_half_width"] else text
+
+
+def _columns(metrics: Iterable[str]) -> list[str]:
+    headings = (METRICS[metric] for metric in metrics)
+    return ["", "seeds", "valid R@50", *headings, "Δ Recall@50", "Δ NDCG@20", "coverage", "cosine"]
+
+
+def _cells(outcome: dict[str, Any], shown: Iterable[str]) -> list[str]:
+    cells = [outcome["name"], str(outcome["num_seeds"]), f"{outcome['valid_recall_50']:.4f}"]
+    for metric in shown:
+        figures = outcome["metrics"][metric]
+        width = figures["half_width_over_seeds"]
+        cells.append(f"{figures['mean']:.4f}" + ("" if width is None else f" ±{width:.4f}"))
+    for metric in ("recall_50", "ndcg_20"):
+        figures = outcome["metrics"][metric]
+        cells.append(f"{figures['difference']:+.4f} ±{figures['difference_half_width']:.4f}")
+    return [*cells, f"{outcome['coverage_50']:.3f}", f"{outcome['interest_cosine']:.3f}"]
