@@ -66,7 +66,9 @@ def test_a_mean_of_separate_clusters_is_near_to_each_by_its_share(dataset):
     cluster_N, _ = SPACE.item_chances(dataset.items()["item_id"].to_numpy())
     config = TrainConfig(model="mean-pool", embedding_dim=SPACE.num_clusters).resolve(dataset.num_items)
     model = MultiInterestModel(config, dataset.num_items)
-    model.start_from(torch.nn.functional.one_hot(torch.from_numpy(cluster_N), SPACE.num_clusters).float())
+    model.set_item_vectors(
+        torch.nn.functional.one_hot(torch.from_numpy(cluster_N), SPACE.num_clusters).float()
+    )
     means, worst = [], []
     for user in range(dataset.test.num_users):
         counts_C = np.bincount(cluster_N[history_and_targets(dataset.test, user)[0]])
