@@ -104,7 +104,7 @@ class Retriever:
                 verify_version(version),
                 max_batch_size=settings.max_batch_size,
                 backend=open_backend(settings.device),
-            ).hiding(read_hidden(version.parent))
+            ).with_hidden(read_hidden(version.parent))
         except BaseException:
             lease.release()
             raise

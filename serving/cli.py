@@ -1,4 +1,4 @@
-"""The verbs `re4 serve` and `re4 info`."""
+"""The subcommands `re4 serve` and `re4 info`."""
 
 import os
 from dataclasses import replace
@@ -27,7 +27,7 @@ def serve(
     ] = None,
     **settings: Any,
 ) -> None:
-    """Answer calls over gRPC from the live bundle version, and follow new versions as they are published.
+    """Answer calls over gRPC from the live bundle version, and follow new versions.
 
     Stop it with Ctrl-C or SIGTERM: calls in flight are finished first.
 
@@ -84,7 +84,7 @@ def info(
     token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a running server serves, and the limits that calls must keep.
+    """Show the version, the limits and the settings of a running server.
 
     Example: re4 info --address 127.0.0.1:8700 --json
     """

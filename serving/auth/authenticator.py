@@ -1,8 +1,7 @@
-"""Lets calls in by the token they bring, and follows the file of tokens.
+"""Authentication of calls by bearer token; the file of tokens is followed.
 
-A token is looked up by its SHA-256. How long that takes tells a stranger nothing: whoever varies a token
-varies all of its hash, so there is no prefix to be guessed bit by bit. Tokens never reach the log; callers'
-names do.
+A token is looked up by its SHA-256. The time of the lookup reveals nothing: a change of one character changes
+the whole hash, so no prefix can be guessed step by step. Callers' names reach the log, tokens never do.
 """
 
 import logging
@@ -20,17 +19,17 @@ _log = logging.getLogger(__name__)
 
 
 class Authenticator:
-    """Knows the callers of a file of tokens. Belongs to one event loop."""
+    """The callers of a file of tokens. Belongs to one event loop."""
 
     def __init__(self, path: Path, folder: Path | None) -> None:
         """Read the file for the first time.
 
         Args:
             path: The file of tokens.
-            folder: Where the workers share the levels of the rates; None for rates of this process alone.
+            folder: Folder of the token buckets that all workers share; None for buckets of this process.
 
         Raises:
-            SecurityError: it cannot be used.
+            SecurityError: the file cannot be used.
         """
         self._path = path
         self._folder = folder
@@ -38,10 +37,10 @@ class Authenticator:
         self._callers: Mapping[bytes, Caller] = read_tokens(path, folder)
 
     def identify(self, metadata: Metadata) -> Caller:
-        """Who calls.
+        """Return the caller whose token the metadata holds.
 
         Raises:
-            UnauthenticatedError: the call brings no token, or one that is unknown.
+            UnauthenticatedError: the call has no token, or an unknown one.
         """
         for key, value in metadata:
             if key == _HEADER and isinstance(value, str):
@@ -54,15 +53,15 @@ class Authenticator:
                     "authorization: Bearer TOKEN"
                 )
         raise UnauthenticatedError(
-            "this server needs a token: send metadata authorization: Bearer TOKEN (re4's own verbs take "
-            "--token-file FILE)"
+            "this server needs a token: send metadata authorization: Bearer TOKEN (re4's own subcommands "
+            "take --token-file FILE)"
         )
 
     def admit(self, metadata: Metadata) -> Caller:
-        """Let a call in and charge its caller for one user.
+        """Return the caller of a call, and charge its rate for one user.
 
         Raises:
-            UnauthenticatedError: the call brings no token, or one that is unknown.
+            UnauthenticatedError: the call has no token, or an unknown one.
             RateError: the caller's rate is used up.
         """
         caller = self.identify(metadata)

@@ -1,8 +1,7 @@
 """TLS certificates from files: read, checked, and read again when they change, without dropping a call.
 
-What is wrong is said at start, in words, instead of at the first handshake, in a library's. While the server
-runs, files that cannot be used change nothing: the last good ones stay in use. Knows files and gRPC's
-credentials, nothing about calls.
+Unusable files are reported in plain words at start, not by a library at the first handshake. While the server
+runs, unusable files change nothing: the last good ones stay in use.
 """
 
 import logging
@@ -16,21 +15,21 @@ from re4.common.errors import SecurityError
 from re4.serving.host.file_poller import FilePoller, file_mark
 
 _EXPIRES_SOON: Final = timedelta(days=14)
-"""A certificate that ends sooner than this is worth a warning."""
+"""A certificate with less time left is logged as a warning."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CertificateFiles:
-    """Where a server's certificates are."""
+    """Paths of a server's certificates."""
 
     certificate: Path
     """PEM: the server's certificate first, then those between it and its authority."""
     key: Path
     """PEM: its private key, without a passphrase."""
     client_ca: Path | None
-    """PEM: the authorities whose clients may call; None where clients need no certificate."""
+    """PEM: the authorities of client certificates; None where clients need no certificate."""
 
     def marks(self) -> tuple[Hashable, ...]:
         """Return a value that changes whenever a file does."""
@@ -52,8 +51,8 @@ def read_certificates(files: CertificateFiles, *, now: datetime | None = None) -
     """Read and check certificates.
 
     Args:
-        files: Where they are.
-        now: The moment at which they must be valid; None for this one.
+        files: Their paths.
+        now: The moment at which they must be valid; None for the present.
 
     Raises:
         SecurityError: a file cannot be read or parsed, the certificate is not valid now, or the key belongs
@@ -89,7 +88,7 @@ def read_certificates(files: CertificateFiles, *, now: datetime | None = None) -
 
 
 def certificate_end(path: Path) -> datetime:
-    """When the certificate in a file ends, or has ended.
+    """Return when the certificate in a file ends, or has ended.
 
     Raises:
         SecurityError: the file cannot be read or parsed.
@@ -99,7 +98,7 @@ def certificate_end(path: Path) -> datetime:
 
 
 class CertificateReloader:
-    """The newest usable certificates of some files, as gRPC asks for them before every handshake."""
+    """The newest usable certificates of some files; gRPC fetches them before every handshake."""
 
     def __init__(self, files: CertificateFiles) -> None:
         """Read the files for the first time.
@@ -113,7 +112,7 @@ class CertificateReloader:
         self._log_use("serving with")
 
     def credentials(self) -> Any:
-        """Credentials for a gRPC server, which follow the files."""
+        """Return credentials for a gRPC server, which follow the files."""
         import grpc
 
         is_mutual = self._files.client_ca is not None
@@ -157,7 +156,7 @@ def _read(path: Path, what: str) -> bytes:
 
 
 def _first_of(path: Path, content: bytes) -> Any:
-    """The first certificate of a file's content."""
+    """Return the first certificate of a file's content."""
     from cryptography import x509
 
     return _parsed(path, "PEM certificates", lambda: x509.load_pem_x509_certificates(content))[0]
@@ -167,7 +166,7 @@ def _parsed(path: Path, what: str, parse: Callable[[], Any]) -> Any:
     try:
         return parse()
     except (ValueError, TypeError, ArithmeticError) as error:
-        # The library's own words may quote the file; a key must not get into the log.
+        # The library's own message may quote the file; a key must not reach the log.
         raise SecurityError(
             f"{path} does not hold {what} ({type(error).__name__}); openssl x509 or pkey, with -in "
             f"{path}, says more"

@@ -1,4 +1,4 @@
-"""The verb `re4 token`: makes a bearer token, and the lines by which a server knows it."""
+"""The subcommand `re4 token`: makes a bearer token and its entry for the server's file."""
 
 import secrets
 from typing import Annotated
@@ -10,16 +10,16 @@ from re4.common.errors import UsageError
 
 
 def token(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose it is; logs and metrics say so.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the caller, for logs and metrics.")],
     users_per_s: Annotated[
         float | None,
-        typer.Option(help="Users per second that the caller may ask for.", show_default="no limit"),
+        typer.Option(help="Users per second that the caller may request.", show_default="no limit"),
     ] = None,
 ) -> None:
     """Make a token for a caller of `re4 serve --tokens FILE`.
 
-    Standard output is the token, for its caller; standard error the entry for FILE, which holds only its
-    hash. A running server takes the changed file up by itself.
+    Standard output is the token, for its caller. Standard error is the entry for FILE, which holds only its
+    hash. A running server reads the changed file by itself.
 
     Example: re4 token ranking --users-per-s 200 > ranking.token 2>> tokens.toml
     """

@@ -1,10 +1,9 @@
-"""How often a caller may call: a token bucket whose level all worker processes share.
+"""The rate limit of a caller: a token bucket whose level all worker processes share.
 
-The kernel deals connections, not calls, to workers, so dividing a rate among them would give a caller with
-one connection a part of it. The level is one number in a file that every worker has mapped: reading and
-writing it takes well under a microsecond. There is no lock: two workers that charge one caller within the
-same fraction of a microsecond may count one call for two, which lets a caller in very slightly more often,
-never less.
+The kernel distributes connections, not calls, to workers. A rate divided among workers would give a caller
+with one connection only a part of it. The level is one number in a file that every worker maps: a read and a
+write take well under a microsecond. There is no lock: two workers that charge one caller within the same
+fraction of a microsecond may count two calls as one, so the limit is exceeded very slightly, never undercut.
 """
 
 import mmap
@@ -19,11 +18,11 @@ from re4.common.errors import RateError
 
 _CELL_BYTES: Final = 8
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-"""What a caller may be called: it becomes the name of a file, and a label of metrics."""
+"""Pattern of callers' names: a name becomes a file name, and a label of metrics."""
 
 
 class TokenBucket:
-    """One caller's bucket: holds up to `burst` users, and `users_per_s` come back each second."""
+    """One caller's bucket: it holds up to `burst` users, and is refilled by `users_per_s`."""
 
     def __init__(
         self,
@@ -34,38 +33,38 @@ class TokenBucket:
         folder: Path | None = None,
         clock_s: Callable[[], float] = monotonic,
     ) -> None:
-        """Join the bucket of this name; the first to do so finds it full.
+        """Open the bucket of this name; a new one is full.
 
         Args:
-            name: Whose it is; fits `NAME`.
-            users_per_s: Users that may be asked for per second, in the long run.
-            burst: Users that may be asked for at once; at least 1.
+            name: The caller's name; matches `NAME`.
+            users_per_s: Requested users per second, in the long run.
+            burst: Requested users at once; at least 1.
             folder: A folder that all workers share; None for a bucket of this process alone.
             clock_s: Seconds since any moment, the same for all processes of the machine.
         """
         self._name = name
         self._interval_s = 1 / users_per_s
         self._users_per_s = users_per_s
-        self._room_s = burst * self._interval_s
+        self._capacity_s = burst * self._interval_s
         self._clock_s = clock_s
-        # The moment at which the bucket will be full again.
+        # The bucket is stored as the moment at which it will be full again.
         self._full_at = memoryview(_cell(folder, name)).cast("d")
 
     def charge(self, num_users: int = 1) -> None:
-        """Take users out of the bucket, where there is one at least; the rest may be owed.
+        """Take users out of the bucket, which must hold at least one; the rest becomes debt.
 
         Raises:
-            RateError: the bucket is empty; says when to come back.
+            RateError: the bucket is empty; the error has the time to wait.
         """
         now = self._clock_s()
         full_at = max(self._full_at[0], now)
-        too_early_s = full_at + self._interval_s - self._room_s - now
+        too_early_s = full_at + self._interval_s - self._capacity_s - now
         if too_early_s > 1e-9:
             raise RateError(self._name, users_per_s=self._users_per_s, wait_s=too_early_s)
         self._full_at[0] = full_at + num_users * self._interval_s
 
     def owe(self, num_users: int) -> None:
-        """Take users out of the bucket even where it is empty: later calls wait for them."""
+        """Take users out of the bucket, also of an empty one: later calls wait until the debt is paid."""
         self._full_at[0] = max(self._full_at[0], self._clock_s()) + num_users * self._interval_s
 
 

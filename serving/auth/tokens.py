@@ -1,11 +1,11 @@
-"""Who may call: bearer tokens by their SHA-256, each with its caller's name and rate.
+"""The file of tokens: SHA-256 hashes of bearer tokens, each with its caller's name and rate.
 
-The file holds no secret, only hashes, so that whoever reads it cannot call:
+The file holds hashes, no secret, so a reader of it cannot call:
 
     [ranking]
-    sha256 = "…"            # or a list, while one token follows another
-    users_per_s = 200       # none: as often as they like
-    burst = 400             # users at once; default: one second's
+    sha256 = "…"            # or a list, while one token replaces another
+    users_per_s = 200       # default: no limit
+    burst = 400             # users at once; default: those of one second
 
 Knows nothing about gRPC.
 """
@@ -23,7 +23,7 @@ from re4.serving.auth.rate_limit import NAME, TokenBucket
 from re4.settings.sources import unknown_names
 
 Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
-"""What comes with a gRPC call beside its message."""
+"""The metadata of a gRPC call."""
 
 _FIELDS: Final = ("sha256", "users_per_s", "burst")
 _SMALLEST: Final = 1e-100
@@ -34,7 +34,7 @@ _HEX: Final = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, kw_only=True)
 class Caller:
-    """Somebody with a token."""
+    """The owner of a token."""
 
     name: str
     """For logs and metrics."""
@@ -43,7 +43,7 @@ class Caller:
 
 
 def token_hash(token: str) -> bytes:
-    """The hash by which a token is known."""
+    """Return the SHA-256 of a token."""
     return hashlib.sha256(token.encode()).digest()
 
 
@@ -52,7 +52,7 @@ def read_tokens(path: Path, folder: Path | None = None) -> Mapping[bytes, Caller
 
     Args:
         path: The file.
-        folder: Where the workers share the levels of the rates; None for rates of this process alone.
+        folder: Folder of the token buckets that all workers share; None for buckets of this process.
 
     Returns:
         The caller of each token's `token_hash`.
@@ -95,7 +95,7 @@ def _entry(place: str, name: str, entry: Any, folder: Path | None) -> tuple[list
     if not isinstance(hashes, list) or not hashes:
         raise SecurityError(f"{place}: sha256 is missing; re4 token {name} prints one")
     for each in hashes:
-        # The value is not shown: somebody may have written the token itself there.
+        # The value is not shown: it may be the token itself, entered by mistake.
         if not isinstance(each, str) or not _HEX.fullmatch(each):
             raise SecurityError(
                 f"{place}: sha256 is not 64 digits from 0-9a-f; re4 token {name} prints a token and its hash"

@@ -1,7 +1,7 @@
-"""Addresses to listen on: parsing HOST:PORT, telling loopback from the rest, and holding a port.
+"""Addresses to listen on: parse HOST:PORT, recognise loopback, reserve a port.
 
-Several worker processes listen on one port (SO_REUSEPORT). The kernel would as gladly share it with an
-unrelated server of the same user, so the port is first tried without sharing. Knows sockets, not gRPC.
+Several worker processes listen on one port (SO_REUSEPORT). The kernel would also share it with an unrelated
+server of the same user, so the port is first bound without sharing.
 """
 
 import ipaddress
@@ -33,7 +33,7 @@ class Address:
 
 
 def parse_address(text: str) -> Address:
-    """The address that `HOST:PORT` stands for; a name is looked up and its first address taken.
+    """Return the address of `HOST:PORT`; of a host name, the first address that the resolver returns.
 
     Raises:
         UsageError: not of that form, a port out of range, or a name that is not known.
@@ -54,24 +54,24 @@ def parse_address(text: str) -> Address:
 
 @contextmanager
 def reserve_port(address: Address) -> Iterator[Address]:
-    """Keep a port for this process's workers while the block runs.
+    """Reserve a port for this process's workers while the block runs.
 
     Yields:
-        The address with the port that was chosen where 0 was asked for.
+        The address; its port is the system's choice where 0 was requested.
 
     Raises:
         ServerError: something else listens there, or the address is not this machine's.
     """
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as held:
+    with socket.socket(family, socket.SOCK_STREAM) as reserved:
         try:
-            with socket.socket(family, socket.SOCK_STREAM) as alone:
-                # Reusing addresses only looks past connections that are being closed, never past a listener.
-                alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                alone.bind((address.host, address.port))
-                port = alone.getsockname()[1]
-            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            held.bind((address.host, port))
+            with socket.socket(family, socket.SOCK_STREAM) as exclusive:
+                # SO_REUSEADDR ignores connections that are being closed, never a listener.
+                exclusive.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                exclusive.bind((address.host, address.port))
+                port = exclusive.getsockname()[1]
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            reserved.bind((address.host, port))
         except OSError as error:
             raise ServerError(
                 f"cannot listen on {address}: {error.strerror}. Stop what listens there, or choose another "

@@ -1,7 +1,7 @@
-"""What this process may use of its machine: cores and memory, after affinity and control groups.
+"""Cores and memory that affinity and control groups leave to this process.
 
-A container sees all cores and all memory of its host; what it may use is in its control group (version 1 or
-2) and in those around it. Knows nothing about servers.
+A container sees all cores and all memory of its host. Its limits are in its control group (version 1 or 2)
+and in those around it.
 """
 
 import os
@@ -15,10 +15,10 @@ _UNLIMITED_BYTES: Final = 1 << 60
 
 
 def usable_cores(root: Path = _ROOT) -> int:
-    """Whole cores that this process may keep busy, at least 1.
+    """Return the whole cores that this process may keep busy, at least 1.
 
     Args:
-        root: Where `proc` and `sys` are; tests give another.
+        root: Folder of `proc` and `sys`; tests pass another.
     """
     cores = float(len(os.sched_getaffinity(0)))
     for group in _groups(root, "cpu"):
@@ -27,12 +27,12 @@ def usable_cores(root: Path = _ROOT) -> int:
 
 
 def available_memory_bytes(root: Path = _ROOT) -> int:
-    """Bytes that can still be taken before this machine or a control group around this process runs short.
+    """Return the bytes that can be allocated before the machine or a control group runs short.
 
-    File pages that can be given back at once count as available.
+    File pages that the system can reclaim at once count as available.
 
     Args:
-        root: Where `proc` and `sys` are; tests give another.
+        root: Folder of `proc` and `sys`; tests pass another.
     """
     fields = dict(line.split(":", 1) for line in _lines(root / "proc/meminfo"))
     available = (
@@ -50,7 +50,7 @@ def available_memory_bytes(root: Path = _ROOT) -> int:
 
 
 def _quota(group: Path) -> float:
-    """Cores that a group may use; infinite where it does not say."""
+    """Return the cores that a group may use; infinite where it sets no limit."""
     words = " ".join(_lines(group / "cpu.max")).split()
     if not words:
         words = [*_lines(group / "cpu.cfs_quota_us"), *_lines(group / "cpu.cfs_period_us")]
@@ -60,7 +60,7 @@ def _quota(group: Path) -> float:
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """Folders of the control groups that this process is in, innermost first."""
+    """Yield the folders of the control groups of this process, innermost first."""
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, place = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
@@ -72,7 +72,7 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
 
 
 def _number(*paths: Path) -> int | None:
-    """The whole number in the first of these files that has one."""
+    """Return the integer in the first of these files that has one."""
     for path in paths:
         for line in _lines(path):
             if line.isdigit():

@@ -1,8 +1,7 @@
-"""What a process that computes needs in its environment before it imports numpy, faiss or onnxruntime.
+"""Threads of a process that computes: one for each library that would otherwise start one per core.
 
-One thread for each library that would otherwise start one per core: a server scales by processes, each with
-one compute lane. Pools inside it would fight over the same cores, and two (OpenMP and BLAS) spin while they
-wait.
+A server scales by processes, each with one compute thread. Thread pools inside them would compete for the
+same cores, and two of them (OpenMP and BLAS) spin while they wait.
 """
 
 import gc
@@ -15,31 +14,32 @@ COMPUTE_ENVIRONMENT: Final = {
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
 }
+"""Environment of a process before it imports numpy, faiss or onnxruntime."""
 
 ORT_THREADS: Final = 1
-"""Threads of each of the two pools of ONNX Runtime: the calling thread itself."""
+"""Size of each of the two thread pools of ONNX Runtime: the calling thread alone."""
 
 GRPC_LOG_OFF: Final = {"GRPC_VERBOSITY": "NONE"}
-"""For a server's environment, where it does not say otherwise: gRPC itself would write a line, in a form of
-its own, for every handshake that fails, so that strangers could fill the log."""
+"""Default environment of a worker. gRPC's core would write a line in its own format for every failed
+handshake, so that strangers could fill the log."""
 
 _NEW_OBJECTS_UNCOLLECTED: Final = 20_000
-"""Container objects that may be new before cyclic garbage is looked for among them."""
+"""Allocations of container objects before the garbage collector runs."""
 
 
 def limit_openmp_threads() -> None:
-    """Run OpenMP loops that this thread starts in this thread alone: the setting is a thread's own."""
+    """Run the OpenMP loops of the calling thread in this thread alone; OpenMP keeps the limit per thread."""
     import faiss
 
     faiss.omp_set_num_threads(1)
 
 
 def limit_garbage_collection() -> None:
-    """From now on look for cyclic garbage seldom, and not among what is loaded already.
+    """Run the garbage collector seldom, and freeze the objects that exist now.
 
-    What serves a call is freed by reference counts. Under overload hundreds of calls wait at once, which the
-    collector takes for a heap that grows, and walks all of it over and over. Later calls change nothing: what
-    versions that are loaded later leave behind must be found.
+    The objects of a call are freed by reference counts. Under overload hundreds of calls wait at once. The
+    collector takes that for a growing heap and traverses all of it again and again. Only the first call has
+    an effect: garbage of versions that are loaded later must be found.
     """
     if gc.get_freeze_count():
         return
@@ -49,9 +49,9 @@ def limit_garbage_collection() -> None:
 
 
 def thread_pools() -> dict[str, int]:
-    """Threads by pool; `process` counts all that there are, gRPC's own and sleeping ones too.
+    """Return the threads by pool; `process` counts all threads, including gRPC's and sleeping ones.
 
-    BLAS has no question of its own that all builds answer: it takes what it was told when it was loaded.
+    Not every build of BLAS can report its threads: its number is the setting with which it was loaded.
     """
     import faiss
 

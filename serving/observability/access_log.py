@@ -1,7 +1,7 @@
-"""A line in the log for calls that ended: for those that failed, or for all, within a budget.
+"""The access log: a line for each call that failed, or for every call, at a limited rate.
 
-A flood of calls must not become a flood of lines: beyond so many a second they are counted, and the next line
-says how many were left out.
+A flood of calls must not become a flood of lines. Beyond the limit calls are counted, and the next line has
+the number of calls without a line.
 """
 
 import logging
@@ -13,22 +13,22 @@ from re4.serving.observability.call_context import Call
 from re4.serving.observability.logs import FIELDS
 
 _NO_ERRORS: Final = ("OK", "CANCELLED")
-"""A caller who leaves, as those who ask two servers at once do, is no error."""
+"""A cancelled call is no error: clients that send hedged requests cancel the slower one."""
 
 _log = logging.getLogger(__name__)
 
 
 class AccessLog:
-    """Writes the lines of one process."""
+    """The access log of one process."""
 
     def __init__(
         self, *, errors_only: bool, lines_per_s: float, clock_s: Callable[[], float] = monotonic
     ) -> None:
-        """Begin with a full budget.
+        """Start with a full budget of lines.
 
         Args:
-            errors_only: Leave out calls that ended well.
-            lines_per_s: So many lines a second, and as many at once.
+            errors_only: Leave out calls that succeeded.
+            lines_per_s: Most lines a second, and most lines at once.
             clock_s: Seconds since any moment.
         """
         self._errors_only = errors_only
@@ -39,13 +39,13 @@ class AccessLog:
         self._num_left_out = 0
 
     def ended(self, call: Call, code: str, details: str, seconds: float) -> None:
-        """A call ended.
+        """Write the line of a call that ended.
 
         Args:
-            call: Which.
+            call: The call.
             code: Name of its gRPC status.
-            details: What it was told; empty where it ended well.
-            seconds: How long it took.
+            details: Details of an error status; empty where it succeeded.
+            seconds: Duration of the call.
         """
         if self._errors_only and code in _NO_ERRORS:
             return

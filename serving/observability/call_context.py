@@ -1,6 +1,6 @@
-"""What is known about a call while it runs, within reach of whatever runs for it.
+"""The context of a running call: method, caller, request id and stage times.
 
-All of it is found out when somebody asks: a call that ends well, unwatched, costs one small object.
+Everything is computed on demand: a call that succeeds without logs and traces costs one small object.
 """
 
 import re
@@ -18,9 +18,9 @@ if TYPE_CHECKING:  # the supervisor, which loads no parser, reads this file too
 Stage: TypeAlias = tuple[str, float, float]
 """Name, begin and end in `perf_counter` seconds."""
 REQUEST_ID: Final = "x-request-id"
-"""Metadata by which a caller names a call, and the server an error."""
+"""Metadata key of the id that a caller gives a call, and that the server returns with an error."""
 
-_FIT: Final = re.compile(r"[A-Za-z0-9._:/=+@-]{1,128}")
+_PLAIN: Final = re.compile(r"[A-Za-z0-9._:/=+@-]{1,128}")
 
 
 class Call:
@@ -33,34 +33,34 @@ class Call:
 
         Args:
             method: Such as `Retrieve`.
-            metadata: Gives what came with the call.
+            metadata: Returns the metadata of the call.
         """
         self.method = method
         self.caller: Caller | None = None
-        """Whose token it brought; None where none is asked for, or none is known."""
+        """The owner of its token; None where no token is required, or none is known."""
         self.seconds: list[tuple[str, float]] = []
-        """How long stages took, to be counted when the call has ended: its caller waits for the reply."""
+        """Durations of stages; counted after the call, because its caller waits for the reply."""
         self.stages: tuple[Stage, ...] = ()
-        """Name, begin and end (`perf_counter` seconds) of what was measured; filled only where traces are."""
+        """The measured stages; filled only where traces are on."""
         self._metadata = metadata
         self._request_id: str | None = None
 
     @property
     def metadata(self) -> Metadata:
-        """What came with the call."""
+        """The metadata of the call."""
         return self._metadata() or ()
 
     @property
     def request_id(self) -> str:
-        """The caller's name for it where that is short and plain, else one made here."""
+        """The caller's id of the call where that is short and plain, else a random one."""
         if self._request_id is None:
             given = dict(self.metadata).get(REQUEST_ID)
-            fits = isinstance(given, str) and _FIT.fullmatch(given)
+            fits = isinstance(given, str) and _PLAIN.fullmatch(given)
             self._request_id = str(given) if fits else secrets.token_hex(8)
         return self._request_id
 
     def owe(self, num_users: int) -> None:
-        """Charge the caller for users beyond the one that every call counts for."""
+        """Charge the caller for users beyond the first one, which `Authenticator.admit` charged."""
         if self.caller is not None and self.caller.rate is not None:
             self.caller.rate.owe(num_users)
 
@@ -70,11 +70,11 @@ CURRENT_CALL: Final[ContextVar[Call]] = ContextVar("current_call")
 
 
 def stages_of(times: "StageTimes", queue_us: int, began_s: float) -> tuple[Stage, ...]:
-    """The stages from the queue to the merged list, one after the other.
+    """Return the stages from the queue to the merged list, in order.
 
     Args:
-        times: Where the time of the call's batch went.
-        queue_us: How long it waited for its batch.
+        times: Stage times of the call's batch.
+        queue_us: Time that the call waited for its batch.
         began_s: When it was queued, by `perf_counter`.
     """
     lengths_us = {

@@ -1,6 +1,6 @@
-"""Where a server's log goes: lines to standard error, as text for people or as JSON for machines.
+"""The log of a server: lines to standard error, as text or as JSON.
 
-Every line that is written while a call is answered carries the call's request id, whoever writes it.
+Every line that is written while a call is answered has the call's request id.
 """
 
 import json
@@ -12,32 +12,34 @@ from re4.serving.observability.call_context import CURRENT_CALL
 from re4.serving.settings import LogFormat
 
 FIELDS: Final = "fields"
-"""Key of `extra` under which a line may carry more than its text: a mapping, one JSON member for each."""
+"""Key of `extra` for further fields of a line: a mapping; each entry becomes a JSON member."""
 
-_BREAKS: Final = str.maketrans({code: f"\\x{code:02x}" for code in (*range(32), 127, 0x85, 0x2028, 0x2029)})
+_CONTROL_CHARACTERS: Final = str.maketrans(
+    {code: f"\\x{code:02x}" for code in (*range(32), 127, 0x85, 0x2028, 0x2029)}
+)
 
 
 def log_to_stderr(process: str, form: LogFormat = LogFormat.TEXT) -> None:
-    """Log what this process says, from INFO on."""
+    """Send this process's log to standard error, from INFO on."""
     handler = logging.StreamHandler()
     handler.setFormatter(formatter(process, form))
     handler.addFilter(is_loggable)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    ours = logging.getLogger("re4")  # which the command line may have sent to the terminal
+    ours = logging.getLogger("re4")  # the command line may have set a handler for the terminal
     ours.handlers, ours.propagate = [], True
 
 
 def is_loggable(record: logging.LogRecord) -> bool:
-    """Whether a record tells of anything. gRPC's core does not, of a caller who left as the reply was sent.
+    """Return whether a record has information. gRPC's report of a caller that left during the reply has none.
 
-    It calls that an error, with a traceback; one of its own making names a `grpc_call_error`.
+    gRPC's core logs that as an error, with a traceback. Its real errors contain `grpc_call_error`.
     """
     error = record.exc_info[1] if record.exc_info else None
     return type(error).__name__ != "ExecuteBatchError" or "grpc_call_error" in str(error)
 
 
 def formatter(process: str, form: LogFormat) -> logging.Formatter:
-    """What makes lines of records."""
+    """Return the formatter of a log format."""
     return _Json(process) if form is LogFormat.JSON else _Text(process)
 
 
@@ -49,8 +51,8 @@ class _Text(logging.Formatter):
         call = CURRENT_CALL.get(None)
         if call is None:
             return super().formatMessage(record)
-        # What a caller sent must not look like lines of the server.
-        record.message = f"{record.message.translate(_BREAKS)} (request {call.request_id})"
+        # A caller's text must not look like further lines of the server.
+        record.message = f"{record.message.translate(_CONTROL_CHARACTERS)} (request {call.request_id})"
         return super().formatMessage(record)
 
 

@@ -1,7 +1,7 @@
-"""Every metric of a server: names, labels, buckets. Dashboards and alerts are written against this file.
+"""Every metric of a server: names, labels, buckets. Dashboards and alerts depend on this file.
 
-A worker counts calls in `CallMetrics`; the supervisor, which answers none, tells of versions and workers in
-`SupervisorMetrics`. How they are published is the business of `metrics_page.py`.
+A worker counts calls in `CallMetrics`. The supervisor, which answers no call, reports versions and workers in
+`SupervisorMetrics`. `metrics_page.py` publishes both.
 """
 
 from collections.abc import Iterator, Mapping
@@ -41,11 +41,11 @@ BATCH_SIZE_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 STAGES: Final = ("check", "queue", "gather", "encode", "search", "merge", "reply")
 """In the order of a call. `check`, `queue` and `reply` are measured for each Retrieve and Encode, the others
-for each batch, which its users share."""
+once for each batch."""
 
 
 class CallMetrics:
-    """What one worker process counts. Safe to use from its event loop and its compute lane at once."""
+    """The counts of one worker process. The event loop and the compute thread may use it at once."""
 
     def __init__(self) -> None:
         """Start counting from zero, in a registry of its own."""
@@ -55,13 +55,13 @@ class CallMetrics:
         )
         self._caller_calls = Counter(
             "re4_caller_calls",
-            "Calls that brought a known token, by its caller's name and gRPC status code.",
+            "Calls with a known token, by its caller's name and gRPC status code.",
             ["caller", "code"],
             registry=registry,
         )
         self._call_seconds = Histogram(
             "re4_call_seconds",
-            "From a call's arrival in its handler to its end, whatever the status.",
+            "Seconds from a call's arrival in its handler to its end, for every status.",
             ["method"],
             buckets=CALL_SECONDS_BUCKETS,
             registry=registry,
@@ -69,7 +69,7 @@ class CallMetrics:
         self._ended: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
         stage_seconds = Histogram(
             "re4_stage_seconds",
-            "Where the time of answered calls went.",
+            "Seconds of answered calls by stage.",
             ["stage"],
             buckets=STAGE_SECONDS_BUCKETS,
             registry=registry,
@@ -77,14 +77,14 @@ class CallMetrics:
         self._stage_seconds = {stage: stage_seconds.labels(stage) for stage in STAGES}
         self._batch_size = Histogram(
             "re4_batch_size",
-            "Users that shared one run of the encoder and one search.",
+            "Users in one batch: one run of the encoder and one search.",
             buckets=BATCH_SIZE_BUCKETS,
             registry=registry,
         )
         self._shed = Counter(
             "re4_shed",
-            "Calls on which no work was spent: the queue was too long (overload), the caller's deadline "
-            "too near (deadline), or the caller's own rate used up (rate).",
+            "Calls rejected before any work: the queue was too long (overload), the caller's deadline too "
+            "near (deadline), or the caller's own rate exceeded (rate).",
             ["reason"],
             registry=registry,
         )
@@ -92,7 +92,7 @@ class CallMetrics:
             self._shed.labels(reason)
         self._user_errors = Counter(
             "re4_batch_user_errors",
-            "Users of BatchRetrieve who got no answer, by gRPC status code.",
+            "Users of BatchRetrieve without an answer, by gRPC status code.",
             ["code"],
             registry=registry,
         )
@@ -103,50 +103,50 @@ class CallMetrics:
         )
         self._browned_out = Counter(
             "re4_browned_out",
-            "Usual searches that looked less hard, in a brown-out.",
+            "Usual searches that ran at lower search effort in a brown-out.",
             registry=registry,
         )
         self.registry = registry
 
     def call(self, method: str, code: str, seconds: float) -> None:
-        """A call ended."""
+        """Count a call that ended."""
         ended = self._ended.get((method, code))
-        if ended is None:  # looking labels up costs as much as counting
+        if ended is None:  # a look-up of labels costs as much as the count
             ended = self._calls.labels(method, code), self._call_seconds.labels(method)
             self._ended[method, code] = ended
         ended[0].inc()
         ended[1].observe(seconds)
 
     def caller(self, name: str, code: str) -> None:
-        """A call of somebody with a token ended."""
+        """Count a call with a known token that ended."""
         self._caller_calls.labels(name, code).inc()
 
     def stage(self, stage: str, seconds: float) -> None:
-        """A stage of `STAGES` took so long."""
+        """Record the duration of a stage of `STAGES`."""
         self._stage_seconds[stage].observe(seconds)
 
     def batch(self, times: "StageTimes") -> None:
-        """A batch was run."""
+        """Record a batch."""
         self._batch_size.observe(times.batch_size)
         self._exact_searches.inc(times.num_exact_searches)
         for stage in ("gather", "encode", "search", "merge"):
             self.stage(stage, getattr(times, f"{stage}_us") / 1e6)
 
     def shed(self, reason: str) -> None:
-        """A call was turned away or dropped: `overload`, `deadline` or `rate`."""
+        """Count a rejected or dropped call: `overload`, `deadline` or `rate`."""
         self._shed.labels(reason).inc()
 
     def browned_out(self) -> None:
-        """A usual search is to look less hard."""
+        """Count a usual search at lower search effort."""
         self._browned_out.inc()
 
     def user_error(self, code: str) -> None:
-        """A user of a BatchRetrieve got no answer, but this gRPC status code."""
+        """Count a user of a BatchRetrieve that got this gRPC status code instead of an answer."""
         self._user_errors.labels(code).inc()
 
 
 class WorkerUsage(Protocol):
-    """What the metrics need of a worker process."""
+    """The part of a worker process that the metrics read."""
 
     @property
     def pid(self) -> int:
@@ -161,7 +161,7 @@ class WorkerUsage(Protocol):
 
 @dataclass(kw_only=True, eq=False)
 class SupervisorMetrics(Collector):
-    """What the supervisor knows; read whenever a scraper asks."""
+    """The supervisor's facts, read at each scrape."""
 
     live: Path | None = None
     num_loads_ok: int = 0
@@ -171,22 +171,22 @@ class SupervisorMetrics(Collector):
     num_hidden: int = 0
     num_hidden_failed: int = 0
     recalls: dict[str, tuple[int, float]] = field(default_factory=dict)
-    """By version: answers whose recall was measured, and its sum."""
+    """By version: number of measured answers, and the sum of their recall."""
     certificate: Path | None = None
-    """The file that new connections are shown; None without TLS."""
+    """The file of the server's certificate; None without TLS."""
     workers: Mapping[int, WorkerUsage] = field(default_factory=dict)
-    """By number; looked at when somebody asks."""
+    """By number."""
 
-    def recall(self, version: str, recall: float) -> None:
-        """An answer's recall was measured."""
+    def observe_recall(self, version: str, recall: float) -> None:
+        """Add the measured recall of an answer."""
         num_samples, total = self.recalls.get(version, (0, 0.0))
         self.recalls[version] = num_samples + 1, total + recall
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics of this moment."""
+        """Yield the metrics of this moment."""
         loads = CounterMetricFamily(
             "re4_version_loads",
-            "Bundle versions looked at: gone live (ok), or not (failed).",
+            "Bundle versions that went live (ok), or were refused (failed).",
             labels=["result"],
         )
         loads.add_metric(["ok"], self.num_loads_ok)
@@ -200,19 +200,19 @@ class SupervisorMetrics(Collector):
             "Lines from workers to the supervisor that could not be read, such as one cut off by a crash.",
             self.num_unreadable_reports,
         )
-        yield GaugeMetricFamily("re4_hidden_items", "Ids that no answer may hold.", self.num_hidden)
+        yield GaugeMetricFamily("re4_hidden_items", "Ids that no answer may contain.", self.num_hidden)
         yield CounterMetricFamily(
             "re4_hidden_items_refused",
-            "Lists of hidden items that could not be used: the last good one was kept.",
+            "Lists of hidden items that could not be used; the last good one stayed in force.",
             self.num_hidden_failed,
         )
         recall = GaugeMetricFamily(
             "re4_online_recall",
-            "Mean recall of sampled live answers against exact search, by version.",
+            "Mean recall of sampled live answers, compared with exact search, by version.",
             labels=["version"],
         )
         samples = CounterMetricFamily(
-            "re4_online_recall_samples", "Answers that this is the mean of.", labels=["version"]
+            "re4_online_recall_samples", "Answers whose recall was measured.", labels=["version"]
         )
         for name, (num_samples, total) in self.recalls.items():
             recall.add_metric([name], total / num_samples)
@@ -221,11 +221,11 @@ class SupervisorMetrics(Collector):
         yield samples
         memory = GaugeMetricFamily(
             "re4_memory_bytes",
-            "Memory in use: of a worker's own, or files that it maps and shares with the others.",
+            "Memory in use: a worker's own, or mapped files whose pages workers share.",
             labels=["worker", "kind"],
         )
         threads = GaugeMetricFamily(
-            "re4_threads", "Threads by pool, as the libraries say.", labels=["worker", "pool"]
+            "re4_threads", "Threads by pool, as the libraries report them.", labels=["worker", "pool"]
         )
         for number, worker in sorted(self.workers.items()):
             for kind, num_bytes in memory_of(worker.pid).items():
@@ -235,15 +235,15 @@ class SupervisorMetrics(Collector):
         yield memory
         yield threads
         if self.certificate is not None:
-            with suppress(SecurityError):  # the workers' logs say what is wrong with the file
+            with suppress(SecurityError):  # the workers' logs have the reason
                 yield GaugeMetricFamily(
                     "re4_certificate_end_seconds",
-                    "Unix time at which the server's certificate, as its file is now, ends.",
+                    "Unix time at which the certificate in the server's file ends.",
                     certificate_end(self.certificate).timestamp(),
                 )
         if self.live is not None:
             version = GaugeMetricFamily(
-                "re4_live_version", "Always 1; the label says what is live.", labels=["version"]
+                "re4_live_version", "Always 1; the label is the live version.", labels=["version"]
             )
             version.add_metric([self.live.name], 1)
             yield version
@@ -257,7 +257,7 @@ class SupervisorMetrics(Collector):
 
 
 def memory_of(pid: int) -> dict[str, int]:
-    """Bytes that a process has in memory, its `own` and mapped `files`; empty where it has ended."""
+    """Return the bytes of a process in memory, its `own` and mapped `files`; empty where it has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:

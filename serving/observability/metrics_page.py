@@ -1,8 +1,8 @@
-"""The page that Prometheus scrapes: all workers' counts added up, beside what the supervisor knows.
+"""The metrics page for Prometheus: the sum of all workers' counts, and the supervisor's metrics.
 
 Workers write their counts to memory-mapped files in one folder (the multi-process mode of
-prometheus-client); the supervisor reads them when asked. So a scrape costs the workers nothing, and what a
-worker counted outlives it. Knows nothing about which metrics there are.
+prometheus-client); the supervisor reads the files for each scrape. So a scrape costs the workers nothing, and
+the counts of a worker outlive it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,16 +19,16 @@ from re4.common.errors import ServerError
 from re4.serving.host.addresses import Address
 
 FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
-"""Environment variable by which a process learns, before prometheus-client is imported, where to write."""
+"""Environment variable with the folder; prometheus-client reads it on import."""
 
 
 @contextmanager
-def metrics_page(address: Address, facts: Collector) -> Iterator[tuple[Address, Mapping[str, str]]]:
+def metrics_page(address: Address, own: Collector) -> Iterator[tuple[Address, Mapping[str, str]]]:
     """Serve the page while the block runs.
 
     Args:
-        address: Where; port 0 lets the system choose.
-        facts: Metrics of this process.
+        address: Where to listen; port 0 lets the system choose.
+        own: Metrics of this process.
 
     Yields:
         The address with its port, and the environment that worker processes need.
@@ -39,7 +39,7 @@ def metrics_page(address: Address, facts: Collector) -> Iterator[tuple[Address, 
     with TemporaryDirectory(prefix="re4-metrics-") as folder:
         registry = CollectorRegistry()
         MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
-        registry.register(facts)
+        registry.register(own)
         try:
             server, thread = start_http_server(address.port, address.host, registry)
         except OSError as error:

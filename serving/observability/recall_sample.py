@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class RecallSample:
-    """A live answer by maximum score, whose recall may be measured."""
+    """A live answer by maximum score."""
 
     path: str
     """Folder of the version that answered."""

@@ -1,7 +1,7 @@
-"""Spans of calls and their stages, sent by OpenTelemetry. The library is imported only where it is asked for.
+"""Spans of calls and their stages, sent by OpenTelemetry, which is imported only where traces are on.
 
-Spans are made when a call has ended, from times that were measured anyway, so that a call whose trace nobody
-keeps pays next to nothing. The caller's `traceparent` is the parent, and its decision to keep a trace counts.
+Spans are made after a call has ended, from times that are measured anyway, so a call whose trace is not kept
+costs almost nothing. The caller's `traceparent` is the parent, and its sampling decision is respected.
 """
 
 from importlib.util import find_spec
@@ -25,15 +25,15 @@ _SERVER_FAULTS: Final = (
     "UNKNOWN",
     "UNIMPLEMENTED",
 )
-"""Statuses that make a server's span an error, as OpenTelemetry's conventions for RPC have it."""
+"""Statuses that make a server's span an error, by OpenTelemetry's conventions for RPC."""
 _EXPORT_TIMEOUT_S: Final = 3
 
 
 def check_installed() -> None:
-    """Say what to install, before any process is started.
+    """Check for OpenTelemetry before any process is started.
 
     Raises:
-        UsageError: the library is missing.
+        UsageError: it is missing; the message has the command that installs it.
     """
     try:
         missing = find_spec("opentelemetry.sdk") is None or find_spec("opentelemetry.exporter.otlp") is None
@@ -46,11 +46,11 @@ def check_installed() -> None:
 
 
 def otlp_provider(endpoint: str, fraction: float) -> "TracerProvider":
-    """What sends spans to a collector.
+    """Return a provider that sends spans to a collector.
 
     Args:
-        endpoint: Its OTLP/gRPC address, such as `http://127.0.0.1:4317`.
-        fraction: Of calls whose caller has not decided, how many to keep: 0 to 1.
+        endpoint: OTLP/gRPC address of the collector, such as `http://127.0.0.1:4317`.
+        fraction: Share of traces to keep, 0 to 1, of calls without a sampling decision of the caller.
     """
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
@@ -69,7 +69,7 @@ def otlp_provider(endpoint: str, fraction: float) -> "TracerProvider":
 
 
 class Tracer:
-    """Makes the spans of one process."""
+    """The spans of one process."""
 
     def __init__(self, provider: "TracerProvider") -> None:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -79,13 +79,13 @@ class Tracer:
         self._propagator = TraceContextTextMapPropagator()
 
     def ended(self, call: Call, code: str, details: str, seconds: float) -> None:
-        """A call ended, just now.
+        """Record the span of a call that ended just now.
 
         Args:
-            call: Which; its `stages` become the span's children.
+            call: The call; its `stages` become the span's children.
             code: Name of its gRPC status.
-            details: What it was told; empty where it ended well.
-            seconds: How long it took.
+            details: Details of an error status; empty where it succeeded.
+            seconds: Duration of the call.
         """
         from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 
@@ -116,12 +116,12 @@ class Tracer:
         span.end(now_ns)
 
     def close(self) -> None:
-        """Send what is left; takes a few seconds at most."""
+        """Send the remaining spans; takes a few seconds at most."""
         self._provider.shutdown()
 
 
 def _with_ends(stages: tuple["Stage", ...], began_s: float, ended_s: float) -> tuple["Stage", ...]:
-    """The stages of a call, with what came before the queue and what came after the merged list."""
+    """Return the stages of a call, with `check` before the queue and `reply` after the merged list."""
     if not stages:
         return ()
     return ("check", began_s, stages[0][1]), *stages, ("reply", stages[-1][2], ended_s)

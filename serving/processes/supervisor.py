@@ -76,7 +76,7 @@ class _Supervisor:
         self._workers: dict[int, WorkerProcess] = {}
         self._worker_environment: Mapping[str, str] = {}
         self._metrics = SupervisorMetrics(workers=self._workers, certificate=settings.access.tls_certificate)
-        self._recall = RecallMonitor(settings.recall_cpu_share, self._metrics.recall)
+        self._recall = RecallMonitor(settings.recall_cpu_share, self._metrics.observe_recall)
         self._hidden = HiddenWatcher(bundles, self._hide)
         self._versions = VersionWatcher(
             bundles, self._check, on_live=self._go_live, on_refused=self._record_refusal

@@ -114,7 +114,7 @@ class Worker:
         hidden, snapshot = _hidden_ids(command), self._live.snapshot
         try:
             if snapshot is not None and hidden != self._live.hidden:
-                snapshot = await asyncio.to_thread(snapshot.hiding, hidden)
+                snapshot = await asyncio.to_thread(snapshot.with_hidden, hidden)
             self._live.hide(hidden, snapshot, command.failure)
         except Exception as error:  # the hidden items stay hidden after any error
             _log.exception("the list of hidden items cannot be used")
@@ -132,7 +132,7 @@ class Worker:
                 max_batch_size=settings.max_batch_size,
                 backend=self._backend,
             )
-            return snapshot.hiding(hidden)
+            return snapshot.with_hidden(hidden)
 
         return await asyncio.to_thread(load)
 

@@ -1,6 +1,6 @@
-"""Does a loaded version answer its own golden queries as it should? Compared modulo ties.
+"""Check that a loaded version answers its own golden queries as expected, modulo ties.
 
-Catches what intact files cannot show: an encoder, vectors or an index that belong to something else.
+It finds defects of intact files: an encoder, vectors or an index that belong to another version.
 
 Legend: Q queries, K interests, D embedding, M candidates, N items.
 """
@@ -18,17 +18,17 @@ from re4.serving.retrieval.pipeline import Query, QueryResult
 from re4.serving.versions.snapshot import Snapshot
 
 TOLERANCE: Final = 1e-3
-"""Largest difference allowed, relative to the largest value: float32 sums in another order stay far below."""
+"""Largest allowed difference, relative to the largest value; sums in another order differ far less."""
 
-_ITEMS_AT_ONCE: Final = 1 << 16
+_CHUNK_ITEMS: Final = 1 << 16
 
 
 def check_golden(snapshot: Snapshot, golden: GoldenQueries, *, max_batch_size: int) -> None:
-    """Ask a version its golden queries.
+    """Run the golden queries of a version.
 
     Raises:
         BundleMismatchError: the queries do not fit the version, an item vector is not finite, or an
-            answer is not the expected one. The message says which and by how much.
+            answer is not the expected one. The message names it and the difference.
         BundleDamagedError: the attributes' files contradict each other.
     """
     _check_vectors(snapshot)
@@ -64,8 +64,8 @@ def check_golden(snapshot: Snapshot, golden: GoldenQueries, *, max_batch_size: i
 
 
 def _check_vectors(snapshot: Snapshot) -> None:
-    for start in range(0, len(snapshot.vectors_ND), _ITEMS_AT_ONCE):
-        finite = np.isfinite(snapshot.vectors_ND[start : start + _ITEMS_AT_ONCE]).all(axis=1)
+    for start in range(0, len(snapshot.vectors_ND), _CHUNK_ITEMS):
+        finite = np.isfinite(snapshot.vectors_ND[start : start + _CHUNK_ITEMS]).all(axis=1)
         if not finite.all():
             raise BundleMismatchError(
                 f"{snapshot.path}: the vector of item row {start + int(finite.argmin())} is not finite"
@@ -103,13 +103,13 @@ def _recall(
     expected_M: NDArray[np.float32],
     where: str,
 ) -> float:
-    """The share of the exact candidates that was found; an item that ties with the last one counts."""
+    """Return the share of the exact candidates that was found; an item that ties with the last one counts."""
     found, margin = answer.merged, _margin(expected_M)
     expected_scores = true_scores(answer.interests_KD[None], snapshot.vectors_ND, expected_rows_M[None])[0]
     if not _close(expected_scores, expected_M, margin):
         raise BundleMismatchError(f"{where}: the item vectors are not those that it was answered with")
     found_scores = true_scores(answer.interests_KD[None], snapshot.vectors_ND, found.rows_M[None])[0]
-    # An index that is not exact may miss an item in the list of the interest that likes it best.
+    # An approximate index may miss an item in the list of its best interest.
     named_M = (snapshot.vectors_ND[found.rows_M] * answer.interests_KD[found.interest_numbers_M]).sum(axis=1)
     if not _close(found.scores_M, named_M, margin):
         raise BundleMismatchError(

@@ -1,9 +1,9 @@
-"""Will a second version fit beside the live one? Asked before anything of it is loaded.
+"""Check that a second version fits into memory beside the live one, before any part of it is loaded.
 
-What is counted is memory of the processes' own: index files are mapped, and their pages, like those of the
-vectors and ids, can be given back by the system; but codes that FAISS lays out anew when it loads them, the
-encoder and its buffers exist once in every process. The process that checks a version needs as much as a
-worker and its own libraries, and has ended when the workers load. Knows no process and no index library.
+Only the processes' private memory is counted. Index, vectors and ids are mapped files, whose pages the system
+can reclaim. The encoder, its buffers, and codes that FAISS rearranges on load exist once in every process.
+The process that checks a version needs as much as a worker and its own libraries, and has ended when the
+workers load.
 """
 
 from pathlib import Path
@@ -16,26 +16,26 @@ from re4.common.errors import BundleError
 from re4.serving.host.cgroups import available_memory_bytes
 
 _FAST_SCAN: Final = "fs"
-"""In the factory string of an index whose codes FAISS lays out anew when it loads them; all others are mapped
-whole. At 10^7 items a process held 0.46 GiB of its own with a file of 0.38 GiB."""
+"""Part of the factory string of an index whose codes FAISS rearranges on load; all others are mapped whole.
+At 10^7 items a process held 0.46 GiB of private memory with a file of 0.38 GiB."""
 _ENCODER_BYTES: Final = 48 << 20
-"""Encoder, its buffers at the largest batch, and what a search needs: an estimate, on the safe side."""
+"""Encoder, its buffers at the largest batch, and memory of a search: an estimate on the safe side."""
 _CHECK_BYTES: Final = 128 << 20
-"""A Python process with FAISS and ONNX Runtime loaded: an estimate, on the safe side."""
+"""A Python process with FAISS and ONNX Runtime loaded: an estimate on the safe side."""
 
 
 def bytes_needed(manifest: Manifest, *, num_processes: int) -> int:
-    """Memory that loading a version takes at its worst moment, beside what is loaded already."""
+    """Return the peak memory of loading a version, beside the live one."""
     each = _ENCODER_BYTES + _private_index_bytes(manifest)
     return max(_CHECK_BYTES + each, num_processes * each)
 
 
 def require_memory(path: Path, *, num_processes: int) -> None:
-    """Refuse a version that would not fit.
+    """Check that a version would fit.
 
     Args:
         path: The version's folder.
-        num_processes: How many workers would load it.
+        num_processes: Number of workers that would load it.
 
     Raises:
         BundleError: it would not fit, or its manifest cannot be read.

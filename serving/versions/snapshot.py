@@ -1,7 +1,7 @@
-"""A loaded version: everything that an answer is made from, so that one reference is one whole version.
+"""A loaded version: one reference to everything that an answer is made from.
 
-Loading opens files with parsers. So a version is verified byte by byte (`bundle/verify.py`) before, and the
-very first load of a version happens in a child process (`re4.serving.versions.version_check`).
+Loading opens files with parsers. So a version is verified byte by byte before (`bundle/verify.py`), and its
+very first load happens in a child process (`re4.serving.versions.version_check`).
 
 Legend: N items, D embedding.
 """
@@ -38,7 +38,7 @@ _MAX_LOOPS: Final = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """One loaded version. Nothing in it changes; shared by every call that it answers."""
+    """One loaded version: immutable, and shared by every call that it answers."""
 
     path: Path
     manifest: Manifest
@@ -51,8 +51,8 @@ class Snapshot:
     """Rows of the most popular items, most popular first."""
     pipeline: Pipeline
 
-    def hiding(self, hidden: HiddenIds) -> "Snapshot":
-        """The same version with these items out of every answer, and no others. Loads nothing."""
+    def with_hidden(self, hidden: HiddenIds) -> "Snapshot":
+        """Return the same version without these items in any answer, and no others. Loads nothing."""
         rows = HiddenItems.of(hidden, self.item_ids, self.manifest.items.num_items)
         if rows is None and self.filter_cache.hidden is None:
             return self
@@ -75,11 +75,11 @@ def load_snapshot(
         path: The version's folder.
         manifest: Its manifest.
         max_batch_size: Largest batch that the pipeline will be given.
-        backend: The device; None for processors.
+        backend: The device; None for the CPU.
 
     Raises:
-        BundleDamagedError: a file that its parser refuses.
-        BundleMismatchError: parts that do not fit together, or that this server does not allow.
+        BundleDamagedError: a parser refuses a file.
+        BundleMismatchError: the parts do not fit together, or this server does not allow one of them.
     """
     num_items, embedding_dim = manifest.items.num_items, manifest.model.embedding_dim
     item_ids = ItemIds.open(path, manifest.items.id_kind, num_items)
@@ -150,9 +150,8 @@ def _open_searcher(path: Path, manifest: Manifest, vectors_ND: NDArray[np.float3
         )
     num_interests = manifest.model.num_interests
     searcher = Searcher(index, plan, plan_at, vectors_ND=vectors_ND, num_interests=num_interests)
-    searcher.search(
-        np.zeros((num_interests, embedding_dim), np.float32), 1
-    )  # touches the pages before a caller waits for it
+    # A first search reads the pages before a caller waits for them.
+    searcher.search(np.zeros((num_interests, embedding_dim), np.float32), 1)
     return searcher
 
 
@@ -164,8 +163,8 @@ def _read_index(path: Path, kind: IndexKind) -> Any:
             f"{path}: begins with {signature!r}, a {kind.name} index with "
             f"{' or '.join(repr(allowed) for allowed in sorted(kind.signatures))}"
         )
-    # Nothing in a file can be longer than the file: a length that says otherwise is not allocated. FAISS
-    # counts the tables that it computes for residual codes too, which are larger than a small file.
+    # No part of a file is longer than the file: a greater length must not be allocated. FAISS also counts the
+    # tables that it computes for residual codes, which may be larger than a small file.
     faiss.set_deserialization_vector_byte_limit(max(path.stat().st_size, _MAX_TABLE_BYTES))
     faiss.set_deserialization_loop_limit(_MAX_LOOPS)
     try:

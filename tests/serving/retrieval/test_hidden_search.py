@@ -32,7 +32,7 @@ def served() -> tuple[SmallVersion, Snapshot]:
 
 def hiding(rows: list[int]) -> Snapshot:
     version, snapshot = served()
-    return snapshot.hiding(HiddenIds(ids=tuple(version.ids[row] for row in rows)))
+    return snapshot.with_hidden(HiddenIds(ids=tuple(version.ids[row] for row in rows)))
 
 
 def ask(snapshot: Snapshot, num: int, **query: object) -> list[int]:
@@ -80,7 +80,7 @@ def test_no_index_shows_them_or_falls_short(
     for num_hidden in (3, MAX_EXTRA_DEPTH + 1, 600):
         rows = version.best(HISTORY, num_hidden)
         hidden = HiddenIds(ids=tuple(version.ids[row] for row in rows))
-        found = ask(snapshot.hiding(hidden), 50)
+        found = ask(snapshot.with_hidden(hidden), 50)
         assert not set(found) & set(rows)
         assert len(set(found)) == 50
 
@@ -105,8 +105,8 @@ def test_other_effort_leaves_them_out_too() -> None:
 def test_what_was_hidden_comes_back() -> None:
     version, snapshot = served()
     once = hiding(version.best(HISTORY, 5))
-    assert ask(once.hiding(HiddenIds()), 10) == version.best(HISTORY, 10) == ask(snapshot, 10)
-    assert snapshot.hiding(HiddenIds(ids=("nobody",))) is snapshot
+    assert ask(once.with_hidden(HiddenIds()), 10) == version.best(HISTORY, 10) == ask(snapshot, 10)
+    assert snapshot.with_hidden(HiddenIds(ids=("nobody",))) is snapshot
 
 
 def test_the_popularity_fall_back_leaves_them_out_and_is_never_short() -> None:
