@@ -1,7 +1,7 @@
-"""Generate the Python stubs from the `.proto` files, or check that those in the tree are fresh.
+"""Generation of the Python stubs from the `.proto` files.
 
-python protos/generate.py            write them
-python protos/generate.py --check    fail, naming each file, where they differ
+python protos/generate.py            write the stubs
+python protos/generate.py --check    fail, with the names of the files, if the stubs are stale
 """
 
 import sys
@@ -13,11 +13,11 @@ from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "re4" / "protos"
-"""The path that the stubs are imported by."""
+"""The stubs are imported by this path, through the link `re4/protos`."""
 
 
 def generate(destination: Path) -> None:
-    """Write the messages, the service's stub and the types of both below `destination`."""
+    """Write the messages, the stub of the service and the types of both below a folder."""
     sources = sorted(str(path.relative_to(ROOT)) for path in PROTOS.rglob("*.proto"))
     arguments = [
         "protoc",
@@ -35,7 +35,7 @@ def generate(destination: Path) -> None:
 
 
 def stale_files() -> list[str]:
-    """Name the stubs in the tree that differ from freshly generated ones."""
+    """Return the names of the stubs that differ from newly generated ones."""
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder))
         fresh = {path.relative_to(folder): path.read_bytes() for path in Path(folder).rglob("*.py*")}
@@ -50,7 +50,7 @@ def stale_files() -> list[str]:
 
 
 def main() -> None:
-    """Run the command line described at the top of this file."""
+    """Run the command line of this module."""
     if sys.argv[1:] == ["--check"]:
         stale = stale_files()
         if stale:

@@ -60,28 +60,28 @@ class RetrievalServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Retrieve(self, request, context):
-        """Candidates for one user, from that user's recent items.
+        """Candidates for one user, from the recent items of the user.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchRetrieve(self, request, context):
-        """The same for many users in one call. What is wrong with one user's request fails that user alone.
+        """The same for many users in one call. An error in one user's request fails that user only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Encode(self, request, context):
-        """The user's interest vectors alone, without a search.
+        """The interest vectors of a user, without a search.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Info(self, request, context):
-        """The live model, index and version, and the limits that requests must keep.
+        """The live model, index and version, and the limits of requests.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -3,10 +3,9 @@
 isort:skip_file
 The gRPC contract of Re4 Retrieval, version 1.
 
-Changes within v1 only ever add fields and methods; anything else is a new folder, v2.
-Item ids are the caller's own: strings or 64-bit integers, exactly as they stood in the event log.
-`Info.item_id_kind` says which of the two the live version holds.
-Replies are columnar: parallel arrays, because hundreds of small messages cost more than the search.
+Within v1, fields and methods are only added; any other change is a new folder, v2.
+Item ids are those of the event log: strings or 64-bit integers. `Info.item_id_kind` is the kind of the live
+version. Replies are columnar (parallel arrays): hundreds of small messages would cost more than the search.
 """
 
 from collections import abc as _abc
@@ -38,25 +37,25 @@ class RetrievalStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RetrievalAsyncStub: ...
     Retrieve: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.RetrieveRequest, _retrieval_pb2.RetrieveReply]
-    """Candidates for one user, from that user's recent items."""
+    """Candidates for one user, from the recent items of the user."""
     BatchRetrieve: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.BatchRetrieveRequest, _retrieval_pb2.BatchRetrieveReply]
-    """The same for many users in one call. What is wrong with one user's request fails that user alone."""
+    """The same for many users in one call. An error in one user's request fails that user only."""
     Encode: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.EncodeRequest, _retrieval_pb2.EncodeReply]
-    """The user's interest vectors alone, without a search."""
+    """The interest vectors of a user, without a search."""
     Info: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.InfoRequest, _retrieval_pb2.InfoReply]
-    """The live model, index and version, and the limits that requests must keep."""
+    """The live model, index and version, and the limits of requests."""
 
 @_typing.type_check_only
 class RetrievalAsyncStub(RetrievalStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Retrieve: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.RetrieveRequest, _retrieval_pb2.RetrieveReply]  # type: ignore[assignment]
-    """Candidates for one user, from that user's recent items."""
+    """Candidates for one user, from the recent items of the user."""
     BatchRetrieve: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.BatchRetrieveRequest, _retrieval_pb2.BatchRetrieveReply]  # type: ignore[assignment]
-    """The same for many users in one call. What is wrong with one user's request fails that user alone."""
+    """The same for many users in one call. An error in one user's request fails that user only."""
     Encode: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.EncodeRequest, _retrieval_pb2.EncodeReply]  # type: ignore[assignment]
-    """The user's interest vectors alone, without a search."""
+    """The interest vectors of a user, without a search."""
     Info: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.InfoRequest, _retrieval_pb2.InfoReply]  # type: ignore[assignment]
-    """The live model, index and version, and the limits that requests must keep."""
+    """The live model, index and version, and the limits of requests."""
 
 class RetrievalServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -65,7 +64,7 @@ class RetrievalServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_pb2.RetrieveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_pb2.RetrieveReply, _abc.Awaitable[_retrieval_pb2.RetrieveReply]]:
-        """Candidates for one user, from that user's recent items."""
+        """Candidates for one user, from the recent items of the user."""
 
     @_abc_1.abstractmethod
     def BatchRetrieve(
@@ -73,7 +72,7 @@ class RetrievalServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_pb2.BatchRetrieveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_pb2.BatchRetrieveReply, _abc.Awaitable[_retrieval_pb2.BatchRetrieveReply]]:
-        """The same for many users in one call. What is wrong with one user's request fails that user alone."""
+        """The same for many users in one call. An error in one user's request fails that user only."""
 
     @_abc_1.abstractmethod
     def Encode(
@@ -81,7 +80,7 @@ class RetrievalServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_pb2.EncodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_pb2.EncodeReply, _abc.Awaitable[_retrieval_pb2.EncodeReply]]:
-        """The user's interest vectors alone, without a search."""
+        """The interest vectors of a user, without a search."""
 
     @_abc_1.abstractmethod
     def Info(
@@ -89,6 +88,6 @@ class RetrievalServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_pb2.InfoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_pb2.InfoReply, _abc.Awaitable[_retrieval_pb2.InfoReply]]:
-        """The live model, index and version, and the limits that requests must keep."""
+        """The live model, index and version, and the limits of requests."""
 
 def add_RetrievalServicer_to_server(servicer: RetrievalServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
