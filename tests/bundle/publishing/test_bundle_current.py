@@ -1,4 +1,4 @@
-"""`CURRENT` is one name of a version beside it, and nothing else gets through."""
+"""`CURRENT` contains the name of a version beside it; anything else is refused."""
 
 from pathlib import Path
 

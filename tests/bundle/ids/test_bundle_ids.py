@@ -1,4 +1,4 @@
-"""Item ids: what goes in comes out, what was not there is -1, and what cannot be an id is refused."""
+"""Item ids: known ids are found, unknown ids are -1, invalid ids are refused."""
 
 import tempfile
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Listing, rolling back, pruning: what goes live is verified, what is needed stays, nothing is half done."""
+"""List, roll-back and pruning: a version is verified before it goes live, and needed versions stay."""
 
 import json
 import os
@@ -256,7 +256,7 @@ def test_killed_at_any_line_every_version_is_complete_and_current_names_one(
     bundles: Path, names: list[str]
 ) -> None:
     script = Path(__file__).with_name("change_and_die.py")
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run(
         [sys.executable, str(script), str(bundles)],
         capture_output=True,
@@ -270,7 +270,7 @@ def test_killed_at_any_line_every_version_is_complete_and_current_names_one(
     assert deaths["prune_deaths"] > 20
 
 
-def test_the_verbs(bundles: Path, names: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_subcommands(bundles: Path, names: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     def answer() -> dict[str, Any]:
         answered: dict[str, Any] = json.loads(capsys.readouterr().out)
         return answered
@@ -290,7 +290,9 @@ def test_the_verbs(bundles: Path, names: list[str], capsys: pytest.CaptureFixtur
         cli.prune(bundles, keep=-1)
 
 
-def test_the_verbs_for_people(bundles: Path, names: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_subcommands_without_json(
+    bundles: Path, names: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     flip_a_bit(bundles / names[1] / INDEX)
     (bundles / CURRENT).unlink()
     cli.versions(bundles, verify=True)

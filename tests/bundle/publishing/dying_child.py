@@ -1,4 +1,4 @@
-"""A child process that is killed when it reaches its n-th line of some files. Knows nothing of bundles."""
+"""A child process that is killed when it reaches its n-th line of some files."""
 
 import os
 import signal
@@ -9,12 +9,12 @@ from typing import Any
 
 
 def lives(change: Callable[[], object], line_number: int, *, traced: Iterable[ModuleType]) -> bool:
-    """Run `change` in a fork that kills itself with SIGKILL at a line; whether it lived to the end.
+    """Run `change` in a fork that kills itself with SIGKILL at a line; return whether it lived to the end.
 
     Args:
-        change: What the child does; an exception in it fails the caller.
-        line_number: Lines of the traced modules that the child runs before it dies.
-        traced: The modules whose lines count.
+        change: Function to run in the child; an exception in it fails the caller.
+        line_number: Number of lines of the traced modules before the death.
+        traced: Modules whose lines count.
     """
     files = {module.__file__ for module in traced}
     process = os.fork()

@@ -2,9 +2,9 @@
 
 usage: change_and_die.py BUNDLES
 
-The directory holds versions of different times, the newest live. After each death `CURRENT` must name a
-version, every version must be complete, and those that must stay must be there. Prints one JSON object: how
-many died.
+The directory has versions of different times; the newest is live. After each death `CURRENT` must name a
+version, every version must be complete, and those that must stay must be there. Prints one JSON object: the
+number of deaths.
 """
 
 import json

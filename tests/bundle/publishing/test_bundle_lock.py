@@ -1,4 +1,4 @@
-"""One rebuild at a time: who holds the lock is said, the dead are told from the living, a loss is noticed."""
+"""One rebuild at a time: messages name the owner, dead owners lose the lock, a lost lock is noticed."""
 
 import json
 import logging
@@ -200,7 +200,7 @@ def test_killed_while_it_holds_the_lock_the_next_one_goes_on(bundles: Path) -> N
         "from re4.bundle.publishing.directory_lock import rebuild_lock\n"
         "with rebuild_lock(Path(sys.argv[1]), 'killed'): os.kill(os.getpid(), signal.SIGKILL)"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run([sys.executable, "-c", code, str(bundles)], env=environment, check=False)
     assert done.returncode == -9
     assert content(bundles)["command"] == "killed"

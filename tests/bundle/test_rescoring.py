@@ -1,4 +1,4 @@
-"""CandidatePool hold the best of what was found, each item once, with its true score for every interest."""
+"""A pool holds the best found items, each once, with its exact score for every interest."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What is remembered of look-ups is right, bounded, and nothing that a stranger can make grow."""
+"""The cache of recent look-ups is right and bounded; unknown ids do not grow it."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Publishing: all of a version or nothing, and what one publisher may do to another."""
+"""Publication: completely or not at all; publishers leave each other's work alone."""
 
 import errno
 import json
@@ -172,7 +172,11 @@ def test_killed_at_any_line_current_names_a_complete_version(bundles: Path) -> N
         [sys.executable, HERE / "publish_and_die.py", bundles],
         capture_output=True,
         text=True,
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "OPENBLAS_NUM_THREADS": "1",
+            "PYTHONPATH": f"{HERE.parents[2]}{os.pathsep}{HERE.parent}",
+        },
         check=False,
     )
     assert run.returncode == 0, run.stderr
@@ -231,7 +235,7 @@ def test_a_live_publisher_keeps_its_files_and_a_dead_one_loses_them(bundles: Pat
         "    fill(staged.path, 'other'); print(staged.path, flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", code, bundles, HERE],
+        [sys.executable, "-c", code, bundles, HERE.parent],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

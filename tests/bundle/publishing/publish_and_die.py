@@ -2,11 +2,10 @@
 
 usage: publish_and_die.py BUNDLES
 
-Every child forks from here, traces the lines of the publishing code (and of `shutil`, which cleans up), and
-kills itself with SIGKILL when it reaches its line. After each death `CURRENT` must name a complete version,
-the old one or the one that the child published, and the next publisher must be able to clear up. The last
-child lives, and ends the loop.
-Prints one JSON object: how many died, and how often `CURRENT` named the old and the new version.
+Every child forks from here, traces the lines of the publishing code and of `shutil`, and kills itself with
+SIGKILL at its line. After each death `CURRENT` must name a complete version, the old one or the child's, and
+the next publisher must be able to clear up. The last child lives and ends the loop.
+Prints one JSON object: the number of deaths, and how often `CURRENT` named the old and the new version.
 """
 
 import json
