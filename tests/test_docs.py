@@ -98,14 +98,20 @@ def test_paths_exist(page: str) -> None:
     for span in _SPAN.findall(prose_of(page)):
         of_repository = _PATH.fullmatch(span) and span.partition("/")[0] in FOLDERS and "/" in span
         of_folder = here != ROOT and here.name != "docs" and _FILE.fullmatch(span)
-        is_example = "my_" in span or span in EXAMPLES
-        if (
-            (of_repository or of_folder)
-            and not is_example
-            and not any((at / span).exists() for at in (ROOT, here))
-        ):
+        exists = (ROOT / span).exists() or (here / span).exists()
+        if (of_repository or of_folder) and not exists and "my_" not in span and span not in EXAMPLES:
             missing.append(span)
     assert not missing
+
+
+@pytest.mark.parametrize("page", NAMES)
+def test_names_stand_in_the_files_that_are_named_with_them(page: str) -> None:
+    pairs = re.findall(r"`(\w+)` \(`([\w/]+\.py)`\)", prose_of(page))
+    assert not [
+        (name, file)
+        for name, file in pairs
+        if file not in EXAMPLES and not re.search(rf"\b{name}\b", text_of(file))
+    ]
 
 
 @cache
