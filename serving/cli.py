@@ -10,7 +10,13 @@ import typer
 from re4.common import console
 from re4.common.errors import UsageError
 from re4.serving.client.options import Address, AsJson, Ca, Certificate, Key, Tls, TokenFile
-from re4.serving.settings import DEFAULT_ADDRESS, ENVIRONMENT_PREFIX, ServerSettings, bundles_of
+from re4.serving.settings import (
+    DEFAULT_ADDRESS,
+    ENVIRONMENT_PREFIX,
+    MERGE_POLICIES,
+    ServerSettings,
+    bundles_of,
+)
 from re4.settings.options import with_options
 
 
@@ -43,7 +49,6 @@ def serve(
     from re4.serving.host.addresses import parse_address
     from re4.serving.observability.tracing import check_installed
     from re4.serving.processes.supervisor import run_server
-    from re4.serving.retrieval.merging import POLICIES
 
     where = parse_address(chosen.address)
     metrics_where = None if chosen.metrics_address is None else parse_address(chosen.metrics_address)
@@ -66,9 +71,9 @@ def serve(
         read_certificates(files)
     if tokens is not None:
         read_tokens(tokens)
-    if chosen.merge_policy not in POLICIES:
+    if chosen.merge_policy not in MERGE_POLICIES:
         raise UsageError(
-            f"{chosen.described('merge_policy')}: no such policy; there is {', '.join(POLICIES)}"
+            f"{chosen.described('merge_policy')}: no such policy; there is {', '.join(MERGE_POLICIES)}"
         )
     if chosen.reflection is None:
         chosen = replace(chosen, reflection=where.is_loopback)

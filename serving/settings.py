@@ -21,6 +21,8 @@ from re4.settings.sources import DEFAULT_SOURCE, checked, gather
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:8700"
 ENVIRONMENT_PREFIX: Final = "RE4_SERVE_"
+MERGE_POLICIES: Final = ("max-score", "equal-quota", "attention-quota", "round-robin")
+"""Names of `re4.serving.retrieval.merging.POLICIES`, which the supervisor does not import: it loads FAISS."""
 
 
 class Fallback(StrEnum):
@@ -231,7 +233,7 @@ class ServerSettings:
     )
     merge_policy: str = setting(
         "max-score",
-        "Merge policy of calls that name none: max-score, equal-quota, attention-quota or round-robin.",
+        f"Merge policy of calls that name none: {', '.join(MERGE_POLICIES[:-1])} or {MERGE_POLICIES[-1]}.",
     )
     fallback: Fallback = setting(
         Fallback.NONE,

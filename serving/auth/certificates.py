@@ -169,5 +169,5 @@ def _parsed(path: Path, what: str, parse: Callable[[], Any]) -> Any:
         # The library's own message may quote the file; a key must not reach the log.
         raise SecurityError(
             f"{path} does not hold {what} ({type(error).__name__}); openssl x509 or pkey, with -in "
-            f"{path}, says more"
+            f"{path}, shows more"
         ) from None

@@ -33,6 +33,7 @@ from re4.serving.processes.messages import (
     RecordRefusal,
     SetServing,
     StartWorker,
+    VersionLoaded,
 )
 from re4.serving.processes.recall_monitor import RecallMonitor
 from re4.serving.processes.worker_process import Unreadable, WorkerProcess
@@ -43,6 +44,9 @@ from re4.serving.versions.watcher import HiddenWatcher, VersionWatcher
 
 _KILL_AFTER_S: Final = 5.0
 """Beyond the grace: how long a worker may take to end before it is killed."""
+
+_LONGEST_RELOAD_S: Final = 300.0
+"""Between two attempts of a worker to load the live version."""
 
 _log = logging.getLogger(__name__)
 
@@ -187,11 +191,17 @@ class _Supervisor:
         while True:
             began_s = monotonic()
             worker = self._workers[start.number]
+            retry = Backoff(first_delay_s=1.0, longest_delay_s=_LONGEST_RELOAD_S)
             async for report in worker.reports():
                 match report:
+                    case VersionLoaded():
+                        retry.reset()
                     case CommandFailed():
                         self._metrics.num_loads_failed += 1
                         _log.error("worker %d keeps its version: %s", start.number, report.failure)
+                        # The version passed its check: this worker was short of memory or the like.
+                        loop = asyncio.get_running_loop()
+                        loop.call_later(retry.delay_s(), self._update, worker)
                     case RecallSample():
                         self._recall.offer(report)
                     case Unreadable():
@@ -215,8 +225,10 @@ class _Supervisor:
             except (ServerError, OSError) as error:  # OSError: the system starts no further process
                 _log.error("%s", error)
                 uptime_s = 0.0
-        # These may have changed while the worker started.
-        worker = self._workers[start.number]
+        self._update(self._workers[start.number])  # all of it may have changed while the worker started
+
+    def _update(self, worker: WorkerProcess) -> None:
+        """Send the present state to a worker that may have missed a part of it."""
         worker.send(self._hide_command())
         worker.send(LoadVersion(path=str(self._live)))
         if self._refusal is not None:

@@ -27,7 +27,9 @@ class LiveVersion:
             NotReadyError: no version is loaded yet.
         """
         if self.snapshot is None:
-            raise NotReadyError("no version is loaded yet; ask again when the health service says SERVING")
+            raise NotReadyError(
+                "no version is loaded yet; call again when the health service reports SERVING"
+            )
         return self.snapshot
 
     def swap(self, snapshot: Snapshot) -> None:

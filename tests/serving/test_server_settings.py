@@ -10,7 +10,8 @@ from running_server import RunningServer
 
 from re4.common.errors import UsageError
 from re4.serving.cli import info, serve
-from re4.serving.settings import Fallback, Limits, ServerSettings
+from re4.serving.retrieval.merging import POLICIES
+from re4.serving.settings import MERGE_POLICIES, Fallback, Limits, ServerSettings
 from re4.settings.sources import read_file
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "serve.toml"
@@ -25,6 +26,10 @@ def test_workers_get_the_settings_as_they_are() -> None:
     )
     assert ServerSettings.from_json(chosen.to_json()) == chosen
     assert ServerSettings.from_json(ServerSettings().to_json()) == ServerSettings()
+
+
+def test_the_names_of_the_merge_policies_are_those_of_the_policies() -> None:
+    assert tuple(POLICIES) == MERGE_POLICIES
 
 
 def test_the_example_file_can_be_used() -> None:

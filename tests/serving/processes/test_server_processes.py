@@ -130,6 +130,28 @@ def test_a_signal_without_a_name_kills_a_worker_or_a_check_but_not_the_server(tm
             assert client.info()["failure"] == ""
 
 
+def test_a_worker_that_could_not_load_a_version_loads_it_later(tmp_path: Path) -> None:
+    """One of two workers runs short of files once, after the version passed its check."""
+    bundles = tmp_path / "bundles"
+    SmallVersion(seed=1).publish(bundles)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import pathlib, sys\nif 're4.serving.processes.worker' in sys.orig_argv:\n"
+        "    from re4.serving.versions import snapshot\n    load = snapshot.load_snapshot\n"
+        f"    fail = pathlib.Path({str(tmp_path / 'fail')!r})\n"
+        "    def load_or_fail(*args, **kwargs):\n        try:\n            fail.unlink()\n"
+        "        except FileNotFoundError:\n            return load(*args, **kwargs)\n"
+        "        raise OSError(24, 'Too many open files')\n    snapshot.load_snapshot = load_or_fail\n"
+    )
+    env = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[3]}"}
+    with RunningServer(bundles, "--poll-interval-s", "0.02", "--num-processes", "2", env=env) as running:
+        (tmp_path / "fail").touch()
+        seen = running.num_lines
+        name = SmallVersion(seed=2).publish(bundles)
+        running.wait_for(r"worker \d keeps its version: .*Too many open files", after=seen)
+        for number in (1, 2):
+            running.wait_for(f"worker {number}: serving {name}", after=seen)
+
+
 def test_a_worker_that_keeps_dying_is_started_ever_more_slowly(bundles: Path) -> None:
     with RunningServer(bundles) as running:
         for restart in range(3):
