@@ -1,7 +1,7 @@
-"""The files of a version, one stage after another, in a folder where it can be published from.
+"""The files of a version, written stage by stage: item vectors, encoder, golden queries, index.
 
-The stages that every way to a version shares: items, encoder, golden queries, index. Knows nothing about
-where the material comes from, nor about what becomes of the version.
+`re4 export` and `re4 rebuild` share these stages. The module knows neither the source of the inputs nor what
+is done with the version.
 
 Legend: P histories, Q queries, L history length, K interests, D embedding, N items.
 """
@@ -29,39 +29,39 @@ from re4.bundle.manifest import IndexInfo, ItemsInfo
 from re4.bundle.publishing.publish import StagedVersion
 from re4.common.errors import ExportError
 from re4.exporting.catalogue.attributes import choose_attributes
-from re4.exporting.catalogue.histories import spread
+from re4.exporting.catalogue.histories import evenly_spaced
 from re4.exporting.catalogue.items import NO_ITEMS
 from re4.exporting.encoder.onnx_runner import OnnxEncoder
-from re4.exporting.index.devices import Device
 from re4.exporting.index.make import factory_for, make_index
-from re4.exporting.index.tuning import Goal, num_queries_for
-from re4.exporting.sources.material import Material
-from re4.exporting.storage.build_cache import Room
-from re4.exporting.storage.eta import Note, unnoted
-from re4.exporting.storage.mapped_vectors import begin_npy, digest_of, pieces
+from re4.exporting.index.tuning import num_queries_for
+from re4.exporting.settings import TargetDevice, VersionSettings
+from re4.exporting.sources.version_inputs import VersionInputs
+from re4.exporting.storage.build_cache import BuildCache
+from re4.exporting.storage.eta import OnProgress, no_progress
+from re4.exporting.storage.mapped_vectors import chunks, sha256_of, write_npy_header
 
 _log = logging.getLogger(__name__)
 
 NUM_GOLDEN_QUERIES: Final = 64
 NUM_GOLDEN_CANDIDATES: Final = 100
 MAX_NUM_HISTORIES: Final = 1000
-"""Kept for the next rebuild: as many as tuning asks at most."""
+"""Histories kept for the next rebuild: as many as tuning uses at most."""
 MAX_NUM_POPULAR: Final = 10_000
 
 ENCODER_DIFFERENCE: Final = "encoder_max_abs_difference"
 """Key in the manifest's lineage: largest difference between PyTorch and ONNX Runtime."""
 
 NUM_STAGES: Final = 4
-_ENCODED_AT_ONCE: Final = 64
+_CHUNK_HISTORIES: Final = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Assembled:
-    """A version whose files are all written, ready to be judged and published."""
+class AssembledVersion:
+    """A version whose files are all written, ready for the gates and to be published."""
 
-    material: Material
-    """Without ids, attributes and counts, which are in the files."""
-    exported: OnnxEncoder
+    inputs: VersionInputs
+    """Without ids, attributes and counts, which are in files by now."""
+    encoder: OnnxEncoder
     golden: GoldenQueries
     index: IndexInfo
     items: ItemsInfo
@@ -70,111 +70,107 @@ class Assembled:
     """Interests of the histories that the index was tuned with."""
 
     def publish(self, staged: StagedVersion, extra: dict[str, JsonValue] | None = None) -> str:
-        """Make it the live version; its name.
+        """Make it the live version and return its name.
 
         Args:
-            staged: Where the files were written.
-            extra: More to be kept in the manifest's lineage.
+            staged: The folder that the files were written to.
+            extra: Further facts for the manifest's lineage.
         """
         return staged.publish(
-            model=self.material.model,
+            model=self.inputs.model,
             index=self.index,
             items=self.items,
-            evaluation=self.material.evaluation,
+            evaluation=self.inputs.evaluation,
             lineage={
                 "code_version": __version__,
                 "faiss": faiss.__version__,
                 ENCODER_DIFFERENCE: self.encoder_difference,
-                **self.material.lineage,
+                **self.inputs.lineage,
                 **(extra or {}),
             },
         )
 
 
 def assemble(
-    material: Material,
+    inputs: VersionInputs,
     folder: Path,
+    settings: VersionSettings,
     *,
-    index: str,
-    goal: Goal,
-    attributes: Sequence[str] | None = None,
-    stage: Callable[[str], None],
-    room: Room | None = None,
-    memory_limit: int | None = None,
-    device: Device = Device.CPU,
-    note: Note = unnoted,
-) -> Assembled:
+    begin_stage: Callable[[str], None],
+    required_attributes: Sequence[str] = (),
+    cache: BuildCache | None = None,
+    on_progress: OnProgress = no_progress,
+) -> AssembledVersion:
     """Write all files of a version.
 
     Args:
-        material: What it is made of.
-        folder: An empty folder, or one with the vectors' file that `material.vectors_ND` is mapped from.
-        index: `auto`, a name in `re4.exporting.index.families.RECIPES`, or a FAISS factory string.
-        goal: The recall that the index is tuned to.
-        attributes: Columns of the items to keep as attributes; None to keep those that describe.
-        stage: Called with the name of each of the `NUM_STAGES` stages as it begins.
-        room: Where the stages of building the index are kept, for a next try; None to begin afresh.
-        memory_limit: Bytes that building the index may hold at once; None for no limit.
-        device: What servers will search the index on.
-        note: Is told how far a long stage is.
+        inputs: The parts of the version.
+        folder: An empty folder, or one with the vectors' file that `inputs.vectors_ND` is mapped from.
+        settings: The version's index and attributes.
+        begin_stage: Called with the name of each of the `NUM_STAGES` stages as it begins.
+        required_attributes: Columns kept beside those that the settings name.
+        cache: Keeps finished stages of building the index for the next attempt; None for none.
+        on_progress: Called with the progress of a long stage.
 
     Raises:
         UsageError: there is no such index for vectors of this width.
-        ExportError: the encoder or the index cannot be made, or the goal is out of reach.
+        ExportError: the encoder or the index cannot be made, or the recall target is out of reach.
         BundleError: an item id or an attribute's value cannot be stored.
     """
-    stage("item vectors")
-    vectors_ND, model = material.vectors_ND, material.model
+    begin_stage("item vectors")
+    vectors_ND, model = inputs.vectors_ND, inputs.model
     if not (folder / VECTORS).exists():
         _write_vectors(folder / VECTORS, vectors_ND)
     vectors_ND = open_array(folder / VECTORS, "<f4", vectors_ND.shape)
-    id_kind = write_item_ids(folder, material.items.ids.to_write())
-    chosen_attributes = choose_attributes(material.items.columns, attributes)
+    id_kind = write_item_ids(folder, inputs.items.ids.to_write())
+    wanted = settings.attribute_names
+    chosen_attributes = choose_attributes(
+        inputs.items.columns, None if wanted is None else [*wanted, *required_attributes]
+    )
     attribute_infos = write_attributes(folder, chosen_attributes.columns, len(vectors_ND))
     for name, why in chosen_attributes.left_out.items():
         _log.info(f"catalogue column {name} is no attribute: {why}")
-    np.save(folder / POPULAR, _most_popular(material.counts_N))
-    # The items are in files now: a caller who keeps none of them frees what was in memory.
-    material = replace(material, vectors_ND=vectors_ND, items=NO_ITEMS, counts_N=np.empty(0, np.int64))
+    np.save(folder / POPULAR, _most_popular(inputs.counts_N))
+    # The items are in files now. Where the caller keeps no reference, this frees their memory.
+    inputs = replace(inputs, vectors_ND=vectors_ND, items=NO_ITEMS, counts_N=np.empty(0, np.int64))
     del chosen_attributes
-    factory, reason = factory_for(index, len(vectors_ND), model.embedding_dim, memory_limit, device)
+    factory, reason = factory_for(settings, len(vectors_ND), model.embedding_dim)
     if reason is not None:
         _log.info(f"index {factory}: {reason}")
 
-    stage("encoder")
-    difference = material.encoder.write(folder / ENCODER, model)
-    exported = OnnxEncoder((folder / ENCODER).read_bytes())
+    begin_stage("encoder")
+    difference = inputs.encoder.write(folder / ENCODER, model)
+    encoder = OnnxEncoder((folder / ENCODER).read_bytes())
 
-    stage("golden queries")
-    rows_PL, lengths_P = material.rows_PL, material.lengths_P
-    chosen = spread(len(rows_PL), NUM_GOLDEN_QUERIES)
+    begin_stage("golden queries")
+    rows_PL, lengths_P = inputs.rows_PL, inputs.lengths_P
+    chosen = evenly_spaced(len(rows_PL), NUM_GOLDEN_QUERIES)
     rows_QL, lengths_Q = rows_PL[chosen], lengths_P[chosen]
-    golden = _golden_queries(exported, vectors_ND, rows_QL, lengths_Q)
+    golden = _golden_queries(encoder, vectors_ND, rows_QL, lengths_Q)
     golden.write(folder / GOLDEN)
-    kept = spread(len(rows_PL), MAX_NUM_HISTORIES)
+    kept = evenly_spaced(len(rows_PL), MAX_NUM_HISTORIES)
     write_histories(folder / HISTORIES, rows_PL[kept], lengths_P[kept])
-    difference = max(difference, material.encoder.check(exported, vectors_ND[rows_QL], lengths_Q))
+    difference = max(difference, inputs.encoder.check(encoder, vectors_ND[rows_QL], lengths_Q))
 
-    stage(f"index {factory}")
-    tuning = spread(len(rows_PL), num_queries_for(len(vectors_ND), model.num_interests))
-    interests_QKD = interests_of(exported, vectors_ND, rows_PL[tuning], lengths_P[tuning])
+    begin_stage(f"index {factory}")
+    tuning = evenly_spaced(len(rows_PL), num_queries_for(len(vectors_ND), model.num_interests))
+    interests_QKD = interests_of(encoder, vectors_ND, rows_PL[tuning], lengths_P[tuning])
     info = make_index(
         factory,
         vectors_ND,
         interests_QKD,
-        golden.interests_QKD,
-        goal,
+        golden,
+        settings,
         folder,
-        num_golden_candidates=golden.candidate_rows_QM.shape[1],
         reason=reason,
-        stages=None if room is None else room.stages(_facts(factory, vectors_ND, device)),
-        memory_limit=memory_limit,
-        device=device,
-        note=lambda text: note(f"index {factory}, {text}"),
+        checkpoints=None
+        if cache is None
+        else cache.checkpoints(_facts(factory, vectors_ND, settings.device)),
+        on_progress=lambda text: on_progress(f"index {factory}, {text}"),
     )
-    return Assembled(
-        material=material,
-        exported=exported,
+    return AssembledVersion(
+        inputs=inputs,
+        encoder=encoder,
         golden=golden,
         index=info,
         items=ItemsInfo(
@@ -186,34 +182,32 @@ def assemble(
 
 
 def interests_of(
-    exported: OnnxEncoder,
+    encoder: OnnxEncoder,
     vectors_ND: NDArray[np.float32],
     rows_QL: NDArray[np.int64],
     lengths_Q: NDArray[np.int64],
 ) -> NDArray[np.float32]:
-    """Interests of histories, encoded a few at a time: [Q, K, D]."""
-    return np.concatenate(
-        [
-            exported(vectors_ND[rows_QL[start : start + _ENCODED_AT_ONCE]], lengths)[0]
-            for start in range(0, len(rows_QL), _ENCODED_AT_ONCE)
-            for lengths in (lengths_Q[start : start + _ENCODED_AT_ONCE],)
-        ]
-    )
+    """Encode histories in chunks; return their interests, [Q, K, D]."""
+    interests = []
+    for start in range(0, len(rows_QL), _CHUNK_HISTORIES):
+        chunk = slice(start, start + _CHUNK_HISTORIES)
+        interests.append(encoder(vectors_ND[rows_QL[chunk]], lengths_Q[chunk])[0])
+    return np.concatenate(interests)
 
 
 def _write_vectors(path: Path, vectors_ND: NDArray[np.float32]) -> None:
     with path.open("wb") as file:
-        begin_npy(file, (len(vectors_ND), vectors_ND.shape[1]))
-        for _, piece in pieces(vectors_ND):
-            file.write(np.ascontiguousarray(piece, "<f4").data)
+        write_npy_header(file, (len(vectors_ND), vectors_ND.shape[1]))
+        for _, chunk in chunks(vectors_ND):
+            file.write(np.ascontiguousarray(chunk, "<f4").data)
 
 
-def _facts(factory: str, vectors_ND: NDArray[np.float32], device: Device) -> dict[str, JsonValue]:
-    """What the stages of building an index follow from."""
+def _facts(factory: str, vectors_ND: NDArray[np.float32], device: TargetDevice) -> dict[str, JsonValue]:
+    """Return the facts that determine the stages of building an index."""
     return {
         "factory": factory,
         "device": device,
-        "vectors": digest_of(vectors_ND),
+        "vectors": sha256_of(vectors_ND),
         "shape": list(vectors_ND.shape),
         "faiss": faiss.__version__,
         "code_version": __version__,
@@ -225,19 +219,19 @@ def _most_popular(counts_N: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _golden_queries(
-    exported: OnnxEncoder,
+    encoder: OnnxEncoder,
     vectors_ND: NDArray[np.float32],
     rows_QL: NDArray[np.int64],
     lengths_Q: NDArray[np.int64],
 ) -> GoldenQueries:
-    """What the exported encoder and exact search answer to histories."""
-    interests_QKD, _ = exported(vectors_ND[rows_QL], lengths_Q)
+    """Encode histories and search exactly for their candidates."""
+    interests_QKD, _ = encoder(vectors_ND[rows_QL], lengths_Q)
     if not np.isfinite(interests_QKD).all():
         raise ExportError(
             "the encoder answers real histories with values that are not finite: do not publish it"
         )
     scores_QM, candidate_rows_QM = exact_search(
-        interests_QKD, vectors_ND, NUM_GOLDEN_CANDIDATES, sum_in_float64=True, read_chunks=pieces
+        interests_QKD, vectors_ND, NUM_GOLDEN_CANDIDATES, sum_in_float64=True, read_chunks=chunks
     )
     return GoldenQueries(
         rows_QL=rows_QL,

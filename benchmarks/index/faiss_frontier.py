@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from re4.benchmarks.index.inputs import INTERESTS, THRESHOLDS, VECTORS
 from re4.common.files import write_json
-from re4.exporting.index.build import BuiltIndex, build_index, family_of
-from re4.exporting.index.families import RECIPES
+from re4.exporting.index.build import build_index, family_of
+from re4.exporting.index.built_index import BuiltIndex
+from re4.exporting.index.choice import RECIPES
 from re4.exporting.index.index_file import write_index
 from re4.exporting.index.tuning import Queries
 

@@ -21,15 +21,15 @@ from re4.bundle.exact_search import exact_thresholds, merged_recall
 from re4.bundle.layout import ENCODER, VECTORS
 from re4.bundle.manifest import Manifest
 from re4.bundle.publishing.publish import stage_version
-from re4.exporting.assemble import Assembled, assemble, interests_of
+from re4.exporting.assemble import AssembledVersion, assemble, interests_of
 from re4.exporting.encoder.onnx_runner import OnnxEncoder
-from re4.exporting.index.make import check_request
-from re4.exporting.index.memory_estimate import parse_bytes
-from re4.exporting.index.tuning import Goal
-from re4.exporting.rebuild.quality_gates import Bounds, judge
-from re4.exporting.sources.material import Material
+from re4.exporting.index.choice import check_index_name
+from re4.exporting.rebuild.quality_gates import run_gates
+from re4.exporting.rebuild.settings import Bounds
+from re4.exporting.settings import VersionSettings
 from re4.exporting.sources.published_version import open_version
-from re4.exporting.storage.build_cache import building_room
+from re4.exporting.sources.version_inputs import VersionInputs
+from re4.exporting.storage.build_cache import BuildCache
 from re4.training.config import TrainConfig
 
 _NUM_HISTORIES: Final = 1000
@@ -42,22 +42,26 @@ _REQUESTS: Final = "requests.npz"
 
 def run(options: ScaleOptions) -> dict[str, Any]:
     """Do it all, write the report's files, and return the report."""
-    goal = Goal(recall=options.recall, num_candidates=options.num_candidates)
-    check_request(options.index, goal)
-    limit = None if options.memory_limit is None else parse_bytes(options.memory_limit)
+    settings = VersionSettings(
+        index=options.index,
+        recall=options.recall,
+        num_candidates=options.num_candidates,
+        memory_limit=options.memory_limit,
+    )
+    check_index_name(settings.index)
     work = options.work
     for folder in (work, options.out):
         folder.mkdir(parents=True, exist_ok=True)
     machine, monitor = describe_machine(), StageMonitor()
     with monitor.running():
-        assembled, path = _publish(options, goal, limit, monitor)
+        assembled, path = _publish(options, settings, monitor)
         monitor.begin("verifying every byte")
         published = open_version(path)
         manifest = published.manifest
         monitor.begin("gates of a rebuild, against itself")
-        gates = list(judge(assembled, path, published, bounds=Bounds(), goal=goal))
+        gates = list(run_gates(assembled, path, published, bounds=Bounds(), target=settings.target))
         monitor.begin("reading in two processes")
-        readers = _read_twice(path, work, goal)
+        readers = _read_twice(path, work, settings.num_candidates)
         monitor.begin("exact answers to requests that had no part in tuning")
         served_recall = _served_recall(path, manifest, work)
     report = {
@@ -66,7 +70,7 @@ def run(options: ScaleOptions) -> dict[str, Any]:
         "machine": machine,
         "num_items": options.num_items,
         "embedding_dim": options.embedding_dim,
-        "memory_limit": limit,
+        "memory_limit": settings.memory_limit_bytes,
         "version": path.name,
         "index": manifest.index.model_dump(mode="json"),
         "files": {entry.name: entry.num_bytes for entry in manifest.files},
@@ -80,7 +84,7 @@ def run(options: ScaleOptions) -> dict[str, Any]:
     return report
 
 
-def _material(options: ScaleOptions) -> Material:
+def _inputs(options: ScaleOptions) -> VersionInputs:
     """Return the catalogue to build; further requests are written into the work folder."""
     space = VectorSpace(num_items=options.num_items, embedding_dim=options.embedding_dim, seed=options.seed)
     whole = synthetic_material(
@@ -91,36 +95,34 @@ def _material(options: ScaleOptions) -> Material:
         id_length=_ID_LENGTH,
         num_histories=_NUM_HISTORIES + _NUM_FRESH,
     )
-    material, rows_PL, lengths_P = hold_out(whole, _NUM_FRESH)
+    inputs, rows_PL, lengths_P = hold_out(whole, _NUM_FRESH)
     np.savez(options.work / _REQUESTS, rows_PL=rows_PL, lengths_P=lengths_P)
-    return material
+    return inputs
 
 
 def _publish(
-    options: ScaleOptions, goal: Goal, limit: int | None, monitor: StageMonitor
-) -> tuple[Assembled, Path]:
+    options: ScaleOptions, settings: VersionSettings, monitor: StageMonitor
+) -> tuple[AssembledVersion, Path]:
     """Publish as `re4 export` does; return what was assembled, and the version's folder."""
     monitor.begin("drawing the catalogue")
     bundles = options.work / "bundles"
     bundles.mkdir(exist_ok=True)
-    with building_room(bundles) as room, stage_version(bundles) as staged:
+    with BuildCache(bundles) as cache, stage_version(bundles) as staged:
         assembled = assemble(
-            _material(options),
+            _inputs(options),
             staged.path,
-            index=options.index,
-            goal=goal,
-            stage=monitor.begin,
-            room=room,
-            memory_limit=limit,
-            note=monitor.note,
+            settings,
+            begin_stage=monitor.begin,
+            cache=cache,
+            on_progress=monitor.note,
         )
         monitor.begin("checksums and publishing")
         return assembled, bundles / assembled.publish(staged)
 
 
-def _read_twice(path: Path, work: Path, goal: Goal) -> list[dict[str, Any]]:
+def _read_twice(path: Path, work: Path, num_candidates: int) -> list[dict[str, Any]]:
     """Return the reports of a process that loads the version, and of another one while the first holds it."""
-    words = [path, work / _REQUESTS, work / "answers.npy", goal.num_candidates]
+    words = [path, work / _REQUESTS, work / "answers.npy", num_candidates]
     command = [sys.executable, "-m", "re4.benchmarks.scale.reader", *map(str, words)]
     reports: list[dict[str, Any]] = []
     children: list[subprocess.Popen[str]] = []

@@ -23,9 +23,8 @@ from re4.benchmarks.synthetic.catalogue import hold_out, synthetic_material
 from re4.benchmarks.synthetic.vectors import VectorSpace
 from re4.common.console import print_line
 from re4.exporting.catalogue.items import Ids
-from re4.exporting.exporter import publish_material
-from re4.exporting.index.auto import AUTO
-from re4.exporting.index.tuning import Goal
+from re4.exporting.exporter import publish_inputs
+from re4.exporting.settings import AUTO, VersionSettings
 from re4.training.config import TrainConfig
 
 NUM_PROBES: Final = 2_000
@@ -48,7 +47,7 @@ def main(
     config = TrainConfig(num_interests=num_interests, embedding_dim=embedding_dim).resolve(num_items)
     space = VectorSpace(num_items=num_items, embedding_dim=embedding_dim, seed=seed)
     folder.mkdir(parents=True, exist_ok=True)
-    goal = Goal(recall=recall, num_candidates=num_candidates)
+    settings = VersionSettings(index=index, recall=recall, num_candidates=num_candidates)
     with TemporaryDirectory(dir=folder) as scratch:
         whole = synthetic_material(
             Path(scratch),
@@ -59,7 +58,7 @@ def main(
             num_histories=3 * NUM_PROBES // 2,
         )
         material, rows_QL, lengths_Q = hold_out(whole, NUM_PROBES // 2)
-        version = publish_material(lambda scratch: material, folder / "bundles", index=index, goal=goal)
+        version = publish_inputs(lambda scratch: material, folder / "bundles", settings)
     _write_data(folder / "data", material.items.ids, rows_QL, lengths_Q)
     print_line(f"{folder / 'bundles'}: {version}")
 
@@ -71,7 +70,7 @@ def _write_data(folder: Path, ids: Ids, rows_QL: NDArray[np.int64], lengths_Q: N
     np.save(folder / "test.items.npy", np.concatenate(oldest_first).astype(np.int32))
     np.save(folder / "test.offsets.npy", np.concatenate([[0], np.cumsum(lengths_Q)]))
     np.save(folder / "test.num_history.npy", lengths_Q)
-    pl.concat(list(ids.pieces())).alias("item_id").to_frame().write_parquet(folder / "items.parquet")
+    pl.concat(list(ids.chunks())).alias("item_id").to_frame().write_parquet(folder / "items.parquet")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from re4.benchmarks.synthetic.vectors import VectorSpace
 from re4.bundle.array_files import open_array
 from re4.exporting.catalogue.items import Ids, Items
-from re4.exporting.sources.material import Material, TrainedEncoder, model_info
+from re4.exporting.sources.version_inputs import TrainedEncoder, VersionInputs, model_info
 from re4.training.config import TrainConfig
 from re4.training.encoders import build_encoder
 
@@ -32,7 +32,7 @@ def synthetic_material(
     sharpness: Mapping[str, float],
     id_length: int,
     num_histories: int,
-) -> Material:
+) -> VersionInputs:
     """Write a catalogue's vectors into a folder, where they do not exist yet, and draw the rest.
 
     Args:
@@ -54,7 +54,7 @@ def synthetic_material(
         for name, factor in sharpness.items():
             encoder.get_parameter(name).mul_(factor)
     rows_PL, lengths_P = space.histories(num_histories, length=config.max_history_length)
-    return Material(
+    return VersionInputs(
         where=str(folder),
         vectors_ND=vectors_ND,
         items=Items(ids=Ids(space.num_items, partial(_ids, id_length))),
@@ -73,8 +73,10 @@ def _ids(length: int, start: int, stop: int) -> pl.Series:
     return "B" + numbers.cast(pl.String).str.zfill(length - 1)
 
 
-def hold_out(whole: Material, num_histories: int) -> tuple[Material, NDArray[np.int64], NDArray[np.int64]]:
-    """Split off the last histories: return the material without them, their rows_PL and their lengths_P."""
+def hold_out(
+    whole: VersionInputs, num_histories: int
+) -> tuple[VersionInputs, NDArray[np.int64], NDArray[np.int64]]:
+    """Split off the last histories: return the inputs without them, their rows_PL and their lengths_P."""
     rows_PL, lengths_P = whole.rows_PL, whole.lengths_P
     kept = replace(whole, rows_PL=rows_PL[:-num_histories], lengths_P=lengths_P[:-num_histories])
     return kept, rows_PL[-num_histories:], lengths_P[-num_histories:]

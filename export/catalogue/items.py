@@ -1,4 +1,4 @@
-"""Items row by row, of which a piece at a time is in memory: their ids, and their columns.
+"""Items row by row, of which one chunk at a time is in memory: their ids, and their columns.
 
 Legend: N items, T entries of a table that describes them.
 """
@@ -20,10 +20,10 @@ ID: Final = "item_id"
 
 
 class Ids(Sequence[Any]):
-    """Ids as a sequence; nothing of it is kept."""
+    """Ids as a sequence that reads them on demand and keeps none."""
 
     def __init__(self, num_ids: int, read: Callable[[int, int], pl.Series]) -> None:
-        """Take what gives the ids from a row to before another one."""
+        """Take the function that reads the ids from a row to before another one."""
         self._num_ids = num_ids
         self._read = read
 
@@ -40,38 +40,38 @@ class Ids(Sequence[Any]):
             return self._read(start, stop).to_list()
         return self._read(place, place + 1)[0]
 
-    def pieces(self) -> Iterator[pl.Series]:
-        """All of them in order."""
+    def chunks(self) -> Iterator[pl.Series]:
+        """Yield all ids in order."""
         for start in range(0, self._num_ids, CHUNK_ROWS):
             yield self._read(start, min(start + CHUNK_ROWS, self._num_ids))
 
     def to_write(self) -> "Sequence[Any] | NDArray[np.int64]":
-        """As `write_item_ids` takes them: integers as an array, for a moment."""
+        """Return the ids in the form that `write_item_ids` takes: integers as an array."""
         if not self._read(0, 1).dtype.is_integer():
             return self
         ids_N = np.empty(self._num_ids, np.int64)
-        for start, piece in zip(range(0, self._num_ids, CHUNK_ROWS), self.pieces(), strict=True):
-            if piece.has_nulls():
-                return self[:]  # it will be told which one is none
-            ids_N[start : start + len(piece)] = piece.to_numpy()
+        for start, chunk in zip(range(0, self._num_ids, CHUNK_ROWS), self.chunks(), strict=True):
+            if chunk.has_nulls():
+                return self[:]  # `write_item_ids` names the missing one
+            ids_N[start : start + len(chunk)] = chunk.to_numpy()
         return ids_N
 
 
 def ids_of(rows: pl.LazyFrame) -> Ids:
-    """The ids of a kept table."""
+    """Return the ids of a kept table."""
     ids = rows.select(ID)
     num_ids = int(ids.select(pl.len()).collect().item())
     return Ids(num_ids, lambda start, stop: ids.slice(start, stop - start).collect().to_series())
 
 
-def mapped_ids(ids: Ids, folder: Path) -> ItemIds:
-    """Ids and their rows, for look-ups both ways, in files of the folder that go with them.
+def map_ids(ids: Ids, folder: Path) -> ItemIds:
+    """Map ids and their rows, for look-ups both ways, from temporary files in a folder.
 
     Raises:
         BundleError: as `write_item_ids`.
         OSError: the folder has no room for them.
     """
-    # A network file system keeps the names of mapped files as long as they are mapped.
+    # A network file system keeps the names of mapped files as long as they are mapped: ignore that.
     with TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as files:
         kind = write_item_ids(Path(files), ids.to_write())
         return ItemIds.open(Path(files), kind, len(ids))
@@ -79,18 +79,18 @@ def mapped_ids(ids: Ids, folder: Path) -> ItemIds:
 
 @dataclass(frozen=True, kw_only=True)
 class ItemColumn:
-    """What each item has of something, in the order of a table that need not be that of the rows."""
+    """A column of items, in the order of a table that need not be the order of the rows."""
 
     kind: pl.DataType
-    pieces: Callable[[], Iterator[pl.Series]]
-    """Gives the table's entries in order, whenever it is called."""
+    chunks: Callable[[], Iterator[pl.Series]]
+    """Yields the table's entries in order, at every call."""
     places_N: NDArray[np.int32] | None = None
-    """The entry of each row; None where they are the rows."""
+    """The entry of each row; None where entries and rows are the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Items:
-    """What a version says of its items beside their vectors."""
+    """Ids and columns of a version's items."""
 
     ids: Ids
     """All strings, or all integers."""
@@ -101,7 +101,7 @@ NO_ITEMS: Final = Items(ids=Ids(0, lambda start, stop: pl.Series(ID, [])))
 
 
 def items_of(rows: pl.LazyFrame) -> Items:
-    """The items of a kept table, in its order."""
+    """Return the items of a kept table, in its order."""
     return Items(ids=ids_of(rows), columns=columns_of(rows))
 
 
@@ -110,7 +110,7 @@ def columns_of(
     places_N: NDArray[np.int32] | None = None,
     is_used_T: NDArray[np.bool_] | None = None,
 ) -> dict[str, ItemColumn]:
-    """The columns of a kept table beside the ids.
+    """Return the columns of a kept table beside the ids.
 
     Args:
         rows: The table.
@@ -133,7 +133,7 @@ def columns_of(
         return read
 
     return {
-        name: ItemColumn(kind=kind, pieces=reading(name), places_N=places_N)
+        name: ItemColumn(kind=kind, chunks=reading(name), places_N=places_N)
         for name, kind in rows.collect_schema().items()
         if name != ID
     }

@@ -63,7 +63,7 @@ def export_encoder(
     """
     trained = copy.deepcopy(encoder).cpu().eval()
     model = _convert(trained, embedding_dim)
-    _forget_the_source(model)
+    _strip_source_info(model)
     facts = {
         SPACE_KEY: space,
         "re4.num_interests": str(num_interests),
@@ -165,7 +165,7 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _forget_the_source(model: onnx.ModelProto) -> None:
+def _strip_source_info(model: onnx.ModelProto) -> None:
     """Drop stack traces, source paths and intermediate shapes: half of the file, and nobody's business."""
     model.graph.ClearField("metadata_props")
     model.graph.ClearField("value_info")

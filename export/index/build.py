@@ -1,14 +1,10 @@
-"""Building an index from a FAISS factory string: checked, trained on a sample, filled (see `filling.py`).
+"""Building an index from a FAISS factory string: checked, trained on a sample, then filled.
 
-The vectors may be memory-mapped: no more than a sample and a piece of them is held beside the index. Knows
-nothing about recall.
+The vectors may be memory-mapped: at most a sample and one chunk of them is held beside the index.
 
 Legend: N items, D embedding.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from math import ceil
 from typing import Any, Final
 
 import faiss
@@ -17,78 +13,39 @@ from numpy.typing import NDArray
 
 from re4.common.errors import ExportError, UsageError
 from re4.common.faiss_settings import use_matrix_products
-from re4.exporting.index.cagra import build_cagra, check_cagra, empty_cagra, links_of_cagra
-from re4.exporting.index.devices import Device, check_device
-from re4.exporting.index.families import FAMILIES, FLAT, HNSW, IndexFamily, Settings
+from re4.exporting.index.built_index import BuiltIndex
+from re4.exporting.index.coarse_quantizer import train_by_distance
+from re4.exporting.index.families import FAMILIES, FLAT, HNSW, IndexFamily
 from re4.exporting.index.fill import FILLED, fill, fill_on_disk
+from re4.exporting.index.gpu import build_cagra, cagra_degree, check_cagra, check_device, empty_cagra
 from re4.exporting.index.index_file import write_index
-from re4.exporting.index.ivf_training import train_lists
-from re4.exporting.index.memory_estimate import Need, check_memory, need_of
+from re4.exporting.index.memory_estimate import MemoryEstimate, check_memory, estimate_memory
+from re4.exporting.settings import TargetDevice
 from re4.exporting.storage.build_cache import Checkpoints
-from re4.exporting.storage.eta import Note, unnoted
-from re4.exporting.storage.mapped_vectors import rows_of
+from re4.exporting.storage.eta import OnProgress, no_progress
+from re4.exporting.storage.mapped_vectors import read_rows
 
 _MIN_TRAINING: Final = 65_536
 _TRAINING_PER_LIST: Final = 64
 _SEED: Final = 20220425
 _TRAINED: Final = "trained.faiss"
-_K_FACTORS: Final = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _faiss: Any = faiss  # its type hints are incomplete
 
 
-@dataclass(frozen=True, kw_only=True)
-class BuiltIndex:
-    """A FAISS index that holds row i of the item vectors under the id i, and how it can be searched."""
-
-    index: Any
-    factory: str
-    """The factory string that it was made from."""
-    family: IndexFamily
-
-    def __post_init__(self) -> None:
-        """Have FAISS compare by matrix products from now on."""
-        use_matrix_products()
-
-    @property
-    def kind(self) -> str:
-        """As the manifest says it."""
-        return self.family.name
-
-    def ladders(self, num_candidates: int) -> list[Sequence[Settings]]:
-        """Settings to try for a number of candidates: lists in which each costs more than the one before.
-
-        Those of an index that is not exact lack the `pool_factor`.
-        """
-        if self.family.is_exact:
-            return [self.family.settings(self.index, num_candidates)]
-        factors = [
-            k_factor
-            for k_factor in _K_FACTORS
-            if num_candidates * k_factor <= max(num_candidates, self.index.ntotal)
-        ]
-        return [
-            [
-                {**settings, "k_factor": k_factor}
-                for settings in self.family.settings(self.index, ceil(num_candidates * k_factor))
-            ]
-            for k_factor in factors
-        ]
-
-
-def check_factory(factory: str, embedding_dim: int, device: Device = Device.CPU) -> None:
-    """Say at once what would go wrong after long work.
+def check_factory(factory: str, embedding_dim: int, device: TargetDevice = TargetDevice.CPU) -> None:
+    """Refuse a factory string before any long work.
 
     Raises:
-        UsageError: FAISS does not understand the string for this width, makes something of it that no server
-            loads or that the device cannot hold, or cannot build it here.
+        UsageError: FAISS does not understand the string for this width; it makes an index that no server
+            loads, or that the device cannot hold; or it cannot build the index here.
     """
     check_device(factory, _empty_index(factory, embedding_dim)[0], device)
-    if links_of_cagra(factory):
+    if cagra_degree(factory):
         check_cagra()
 
 
 def family_of(factory: str, embedding_dim: int) -> IndexFamily:
-    """The family of what a factory string makes.
+    """Return the family of the index that a factory string makes.
 
     Raises:
         UsageError: as `check_factory`.
@@ -96,17 +53,19 @@ def family_of(factory: str, embedding_dim: int) -> IndexFamily:
     return _empty_index(factory, embedding_dim)[1]
 
 
-def memory_need(factory: str, num_items: int, embedding_dim: int, memory_limit: int | None = None) -> Need:
-    """What an index over so many items takes, as `need_of`; nothing is built.
+def memory_of_factory(
+    factory: str, num_items: int, embedding_dim: int, memory_limit: int | None = None
+) -> MemoryEstimate:
+    """Estimate the memory of an index over so many items; nothing is built.
 
     Raises:
         UsageError: as `check_factory`.
     """
-    return need_of(_empty_index(factory, embedding_dim)[0], num_items, memory_limit)
+    return estimate_memory(_empty_index(factory, embedding_dim)[0], num_items, memory_limit)
 
 
 def training_size(num_lists: int) -> int:
-    """How many vectors an index of so many lists (0: none) is trained on, where there are so many."""
+    """Return the size of the training sample for an index of so many lists; 0 lists for none."""
     return max(_MIN_TRAINING, _TRAINING_PER_LIST * num_lists)
 
 
@@ -114,26 +73,26 @@ def build_index(
     factory: str,
     vectors_ND: NDArray[np.float32],
     *,
-    stages: Checkpoints | None = None,
+    checkpoints: Checkpoints | None = None,
     memory_limit: int | None = None,
-    device: Device = Device.CPU,
-    note: Note = unnoted,
+    device: TargetDevice = TargetDevice.CPU,
+    on_progress: OnProgress = no_progress,
 ) -> BuiltIndex:
     """Train and fill an index.
 
     Args:
         factory: A FAISS factory string.
         vectors_ND: Item vectors, finite, C order; may be memory-mapped.
-        stages: Where finished stages are kept, and found again; None to build in memory alone. The stage
+        checkpoints: Keeps finished stages and gives them back; None to build in memory alone. The stage
             `FILLED` is the finished index's file.
         memory_limit: Bytes that may be held at once; None for no limit.
-        device: What it will be searched on.
-        note: Is told how far it is.
+        device: The device that servers will search on.
+        on_progress: Called with the progress.
 
     Raises:
         UsageError: as `check_factory`.
-        ExportError: there are too few items to train such an index on, it takes more memory than the limit,
-            or FAISS gives up.
+        ExportError: there are too few items to train such an index on, it needs more memory than the limit,
+            or FAISS fails.
     """
     use_matrix_products()
     base, family = _empty_index(factory, vectors_ND.shape[1])
@@ -143,17 +102,17 @@ def build_index(
             f"{factory}: {num_lists} lists for {len(vectors_ND)} items, at most one for an item is possible. "
             "Choose fewer lists, or --index auto"
         )
-    need = need_of(base, len(vectors_ND), memory_limit)
-    check_memory(factory, need, len(vectors_ND), memory_limit)
+    memory = estimate_memory(base, len(vectors_ND), memory_limit)
+    check_memory(factory, memory, len(vectors_ND), memory_limit)
     try:
-        if num_links := links_of_cagra(factory):
-            base = _build_on_gpu(vectors_ND, num_links, stages, note)
-        elif stages is None:
+        if degree := cagra_degree(factory):
+            base = _build_on_gpu(vectors_ND, degree, checkpoints, on_progress)
+        elif checkpoints is None:
             _train(base, vectors_ND, training_size(num_lists))
-            fill(base, vectors_ND, device, note)
+            fill(base, vectors_ND, device, on_progress)
         else:
-            base = _train_once(base, vectors_ND, training_size(num_lists), stages, note)
-            base = fill_on_disk(base, vectors_ND, need, device, stages, note)
+            base = _train_once(base, vectors_ND, training_size(num_lists), checkpoints, on_progress)
+            base = fill_on_disk(base, vectors_ND, memory, device, checkpoints, on_progress)
     except (RuntimeError, MemoryError) as error:
         raise ExportError(
             f"{factory}: FAISS could not build it over {len(vectors_ND)} items of width "
@@ -163,48 +122,48 @@ def build_index(
 
 
 def _build_on_gpu(
-    vectors_ND: NDArray[np.float32], num_links: int, stages: Checkpoints | None, note: Note
+    vectors_ND: NDArray[np.float32], degree: int, checkpoints: Checkpoints | None, on_progress: OnProgress
 ) -> Any:
-    """The finished graph, kept as a stage, or as an earlier try left it."""
-    if stages is not None and stages.has(FILLED):
-        return faiss.read_index(str(stages.path(FILLED)))
-    note("building on the GPU")
-    graph = build_cagra(vectors_ND, num_links)
-    if stages is not None:
-        with stages.finishing(FILLED) as part:
+    """Return the finished graph: kept by an earlier attempt, or built now and kept."""
+    if checkpoints is not None and checkpoints.has(FILLED):
+        return faiss.read_index(str(checkpoints.path(FILLED)))
+    on_progress("building on the GPU")
+    graph = build_cagra(vectors_ND, degree)
+    if checkpoints is not None:
+        with checkpoints.finishing(FILLED) as part:
             write_index(graph, part)
     return graph
 
 
 def _train_once(
-    base: Any, vectors_ND: NDArray[np.float32], size: int, stages: Checkpoints, note: Note
+    base: Any, vectors_ND: NDArray[np.float32], size: int, checkpoints: Checkpoints, on_progress: OnProgress
 ) -> Any:
-    """The trained index: as an earlier try left it, or trained now and kept."""
-    if base.is_trained or stages.has(FILLED):
+    """Return the trained index: kept by an earlier attempt, or trained now and kept."""
+    if base.is_trained or checkpoints.has(FILLED):
         return base
-    if stages.has(_TRAINED):
-        return faiss.read_index(str(stages.path(_TRAINED)))
-    note("training")
+    if checkpoints.has(_TRAINED):
+        return faiss.read_index(str(checkpoints.path(_TRAINED)))
+    on_progress("training")
     _train(base, vectors_ND, size)
-    with stages.finishing(_TRAINED) as part:
+    with checkpoints.finishing(_TRAINED) as part:
         write_index(base, part)
     return base
 
 
 def _train(base: Any, vectors_ND: NDArray[np.float32], size: int) -> None:
     if not base.is_trained:
-        _hush(base)
+        _silence_training_warnings(base)
         sample_TD = _sample(vectors_ND, size)
         if isinstance(base, faiss.IndexIVF):
-            train_lists(base, sample_TD)
+            train_by_distance(base, sample_TD)
         else:
             base.train(sample_TD)
 
 
 def _empty_index(factory: str, embedding_dim: int) -> tuple[Any, IndexFamily]:
-    """The index and its family. Without a refinement: whatever is found is scored by the vectors anyway."""
-    if num_links := links_of_cagra(factory):
-        return empty_cagra(embedding_dim, num_links), HNSW
+    """Return the index and its family, without a refinement: all results are scored by the vectors anyway."""
+    if degree := cagra_degree(factory):
+        return empty_cagra(embedding_dim, degree), HNSW
     try:
         index = _faiss.index_factory(embedding_dim, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
@@ -232,8 +191,8 @@ def _empty_index(factory: str, embedding_dim: int) -> tuple[Any, IndexFamily]:
     return base, family
 
 
-def _hush(base: Any) -> None:
-    """Keep FAISS from wishing, on standard error, for more training vectors: there are no more."""
+def _silence_training_warnings(base: Any) -> None:
+    """Switch off FAISS's warning, on standard error, that it wants more training vectors: there are none."""
     for part in (base, getattr(base, "pq", base)):
         if hasattr(part, "cp"):
             part.cp.min_points_per_centroid = 1
@@ -243,4 +202,4 @@ def _sample(vectors_ND: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     if len(vectors_ND) <= size:
         return np.ascontiguousarray(vectors_ND)
     rows = np.random.default_rng(_SEED).choice(len(vectors_ND), size, replace=False)
-    return rows_of(vectors_ND, np.sort(rows))
+    return read_rows(vectors_ND, np.sort(rows))

@@ -1,12 +1,15 @@
-"""Which lists a search reads: those whose best items promise most.
+"""The coarse quantizer of an IVF index for inner products: trained by distance, searched by inner product.
 
-A list's centroid is the mean of its items, but what a search looks for are the items far out in its
-direction. So each list gets a *reach*: its centroid, lengthened by two deviations of its items along it. The
-lists whose reaches have the largest products with an interest are read. At N = 10⁶ half as many lists hold
-the same share of the best items as by centroids alone.
+**Training.** An item belongs to the centroid nearest to it by distance, so that a list holds items of one
+direction *and* one length. FAISS's own lists for inner products go by direction alone and mix lengths: a
+search then reads the short vectors along with the long ones, several times as many items for the same recall.
+Centroids are also nearer to their items, so that codes of the difference lose less.
 
-Reaches only choose, so that rough ones will do: they are found by four-bit codes, in half the time of
-comparing them all. Scores are made with the centroids themselves.
+**Searching.** A centroid is the mean of its list, but a search looks for the items far out in its direction.
+So each list gets a *reach*: its centroid, lengthened by two standard deviations of its items along it. A
+search reads the lists whose reaches have the largest inner products with the interest. At N = 10⁶ half as
+many lists hold the same share of the best items as with centroids alone. Reaches only select lists, so that
+four-bit codes of them are enough, which take half the time; scores use the centroids themselves.
 
 Legend: C lists, D embedding, N items, T items of a sample.
 """
@@ -17,50 +20,96 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.exporting.index.devices import Device
-from re4.exporting.index.ivf_training import graph, links_of, replace_centroids
-from re4.exporting.storage.mapped_vectors import rows_of
+from re4.exporting.settings import TargetDevice
+from re4.exporting.storage.mapped_vectors import read_rows
 
 _faiss: Any = faiss  # its type hints are incomplete
+_EF_SEARCH: Final = 64
+"""Nodes that a search keeps in view in a graph over the centroids."""
 _DEVIATIONS: Final = 2.0
 _SAMPLED_PER_LIST: Final = 32
 _PRIOR: Final = 4
-"""Items' worth of the deviation over all lists that each list's own is mixed with."""
-_FEW_LISTS: Final = 256
-"""Fewer than these are compared one by one."""
+"""Weight, in items, of the deviation over all lists in the estimate of each list's own deviation."""
+_MAX_FLAT_LISTS: Final = 256
+"""Fewer lists than these are compared one by one."""
 _QUERY_BY_QUERY: Final = 11
-"""FAISS's way of scanning codes for one query after another, its best lists first. Left to itself it goes by
-lists, for all queries of a batch: interests hardly share lists, and what they keep stays poor for longer."""
+"""FAISS's `implem` that scans codes for one query after another, its best lists first. Its default goes list
+by list, for all queries of a batch. Interests hardly share lists, and their thresholds then rise later."""
 
 
-def probe_by_reach(base: Any, vectors_ND: NDArray[np.float32], device: Device = Device.CPU) -> None:
-    """Make an IVF index that was filled by distance search by inner product; others are left as they are.
+def train_by_distance(base: Any, sample_TD: Any) -> None:
+    """Train an IVF index so that it assigns items by distance; `search_by_reach` ends that.
 
     Args:
-        base: An index trained by `lists.train_lists`.
-        vectors_ND: Items for which it was trained; may be memory-mapped.
-        device: What it is searched on. A GPU compares flat centroids, and scores with what it compares:
-            there, only lists of whole vectors, whose scores need no centroids, are chosen by reach.
+        base: An untrained IVF index, around flat centroids or a graph of them.
+        sample_TD: Vectors to train on.
+    """
+    num_links = _links_of(faiss.downcast_index(base.quantizer))
+    replace_quantizer(base, faiss.IndexFlatL2(base.d))
+    base.quantizer_trains_alone = 0
+    base.cp.spherical = False
+    base.train(sample_TD)
+    if num_links:
+        around = _graph(base.d, num_links, faiss.METRIC_L2)
+        around.add(base.quantizer.reconstruct_n(0, base.nlist))
+        replace_quantizer(base, around)
+
+
+def search_by_reach(
+    base: Any, vectors_ND: NDArray[np.float32], device: TargetDevice = TargetDevice.CPU
+) -> None:
+    """Make an IVF index that was filled by distance search by inner product; leave other indexes as they are.
+
+    Args:
+        base: An index trained by `train_by_distance`.
+        vectors_ND: Items that it was trained for; may be memory-mapped.
+        device: The device that servers will search on. A GPU selects by flat centroids and scores with the
+            same ones: reaches are used there only for lists of whole vectors, whose scores need no centroid.
     """
     if not isinstance(base, faiss.IndexIVF):
         return
     by_distance: Any = faiss.downcast_index(base.quantizer)
     if by_distance.metric_type == faiss.METRIC_INNER_PRODUCT:
         return
-    num_lists, num_links = base.nlist, links_of(by_distance)
+    num_lists, num_links = base.nlist, _links_of(by_distance)
     centroids_CD = np.ascontiguousarray(by_distance.reconstruct_n(0, num_lists))
     rows = np.unique(np.linspace(0, len(vectors_ND) - 1, _SAMPLED_PER_LIST * num_lists).astype(np.int64))
-    sample_TD = rows_of(vectors_ND, rows)
+    sample_TD = read_rows(vectors_ND, rows)
     lists_T = by_distance.search(sample_TD, 1)[1][:, 0]
     reaches_CD = _reaches(centroids_CD, sample_TD, lists_T)
-    if device is Device.CUDA:
+    if device is TargetDevice.CUDA:
         flat = _faiss.IndexFlatIP(base.d)
         flat.add(reaches_CD if isinstance(base, faiss.IndexIVFFlat) else centroids_CD)
-        replace_centroids(base, flat)
+        replace_quantizer(base, flat)
         return
-    replace_centroids(base, _scored_by(centroids_CD, _chooser(reaches_CD, num_links)))
+    replace_quantizer(base, _scored_by_centroids(centroids_CD, _list_selector(reaches_CD, num_links)))
     if isinstance(base, faiss.IndexIVFFastScan):
         base.implem = _QUERY_BY_QUERY
+
+
+def replace_quantizer(base: Any, quantizer: Any) -> None:
+    """Give an index another coarse quantizer, which it owns from now on."""
+    if base.own_fields:
+        former: Any = faiss.downcast_index(base.quantizer)
+        former.this.acquire()  # it is freed with this proxy
+    quantizer.this.disown()
+    base.quantizer = quantizer
+    base.own_fields = True
+
+
+def _links_of(centroids: Any) -> int:
+    """Return the links of a node where the centroids are a graph, otherwise 0."""
+    if not isinstance(centroids, faiss.IndexHNSW):
+        return 0
+    hnsw: Any = centroids.hnsw
+    return int(hnsw.nb_neighbors(1))
+
+
+def _graph(embedding_dim: int, num_links: int, metric: int) -> Any:
+    """Return an empty graph to find centroids in."""
+    made: Any = _faiss.IndexHNSWFlat(embedding_dim, num_links, metric)
+    made.hnsw.efSearch = _EF_SEARCH
+    return made
 
 
 def _reaches(
@@ -79,26 +128,26 @@ def _reaches(
     return np.ascontiguousarray(reaches_CD, np.float32)
 
 
-def _chooser(reaches_CD: NDArray[np.float32], num_links: int) -> Any:
-    """An index that finds the reaches with the largest products."""
+def _list_selector(reaches_CD: NDArray[np.float32], num_links: int) -> Any:
+    """Return an index that finds the reaches with the largest inner products."""
     num_lists, embedding_dim = reaches_CD.shape
-    chooser: Any
+    selector: Any
     if num_links:
-        chooser = graph(embedding_dim, num_links, faiss.METRIC_INNER_PRODUCT)
-    elif num_lists < _FEW_LISTS:
-        chooser = _faiss.IndexFlatIP(embedding_dim)
+        selector = _graph(embedding_dim, num_links, faiss.METRIC_INNER_PRODUCT)
+    elif num_lists < _MAX_FLAT_LISTS:
+        selector = _faiss.IndexFlatIP(embedding_dim)
     else:
-        chooser = _faiss.IndexPQFastScan(embedding_dim, embedding_dim, 4, faiss.METRIC_INNER_PRODUCT)
-        chooser.pq.cp.min_points_per_centroid = 1
-        chooser.train(reaches_CD)
-    chooser.add(reaches_CD)
-    return chooser
+        selector = _faiss.IndexPQFastScan(embedding_dim, embedding_dim, 4, faiss.METRIC_INNER_PRODUCT)
+        selector.pq.cp.min_points_per_centroid = 1
+        selector.train(reaches_CD)
+    selector.add(reaches_CD)
+    return selector
 
 
-def _scored_by(centroids_CD: NDArray[np.float32], chooser: Any) -> Any:
-    """Centroids that another index chooses from: what FAISS calls a refinement of its answers."""
-    chosen: Any = _faiss.IndexRefineFlat(chooser, _faiss.swig_ptr(centroids_CD))
-    chosen.k_factor = 1
-    chooser.this.disown()
-    chosen.own_fields = True
-    return chosen
+def _scored_by_centroids(centroids_CD: NDArray[np.float32], selector: Any) -> Any:
+    """Return centroids that another index selects from: FAISS's refinement of a selector's results."""
+    refined: Any = _faiss.IndexRefineFlat(selector, _faiss.swig_ptr(centroids_CD))
+    refined.k_factor = 1
+    selector.this.disown()
+    refined.own_fields = True
+    return refined

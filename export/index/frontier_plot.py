@@ -1,4 +1,4 @@
-"""The picture of a frontier: recall against requests per second, with the target and what was chosen."""
+"""The plot of a frontier: recall against requests per second, with the target and the chosen setting."""
 
 from pathlib import Path
 from typing import Final
@@ -6,12 +6,12 @@ from typing import Final
 from re4.bundle.manifest import IndexInfo
 
 FRONTIER: Final = "frontier.png"
-"""In a version: what its index could have been set to."""
+"""Name of the file in a version."""
 
 
 def draw_frontier(info: IndexInfo, path: Path) -> None:
     """Draw the frontier of a tuned index as a PNG."""
-    # No pyplot: it would keep every figure, and choose a window system.
+    # Not pyplot: it keeps every figure, and chooses a window system.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

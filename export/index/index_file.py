@@ -1,9 +1,9 @@
-"""Index files: written, mapped, and one made of the shards of an IVF index without holding any in memory.
+"""Index files: written, memory-mapped, and merged from shards of an IVF index, with none of them in memory.
 
 FAISS writes the lists of such an index last in its file: their sizes, then the codes and ids of one list
-after another. So the merged file is the head of the trained index, the summed sizes, and for each list what
-the shards have of it. FAISS's own merging needs the sum of the shards in memory, or leaves a second file that
-the first one names. What is assumed of the format is checked, and tests compare with what FAISS writes.
+after another. So the merged file is the head of the trained index, the summed sizes, and for each list its
+parts in all shards. FAISS's own merging needs the sum of the shards in memory, or leaves a second file that
+the first one names. The code checks its assumptions about the format; tests compare with FAISS's own files.
 
 Legend: C lists.
 """
@@ -30,13 +30,13 @@ _ID_BYTES: Final = 8
 
 @dataclass(frozen=True, kw_only=True)
 class _Shard:
-    """Where the lists of a shard's file lie."""
+    """Positions of the lists in a shard's file."""
 
     path: Path
     sizes_C: NDArray[np.int64]
     """Items of each list."""
     offsets_C: NDArray[np.int64]
-    """Where each list's codes begin in the file; its ids follow."""
+    """The position at which each list's codes begin in the file; its ids follow."""
 
 
 def write_index(index: Any, path: Path) -> None:
@@ -47,17 +47,17 @@ def write_index(index: Any, path: Path) -> None:
     """
     try:
         faiss.write_index(index, str(path))
-    except RuntimeError as error:  # FAISS says so of a full disk, too
+    except RuntimeError as error:  # also for a full disk
         raise ExportError(f"{path}: FAISS could not write the index: {error}") from error
 
 
 def read_mapped(path: Path) -> Any:
-    """Read an index file; what FAISS can map of it stays in the file."""
+    """Read an index file; the parts that FAISS can map stay in the file."""
     return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
 
 
 def merge_shards(trained: Any, shards: Sequence[Path], path: Path) -> None:
-    """Write the index that holds what all the shards hold, in the order of the shards.
+    """Write the index that holds the items of all shards, in the order of the shards.
 
     Args:
         trained: The trained IVF index that every shard was filled from, itself empty.
@@ -65,10 +65,10 @@ def merge_shards(trained: Any, shards: Sequence[Path], path: Path) -> None:
         path: The file to write.
 
     Raises:
-        ExportError: FAISS's format is not the one known here, or a file cannot be read or written.
+        ExportError: FAISS's format is not the expected one, or a file cannot be read or written.
     """
     try:
-        found = [_look_into(shard, trained.code_size) for shard in shards]
+        found = [_locate_lists(shard, trained.code_size) for shard in shards]
         sizes_C = np.stack([shard.sizes_C for shard in found]).sum(axis=0)
         trained.ntotal = int(sizes_C.sum())
         try:
@@ -83,7 +83,7 @@ def merge_shards(trained: Any, shards: Sequence[Path], path: Path) -> None:
         raise ExportError(f"{path}: the shards of the index could not be merged: {error}") from error
 
 
-def _look_into(path: Path, code_size: int) -> _Shard:
+def _locate_lists(path: Path, code_size: int) -> _Shard:
     index = read_mapped(path)
     lists = faiss.downcast_InvertedLists(index.invlists)
     sizes_C = np.array([lists.list_size(number) for number in range(lists.nlist)], np.int64)
@@ -99,7 +99,7 @@ def _look_into(path: Path, code_size: int) -> _Shard:
 
 
 def _cut_empty_lists(path: Path, trained: Any) -> None:
-    """Take the lists of an empty index off the end of its file."""
+    """Cut the lists of an empty index off the end of its file."""
     nothing = _sizes_as_written(np.zeros(trained.nlist, np.int64), trained.code_size)
     with path.open("r+b") as file:
         file.seek(-len(nothing), os.SEEK_END)
@@ -117,7 +117,7 @@ def _unexpected(path: Path) -> ExportError:
 
 
 def _sizes_as_written(sizes_C: NDArray[np.int64], code_size: int) -> bytes:
-    """The head of the lists: number, width of a code, and all sizes; where few are not empty, only theirs."""
+    """Return the head of the lists: number, width of a code, sizes; with few filled lists, only theirs."""
     head = _ARRAYS + struct.pack("<QQ", len(sizes_C), code_size)
     filled = np.flatnonzero(sizes_C)
     if len(filled) > len(sizes_C) // 2:

@@ -1,12 +1,11 @@
-"""Choosing search parameters: the fastest setting whose merged candidates reach the recall target.
+"""Tuning of search parameters: the fastest setting whose merged candidates reach the recall target.
 
-The queries are real: interests of held-out histories, which lie elsewhere than item vectors do. Half of them
-choose, the other half judge what was chosen: a setting that misses the target there is passed over for the
-next slower one, and the recall that is reported is theirs.
+The queries are interests of real held-out histories, whose distribution differs from that of item vectors.
+Half of them choose a setting, the other half judge it: a setting that misses the target there is passed over
+for the next slower one. The reported recall is that of the judging half.
 
-Times are of searching, scoring by the vectors and merging, on one thread, as a server's worker does it:
-requests in small batches. They are processor time, so that what else runs on the machine has no part in the
-choice.
+Times cover search, scoring by the vectors and merging, on one thread and in small batches, as a server's
+worker thread runs them. They are CPU time, so that other load on the machine does not influence the choice.
 
 Legend: Q requests, K interests, D embedding, N items.
 """
@@ -24,10 +23,10 @@ from numpy.typing import NDArray
 from re4.bundle.exact_search import exact_thresholds, merged_recall
 from re4.bundle.manifest import FrontierPoint, IndexInfo
 from re4.common.errors import GateError
-from re4.exporting.index.build import BuiltIndex
+from re4.exporting.index.built_index import BuiltIndex, merge_results
 from re4.exporting.index.families import Settings
-from re4.exporting.index.search import find, merge
-from re4.exporting.storage.mapped_vectors import pieces
+from re4.exporting.settings import RecallTarget
+from re4.exporting.storage.mapped_vectors import chunks
 
 BATCH_SIZE: Final = 8
 """Requests in one search."""
@@ -39,30 +38,20 @@ _MAX_COMPARISONS: Final = 4_000_000_000
 
 
 _POOL_FACTORS: Final = (1.25, 1.5, 1.75, 2, 2.5, 3, 4, 6, 8, 12, 16)
-"""Results looked at by the vectors, in numbers of candidates."""
+"""Results scored by the vectors, as multiples of the number of candidates."""
 
 _TOO_SLOW: Final = 2
-"""A setting this many times slower than one that reaches the goal is not improved upon."""
+"""A ladder ends at a setting that is this many times slower than one that reaches the target."""
 _ENOUGH: Final = 3
-"""Settings past the goal, or without a gain, after which a ladder is left."""
+"""A ladder ends after so many settings past the target, or without a gain."""
 _IDLE: Final = 1e-4
-"""A gain in recall below this is none."""
+"""A smaller gain in recall counts as none."""
 _STEPS_BACK: Final = 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Goal:
-    """What an index has to reach."""
-
-    recall: float
-    """Mean share of the exact merged candidates to find, 0 to 1."""
-    num_candidates: int
-    """Candidates of a request."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What one setting gave."""
+class Measurement:
+    """Recall and time of one setting."""
 
     settings: Settings
     recall: float
@@ -84,26 +73,26 @@ class Queries:
         self.vectors_ND = vectors_ND
         self.num_candidates = min(num_candidates, len(vectors_ND))
         self._thresholds_Q = (
-            exact_thresholds(interests_QKD, vectors_ND, self.num_candidates, read_chunks=pieces)
+            exact_thresholds(interests_QKD, vectors_ND, self.num_candidates, read_chunks=chunks)
             if thresholds_Q is None
             else thresholds_Q
         )
 
     def __len__(self) -> int:
-        """Number of requests."""
+        """Return the number of requests."""
         return len(self.interests_QKD)
 
-    def measure(self, built: BuiltIndex, settings: Settings, *, num_threads: int = 1) -> list[Measured]:
+    def measure(self, built: BuiltIndex, settings: Settings, *, num_threads: int = 1) -> list[Measurement]:
         """Search for every request with one setting, as a server does; times are medians over batches.
 
         Args:
             built: The index.
             settings: With or without the `pool_factor`.
-            num_threads: Of a search. Times are processor time with one thread, and elapsed with more.
+            num_threads: Threads of a search. Times are CPU time with one thread, and elapsed time with more.
 
         Returns:
-            One figure where the setting is complete. Where it lacks the `pool_factor`, one for each that is
-            worth trying, from small to large.
+            One measurement where the setting is complete. Where it lacks the `pool_factor`, one for each
+            factor to try, from small to large.
         """
         tried = self._complete(settings)
         found: list[list[NDArray[np.int64]]] = [[] for _ in tried]
@@ -113,15 +102,15 @@ class Queries:
             for start in range(0, len(self), BATCH_SIZE):
                 batch_BKD = self.interests_QKD[start : start + BATCH_SIZE]
                 began = clock()
-                lists = find(built, settings, batch_BKD, self.num_candidates)
+                results = built.search(settings, batch_BKD, self.num_candidates)
                 search_s = clock() - began
                 for number, setting in enumerate(tried):
                     began = clock()
-                    rows_BM = merge(lists, setting, batch_BKD, self.vectors_ND, self.num_candidates)
+                    rows_BM = merge_results(results, setting, batch_BKD, self.vectors_ND, self.num_candidates)
                     times_us[number].append((search_s + clock() - began) * 1e6 / len(batch_BKD))
                     found[number].append(rows_BM)
         return [
-            Measured(
+            Measurement(
                 settings=setting,
                 recall=merged_recall(
                     self.interests_QKD, self.vectors_ND, np.concatenate(found[number]), self._thresholds_Q
@@ -132,7 +121,7 @@ class Queries:
         ]
 
     def _complete(self, settings: Settings) -> list[Settings]:
-        """The setting, or where it lacks the `pool_factor`, the setting with each."""
+        """Return the setting, or where it lacks the `pool_factor`, the setting with each factor."""
         if "k_factor" not in settings or "pool_factor" in settings:
             return [settings]
         most = self.interests_QKD.shape[1] * settings["k_factor"]
@@ -141,7 +130,7 @@ class Queries:
 
 
 def num_queries_for(num_items: int, num_interests: int) -> int:
-    """How many requests tuning can afford to answer exactly."""
+    """Return the number of requests that tuning can afford to answer exactly."""
     affordable = _MAX_COMPARISONS // (num_items * num_interests)
     return max(_MIN_QUERIES, min(_MAX_QUERIES, affordable))
 
@@ -150,48 +139,48 @@ def tune(
     built: BuiltIndex,
     vectors_ND: NDArray[np.float32],
     interests_QKD: NDArray[np.float32],
-    goal: Goal,
+    target: RecallTarget,
     *,
     num_bytes: int,
     reason: str | None = None,
 ) -> IndexInfo:
-    """Find the fastest setting that reaches the goal.
+    """Find the fastest setting that reaches the target.
 
     Args:
         built: A filled index.
         vectors_ND: The vectors in it; may be memory-mapped.
         interests_QKD: Interests of real requests, at least one, finite. Of a single request, which cannot be
             halved, both halves are that request.
-        goal: What to reach.
+        target: The recall to reach.
         num_bytes: Size of the index file.
-        reason: Why this kind of index, for the manifest.
+        reason: The reason for this kind of index, for the manifest.
 
     Returns:
-        What the manifest says about the index.
+        The manifest's facts about the index.
 
     Raises:
-        GateError: no setting reaches the goal; says what the best one reached and what would help.
+        GateError: no setting reaches the target; the message names the best recall and a remedy.
     """
     half = interests_QKD[1::2] if len(interests_QKD) > 1 else interests_QKD
-    choosing = Queries(interests_QKD[::2], vectors_ND, goal.num_candidates)
-    judging = Queries(half, vectors_ND, goal.num_candidates)
-    measured = _climb(built, choosing, goal)
-    judged: list[Measured] = []
+    choosing = Queries(interests_QKD[::2], vectors_ND, target.num_candidates)
+    judging = Queries(half, vectors_ND, target.num_candidates)
+    measured = _climb(built, choosing, target)
+    judged: list[Measurement] = []
     for point in sorted(measured, key=lambda point: point.request_us):
-        if point.recall >= goal.recall:
+        if point.recall >= target.recall:
             judged += judging.measure(built, point.settings)
-            if judged[-1].recall >= goal.recall:
+            if judged[-1].recall >= target.recall:
                 break
     chosen = max(judged or measured, key=lambda point: point.recall)
-    if chosen.recall < goal.recall or not judged:
-        raise _missed(built, goal, chosen)
+    if chosen.recall < target.recall or not judged:
+        raise _missed(built, target, chosen)
     return IndexInfo(
         kind=built.kind,
         factory=built.factory,
         reason=reason,
         search_parameters=dict(chosen.settings),
         recall=chosen.recall,
-        recall_target=goal.recall,
+        recall_target=target.recall,
         num_candidates=choosing.num_candidates,
         num_queries=len(judging),
         frontier=tuple(
@@ -206,46 +195,46 @@ def tune(
     )
 
 
-def pareto(measured: list[Measured]) -> list[Measured]:
-    """Those that no other one beats in both recall and time, fastest first."""
-    best: list[Measured] = []
+def pareto(measured: list[Measurement]) -> list[Measurement]:
+    """Return the measurements that no other one beats in both recall and time, fastest first."""
+    best: list[Measurement] = []
     for point in sorted(measured, key=lambda point: (point.request_us, -point.recall)):
         if not best or point.recall > best[-1].recall:
             best.append(point)
     return best
 
 
-def _climb(built: BuiltIndex, queries: Queries, goal: Goal) -> list[Measured]:
-    """Measure settings from cheap to dear, ladder by ladder, while there is something to gain."""
+def _climb(built: BuiltIndex, queries: Queries, target: RecallTarget) -> list[Measurement]:
+    """Measure settings from cheap to expensive, ladder by ladder, while recall grows."""
     ladders = built.ladders(queries.num_candidates)
-    queries.measure(built, ladders[0][0])  # touches what the others then find in memory
-    measured: list[Measured] = []
+    queries.measure(built, ladders[0][0])  # warms up the pages that the others use
+    measured: list[Measurement] = []
     first = 0
     for ladder in ladders:
         rungs = ladder[min(first, len(ladder) - 1) :]
-        steps = _climb_ladder(built, queries, goal, rungs, _fastest_us(measured, goal))
-        is_hopeless = steps[0][0].request_us > _TOO_SLOW * _fastest_us(measured, goal)
+        steps = _climb_ladder(built, queries, target, rungs, _fastest_us(measured, target))
+        is_hopeless = steps[0][0].request_us > _TOO_SLOW * _fastest_us(measured, target)
         measured += [point for step in steps for point in step]
         if is_hopeless:
             break
-        # The low end is known by now: the next ladder differs near where this one came to its best.
+        # The cheap end is known by now: the next ladder differs near the best setting of this one.
         best = max(range(len(steps)), key=lambda number: _recall_of(steps[number]))
         first = max(0, len(ladder) - len(rungs) + best - _STEPS_BACK)
     return measured
 
 
 def _climb_ladder(
-    built: BuiltIndex, queries: Queries, goal: Goal, rungs: Sequence[Settings], fastest_us: float
-) -> list[list[Measured]]:
-    """Measure until settings are well past the goal, too slow to be chosen, or gain nothing."""
-    steps: list[list[Measured]] = []
+    built: BuiltIndex, queries: Queries, target: RecallTarget, rungs: Sequence[Settings], fastest_us: float
+) -> list[list[Measurement]]:
+    """Measure until settings are well past the target, too slow to be chosen, or without a gain."""
+    steps: list[list[Measurement]] = []
     num_past, best, num_idle = 0, 0.0, 0
     for settings in rungs:
         step = queries.measure(built, settings)
         steps.append(step)
         recall = _recall_of(step)
-        num_past += recall >= goal.recall
-        fastest_us = min(fastest_us, _fastest_us(step, goal))
+        num_past += recall >= target.recall
+        fastest_us = min(fastest_us, _fastest_us(step, target))
         num_idle = 0 if recall > best + _IDLE else num_idle + 1
         best = max(best, recall)
         if num_past == _ENOUGH or num_idle == _ENOUGH or step[0].request_us > _TOO_SLOW * fastest_us:
@@ -253,18 +242,18 @@ def _climb_ladder(
     return steps
 
 
-def _recall_of(step: Sequence[Measured]) -> float:
+def _recall_of(step: Sequence[Measurement]) -> float:
     return max(point.recall for point in step)
 
 
-def _fastest_us(points: Sequence[Measured], goal: Goal) -> float:
-    return min((point.request_us for point in points if point.recall >= goal.recall), default=np.inf)
+def _fastest_us(points: Sequence[Measurement], target: RecallTarget) -> float:
+    return min((point.request_us for point in points if point.recall >= target.recall), default=np.inf)
 
 
-def _missed(built: BuiltIndex, goal: Goal, best: Measured) -> GateError:
+def _missed(built: BuiltIndex, target: RecallTarget, best: Measurement) -> GateError:
     settings = ", ".join(f"{name} {value}" for name, value in best.settings.items())
     return GateError(
-        f"gate recall: --recall {goal.recall:g} for {goal.num_candidates} candidates is out of reach of "
+        f"gate recall: --recall {target.recall:g} for {target.num_candidates} candidates is out of reach of "
         f"{built.factory}: the best is {best.recall:.4f} (with {settings or 'nothing to set'}, "
         f"{best.request_us:,.0f} µs a request). What would help: {built.family.advice}, or --index "
         "flat, or a lower --recall"

@@ -1,7 +1,7 @@
-"""What is live: removed items leave, attributes are refreshed, new items start with a vector of their own.
+"""Selection of the live items: others are removed, attributes are refreshed, new ones get a starting vector.
 
-Takes material and a catalogue, gives material, most popular items first. Histories follow their items:
-removed ones drop out of them.
+Inputs and a catalogue go in, inputs with the most popular items first come out. Histories lose removed items
+too.
 
 Legend: P histories, L history length, N items before, M items after, T rows of the catalogue, D embedding,
 C cold items.
@@ -20,41 +20,48 @@ from re4.bundle.ids.id_map import ItemIds
 from re4.bundle.layout import IS_COLD
 from re4.common.errors import DataError
 from re4.exporting.catalogue.cold_start import SHRINKAGE, start_cold_items
-from re4.exporting.catalogue.histories import follow_items
-from re4.exporting.catalogue.items import Ids, ItemColumn, Items, columns_of, mapped_ids
-from re4.exporting.sources.material import Material
-from re4.exporting.storage.mapped_vectors import begin_npy, let_go, mapped_for_writing, mapped_without_a_name
+from re4.exporting.catalogue.histories import remap_histories
+from re4.exporting.catalogue.items import Ids, ItemColumn, Items, columns_of, map_ids
+from re4.exporting.sources.version_inputs import VersionInputs
+from re4.exporting.storage.mapped_vectors import (
+    map_for_writing,
+    map_unnamed_file,
+    release_pages,
+    write_npy_header,
+)
 from re4.training.data.catalogue import Catalogue
 from re4.training.data.layout import TYPE_OF_KIND
 from re4.training.data.tables.ids import to_kind
 from re4.training.data.tables.materialize import pieces
 
-_ROWS_AT_ONCE: Final = 65_536
+_CHUNK_ROWS: Final = 65_536
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selected:
-    """The material of what is live, and what became of the rest."""
+class LiveItems:
+    """The inputs with the live items, and counts of the others."""
 
-    material: Material
+    inputs: VersionInputs
     num_removed: int
-    """Items with a vector that the catalogue does not have."""
+    """Items with a vector that are not in the catalogue."""
     num_cold: int
-    """Items of the catalogue that had no vector."""
+    """Items of the catalogue without a vector."""
     num_unknown: int
-    """Cold items that have nothing in common with a trained one: they start at the global mean."""
+    """Cold items without an attribute value of any trained item: they start at the global mean."""
     num_unusable: int
-    """Rows of the catalogue whose id cannot be one of these items' (text where ids are integers)."""
+    """Rows of the catalogue whose id is of the wrong kind (text where ids are integers)."""
 
 
-def select_live(material: Material, catalogue: Catalogue, vectors_file: Path, folder: Path) -> Selected:
+def select_live_items(
+    inputs: VersionInputs, catalogue: Catalogue, vectors_file: Path, folder: Path
+) -> LiveItems:
     """Keep the items that a catalogue has, with its attributes, and add those that only it has.
 
     Args:
-        material: All items that have a vector.
-        catalogue: What is live.
-        vectors_file: Gets the vectors, `.npy`; the answer's are mapped from it.
-        folder: Where what need not be in memory is kept.
+        inputs: All items that have a vector.
+        catalogue: The live items.
+        vectors_file: Gets the vectors, `.npy`; the result's vectors are mapped from it.
+        folder: Holds temporary files.
 
     Raises:
         DataError: no item is in the catalogue, or it has a column of a name that is taken.
@@ -64,87 +71,87 @@ def select_live(material: Material, catalogue: Catalogue, vectors_file: Path, fo
     """
     if IS_COLD in catalogue.rows.collect_schema():
         raise DataError(f"{catalogue.file}: a column {IS_COLD!r}: rebuild makes one of that name; rename it")
-    ids = mapped_ids(material.items.ids, folder)
-    live = _look_up(ids, catalogue, material.counts_N)
+    ids = map_ids(inputs.items.ids, folder)
+    live = _look_up(ids, catalogue, inputs.counts_N)
     num_kept, num_all = len(live.kept_rows_M), len(live.places_M)
     if not num_kept:
         raise DataError(
-            f"{catalogue.file} has none of the {len(material.counts_N):,} items that have vectors (its ids "
-            f"look like {catalogue.an_id!r}, theirs like {material.items.ids[0]!r}); check "
+            f"{catalogue.file} has none of the {len(inputs.counts_N):,} items that have vectors (its ids "
+            f"look like {catalogue.an_id!r}, theirs like {inputs.items.ids[0]!r}); check "
             f"--catalogue-item-column"
         )
-    vectors_MD = _write_vectors(vectors_file, material.vectors_ND, live.kept_rows_M, num_all - num_kept)
+    vectors_MD = _write_vectors(vectors_file, inputs.vectors_ND, live.kept_rows_M, num_all - num_kept)
     columns = columns_of(catalogue.rows, live.places_M, live.is_used_T)
     num_columns_C = start_cold_items(vectors_MD, num_kept, columns, folder)
     items = Items(
         ids=_kept_then_new(ids, live.kept_rows_M, live.new_ids),
         columns={**columns, IS_COLD: _is_cold(num_kept, num_all)},
     )
-    return Selected(
-        material=replace(
-            _in_rows(material, live.kept_rows_M, items, vectors_file),
-            counts_N=_counts(material.counts_N, live.kept_rows_M, num_all, folder),
+    return LiveItems(
+        inputs=replace(
+            _in_rows(inputs, live.kept_rows_M, items, vectors_file),
+            counts_N=_counts(inputs.counts_N, live.kept_rows_M, num_all, folder),
             cold_rows=np.arange(num_kept, num_all),
             lineage={
-                **material.lineage,
+                **inputs.lineage,
                 "catalogue": Path(catalogue.file).name,
                 "cold_items": num_all - num_kept,
                 "cold_shrinkage": SHRINKAGE,
             },
         ),
-        num_removed=len(material.counts_N) - num_kept,
+        num_removed=len(inputs.counts_N) - num_kept,
         num_cold=num_all - num_kept,
         num_unknown=int((num_columns_C == 0).sum()),
         num_unusable=catalogue.num_rows - num_all,
     )
 
 
-def all_live(material: Material, vectors_file: Path, folder: Path) -> Selected:
-    """Keep everything, where there is no catalogue: no item is cold.
+def keep_all_items(inputs: VersionInputs, vectors_file: Path, folder: Path) -> LiveItems:
+    """Keep all items, where there is no catalogue; none is cold.
 
     Args:
-        material: All items.
-        vectors_file: Gets the vectors, `.npy`; the answer's are mapped from it.
-        folder: Where what need not be in memory is kept.
+        inputs: All items.
+        vectors_file: Gets the vectors, `.npy`; the result's vectors are mapped from it.
+        folder: Holds temporary files.
 
     Raises:
         DataError: a column has a name that is taken.
         BundleError: an item id cannot be stored.
         OSError: a folder has no room.
     """
-    if IS_COLD in material.items.columns:
+    if IS_COLD in inputs.items.columns:
         raise DataError(
-            f"{material.where}: the items have a column {IS_COLD!r}; rebuild makes one of that name"
+            f"{inputs.where}: the items have a column {IS_COLD!r}; rebuild makes one of that name"
         )
-    ids = mapped_ids(material.items.ids, folder)
-    rows_N, _ = _by_popularity(np.arange(len(material.counts_N), dtype=np.int32), material.counts_N)
-    columns = {name: replace(column, places_N=rows_N) for name, column in material.items.columns.items()}
+    ids = map_ids(inputs.items.ids, folder)
+    rows_N, _ = _by_popularity(np.arange(len(inputs.counts_N), dtype=np.int32), inputs.counts_N)
+    columns = {name: replace(column, places_N=rows_N) for name, column in inputs.items.columns.items()}
     items = Items(
         ids=_kept_then_new(ids, rows_N, pl.Series([], dtype=TYPE_OF_KIND[ids.kind])),
         columns={**columns, IS_COLD: _is_cold(len(rows_N), len(rows_N))},
     )
-    _write_vectors(vectors_file, material.vectors_ND, rows_N, 0)
+    _write_vectors(vectors_file, inputs.vectors_ND, rows_N, 0)
     ordered = replace(
-        _in_rows(material, rows_N, items, vectors_file),
-        counts_N=_counts(material.counts_N, rows_N, len(rows_N), folder),
+        _in_rows(inputs, rows_N, items, vectors_file),
+        counts_N=_counts(inputs.counts_N, rows_N, len(rows_N), folder),
     )
-    return Selected(material=ordered, num_removed=0, num_cold=0, num_unknown=0, num_unusable=0)
+    return LiveItems(inputs=ordered, num_removed=0, num_cold=0, num_unknown=0, num_unusable=0)
 
 
 class _Live(NamedTuple):
-    """What is live: kept items, most popular first, then new ones in the catalogue's order."""
+    """The live items: kept ones, most popular first, then new ones in the catalogue's order."""
 
     kept_rows_M: NDArray[np.int32]
-    """The row that each kept one had."""
+    """The former row of each kept item."""
     places_M: NDArray[np.int32]
-    """Of all, their places in the catalogue, counted among those that are used."""
+    """The place of each item in the catalogue, counted among the used rows."""
     new_ids: pl.Series
     is_used_T: NDArray[np.bool_] | None
-    """Which of the catalogue's rows have an id that these items can have; None where all do."""
+    """Mask of the catalogue's rows with an id of the right kind; None where all have one."""
 
 
 def _look_up(ids: ItemIds, catalogue: Catalogue, counts_N: NDArray[np.int64]) -> _Live:
-    """Look up a catalogue's ids, each in full."""
+    """Look up a catalogue's ids; each is compared in full."""
     rows_T = np.empty(catalogue.num_rows, np.int32)
     is_used_T = np.empty(catalogue.num_rows, np.bool_)
     new_ids = [pl.Series([], dtype=TYPE_OF_KIND[ids.kind])]
@@ -171,7 +178,7 @@ def _look_up(ids: ItemIds, catalogue: Catalogue, counts_N: NDArray[np.int64]) ->
 def _by_popularity(
     rows_T: NDArray[np.int32], counts_N: NDArray[np.int64]
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """The rows that were found, the most popular items' first, then in order; and the place of each."""
+    """Return the rows found, ordered by popularity, then by row; and the place of each."""
     places_N = np.full(len(counts_N), -1, np.int32)
     found = np.flatnonzero(rows_T >= 0).astype(np.int32)
     places_N[rows_T[found]] = found
@@ -184,8 +191,8 @@ def _by_popularity(
 def _counts(
     counts_N: NDArray[np.int64], kept_rows_M: NDArray[np.int32], num_all: int, folder: Path
 ) -> NDArray[np.int64]:
-    """Counts of the kept rows, then none; mapped."""
-    moved_M = mapped_without_a_name(folder, (num_all,), "<i8")
+    """Return counts of the kept rows, then zeros; mapped."""
+    moved_M = map_unnamed_file(folder, (num_all,), "<i8")
     moved_M[: len(kept_rows_M)] = counts_N[kept_rows_M]
     return moved_M
 
@@ -202,19 +209,21 @@ def _kept_then_new(ids: ItemIds, kept_rows_M: NDArray[np.int32], new_ids: pl.Ser
 
 def _is_cold(num_kept: int, num_all: int) -> ItemColumn:
     def read() -> Iterator[pl.Series]:
-        for start in range(0, num_all, _ROWS_AT_ONCE):
-            yield pl.Series(np.arange(start, min(start + _ROWS_AT_ONCE, num_all)) >= num_kept)
+        for start in range(0, num_all, _CHUNK_ROWS):
+            yield pl.Series(np.arange(start, min(start + _CHUNK_ROWS, num_all)) >= num_kept)
 
-    return ItemColumn(kind=pl.Boolean(), pieces=read)
+    return ItemColumn(kind=pl.Boolean(), chunks=read)
 
 
-def _in_rows(material: Material, rows_M: NDArray[np.int32], items: Items, vectors_file: Path) -> Material:
-    """The material with these rows, then others: vectors from the file, histories that follow."""
-    new_rows_N = np.full(len(material.vectors_ND), -1, np.int32)
+def _in_rows(
+    inputs: VersionInputs, rows_M: NDArray[np.int32], items: Items, vectors_file: Path
+) -> VersionInputs:
+    """Return the inputs with these rows first: vectors from the file, histories in the new rows."""
+    new_rows_N = np.full(len(inputs.vectors_ND), -1, np.int32)
     new_rows_N[rows_M] = np.arange(len(rows_M), dtype=np.int32)
-    rows_PL, lengths_P = follow_items(material.rows_PL, material.lengths_P, new_rows_N, material.where)
+    rows_PL, lengths_P = remap_histories(inputs.rows_PL, inputs.lengths_P, new_rows_N, inputs.where)
     return replace(
-        material,
+        inputs,
         vectors_ND=np.load(vectors_file, mmap_mode="r"),
         items=items,
         rows_PL=rows_PL,
@@ -225,13 +234,13 @@ def _in_rows(material: Material, rows_M: NDArray[np.int32], items: Items, vector
 def _write_vectors(
     path: Path, vectors_ND: NDArray[np.float32], kept_rows_M: NDArray[np.int32], num_new: int
 ) -> NDArray[np.float32]:
-    """A file mapped for writing, with the kept vectors in its first rows."""
+    """Map a new file for writing and copy the kept vectors into its first rows."""
     shape = (len(kept_rows_M) + num_new, vectors_ND.shape[1])
     with path.open("w+b") as file:
-        begin_npy(file, shape)
-        written_MD = mapped_for_writing(file, shape)
-    for start in range(0, len(kept_rows_M), _ROWS_AT_ONCE):
-        part = kept_rows_M[start : start + _ROWS_AT_ONCE]
+        write_npy_header(file, shape)
+        written_MD = map_for_writing(file, shape)
+    for start in range(0, len(kept_rows_M), _CHUNK_ROWS):
+        part = kept_rows_M[start : start + _CHUNK_ROWS]
         written_MD[start : start + len(part)] = vectors_ND[part]
-        let_go(vectors_ND)
+        release_pages(vectors_ND)
     return written_MD

@@ -1,7 +1,7 @@
-"""What a rebuild did, for those who were not watching: stages with times, gates, counts, and how it ended.
+"""The report of a rebuild: stages with times, gates, counts, outcome.
 
-As JSON for people and programs, and as a text file of metrics that Prometheus's node exporter picks up. Both
-appear whole or not at all. Knows nothing about rebuilding.
+It is written as JSON for people and programs, and as a text file of metrics for Prometheus's node exporter.
+Both files are replaced as a whole.
 """
 
 import json
@@ -29,15 +29,15 @@ OUTCOMES: Final = {
     130: "interrupted",
     143: "interrupted",
 }
-"""How a job ends, by its exit code."""
+"""Outcome by exit code."""
 
 DRY_RUN: Final = "dry run"
 _LAST_SUCCESS: Final = "re4_rebuild_last_success_timestamp_seconds"
 
 
 @dataclass(kw_only=True)
-class JobReport:
-    """Filled in while the job runs."""
+class RebuildReport:
+    """The report, filled in while the job runs."""
 
     bundles: str
     dry_run: bool
@@ -52,7 +52,7 @@ class JobReport:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measure a stage; where it raises, it is the one that the job ended in."""
+        """Measure a stage, also where the block raises."""
         began_s = perf_counter()
         try:
             yield
@@ -61,7 +61,7 @@ class JobReport:
 
     @contextmanager
     def ending(self) -> Iterator[None]:
-        """Take down how the block ends."""
+        """Record how the block ends."""
         try:
             yield
             self.exit_code = 0
@@ -80,13 +80,13 @@ class JobReport:
 
     @property
     def outcome(self) -> str:
-        """How it ended, in a word or two."""
+        """The outcome, in a word or two."""
         if self.exit_code == 0 and self.dry_run:
             return DRY_RUN
         return OUTCOMES.get(self.exit_code, "failed")
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, in plain values."""
+        """Return everything in plain values."""
         ended = datetime.now(UTC)
         return {
             "outcome": self.outcome,
@@ -108,7 +108,7 @@ class JobReport:
         write_json(file, self.to_json())
 
     def write_metrics(self, file: Path) -> None:
-        """Replace a text file of Prometheus metrics; it keeps the old one's last success."""
+        """Replace a text file of Prometheus metrics; keep the old file's time of the last success."""
         file.parent.mkdir(parents=True, exist_ok=True)
         content = generate_latest(self._registry(_last_success_s(file)))
         with replacing(file) as part:
@@ -125,22 +125,22 @@ class JobReport:
         is_success = self.exit_code == 0
         gauge("success", "1 where the last job ended well, 0 where it did not.", float(is_success))
         gauge("exit_code", "Exit code of the last job.", self.exit_code)
-        gauge("last_run_timestamp_seconds", "When the last job ended, whatever became of it.", ended_s)
+        gauge("last_run_timestamp_seconds", "When the last job ended, whatever its outcome.", ended_s)
         Gauge(_LAST_SUCCESS, "When a job last published; 0 for never.", registry=registry).set(
             ended_s if is_success and not self.dry_run else last_success_s
         )
-        gauge("seconds", "How long the last job took.", values["seconds"])
-        gauge(
-            "peak_memory_bytes", "Most memory that the last job's process held.", values["peak_memory_bytes"]
-        )
+        gauge("seconds", "Duration of the last job.", values["seconds"])
+        gauge("peak_memory_bytes", "Peak memory of the last job's process.", values["peak_memory_bytes"])
         stages = Gauge("re4_rebuild_stage_seconds", "Time by stage.", ["stage"], registry=registry)
         for name, seconds in self.stages_s.items():
             stages.labels(name).set(seconds)
-        counts = Gauge("re4_rebuild_items", "Items by what became of them.", ["kind"], registry=registry)
+        counts = Gauge(
+            "re4_rebuild_items", "Items by outcome: live, cold or removed.", ["kind"], registry=registry
+        )
         for kind in ("live", "cold", "removed"):
             if f"num_{kind}" in self.facts:
                 counts.labels(kind).set(self.facts[f"num_{kind}"])
-        figures = Gauge("re4_rebuild_gate_figure", "What each gate found.", ["gate"], registry=registry)
+        figures = Gauge("re4_rebuild_gate_figure", "Figure of each gate.", ["gate"], registry=registry)
         passed = Gauge("re4_rebuild_gate_passed", "1 where the gate passed.", ["gate"], registry=registry)
         for gate in self.gates:
             figures.labels(gate.name).set(gate.figure)
@@ -149,7 +149,7 @@ class JobReport:
 
 
 def _last_success_s(file: Path) -> float:
-    """When a job last published, as an earlier file says it; 0 where none does."""
+    """Return the time of the last publication from an earlier file; 0 where there is none."""
     try:
         for line in file.read_text("utf-8").splitlines():
             name, _, value = line.partition(" ")
@@ -160,7 +160,7 @@ def _last_success_s(file: Path) -> float:
     return 0.0
 
 
-def gates_as_facts(gates: list[GateResult]) -> dict[str, Any]:
-    """The gates' figures, for a manifest."""
+def gate_figures(gates: list[GateResult]) -> dict[str, Any]:
+    """Return the gates' figures, for a manifest."""
     facts: dict[str, Any] = json.loads(json.dumps({gate.name: round(gate.figure, 6) for gate in gates}))
     return facts

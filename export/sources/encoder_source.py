@@ -1,7 +1,7 @@
 """An encoder for vectors that were made elsewhere: taken from a published version, or from a run.
 
-With it come real histories and popularity, by item id, and the vectors that the encoder knows: an encoder
-works only in the space that it was trained in, so given vectors must agree with those.
+The source also gives real histories and popularity, by item id, and the vectors that its encoder was trained
+with. An encoder works only in the space that it was trained in, so given vectors must agree with those.
 
 Legend: P histories, L history length, N given items, D embedding, S shared items.
 """
@@ -20,45 +20,45 @@ from re4.bundle.ids.id_map import ItemIds
 from re4.bundle.layout import ENCODER, POPULAR, is_version_name
 from re4.bundle.manifest import ModelInfo
 from re4.common.errors import DataError
-from re4.exporting.catalogue.histories import follow_items, spread
-from re4.exporting.catalogue.items import Ids, Items, mapped_ids
+from re4.exporting.catalogue.histories import evenly_spaced, remap_histories
+from re4.exporting.catalogue.items import Ids, Items, map_ids
 from re4.exporting.encoder.onnx_runner import OnnxEncoder
 from re4.exporting.sources.given_vectors import GivenVectors
-from re4.exporting.sources.material import EncoderSource, Material, run_material
 from re4.exporting.sources.published_version import PublishedVersion, open_version
-from re4.exporting.storage.mapped_vectors import mapped_without_a_name
+from re4.exporting.sources.version_inputs import VersionEncoder, VersionInputs, inputs_from_run
+from re4.exporting.storage.mapped_vectors import map_unnamed_file
 from re4.training.data.tables.ids import to_kind
 from re4.training.run.run import Run
 
 _MAX_COMPARED: Final = 100_000
 _INHERITED: Final = frozenset({"run", "config", "torch", "onnxruntime"})
-"""What a version's lineage says about its encoder."""
+"""Keys of a version's lineage that describe its encoder."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeptEncoder:
-    """The encoder of a published version: its very bytes."""
+class CopiedEncoder:
+    """The encoder of a published version, copied byte by byte."""
 
     content: bytes
 
     def write(self, path: Path, model: ModelInfo) -> float:
-        """Write it again; see `EncoderSource`."""
+        """Write the copy; see `VersionEncoder`."""
         path.write_bytes(self.content)
         return 0.0
 
     def check(
         self, exported: OnnxEncoder, history_vectors_BLD: NDArray[np.float32], lengths_B: NDArray[np.int64]
     ) -> float:
-        """Nothing was converted; see `EncoderSource`."""
+        """Return 0: nothing was converted; see `VersionEncoder`."""
         return 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Donor:
-    """What comes with an encoder; rows are the donor's own."""
+class EncoderSource:
+    """A version or a run that an encoder is taken from; rows are those of the source."""
 
     where: str
-    encoder: EncoderSource
+    encoder: VersionEncoder
     model: ModelInfo
     item_ids: ItemIds
     vectors_ND: NDArray[np.float32]
@@ -70,25 +70,25 @@ class Donor:
     lineage: Mapping[str, JsonValue]
 
 
-def donor_from(source: Path, folder: Path) -> Donor:
+def open_encoder_source(path: Path, folder: Path) -> EncoderSource:
     """Open a version's folder or a run's.
 
     Args:
-        source: The folder.
-        folder: As for `run_material`.
+        path: The folder of the version or run.
+        folder: As for `inputs_from_run`.
 
     Raises:
         BundleError: it is a damaged version.
         RunError: it is no version, and no finished run either.
     """
-    if is_version_name(source.resolve().name):
-        return _version_donor(open_version(source.resolve()))
-    found = run_material(Run.open(source), folder)
-    return Donor(
+    if is_version_name(path.resolve().name):
+        return _version_source(open_version(path.resolve()))
+    found = inputs_from_run(Run.open(path), folder)
+    return EncoderSource(
         where=found.where,
         encoder=found.encoder,
         model=found.model,
-        item_ids=mapped_ids(found.items.ids, folder),
+        item_ids=map_ids(found.items.ids, folder),
         vectors_ND=found.vectors_ND,
         is_trained_N=np.ones(len(found.vectors_ND), np.bool_),
         counts_N=found.counts_N,
@@ -99,16 +99,16 @@ def donor_from(source: Path, folder: Path) -> Donor:
     )
 
 
-def _version_donor(version: PublishedVersion) -> Donor:
+def _version_source(version: PublishedVersion) -> EncoderSource:
     num_items = version.manifest.items.num_items
     popular_rows = open_array(version.path / POPULAR, "<i8", (None,))
     counts_N = np.zeros(num_items, np.int64)
-    # How often is not known any more, but in which order.
+    # The numbers of events are not known any more, only their order.
     counts_N[popular_rows] = np.arange(len(popular_rows), 0, -1)
     rows_PL, lengths_P = version.histories()
-    return Donor(
+    return EncoderSource(
         where=str(version.path),
-        encoder=KeptEncoder(content=(version.path / ENCODER).read_bytes()),
+        encoder=CopiedEncoder(content=(version.path / ENCODER).read_bytes()),
         model=version.manifest.model,
         item_ids=version.item_ids,
         vectors_ND=version.vectors_ND,
@@ -125,79 +125,81 @@ def _version_donor(version: PublishedVersion) -> Donor:
 
 
 def rows_in(theirs: ItemIds, ids: Ids) -> NDArray[np.int32]:
-    """Rows of ids of either kind among others, -1 where those lack them."""
+    """Return the rows of ids of either kind in an id map, -1 where it lacks them."""
     rows_N = np.full(len(ids), -1, np.int32)
     start = 0
-    for piece in ids.pieces():
-        some = to_kind(piece, theirs.kind)
+    for chunk in ids.chunks():
+        some = to_kind(chunk, theirs.kind)
         places = np.flatnonzero(some.is_not_null().to_numpy())
         rows_N[start + places] = theirs.rows(some.drop_nulls().to_list())
-        start += len(piece)
+        start += len(chunk)
     return rows_N
 
 
-def given_material(given: GivenVectors, donor: Donor, folder: Path) -> tuple[Material, float]:
+def inputs_from_vectors(
+    given: GivenVectors, source: EncoderSource, folder: Path
+) -> tuple[VersionInputs, float]:
     """Put given vectors and an encoder together.
 
     Args:
         given: Vectors and ids.
-        donor: What comes with the encoder.
-        folder: Where the items' popularity is written, to be mapped: in a file that goes with it.
+        source: The source of the encoder.
+        folder: The items' popularity is written there, into a file without a name, and mapped from it.
 
     Returns:
-        The material, its items in the given order; and the *agreement*: the median cosine between given and
+        The inputs, their items in the given order; and the *agreement*: the median cosine between given and
         trained vectors of the items that both have.
 
     Raises:
         DataError: widths or kinds of id differ, no item is shared, or no history is left.
     """
     width = given.vectors_ND.shape[1]
-    if width != donor.model.embedding_dim:
+    if width != source.model.embedding_dim:
         raise DataError(
-            f"{given.where}: vectors of width {width}, the encoder of {donor.where} needs "
-            f"{donor.model.embedding_dim}; name the one that fits with --encoder-from"
+            f"{given.where}: vectors of width {width}, the encoder of {source.where} needs "
+            f"{source.model.embedding_dim}; name the one that fits with --encoder-from"
         )
-    theirs_N = rows_in(donor.item_ids, given.item_ids)
+    theirs_N = rows_in(source.item_ids, given.item_ids)
     ours_S = np.flatnonzero(theirs_N >= 0).astype(np.int32)
     if not ours_S.size:
-        (an_id,) = donor.item_ids.ids(np.zeros(1, np.int64))
+        (an_id,) = source.item_ids.ids(np.zeros(1, np.int64))
         raise DataError(
-            f"{given.where}: none of its {len(theirs_N):,} items is known to {donor.where} (ids look like "
+            f"{given.where}: none of its {len(theirs_N):,} items is known to {source.where} (ids look like "
             f"{given.item_ids[0]!r} and {an_id!r}): there is no history to check the version "
             "with, and no telling whether the encoder fits. Name the one that does with --encoder-from"
         )
-    counts_N = mapped_without_a_name(folder, (len(theirs_N),), "<i8")
+    counts_N = map_unnamed_file(folder, (len(theirs_N),), "<i8")
     theirs_S = theirs_N[ours_S]
-    counts_N[ours_S] = donor.counts_N[theirs_S]
+    counts_N[ours_S] = source.counts_N[theirs_S]
     del theirs_N
-    rows_of_theirs = np.full(len(donor.vectors_ND), -1, np.int32)
+    rows_of_theirs = np.full(len(source.vectors_ND), -1, np.int32)
     rows_of_theirs[theirs_S] = ours_S
-    rows_PL, lengths_P = follow_items(donor.rows_PL, donor.lengths_P, rows_of_theirs, donor.where)
+    rows_PL, lengths_P = remap_histories(source.rows_PL, source.lengths_P, rows_of_theirs, source.where)
     del rows_of_theirs
-    material = Material(
+    inputs = VersionInputs(
         where=given.where,
         vectors_ND=given.vectors_ND,
         items=Items(ids=given.item_ids),
         counts_N=counts_N,
         rows_PL=rows_PL,
         lengths_P=lengths_P,
-        encoder=donor.encoder,
-        model=donor.model,
-        evaluation=donor.evaluation,
-        lineage=donor.lineage,
+        encoder=source.encoder,
+        model=source.model,
+        evaluation=source.evaluation,
+        lineage=source.lineage,
     )
-    return material, _agreement(given, donor, ours_S, theirs_S)
+    return inputs, _agreement(given, source, ours_S, theirs_S)
 
 
 def _agreement(
-    given: GivenVectors, donor: Donor, ours_S: NDArray[np.int32], theirs_S: NDArray[np.int32]
+    given: GivenVectors, source: EncoderSource, ours_S: NDArray[np.int32], theirs_S: NDArray[np.int32]
 ) -> float:
-    trained = np.flatnonzero(donor.is_trained_N[theirs_S])
+    trained = np.flatnonzero(source.is_trained_N[theirs_S])
     if not trained.size:
         return 0.0
-    chosen = trained[spread(len(trained), _MAX_COMPARED)]
+    chosen = trained[evenly_spaced(len(trained), _MAX_COMPARED)]
     ours_SD = given.vectors_ND[ours_S[chosen]].astype(np.float64)
-    theirs_SD = donor.vectors_ND[theirs_S[chosen]].astype(np.float64)
+    theirs_SD = source.vectors_ND[theirs_S[chosen]].astype(np.float64)
     norms_S = np.linalg.norm(ours_SD, axis=1) * np.linalg.norm(theirs_SD, axis=1)
     products_S = (ours_SD * theirs_SD).sum(axis=1)
     cosines_S = np.divide(products_S, norms_S, out=np.zeros_like(products_S), where=norms_S > 0)

@@ -1,7 +1,7 @@
-"""Item vectors and ids that were made elsewhere: read, and checked to the last row.
+"""Item vectors and ids that were made elsewhere: read, and every row checked.
 
-From two `.npy` files, or from one parquet file with a column of ids and a column of lists. Vectors stay on
-the disk, mapped. Knows nothing about what becomes of them.
+They come from two `.npy` files, or from one parquet file with a column of ids and a column of lists. Vectors
+stay on the disk, memory-mapped.
 
 Legend: N items, D embedding.
 """
@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 from re4.common.arrays import map_array
 from re4.common.errors import DataError
 from re4.exporting.catalogue.items import Ids, ids_of
-from re4.exporting.storage.mapped_vectors import mapped_without_a_name
+from re4.exporting.storage.mapped_vectors import map_unnamed_file
 from re4.training.data.layout import TYPE_OF_KIND
 from re4.training.data.tables.ids import duplicate_ids, kind_of_type
 from re4.training.data.tables.materialize import in_folder
 from re4.training.data.tables.tables import open_table, reading
 
-_ROWS_AT_ONCE: Final = 65_536
-_ROWS_OF_PARQUET: Final = 262_144
-"""Read at once: a group of rows, as most writers make them."""
+_CHUNK_ROWS: Final = 65_536
+_PARQUET_CHUNK_ROWS: Final = 262_144
+"""Rows of a chunk: a row group of most writers."""
 _NUM_NAMED: Final = 3
 """Offending rows that an error names."""
 
@@ -66,7 +66,7 @@ def read_npy(vectors: Path, ids: Path) -> GivenVectors:
 
 
 def _series(ids_N: NDArray[Any], start: int, stop: int) -> pl.Series:
-    """Some integers or texts as a series."""
+    """Return some integers or texts as a series."""
     some = ids_N[start:stop]
     if some.dtype.kind in "iu":
         return pl.Series("item_id", some.astype(np.int64))
@@ -81,7 +81,7 @@ def read_parquet(file: Path, id_column: str, vector_column: str, folder: Path) -
         file: The file.
         id_column: Its column of ids.
         vector_column: Its column of vectors, lists of numbers.
-        folder: Where the ids are kept, and the vectors, to be mapped: in a file that goes with them.
+        folder: Ids and vectors are kept there, in files without a name, and mapped from them.
 
     Raises:
         DataError: as `read_npy`; or a column is missing, or a vector is, or is of another length.
@@ -109,14 +109,14 @@ def read_parquet(file: Path, id_column: str, vector_column: str, folder: Path) -
     lengths_N = lengths.to_series().to_numpy()
     width = int(np.median(lengths_N)) if len(lengths_N) else 0
     _refuse(file, lengths_N != width, lambda row: f"{lengths_N[row]} numbers, most rows have {width}")
-    vectors_ND = mapped_without_a_name(folder, (len(lengths_N), width))
-    for start in range(0, len(vectors_ND), _ROWS_OF_PARQUET):
+    vectors_ND = map_unnamed_file(folder, (len(lengths_N), width))
+    for start in range(0, len(vectors_ND), _PARQUET_CHUNK_ROWS):
         with reading(file):
-            some = lists.slice(start, _ROWS_OF_PARQUET).collect().to_series().explode()
+            some = lists.slice(start, _PARQUET_CHUNK_ROWS).collect().to_series().explode()
         if some.null_count():
             places = start + np.flatnonzero(some.is_null().to_numpy()) // max(1, width)
             raise DataError(f"{file}: {_rows(places)}: a vector with a missing number; write every number")
-        vectors_ND[start : start + _ROWS_OF_PARQUET] = some.to_numpy().reshape(-1, width)
+        vectors_ND[start : start + _PARQUET_CHUNK_ROWS] = some.to_numpy().reshape(-1, width)
     vectors_ND.flags.writeable = False
     return _checked(str(file), vectors_ND, item_ids)
 
@@ -136,7 +136,7 @@ def _as_float32(file: Path, array: NDArray[Any]) -> NDArray[np.float32]:
             f"{file} holds {array.dtype} {list(array.shape)}; vectors are [items, width] of float32 (or "
             "float16 or float64, which are rounded to it)"
         )
-    # Left as it is where it can be: a mapped file need not fit into memory.
+    # No copy where none is needed: a mapped file need not fit into memory.
     is_ready = array.dtype == np.dtype("<f4") and array.flags.c_contiguous
     return np.asarray(array) if is_ready else np.ascontiguousarray(array, "<f4")
 
@@ -152,14 +152,14 @@ def _checked(where: str, vectors_ND: NDArray[np.float32], item_ids: Ids) -> Give
         )
     is_wrong_N = np.concatenate(
         [
-            ~np.isfinite(vectors_ND[start : start + _ROWS_AT_ONCE]).all(axis=1)
-            for start in range(0, len(vectors_ND), _ROWS_AT_ONCE)
+            ~np.isfinite(vectors_ND[start : start + _CHUNK_ROWS]).all(axis=1)
+            for start in range(0, len(vectors_ND), _CHUNK_ROWS)
         ]
     )
     _refuse(where, is_wrong_N, lambda row: f"the vector of {item_ids[row]!r} is not finite")
-    is_blank = [(ids.is_null() | (ids.cast(pl.String) == "")).to_numpy() for ids in item_ids.pieces()]
+    is_blank = [(ids.is_null() | (ids.cast(pl.String) == "")).to_numpy() for ids in item_ids.chunks()]
     _refuse(where, np.concatenate(is_blank), lambda row: "no id")
-    twice = duplicate_ids(item_ids.pieces, len(item_ids))
+    twice = duplicate_ids(item_ids.chunks, len(item_ids))
     _refuse(
         where,
         twice["row"].to_numpy(),
@@ -169,7 +169,7 @@ def _checked(where: str, vectors_ND: NDArray[np.float32], item_ids: Ids) -> Give
 
 
 def _refuse(where: object, wrong: NDArray[Any], why: Any) -> None:
-    """Refuse some rows: numbers, ascending, or which they are."""
+    """Refuse some rows: ascending numbers, or a mask."""
     rows = np.flatnonzero(wrong) if wrong.dtype == np.bool_ else wrong
     if rows.size:
         raise DataError(

@@ -1,11 +1,11 @@
-"""The finished stages of a build, kept where the next try finds them.
+"""The finished stages of a build, kept for the next attempt.
 
     bundles/.building-<key>/lock        held while a build lives
-    bundles/.building-<key>/<stage>     a stage's file: there whole, or not at all
+    bundles/.building-<key>/<stage>     a stage's file: complete, or absent
 
-The key says of what the stages are: vectors, index, settings, versions of the libraries. Who builds the same
-again goes on from the last finished stage; what a build of something else left is discarded. A build that
-ends, well or with an error of ours, leaves nothing; one that was killed or interrupted leaves one folder.
+The key is a hash of everything that determines the stages: vectors, index, settings, versions of libraries.
+The next build of the same continues after the last finished stage; stages of any other build are discarded.
+A build that ends, well or with an error of ours, leaves nothing; a killed one leaves one folder.
 """
 
 import hashlib
@@ -15,7 +15,8 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from re4.bundle.layout import BUILDING_PREFIX
 from re4.common.errors import ExportError, Re4Error
@@ -32,16 +33,16 @@ class Checkpoints:
         self.folder = folder
 
     def path(self, stage: str) -> Path:
-        """Where the file of a stage is, or would be."""
+        """Return the path of a stage's file, whether it exists or not."""
         return self.folder / stage
 
     def has(self, stage: str) -> bool:
-        """Whether a stage is finished."""
+        """Return whether a stage is finished."""
         return self.path(stage).exists()
 
     @contextmanager
     def finishing(self, stage: str) -> Iterator[Path]:
-        """Give a path to write the stage's file to; the stage is finished when the block ends well."""
+        """Yield a path to write the stage's file to; the stage is finished when the block ends well."""
         with replacing(self.path(stage)) as part:
             yield part
 
@@ -50,18 +51,37 @@ class Checkpoints:
         self.path(stage).unlink(missing_ok=True)
 
 
-class Room:
-    """Where a job keeps the stages of its build until it has ended."""
+class BuildCache:
+    """The place in a bundle directory for the stages of one job's build. A context manager around the job.
+
+    Nothing stays where the job ends, well or with an error that another attempt would meet again. Where it is
+    interrupted, the finished stages stay.
+    """
 
     def __init__(self, bundles: Path) -> None:
         self._bundles = bundles
         self._folder: Path | None = None
         self._lock: int | None = None
 
-    def stages(self, facts: Mapping[str, Any]) -> Checkpoints:
-        """The stages of the build that these facts, in plain values, determine: those finished before, too.
+    def __enter__(self) -> Self:
+        return self
 
-        Called once for a job. What builds of something else left is discarded.
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._folder is None or self._lock is None:
+            return
+        if error is None or isinstance(error, Re4Error | OSError | MemoryError):
+            shutil.rmtree(self._folder, ignore_errors=True)
+        unlock(self._folder, self._lock)
+
+    def checkpoints(self, facts: Mapping[str, Any]) -> Checkpoints:
+        """Return the stages of the build that some facts determine, including those finished before.
+
+        Call it once for a job. Stages of other builds are discarded.
+
+        Args:
+            facts: Plain values.
 
         Raises:
             ExportError: another process builds the same at this moment.
@@ -77,38 +97,10 @@ class Room:
                 raise ExportError(
                     f"{folder}: another process is building this very index. Wait for it to end"
                 )
-            folder.mkdir(exist_ok=True)  # another one took the young folder for a left-over
+            folder.mkdir(exist_ok=True)  # another process removed the new folder as a left-over
         self._folder, self._lock = folder, lock
-        for part in parts_in(folder):  # a killed build was in the middle of writing it
+        for part in parts_in(folder):  # half written by a build that was killed
             part.unlink()
         if found := sorted(path.name for path in folder.iterdir() if path.name != LOCK):
             _log.info(f"going on where a build was interrupted, with {', '.join(found)}")
         return Checkpoints(folder)
-
-    def clear(self) -> None:
-        """The job has ended: nothing stays."""
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-
-    def leave(self) -> None:
-        """Let others in."""
-        if self._folder is not None and self._lock is not None:
-            unlock(self._folder, self._lock)
-
-
-@contextmanager
-def building_room(bundles: Path) -> Iterator[Room]:
-    """A room in a bundle directory for the job that the block is.
-
-    Where the block ends, well or with an error that trying again would not change, nothing stays; where it is
-    interrupted, its finished stages do.
-    """
-    room = Room(bundles)
-    try:
-        yield room
-        room.clear()
-    except (Re4Error, OSError, MemoryError):
-        room.clear()
-        raise
-    finally:
-        room.leave()

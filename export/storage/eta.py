@@ -1,48 +1,48 @@
-"""How far a long stage is, and how long it still takes: a note beside the bar."""
+"""Progress of a long stage, with the time left, for the text beside a progress bar."""
 
 from collections.abc import Callable
 from time import monotonic
 from typing import Final, TypeAlias
 
-Note: TypeAlias = Callable[[str], None]
-"""Takes the newest state of the work, for people."""
+OnProgress: TypeAlias = Callable[[str], None]
+"""Takes the newest state of the work, as text for people."""
 
 _SECONDS_BETWEEN: Final = 2.0
 
 
-class TimeLeft:
-    """Tells a note about steps that take about equally long each."""
+class EtaReporter:
+    """Reports the time left of a stage whose steps take about equally long."""
 
-    def __init__(self, note: Note, stage: str, total: int, *, done: int = 0) -> None:
-        """Begin now.
+    def __init__(self, on_progress: OnProgress, stage: str, total: int, *, done: int = 0) -> None:
+        """Start the clock.
 
         Args:
-            note: Who is told.
-            stage: What is under way.
-            total: How many steps there are.
-            done: How many of them were finished before.
+            on_progress: Called with the state.
+            stage: Name of the work.
+            total: Number of steps.
+            done: Steps that were finished before.
         """
-        self._note, self._stage, self._total = note, stage, total
+        self._on_progress, self._stage, self._total = on_progress, stage, total
         self._began, self._first = monotonic(), done
-        self._told = self._began
+        self._reported = self._began
 
     def at(self, done: int) -> None:
-        """So many steps are finished. Told at most every two seconds."""
+        """Take the number of finished steps; report at most every two seconds."""
         now = monotonic()
-        if now - self._told < _SECONDS_BETWEEN or done <= self._first:
+        if now - self._reported < _SECONDS_BETWEEN or done <= self._first:
             return
-        self._told = now
+        self._reported = now
         left = (now - self._began) / (done - self._first) * (self._total - done)
-        self._note(f"{self._stage}: {done / self._total:.0%}, {in_words(left)} left")
+        self._on_progress(f"{self._stage}: {done / self._total:.0%}, {format_duration(left)} left")
 
 
-def in_words(seconds: float) -> str:
-    """A duration as people say it: 42 s, 3 min, 2 h 5 min."""
+def format_duration(seconds: float) -> str:
+    """Format a duration for people: 42 s, 3 min, 2 h 5 min."""
     if seconds < 100:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def unnoted(text: str) -> None:
-    """A note that nobody reads."""
+def no_progress(text: str) -> None:
+    """Ignore the progress."""

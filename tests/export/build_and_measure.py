@@ -22,7 +22,7 @@ faiss.omp_set_num_threads(1)
 building._MIN_TRAINING = 4096  # the sample is part of what a build may hold at any size
 memory.WORKING_BYTES = 24 << 20
 memory._SMALLEST_SHARD = 1 << 20
-mapped.ROWS_AT_ONCE = 8192
+mapped.CHUNK_ROWS = 8192
 
 
 def peak_bytes() -> int:
@@ -37,5 +37,5 @@ build_index(factory, few)
 build_index("Flat", few).index.search(few[:100], 10)
 (PROCESS / "clear_refs").write_text("5")  # the peak begins anew
 before = peak_bytes()
-build_index(factory, vectors, stages=Checkpoints(Path(folder)), memory_limit=int(limit) or None)
+build_index(factory, vectors, checkpoints=Checkpoints(Path(folder)), memory_limit=int(limit) or None)
 sys.stdout.write(f"{peak_bytes() - before}\n")

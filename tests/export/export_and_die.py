@@ -12,7 +12,7 @@ import torch
 from run_samples import interrupted_run, publish_run
 
 from re4.exporting.index import make as indexing
-from re4.exporting.index.tuning import Goal
+from re4.exporting.settings import RecallTarget
 
 
 def die(*args: object, **options: object) -> None:
@@ -25,5 +25,5 @@ publish_run(
     interrupted_run(),
     Path(sys.argv[1]),
     index="ivf-pq",
-    goal=Goal(recall=0.8, num_candidates=20),
+    target=RecallTarget(recall=0.8, num_candidates=20),
 )

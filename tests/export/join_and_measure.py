@@ -17,25 +17,24 @@ import numpy as np
 from re4.benchmarks.scale.stage_monitor import StageMonitor
 from re4.bundle.attributes.writer import write_attributes
 from re4.bundle.ids.id_map import write_item_ids
-from re4.exporting.catalogue import attribute_codes as coding
+from re4.exporting.catalogue import attributes, items
 from re4.exporting.catalogue import cold_start as cold
-from re4.exporting.catalogue import items
 from re4.exporting.catalogue.attributes import choose_attributes
 from re4.exporting.rebuild import live_items as selecting
 from re4.exporting.sources.given_vectors import read_npy
-from re4.exporting.sources.material import Material
+from re4.exporting.sources.version_inputs import VersionInputs
 from re4.training.data.catalogue import read_catalogue
 from re4.training.data.tables import materialize as keeping
 
-for module in (keeping, items):
+for module in (keeping, items, attributes):
     module.CHUNK_ROWS = 16_384
-coding._ROWS_AT_ONCE = cold._ROWS_AT_ONCE = selecting._ROWS_AT_ONCE = 16_384
+cold._CHUNK_ROWS = selecting._CHUNK_ROWS = 16_384
 
 
 def join(folder: Path) -> None:
     given = read_npy(folder / "vectors.npy", folder / "ids.npy")
     num_items = len(given.vectors_ND)
-    material = Material(
+    inputs = VersionInputs(
         where="here",
         vectors_ND=given.vectors_ND,
         items=items.Items(ids=given.item_ids),
@@ -48,7 +47,7 @@ def join(folder: Path) -> None:
         lineage={},
     )
     catalogue = read_catalogue(folder / "catalogue.parquet", "item_id", keeping.in_folder(folder))
-    live: Any = selecting.select_live(material, catalogue, folder / "live.npy", folder).material
+    live: Any = selecting.select_live_items(inputs, catalogue, folder / "live.npy", folder).inputs
     write_item_ids(folder, live.items.ids.to_write())
     write_attributes(folder, choose_attributes(live.items.columns).columns, len(live.vectors_ND))
 

@@ -1,6 +1,6 @@
 """Go through many vectors in this process, and print how many bytes that took at most, and afterwards.
 
-usage: read_and_measure.py run RUN FOLDER       take the material from a run, its vectors in a file in FOLDER
+usage: read_and_measure.py run RUN FOLDER       take the inputs from a run, its vectors in a file in FOLDER
        read_and_measure.py gate VECTORS         ask which of its items exact search finds by their own vector
        read_and_measure.py index VECTORS FOLDER build an index, tune it and write it into FOLDER
 
@@ -21,17 +21,19 @@ import torch
 from numpy.typing import NDArray
 
 from re4.benchmarks.scale.stage_monitor import StageMonitor
+from re4.bundle import exact_search as exact
 from re4.bundle.array_files import open_array
+from re4.bundle.golden import GoldenQueries
 from re4.exporting.index.make import make_index
-from re4.exporting.index.tuning import Goal
 from re4.exporting.rebuild import quality_gates as gates
-from re4.exporting.sources import material
+from re4.exporting.settings import VersionSettings
+from re4.exporting.sources import version_inputs
 from re4.exporting.storage import mapped_vectors as mapped
 from re4.training.run.run import Run
 
 faiss.omp_set_num_threads(1)
 torch.set_num_threads(1)
-mapped.ROWS_AT_ONCE = material.ROWS_AT_ONCE = 4096
+mapped.CHUNK_ROWS = version_inputs.CHUNK_ROWS = exact._CHUNK_ITEMS = 4096
 
 what, path, *folder = sys.argv[1:]
 RESET_PEAK = "5"  # of what is resident: proc(5), /proc/pid/clear_refs
@@ -39,8 +41,22 @@ few = np.random.default_rng(0).standard_normal((10_000, 64), np.float32)
 
 
 def make(vectors_ND: NDArray[np.float32], folder: Path) -> None:
-    queries_QKD, goal = few[:40].reshape(20, 2, 64), Goal(recall=0.6, num_candidates=5)
-    make_index("IVF16,Flat", vectors_ND, queries_QKD, queries_QKD, goal, folder, num_golden_candidates=5)
+    queries_QKD = few[:40].reshape(20, 2, 64)
+    golden = GoldenQueries(
+        rows_QL=np.zeros((20, 1), np.int64),
+        lengths_Q=np.ones(20, np.int64),
+        interests_QKD=queries_QKD,
+        candidate_rows_QM=np.zeros((20, 5), np.int64),
+        scores_QM=np.zeros((20, 5), np.float32),
+    )
+    make_index(
+        "IVF16,Flat",
+        vectors_ND,
+        queries_QKD,
+        golden,
+        VersionSettings(recall=0.6, num_candidates=5),
+        folder,
+    )
 
 
 def resident(field: str) -> int:
@@ -49,7 +65,7 @@ def resident(field: str) -> int:
 
 
 # Libraries and their buffers are there already.
-gates._exactly_reached(few[:64], few, 5)
+gates._found_exactly(few[:64], few, 5)
 if what == "index":
     with TemporaryDirectory() as scratch:
         make(few, Path(scratch))
@@ -61,11 +77,11 @@ with watch.running():
     Path("/proc/self/clear_refs").write_text(RESET_PEAK, encoding="ascii")
     resident_before = resident("VmRSS")
     if what == "run":
-        material.run_material(Run.open(Path(path)), Path(*folder))
+        version_inputs.inputs_from_run(Run.open(Path(path)), Path(*folder))
     else:
         vectors = open_array(Path(path), "<f4", (None, 64))
         if what == "gate":
-            gates._exactly_reached(mapped.rows_of(vectors, np.arange(64)), vectors, 5)
+            gates._found_exactly(mapped.read_rows(vectors, np.arange(64)), vectors, 5)
         else:
             make(vectors, *map(Path, folder))
     resident_peak = resident("VmHWM")

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from re4.exporting.encoder import onnx_encoder
 from re4.exporting.encoder.onnx_encoder import export_encoder
-from re4.exporting.exporter import publish_material
-from re4.exporting.sources.material import RunToExport, run_material
+from re4.exporting.exporter import publish_inputs
+from re4.exporting.settings import VersionSettings
+from re4.exporting.sources.version_inputs import RunToExport, inputs_from_run
 from re4.training.config import TrainConfig
 from re4.training.data.dataset import Sequences
 from re4.training.data.writing import write_dataset
@@ -139,8 +140,12 @@ def train_tiny_run(folder: Path, config: TrainConfig = TINY_CONFIG) -> Path:
 
 def publish_run(run: RunToExport, bundles: Path, **options: Any) -> str:
     """Publish a run, as `export_run` does one that it has opened."""
+    if (target := options.pop("target", None)) is not None:
+        options |= vars(target)
     with converting_once():
-        return publish_material(lambda scratch: run_material(run, scratch), bundles, **options)
+        return publish_inputs(
+            lambda scratch: inputs_from_run(run, scratch), bundles, VersionSettings(**options)
+        )
 
 
 _convert = onnx_encoder._convert

@@ -1,4 +1,4 @@
-"""What building may hold is bounded: by the estimate that is made before, by the limit, by the pieces."""
+"""What building may hold is bounded: by the estimate that is made before, by the limit, by the chunks."""
 
 import os
 import subprocess
@@ -15,11 +15,12 @@ from re4.bundle.exact_search import exact_search, exact_thresholds
 from re4.common.errors import ExportError, UsageError
 from re4.exporting.index import memory_estimate as memory
 from re4.exporting.index.build import build_index
-from re4.exporting.index.families import RECIPES
-from re4.exporting.index.memory_estimate import check_memory, need_of, parse_bytes
+from re4.exporting.index.choice import RECIPES
+from re4.exporting.index.memory_estimate import check_memory, estimate_memory
+from re4.exporting.settings import parse_bytes
 from re4.exporting.storage import mapped_vectors as mapped
 from re4.exporting.storage.build_cache import Checkpoints
-from re4.exporting.storage.mapped_vectors import digest_of, let_go, pieces, rows_of
+from re4.exporting.storage.mapped_vectors import chunks, read_rows, release_pages, sha256_of
 
 NUM_ITEMS, DIM = 200_000, 64
 MIB = 1 << 20
@@ -67,15 +68,15 @@ def test_the_estimate_is_what_the_file_comes_to(name: str, vectors_file: Path, t
     few = np.load(vectors_file, mmap_mode="r")[:20_000]
     factory = RECIPES[name](len(few), DIM)
     base = faiss.index_factory(DIM, factory, faiss.METRIC_INNER_PRODUCT)
-    build_index(factory, few, stages=Checkpoints(tmp_path))
+    build_index(factory, few, checkpoints=Checkpoints(tmp_path))
     size = (tmp_path / "filled.faiss").stat().st_size
-    assert 0.9 * size < need_of(base, len(few)).index_bytes < 1.1 * size
+    assert 0.9 * size < estimate_memory(base, len(few)).index_bytes < 1.1 * size
 
 
 def test_shards_become_smaller_with_the_limit() -> None:
     base = faiss.index_factory(DIM, "IVF64,Flat", faiss.METRIC_INNER_PRODUCT)
     limits = [None, 4 * memory.GIB, 2 * memory.GIB, memory.WORKING_BYTES + 100 * MIB]
-    needs = [need_of(base, 10**8, limit) for limit in limits]
+    needs = [estimate_memory(base, 10**8, limit) for limit in limits]
     assert [need.shard_bytes for need in needs] == sorted((need.shard_bytes for need in needs), reverse=True)
     for need, limit in zip(needs, limits, strict=True):
         assert limit is None or need.build_bytes <= limit
@@ -90,7 +91,7 @@ def test_the_plan_for_a_hundred_million_items_states_what_is_computed(
     name: str, index_gib: float, build_gib: float
 ) -> None:
     base = faiss.index_factory(DIM, RECIPES[name](10**8, DIM), faiss.METRIC_INNER_PRODUCT)
-    need = need_of(base, 10**8)
+    need = estimate_memory(base, 10**8)
     assert need.index_bytes / memory.GIB == pytest.approx(index_gib, abs=0.06)
     assert need.build_bytes / memory.GIB == pytest.approx(build_gib, abs=0.06)
 
@@ -98,13 +99,13 @@ def test_the_plan_for_a_hundred_million_items_states_what_is_computed(
 def test_what_takes_more_than_the_limit_is_refused_before_any_work(tmp_path: Path) -> None:
     few = np.eye(100, DIM, dtype=np.float32)
     with pytest.raises(ExportError, match=r"takes 1\.00 GiB, --memory-limit is 0\.98 GiB"):
-        build_index("HNSW8,Flat", few, stages=Checkpoints(tmp_path), memory_limit=1000 * MIB)
+        build_index("HNSW8,Flat", few, checkpoints=Checkpoints(tmp_path), memory_limit=1000 * MIB)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_limit_that_is_met_is_no_error() -> None:
     base = faiss.index_factory(DIM, "Flat", faiss.METRIC_INNER_PRODUCT)
-    need = need_of(base, 10**6)
+    need = estimate_memory(base, 10**6)
     check_memory("Flat", need, 10**6, need.build_bytes)
     check_memory("Flat", need, 10**6, None)
     with pytest.raises(ExportError, match="ivf-sq8"):
@@ -135,30 +136,30 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 def test_pieces_hold_every_row_once_in_order(vectors_file: Path) -> None:
     vectors = np.load(vectors_file, mmap_mode="r")
     starts, parts = zip(
-        *((start, piece.copy()) for start, piece in pieces(vectors, 9999, first=5)), strict=True
+        *((start, piece.copy()) for start, piece in chunks(vectors, 9999, first=5)), strict=True
     )
     np.testing.assert_array_equal(np.concatenate(parts), vectors[5:])
     assert list(starts) == list(range(5, NUM_ITEMS, 9999))
-    assert not list(pieces(vectors, 10, first=3, stop=3))
+    assert not list(chunks(vectors, 10, first=3, stop=3))
 
 
 def test_rows_are_gathered_from_mapped_and_other_arrays(
     vectors_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mapped, "ROWS_AT_ONCE", 1000)
+    monkeypatch.setattr(mapped, "CHUNK_ROWS", 1000)
     rows = np.unique(np.random.default_rng(0).integers(NUM_ITEMS, size=500))
     whole = np.load(vectors_file)
     for vectors in (np.load(vectors_file, mmap_mode="r"), whole):
-        np.testing.assert_array_equal(rows_of(vectors, rows), whole[rows])
-    assert digest_of(np.load(vectors_file, mmap_mode="r")) == digest_of(whole)
-    assert digest_of(whole[1:]) != digest_of(whole)
+        np.testing.assert_array_equal(read_rows(vectors, rows), whole[rows])
+    assert sha256_of(np.load(vectors_file, mmap_mode="r")) == sha256_of(whole)
+    assert sha256_of(whole[1:]) != sha256_of(whole)
 
 
 def test_what_was_changed_in_a_private_copy_is_not_let_go(vectors_file: Path) -> None:
     private = np.load(vectors_file, mmap_mode="c")
     private[3, 2] = 17
-    let_go(private)
-    let_go(np.asarray(private)[3:])
+    release_pages(private)
+    release_pages(np.asarray(private)[3:])
     assert private[3, 2] == 17
 
 
@@ -167,10 +168,10 @@ def test_exact_answers_do_not_depend_on_the_pieces(
 ) -> None:
     vectors = np.load(vectors_file, mmap_mode="r")[:5000]
     interests = VectorSpace(num_items=NUM_ITEMS, embedding_dim=DIM).interests(6, 3)
-    scores, rows = exact_search(interests, vectors, 30, sum_in_float64=True, read_chunks=pieces)
+    scores, rows = exact_search(interests, vectors, 30, sum_in_float64=True, read_chunks=chunks)
     thresholds = exact_thresholds(interests, vectors, 30)
     np.testing.assert_allclose(thresholds, scores[:, -1], rtol=1e-5)
     monkeypatch.setattr(exact, "_MAX_CHUNK_PRODUCTS", 18 * 19)  # fewer items than candidates
-    again = exact_search(interests, vectors, 30, sum_in_float64=True, read_chunks=pieces)
+    again = exact_search(interests, vectors, 30, sum_in_float64=True, read_chunks=chunks)
     np.testing.assert_array_equal(again[1], rows)
     np.testing.assert_allclose(exact_thresholds(interests, vectors, 30), thresholds, rtol=1e-5)

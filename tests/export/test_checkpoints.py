@@ -19,11 +19,11 @@ from re4.bundle.verify import verify_version
 from re4.common.errors import ExportError
 from re4.exporting import assemble as assembling
 from re4.exporting.index import make as indexing
-from re4.exporting.index.tuning import Goal
+from re4.exporting.settings import RecallTarget
 from re4.exporting.storage import build_cache as checkpoints
-from re4.exporting.storage.build_cache import building_room
+from re4.exporting.storage.build_cache import BuildCache
 
-GOAL = Goal(recall=0.8, num_candidates=20)
+TARGET = RecallTarget(recall=0.8, num_candidates=20)
 INDEX_KIND = "ivf-pq"
 
 
@@ -42,7 +42,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle directory whose first build was tuned, and interrupted just before it was published."""
     bundles = tmp_path_factory.mktemp("interrupted")
-    interrupt(assembling.Assembled, "publish", bundles)
+    interrupt(assembling.AssembledVersion, "publish", bundles)
     return bundles
 
 
@@ -61,7 +61,7 @@ def interrupt(owner: object, step: str, bundles: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(owner, step, stop)
         with pytest.raises(KeyboardInterrupt):
-            publish_run(interrupted_run(), bundles, index=INDEX_KIND, goal=GOAL)
+            publish_run(interrupted_run(), bundles, index=INDEX_KIND, target=TARGET)
 
 
 def test_a_killed_export_goes_on_and_publishes_what_it_would_have(tmp_path: Path, told: list[str]) -> None:
@@ -78,11 +78,11 @@ def test_a_killed_export_goes_on_and_publishes_what_it_would_have(tmp_path: Path
     (folder,) = left(tmp_path / "killed")
     interrupt(indexing, "tune", tmp_path / "killed")
     assert left(tmp_path / "killed") == [folder]  # however often
-    publish_run(interrupted_run(), tmp_path / "killed", index=INDEX_KIND, goal=GOAL)
+    publish_run(interrupted_run(), tmp_path / "killed", index=INDEX_KIND, target=TARGET)
     assert len(told) == 2
     for line in told:
         assert line.startswith("going on where a build was interrupted, with filled.faiss, trained.faiss")
-    publish_run(interrupted_run(), tmp_path / "calm", index=INDEX_KIND, goal=GOAL)
+    publish_run(interrupted_run(), tmp_path / "calm", index=INDEX_KIND, target=TARGET)
     versions = [live_version(tmp_path / name) for name in ("killed", "calm")]
     files = [
         {entry.name: entry.sha256 for entry in verify_version(path).files if entry.name != "frontier.png"}
@@ -97,13 +97,15 @@ def test_what_was_tuned_is_not_tuned_again(bundles: Path, monkeypatch: pytest.Mo
     (folder,) = left(bundles)
     tuned = json.loads(next(folder.glob("tuned-*.json")).read_text())
     monkeypatch.setattr(indexing, "tune", stop)
-    publish_run(interrupted_run(), bundles, index=INDEX_KIND, goal=GOAL)
+    publish_run(interrupted_run(), bundles, index=INDEX_KIND, target=TARGET)
     assert verify_version(live_version(bundles)).index.model_dump(mode="json") == tuned
     assert not left(bundles)
 
 
 def test_another_goal_is_tuned_for_again(bundles: Path) -> None:
-    publish_run(interrupted_run(), bundles, index=INDEX_KIND, goal=Goal(recall=0.7, num_candidates=10))
+    publish_run(
+        interrupted_run(), bundles, index=INDEX_KIND, target=RecallTarget(recall=0.7, num_candidates=10)
+    )
     assert verify_version(live_version(bundles)).index.recall_target == 0.7
 
 
@@ -115,24 +117,24 @@ def test_stages_of_something_else_are_discarded_with_notice(
     run = interrupted_run()
     if what == "vectors":
         run.vectors_ND[7, 3] += 0.5
-    publish_run(run, bundles, index="ivf" if what == "index" else INDEX_KIND, goal=GOAL)
+    publish_run(run, bundles, index="ivf" if what == "index" else INDEX_KIND, target=TARGET)
     assert told == [f"{old}: left by an interrupted build of something else: discarded"]
     assert {path.name for path in bundles.iterdir()} == {CURRENT, live_version(bundles).name}
 
 
 def test_a_build_at_work_is_left_alone(tmp_path: Path, told: list[str]) -> None:
-    with building_room(tmp_path) as mine:
-        stages = mine.stages({"of": "mine"})
+    with BuildCache(tmp_path) as mine:
+        stages = mine.checkpoints({"of": "mine"})
         with stages.finishing("first") as part:
             part.write_bytes(b"1")
-        with building_room(tmp_path) as another:
-            another.stages({"of": "another"})
+        with BuildCache(tmp_path) as another:
+            another.checkpoints({"of": "another"})
             assert len(left(tmp_path)) == 2
         with (
             pytest.raises(ExportError, match="another process is building this very index"),
-            building_room(tmp_path) as same,
+            BuildCache(tmp_path) as same,
         ):
-            same.stages({"of": "mine"})
+            same.checkpoints({"of": "mine"})
         assert stages.has("first")
     assert not left(tmp_path)
     assert not told
@@ -140,8 +142,8 @@ def test_a_build_at_work_is_left_alone(tmp_path: Path, told: list[str]) -> None:
 
 def test_half_written_stages_are_none(tmp_path: Path) -> None:
     def die_at_work() -> None:
-        with building_room(tmp_path) as room:
-            stages = room.stages({})
+        with BuildCache(tmp_path) as cache:
+            stages = cache.checkpoints({})
             with stages.finishing("whole") as part:
                 part.write_bytes(b"all of it")
             (stages.folder / ".half.123.part").write_bytes(b"ha")
@@ -149,8 +151,8 @@ def test_half_written_stages_are_none(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         die_at_work()
-    with building_room(tmp_path) as room:
-        stages = room.stages({})
+    with BuildCache(tmp_path) as cache:
+        stages = cache.checkpoints({})
         assert stages.has("whole")
         assert not stages.has("half")
         assert not list(stages.folder.glob(".*"))
@@ -158,8 +160,8 @@ def test_half_written_stages_are_none(tmp_path: Path) -> None:
 
 def test_pruning_removes_what_interrupted_builds_left(interrupted: Path, tmp_path: Path) -> None:
     publish_run(FakeRun(), tmp_path, index="flat")
-    with building_room(tmp_path) as room:
-        at_work = room.stages({"at": "work"}).folder
+    with BuildCache(tmp_path) as cache:
+        at_work = cache.checkpoints({"at": "work"}).folder
         shutil.copytree(interrupted, tmp_path, dirs_exist_ok=True)
         (tmp_path / f"{BUILDING_PREFIX}0123").mkdir()
         assert len(left(tmp_path)) == 3
@@ -168,7 +170,7 @@ def test_pruning_removes_what_interrupted_builds_left(interrupted: Path, tmp_pat
 
 
 def test_the_index_in_the_version_outlives_the_stages(bundles: Path) -> None:
-    publish_run(interrupted_run(), bundles, index=INDEX_KIND, goal=GOAL)
+    publish_run(interrupted_run(), bundles, index=INDEX_KIND, target=TARGET)
     path = live_version(bundles) / INDEX
     assert path.stat().st_nlink == 1
     assert np.fromfile(path, np.uint8).size == path.stat().st_size

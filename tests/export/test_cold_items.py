@@ -7,11 +7,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from re4.exporting.catalogue import attribute_codes as coding
+from re4.exporting.catalogue import attributes
 from re4.exporting.catalogue import cold_start as cold
 from re4.exporting.catalogue.cold_start import SHRINKAGE, start_cold_items
 from re4.exporting.catalogue.items import columns_of
-from re4.exporting.sources.material import Material
+from re4.exporting.sources.version_inputs import VersionInputs
 from re4.training.data.tables import materialize as keeping
 
 TRAINED = pl.DataFrame(
@@ -72,9 +72,9 @@ def test_without_attributes_they_start_at_the_mean(num_cold: int, tmp_path: Path
 @pytest.mark.parametrize("num_rows", [1, 2, 3])
 def test_pieces_change_nothing(num_rows: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     whole, _ = starting_vectors(VECTORS, TRAINED, COLD, tmp_path)
-    monkeypatch.setattr(cold, "_ROWS_AT_ONCE", num_rows)
+    monkeypatch.setattr(cold, "_CHUNK_ROWS", num_rows)
     monkeypatch.setattr(keeping, "CHUNK_ROWS", num_rows + 1)
-    monkeypatch.setattr(coding, "_MIN_SEEN_AGAIN", 1)
+    monkeypatch.setattr(attributes, "_MIN_SEEN_AGAIN", 1)
     found, _ = starting_vectors(VECTORS, TRAINED, COLD, tmp_path)
     np.testing.assert_allclose(found, whole, rtol=1e-5)
 
@@ -103,6 +103,6 @@ def test_they_lie_near_the_items_of_their_kind(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cold", [[], [0], [4, 5], [0, 1, 3], [1, 2, 4]])
 def test_trained_items_are_numbered_in_the_order_of_all_rows(cold: list[int]) -> None:
-    material = SimpleNamespace(cold_rows=np.array(cold, np.int64))
-    found = Material.trained_rows(material, np.arange(6 - len(cold)))  # type: ignore[arg-type]
+    inputs = SimpleNamespace(cold_rows=np.array(cold, np.int64))
+    found = VersionInputs.trained_rows(inputs, np.arange(6 - len(cold)))  # type: ignore[arg-type]
     assert found.tolist() == sorted({*range(6)} - {*cold})

@@ -14,12 +14,11 @@ import pytest
 
 from re4.benchmarks.synthetic.vectors import VectorSpace
 from re4.common.errors import ExportError, UsageError
-from re4.exporting.index.auto import choose
 from re4.exporting.index.build import build_index
-from re4.exporting.index.cagra import links_of_cagra
-from re4.exporting.index.devices import Device
+from re4.exporting.index.choice import choose_index
+from re4.exporting.index.gpu import cagra_degree
 from re4.exporting.index.make import factory_for
-from re4.exporting.index.search import find
+from re4.exporting.settings import TargetDevice, VersionSettings
 from re4.exporting.storage.build_cache import Checkpoints
 
 NUM_ITEMS, DIM = 3000, 16
@@ -68,42 +67,45 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_auto_chooses_by_device() -> None:
-    assert choose(900_000)[0] == "ivf-pq"
-    assert choose(900_000, device=Device.CUDA)[0] == "flat"
-    assert choose(9_000_000, device=Device.CUDA)[0] == "ivf"
-    assert "on a GPU" in choose(900_000, device=Device.CUDA)[1]
+    assert choose_index(900_000)[0] == "ivf-pq"
+    assert choose_index(900_000, device=TargetDevice.CUDA)[0] == "flat"
+    assert choose_index(9_000_000, device=TargetDevice.CUDA)[0] == "ivf"
+    assert "on a GPU" in choose_index(900_000, device=TargetDevice.CUDA)[1]
 
 
 @pytest.mark.parametrize("index", ["ivf-pq", "ivf-rabitq", "hnsw-sq8"])
 def test_what_no_gpu_holds_is_refused_before_any_work(index: str) -> None:
     with pytest.raises(UsageError, match=r"FAISS has no GPU index for .* choose flat, ivf, ivf-sq8 or cagra"):
-        factory_for(index, NUM_ITEMS, DIM, device=Device.CUDA)
-    assert factory_for(index, NUM_ITEMS, DIM)
+        factory_for(VersionSettings(index=index, device=TargetDevice.CUDA), NUM_ITEMS, DIM)
+    assert factory_for(VersionSettings(index=index), NUM_ITEMS, DIM)
 
 
 @pytest.mark.parametrize("factory", ["IVF256,Flat", "IVF256,SQ8"])
 def test_lists_for_a_gpu_have_flat_centroids(factory: str, vectors: np.ndarray, queries: np.ndarray) -> None:
     """And the same scores as lists for processors, as they hold the same."""
-    on_gpu = build_index(factory, vectors, device=Device.CUDA)
+    on_gpu = build_index(factory, vectors, device=TargetDevice.CUDA)
     on_cpu = build_index(factory, vectors)
     assert type(faiss.downcast_index(on_gpu.index.quantizer)).__name__ in {"IndexFlat", "IndexFlatIP"}
     assert type(faiss.downcast_index(on_cpu.index.quantizer)).__name__ == "IndexRefineFlat"
-    found = [find(built, {"nprobe": 256, "k_factor": 1}, queries, 10) for built in (on_gpu, on_cpu)]
+    found = [built.search({"nprobe": 256, "k_factor": 1}, queries, 10) for built in (on_gpu, on_cpu)]
     np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-4, atol=1e-4)
 
 
 def test_a_cagra_graph_serves_on_processors_too(
     gpu: None, vectors: np.ndarray, queries: np.ndarray, tmp_path: Path
 ) -> None:
-    assert factory_for("cagra", NUM_ITEMS, DIM, device=Device.CUDA) == ("CAGRA64", None)
+    assert factory_for(VersionSettings(index="cagra", device=TargetDevice.CUDA), NUM_ITEMS, DIM) == (
+        "CAGRA64",
+        None,
+    )
     stages, FakeCagra.num_built = Checkpoints(tmp_path), 0
-    built = build_index("CAGRA32", vectors, stages=stages, device=Device.CUDA)
-    again = build_index("CAGRA32", vectors, stages=stages, device=Device.CUDA)
+    built = build_index("CAGRA32", vectors, checkpoints=stages, device=TargetDevice.CUDA)
+    again = build_index("CAGRA32", vectors, checkpoints=stages, device=TargetDevice.CUDA)
     assert FakeCagra.num_built == 1, "a second try finds the graph that the first one made"
     assert built.kind == "hnsw"
     exact = np.argsort(-(queries[:, 0] @ vectors.T), axis=1)[:, :10]
     for one in (built, again):
-        rows = find(one, {"ef_search": 100, "k_factor": 1}, queries, 10)[1][:, 0]
+        rows = one.search({"ef_search": 100, "k_factor": 1}, queries, 10)[1][:, 0]
         assert np.mean([np.isin(a, b).mean() for a, b in zip(exact, rows, strict=True)]) > 0.95
 
 
@@ -111,7 +113,7 @@ def test_a_graph_that_cannot_be_built_here_is_refused_with_a_way_out(
     vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UsageError, match=r"the build faiss-gpu-cuvs can.*Or choose hnsw"):
-        factory_for("cagra", NUM_ITEMS, DIM)
+        factory_for(VersionSettings(index="cagra"), NUM_ITEMS, DIM)
     monkeypatch.setattr(faiss, "GpuIndexCagra", FakeCagra, raising=False)
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0, raising=False)
     with pytest.raises(UsageError, match=r"FAISS finds no GPU here.*Or choose hnsw"):
@@ -123,7 +125,7 @@ def test_few_items_and_odd_links_are_refused(gpu: None, vectors: np.ndarray) -> 
         build_index("CAGRA32", vectors[:50])
     with pytest.raises(UsageError, match=r"an even number of links"):
         build_index("CAGRA33", vectors)
-    assert [links_of_cagra(text) for text in ("CAGRA64", "CAGRA", "HNSW32", "CAGRA64,Flat")] == [64, 0, 0, 0]
+    assert [cagra_degree(text) for text in ("CAGRA64", "CAGRA", "HNSW32", "CAGRA64,Flat")] == [64, 0, 0, 0]
 
 
 @pytest.mark.gpu
@@ -135,8 +137,8 @@ def test_what_is_built_for_a_gpu_is_found_on_one(
 
     if index == "cagra" and not hasattr(faiss, "GpuIndexCagra"):
         pytest.skip("this FAISS is a build without CAGRA")
-    factory, _ = factory_for(index, NUM_ITEMS, DIM, device=Device.CUDA)
-    built = build_index(factory, vectors, device=Device.CUDA)
+    factory, _ = factory_for(VersionSettings(index=index, device=TargetDevice.CUDA), NUM_ITEMS, DIM)
+    built = build_index(factory, vectors, device=TargetDevice.CUDA)
     placed = CudaBackend().index(built.index, vectors_ND=vectors, query_counts=(40,))
     dearest = built.ladders(10)[0][-1]
     rows = placed.search(queries[:, 0], 10, params=built.family.parameters(dearest))[1]

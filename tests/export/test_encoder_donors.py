@@ -8,8 +8,8 @@ import pytest
 from small_bundles import SmallVersion
 
 from re4.exporting.catalogue import items
-from re4.exporting.catalogue.items import ids_of, mapped_ids
-from re4.exporting.sources.encoder_source import donor_from, rows_in
+from re4.exporting.catalogue.items import ids_of, map_ids
+from re4.exporting.sources.encoder_source import open_encoder_source, rows_in
 
 
 @pytest.mark.parametrize(
@@ -26,9 +26,9 @@ def test_items_are_known_by_their_ids_of_either_kind(
 ) -> None:
     monkeypatch.setattr(items, "CHUNK_ROWS", 2)
     version = SmallVersion(id_kind=kind)
-    donor = donor_from(tmp_path / version.publish(tmp_path), tmp_path)
+    source = open_encoder_source(tmp_path / version.publish(tmp_path), tmp_path)
     ids = ids_of(pl.LazyFrame({"item_id": given}))
-    assert rows_in(donor.item_ids, ids).tolist() == expected
+    assert rows_in(source.item_ids, ids).tolist() == expected
     # A run's ids are looked up in files of their own.
-    theirs = mapped_ids(ids_of(pl.LazyFrame({"item_id": version.ids})), tmp_path)
+    theirs = map_ids(ids_of(pl.LazyFrame({"item_id": version.ids})), tmp_path)
     assert rows_in(theirs, ids).tolist() == expected

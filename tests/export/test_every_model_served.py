@@ -10,6 +10,7 @@ from planted_tastes import write_planted
 from re4.bundle.publishing.current import live_version
 from re4.bundle.verify import read_manifest
 from re4.exporting.exporter import export_run
+from re4.exporting.settings import VersionSettings
 from re4.serving.retrieval.pipeline import Query, QueryResult
 from re4.serving.versions.snapshot import load_snapshot
 from re4.training.config import TrainConfig
@@ -24,7 +25,7 @@ def test_every_model_is_served_as_it_was_trained(model: str, tmp_path: Path) -> 
     epochs = {} if model == "most-popular" else {"num_epochs": 1}
     config = TrainConfig(model=model, embedding_dim=8, attention_dim=8, **scores, **epochs)
     train(write_planted(tmp_path / "data"), config, tmp_path / "run", device="cpu")
-    export_run(tmp_path / "run", tmp_path / "bundles", index="flat")
+    export_run(tmp_path / "run", tmp_path / "bundles", VersionSettings(index="flat"))
 
     trained = Run.open(tmp_path / "run").load_model()
     path = live_version(tmp_path / "bundles")

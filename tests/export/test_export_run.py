@@ -22,7 +22,8 @@ from re4.exporting.assemble import ENCODER_DIFFERENCE
 from re4.exporting.cli import export as export_verb
 from re4.exporting.encoder.onnx_encoder import SPACE_KEY
 from re4.exporting.exporter import export_run
-from re4.exporting.storage.mapped_vectors import digest_of
+from re4.exporting.settings import VersionSettings
+from re4.exporting.storage.mapped_vectors import sha256_of
 from re4.training.run.run import Run
 
 pytestmark = pytest.mark.usefixtures("converted_once")
@@ -49,7 +50,7 @@ def test_a_run_becomes_the_live_version(tiny_run: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(vectors, trained)
     assert (vectors.dtype, vectors.flags.c_contiguous) == (np.float32, True)
     metadata = {put.key: put.value for put in onnx.load(path / ENCODER).metadata_props}
-    assert metadata[SPACE_KEY] == manifest.model.space == manifest.items.space == digest_of(trained)
+    assert metadata[SPACE_KEY] == manifest.model.space == manifest.items.space == sha256_of(trained)
 
     ids = ItemIds.open(path, "int", 30)
     assert ids.ids(np.arange(30)) == run.items()["item_id"].to_list()
@@ -201,7 +202,7 @@ def test_a_run_that_cannot_be_served_is_refused_and_the_old_version_stays(
 
 def test_an_unknown_index_kind_is_named_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--index is 'magic'; choose one of auto, flat"):
-        export_run(tmp_path / "no run", tmp_path / "bundles", index="magic")
+        export_run(tmp_path / "no run", tmp_path / "bundles", VersionSettings(index="magic"))
     assert not list(tmp_path.iterdir())
 
 

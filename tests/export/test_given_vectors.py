@@ -10,7 +10,7 @@ import pytest
 from re4.common.errors import DataError
 from re4.exporting.sources import given_vectors
 from re4.exporting.sources.given_vectors import read_npy, read_parquet
-from re4.exporting.storage.mapped_vectors import let_go
+from re4.exporting.storage.mapped_vectors import release_pages
 
 VECTORS = np.arange(12, dtype=np.float32).reshape(4, 3)
 IDS = np.array(["a", "b", "c", "é"])
@@ -95,14 +95,14 @@ def test_a_parquet_file(kind: Any, tmp_path: Path) -> None:
 def test_a_parquet_file_is_read_in_pieces_into_a_file_that_nobody_sees(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(given_vectors, "_ROWS_OF_PARQUET", 7)
+    monkeypatch.setattr(given_vectors, "_PARQUET_CHUNK_ROWS", 7)
     vectors = np.random.default_rng(0).standard_normal((100, 3)).astype(np.float32)
     file = parquet(tmp_path, item_id=np.arange(100), vector=pl.Series(vectors.tolist()))
     (tmp_path / "scratch").mkdir()
     given = read_parquet(file, "item_id", "vector", tmp_path / "scratch")
     np.testing.assert_array_equal(given.vectors_ND, vectors)
     assert isinstance(given.vectors_ND, np.memmap)
-    let_go(given.vectors_ND)
+    release_pages(given.vectors_ND)
     np.testing.assert_array_equal(given.vectors_ND, vectors)
     assert sum(kept.stat().st_size for kept in (tmp_path / "scratch").iterdir()) < vectors.nbytes, "only ids"
     vectors_with_gap = pl.Series([[1.0], [2.0]] * 5 + [[None]])

@@ -11,8 +11,8 @@ from re4.benchmarks.synthetic.vectors import VectorSpace
 from re4.common.errors import ExportError, UsageError
 from re4.exporting.index import build as building
 from re4.exporting.index.build import build_index, check_factory
-from re4.exporting.index.families import RECIPES, num_lists
-from re4.exporting.index.search import find, merge
+from re4.exporting.index.built_index import merge_results
+from re4.exporting.index.choice import RECIPES, num_lists
 from re4.exporting.storage import mapped_vectors as mapped
 
 NUM_ITEMS, DIM, NUM_RESULTS = 3000, 16, 20
@@ -39,12 +39,14 @@ def queries() -> np.ndarray:
 def test_every_kind_finds_what_brute_force_finds(
     name: str, vectors: np.ndarray, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mapped, "ROWS_AT_ONCE", 700)
+    monkeypatch.setattr(mapped, "CHUNK_ROWS", 700)
     built = build_index(FACTORIES[name], vectors)
     assert built.index.ntotal == NUM_ITEMS
     dearest = built.ladders(NUM_RESULTS)[-1][-1]
     interests = queries[:, None, :]
-    rows = merge(find(built, dearest, interests, NUM_RESULTS), dearest, interests, vectors, NUM_RESULTS)
+    rows = merge_results(
+        built.search(dearest, interests, NUM_RESULTS), dearest, interests, vectors, NUM_RESULTS
+    )
     exact = queries @ vectors.T
     wanted = np.argsort(-exact, axis=1)[:, :NUM_RESULTS]
     recall = np.mean([len(set(a) & set(b)) for a, b in zip(rows.tolist(), wanted.tolist(), strict=True)])

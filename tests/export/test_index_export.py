@@ -18,14 +18,13 @@ from re4.common.errors import ExportError, UsageError
 from re4.exporting import assemble as assembling
 from re4.exporting.exporter import export_run
 from re4.exporting.index import make as indexing
-from re4.exporting.index.auto import MAX_FLAT_ITEMS, choose
-from re4.exporting.index.families import RECIPES
+from re4.exporting.index.choice import MAX_FLAT_ITEMS, RECIPES, choose_index
 from re4.exporting.index.frontier_plot import FRONTIER
-from re4.exporting.index.tuning import Goal
+from re4.exporting.settings import RecallTarget, VersionSettings
 
 pytestmark = pytest.mark.usefixtures("converted_once")
 
-GOAL = Goal(recall=0.8, num_candidates=20)
+TARGET = RecallTarget(recall=0.8, num_candidates=20)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +35,7 @@ def large_run() -> FakeRun:
 @pytest.fixture(scope="module")
 def published(large_run: FakeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     bundles = tmp_path_factory.mktemp("bundles")
-    publish_run(large_run, bundles, index="ivf-pq", goal=GOAL)
+    publish_run(large_run, bundles, index="ivf-pq", target=TARGET)
     return live_version(bundles)
 
 
@@ -44,7 +43,7 @@ def test_the_manifest_says_what_was_chosen_and_what_else_there_was(published: Pa
     info = verify_version(published).index
     assert (info.kind, info.factory) == ("ivf", "IVF64,PQ8x4fsr")
     assert set(info.search_parameters) == {"nprobe", "k_factor", "pool_factor"}
-    assert info.recall >= info.recall_target == GOAL.recall
+    assert info.recall >= info.recall_target == TARGET.recall
     assert (info.num_candidates, info.num_queries) == (20, 40)
     assert len(info.frontier) > 3
     size = (published / INDEX).stat().st_size / 3000
@@ -69,7 +68,7 @@ def test_the_published_index_reaches_the_goal(published: Path) -> None:
         found = pool[np.argsort(-(vectors[pool] @ interests_KD.T).max(axis=1))][:20].tolist()
         exact = np.argsort(-(vectors @ interests_KD.T).max(axis=1))[:20]
         shares.append(len(set(found) & set(exact.tolist())) / 20)
-    assert np.mean(shares) > GOAL.recall - 0.05
+    assert np.mean(shares) > TARGET.recall - 0.05
 
 
 def test_a_flat_version_has_no_plot(tmp_path: Path) -> None:
@@ -81,33 +80,37 @@ def test_a_goal_out_of_reach_publishes_nothing(large_run: FakeRun, tmp_path: Pat
     publish_run(FakeRun(), tmp_path, index="flat")
     old = live_version(tmp_path)
     with pytest.raises(ExportError, match="out of reach of HNSW2,Flat"):
-        publish_run(large_run, tmp_path, index="HNSW2,Flat", goal=Goal(recall=1.0, num_candidates=20))
+        publish_run(
+            large_run, tmp_path, index="HNSW2,Flat", target=RecallTarget(recall=1.0, num_candidates=20)
+        )
     assert {path.name for path in tmp_path.iterdir()} == {CURRENT, old.name}
 
 
 def test_an_index_that_servers_would_refuse_is_not_published(large_run: FakeRun, tmp_path: Path) -> None:
     """Tuned for one candidate, it finds too few of the golden queries' hundred."""
     with pytest.raises(ExportError, match=r"golden queries' 100, servers ask for 50%"):
-        publish_run(large_run, tmp_path, index="IVF500,Flat", goal=Goal(recall=0.6, num_candidates=1))
+        publish_run(
+            large_run, tmp_path, index="IVF500,Flat", target=RecallTarget(recall=0.6, num_candidates=1)
+        )
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("index", "goal", "message"),
+    ("index", "target", "message"),
     [
-        ("magic", GOAL, "or a FAISS factory string"),
-        ("IVF16;rm", GOAL, "choose one of auto"),
-        ("ivf", Goal(recall=0.5, num_candidates=10), r"--recall is 0\.5; choose 0\.6 to 1"),
-        ("ivf", Goal(recall=1.01, num_candidates=10), "--recall is 1.01"),
-        ("ivf", Goal(recall=float("nan"), num_candidates=10), "--recall is nan"),
-        ("ivf", Goal(recall=0.9, num_candidates=0), "--num-candidates is 0"),
+        ("magic", TARGET, "or a FAISS factory string"),
+        ("IVF16;rm", TARGET, "choose one of auto"),
+        ("ivf", RecallTarget(recall=0.5, num_candidates=10), r"--recall is 0\.5; choose 0\.6 to 1"),
+        ("ivf", RecallTarget(recall=1.01, num_candidates=10), "--recall is 1.01"),
+        ("ivf", RecallTarget(recall=float("nan"), num_candidates=10), "--recall is nan"),
+        ("ivf", RecallTarget(recall=0.9, num_candidates=0), "--num-candidates is 0"),
     ],
 )
 def test_wrong_words_are_refused_before_any_work(
-    index: str, goal: Goal, message: str, tmp_path: Path
+    index: str, target: RecallTarget, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        export_run(tmp_path / "no run", tmp_path / "bundles", index=index, goal=goal)
+        export_run(tmp_path / "no run", tmp_path / "bundles", VersionSettings(index=index, **vars(target)))
     assert not list(tmp_path.iterdir())
 
 
@@ -118,13 +121,15 @@ def test_a_factory_string_that_does_not_fit_the_width_publishes_nothing(tmp_path
 
 
 def test_fewer_items_than_candidates(tmp_path: Path) -> None:
-    publish_run(FakeRun(num_items=30), tmp_path, index="hnsw", goal=Goal(recall=1.0, num_candidates=500))
+    publish_run(
+        FakeRun(num_items=30), tmp_path, index="hnsw", target=RecallTarget(recall=1.0, num_candidates=500)
+    )
     info = verify_version(live_version(tmp_path)).index
     assert (info.kind, info.recall, info.num_candidates) == ("hnsw", 1.0, 30)
 
 
 def test_a_single_history_tunes_and_judges(tmp_path: Path) -> None:
-    publish_run(FakeRun(num_probes=1), tmp_path, index="ivf", goal=GOAL)
+    publish_run(FakeRun(num_probes=1), tmp_path, index="ivf", target=TARGET)
     assert verify_version(live_version(tmp_path)).index.num_queries == 1
 
 
@@ -133,7 +138,7 @@ def test_a_single_history_tunes_and_judges(tmp_path: Path) -> None:
     [(1, "flat"), (MAX_FLAT_ITEMS, "flat"), (MAX_FLAT_ITEMS + 1, "ivf-pq"), (10**8, "ivf-pq")],
 )
 def test_auto_chooses_by_size_and_says_why_in_one_line(num_items: int, name: str) -> None:
-    chosen, reason = choose(num_items)
+    chosen, reason = choose_index(num_items)
     assert chosen == name
     assert f"{num_items:,} items" in reason
     assert "\n" not in reason
@@ -143,7 +148,7 @@ def test_auto_chooses_by_size_and_says_why_in_one_line(num_items: int, name: str
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("dim", [7, 64])
 def test_every_recipe_fits_every_width(name: str, dim: int) -> None:
-    factory, reason = indexing.factory_for(name, 100_000, dim)
+    factory, reason = indexing.factory_for(VersionSettings(index=name), 100_000, dim)
     assert factory
     assert reason is None
 
@@ -175,7 +180,7 @@ def test_auto_is_told_and_kept(tiny_run: Path, tmp_path: Path, monkeypatch: pyte
     ],
 )
 def test_auto_keeps_to_the_memory_limit(limit_gib: int | None, factory: str, reason: str) -> None:
-    limit = None if limit_gib is None else limit_gib << 30
-    chosen, why = indexing.factory_for("auto", 10**8, 64, limit)
+    limit = None if limit_gib is None else f"{limit_gib}GiB"
+    chosen, why = indexing.factory_for(VersionSettings(memory_limit=limit), 10**8, 64)
     assert chosen == factory
     assert reason in why

@@ -15,13 +15,13 @@ from re4.bundle.publishing.publish import StagedVersion
 from re4.bundle.verify import verify_version
 from re4.common.errors import BundleMismatchError
 from re4.exporting.index.build import build_index
-from re4.exporting.index.families import RECIPES
-from re4.exporting.index.tuning import Goal
+from re4.exporting.index.choice import RECIPES
+from re4.exporting.settings import RecallTarget
 from re4.serving.client.client import RetrievalClient
 from re4.serving.settings import ServerSettings
 from re4.serving.versions.version_check import load_and_try
 
-GOAL = Goal(recall=0.8, num_candidates=20)
+TARGET = RecallTarget(recall=0.8, num_candidates=20)
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +31,12 @@ def large_run() -> FakeRun:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_kind_passes_a_servers_check(name: str, large_run: FakeRun, tmp_path: Path) -> None:
-    publish_run(large_run, tmp_path, index=name, goal=GOAL)
+    publish_run(large_run, tmp_path, index=name, target=TARGET)
     load_and_try(live_version(tmp_path), ServerSettings(max_batch_size=8))
 
 
 def test_callers_get_the_recall_of_the_manifest(large_run: FakeRun, tmp_path: Path) -> None:
-    publish_run(large_run, tmp_path, index="ivf-pq", goal=GOAL)
+    publish_run(large_run, tmp_path, index="ivf-pq", target=TARGET)
     path = live_version(tmp_path)
     golden, vectors = GoldenQueries.read(path / GOLDEN), np.load(path / VECTORS)
     shares = []
@@ -48,7 +48,7 @@ def test_callers_get_the_recall_of_the_manifest(large_run: FakeRun, tmp_path: Pa
             found = client.retrieve(history, 20).item_ids
             exact = np.argsort(-(vectors @ interests_KD.T).max(axis=1))[:20]
             shares.append(len(set(found) & {f"item {row}" for row in exact}) / 20)
-    assert np.mean(shares) > GOAL.recall - 0.05
+    assert np.mean(shares) > TARGET.recall - 0.05
     assert np.mean(shares) < 1, "an index that finds everything shows nothing"
 
 
@@ -67,7 +67,7 @@ def test_an_index_that_finds_too_little_is_refused(
         return publish(staged, **{**parts, "index": info})
 
     monkeypatch.setattr(StagedVersion, "publish", spoil)
-    publish_run(large_run, tmp_path, index="ivf", goal=GOAL)
+    publish_run(large_run, tmp_path, index="ivf", target=TARGET)
     assert verify_version(live_version(tmp_path)).index.recall is None
     with pytest.raises(BundleMismatchError, match=r"a ivf index must find 50\.00%"):
         load_and_try(live_version(tmp_path), ServerSettings(max_batch_size=8))

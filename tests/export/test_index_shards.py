@@ -1,4 +1,4 @@
-"""An index that was built in pieces, in shards, or on after an interruption, is the index built at once."""
+"""An index that was built in chunks, in shards, or on after an interruption, is the index built at once."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +14,8 @@ from re4.exporting.index import fill as filling
 from re4.exporting.index import index_file
 from re4.exporting.index import memory_estimate as memory
 from re4.exporting.index.build import build_index
-from re4.exporting.index.coarse_quantizer import probe_by_reach
+from re4.exporting.index.coarse_quantizer import search_by_reach, train_by_distance
 from re4.exporting.index.fill import FILLED
-from re4.exporting.index.ivf_training import train_lists
 from re4.exporting.storage import mapped_vectors as mapped
 from re4.exporting.storage.build_cache import Checkpoints
 
@@ -33,7 +32,7 @@ def vectors(mapped_items: Callable[[int, int], np.ndarray]) -> np.ndarray:
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces of 700 items, and shards wherever there are lists that can be merged."""
-    monkeypatch.setattr(mapped, "ROWS_AT_ONCE", 700)
+    monkeypatch.setattr(mapped, "CHUNK_ROWS", 700)
     monkeypatch.setattr(memory, "SHARD_BYTES", 20_000)
 
 
@@ -44,15 +43,15 @@ def stages(tmp_path: Path) -> Checkpoints:
 
 
 def at_once(factory: str, vectors: np.ndarray, path: Path) -> bytes:
-    """What FAISS writes of an index that it fills by itself, without pieces or shards."""
+    """What FAISS writes of an index that it fills by itself, without chunks or shards."""
     index = faiss.index_factory(DIM, factory, faiss.METRIC_INNER_PRODUCT)
     if not index.is_trained:
         index.cp.min_points_per_centroid = 1
         if hasattr(index, "pq"):
             index.pq.cp.min_points_per_centroid = 1
-        train_lists(index, np.array(vectors))
+        train_by_distance(index, np.array(vectors))
     index.add(np.array(vectors))
-    probe_by_reach(index, vectors)
+    search_by_reach(index, vectors)
     faiss.write_index(index, str(path))
     return path.read_bytes()
 
@@ -62,7 +61,7 @@ def test_the_file_is_that_of_an_index_built_at_once(
     factory: str, vectors: np.ndarray, stages: Checkpoints, tmp_path: Path
 ) -> None:
     told: list[str] = []
-    build_index(factory, vectors, stages=stages, note=told.append)
+    build_index(factory, vectors, checkpoints=stages, on_progress=told.append)
     assert stages.path(FILLED).read_bytes() == at_once(factory, vectors, tmp_path / "at once")
     assert ("merging the shards" in told) == (factory in IN_SHARDS)
 
@@ -71,7 +70,7 @@ def test_the_file_is_that_of_an_index_built_at_once(
 def test_a_merged_index_is_searched_from_its_file(
     factory: str, vectors: np.ndarray, stages: Checkpoints
 ) -> None:
-    built = build_index(factory, vectors, stages=stages)
+    built = build_index(factory, vectors, checkpoints=stages)
     queries = VectorSpace(num_items=NUM_ITEMS, embedding_dim=DIM).interests(20, 1)[:, 0]
     dearest = built.ladders(10)[-1][-1]
     rows = built.index.search(queries, 10, params=built.family.parameters(dearest))[1]
@@ -80,7 +79,7 @@ def test_a_merged_index_is_searched_from_its_file(
 
 
 def test_finished_stages_leave_only_what_later_ones_need(vectors: np.ndarray, stages: Checkpoints) -> None:
-    build_index("IVF32,Flat", vectors, stages=stages)
+    build_index("IVF32,Flat", vectors, checkpoints=stages)
     assert {path.name for path in stages.folder.iterdir()} == {"trained.faiss", FILLED}
 
 
@@ -113,7 +112,7 @@ def test_interrupted_after_any_number_of_files_it_goes_on_to_the_same_index(
         with monkeypatch.context() as patch:
             patch.setattr(filling, "write_index", _interrupt(num_files, writing))
             try:
-                build_index(factory, vectors, stages=stages)
+                build_index(factory, vectors, checkpoints=stages)
             except _InterruptedError:
                 pass
             else:
@@ -121,7 +120,7 @@ def test_interrupted_after_any_number_of_files_it_goes_on_to_the_same_index(
         with monkeypatch.context() as patch:
             counting = Mock(side_effect=writing)
             patch.setattr(filling, "write_index", counting)
-            build_index(factory, vectors, stages=stages)
+            build_index(factory, vectors, checkpoints=stages)
         num_written.append(counting.call_count)
         assert stages.path(FILLED).read_bytes() == expected
     assert len(num_written) >= 3
@@ -137,9 +136,9 @@ def test_an_index_in_one_piece_goes_on_from_where_it_was_saved(
     with monkeypatch.context() as patch:
         patch.setattr(filling, "write_index", _interrupt(2, writing))
         with pytest.raises(_InterruptedError):
-            build_index(factory, vectors, stages=stages)
+            build_index(factory, vectors, checkpoints=stages)
     assert faiss.read_index(str(stages.path("partly-filled.faiss"))).ntotal == 700
-    build_index(factory, vectors, stages=stages)
+    build_index(factory, vectors, checkpoints=stages)
     assert stages.path(FILLED).read_bytes() == expected
     assert not stages.has("partly-filled.faiss")
 
@@ -153,11 +152,11 @@ def test_a_graph_goes_on_from_where_it_was_saved_to_one_as_good(
     with monkeypatch.context() as patch:
         patch.setattr(filling, "write_index", _interrupt(3, filling.write_index))
         with pytest.raises(_InterruptedError):
-            build_index(factory, vectors, stages=stages)
+            build_index(factory, vectors, checkpoints=stages)
     saved = faiss.read_index(str(stages.path("partly-filled.faiss")))
     assert saved.ntotal == 1400
     told: list[str] = []
-    built = build_index(factory, vectors, stages=stages, note=told.append)
+    built = build_index(factory, vectors, checkpoints=stages, on_progress=told.append)
     assert built.index.ntotal == NUM_ITEMS
     assert not stages.has("partly-filled.faiss")
     assert "training" not in told
@@ -192,4 +191,4 @@ def test_another_format_of_lists_is_refused_rather_than_guessed_at(
 ) -> None:
     monkeypatch.setattr(index_file, "_ARRAYS", b"ilax")
     with pytest.raises(ExportError, match="does not write lists as this code expects"):
-        build_index("IVF32,Flat", vectors, stages=stages)
+        build_index("IVF32,Flat", vectors, checkpoints=stages)

@@ -10,13 +10,15 @@ import pytest
 from re4.benchmarks.synthetic.vectors import VectorSpace
 from re4.common.errors import ExportError
 from re4.exporting.index import tuning
-from re4.exporting.index.build import BuiltIndex, build_index
-from re4.exporting.index.families import RECIPES
-from re4.exporting.index.families.flat import FLAT
-from re4.exporting.index.tuning import Goal, Measured, Queries, num_queries_for, pareto, tune
+from re4.exporting.index.build import build_index
+from re4.exporting.index.built_index import BuiltIndex
+from re4.exporting.index.choice import RECIPES
+from re4.exporting.index.families import FLAT
+from re4.exporting.index.tuning import Measurement, Queries, num_queries_for, pareto, tune
+from re4.exporting.settings import RecallTarget
 
 NUM_ITEMS, DIM, NUM_QUERIES, NUM_CANDIDATES = 4000, 16, 60, 25
-GOAL = Goal(recall=0.9, num_candidates=NUM_CANDIDATES)
+TARGET = RecallTarget(recall=0.9, num_candidates=NUM_CANDIDATES)
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +54,12 @@ def test_the_goal_is_reached_on_requests_that_had_no_part(
     name: str, vectors: np.ndarray, interests: np.ndarray
 ) -> None:
     built = build_index(RECIPES[name](NUM_ITEMS, DIM), vectors)
-    info = tune(built, vectors, interests, GOAL, num_bytes=NUM_ITEMS * 100, reason="a test")
+    info = tune(built, vectors, interests, TARGET, num_bytes=NUM_ITEMS * 100, reason="a test")
     held_out = interests[1::2]
     assert info.recall == pytest.approx(
         plain_recall(built, info.search_parameters, held_out, vectors), abs=0.002
     )
-    assert info.recall >= GOAL.recall == info.recall_target
+    assert info.recall >= TARGET.recall == info.recall_target
     assert (info.num_queries, info.num_candidates) == (len(held_out), NUM_CANDIDATES)
     assert (info.factory, info.reason) == (built.factory, "a test")
     assert (info.kind == "flat") == (info.search_parameters == {})
@@ -78,7 +80,7 @@ def test_more_recall_costs_more_effort(vectors: np.ndarray, interests: np.ndarra
     built = build_index("IVF64,Flat", vectors)
     little, much = (
         tune(
-            built, vectors, interests, Goal(recall=recall, num_candidates=NUM_CANDIDATES), num_bytes=1
+            built, vectors, interests, RecallTarget(recall=recall, num_candidates=NUM_CANDIDATES), num_bytes=1
         ).search_parameters["nprobe"]
         for recall in (0.6, 0.99)
     )
@@ -90,7 +92,7 @@ def test_a_goal_out_of_reach_says_what_was_reached_and_what_helps(
 ) -> None:
     poor = build_index("HNSW2,Flat", vectors)
     with pytest.raises(ExportError) as missed:
-        tune(poor, vectors, interests, Goal(recall=1.0, num_candidates=NUM_CANDIDATES), num_bytes=1)
+        tune(poor, vectors, interests, RecallTarget(recall=1.0, num_candidates=NUM_CANDIDATES), num_bytes=1)
     text = str(missed.value)
     assert "--recall 1 for 25 candidates is out of reach of HNSW2,Flat: the best is 0." in text
     assert "with ef_search" in text
@@ -120,24 +122,24 @@ def test_a_setting_that_fails_the_other_half_is_passed_over(monkeypatch: pytest.
         def __len__(self) -> int:
             return 7
 
-        def measure(self, built: BuiltIndex, settings: dict) -> list[Measured]:
+        def measure(self, built: BuiltIndex, settings: dict) -> list[Measurement]:
             step = settings["nprobe"]
-            return [Measured(settings=settings, recall=self.recalls[step], request_us=10.0 + step)]
+            return [Measurement(settings=settings, recall=self.recalls[step], request_us=10.0 + step)]
 
     monkeypatch.setattr(tuning, "Queries", Scripted)
     built = BuiltIndex(index=SimpleNamespace(), factory="fake", family=family)
-    goal = Goal(recall=0.95, num_candidates=5)
-    info = tune(built, np.zeros((10, 2), np.float32), np.zeros((8, 1, 2), np.float32), goal, num_bytes=1)
+    target = RecallTarget(recall=0.95, num_candidates=5)
+    info = tune(built, np.zeros((10, 2), np.float32), np.zeros((8, 1, 2), np.float32), target, num_bytes=1)
     assert (info.search_parameters, info.recall) == ({"nprobe": 2}, 0.96)
     recalls["judging"] = dict.fromkeys((1, 2, 3), 0.9)
     halves = iter(("choosing", "judging"))
     with pytest.raises(ExportError, match=r"the best is 0\.9000"):
-        tune(built, np.zeros((10, 2), np.float32), np.zeros((8, 1, 2), np.float32), goal, num_bytes=1)
+        tune(built, np.zeros((10, 2), np.float32), np.zeros((8, 1, 2), np.float32), target, num_bytes=1)
 
 
 def test_the_frontier_holds_what_nothing_beats() -> None:
     points = [
-        Measured(settings={"nprobe": n}, recall=recall, request_us=us)
+        Measurement(settings={"nprobe": n}, recall=recall, request_us=us)
         for n, (recall, us) in enumerate([(0.5, 10), (0.4, 12), (0.9, 20), (0.9, 25), (0.6, 20), (1.0, 90)])
     ]
     assert [point.settings["nprobe"] for point in pareto(points)] == [0, 2, 5]

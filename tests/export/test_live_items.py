@@ -15,13 +15,12 @@ from re4.bundle.attributes.writer import write_attributes
 from re4.bundle.ids.id_map import ItemIds, write_item_ids
 from re4.bundle.layout import IS_COLD
 from re4.common.errors import DataError
-from re4.exporting.catalogue import attribute_codes as coding
-from re4.exporting.catalogue import items
+from re4.exporting.catalogue import attributes, items
 from re4.exporting.catalogue.attributes import choose_attributes
 from re4.exporting.catalogue.items import Ids, Items
 from re4.exporting.rebuild import live_items as selecting
-from re4.exporting.rebuild.live_items import Selected, select_live
-from re4.exporting.sources.material import Material
+from re4.exporting.rebuild.live_items import LiveItems, select_live_items
+from re4.exporting.sources.version_inputs import VersionInputs
 from re4.training.data.catalogue import read_catalogue
 from re4.training.data.tables import materialize as keeping
 from re4.training.data.tables.ids import duplicate_ids
@@ -52,13 +51,13 @@ class Inputs:
         self.colours = rng.choice(["red", "grün", "", "blue"], num_rows).tolist()
         self.tags = [rng.choice(list("abc"), rng.integers(0, 4)).tolist() or None for _ in range(num_rows)]
 
-    def select(self) -> Selected:
+    def select(self) -> LiveItems:
         self.folder.mkdir()
         file = self.folder / "catalogue.parquet"
         columns = {"item_id": self.catalogue, "colour": self.colours, "tags": self.tags}
         pl.DataFrame(columns).write_parquet(file)
         ids = pl.Series("item_id", self.ids)
-        material = Material(
+        inputs = VersionInputs(
             where="here",
             vectors_ND=self.vectors_ND,
             items=Items(ids=Ids(NUM_ITEMS, lambda start, stop: ids[start:stop])),
@@ -71,9 +70,9 @@ class Inputs:
             lineage={},
         )
         catalogue = read_catalogue(file, "item_id", in_folder(self.folder))
-        return select_live(material, catalogue, self.folder / "vectors.npy", self.folder)
+        return select_live_items(inputs, catalogue, self.folder / "vectors.npy", self.folder)
 
-    def write(self, live: Material, folder: Path) -> tuple[ItemIds, Attributes]:
+    def write(self, live: VersionInputs, folder: Path) -> tuple[ItemIds, Attributes]:
         folder.mkdir()
         kind = write_item_ids(folder, live.items.ids.to_write())
         assert kind == self.kind
@@ -87,7 +86,7 @@ class Inputs:
 def test_what_is_live_equals_the_plainest_way(seed: int, tmp_path: Path) -> None:
     inputs = Inputs(tmp_path / "inputs", seed)
     selected = inputs.select()
-    live = selected.material
+    live = selected.inputs
     place_of = {
         (int(id_) if inputs.kind == "int" else id_): place
         for place, id_ in enumerate(inputs.catalogue)
@@ -126,14 +125,14 @@ def test_pieces_change_no_byte(seed: int, tmp_path: Path, monkeypatch: pytest.Mo
     digests: list[Any] = []
     for at_once in (None, 13, 64):
         if at_once is not None:
-            for module in (keeping, items, coding):
+            for module in (keeping, items, attributes):
                 monkeypatch.setattr(module, "CHUNK_ROWS", at_once)
             # Not cold: sums are rounded in the order of their parts.
-            monkeypatch.setattr(selecting, "_ROWS_AT_ONCE", at_once)
-            monkeypatch.setattr(attribute_writing, "_ITEMS_AT_ONCE", at_once)
-            monkeypatch.setattr(coding, "_MIN_SEEN_AGAIN", at_once)
+            monkeypatch.setattr(selecting, "_CHUNK_ROWS", at_once)
+            monkeypatch.setattr(attribute_writing, "_CHUNK_ITEMS", at_once)
+            monkeypatch.setattr(attributes, "_MIN_SEEN_AGAIN", at_once)
         inputs = Inputs(tmp_path / f"inputs {at_once}", seed)
-        live = inputs.select().material
+        live = inputs.select().inputs
         written = tmp_path / f"version {at_once}"
         inputs.write(live, written)
         (written / "vectors").write_bytes(live.vectors_ND.tobytes())
@@ -143,11 +142,11 @@ def test_pieces_change_no_byte(seed: int, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_ids_are_told_apart_by_more_than_their_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["a", "b", "a", "ä", "b", "a"]
-    pieces = [pl.Series(texts[:3]), pl.Series(texts[3:])]
-    found = duplicate_ids(lambda: pieces, len(texts)).rows()
+    chunks = [pl.Series(texts[:3]), pl.Series(texts[3:])]
+    found = duplicate_ids(lambda: chunks, len(texts)).rows()
     assert found == [(2, "a", 0), (4, "b", 1), (5, "a", 0)]
     monkeypatch.setattr(pl.Series, "hash", lambda ids: pl.Series(np.zeros(len(ids), np.uint64)))
-    assert duplicate_ids(lambda: pieces, len(texts)).rows() == found
+    assert duplicate_ids(lambda: chunks, len(texts)).rows() == found
     assert duplicate_ids(lambda: [pl.Series(["a", "b"])], 2).is_empty()
 
 

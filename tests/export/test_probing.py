@@ -8,8 +8,7 @@ import pytest
 
 from re4.benchmarks.synthetic.vectors import VectorSpace
 from re4.exporting.index.build import build_index
-from re4.exporting.index.coarse_quantizer import probe_by_reach
-from re4.exporting.index.ivf_training import replace_centroids
+from re4.exporting.index.coarse_quantizer import replace_quantizer, search_by_reach
 
 NUM_ITEMS, DIM = 20_000, 32
 
@@ -29,7 +28,7 @@ def by_centroids(index: faiss.Index) -> faiss.Index:
     plain = faiss.clone_index(index)
     flat = faiss.IndexFlatIP(DIM)
     flat.add(index.quantizer.reconstruct_n(0, index.nlist))
-    replace_centroids(plain, flat)
+    replace_quantizer(plain, flat)
     return plain
 
 
@@ -93,5 +92,5 @@ def test_items_that_are_all_alike_still_have_lists(queries: np.ndarray) -> None:
 def test_doing_it_twice_changes_nothing(vectors: np.ndarray) -> None:
     index = build_index("IVF64,Flat", vectors).index
     before = faiss.serialize_index(index).tobytes()
-    probe_by_reach(index, vectors)
+    search_by_reach(index, vectors)
     assert faiss.serialize_index(index).tobytes() == before

@@ -14,7 +14,7 @@ from run_samples import TINY_CONFIG
 
 from re4.benchmarks.synthetic.vectors import VectorSpace
 from re4.common.files import write_json
-from re4.exporting.storage.mapped_vectors import begin_npy, mapped_for_writing, mapped_without_a_name
+from re4.exporting.storage.mapped_vectors import map_for_writing, map_unnamed_file, write_npy_header
 from re4.training.model.model import MultiInterestModel
 from re4.training.run.run import CONFIG, COUNTS, ITEMS, PROBES, write_weights
 
@@ -79,8 +79,8 @@ def test_a_built_index_leaves_no_memory_behind(vectors_file: Path, tmp_path: Pat
 
 def test_room_for_vectors_is_there_before_they_are_written(tmp_path: Path) -> None:
     with (tmp_path / "vectors.npy").open("w+b") as file:
-        begin_npy(file, (1000, 5))
-        vectors_ND = mapped_for_writing(file, (1000, 5))
+        write_npy_header(file, (1000, 5))
+        vectors_ND = map_for_writing(file, (1000, 5))
         assert os.fstat(file.fileno()).st_blocks * 512 >= vectors_ND.nbytes
     vectors_ND[7] = np.arange(5)
     found_ND = np.load(tmp_path / "vectors.npy")
@@ -89,6 +89,6 @@ def test_room_for_vectors_is_there_before_they_are_written(tmp_path: Path) -> No
 
 
 def test_vectors_without_a_name_leave_nothing(tmp_path: Path) -> None:
-    mapped_without_a_name(tmp_path, (3, 2))[1] = 5
-    assert mapped_without_a_name(tmp_path, (0, 2)).shape == (0, 2)
+    map_unnamed_file(tmp_path, (3, 2))[1] = 5
+    assert map_unnamed_file(tmp_path, (0, 2)).shape == (0, 2)
     assert not list(tmp_path.iterdir())

@@ -21,11 +21,9 @@ from re4.bundle.publishing.current import live_version, read_current
 from re4.bundle.verify import verify_version
 from re4.cli import build_app
 from re4.common.errors import DataError, ExportError, GateError, RunError, UsageError
-from re4.exporting.index.build import BuiltIndex
-from re4.exporting.rebuild import quality_gates as gates
+from re4.exporting.index.built_index import BuiltIndex
 from re4.exporting.rebuild.job import seconds_left
-from re4.exporting.sources import published_version as published
-from re4.exporting.sources.runs import newest_run
+from re4.exporting.sources.version_inputs import newest_run
 
 
 @pytest.fixture
@@ -46,7 +44,7 @@ def test_vectors_made_elsewhere_become_the_live_version(shop: Shop) -> None:
     written = np.load(path / VECTORS)[ids.rows(shop.version.ids)]
     np.testing.assert_array_equal(written, shop.version.vectors_ND)
     assert {gate["name"] for gate in report["gates"]} == {
-        *("space", "recall", "golden", "reachable", "uncrowded", "drift", "count", "size")
+        *("embedding_space", "recall", "golden", "self_recall", "hubness", "drift", "count", "size")
     }
     assert all(gate["passed"] for gate in report["gates"])
     assert shop.files() == {CURRENT, shop.first, path.name}
@@ -109,8 +107,8 @@ def test_a_dry_run_leaves_nothing(shop: Shop, tmp_path: Path) -> None:
     ("option", "value", "gate"),
     [
         ("--min-golden-recall", 1, "golden"),
-        ("--min-reachable", 1, "reachable"),
-        ("--min-uncrowded", 5, "uncrowded"),
+        ("--min-reachable", 1, "self_recall"),
+        ("--min-uncrowded", 5, "hubness"),
         ("--min-items-ratio", 1.1, "count"),
         ("--max-items-ratio", 0.9, "count"),
         ("--min-bytes-ratio", 1.5, "size"),
@@ -145,7 +143,7 @@ def test_an_encoder_of_another_space_is_refused(shop: Shop) -> None:
     np.save(shop.vectors, rng.standard_normal(shop.version.vectors_ND.shape).astype(np.float32))
     error, _ = shop.rebuild()
     assert isinstance(error, GateError)
-    assert "gate space" in str(error)
+    assert "gate embedding_space" in str(error)
     assert shop.files() == {CURRENT, shop.first}
 
 
@@ -169,7 +167,7 @@ def test_crowded_vectors_are_refused(shop: Shop) -> None:
     np.save(shop.vectors, vectors)
     error, _ = shop.rebuild("--min-overlap", 0)
     assert isinstance(error, GateError)
-    assert "gate uncrowded" in str(error)
+    assert "gate hubness" in str(error)
 
 
 def test_gates_that_compare_are_left_out_where_nothing_can_be_compared(shop: Shop) -> None:
@@ -182,7 +180,12 @@ def test_gates_that_compare_are_left_out_where_nothing_can_be_compared(shop: Sho
     (shop.bundles / CURRENT).write_text("20200101T000000Z-01234567\n")
     error, report = shop.rebuild("--min-items-ratio", 1.1, "--encoder-from", version)
     assert error is None
-    assert {gate["name"] for gate in report["gates"]} == {"space", "recall", "golden", "reachable"}
+    assert {gate["name"] for gate in report["gates"]} == {
+        "embedding_space",
+        "recall",
+        "golden",
+        "self_recall",
+    }
     assert "20200101T000000Z-01234567" in report["live_version_problem"]
 
 
@@ -283,7 +286,7 @@ def test_no_history_left_is_said(shop: Shop) -> None:
 def test_the_gates_hold_one_index_at_a_time(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that judging takes no more memory than building: servers map not every kind, nor do the gates."""
     opened: list[weakref.ref[Any]] = []
-    real = published.open_index
+    real = BuiltIndex.open
 
     def opening(path: Path, info: IndexInfo) -> BuiltIndex:
         assert not any(index() for index in opened)
@@ -291,7 +294,6 @@ def test_the_gates_hold_one_index_at_a_time(shop: Shop, monkeypatch: pytest.Monk
         opened.append(weakref.ref(built.index))
         return built
 
-    for module in (gates, published):
-        monkeypatch.setattr(module, "open_index", opening)
+    monkeypatch.setattr(BuiltIndex, "open", opening)
     assert shop.rebuild()[0] is None
     assert len(opened) == 2

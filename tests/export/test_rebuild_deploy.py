@@ -13,7 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from re4.cli import build_app
-from re4.exporting.rebuild.job import RebuildRequest
+from re4.exporting.rebuild.settings import RebuildRequest
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "rebuild"
 EXIT_CODES = {"0", "1", "2", "3", "4"}
@@ -59,7 +59,7 @@ def test_the_command_is_one_that_rebuild_takes(
     done = CliRunner().invoke(build_app(here), here)
     assert done.exit_code == 0, done.output
     assert asked[0].bundles == tmp_path / "bundles"
-    assert asked[0].catalogue == tmp_path / "catalogue.parquet"
+    assert asked[0].catalogue.catalogue == tmp_path / "catalogue.parquet"
     assert (tmp_path / "rebuild.json").exists()
     assert list(tmp_path.rglob("*.prom"))
 

@@ -14,7 +14,7 @@ from re4.bundle.layout import CURRENT
 from re4.bundle.publishing.current import read_current
 from re4.cli import build_app
 from re4.common.errors import GateError
-from re4.exporting.rebuild.quality_gates import Bounds
+from re4.exporting.rebuild.settings import Bounds
 
 pytestmark = pytest.mark.usefixtures("converted_once")
 
@@ -32,7 +32,7 @@ def test_shuffled_vectors_are_refused_with_gate_and_figure(shop: Shop) -> None:
     assert isinstance(error, GateError)
     assert report["exit_code"] == error.exit_code == 3
     space, drift = (gate for gate in report["gates"] if not gate["passed"])
-    assert (space["name"], drift["name"]) == ("space", "drift")
+    assert (space["name"], drift["name"]) == ("embedding_space", "drift")
     assert 0 < drift["figure"] < Bounds().min_overlap == drift["low"]
     assert f"requests whose histories both versions know is {drift['figure']:.4g}, at least 0.2 is" in str(
         error

@@ -19,18 +19,18 @@ from re4.bundle.publishing.directory_lock import rebuild_lock
 from re4.bundle.verify import verify_version
 from re4.common.errors import BundleBusyError, GateError
 from re4.exporting.rebuild.cli import rebuild as verb
-from re4.exporting.rebuild.report import JobReport
+from re4.exporting.rebuild.report import RebuildReport
 from re4.serving.client.client import RetrievalClient
 
 _WAITS = """
 import sys, os
 from re4.exporting.rebuild import job as rebuilding
-judge = rebuilding.judge
+run_gates = rebuilding.run_gates
 def waiting(*words, **more):
     sys.stdout.write("at the gates\\n"); sys.stdout.flush()
     sys.stdin.readline()
-    return judge(*words, **more)
-rebuilding.judge = waiting
+    return run_gates(*words, **more)
+rebuilding.run_gates = waiting
 from re4.cli import main
 main()
 """
@@ -158,7 +158,7 @@ def test_errors_that_nobody_expected_are_reported_too(shop: Shop, monkeypatch: p
     def fail(*words: Any, **more: Any) -> Any:
         raise ZeroDivisionError("by accident")
 
-    monkeypatch.setattr("re4.exporting.rebuild.job.judge", fail)
+    monkeypatch.setattr("re4.exporting.rebuild.job.run_gates", fail)
     error, report = shop.rebuild()
     assert isinstance(error, ZeroDivisionError)
     assert (report["outcome"], report["exit_code"]) == ("failed", 1)
@@ -169,13 +169,13 @@ def test_errors_that_nobody_expected_are_reported_too(shop: Shop, monkeypatch: p
 def test_a_lock_lost_on_the_way_publishes_nothing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     from re4.exporting.rebuild import job as rebuilding
 
-    judge = rebuilding.judge
+    run_gates = rebuilding.run_gates
 
     def lose(*words: Any, **more: Any) -> Any:
         (shop.bundles / ".rebuilding").unlink()
-        return judge(*words, **more)
+        return run_gates(*words, **more)
 
-    monkeypatch.setattr(rebuilding, "judge", lose)
+    monkeypatch.setattr(rebuilding, "run_gates", lose)
     error, report = shop.rebuild()
     assert isinstance(error, BundleBusyError)
     assert report["exit_code"] == 4
@@ -199,7 +199,7 @@ def test_signals_are_left_alone_outside_the_main_thread(shop: Shop) -> None:
 
 
 def test_the_report_knows_every_way_to_end() -> None:
-    report = JobReport(bundles="b", dry_run=False)
+    report = RebuildReport(bundles="b", dry_run=False)
     with pytest.raises(SystemExit), report.ending():
         raise SystemExit(143)
     assert report.outcome == "interrupted"

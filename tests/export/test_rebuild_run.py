@@ -21,8 +21,8 @@ from re4.common.errors import ExportError
 from re4.exporting import assemble as assembling
 from re4.exporting.catalogue.cold_start import start_cold_items
 from re4.exporting.catalogue.items import columns_of
-from re4.exporting.sources import material
-from re4.exporting.storage.mapped_vectors import digest_of
+from re4.exporting.sources import version_inputs
+from re4.exporting.storage.mapped_vectors import sha256_of
 from re4.serving.settings import ServerSettings
 from re4.serving.versions.version_check import load_and_try
 from re4.training.run.run import Run
@@ -53,7 +53,7 @@ def test_a_run_and_the_catalogue_of_the_day(tiny_run: Path, tmp_path: Path) -> N
     path = live_version(tmp_path / "bundles")
     manifest = verify_version(path)
     load_and_try(path, ServerSettings())
-    assert manifest.model.space == manifest.items.space == digest_of(trained)
+    assert manifest.model.space == manifest.items.space == sha256_of(trained)
     assert manifest.lineage["run"] == tiny_run.name
     assert manifest.lineage["gates"]["recall"] == 1
 
@@ -88,7 +88,7 @@ def test_a_runs_vectors_and_ids_are_out_of_memory_while_the_index_is_built(
 ) -> None:
     in_memory: list[weakref.ref[Any]] = []
     before = tables_of_items()
-    real = material._vectors
+    real = version_inputs._vectors
 
     def reading(run: Any, items: Any, model: Any, folder: Path) -> np.ndarray:
         vectors = real(run, items, model, folder)
@@ -100,7 +100,7 @@ def test_a_runs_vectors_and_ids_are_out_of_memory_while_the_index_is_built(
         assert tables_of_items() == before
         raise ExportError("this far")
 
-    monkeypatch.setattr(material, "_vectors", reading)
+    monkeypatch.setattr(version_inputs, "_vectors", reading)
     monkeypatch.setattr(assembling, "make_index", building)
     words = ["export", str(tiny_run)] if verb == "export" else ["rebuild", "--run", str(tiny_run)]
     words += ["--bundles", str(tmp_path / "bundles")]

@@ -3,13 +3,13 @@
 import pytest
 
 from re4.exporting.storage import eta as time_left
-from re4.exporting.storage.eta import TimeLeft, in_words
+from re4.exporting.storage.eta import EtaReporter, format_duration
 
 
 def test_time_left_follows_the_pace_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
     now, told = [100.0], []
     monkeypatch.setattr(time_left, "monotonic", lambda: now[0])
-    work = TimeLeft(told.append, "filling", 1000, done=200)
+    work = EtaReporter(told.append, "filling", 1000, done=200)
     now[0] = 101.0
     work.at(300)  # too soon to tell
     now[0] = 110.0
@@ -25,4 +25,4 @@ def test_time_left_follows_the_pace_so_far(monkeypatch: pytest.MonkeyPatch) -> N
     ("seconds", "words"), [(0.2, "1 s"), (99, "99 s"), (100, "2 min"), (5900, "98 min"), (7500, "2 h 5 min")]
 )
 def test_durations_are_told_as_people_do(seconds: float, words: str) -> None:
-    assert in_words(seconds) == words
+    assert format_duration(seconds) == words

@@ -11,9 +11,10 @@ from small_bundles import MAX_HISTORY, NUM_INTERESTS, SmallVersion
 from re4.bundle.attributes.writer import write_attributes
 from re4.bundle.manifest import IndexInfo, ItemsInfo, ModelInfo
 from re4.bundle.publishing.publish import stage_version
-from re4.exporting.index.build import BuiltIndex, build_index
-from re4.exporting.index.cagra import empty_cagra, links_of_cagra
+from re4.exporting.index.build import build_index
+from re4.exporting.index.built_index import BuiltIndex
 from re4.exporting.index.families import HNSW
+from re4.exporting.index.gpu import cagra_degree, empty_cagra
 
 NUM_ITEMS = 800
 
@@ -29,7 +30,7 @@ KIND_SETTINGS = {
 
 def _built(factory: str, vectors_ND: np.ndarray) -> BuiltIndex:
     """Build an index as export does; a graph of a GPU as FAISS copies it from there, on the CPU."""
-    if not (num_links := links_of_cagra(factory)):
+    if not (num_links := cagra_degree(factory)):
         return build_index(factory, vectors_ND)
     graph = empty_cagra(vectors_ND.shape[1], num_links)
     graph.add(vectors_ND)

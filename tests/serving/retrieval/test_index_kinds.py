@@ -14,7 +14,7 @@ from re4.bundle.manifest import IndexInfo
 from re4.bundle.verify import verify_version
 from re4.common.errors import BundleError
 from re4.exporting.index.build import build_index
-from re4.exporting.index.ivf_training import replace_centroids
+from re4.exporting.index.coarse_quantizer import replace_quantizer
 from re4.serving.client.client import RetrievalClient
 from re4.serving.retrieval.indexes.kinds import KINDS
 from re4.serving.retrieval.pipeline import Query
@@ -183,7 +183,7 @@ def _lists_chosen_by(chooser: faiss.Index, vectors_ND: np.ndarray) -> faiss.Inde
     centroids = faiss.IndexRefineFlat(chooser, faiss.swig_ptr(centroids_CD))
     chooser.this.disown()
     centroids.own_fields = True
-    replace_centroids(index, centroids)
+    replace_quantizer(index, centroids)
     return index
 
 

@@ -1,7 +1,6 @@
-"""What a version is made of, wherever it comes from: item vectors, ids, popularity, histories, an encoder.
+"""The inputs of a version: item vectors, ids, popularity, histories, an encoder; and how a run gives them.
 
-`run_material` takes it from a run. Everything is checked against everything else here, so that what follows
-(`assembling.py`) need not look again. Knows nothing about indexes or bundles.
+Everything is checked against everything else here, so that later stages (`assemble.py`) need not check again.
 
 Legend: P histories, L history length, N items, D embedding, B batch.
 """
@@ -19,18 +18,19 @@ from pydantic import JsonValue
 from torch import nn
 
 from re4.bundle.manifest import ModelInfo
-from re4.common.errors import ExportError
+from re4.common.errors import ExportError, RunError
 from re4.common.onnx_runtime import onnxruntime
 from re4.exporting.catalogue.items import Items, items_of
 from re4.exporting.encoder.onnx_encoder import export_encoder
 from re4.exporting.encoder.onnx_runner import OnnxEncoder
 from re4.exporting.encoder.parity import compare
-from re4.exporting.storage.mapped_vectors import ROWS_AT_ONCE, digest_of, mapped_without_a_name
+from re4.exporting.storage.mapped_vectors import CHUNK_ROWS, map_unnamed_file, sha256_of
 from re4.training.config import TrainConfig
+from re4.training.run.run import CONFIG
 
 
 class ModelToExport(Protocol):
-    """What export needs of a trained model."""
+    """The part of a trained model that export uses."""
 
     @property
     def encoder(self) -> nn.Module:
@@ -41,41 +41,41 @@ class ModelToExport(Protocol):
         """Item vectors as they were trained; may be memory-mapped."""
 
     def as_scored(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Some of them as they are served, float32."""
+        """Return some of them as they are served, float32."""
 
 
 class RunToExport(Protocol):
-    """What export needs of a run; `re4.training.run.run.Run` is one."""
+    """The part of a run that export uses; `re4.training.run.run.Run` is one."""
 
     path: Path
     config: TrainConfig
 
     def scan_items(self) -> pl.LazyFrame:
-        """Catalogue in row order, `item_id` among its columns, to be read in pieces."""
+        """Return the catalogue in row order, `item_id` among its columns, to be read in chunks."""
 
     def item_counts_N(self) -> NDArray[np.int64]:
-        """Training events of each item."""
+        """Return the number of training events of each item."""
 
     def load_model(self) -> ModelToExport:
-        """The trained model."""
+        """Load the trained model."""
 
     def probe_histories(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Real held-out histories: rows_PL, newest first, padded with 0, and lengths_P."""
+        """Return real held-out histories: rows_PL, newest first, padded with 0, and lengths_P."""
 
     def evaluation(self) -> dict[str, Any]:
-        """Metrics by split."""
+        """Return metrics by split."""
 
 
-class EncoderSource(Protocol):
+class VersionEncoder(Protocol):
     """An encoder that can become a version's."""
 
     def write(self, path: Path, model: ModelInfo) -> float:
-        """Write it as an ONNX file; the largest difference from the trained one that its checks met."""
+        """Write it as an ONNX file; return the largest difference from the trained one in its checks."""
 
     def check(
         self, exported: OnnxEncoder, history_vectors_BLD: NDArray[np.float32], lengths_B: NDArray[np.int64]
     ) -> float:
-        """Compare what was written with the trained encoder on real histories; the largest difference."""
+        """Compare the written with the trained encoder on real histories; return the largest difference."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ class TrainedEncoder:
     num_interests: int
 
     def write(self, path: Path, model: ModelInfo) -> float:
-        """Convert it; see `EncoderSource`."""
+        """Convert it; see `VersionEncoder`."""
         return export_encoder(
             self.module,
             num_interests=model.num_interests,
@@ -99,52 +99,52 @@ class TrainedEncoder:
     def check(
         self, exported: OnnxEncoder, history_vectors_BLD: NDArray[np.float32], lengths_B: NDArray[np.int64]
     ) -> float:
-        """Run both; see `EncoderSource`."""
+        """Run both; see `VersionEncoder`."""
         trained = self.module.cpu().eval()
         return compare(trained, exported, history_vectors_BLD, lengths_B, self.num_interests)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Material:
-    """Everything that a version is made of, row by row; those of a run begin with the most popular item."""
+class VersionInputs:
+    """Everything that a version is made from, row by row; rows of a run begin with the most popular item."""
 
     where: str
-    """Where it comes from, for error messages."""
+    """The origin, for error messages."""
     vectors_ND: NDArray[np.float32]
     """Finite, C order; may be memory-mapped."""
     items: Items
-    """Ids, and the catalogue's columns, of each row."""
+    """Ids and catalogue columns of the rows."""
     counts_N: NDArray[np.int64]
     """Events of each item: its popularity; may be memory-mapped."""
     rows_PL: NDArray[np.int64]
     """Real histories, at least one: newest first, padded with 0."""
     lengths_P: NDArray[np.int64]
-    """How many of them are real, 1 to the model's `max_history_length`."""
-    encoder: EncoderSource
+    """Events of each history, 1 to the model's `max_history_length`."""
+    encoder: VersionEncoder
     model: ModelInfo
     """`model.space` is the fingerprint of the trained vectors, in whose space all of `vectors_ND` are."""
     evaluation: Mapping[str, JsonValue]
     lineage: Mapping[str, JsonValue]
     cold_rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    """Items whose vector was not trained, but made from what they have in common with others; ascending."""
+    """Items whose vector was not trained but made from their attributes; ascending."""
 
     @property
     def num_trained(self) -> int:
-        """Items whose vector was trained."""
+        """The number of items whose vector was trained."""
         return len(self.vectors_ND) - len(self.cold_rows)
 
     def trained_rows(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The rows of some of these, numbered from 0 in the order of all rows."""
+        """Return the rows of some trained items, given by their numbers among the trained ones."""
         num_trained_before = self.cold_rows - np.arange(len(self.cold_rows))
         return numbers + np.searchsorted(num_trained_before, numbers, side="right")
 
 
-def run_material(run: RunToExport, folder: Path) -> Material:
-    """Take everything from a finished run.
+def inputs_from_run(run: RunToExport, folder: Path) -> VersionInputs:
+    """Read the inputs from a finished run.
 
     Args:
         run: The run.
-        folder: Where the vectors are written, to be mapped: in a file without a name, which goes with them.
+        folder: The vectors are written there, into a file without a name, and mapped from it.
 
     Raises:
         RunError: the run is damaged.
@@ -160,7 +160,7 @@ def run_material(run: RunToExport, folder: Path) -> Material:
         raise ExportError(
             f"{run.path}: {len(counts_N)} item counts for {len(vectors_ND)} items. Train it again"
         )
-    return Material(
+    return VersionInputs(
         where=str(run.path),
         vectors_ND=vectors_ND,
         items=items,
@@ -179,19 +179,36 @@ def run_material(run: RunToExport, folder: Path) -> Material:
     )
 
 
+def newest_run(path: Path) -> Path:
+    """Return a run's folder: the one given, or in a folder of runs, the newest finished run.
+
+    Raises:
+        RunError: there is no finished run.
+    """
+    if (path / CONFIG).exists() or not path.is_dir():
+        return path
+    finished = [run for run in path.iterdir() if (run / CONFIG).is_file()]
+    if not finished:
+        raise RunError(
+            f"{path} is no finished run, nor a folder that holds any ({CONFIG} is missing). Train one, or "
+            f"resume the one that was stopped: re4 resume {path}"
+        )
+    return max(finished, key=lambda run: ((run / CONFIG).stat().st_mtime_ns, run.name))
+
+
 def model_info(config: TrainConfig, vectors_ND: NDArray[np.float32]) -> ModelInfo:
-    """What a manifest says of an encoder and of the trained vectors that it belongs to."""
+    """Return the manifest's facts about an encoder and the trained vectors that it belongs to."""
     return ModelInfo(
         name=config.model,
         num_interests=config.K,
         embedding_dim=config.embedding_dim,
         max_history_length=config.max_history_length,
-        space=digest_of(vectors_ND),
+        space=sha256_of(vectors_ND),
     )
 
 
 def _vectors(run: RunToExport, items: Items, model: ModelToExport, folder: Path) -> NDArray[np.float32]:
-    """Item vectors, checked against the ids; mapped from a file in the folder."""
+    """Return item vectors, checked against the ids, mapped from a file in the folder."""
     table_ND, item_ids = model.item_table_ND.detach(), items.ids
     if not len(item_ids):
         raise ExportError(f"{run.path}: the run has no items: nothing can be retrieved from it")
@@ -201,10 +218,10 @@ def _vectors(run: RunToExport, items: Items, model: ModelToExport, folder: Path)
             f"{run.path}: item vectors of shape {tuple(table_ND.shape)} for {len(item_ids)} items of width "
             f"{run.config.embedding_dim}: the run is damaged. Train it again"
         )
-    vectors_ND = mapped_without_a_name(folder, shape)
+    vectors_ND = map_unnamed_file(folder, shape)
     is_wrong_N = np.empty(len(item_ids), np.bool_)
-    for start in range(0, len(item_ids), ROWS_AT_ONCE):
-        rows = slice(start, start + ROWS_AT_ONCE)
+    for start in range(0, len(item_ids), CHUNK_ROWS):
+        rows = slice(start, start + CHUNK_ROWS)
         vectors_ND[rows] = model.as_scored(table_ND[rows]).cpu().numpy()
         is_wrong_N[rows] = ~np.isfinite(vectors_ND[rows]).all(axis=1)
     vectors_ND.flags.writeable = False
@@ -218,7 +235,7 @@ def _vectors(run: RunToExport, items: Items, model: ModelToExport, folder: Path)
 
 
 def _probe_histories(run: RunToExport, num_items: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The run's real histories, checked: rows_PL and lengths_P."""
+    """Return the run's real histories, checked: rows_PL and lengths_P."""
     rows_PL, lengths_P = run.probe_histories()
     if len(rows_PL) == 0:
         raise ExportError(

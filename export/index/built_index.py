@@ -1,0 +1,124 @@
+"""A built FAISS index, searched as a server searches it: a search for each interest, then true scores.
+
+Legend: B requests of a batch, Q requests, K interests, S results of a search, D embedding, N items,
+M candidates.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from re4.bundle.manifest import IndexInfo
+from re4.bundle.rescoring import best_candidates, rescore
+from re4.common.errors import BundleMismatchError
+from re4.common.faiss_settings import use_matrix_products
+from re4.exporting.index.families import FAMILIES, IndexFamily, Settings
+from re4.exporting.index.index_file import read_mapped
+from re4.exporting.storage.mapped_vectors import release_pages
+
+_K_FACTORS: Final = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+_CHUNK_REQUESTS: Final = 64
+
+SearchResults: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int64]]
+"""`scores_BKS`, which are approximate where the index holds codes, and `rows_BKS`, -1 where there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltIndex:
+    """A FAISS index that holds row i of the item vectors under the id i."""
+
+    index: Any
+    factory: str
+    """The factory string that it was made from."""
+    family: IndexFamily
+
+    def __post_init__(self) -> None:
+        """Set FAISS's way of comparing for all searches of this process."""
+        use_matrix_products()
+
+    @classmethod
+    def open(cls, path: Path, info: IndexInfo) -> "BuiltIndex":
+        """Read an index from its file, memory-mapped where its kind allows it.
+
+        Raises:
+            BundleMismatchError: the kind is not known here.
+        """
+        family = next((family for family in FAMILIES if family.name == info.kind), None)
+        if family is None:
+            raise BundleMismatchError(f"{path}: of the kind {info.kind!r}, which this code does not know")
+        return cls(index=read_mapped(path), factory=info.factory or info.kind, family=family)
+
+    @property
+    def kind(self) -> str:
+        """The kind's name in the manifest."""
+        return self.family.name
+
+    def ladders(self, num_candidates: int) -> list[Sequence[Settings]]:
+        """Return the settings to try for a number of candidates: lists, each from cheap to expensive.
+
+        Settings of an index that is not exact lack the `pool_factor`.
+        """
+        if self.family.is_exact:
+            return [self.family.settings(self.index, num_candidates)]
+        factors = [
+            k_factor
+            for k_factor in _K_FACTORS
+            if num_candidates * k_factor <= max(num_candidates, self.index.ntotal)
+        ]
+        return [
+            [
+                {**settings, "k_factor": k_factor}
+                for settings in self.family.settings(self.index, ceil(num_candidates * k_factor))
+            ]
+            for k_factor in factors
+        ]
+
+    def search(
+        self, settings: Settings, interests_BKD: NDArray[np.float32], num_candidates: int
+    ) -> SearchResults:
+        """Search for each interest."""
+        num_requests, num_interests, embedding_dim = interests_BKD.shape
+        scores_QS, rows_QS = self.index.search(
+            np.ascontiguousarray(interests_BKD.reshape(-1, embedding_dim)),
+            min(ceil(num_candidates * settings.get("k_factor", 1)), self.index.ntotal),
+            params=self.family.parameters(settings),
+        )
+        shape = (num_requests, num_interests, -1)
+        return scores_QS.reshape(shape), rows_QS.reshape(shape)
+
+    def candidates(
+        self,
+        settings: Settings,
+        interests_QKD: NDArray[np.float32],
+        vectors_ND: NDArray[np.float32],
+        num_candidates: int,
+    ) -> NDArray[np.int64]:
+        """Search and merge in chunks of requests; return candidate rows [Q, M], -1 for none."""
+        num_candidates = min(num_candidates, int(self.index.ntotal))
+        found = []
+        for start in range(0, len(interests_QKD), _CHUNK_REQUESTS):
+            batch_BKD = interests_QKD[start : start + _CHUNK_REQUESTS]
+            results = self.search(settings, batch_BKD, num_candidates)
+            found.append(merge_results(results, settings, batch_BKD, vectors_ND, num_candidates))
+            release_pages(vectors_ND)
+        return np.concatenate(found)
+
+
+def merge_results(
+    results: SearchResults,
+    settings: Settings,
+    interests_BKD: NDArray[np.float32],
+    vectors_ND: NDArray[np.float32],
+    num_candidates: int,
+) -> NDArray[np.int64]:
+    """Score results by the item vectors; return the best rows over all interests, [B, M], -1 for none."""
+    scores_BKS, rows_BKS = results
+    most = rows_BKS.shape[1] * rows_BKS.shape[2]
+    size = ceil(num_candidates * settings["pool_factor"]) if "pool_factor" in settings else most
+    pool = rescore(scores_BKS, rows_BKS, interests_BKD, vectors_ND, size)
+    return best_candidates(pool, num_candidates)[0]

@@ -1,0 +1,94 @@
+"""Families of FAISS indexes: the classes that servers load, how each is searched, and what tuning may vary.
+
+A new family is one `IndexFamily` here and one entry in `FAMILIES`. A server keeps its own list of the classes
+that it loads (`serving/retrieval/indexes/`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import faiss
+
+_faiss: Any = faiss  # its type hints are incomplete
+_EF_MULTIPLES: Final = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+
+Settings: TypeAlias = Mapping[str, int | float]
+"""Search parameters as the manifest has them: `nprobe`, `ef_search`, `k_factor`, `pool_factor`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexFamily:
+    """FAISS classes that are searched in one way, with one parameter to tune."""
+
+    name: str
+    """The manifest's `index.kind`."""
+    faiss_types: frozenset[str]
+    """FAISS classes of the family that servers load."""
+    is_exact: bool
+    """Whether a search finds the best items, with true scores. Results of other families are scored again by
+    the item vectors (`re4.bundle.rescoring`)."""
+    settings: Callable[[Any, int], Sequence[Settings]]
+    """Settings to try for an index and a number of results, cheapest first."""
+    parameters: Callable[[Settings], Any]
+    """The per-call FAISS search parameters of a setting; None where there are none."""
+    advice: str
+    """A remedy where an index of this family does not reach the recall target; part of an error message."""
+
+
+def _flat_settings(index: Any, num_results: int) -> Sequence[Settings]:
+    return [{}]
+
+
+def _hnsw_settings(index: Any, num_results: int) -> Sequence[Settings]:
+    # FAISS keeps at least as many nodes in view as it must return: less changes nothing.
+    wanted = [int(num_results * multiple) for multiple in _EF_MULTIPLES]
+    return [{"ef_search": ef_search} for ef_search in wanted if ef_search <= max(index.ntotal, wanted[0])]
+
+
+def _ivf_settings(index: Any, num_results: int) -> Sequence[Settings]:
+    num_lists = index.nlist
+    steps = {quarters << power >> 2 for power in range(num_lists.bit_length()) for quarters in (4, 5, 6, 7)}
+    return [{"nprobe": nprobe} for nprobe in sorted({min(step, num_lists) for step in steps | {num_lists}})]
+
+
+FLAT: Final = IndexFamily(
+    name="flat",
+    faiss_types=frozenset({"IndexFlat", "IndexFlatIP"}),
+    is_exact=True,
+    settings=_flat_settings,
+    parameters=lambda settings: None,
+    advice="nothing: it is exact",
+)
+"""Every item is compared: exact, and nothing to tune."""
+
+HNSW: Final = IndexFamily(
+    name="hnsw",
+    faiss_types=frozenset({"IndexHNSWFlat", "IndexHNSWSQ", "IndexHNSWCagra"}),
+    is_exact=False,
+    settings=_hnsw_settings,
+    parameters=lambda settings: _faiss.SearchParametersHNSW(efSearch=settings["ef_search"]),
+    advice="a graph with more links, such as --index HNSW64,Flat, or --index ivf",
+)
+"""A graph of neighbours. A larger `ef_search`, the number of nodes kept in view, raises recall and time."""
+
+IVF: Final = IndexFamily(
+    name="ivf",
+    faiss_types=frozenset(
+        {
+            "IndexIVFFlat",
+            "IndexIVFScalarQuantizer",
+            "IndexIVFPQ",
+            "IndexIVFPQFastScan",
+            "IndexIVFRaBitQ",
+            "IndexIVFRaBitQFastScan",
+        }
+    ),
+    is_exact=False,
+    settings=_ivf_settings,
+    parameters=lambda settings: _faiss.SearchParametersIVF(nprobe=settings["nprobe"]),
+    advice="codes that lose less, such as --index ivf-sq8, or none: --index ivf",
+)
+"""Vectors in lists around centroids. A larger `nprobe`, the number of lists read, raises recall and time."""
+
+FAMILIES: Final = (FLAT, HNSW, IVF)

@@ -1,0 +1,107 @@
+"""Settings that `re4 export` and `re4 rebuild` share, each declared once. Loads neither FAISS nor PyTorch."""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from re4.common.errors import UsageError
+from re4.settings.fields import setting
+
+AUTO: Final = "auto"
+MIN_RECALL: Final = 0.6
+"""Lowest target: servers refuse an index that finds less than half of the golden candidates."""
+
+_UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+
+
+class TargetDevice(StrEnum):
+    """The device that the servers of a version search on, as far as it decides how the index is built."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecallTarget:
+    """The recall that an index must reach."""
+
+    recall: float
+    """Mean share of the exact merged candidates to find, 0 to 1."""
+    num_candidates: int
+    """Candidates of a request."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionSettings:
+    """The index and the attributes of a version."""
+
+    index: str = setting(
+        AUTO,
+        "auto chooses by the number of items. flat compares every item and is exact. hnsw, hnsw-sq8, ivf, "
+        "ivf-sq8, ivf-pq and ivf-rabitq are approximate and faster. So is a FAISS factory string of an index "
+        "that servers load, such as IVF1024,PQ32x4fs.",
+    )
+    recall: float = setting(
+        0.95, "Share of the exact candidates that an approximate index must find, 0.6 to 1."
+    )
+    num_candidates: int = setting(100, "Candidates of a request, for which the index is tuned.")
+    attributes: str | None = setting(
+        None,
+        'Columns of the catalogue that callers can filter by; "" for none.',
+        default_text="every column of texts, whole numbers, booleans or lists of those that has at least 2 "
+        "items to a value and at most 100,000 values, so no titles",
+        metavar="NAME,NAME",
+    )
+    memory_limit: str | None = setting(
+        None,
+        "Most memory that building the index may take, such as 8GiB; an index that needs more is refused "
+        "before it is built.",
+        default_text="what the index needs",
+        metavar="SIZE",
+    )
+    device: TargetDevice = setting(
+        TargetDevice.CPU,
+        "Device that servers will search the index on. cuda builds an index that a GPU can hold: flat, ivf, "
+        "ivf-sq8 or cagra, a graph that a GPU has to build.",
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range.
+
+        Raises:
+            UsageError: naming the option.
+        """
+        if not MIN_RECALL <= self.recall <= 1:
+            raise UsageError(f"--recall is {self.recall:g}; choose {MIN_RECALL:g} to 1")
+        if self.num_candidates < 1:
+            raise UsageError(f"--num-candidates is {self.num_candidates}; at least 1 is needed")
+        _ = self.memory_limit_bytes
+
+    @property
+    def target(self) -> RecallTarget:
+        """The recall that the index is tuned to."""
+        return RecallTarget(recall=self.recall, num_candidates=self.num_candidates)
+
+    @property
+    def attribute_names(self) -> list[str] | None:
+        """Columns to keep as attributes; None to choose."""
+        return None if self.attributes is None else [name for name in self.attributes.split(",") if name]
+
+    @property
+    def memory_limit_bytes(self) -> int | None:
+        """Bytes that building the index may hold at once; None for no limit."""
+        return None if self.memory_limit is None else parse_bytes(self.memory_limit)
+
+
+def parse_bytes(text: str) -> int:
+    """Parse a size such as 8GiB, 512MB or 2g: units are powers of 1,024.
+
+    Raises:
+        UsageError: not a size.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None or float(found[1]) == 0:
+        raise UsageError(f"--memory-limit {text}: a size above 0 is needed, such as 8GiB or 512MiB")
+    return int(float(found[1]) * _UNITS[found[2].lower()])
