@@ -1,6 +1,7 @@
 """The documentation names what exists: links, paths, subcommands with options, settings, metrics."""
 
 import re
+import runpy
 import shlex
 import unicodedata
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 
@@ -170,3 +172,16 @@ def test_every_metric_of_the_server_is_in_the_table_and_no_other() -> None:
 def test_every_page_is_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert not [name for name in NAMES if name.startswith("docs/") and f"{name}\n" not in navigation]
+
+
+def test_the_script_of_the_picture_draws_a_user(tmp_path: Path) -> None:
+    script = runpy.run_path(str(ROOT / "docs/pictures/interests.py"))
+    user = script["Shown"](
+        place=0,
+        attention=np.array([[0.75, 0.25, 0.0], [0.0, 0.5, 0.5]], np.float32),
+        history=["shoes", "rods", "rods"],
+        candidates=[["shoes", "shoes"], ["rods", "hats"]],
+    )
+    assert user.agreement() == (0.625, 0.0625)  # own: 0.75 and (1 + 0) / 2; others: (0.25 + 0) / 2 and 0
+    script["draw"](user, tmp_path / "user.png")
+    assert (tmp_path / "user.png").stat().st_size > 1_000
