@@ -1,4 +1,4 @@
-"""Certificates for tests: an authority and what it signs, made in milliseconds."""
+"""Certificates for tests: an authority and the certificates that it signs, made in milliseconds."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -33,7 +33,7 @@ class Pair:
     key: Path
 
     def replace(self, other: "Pair") -> None:
-        """Put another pair in the place of this one, each file at once, as a renewal does."""
+        """Replace this pair by another one, each file by one rename, as a renewal does."""
         for here, there in ((self.certificate, other.certificate), (self.key, other.key)):
             part = here.with_suffix(".part")
             part.write_bytes(there.read_bytes())
@@ -89,8 +89,8 @@ class Authority:
             .not_valid_before(now + begins)
             .not_valid_after(now + ends)
             .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
-            # RFC 5280: whose key it holds, whose key signed it, and of an authority that it signs.
-            # Python's own clients insist from 3.13 on.
+            # RFC 5280: identifiers of its key and of the signing key, and the key usage of an authority.
+            # Python's clients require them from 3.13 on.
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False

@@ -1,4 +1,4 @@
-"""What holds for every test: the same examples every time, one thread, no limit on how long one takes."""
+"""Settings of all tests: the same examples every time, one thread, no time limit."""
 
 import logging
 import os
@@ -37,13 +37,13 @@ def _log_of_the_library() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what needs a GPU where there is none, and say so: a skipped test looks like a passed one."""
+    """Deselect GPU tests where there is no GPU, and report their number."""
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if on_gpu and not has_gpu():
         items[:] = [item for item in items if item not in on_gpu]
         config.hook.pytest_deselected(items=on_gpu)
         config.stash[_LEFT_OUT] = len(on_gpu)
-        if hasattr(config, "workeroutput"):  # one of several processes: what is said is said by their parent
+        if hasattr(config, "workeroutput"):  # one of several processes: the parent prints the report
             config.workeroutput["left_out"] = len(on_gpu)
 
 
@@ -72,7 +72,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--hardening-folder",
         metavar="FOLDER",
         default=None,
-        help="Where rebuilds meet with accidents instead of on a small tmpfs: a network file system, say.",
+        help="Folder for the accidents of rebuilds, such as one on a network file system. Default: a tmpfs.",
     )
     group.addoption(
         "--hardening-report", metavar="FILE", default=None, help="Where to write the proofs' figures as JSON."

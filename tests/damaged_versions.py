@@ -1,4 +1,4 @@
-"""Versions that must never go live, each published so that it appears all at once, as a real one does."""
+"""Versions that must never go live. Each appears by one rename, as a published one does."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ def point_current_at(bundles: Path, name: str) -> None:
 
 
 def publish(bundles: Path, version: SmallVersion, damage: Callable[[Path], None] = lambda path: None) -> str:
-    """Publish a version elsewhere, damage it, and make it live here in one step; its name."""
+    """Publish a version elsewhere, damage it, and make it live here by one rename; return its name."""
     elsewhere = bundles.parent / f"elsewhere-{os.urandom(4).hex()}"
     name = version.publish(elsewhere)
     damage(elsewhere / name)
@@ -51,7 +51,7 @@ CHANGED_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
     "manifest cut off": (lambda path: os.truncate(path / MANIFEST, 50), "manifest.json"),
     "empty": (lambda path: [file.unlink() for file in path.iterdir()], "manifest.json"),
 }
-"""Damages that the checksums show, and what the refusal says."""
+"""Damage that the checksums detect, and the text of the refusal."""
 
 
 def noise(length: int) -> bytes:
@@ -93,7 +93,7 @@ def with_foreign_operator(version: SmallVersion) -> bytes:
 def constant_encoder(
     version: SmallVersion, nodes: list[onnx.NodeProto], extra: list[onnx.TensorProto]
 ) -> bytes:
-    """The usual encoder with more nodes in front of it; the last of them makes `w`."""
+    """Make the usual encoder with more nodes before it; the last of them makes `w`."""
     model = version.encoder_model()
     kept = [tensor for tensor in model.graph.initializer if tensor.name != "w"]
     del model.graph.initializer[:]
@@ -105,7 +105,7 @@ def constant_encoder(
 
 
 def memory_bomb(version: SmallVersion) -> bytes:
-    """An encoder of a few hundred bytes that asks for 2^46 of memory."""
+    """Make an encoder of a few hundred bytes that allocates 2^46 bytes."""
     nodes = [
         helper.make_node("ConstantOfShape", ["huge"], ["everything"]),
         helper.make_node("Slice", ["everything", "start", "end"], ["w"]),
@@ -119,7 +119,7 @@ def memory_bomb(version: SmallVersion) -> bytes:
 
 
 def endless_loop(version: SmallVersion) -> bytes:
-    """An encoder that adds to its weights for ever."""
+    """Make an encoder with an endless loop."""
     shape = [5, NUM_INTERESTS]
     body = helper.make_graph(
         [
@@ -147,7 +147,7 @@ def endless_loop(version: SmallVersion) -> bytes:
 
 
 def with_other_dimensions(version: SmallVersion) -> bytes:
-    """An encoder that gives one interest fewer than the manifest says."""
+    """Make an encoder with one interest fewer than in the manifest."""
     version.w_HK = version.w_HK[:, 1:]
     return version.encoder_bytes()
 
@@ -249,4 +249,4 @@ WRONG_PARTS: dict[str, tuple[Callable[[], SmallVersion], str]] = {
         "popular.npy: rows from 3 to 60, the version has 60 items",
     ),
 }
-"""Versions with correct checksums whose parts are wrong, and what the refusal says."""
+"""Versions with correct checksums and wrong parts, and the text of the refusal."""

@@ -1,4 +1,4 @@
-"""A data set with planted tastes: every user has two, and a model that learns them beats what is popular."""
+"""A data set with planted tastes, two per user: a model that learns them beats popularity."""
 
 import numpy as np
 import polars as pl

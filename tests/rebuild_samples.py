@@ -1,4 +1,4 @@
-"""A bundle directory with a small live version, and what a rebuild of it takes: vectors, ids, a catalogue."""
+"""A bundle directory with a small live version, and the input of a rebuild: vectors, ids, a catalogue."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ NUM_CANDIDATES = 20
 
 
 class Shop:
-    """A small catalogue on disk; everything in it may be changed before `rebuild`."""
+    """A small catalogue on disk; a test may change its files before `rebuild`."""
 
     def __init__(self, folder: Path, **version: Any) -> None:
         self.folder = folder
@@ -39,7 +39,7 @@ class Shop:
         return rebuild_words(self.bundles, self.vectors, self.ids, *options)
 
     def rebuild(self, *options: object) -> tuple[BaseException | None, dict[str, Any]]:
-        """Run it in this process: the error that it ended with, and its report."""
+        """Run the rebuild in this process; return its error and its report."""
         report = self.folder / "report.json"
         line = self.line("--report", report, *options)
         done = CliRunner().invoke(build_app(line), line)

@@ -1,4 +1,4 @@
-"""A server started as a user starts it, with one worker process where a test does not choose."""
+"""A server started by its command, with one worker process by default."""
 
 import contextlib
 import subprocess
@@ -10,15 +10,15 @@ import grpc
 from re4.common.server_process import ServerProcess
 
 DEADLINE_S = 60
-"""Nobody waits this long: it ends a test that would wait for ever."""
+"""Limit of every wait; a test that reaches it fails."""
 
 PAUSE_S = 0.01
-"""Between two looks at a server, which has something to do meanwhile, and perhaps the same core."""
+"""Time between two polls of a server, which may run on the same core."""
 
 RE4 = (sys.executable, "-P", "-m", "re4.cli")
 
 _AS_OUTSIDE = {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
-"""Tests have one thread: where a server has one, it is to be its own doing."""
+"""Tests limit libraries to one thread; the limits of a server must be its own."""
 
 
 class RunningServer(ServerProcess):
@@ -35,7 +35,7 @@ class RunningServer(ServerProcess):
         return super().wait(timeout_s)
 
     def stop(self) -> int:
-        """Stop it; a server that does not end by itself fails the test."""
+        """Stop the server; a server that does not end fails the test."""
         if self._process.poll() is None:
             self._process.terminate()
         return self.wait()

@@ -1,6 +1,6 @@
-"""Small versions with a hand-made encoder: built in milliseconds, and computed a second time in plain numpy.
+"""Small versions with a hand-made encoder: built in milliseconds, and computed again in NumPy.
 
-Everything follows from a seed. `SmallVersion` knows the weights, so that tests can say what a right answer is
+Everything follows from a seed. `SmallVersion` has the weights, so that tests can compute the right answer
 without asking the code under test.
 """
 
@@ -29,7 +29,7 @@ MAX_HISTORY = 6
 
 @dataclass(kw_only=True)
 class SmallVersion:
-    """What goes into a version; fields may be changed before it is published."""
+    """The parts of a version; a test may change fields before the publication."""
 
     seed: int = 0
     num_items: int = 60
@@ -43,7 +43,7 @@ class SmallVersion:
     has_attributes: bool = False
     vectors_ND: np.ndarray = field(init=False)
     attributes: dict[str, list[object]] = field(init=False)
-    """What each item has: one colour or none, any number of tags, and whether its row is even."""
+    """The attributes of each item: one colour or none, any number of tags, and whether its row is even."""
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.seed)
@@ -67,7 +67,7 @@ class SmallVersion:
         return [f"item-{row}-é" for row in range(self.num_items)]
 
     def encode(self, rows: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Interests [K, D] and attention [K, length] of a history of rows, oldest first, in float64."""
+        """Return interests [K, D] and attention [K, length] of a history, oldest row first, in float64."""
         x_LD = self.vectors_ND[rows[-MAX_HISTORY:]].astype(np.float64)
         logits_LK = np.tanh(x_LD @ self.W1_DH) @ self.w_HK
         attention_LK = np.exp(logits_LK - logits_LK.max(axis=0))
@@ -75,17 +75,17 @@ class SmallVersion:
         return attention_LK.T @ (x_LD @ self.W2_DD), attention_LK.T
 
     def scores(self, rows: list[int]) -> np.ndarray:
-        """Score of every item, [N], for a history of rows, oldest first."""
+        """Return the score of every item, [N], for a history of rows, oldest first."""
         return (self.encode(rows)[0] @ self.vectors_ND.T.astype(np.float64)).max(axis=0)
 
     def best(self, rows: list[int], num_candidates: int, excluded: list[int] = ()) -> list[int]:
-        """The right candidates, by scoring the whole catalogue."""
+        """Return the exact candidates, by scoring the whole catalogue."""
         scores_N = self.scores(rows)
         allowed = [row for row in range(self.num_items) if row not in set(excluded)]
         return sorted(allowed, key=lambda row: (-scores_N[row], row))[:num_candidates]
 
     def publish(self, bundles: Path) -> str:
-        """Write and publish the version; its name."""
+        """Write and publish the version; return its name."""
         with stage_version(bundles) as staged:
             self.write(staged.path)
             attributes = write_attributes(staged.path, self.attributes, self.num_items)

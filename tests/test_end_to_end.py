@@ -1,7 +1,7 @@
-"""The whole way, by the commands that a user types: an event log in, candidates over gRPC out.
+"""All steps by the commands of a user: from an event log to candidates over gRPC.
 
-The catalogue has planted tastes, string ids and titles. What the server answers is compared with the run it
-came from, scored by brute force.
+The catalogue has planted tastes, string ids and titles. The answers of the server are compared with those of
+the run, scored by brute force.
 """
 
 import json

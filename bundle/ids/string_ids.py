@@ -120,10 +120,10 @@ class StringIds:
         ]
 
     def padded(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Ids of rows, which must be valid, as UTF-8: a matrix with anything behind each, and their lengths.
+        """Return the ids of rows, which must be valid, as a matrix of UTF-8 with any padding, and lengths.
 
-        Gathered in one go: ids of random rows lie all over the memory, and a processor that is told of all of
-        them waits for it once instead of once an id.
+        All ids are gathered in one operation: ids of random rows are scattered in memory, and the CPU then
+        waits for memory once instead of once per id.
         """
         starts_R = self._offsets[rows].astype(np.int64)
         lengths_R = self._offsets[rows + 1].astype(np.int64) - starts_R

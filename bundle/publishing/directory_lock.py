@@ -55,7 +55,7 @@ class Owner(BaseModel):
 
     host: str
     boot: str
-    """Which start of which machine, and which process id namespace: tells whether `pid` can be looked up."""
+    """Start of the machine and namespace of process ids, within which `pid` can be looked up."""
     pid: int
     born: str
     """When the process began, in the kernel's ticks: a later process of the same id has another."""

@@ -1,7 +1,7 @@
 """Locks of the kernel on files and folders: they end with their process, whatever ends it.
 
-A process holds the lock of a folder while it works there (a publisher, a build, a training run). Another
-process can thus tell the work of a living process from the left-overs of a dead one.
+A process holds the lock of a folder while it works there: a publisher, a build, a training run. A folder
+without a lock is thus the remains of a dead process.
 
 Network file systems keep a file that is removed while it is open under another name until it is closed. So a
 folder whose lock was held while it was emptied may stay, empty; the next process that clears up removes it.

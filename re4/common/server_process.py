@@ -19,7 +19,7 @@ _STOP_TIMEOUT_S: Final = 30.0
 class ServerProcess:
     """A running `re4 serve`. Entering the `with` block waits until it listens; leaving the block stops it.
 
-    A thread reads the log all the time: a server whose log nobody reads stops at its first full pipe.
+    A thread reads the log all the time: otherwise the server would block when the pipe is full.
     """
 
     start_timeout_s: ClassVar[float] = 600.0
