@@ -36,18 +36,18 @@ def test_compiled_once_whoever_asks(own_cache):
 
 
 def test_a_damaged_cache_is_gone_around(own_cache):
-    assert re4.training.kernels.load_kernel("against_negatives.c", DIM=16, RIVALS=2) is not None
+    assert re4.training.kernels.load_kernel("fused_softmax.c", DIM=16, RIVALS=2) is not None
     (kept,) = own_cache.iterdir()
     begun = kept.read_bytes()[:100]
     kept.unlink()  # and not cut short: it is mapped
     kept.write_bytes(begun)
     re4.training.kernels._loaded.clear()
-    assert re4.training.kernels.load_kernel("against_negatives.c", DIM=16, RIVALS=2) is not None
+    assert re4.training.kernels.load_kernel("fused_softmax.c", DIM=16, RIVALS=2) is not None
 
 
 def test_no_place_to_keep_it(own_cache):
     own_cache.write_text("a file, no folder")
-    assert re4.training.kernels.load_kernel("against_negatives.c", DIM=16, RIVALS=2) is not None
+    assert re4.training.kernels.load_kernel("fused_softmax.c", DIM=16, RIVALS=2) is not None
 
 
 def test_what_cannot_be_compiled_is_logged_once_and_done_by_torch(monkeypatch, caplog):
@@ -55,7 +55,7 @@ def test_what_cannot_be_compiled_is_logged_once_and_done_by_torch(monkeypatch, c
     monkeypatch.setattr(re4.training.kernels, "_FLAGS", (*re4.training.kernels._FLAGS, "--no-such-flag"))
     assert _sum_is_finite()
     assert _sum_is_finite()
-    assert caplog.text.count("against_negatives.c could not be compiled") == 1
+    assert caplog.text.count("fused_softmax.c could not be compiled") == 1
 
 
 def test_no_compiler(monkeypatch):
@@ -63,7 +63,7 @@ def test_no_compiler(monkeypatch):
     monkeypatch.setenv("CC", "no-such-compiler")
     try:
         assert not re4.training.kernels.has_kernels()
-        assert re4.training.kernels.load_kernel("against_negatives.c", DIM=16, RIVALS=2) is None
+        assert re4.training.kernels.load_kernel("fused_softmax.c", DIM=16, RIVALS=2) is None
     finally:
         re4.training.kernels._compiler.cache_clear()
 

@@ -44,7 +44,7 @@ class _LogAttention(torch.autograd.Function):
         size, length, _ = history_vectors_BLD.shape
         log_attention_BKL = history_vectors_BLD.new_empty(size, len(w_KH), length)
         given = (history_vectors_BLD, lengths_B, positions, W1_HD, w_KH)
-        if call_kernel(compiled.attend, size, length, *given, log_attention_BKL):
+        if call_kernel(compiled.attention_forward, size, length, *given, log_attention_BKL):
             raise MemoryError("no memory is left to attend in")
         ctx.compiled = compiled
         ctx.save_for_backward(*given, log_attention_BKL)
@@ -58,7 +58,9 @@ class _LogAttention(torch.autograd.Function):
         gradients = tuple(None if tensor is None else torch.zeros_like(tensor) for tensor in inputs)
         of_attention_BKL = outer[0].contiguous().clone()
         sizes = history_vectors_BLD.shape[:2]
-        if call_kernel(ctx.compiled.go_back, *sizes, *given, log_attention_BKL, of_attention_BKL, *gradients):
+        if call_kernel(
+            ctx.compiled.attention_backward, *sizes, *given, log_attention_BKL, of_attention_BKL, *gradients
+        ):
             raise MemoryError("no memory is left to go back through the attention in")
         of_history_BLD, *of_weights = gradients
         return (None, of_history_BLD, None, *of_weights)

@@ -24,7 +24,17 @@ from re4.common.files import replacing
 
 _log = logging.getLogger(__name__)
 
-_FLAGS = ("-O3", "-march=native", "-fno-strict-aliasing", "-std=gnu11", "-fPIC", "-shared", "-w", "-lm")
+_FLAGS = (
+    "-O3",
+    "-march=native",
+    "-fno-strict-aliasing",
+    "-std=gnu11",
+    "-fPIC",
+    "-shared",
+    "-Wall",
+    "-Wextra",
+    "-lm",
+)
 _COMPILE_S = 120
 MAX_LANES = 16
 """Numbers of the widest vector: rows in C are multiples of it."""

@@ -1,15 +1,15 @@
-/* Users of `training/losses/flows/reattend.py`, worked through once: the sum of cross entropies, and its gradients.
+/* The re-attend flow of `training/losses/flows/reattend.py`: the sum of cross entropies, and its gradients.
 
-   DIM, the numbers of a vector, a multiple of 16, is given to the compiler. Sizes below: B users, K
-   interests, L positions of a history. */
+   The compiler is given DIM, the width of a vector, a multiple of 16. Sizes below: B users, K interests, L
+   positions of a history. */
 
-#include "rows.h"
+#include "simd.h"
 
-/* Adds to `total`; writes the gradients, of which those of interests and history are 0 before. `scores` has
-   room for L floats. Says 0. */
-int attend_users(int64_t B, int64_t K, int64_t L, const float *interests, const float *history,
-                 const float *log_attention, const int64_t *lengths, float *scores, double *total,
-                 float *interest_gradients, float *history_gradients, float *log_attention_gradients) {
+/* Add to `total`; write the gradients, of which those of interests and history are 0 before. `scores` (L
+   floats) is work space. Return 0. */
+int reattend(int64_t B, int64_t K, int64_t L, const float *interests, const float *history,
+             const float *log_attention, const int64_t *lengths, float *scores, double *total,
+             float *interest_gradients, float *history_gradients, float *log_attention_gradients) {
     for (int64_t pair = 0; pair < B * K; pair++) {
         const int64_t b = pair / K, length = lengths[b];
         const float *interest = interests + pair * DIM, *vectors = history + b * L * DIM;

@@ -1,17 +1,17 @@
-/* A step of `training/model/item_embedding.py`'s optimiser over some rows, each read and written once.
+/* A step of row-wise Adam (`training/model/item_embedding.py`) over some rows, each read and written once.
 
-   DIM, the numbers of a row, a multiple of 16, is given to the compiler. */
+   The compiler is given DIM, the width of a row, a multiple of 16. */
 
-#include "rows.h"
+#include "simd.h"
 
-/* Rows on their way from memory while others are moved. */
+/* How many rows ahead the CPU prefetches. */
 #define AHEAD 8
 
-/* `rows` [R] says which rows of weights and moments the gradients [R, DIM] belong to. `settings` are weight
-   decay, what the moments keep, the step size over the first moment's bias, and the bias of the second. Says
-   0. */
-int move_rows(int64_t R, const int64_t *rows, const float *gradients, float *weights, float *first_moments,
-              float *second_moments, const float *settings) {
+/* Row r of the gradients [R, DIM] belongs to row rows[r] of the weights and moments. `settings`: weight
+   decay, beta 1, beta 2, step size / bias correction of the first moment, bias correction of the second
+   moment, epsilon. Return 0. */
+int row_adam(int64_t R, const int64_t *rows, const float *gradients, float *weights, float *first_moments,
+             float *second_moments, const float *settings) {
     const float decay = settings[0], keep_first = settings[1], keep_second = settings[2];
     const float scale = settings[3], bias = settings[4], epsilon = settings[5];
     for (int64_t r = 0; r < R; r++) {
@@ -28,7 +28,8 @@ int move_rows(int64_t R, const int64_t *rows, const float *gradients, float *wei
             gradient[d / LANES] = g;
             squares += g * g;
         }
-        float second = keep_second * second_moments[rows[r]] + (1 - keep_second) * sum_across(squares) / DIM;
+        float second =
+            keep_second * second_moments[rows[r]] + (1 - keep_second) * horizontal_sum(squares) / DIM;
         second_moments[rows[r]] = second;
         const float step = scale / (sqrtf(second / bias) + epsilon);
         EACH_VECTOR(d) {

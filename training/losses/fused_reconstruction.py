@@ -128,7 +128,7 @@ def _worker_for(users: _Users) -> tuple[Callable[[int], _Worker], int]:
     """Who works through a block (compiled code, where there is some for these), and how many users it has."""
     if users.positives_BKL.shape[2] <= _NATIVE_LENGTH:
         widths = {"DIM": users.interests_BKD.shape[2], "WIDTH": users.decoder.queries.shape[1]}
-        compiled = kernel_for(users.interests_BKD, "distances.c", widths)
+        compiled = kernel_for(users.interests_BKD, "fused_reconstruction.c", widths)
         if compiled is not None:
             return partial(_NativeWorker, users, compiled), _NATIVE_BLOCK_USERS
     return partial(_TorchWorker, users), _BLOCK_USERS
@@ -138,7 +138,7 @@ class _NativeWorker:
     def __init__(self, users: _Users, compiled: ctypes.CDLL, block_rows: int) -> None:
         self.total = torch.zeros((), dtype=torch.float64)
         self.gradients = DecoderWeights(*(torch.zeros_like(tensor) for tensor in users.decoder))
-        self._users, self._add_users = users, compiled.add_users
+        self._users, self._add_users = users, compiled.fused_reconstruction
 
     def __call__(self, block: slice) -> None:
         users = self._users

@@ -98,7 +98,7 @@ def _worker_for(examples: Examples) -> tuple[Callable[[int], _Worker], int]:
     """Who works through a block (compiled code, where there is some for these), and how many rows it has."""
     num_negatives, (_, num_rivals, dim) = len(examples.vectors_MD), examples.rivals_BKD.shape
     if not examples.hardness and num_rivals * dim <= _NATIVE_NUMBERS:
-        compiled = kernel_for(examples.vectors_MD, "against_negatives.c", {"DIM": dim}, RIVALS=num_rivals)
+        compiled = kernel_for(examples.vectors_MD, "fused_softmax.c", {"DIM": dim}, RIVALS=num_rivals)
         if compiled is not None:
             return partial(_NativeWorker, examples, compiled), _NATIVE_BLOCK_ROWS
     return partial(_TorchWorker, examples), max(1, _BLOCK_SCORES // (num_negatives * num_rivals))
@@ -109,7 +109,7 @@ class _NativeWorker:
         num_negatives = len(examples.vectors_MD)
         self.total = torch.zeros((), dtype=torch.float64)
         self.vector_gradients_MD = torch.zeros_like(examples.vectors_MD)
-        self._examples, self._work_block = examples, compiled.work_block
+        self._examples, self._work_block = examples, compiled.fused_softmax_block
         self._scores_MX = torch.empty(num_negatives, MAX_LANES)
         self._winners_MX = torch.empty(num_negatives, MAX_LANES, dtype=torch.uint8)
 

@@ -97,7 +97,7 @@ class RowWiseAdam:
         def move(number: int) -> None:
             rows, gradients = pieces[number]
             call_kernel(
-                compiled.move_rows,
+                compiled.row_adam,
                 len(rows),
                 rows,
                 gradients,

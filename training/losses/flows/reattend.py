@@ -46,7 +46,7 @@ def _compiled_sum(
     )
     total = torch.zeros((), dtype=torch.float64)
     call_kernel(
-        compiled.attend_users,
+        compiled.reattend,
         *shape_BKL,
         interests_BKD.contiguous(),
         history_vectors_BLD.contiguous(),

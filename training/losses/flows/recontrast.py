@@ -123,7 +123,7 @@ def _compiled_sum(
     )
     total = torch.zeros((), dtype=torch.float64)
     is_without_memory = call_kernel(
-        compiled.contrast_users,
+        compiled.recontrast,
         *interests_BKD.shape[:2],
         history_vectors_BLD.shape[1],
         interests_BKD.contiguous(),

@@ -1,13 +1,15 @@
-/* Vectors side by side, each in a lane of its own, and what all of them go through alike.
+/* Structure of arrays: LANES examples beside each other, number d of all of them in vector d.
 
-   DIM, a multiple of 16, is how many numbers a vector has before it does. */
+   DIM, a multiple of 16, is the length of a row before it becomes a structure of arrays. */
 
-#include "lanes.h"
+#pragma once
 
-/* out[r] += sum over s of weights[r * row_step + s * sum_step] x[s], some rows at a time. */
-static inline __attribute__((always_inline)) void weigh_tile(const int num_rows, int64_t num_terms,
-                                                             const float *weights, int64_t row_step,
-                                                             int64_t sum_step, const lanes *x, lanes *out) {
+#include "simd.h"
+
+/* out[r] += sum over s of weights[r * row_step + s * sum_step] x[s], for `num_rows` rows in registers. */
+static inline __attribute__((always_inline)) void matvec_tile(const int num_rows, int64_t num_terms,
+                                                              const float *weights, int64_t row_step,
+                                                              int64_t sum_step, const lanes *x, lanes *out) {
     lanes sums[SUMS];
 #pragma GCC unroll 24
     for (int r = 0; r < num_rows; r++) sums[r] = out[r];
@@ -19,20 +21,20 @@ static inline __attribute__((always_inline)) void weigh_tile(const int num_rows,
 }
 
 /* The same for any number of rows. */
-static inline __attribute__((always_inline)) void weigh(int64_t num_rows, int64_t num_terms,
-                                                        const float *weights, const int64_t row_step,
-                                                        const int64_t sum_step, const lanes *x, lanes *out) {
+static inline __attribute__((always_inline)) void matvec(int64_t num_rows, int64_t num_terms,
+                                                         const float *weights, const int64_t row_step,
+                                                         const int64_t sum_step, const lanes *x, lanes *out) {
     int64_t r = 0;
-#define WEIGH_BY(num)                                                                                        \
-    for (; r + num <= num_rows; r += num)                                                                    \
-    weigh_tile(num, num_terms, weights + r * row_step, row_step, sum_step, x, out + r)
-    WEIGH_BY(SUMS);
-    WEIGH_BY(8);
-    WEIGH_BY(4);
-    WEIGH_BY(1);
+#define MATVEC_BY(num)                                                                                       \
+    for (; num_rows - r >= num; r += num)                                                                    \
+    matvec_tile(num, num_terms, weights + r * row_step, row_step, sum_step, x, out + r)
+    MATVEC_BY(SUMS);
+    MATVEC_BY(8);
+    MATVEC_BY(4);
+    MATVEC_BY(1);
 }
 
-/* Vectors and rows of sums that add_outer has in registers. */
+/* The sums that add_outer holds in registers: HIGH rows of WIDE vectors. */
 #define WIDE (DIM / LANES % 4 ? 1 : 4)
 #define HIGH (SUMS / WIDE < 6 ? SUMS / WIDE : 6)
 
@@ -50,7 +52,7 @@ static inline
     }
 }
 
-/* gradients[r, d] += sum over lanes of left[r] rows[lane, d]. */
+/* gradients[r, d] += sum over lanes of left[r] rows[lane, d]: an outer product, summed over the examples. */
 static inline void add_outer(int64_t num_rows, const lanes *left, const float rows[LANES][DIM],
                              float *gradients) {
     int64_t r = 0;
@@ -58,7 +60,7 @@ static inline void add_outer(int64_t num_rows, const lanes *left, const float ro
     for (; r < num_rows; r++) add_outer_tile(1, left + r, rows, gradients + r * DIM);
 }
 
-/* Turn rows of numbers of each lane into vectors of all lanes, or back. */
+/* Transpose a square of LANES x LANES numbers. */
 static inline void transpose(lanes square[LANES]) {
 #ifdef __clang__
     float copy[LANES][LANES];
@@ -70,7 +72,7 @@ static inline void transpose(lanes square[LANES]) {
     for (int step = 1; step < LANES; step *= 2) {
 #define FROM_LOWER(lane) (lane & step ? LANES + lane - step : lane)
 #define FROM_UPPER(lane) (lane & step ? LANES + lane : lane + step)
-        const marks lower = EACH_LANE(FROM_LOWER), upper = EACH_LANE(FROM_UPPER); /* known when compiled */
+        const mask lower = EACH_LANE(FROM_LOWER), upper = EACH_LANE(FROM_UPPER); /* known when compiled */
 #pragma GCC unroll 16
         for (int i = 0; i < LANES; i++)
             if (!(i & step)) {
@@ -82,29 +84,29 @@ static inline void transpose(lanes square[LANES]) {
 #endif
 }
 
-/* Put rows side by side. */
-static inline void put_side_by_side(const float rows[LANES][DIM], lanes vectors[DIM]) {
+/* Turn LANES rows into a structure of arrays. */
+static inline void to_soa(const float rows[LANES][DIM], lanes vectors[DIM]) {
     for (int d = 0; d < DIM; d += LANES) {
         for (int lane = 0; lane < LANES; lane++) memcpy(vectors + d + lane, rows[lane] + d, sizeof(lanes));
         transpose(vectors + d);
     }
 }
 
-/* The other way round; the vectors are used up. */
-static inline void put_in_rows(lanes vectors[DIM], float rows[LANES][DIM]) {
+/* Turn a structure of arrays into LANES rows; the vectors are overwritten. */
+static inline void to_rows(lanes vectors[DIM], float rows[LANES][DIM]) {
     for (int d = 0; d < DIM; d += LANES) {
         transpose(vectors + d);
         for (int lane = 0; lane < LANES; lane++) memcpy(rows[lane] + d, vectors + d + lane, sizeof(lanes));
     }
 }
 
-static inline lanes hyperbolic_tangent(lanes x) {
-    marks sign = (marks)x & INT32_MIN;
-    lanes shrunk = exponential(-2 * (lanes)((marks)x & INT32_MAX));
-    return (lanes)((marks)((1 - shrunk) / (1 + shrunk)) | sign);
+static inline lanes tanh_lanes(lanes x) {
+    mask sign = (mask)x & INT32_MIN;
+    lanes shrunk = exp_nonpositive(-2 * (lanes)((mask)x & INT32_MAX));
+    return (lanes)((mask)((1 - shrunk) / (1 + shrunk)) | sign);
 }
 
-/* gradients[i] += the sum of all lanes of sums[i]. */
-static inline void add_across(int64_t num, const lanes *sums, float *gradients) {
-    for (int64_t at = 0; at < num; at++) gradients[at] += sum_across(sums[at]);
+/* gradients[i] += the sum of the lanes of sums[i]. */
+static inline void add_horizontal_sums(int64_t num, const lanes *sums, float *gradients) {
+    for (int64_t i = 0; i < num; i++) gradients[i] += horizontal_sum(sums[i]);
 }
