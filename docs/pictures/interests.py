@@ -162,6 +162,7 @@ def draw(user: Shown, out: Path) -> None:
         handles=legend, loc="upper center", bbox_to_anchor=(0.5, 0.02), ncol=5, frameon=False, fontsize=8
     )
     figure.savefig(out, dpi=120, bbox_inches="tight", facecolor="white")
+    plt.close(figure)
 
 
 if __name__ == "__main__":
