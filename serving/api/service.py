@@ -254,7 +254,7 @@ class RetrievalService:
         self._admit(snapshot, time_left)
         message = decode(retrieval_pb2.BatchRetrieveRequest, data)
         call = CURRENT_CALL.get()
-        call.owe(len(message.users) - 1)
+        call.charge_more(len(message.users) - 1)
 
         def enqueue(
             requests: Sequence[CheckedRequest], is_admitted: bool

@@ -79,7 +79,8 @@ def read_certificates(files: CertificateFiles, *, now: datetime | None = None) -
             f"certificate {files.certificate} begins on {leaf.not_valid_before_utc:%Y-%m-%d %H:%M} UTC "
             "only; put one there that is valid now, or look at this machine's clock"
         )
-    if private.public_key() != leaf.public_key():
+    public_key = _parsed(files.certificate, "a public key of a known kind", leaf.public_key)
+    if private.public_key() != public_key:
         raise SecurityError(
             f"key {files.key} does not belong to certificate {files.certificate}; give the key that the "
             "certificate was made for"
@@ -165,8 +166,8 @@ def _first_of(path: Path, content: bytes) -> Any:
 def _parsed(path: Path, what: str, parse: Callable[[], Any]) -> Any:
     try:
         return parse()
-    except (ValueError, TypeError, ArithmeticError) as error:
-        # The library's own message may quote the file; a key must not reach the log.
+    except Exception as error:  # the library's own classes among them, for versions and algorithms
+        # The library's message may quote the file; a key must not reach the log.
         raise SecurityError(
             f"{path} does not hold {what} ({type(error).__name__}); openssl x509 or pkey, with -in "
             f"{path}, shows more"

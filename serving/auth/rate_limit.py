@@ -63,7 +63,7 @@ class TokenBucket:
             raise RateError(self._name, users_per_s=self._users_per_s, wait_s=too_early_s)
         self._full_at[0] = full_at + num_users * self._interval_s
 
-    def owe(self, num_users: int) -> None:
+    def overdraw(self, num_users: int) -> None:
         """Take users out of the bucket, also of an empty one: later calls wait until the debt is paid."""
         self._full_at[0] = max(self._full_at[0], self._clock_s()) + num_users * self._interval_s
 

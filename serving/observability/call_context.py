@@ -59,10 +59,10 @@ class Call:
             self._request_id = str(given) if fits else secrets.token_hex(8)
         return self._request_id
 
-    def owe(self, num_users: int) -> None:
+    def charge_more(self, num_users: int) -> None:
         """Charge the caller for users beyond the first one, which `Authenticator.admit` charged."""
         if self.caller is not None and self.caller.rate is not None:
-            self.caller.rate.owe(num_users)
+            self.caller.rate.overdraw(num_users)
 
 
 CURRENT_CALL: Final[ContextVar[Call]] = ContextVar("current_call")

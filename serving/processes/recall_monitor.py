@@ -61,7 +61,7 @@ class RecallMonitor:
             process.stdin.write(to_line(sample))
             await process.stdin.drain()
             recall = float(await process.stdout.readline())  # an empty line, where it died, is no number
-        except (OSError, ValueError) as error:
+        except Exception as error:  # no recall is worth a failure of the server
             delay_s = self._backoff.delay_s()
             self._retry_at_s = monotonic() + delay_s
             _log.warning("recall is not measured for %g seconds: %s", delay_s, error)

@@ -16,7 +16,6 @@ from time import monotonic
 from typing import Any, Final
 
 from re4.bundle.publishing.version_lease import VersionLease
-from re4.common.errors import ServerError
 from re4.serving.host.addresses import Address, parse_address, reserve_port
 from re4.serving.host.backoff import Backoff
 from re4.serving.host.cgroups import usable_cores
@@ -222,8 +221,8 @@ class _Supervisor:
                 hidden = vars(self._hide_command())
                 await self._start(replace(start, path=str(self._live), hidden=hidden))
                 break
-            except (ServerError, OSError) as error:  # OSError: the system starts no further process
-                _log.error("%s", error)
+            except Exception as error:  # also where the system starts no further process or thread
+                _log.error("worker %d does not start: %s", start.number, error)
                 uptime_s = 0.0
         self._update(self._workers[start.number])  # all of it may have changed while the worker started
 

@@ -219,6 +219,7 @@ def test_certificates_are_replaced_while_calls_flow(
         ("not a certificate", "does not hold PEM certificates"),
         ("not a key", "does not hold a PEM private key"),
         ("a certificate as key", "does not hold a PEM private key"),
+        ("an unknown version", r"does not hold PEM certificates \(InvalidVersion\)"),
         ("another key", r"key \S+ does not belong to certificate"),
         ("expired", r"ended on 20\d\d-.* put a renewed one there"),
         ("not begun", r"begins on 20\d\d-.* only"),
@@ -230,7 +231,10 @@ def test_files_that_cannot_be_used_are_named_at_start(
 ) -> None:
     good, other = authority.issue(), authority.issue()
     (tmp_path / "junk").write_text("SECRET-KEY-BYTES")
-    absent, junk = tmp_path / "absent", tmp_path / "junk"
+    absent, junk, unknown = tmp_path / "absent", tmp_path / "junk", tmp_path / "unknown"
+    der = ssl.PEM_cert_to_DER_cert(good.certificate.read_text())
+    version, of_no_standard = bytes.fromhex("a003020102"), bytes.fromhex("a003020107")
+    unknown.write_text(ssl.DER_cert_to_PEM_cert(der.replace(version, of_no_standard, 1)))
     late, early = authority.issue(begins=-2 * DAY, ends=-DAY), authority.issue(begins=DAY, ends=2 * DAY)
     changes: dict[str, dict[str, Any]] = {
         "no certificate": {"certificate": absent},
@@ -238,6 +242,7 @@ def test_files_that_cannot_be_used_are_named_at_start(
         "not a certificate": {"certificate": junk},
         "not a key": {"key": junk},
         "a certificate as key": {"key": good.certificate},
+        "an unknown version": {"certificate": unknown},
         "another key": {"key": other.key},
         "expired": {"certificate": late.certificate, "key": late.key},
         "not begun": {"certificate": early.certificate, "key": early.key},

@@ -1,0 +1,44 @@
+"""The supervisor's own decisions, with fake workers."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_bundles import SmallVersion
+
+from re4.serving.host.backoff import Backoff
+from re4.serving.processes.messages import HideItems, LoadVersion, StartWorker
+from re4.serving.processes.supervisor import _Supervisor
+from re4.serving.settings import ServerSettings
+
+START = StartWorker(number=1, host="127.0.0.1", port=1, settings="", path=None, folder="", hidden={})
+
+
+class FakeWorker:
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+
+    def send(self, command: Any) -> None:
+        self.sent.append(command)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), BlockingIOError("no process")])
+def test_a_worker_that_the_system_does_not_start_is_tried_again(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / SmallVersion().publish(tmp_path)
+    supervisor = _Supervisor(tmp_path, ServerSettings(), None)
+    supervisor._set_live(path)
+    worker, errors = FakeWorker(), [error]
+
+    async def start(start: StartWorker, environment: Any) -> FakeWorker:
+        assert start.path == str(path)
+        if errors:
+            raise errors.pop()
+        return worker
+
+    monkeypatch.setattr("re4.serving.processes.supervisor.WorkerProcess.start", start)
+    backoff = Backoff(first_delay_s=0.01, longest_delay_s=0.01)
+    asyncio.run(supervisor._restart(START, backoff, uptime_s=0.0))
+    assert [type(command) for command in worker.sent] == [HideItems, LoadVersion]
