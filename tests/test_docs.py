@@ -155,6 +155,31 @@ def test_subcommands_and_options_exist(page: str) -> None:
     assert not [(words, problem) for words in commands_in(page) if (problem := problem_of(words))]
 
 
+@cache
+def every_option() -> frozenset[str]:
+    commands, options = [command_line()], set()
+    while commands:
+        command = commands.pop()
+        commands += getattr(command, "commands", {}).values()
+        options.update(name for option in command.params for name in (*option.opts, *option.secondary_opts))
+    return frozenset(options)
+
+
+@pytest.mark.parametrize("page", NAMES)
+def test_options_that_are_named_alone_exist(page: str) -> None:
+    """Those of other programs are in blocks only, but for the peers' `--port`."""
+    named = {
+        span.split()[0].partition("=")[0] for span in _SPAN.findall(prose_of(page)) if span.startswith("--")
+    }
+    assert not named - every_option() - {"--help", "--port"}
+
+
+def test_every_gate_is_in_the_table_and_no_other() -> None:
+    source = (ROOT / "export/rebuild/quality_gates.py").read_text(encoding="utf-8")
+    table = text_of("docs/export-and-rebuild.md").partition("## Gates")[2].partition("All gates")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(re.findall(r'name="(\w+)"', source))
+
+
 def test_every_setting_of_the_server_is_in_the_table_and_no_other() -> None:
     table = re.findall(
         r"^\| (`[^|]+`) \|", text_of("docs/operations.md").partition("## Deploy")[0], re.MULTILINE
