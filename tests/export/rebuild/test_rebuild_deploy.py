@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from re4.cli import build_app
 from re4.exporting.rebuild.settings import RebuildRequest
 
-DEPLOY = Path(__file__).parents[2] / "deploy" / "rebuild"
+DEPLOY = Path(__file__).parents[3] / "deploy" / "rebuild"
 EXIT_CODES = {"0", "1", "2", "3", "4"}
 
 

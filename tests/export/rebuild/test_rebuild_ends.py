@@ -38,7 +38,7 @@ main()
 
 
 def start(shop: Shop, *options: object) -> "subprocess.Popen[str]":
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     process = subprocess.Popen(
         [sys.executable, "-c", _WAITS, *shop.line(*options)],
         stdin=subprocess.PIPE,

@@ -66,7 +66,7 @@ def interrupt(owner: object, step: str, bundles: Path) -> None:
 
 def test_a_killed_export_goes_on_and_publishes_what_it_would_have(tmp_path: Path, told: list[str]) -> None:
     """Killed for real, in the middle of tuning, and then interrupted there: the index is not built again."""
-    child = Path(__file__).parent / "export_and_die.py"
+    child = Path(__file__).parents[1] / "export_and_die.py"
     died = subprocess.run(
         [sys.executable, str(child), str(tmp_path / "killed")],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
