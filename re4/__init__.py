@@ -15,6 +15,8 @@ _NAMES: Mapping[str, Sequence[str]] = {
         *("RateError", "Re4Error", "RequestError", "RunError", "SecurityError", "ServerError", "ShedError"),
         *("TooLateError", "TrainingError", "UnauthenticatedError", "UsageError"),
     ),
+    "re4.exporting.api": ("ExportOptions", "RebuildOptions", "export", "rebuild"),
+    "re4.exporting.rebuild.report": ("RebuildReport",),
     "re4.retriever": ("Retriever",),
     "re4.serving.client.async_client": ("AsyncRetrievalClient",),
     "re4.serving.client.client": ("RetrievalClient",),

@@ -20,6 +20,11 @@ from re4.common.errors import TooLateError as TooLateError
 from re4.common.errors import TrainingError as TrainingError
 from re4.common.errors import UnauthenticatedError as UnauthenticatedError
 from re4.common.errors import UsageError as UsageError
+from re4.exporting.api import ExportOptions as ExportOptions
+from re4.exporting.api import RebuildOptions as RebuildOptions
+from re4.exporting.api import export as export
+from re4.exporting.api import rebuild as rebuild
+from re4.exporting.rebuild.report import RebuildReport as RebuildReport
 from re4.retriever import Retriever as Retriever
 from re4.serving.client.async_client import AsyncRetrievalClient as AsyncRetrievalClient
 from re4.serving.client.client import RetrievalClient as RetrievalClient

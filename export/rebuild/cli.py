@@ -86,7 +86,7 @@ def _write(report: "RebuildReport", output: ReportSettings) -> None:
         print_json(report.to_json())
     elif report.gates:
         table(
-            f"{report.outcome}: {report.facts.get('version', 'nothing published')}",
+            f"{report.outcome}: {report.version or 'nothing published'}",
             ["gate", "figure", "allowed", ""],
             [
                 [gate.name, f"{gate.figure:.4g}", gate.bounds, "passed" if gate.passed else "FAILED"]

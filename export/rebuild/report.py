@@ -79,6 +79,11 @@ class RebuildReport:
             raise
 
     @property
+    def version(self) -> str | None:
+        """Name of the published version; None where nothing was published."""
+        return self.facts.get("version")
+
+    @property
     def outcome(self) -> str:
         """The outcome, in a word or two."""
         if self.exit_code == 0 and self.dry_run:

@@ -1,0 +1,130 @@
+"""The functions behind `re4 export` and `re4 rebuild`, with the defaults of the subcommands."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack
+
+from re4.common.errors import UsageError
+from re4.exporting.rebuild.settings import RebuildRequest
+from re4.exporting.settings import VersionSettings
+from re4.settings.fields import construct, declared, plain
+from re4.settings.sources import checked, unknown_names
+
+if TYPE_CHECKING:
+    from re4.exporting.rebuild.report import RebuildReport
+
+_SettingsT = TypeVar("_SettingsT")
+
+
+class ExportOptions(TypedDict, total=False):
+    """Options of `export`, by the names of those of `re4 export`; the defaults are the same."""
+
+    index: str
+    """`auto`, `flat`, `hnsw`, `hnsw-sq8`, `ivf`, `ivf-sq8`, `ivf-pq`, `ivf-rabitq`, or a FAISS factory."""
+    recall: float
+    """Share of the exact candidates that an approximate index must find, 0.6 to 1."""
+    num_candidates: int
+    """Candidates of a request, for which the index is tuned."""
+    attributes: Sequence[str] | None
+    """Columns of the catalogue that callers can filter by; None to choose those that describe items."""
+    memory_limit: str | None
+    """Most memory that building the index may take, such as `8GiB`; None for what it needs."""
+    device: Literal["cpu", "cuda"]
+    """Device that servers will search the index on."""
+
+
+class RebuildOptions(ExportOptions, total=False):
+    """Options of `rebuild`, by the names of those of `re4 rebuild`; the defaults are the same."""
+
+    run: Path | str
+    """A run's folder, or a folder of runs, of which the newest finished one is taken."""
+    vectors: Path | str
+    """Instead of `run`: item vectors, `.npy` with `ids`, or one parquet file with both."""
+    ids: Path | str
+    """Item ids of the rows of `vectors`, `.npy`."""
+    id_column: str
+    """Column of ids in a parquet file."""
+    vector_column: str
+    """Column of vectors in a parquet file."""
+    encoder_from: str
+    """Encoder for `vectors`: `live`, a version's name, or the folder of a version or of a run."""
+    catalogue: Path | str | None
+    """The items that are live, with attributes; None for every item that has a vector."""
+    catalogue_item_column: str
+    """The catalogue's column of ids."""
+    keep: int
+    """Versions older than the new one that stay; the rest is removed."""
+    dry_run: bool
+    """Do everything but publish and prune."""
+    min_golden_recall: float
+    """Bound of the gate `golden`; this and the following are explained by `re4 rebuild --help`."""
+    min_reachable: float
+    min_uncrowded: float
+    min_overlap: float
+    min_agreement: float
+    min_items_ratio: float
+    max_items_ratio: float
+    min_bytes_ratio: float
+    max_bytes_ratio: float
+
+
+def export(run: Path | str, bundles: Path | str, **options: Unpack[ExportOptions]) -> str:
+    """Turn a run into a bundle version and make it the live one, as `re4 export` does.
+
+    Args:
+        run: The run's folder.
+        bundles: Bundle directory to publish into; created where it does not exist.
+        options: Index and attributes: see `ExportOptions`.
+
+    Returns:
+        The version's name.
+
+    Raises:
+        UsageError: an option is unknown or not allowed, or no server loads such an index.
+        RunError: the run is missing, unfinished or damaged.
+        ExportError: the run cannot become a version. Nothing was published.
+        BundleError: the directory cannot be written, or an item id cannot be stored.
+    """
+    settings = _settings(VersionSettings, options)
+    from re4.exporting.exporter import export_run
+
+    return export_run(Path(run), Path(bundles), settings)
+
+
+def rebuild(bundles: Path | str, **options: Unpack[RebuildOptions]) -> "RebuildReport":
+    """Make a version and publish it if it passes every gate, as `re4 rebuild` does.
+
+    Args:
+        bundles: Bundle directory to publish into; created where it does not exist.
+        options: `run` or `vectors`, and further options: see `RebuildOptions`.
+
+    Returns:
+        The report: the version's name, the gates' figures, counts and times.
+
+    Raises:
+        UsageError: an option is unknown or not allowed.
+        BundleBusyError: another rebuild of the directory is at work.
+        GateError: a gate failed. Nothing was published.
+        Re4Error: any other failure. Nothing was published.
+    """
+    request = _settings(RebuildRequest, options, bundles=Path(bundles))
+    from re4.exporting.rebuild.job import rebuild as run_job
+    from re4.exporting.rebuild.report import RebuildReport
+
+    report = RebuildReport(bundles=str(bundles), dry_run=request.job.dry_run)
+    with report.ending():
+        run_job(request, report, "re4.rebuild")
+    return report
+
+
+def _settings(kind: type[_SettingsT], options: Mapping[str, Any], **others: Any) -> _SettingsT:
+    known = declared(kind)
+    problem = unknown_names("options:", options, known)
+    if problem:
+        raise UsageError(problem)
+    given = {name: value for name, value in options.items() if value is not None}
+    if not isinstance(given.get("attributes", ""), str):
+        given["attributes"] = ",".join(given["attributes"])
+    return construct(
+        kind, {name: checked(name, plain(value), known[name]) for name, value in given.items()} | others
+    )
