@@ -1,4 +1,4 @@
-"""A server's settings: from a file, variables and options to what it runs on, says and tells `Info`."""
+"""A server's settings: from a file, variables and options to the running server, its log and `Info`."""
 
 import dataclasses
 import json
@@ -67,7 +67,7 @@ def test_a_server_says_what_it_runs_on_and_why(
         facts = json.loads(capsys.readouterr().out)
         info(address=running.address)
         shown = capsys.readouterr().out
-        said = running.log
+        log = running.log
     assert facts["max_num_users"] == 11
     expected = {
         "max_num_users": ("11", "flag --max-num-users"),
@@ -78,7 +78,7 @@ def test_a_server_says_what_it_runs_on_and_why(
     }
     for name, (value, source) in expected.items():
         assert facts["settings"][name] == {"value": value, "source": source}
-        assert re.search(rf"settings from {re.escape(source)}: .*{name}={value}\b", said)
+        assert re.search(rf"settings from {re.escape(source)}: .*{name}={value}\b", log)
     assert "flag --max-num-users" in shown
 
 

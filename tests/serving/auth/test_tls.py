@@ -1,4 +1,4 @@
-"""TLS: who is refused, what is said about files that cannot be used, and a renewal that drops no call."""
+"""TLS: rejected clients, reports of unusable files, and a renewal that drops no call."""
 
 import re
 import socket

@@ -38,7 +38,7 @@ def tokens_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def guarded(bundles: Path, tokens_file: Path) -> Iterator[RunningServer]:
-    """Two workers that ask for tokens, with reflection."""
+    """Two workers that require tokens, with reflection."""
     options = ("--tokens", str(tokens_file), "--num-processes", "2", "--reflection")
     with RunningServer(
         bundles, *options, "--poll-interval-s", "0.1", "--metrics-address", "127.0.0.1:0"
@@ -60,7 +60,7 @@ def raw(server: RunningServer, *metadata: tuple[str, str], method: str = "Info")
 
 
 @pytest.mark.parametrize("token", [GOOD, OLD])
-def test_whoever_brings_a_known_token_is_served(guarded: RunningServer, token: str) -> None:
+def test_a_caller_with_a_known_token_is_served(guarded: RunningServer, token: str) -> None:
     with client(guarded, token) as caller:
         assert caller.retrieve(["item-1-é"], 3).item_ids
         assert caller.info()["settings"]["tokens"]["value"].endswith("tokens.toml")
@@ -155,17 +155,17 @@ def test_changes_of_the_file_are_taken_up_and_bad_ones_are_not(bundles: Path, tm
         assert raw(running, *Connection(token=GOOD).metadata) is grpc.StatusCode.OK
 
 
-def test_callers_are_named_in_metrics_and_no_token_is_in_any_word(guarded: RunningServer) -> None:
+def test_callers_are_named_in_metrics_and_no_token_is_in_any_output(guarded: RunningServer) -> None:
     """Whatever the tests before sent, in this log, page and Info there is neither a token nor a hash."""
     from urllib.request import urlopen
 
     page = guarded.wait_for(r"metrics on (\S+)").group(1)
     with client(guarded, GOOD) as caller:
-        told = str(caller.info())
+        info = str(caller.info())
     with urlopen(page, timeout=DEADLINE_S) as answer:
         metrics = answer.read().decode()
     assert 're4_caller_calls_total{caller="ranking",code="OK"}' in metrics
-    for place in (guarded.log, metrics, told):
+    for place in (guarded.log, metrics, info):
         for token in (GOOD, OLD, SLOW):
             assert token not in place
             assert token_hash(token).hex() not in place

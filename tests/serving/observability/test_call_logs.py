@@ -1,4 +1,4 @@
-"""Request ids and the access log: a line about a call says which; many calls do not make a flood of lines."""
+"""Request ids and the access log: a line names its call; a flood of calls makes no flood of lines."""
 
 import json
 import logging

@@ -18,7 +18,7 @@ from re4.serving.client.client import RetrievalClient
 OPTIONS = ("--poll-interval-s", "0.02", "--num-processes", "2", "--fallback", "popular")
 HISTORY = [4, 9, 30]
 _MOST_TRIES = 20_000
-"""Nobody needs so many: it ends a test that would ask for ever."""
+"""Far more than needed: the bound ends a test that would otherwise never end."""
 
 
 @pytest.fixture

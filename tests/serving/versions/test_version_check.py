@@ -1,4 +1,4 @@
-"""No wrong version passes its check, and none harms the process that asks for it."""
+"""No wrong version passes its check, and none harms the process that starts it."""
 
 import asyncio
 from collections.abc import Callable
