@@ -1,21 +1,10 @@
 """Failures that come from the operating system: how a process ended, and which errors are worth a retry."""
 
-import errno
 import signal
+from errno import EAGAIN, EINTR, EIO, EMFILE, ENFILE, ENOMEM, ESTALE, ETIMEDOUT
 from typing import Final
 
-_TRANSIENT_ERRNOS: Final = frozenset(
-    {
-        errno.EAGAIN,
-        errno.EINTR,
-        errno.EIO,
-        errno.EMFILE,
-        errno.ENFILE,
-        errno.ENOMEM,
-        errno.ESTALE,
-        errno.ETIMEDOUT,
-    }
-)
+_TRANSIENT_ERRNOS: Final = (EAGAIN, EINTR, EIO, EMFILE, ENFILE, ENOMEM, ESTALE, ETIMEDOUT)
 """Conditions of the machine or of a network file system, not of a file's content."""
 
 

@@ -22,21 +22,7 @@ if TYPE_CHECKING:  # the supervisor, which loads no parser, reads this file too
     from re4.serving.retrieval.pipeline import StageTimes
 
 CALL_SECONDS_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-STAGE_SECONDS_BUCKETS: Final = (
-    0.0001,
-    0.0002,
-    0.0005,
-    0.001,
-    0.002,
-    0.005,
-    0.01,
-    0.02,
-    0.05,
-    0.1,
-    0.2,
-    0.5,
-    1.0,
-)
+STAGE_SECONDS_BUCKETS: Final = (0.0001, 0.0002, 0.0005, *CALL_SECONDS_BUCKETS[:10])
 BATCH_SIZE_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 STAGES: Final = ("check", "queue", "gather", "encode", "search", "merge", "reply")
