@@ -40,6 +40,22 @@ class RunningServer(ServerProcess):
             self._process.terminate()
         return self.wait()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether every process that writes to the log has ended."""
+        with self._changed:
+            return self._has_ended
+
+    @property
+    def num_lines(self) -> int:
+        """Number of lines logged so far."""
+        with self._changed:
+            return self._num_lines
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the first process of the server."""
+        self._process.send_signal(number)
+
     def workers(self) -> set[int]:
         """Process ids of the server's worker processes."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()

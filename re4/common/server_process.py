@@ -85,18 +85,6 @@ class ServerProcess:
             self._changed.notify_all()
 
     @property
-    def has_ended(self) -> bool:
-        """Whether every process that writes to the log has ended."""
-        with self._changed:
-            return self._has_ended
-
-    @property
-    def num_lines(self) -> int:
-        """How many lines were logged so far."""
-        with self._changed:
-            return self._num_lines
-
-    @property
     def log(self) -> str:
         """The newest lines of the log."""
         with self._changed:
@@ -107,7 +95,7 @@ class ServerProcess:
 
         Args:
             pattern: Regular expression to search each line for.
-            after: How many lines from the start of the log to pass over.
+            after: Number of lines at the start of the log to skip.
             timeout_s: How long to wait.
 
         Raises:
@@ -126,10 +114,6 @@ class ServerProcess:
             raise ServerError(f"re4 serve {state} without a line {pattern!r}; its log:\n{end}")
         return match
 
-    def signal(self, number: int) -> None:
-        """Send a signal to the server's first process."""
-        self._process.send_signal(number)
-
     def wait(self, timeout_s: float | None = None) -> int:
         """Wait for the end of the server, and return its exit code.
 
@@ -143,7 +127,7 @@ class ServerProcess:
         return code
 
     def stop(self) -> int:
-        """Stop the server as a service manager would, and return its exit code."""
+        """Stop the server by SIGTERM, or by SIGKILL where that takes too long; return its exit code."""
         if self._process.poll() is None:
             self._process.terminate()
         try:
