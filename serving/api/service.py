@@ -5,6 +5,7 @@ Handlers take and return bytes, so that a message that cannot be parsed gets the
 
 import asyncio
 import logging
+from base64 import b64encode
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -340,7 +341,7 @@ class RetrievalService:
             self._on_sample(
                 RecallSample(
                     path=str(snapshot.path),
-                    interests=found.interests_KD.tolist(),
+                    interests=b64encode(found.interests_KD.tobytes()).decode(),
                     rows=found.merged.rows_M.tolist(),
                     excluded=found.query.excluded_rows.tolist(),
                 )

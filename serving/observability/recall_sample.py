@@ -9,8 +9,8 @@ class RecallSample:
 
     path: str
     """Folder of the version that answered."""
-    interests: list[list[float]]
-    """K interests of D numbers."""
+    interests: str
+    """float32 [K, D] in base64: JSON numbers would block the worker's event loop ten times as long."""
     rows: list[int]
     """Rows of the candidates."""
     excluded: list[int]

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import time
+from base64 import b64decode
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def main() -> None:
         began_s = time.process_time()
         vectors_ND = np.load(Path(sample.path) / VECTORS, mmap_mode="r", allow_pickle=False)
         recall = recall_of(
-            np.array(sample.interests, np.float32),
+            np.frombuffer(b64decode(sample.interests), np.float32).reshape(-1, vectors_ND.shape[1]),
             vectors_ND,
             np.array(sample.rows, np.int64),
             num_candidates=len(sample.rows),

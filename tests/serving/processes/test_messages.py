@@ -13,7 +13,7 @@ from re4.serving.processes.messages import MAX_LINE_BYTES, HideItems, LoadVersio
         LoadVersion(path="bundles/\udcff/20260131T235959Z-0123abcd"),
         HideItems(id_kind="string", ids=["a", "\ud800", "\x7f\n\u2028é"], failure=""),
         HideItems(id_kind="int", ids=[1, -(2**70)], failure='"why"'),
-        RecallSample(path="x", interests=[[0.1, -2.5]], rows=[1], excluded=[]),
+        RecallSample(path="x", interests="zczMPQAAIMA=", rows=[1], excluded=[]),
     ],
 )
 def test_whatever_is_sent_arrives_on_one_line(message: LoadVersion) -> None:

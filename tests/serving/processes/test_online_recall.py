@@ -27,7 +27,7 @@ def test_a_server_measures_its_own_answers(tmp_path: Path) -> None:
 def test_samples_of_the_largest_models_do_not_end_the_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """64 interests of 1,024 numbers are more than a MiB as text."""
+    """64 interests of 1,024 numbers: such samples were longer than the longest line once."""
     monkeypatch.setattr("small_bundles.NUM_INTERESTS", 64)
     monkeypatch.setattr("small_bundles.EMBEDDING_DIM", 1024)
     bundles = tmp_path / "bundles"

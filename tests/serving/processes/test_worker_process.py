@@ -44,7 +44,7 @@ def test_a_malformed_line_is_skipped(bad: bytes, tmp_path: Path, monkeypatch: py
 
 
 def test_an_oversized_line_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sample = RecallSample(path="x", interests=[[0.5] * MAX_LINE], rows=[], excluded=[])
+    sample = RecallSample(path="x", interests="x" * MAX_LINE, rows=[], excluded=[])
     reports, _ = reports_of(to_line(sample) + FAILED, tmp_path, monkeypatch)
     assert set(kinds(reports)) == {Unreadable, CommandFailed}
     assert kinds(reports)[-1] is CommandFailed
