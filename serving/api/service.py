@@ -46,12 +46,12 @@ RETRY_PUSHBACK: Final = "grpc-retry-pushback-ms"
 """Trailing metadata of a rejected call: milliseconds to wait before the next try. gRPC clients
 whose retry policy includes RESOURCE_EXHAUSTED obey it by themselves (gRFC A6)."""
 
-_MAX_BLOCK_MS: Final = 50.0
+_MAX_BLOCK_SHARED_CORE_MS: Final = 50.0
 """How long a batch may block the event loop where the worker thread has no core of its own. A
 worker thread would only take turns with the event loop on one core, and arriving calls would wait
 all the same."""
 
-_MAX_BLOCK_BESIDE_MS: Final = 5.0
+_MAX_BLOCK_OWN_CORE_MS: Final = 5.0
 """The same where the worker thread has its own core. The way of a lone call to a thread and back
 costs time; where many calls wait, it is better to read them meanwhile."""
 
@@ -121,7 +121,7 @@ class RetrievalService:
         self._listeners = tuple(listeners)
         self._has_stages = has_stages
         has_own_core = worker_thread is not None or settings.num_processes < usable_cores()
-        max_block_ms = _MAX_BLOCK_BESIDE_MS if has_own_core else _MAX_BLOCK_MS
+        max_block_ms = _MAX_BLOCK_OWN_CORE_MS if has_own_core else _MAX_BLOCK_SHARED_CORE_MS
         self._batcher: Batcher[CheckedRequest, RequestResult] = Batcher(
             self._run,
             max_batch_size=settings.max_batch_size,

@@ -47,8 +47,8 @@ def drive(
     async def main() -> None:
         with pytest.MonkeyPatch.context() as patch:
             # A held batch must not block the event loop, and the test with it.
-            patch.setattr("re4.serving.api.service._MAX_BLOCK_MS", 0.0)
-            patch.setattr("re4.serving.api.service._MAX_BLOCK_BESIDE_MS", 0.0)
+            patch.setattr("re4.serving.api.service._MAX_BLOCK_SHARED_CORE_MS", 0.0)
+            patch.setattr("re4.serving.api.service._MAX_BLOCK_OWN_CORE_MS", 0.0)
             patch.setattr("re4.serving.api.service.usable_cores", lambda: 99)
             server = RetrievalServer(live, ServerSettings(max_batch_size=8, **settings))
         address = await server.start(Address(host="127.0.0.1", port=0))
