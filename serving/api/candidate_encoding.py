@@ -1,9 +1,9 @@
 """The encoding of candidates as protobuf bytes: columns of ids, scores and interest numbers.
 
-A message object of hundreds of ids costs more than the ids. A serialised message may be a
-concatenation of pieces: repeated fields are joined, and so are the fields of a sub-message that
-occurs twice. So the columns are written directly, beside the rest of a reply, and a long reply may
-have them several times.
+To build a message object of hundreds of ids costs more time than to look up the ids. So the columns
+are written as bytes directly, and the rest of a reply is serialised beside them. A serialised
+message may be a concatenation of pieces: repeated fields are joined, and so are the fields of a
+sub-message that occurs twice. A reply to many users has the columns once for each user.
 
 `RetrieveReply` and `BatchRetrieveReply` have equal field numbers: items 1, scores 2, interest
 numbers 3.
@@ -30,8 +30,7 @@ def encode_candidates(lists: Sequence[MergedList], item_ids: ItemIds) -> list[by
     """Return the three columns of each list of candidates.
 
     Args:
-        lists: At least one. Encoded together, because the start of the encoding costs more than a
-            list.
+        lists: At least one. They are encoded together because the fixed cost exceeds that of a list.
         item_ids: Of the version that found them.
 
     Raises:
