@@ -206,7 +206,7 @@ def test_a_policy_states_its_depth_and_whether_it_needs_each_list(
         depth_factor=3,
     )
     hidden = small_version.best([3, 4], num_hidden)
-    pipeline = snapshot.hiding(HiddenIds(ids=tuple(small_version.ids[row] for row in hidden))).pipeline
+    pipeline = snapshot.with_hidden(HiddenIds(ids=tuple(small_version.ids[row] for row in hidden))).pipeline
     plain = query([3, 4], 5, [7, 8])
     found, usual = pipeline.run([replace(plain, merge_policy=every_third), plain])
     expected = small_version.best([3, 4], 15, [7, 8, *hidden])
