@@ -57,15 +57,25 @@ class RebuildOptions(ExportOptions, total=False):
     dry_run: bool
     """Do everything but publish and prune."""
     min_golden_recall: float
-    """Bound of the gate `golden`; this and the following are explained by `re4 rebuild --help`."""
+    """Gate `golden`: smallest share of the golden queries' exact answers that is found."""
     min_reachable: float
+    """Gate `self_recall`: smallest share of sampled items that the index finds by their own vector."""
     min_uncrowded: float
+    """Gate `hubness`: smallest share of items that exact search finds by their own vector, as a multiple of
+    the live version's."""
     min_overlap: float
+    """Gate `drift`: smallest share of the live version's answers that is given again."""
     min_agreement: float
+    """Gate `embedding_space`: smallest median cosine between `vectors` and those that the encoder was
+    trained with."""
     min_items_ratio: float
+    """Gate `count`: smallest number of items, as a multiple of the live version's."""
     max_items_ratio: float
+    """Gate `count`: largest number of items, as a multiple of the live version's."""
     min_bytes_ratio: float
+    """Gate `size`: smallest number of bytes for each item, as a multiple of the live version's."""
     max_bytes_ratio: float
+    """Gate `size`: largest number of bytes for each item, as a multiple of the live version's."""
 
 
 def export(run: Path | str, bundles: Path | str, **options: Unpack[ExportOptions]) -> str:

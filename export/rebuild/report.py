@@ -40,15 +40,21 @@ class RebuildReport:
     """The report, filled in while the job runs."""
 
     bundles: str
+    """The bundle directory."""
     dry_run: bool
+    """Whether nothing was to be published."""
     began: datetime = field(default_factory=lambda: datetime.now(UTC))
+    """Start of the job, UTC."""
     stages_s: dict[str, float] = field(default_factory=dict)
     """Seconds of each stage, in order; the last one may be unfinished."""
     gates: list[GateResult] = field(default_factory=list)
+    """Name, figure and bounds of each gate, and whether it passed."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Counts and names, as they become known."""
     exit_code: int = 1
+    """Exit code of the subcommand."""
     error: str = ""
+    """Why the job failed; empty where it did not."""
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -38,7 +38,9 @@ class AttributeFilter:
     """A condition on one attribute of the catalogue: the item has at least one of the values."""
 
     attribute: str
+    """Name of the attribute, as `info` lists it."""
     values: Sequence[str]
+    """The values, as texts."""
     drop: bool = False
     """Leave out the items that meet the condition, instead of all other items."""
 
@@ -81,6 +83,7 @@ class Candidates:
     """Candidates for one user, best first, in parallel arrays."""
 
     item_ids: ItemIdList
+    """Item ids, as the catalogue has them: strings or integers."""
     scores: NDArray[np.float32]
     """For each candidate, the inner product of its vector and the interest that found it."""
     interest_index: NDArray[np.int64]

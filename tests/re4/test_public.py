@@ -1,10 +1,13 @@
 """`import re4`: its names are the documented ones, and each costs only what it needs."""
 
 import ast
+import inspect
+import itertools
 import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -41,6 +44,16 @@ def test_type_checkers_see_the_same_names() -> None:
 def test_every_name_is_there_and_explains_itself(name: str) -> None:
     assert getattr(re4, name).__doc__
     assert name in dir(re4)
+
+
+@pytest.mark.parametrize("name", [each for each in re4.__all__ if isinstance(getattr(re4, each), type)])
+def test_every_field_of_a_value_is_documented(name: str) -> None:
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(getattr(re4, name)))).body
+    assert isinstance(definition, ast.ClassDef)
+    for statement, following in itertools.pairwise([*definition.body, None]):
+        if isinstance(statement, ast.AnnAssign) and not ast.unparse(statement.target).startswith("_"):
+            is_text = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+            assert is_text, f"{name}.{ast.unparse(statement.target)} has no text below it"
 
 
 def test_the_error_tree_is_public() -> None:

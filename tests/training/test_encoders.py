@@ -73,7 +73,7 @@ def test_most_popular_gives_everyone_the_items_by_their_counts(planted, tmp_path
     assert result.num_epochs == result.best_epoch == 0
     model = Run.open(tmp_path / "run").load_model()
     top = rank(model, planted.test, exclude_history=False, title="").top_UM
-    counts = planted.item_counts_N()
+    counts = planted.item_counts()
     best = np.sort(counts)[::-1][: top.shape[1]]
     assert all((counts[row] == best).all() for row in top)
 

@@ -50,7 +50,7 @@ def test_the_numbers_agree_with_the_evaluation_and_with_each_other(run, figures)
 def test_groups_of_targets_against_a_slow_count(run, figures):
     dataset = Dataset.open(run.parent / "data")
     top = rank(Run.open(run).load_model(), dataset.valid, exclude_history=True, title="").top_UM
-    counts = dataset.item_counts_N()
+    counts = dataset.item_counts()
     pairs = [
         (int(counts[target]), target in top[user])
         for user in range(dataset.valid.num_users)

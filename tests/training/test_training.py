@@ -41,7 +41,7 @@ def run(planted, tmp_path_factory):
 
 def popularity_recall_20(dataset):
     """Recall@20 of the most popular items, as a bar that learning must clear."""
-    top = np.argsort(-dataset.item_counts_N(), kind="stable")[:20]
+    top = np.argsort(-dataset.item_counts(), kind="stable")[:20]
     recalls = []
     for user in range(dataset.test.num_users):
         start, stop = dataset.test.offsets_U1[user : user + 2]
@@ -102,7 +102,7 @@ def test_a_run_of_other_settings_is_refused_and_named(run, tmp_path, name, chang
 def test_a_run_holds_what_export_needs(planted, run):
     assert run.items()["item_id"].to_list() == planted.items()["item_id"].to_list()
     assert "title" in run.items().columns
-    np.testing.assert_array_equal(run.item_counts_N(), planted.item_counts_N())
+    np.testing.assert_array_equal(run.item_counts_N(), planted.item_counts())
     rows, lengths = run.probe_histories()
     assert rows.shape == (planted.valid.num_users, run.config.max_history_length)
     assert (lengths >= 1).all()

@@ -143,7 +143,7 @@ class Dataset:
         with _reading(self.path / f"{split}_users.parquet") as file:
             return pl.read_parquet(file)["user_id"]
 
-    def item_counts_N(self) -> npt.NDArray[np.int64]:
+    def item_counts(self) -> npt.NDArray[np.int64]:
         """Give the number of train events of every item, int64 [N]; counted once, not to be written to."""
         return self._item_counts_N
 

@@ -27,12 +27,19 @@ class Evaluation:
     """Means over the users of one split; everything between 0 and 1 but the counts and the cosine."""
 
     num_users: int
+    """Users of the split."""
     recall_20: float
+    """Recall@20."""
     recall_50: float
+    """Recall@50."""
     hit_rate_20: float
+    """HitRate@20."""
     hit_rate_50: float
+    """HitRate@50."""
     ndcg_20: float
+    """NDCG@20."""
     ndcg_50: float
+    """NDCG@50."""
     coverage_50: float
     """Share of the catalogue that stands in at least one user's first 50."""
     interest_cosine: float

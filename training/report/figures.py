@@ -78,7 +78,7 @@ def gather_figures(run: Run, dataset: Dataset, held_out: Sequences) -> ReportFig
     found_by_UM = _who_found(model, interests_UKD, top_UM)
     targets_U = [np.unique(history_and_targets(held_out, user)[1]) for user in range(held_out.num_users)]
     is_hit_UM = np.stack([np.isin(top_M, targets) for top_M, targets in zip(top_UM, targets_U, strict=True)])
-    counts_N = dataset.item_counts_N()
+    counts_N = dataset.item_counts()
     num_interests = model.config.K
     return ReportFigures(
         records=run.metrics(),

@@ -112,7 +112,7 @@ def finish_run(
     with replacing(path / ITEMS) as part:
         shutil.copyfile(dataset.path / "items.parquet", part)
     with replacing(path / COUNTS) as part, part.open("wb") as file:
-        np.save(file, dataset.item_counts_N())
+        np.save(file, dataset.item_counts())
     rows_UL, lengths_U = dataset.valid.histories(config.max_history_length)
     chosen = np.random.default_rng(config.seed).permutation(len(rows_UL))[:MAX_PROBES]
     with replacing(path / PROBES) as part, part.open("wb") as file:

@@ -58,10 +58,13 @@ class TrainResult:
     """What a finished training came to."""
 
     best_epoch: int
+    """The epoch whose weights the run holds, from 1."""
     num_epochs: int
+    """Epochs that were trained."""
     seconds_per_epoch: float
     """Mean time of an epoch's steps, without validation."""
     examples_per_second: float
+    """Training examples in a second of those steps."""
     valid: Evaluation
     """Validation metrics of the best epoch."""
 
@@ -127,7 +130,7 @@ def train(
     torch.manual_seed(config.seed)
     model = MultiInterestModel(config, dataset.num_items)
     if config.initial_vectors == "popularity":
-        counts_N = torch.from_numpy(dataset.item_counts_N())
+        counts_N = torch.from_numpy(dataset.item_counts())
         model.set_item_vectors(popularity_vectors(counts_N, config.embedding_dim))
     if config.initial_vectors == "svd":
         generator = torch.Generator().manual_seed(config.seed)
@@ -222,7 +225,7 @@ class _Trainer:
             history_dropout=config.history_dropout,
         )
         self._sampler = build_sampler(
-            config.negatives, config.num_negatives, torch.from_numpy(dataset.item_counts_N())
+            config.negatives, config.num_negatives, torch.from_numpy(dataset.item_counts())
         )
 
     def restore(self) -> None:

@@ -64,7 +64,7 @@ def test_what_was_written_is_opened_as_it_was(tmp_path: Path) -> None:
     assert dataset.items()["item_id"].to_list() == ["a", "b", "c", "d"]
     assert dataset.items()["title"].to_list() == ["A", None, "C", "D"]
     assert dataset.users("test").to_list() == [14, 15]
-    assert dataset.item_counts_N().tolist() == [3, 2, 1, 0]
+    assert dataset.item_counts().tolist() == [3, 2, 1, 0]
     assert dataset.num_items == 4
     assert (dataset.info.name, dataset.info.item_id_kind, dataset.info.user_id_kind) == (
         "shop",

@@ -79,7 +79,7 @@ def test_item_rows_fall_by_train_popularity_with_ties_by_first_appearance(
     rows = shop()
     re4("prepare", "--events", event_csv(rows), "--out", tmp_path / "shop", "--min-events", 1)
     dataset = Dataset.open(tmp_path / "shop")
-    counts = dataset.item_counts_N()
+    counts = dataset.item_counts()
     appearance = list(dict.fromkeys(item for _, item, _ in rows))
     keys = [
         (-count, appearance.index(item))
