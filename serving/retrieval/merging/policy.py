@@ -4,12 +4,13 @@ Legend: K interests, S results per interest, L history length, M candidates.
 """
 
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.serving.retrieval.filters import AllowedItems
+if TYPE_CHECKING:  # filters import FAISS, which the supervisor must not load
+    from re4.serving.retrieval.filters import AllowedItems
 
 NO_ROWS: Final = np.empty(0, np.int64)
 _NO_SCORES: Final = np.empty(0, np.float32)
@@ -38,7 +39,7 @@ class SearchResults(NamedTuple):
     best: MergedList | None = None
     """The best items by maximum score, where these were searched in place of the lists. Excluded
     rows may be among them; row -1 where there are no more."""
-    allowed: AllowedItems | None = None
+    allowed: "AllowedItems | None" = None
     """The items among which was searched; None for the whole catalogue."""
 
 
