@@ -21,12 +21,11 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic, sleep, time
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -87,13 +86,34 @@ class _LockFile(NamedTuple):
 
 
 class DirectoryLock:
-    """A lock of a bundle directory, as its holder has it."""
+    """A lock of a bundle directory, held while its `with` block runs."""
 
-    def __init__(self, path: Path, command: str) -> None:
+    def __init__(self, path: Path, command: str, *, patience_s: float) -> None:
         self._path = path
         self._owner = _this_process(command)
         self._own_file = path.with_name(f"{path.name}.{self._owner.token}")
+        self._patience_s = patience_s
         self._is_released = threading.Event()
+        self._renewal = threading.Thread(target=self._renew, name="lock", daemon=True)
+
+    def __enter__(self) -> Self:
+        with open_folder(self._path.parent):
+            pass
+        try:
+            self._acquire()
+            self._remove_leftovers()
+            self._renewal.start()
+        except BaseException as error:
+            self._release()
+            if isinstance(error, OSError):
+                raise BundleError(f"{self._path}: cannot be locked ({error})") from error
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_released.set()
+        self._renewal.join()
+        self._release()
 
     def check(self) -> None:
         """Make sure that the lock is still held: a process that was suspended for long may have lost it.
@@ -110,9 +130,8 @@ class DirectoryLock:
     def _is_ours(self, found: _LockFile | None) -> bool:
         return found is not None and found.owner is not None and found.owner.token == self._owner.token
 
-    def _acquire(self, patience_s: float) -> None:
-        """Take the lock; BundleBusyError where another process holds it for longer than the patience."""
-        until = monotonic() + patience_s
+    def _acquire(self) -> None:
+        until = monotonic() + self._patience_s
         self._own_file.write_text(self._owner.model_dump_json(), encoding="utf-8")
         try:
             while True:
@@ -154,54 +173,26 @@ class DirectoryLock:
                 self._path.unlink(missing_ok=True)
 
 
-@contextmanager
-def change_lock(bundles: Path) -> Iterator[None]:
-    """Hold a bundle directory for a short change while the block runs; wait for other changes before.
+def change_lock(bundles: Path) -> DirectoryLock:
+    """Return the lock for a short change of a bundle directory. Entering waits for other changes.
 
-    Raises:
-        BundleError: no such directory.
-        BundleBusyError: another process has held it for a minute.
+    Entering raises BundleError where there is no such directory, and BundleBusyError where another process
+    has held the lock for a minute.
     """
-    with _locked(bundles, CHANGING, "a change of versions", patience_s=_PATIENCE_S):
-        yield
+    return DirectoryLock(bundles / CHANGING, "a change of versions", patience_s=_PATIENCE_S)
 
 
-@contextmanager
-def rebuild_lock(bundles: Path, command: str) -> Iterator[DirectoryLock]:
-    """Be the only rebuild of a bundle directory while the block runs.
+def rebuild_lock(bundles: Path, command: str) -> DirectoryLock:
+    """Return the lock of the only rebuild of a bundle directory.
+
+    Entering raises BundleError where there is no such directory, and BundleBusyError where another rebuild is
+    at work: the message names its process, machine and start.
 
     Args:
-        bundles: The bundle directory, which must exist.
+        bundles: The bundle directory.
         command: The name by which others report this process.
-
-    Raises:
-        BundleError: no such directory.
-        BundleBusyError: another rebuild is at work; the message names its process, machine and start.
     """
-    with _locked(bundles, REBUILDING, command, patience_s=0) as lock:
-        yield lock
-
-
-@contextmanager
-def _locked(bundles: Path, name: str, command: str, *, patience_s: float) -> Iterator[DirectoryLock]:
-    with open_folder(bundles):
-        pass
-    lock = DirectoryLock(bundles / name, command)
-    renewal = threading.Thread(target=lock._renew, name="lock", daemon=True)
-    try:
-        try:
-            lock._acquire(patience_s)
-            lock._remove_leftovers()
-        except OSError as error:
-            raise BundleError(f"{bundles / name}: cannot be locked ({error})") from error
-        renewal.start()
-        try:
-            yield lock
-        finally:
-            lock._is_released.set()
-            renewal.join()
-    finally:
-        lock._release()  # also where taking it was interrupted half way
+    return DirectoryLock(bundles / REBUILDING, command, patience_s=0)
 
 
 def _break(path: Path, own_file: Path) -> None:
