@@ -1,4 +1,4 @@
-"""Small published versions to look at and to damage."""
+"""Small published versions."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ def bundles(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def publish(bundles: Path) -> Callable[[str], Path]:
-    """Publish a version whose files differ by the given content; gives its folder."""
+    """Publish a version with the given content; return its folder."""
     return lambda content: publish_one(bundles, content)
 
 

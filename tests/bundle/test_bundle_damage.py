@@ -1,4 +1,4 @@
-"""A version that was damaged in any way is refused, with an error that names the file."""
+"""A damaged version is refused with an error that names the file."""
 
 import json
 import os
@@ -22,7 +22,7 @@ FILES += ["item_ids.utf8", "item_ids.offsets.npy"]
 
 
 def edit(version: Path, change: Callable[[dict[str, Any]], None], *, keep_checksum: bool = False) -> None:
-    """Change the manifest; by default as if it had been written so before there were checksums."""
+    """Change the manifest; by default without a checksum, as older versions have it."""
     manifest = json.loads((version / MANIFEST).read_text())
     if not keep_checksum:
         del manifest["checksum"]
@@ -36,7 +36,7 @@ def entry_of(manifest: dict[str, Any], name: str) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def no_parser(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the damage, verification never hands a file to a parser of arrays."""
+    """Verification never parses an array, for any damage."""
 
     def refuse(*args: object, **options: object) -> None:
         raise AssertionError("an array was parsed before it was verified")

@@ -1,4 +1,4 @@
-"""Golden queries: written and read back, and refused where they are not what they should be."""
+"""Golden queries are written and read back; arrays of another type or shape are refused."""
 
 from contextlib import suppress
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Histories that are kept for the next rebuild come back as they were, or not at all."""
+"""Histories of a version are read back as they were written; damaged ones are refused."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Hiding items: one file that is replaced whole, read strictly, and keeps ids that no version knows yet."""
+"""Hidden items: one file, replaced as a whole and read strictly; it keeps ids that no version has."""
 
 import json
 from pathlib import Path

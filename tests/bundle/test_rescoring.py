@@ -10,7 +10,7 @@ from re4.bundle.rescoring import best_by_interest, best_candidates, rescore
 
 @st.composite
 def searches(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
-    """What searches of a few requests found among a few items, with ties, repetitions and gaps."""
+    """Draw search results of a few requests among a few items, with ties, duplicates and gaps."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     num_requests, num_interests, num_results, num_items = (draw(st.integers(1, n)) for n in (3, 4, 9, 30))
     shape = (num_requests, num_interests, num_results)
@@ -23,7 +23,7 @@ def searches(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nd
 
 
 def plain_pool(rough_KS: np.ndarray, rows_KS: np.ndarray, size: int) -> tuple[set[int], set[int]]:
-    """Rows that are in the pool for sure, and those that tie for its last places."""
+    """Return the rows that must be in the pool, and those that tie for its last positions."""
     best: dict[int, float] = {}
     for row, score in zip(rows_KS.ravel().tolist(), rough_KS.ravel().tolist(), strict=True):
         if row >= 0:

@@ -1,4 +1,4 @@
-"""Catalogue attributes: what was written is what is read, both ways round; nothing wrong can be written."""
+"""Attributes are read back by item and by value as they were written; wrong ones are refused."""
 
 from pathlib import Path
 

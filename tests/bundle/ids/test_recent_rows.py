@@ -13,7 +13,7 @@ from re4.bundle.ids.recent_rows import RecentRows
 
 
 class Rows:
-    """The row of "7" is 7; what is not a number is unknown. Notes what was asked."""
+    """The row of "7" is 7; an id that is not a number is unknown. Records the looked-up ids."""
 
     def __init__(self) -> None:
         self.asked: list[list[str]] = []

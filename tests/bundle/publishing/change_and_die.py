@@ -36,7 +36,7 @@ TRACED = (
 
 
 def die_at_every_line(change: Callable[[], object], check: Callable[[], None]) -> int:
-    """Number of deaths before a child lived."""
+    """Return the number of deaths before a child lived."""
     num_deaths = 0
     while not lives(change, num_deaths, traced=TRACED):
         check()

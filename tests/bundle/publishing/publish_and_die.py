@@ -39,7 +39,7 @@ TRACED = (
 
 
 def plant_leftover(bundles: Path) -> None:
-    """What a publisher that died leaves, so that every child begins by clearing up."""
+    """Make the remains of a dead publisher, so that every child begins by clearing up."""
     version = bundles / f"{STAGING_PREFIX}0123456789abcdef" / "version"
     version.mkdir(parents=True)
     (version / INDEX).write_bytes(b"half an ind")
@@ -47,7 +47,7 @@ def plant_leftover(bundles: Path) -> None:
 
 
 def clear_up(bundles: Path) -> None:
-    """Stage and give up, which must remove whatever the dead left."""
+    """Stage and give up, which must remove the remains of dead publishers."""
     with stage_version(bundles):
         pass
     assert not list(bundles.glob(".*"))

@@ -30,7 +30,7 @@ def names(bundles: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def published_at(bundles: Path, monkeypatch: pytest.MonkeyPatch, seconds: list[float]) -> list[str]:
-    """Versions that were published one after the other, the clock at these seconds after noon."""
+    """Publish versions one after the other, with the clock at these seconds after noon."""
     left = iter(seconds)
 
     class Clock:
@@ -142,7 +142,7 @@ def test_a_version_that_is_not_there_does_not_go_live(version: str, bundles: Pat
 def test_changes_wait_for_each_other(
     bundles: Path, names: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the choice of a version to its going live, or its going, nobody else may change anything."""
+    """The lock is held from the choice of a version until it is live or removed."""
     num_tries = 0
 
     def is_held(path: Path) -> Any:

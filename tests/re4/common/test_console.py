@@ -1,4 +1,4 @@
-"""What is printed for people."""
+"""Tables on standard output."""
 
 from re4.common.console import table
 

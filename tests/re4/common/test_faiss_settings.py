@@ -1,4 +1,4 @@
-"""Flat search by matrix products finds the same, whatever the batch, in less time."""
+"""Flat search by matrix products finds the same items in less time."""
 
 from time import thread_time
 

@@ -1,4 +1,4 @@
-"""Settings from flags, environment and file: one precedence, and no name or value that does not belong."""
+"""Settings from options, environment and file: one precedence; unknown names and wrong values are refused."""
 
 import json
 from dataclasses import dataclass, field
