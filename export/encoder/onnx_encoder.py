@@ -1,10 +1,10 @@
-"""From a trained encoder to an ONNX file: the forward flow alone, checked before anyone may use it.
+"""Export of a trained encoder to an ONNX file, which is checked before it is written: the forward flow alone.
 
-The graph takes item *vectors*, so it holds no item table, and it holds exactly the encoder's own parameters,
-under their own names: the exporter's rewriting is left off, because ONNX Runtime folds the same constants
-when it loads the graph, and names that can be compared are worth more.
+The graph takes item *vectors*, so it holds no item table. It holds exactly the encoder's own parameters,
+under their own names. The exporter's graph optimisation is off: ONNX Runtime folds the same constants when it
+loads the graph, and parameters whose names are kept can be compared.
 
-Knows nothing about runs, bundles or items. Legend: B batch, L history length, K interests, D embedding.
+Legend: B batch, L history length, K interests, D embedding.
 """
 
 import copy
@@ -25,10 +25,10 @@ from re4.exporting.encoder.onnx_runner import INPUTS, OUTPUTS, OnnxEncoder
 from re4.exporting.encoder.parity import check_parity
 
 MAX_GRAPH_BYTES: Final = 1 << 20
-"""Largest graph, its parameters not counted; a larger one carries a table of something."""
+"""Largest graph, its parameters not counted; a larger graph contains a table."""
 
 SPACE_KEY: Final = "re4.space"
-"""Metadata of the file: fingerprint of the item vectors that the encoder was trained with."""
+"""Metadata key of the file: fingerprint of the item vectors that the encoder was trained with."""
 
 _EXAMPLE_BATCH: Final = 3  # a dimension of 1 would be exported as the constant 1
 _EXAMPLE_LENGTH: Final = 2
@@ -44,7 +44,7 @@ def export_encoder(
     space: str,
     path: Path,
 ) -> float:
-    """Write an encoder as an ONNX file, and check that it computes the same.
+    """Write an encoder as an ONNX file, after a check that the file computes the same.
 
     Args:
         encoder: `forward(history_vectors_BLD, lengths_B)` gives `(interests_BKD, attention_BKL)`.
@@ -52,14 +52,14 @@ def export_encoder(
         embedding_dim: D.
         max_history_length: L, the longest history that the encoder will be given.
         space: Fingerprint of the item vectors that the encoder was trained with.
-        path: Where to write.
+        path: The file to write.
 
     Returns:
         The largest absolute difference between PyTorch and ONNX Runtime.
 
     Raises:
-        ExportError: the encoder cannot be exported, holds more or less than its parameters, or computes
-            something else once exported. Nothing is written then.
+        ExportError: the encoder cannot be exported; or the graph holds more or less than its parameters, or
+            computes something else. Nothing is written then.
     """
     trained = copy.deepcopy(encoder).cpu().eval()
     model = _convert(trained, embedding_dim)
@@ -86,12 +86,12 @@ def export_encoder(
 
 
 def list_initializers(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
-    """Everything that the graph holds, by name: the parameters that it was exported with."""
+    """Return everything that the graph holds, by name: the encoder's parameters."""
     return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
 def check_graph(model: onnx.ModelProto, encoder: nn.Module) -> None:
-    """Check that a graph holds exactly an encoder's parameters, and needs nothing outside itself.
+    """Check that a graph holds exactly an encoder's parameters, and refers to nothing outside itself.
 
     Raises:
         ExportError: naming what is missing, extra or changed.
@@ -132,7 +132,7 @@ def _convert(encoder: nn.Module, embedding_dim: int) -> onnx.ModelProto:
     )
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length")
     try:
-        with _quiet():
+        with _silenced():
             program = torch.onnx.export(
                 encoder,
                 example,
@@ -152,8 +152,8 @@ def _convert(encoder: nn.Module, embedding_dim: int) -> onnx.ModelProto:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's chatter about itself from the person: warnings, and its log below errors."""
+def _silenced() -> Iterator[None]:
+    """Hide the exporter's warnings, and its log below errors."""
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -166,7 +166,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _strip_source_info(model: onnx.ModelProto) -> None:
-    """Drop stack traces, source paths and intermediate shapes: half of the file, and nobody's business."""
+    """Remove stack traces, source paths and intermediate shapes: half of the file, and private."""
     model.graph.ClearField("metadata_props")
     model.graph.ClearField("value_info")
     for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.initializer):

@@ -1,4 +1,4 @@
-"""Running an exported encoder the way a server does: ONNX Runtime on the CPU, from bytes.
+"""An exported encoder, run as a server runs it: by ONNX Runtime on the CPU, from bytes.
 
 Legend: B batch, L history length, K interests, D embedding.
 """
@@ -30,7 +30,7 @@ class OnnxEncoder:
     def __call__(
         self, history_vectors_BLD: NDArray[np.float32], lengths_B: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Give interests [B, K, D] and attention [B, K, L] of histories, newest first, padded at the end."""
+        """Return interests [B, K, D] and attention [B, K, L] of padded histories, newest first."""
         feed = dict(zip(INPUTS, (history_vectors_BLD, lengths_B), strict=True))
         interests_BKD, attention_BKL = self._session.run(list(OUTPUTS), feed)
         return interests_BKD, attention_BKL

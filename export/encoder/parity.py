@@ -1,4 +1,4 @@
-"""Does the exported encoder compute what the trained one computes? Asked of PyTorch and ONNX Runtime.
+"""Parity of the exported with the trained encoder: ONNX Runtime and PyTorch run on the same histories.
 
 Legend: B batch, L history length, K interests, D embedding.
 """
@@ -32,7 +32,7 @@ def check_parity(
 ) -> float:
     """Compare the two on random histories: batch sizes 1, 2, odd and large, every length from 1 to L.
 
-    Above 64 the lengths are a sample that holds the smallest, the largest and its neighbour.
+    Of more than 64 lengths a sample is used, with the smallest, the largest and its neighbour.
 
     Args:
         encoder: The trained encoder, on the CPU, in evaluation mode.
@@ -72,7 +72,7 @@ def compare(
 
     Raises:
         ExportError: the outputs differ by more than `MAX_DIFFERENCE`, have another shape, are not finite,
-            or padding got attention.
+            or padding gets attention.
     """
     batch_size, length, embedding_dim = history_vectors_BLD.shape
     where = f"for a batch of {batch_size} histories padded to {length}"

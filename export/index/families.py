@@ -26,8 +26,8 @@ class IndexFamily:
     faiss_types: frozenset[str]
     """FAISS classes of the family that servers load."""
     is_exact: bool
-    """Whether a search finds the best items, with true scores. Results of other families are scored again by
-    the item vectors (`re4.bundle.rescoring`)."""
+    """True where a search finds the best items, with true scores. Results of other families are scored again
+    by the item vectors (`re4.bundle.rescoring`)."""
     settings: Callable[[Any, int], Sequence[Settings]]
     """Settings to try for an index and a number of results, cheapest first."""
     parameters: Callable[[Settings], Any]

@@ -107,7 +107,7 @@ def make_index(
     if golden_recall < _MIN_GOLDEN_RECALL:
         raise ExportError(
             f"{factory}: as tuned for {target.num_candidates} candidates it finds {golden_recall:.2%} of the "
-            f"golden queries' {queries.num_candidates}, servers ask for {_MIN_GOLDEN_RECALL:.0%}. "
+            f"golden queries' {queries.num_candidates}, servers require {_MIN_GOLDEN_RECALL:.0%}. "
             "Raise --recall or --num-candidates"
         )
     if any(point.search_parameters for point in info.frontier):

@@ -141,7 +141,7 @@ def _golden(
         figure=_found(assembled, built, golden.interests_QKD, golden.candidate_rows_QM.shape[1]),
         low=max(0.0, target.recall - _GOLDEN_SLACK) if low is None else low,
         meaning=f"share of the exact answers to {len(golden.interests_QKD)} golden queries found",
-        advice="the index misses what servers will ask it for: another --index or a higher --recall",
+        advice="the index misses candidates that servers need: another --index or a higher --recall",
     )
 
 

@@ -116,11 +116,11 @@ class Bounds:
         for name in ("min_golden_recall", "min_reachable", "min_overlap", "min_agreement"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
-                raise UsageError(f"{option_name(name)} is {value:g}; it must be from 0 (not asked) to 1")
+                raise UsageError(f"{option_name(name)} is {value:g}; it must be from 0 (off) to 1")
         for name in ("min_uncrowded", "min_items_ratio", "min_bytes_ratio"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
-                raise UsageError(f"{option_name(name)} is {value:g}; it must be 0 (not asked) or more")
+                raise UsageError(f"{option_name(name)} is {value:g}; it must be 0 (off) or more")
         for low, high in (("min_items_ratio", "max_items_ratio"), ("min_bytes_ratio", "max_bytes_ratio")):
             if not getattr(self, high) > getattr(self, low):
                 raise UsageError(

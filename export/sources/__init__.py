@@ -1,1 +1,1 @@
-"""Where a version comes from: a run, given vectors, or a published version."""
+"""Inputs of a version: from a run, from given vectors, or from a published version."""

@@ -106,7 +106,7 @@ class TrainedEncoder:
 
 @dataclass(frozen=True, kw_only=True)
 class VersionInputs:
-    """Everything that a version is made from, row by row; rows of a run begin with the most popular item."""
+    """The inputs of a version, row by row; rows of a run begin with the most popular item."""
 
     where: str
     """The origin, for error messages."""

@@ -5,7 +5,7 @@ from time import monotonic
 from typing import Final, TypeAlias
 
 OnProgress: TypeAlias = Callable[[str], None]
-"""Takes the newest state of the work, as text for people."""
+"""Takes the newest state of the work, as text."""
 
 _SECONDS_BETWEEN: Final = 2.0
 
@@ -37,7 +37,7 @@ class EtaReporter:
 
 
 def format_duration(seconds: float) -> str:
-    """Format a duration for people: 42 s, 3 min, 2 h 5 min."""
+    """Format a duration: 42 s, 3 min, 2 h 5 min."""
     if seconds < 100:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)

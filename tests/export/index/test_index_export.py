@@ -88,7 +88,7 @@ def test_a_goal_out_of_reach_publishes_nothing(large_run: FakeRun, tmp_path: Pat
 
 def test_an_index_that_servers_would_refuse_is_not_published(large_run: FakeRun, tmp_path: Path) -> None:
     """Tuned for one candidate, it finds too few of the golden queries' hundred."""
-    with pytest.raises(ExportError, match=r"golden queries' 100, servers ask for 50%"):
+    with pytest.raises(ExportError, match=r"golden queries' 100, servers require 50%"):
         publish_run(
             large_run, tmp_path, index="IVF500,Flat", target=RecallTarget(recall=0.6, num_candidates=1)
         )
