@@ -12,6 +12,8 @@ import psutil
 class Usage:
     """Resources that some processes used over a run."""
 
+    cpu_s: float
+    """CPU seconds."""
     cores: float
     """CPU seconds per second."""
     memory_bytes: int
@@ -44,7 +46,9 @@ class Meter:
         for process in process_tree(self._pids):
             with contextlib.suppress(psutil.Error):
                 memory_bytes += _memory_bytes(process)
-        return Usage(cores=used_s / self.seconds, memory_bytes=memory_bytes, num_processes=len(after))
+        return Usage(
+            cpu_s=used_s, cores=used_s / self.seconds, memory_bytes=memory_bytes, num_processes=len(after)
+        )
 
     def _cpu_seconds(self) -> dict[int, float]:
         seconds = {}

@@ -8,10 +8,12 @@ from typing import Final
 
 from re4.benchmarks.common.pinning import on_core
 from re4.benchmarks.common.resources import Meter
+from re4.benchmarks.load_generator.call_stats import CallStats
+from re4.benchmarks.load_generator.client import LoadClient
+from re4.benchmarks.load_generator.load import ClientSettings, ClosedLoad, Timing
 from re4.benchmarks.load_generator.null_server import null_server
 from re4.benchmarks.load_generator.server import running_server
-from re4.benchmarks.load_generator.transport import METHOD
-from re4.benchmarks.overhead.client import ClosedLoop, ClosedLoopClient, closed_loop_client
+from re4.benchmarks.load_generator.transport import GrpcTransport, parse_nothing
 from re4.common.errors import ServerError
 from re4.protos.v1 import retrieval_pb2
 
@@ -19,7 +21,10 @@ NUM_CLIENTS: Final = 64
 """Concurrent calls that saturate a server."""
 NUM_USERS: Final = 64
 """Users of one BatchRetrieve."""
-_BATCH_METHOD: Final = "/re4.v1.Retrieval/BatchRetrieve"
+_SINGLE: Final = GrpcTransport(parse=parse_nothing)
+_BATCH: Final = GrpcTransport(method="/re4.v1.Retrieval/BatchRetrieve", parse=parse_nothing)
+_CLIENT: Final = ClientSettings(num_channels=2)
+_TIMEOUT_S: Final = 10.0
 _NUM_BATCH_CLIENTS: Final = 2
 """One call is answered while the next one waits."""
 _NO_SHEDDING: Final = ("--max-queue-ms", "10000")
@@ -47,37 +52,37 @@ class ServerTimes:
 
 
 class MeasuredServer:
-    """A server on a core, with a client on another."""
+    """A server on a core, with clients on another, which do not parse replies."""
 
-    def __init__(self, client: ClosedLoopClient, address: str, pid: int, payloads: Sequence[bytes]) -> None:
+    def __init__(self, address: str, pid: int, single: LoadClient, batches: LoadClient) -> None:
         self.address = address
-        self._client = client
         self._pid = pid
-        self._payloads = payloads
+        self._single, self._batches = single, batches
 
     def measure(self, seconds: float, *, has_batches: bool = True) -> ServerTimes:
         """Measure each part for so many seconds."""
-        saturated = self._saturate(METHOD, self._payloads, NUM_CLIENTS, 1, seconds)
-        lone = self._client.run(
-            ClosedLoop(method=METHOD, payloads=self._payloads, concurrency=1, seconds=seconds)
-        )
-        batch = None
-        if has_batches:
-            batches = _batches(self._payloads)
-            batch = self._saturate(_BATCH_METHOD, batches, _NUM_BATCH_CLIENTS, NUM_USERS, seconds)
-        return ServerTimes(saturated=saturated, p50_us=lone.p50_us, batch=batch)
+        saturated = self._saturate(self._single, NUM_CLIENTS, 1, seconds)
+        p50_us = self._run(self._single, 1, seconds).answered_us.percentile(50)
+        batch = self._saturate(self._batches, _NUM_BATCH_CLIENTS, NUM_USERS, seconds) if has_batches else None
+        return ServerTimes(saturated=saturated, p50_us=float(p50_us or 0), batch=batch)
 
-    def _saturate(
-        self, method: str, payloads: Sequence[bytes], concurrency: int, num_users: int, seconds: float
-    ) -> Saturated:
+    def _saturate(self, client: LoadClient, concurrency: int, num_users: int, seconds: float) -> Saturated:
         meter = Meter([self._pid])
-        loop = ClosedLoop(method=method, payloads=payloads, concurrency=concurrency, seconds=seconds)
-        per_s = self._client.run(loop).per_s
+        stats = self._run(client, concurrency, seconds)
         usage = meter.read()
         if usage is None:
             raise ServerError("the server ended while it was measured")
-        wall_us = 1e6 / (per_s * num_users)
-        return Saturated(wall_us=wall_us, cpu_us=wall_us * usage.cores)
+        num_answers = stats.answered_us.count * num_users
+        return Saturated(wall_us=1e6 * stats.seconds / num_answers, cpu_us=1e6 * usage.cpu_s / num_answers)
+
+    def _run(self, client: LoadClient, concurrency: int, seconds: float) -> CallStats:
+        timing = Timing(warmup_s=0.0, duration_s=seconds, deadline_s=_TIMEOUT_S)
+        stats = client.run(ClosedLoad(concurrency=concurrency), timing, seed=0, version="")
+        if stats.stopped:
+            raise KeyboardInterrupt
+        if stats.failures:  # a server must bear these loads
+            raise ServerError(f"{self.address}: calls failed: {stats.failure_details}")
+        return stats
 
 
 def re4_server(
@@ -105,8 +110,11 @@ def _measured(
         with on_core(cores[0]):
             address, pid = stack.enter_context(start())
         with on_core(cores[1]):
-            client = stack.enter_context(closed_loop_client(address))
-        yield MeasuredServer(client, address, pid, payloads)
+            single, batches = (
+                stack.enter_context(LoadClient(address, requests, _CLIENT, transport))
+                for requests, transport in ((payloads, _SINGLE), (_batches(payloads), _BATCH))
+            )
+        yield MeasuredServer(address, pid, single, batches)
 
 
 def _batches(payloads: Sequence[bytes]) -> list[bytes]:
