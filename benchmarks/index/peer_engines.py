@@ -35,9 +35,17 @@ def frontiers(
             continue
         with tempfile.TemporaryDirectory() as scratch:
             out = Path(scratch) / "points.json"
-            script = BASELINES / f"{name}_peer.py"
             words = [
-                *(str(part) for part in (python_of(_ENVIRONMENT), script, folder.resolve(), out)),
+                *(
+                    str(part)
+                    for part in (
+                        python_of(_ENVIRONMENT),
+                        BASELINES / "engines.py",
+                        name,
+                        folder.resolve(),
+                        out,
+                    )
+                ),
                 *("--threads", ",".join(str(number) for number in threads)),
                 *("--num-candidates", str(num_candidates), "--num-requests", str(num_requests)),
             ]

@@ -6,58 +6,47 @@ They are built in this module, so that the load client needs nothing of the peer
 from collections.abc import Sequence
 from typing import Any, Final
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pool, message_factory, text_format
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"
 _PACKAGE: Final = "re4.benchmarks.kserve"
-_Field: Final = descriptor_pb2.FieldDescriptorProto
-_FIELDS: Final[dict[str, Sequence[tuple[str, int, Any, bool]]]] = {
-    "Tensor": [
-        ("name", 1, _Field.TYPE_STRING, False),
-        ("datatype", 2, _Field.TYPE_STRING, False),
-        ("shape", 3, _Field.TYPE_INT64, True),
-    ],
-    "ModelInferRequest": [
-        ("model_name", 1, _Field.TYPE_STRING, False),
-        ("inputs", 5, "Tensor", True),
-        ("raw_input_contents", 7, _Field.TYPE_BYTES, True),
-    ],
-    "ModelInferResponse": [
-        ("outputs", 5, "Tensor", True),
-        ("raw_output_contents", 6, _Field.TYPE_BYTES, True),
-    ],
+_FILE: Final = """
+name: "kserve.proto" package: "re4.benchmarks.kserve" syntax: "proto3"
+message_type {
+  name: "Tensor"
+  field { name: "name" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
+  field { name: "datatype" number: 2 label: LABEL_OPTIONAL type: TYPE_STRING }
+  field { name: "shape" number: 3 label: LABEL_REPEATED type: TYPE_INT64 }
 }
+message_type {
+  name: "ModelInferRequest"
+  field { name: "model_name" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
+  field { name: "inputs" number: 5 label: LABEL_REPEATED type_name: "Tensor" }
+  field { name: "raw_input_contents" number: 7 label: LABEL_REPEATED type: TYPE_BYTES }
+}
+message_type {
+  name: "ModelInferResponse"
+  field { name: "outputs" number: 5 label: LABEL_REPEATED type_name: "Tensor" }
+  field { name: "raw_output_contents" number: 6 label: LABEL_REPEATED type: TYPE_BYTES }
+}
+"""
 
 
-def _messages() -> dict[str, Any]:
-    file = descriptor_pb2.FileDescriptorProto(name=f"{_PACKAGE}.proto", package=_PACKAGE, syntax="proto3")
-    for name, fields in _FIELDS.items():
-        message = file.message_type.add(name=name)
-        for field, number, kind, is_repeated in fields:
-            label = _Field.LABEL_REPEATED if is_repeated else _Field.LABEL_OPTIONAL
-            added = message.field.add(name=field, number=number, label=label)
-            if isinstance(kind, str):
-                added.type, added.type_name = _Field.TYPE_MESSAGE, f".{_PACKAGE}.{kind}"
-            else:
-                added.type = kind
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
-        for name in _FIELDS
-    }
+def _message(name: str) -> Any:
+    return message_factory.GetMessageClass(_POOL.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
 
 
-_MESSAGES: Final = _messages()
+_POOL: Final = descriptor_pool.DescriptorPool()
+_POOL.Add(text_format.Parse(_FILE, FileDescriptorProto()))
+_Tensor, _Request, _Response = map(_message, ("Tensor", "ModelInferRequest", "ModelInferResponse"))
 
 
 def request(model: str, name: str, values: Sequence[bytes]) -> bytes:
     """Serialise a request with one tensor of bytes, in a batch of one."""
     packed = b"".join(len(value).to_bytes(4, "little") + value for value in values)
-    tensor = _MESSAGES["Tensor"](name=name, datatype="BYTES", shape=[1, len(values)])
-    data: bytes = _MESSAGES["ModelInferRequest"](
-        model_name=model, inputs=[tensor], raw_input_contents=[packed]
-    ).SerializeToString()
+    tensor = _Tensor(name=name, datatype="BYTES", shape=[1, len(values)])
+    data: bytes = _Request(model_name=model, inputs=[tensor], raw_input_contents=[packed]).SerializeToString()
     return data
 
 
@@ -67,7 +56,7 @@ def bytes_of(reply: bytes, name: str) -> list[bytes]:
     Raises:
         ValueError: it has no such tensor.
     """
-    found = _MESSAGES["ModelInferResponse"].FromString(reply)
+    found = _Response.FromString(reply)
     place = [output.name for output in found.outputs].index(name)
     packed = found.raw_output_contents[place]
     values, at = [], 0
