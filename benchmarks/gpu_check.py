@@ -1,8 +1,8 @@
-"""What runs on a GPU, tested and measured where there is one: `make gpu-check`.
+"""GPU tests and a GPU measurement, where there is a GPU: `make gpu-check`.
 
     python -m re4.benchmarks.gpu_check
 
-Exit code 0 where there is no GPU, with a line that says that nothing was checked.
+Without a GPU the exit code is 0, and a line states that nothing was checked.
 """
 
 import shutil
@@ -16,13 +16,13 @@ _NUM_ITEMS: Final = 200_000
 
 
 def has_gpu() -> bool:
-    """Whether an NVIDIA driver answers."""
+    """Return whether an NVIDIA driver answers."""
     tool = shutil.which("nvidia-smi")
     return tool is not None and subprocess.run([tool], capture_output=True, check=False).returncode == 0
 
 
 def main() -> int:
-    """Run the GPU tests, then a short load on a server with `--device cuda`; the first bad exit code."""
+    """Run the GPU tests, then a short load on a server with `--device cuda`; return the first failure."""
     if not has_gpu():
         sys.stdout.write("gpu-check: no NVIDIA GPU answers here, so NOTHING was checked\n")
         return 0
@@ -31,10 +31,10 @@ def main() -> int:
     if code := subprocess.run(testing, check=False).returncode:
         return code
     with TemporaryDirectory() as scratch:
-        made_up = [sys.executable, "-m", "re4.benchmarks.synthetic.bundle", scratch]
+        synthetic = [sys.executable, "-m", "re4.benchmarks.synthetic.bundle", scratch]
         bench = [sys.executable, "-m", "re4.cli", "bench", "overhead", "--bundles", f"{scratch}/bundles"]
         for command in (
-            [*made_up, "--num-items", str(_NUM_ITEMS), "--index", "ivf"],
+            [*synthetic, "--num-items", str(_NUM_ITEMS), "--index", "ivf"],
             [*bench, "--data", f"{scratch}/data", "--num-rounds", "2", "--seconds", "2", "--device", "cuda"],
         ):
             if code := subprocess.run(command, check=False).returncode:

@@ -1,1 +1,1 @@
-"""`re4 bench index`: how fast which index finds how much, beside other engines."""
+"""`re4 bench index`: recall against throughput of each kind of index, and of other engines."""

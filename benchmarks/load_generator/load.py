@@ -39,7 +39,7 @@ class ClosedLoad:
     @property
     def label(self) -> str:
         """For people."""
-        return f"{self.concurrency} waiting callers"
+        return f"{self.concurrency} waiting clients"
 
 
 Load: TypeAlias = OpenLoad | ClosedLoad

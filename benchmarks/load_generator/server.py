@@ -67,25 +67,6 @@ def running_server(bundles: Path, *options: str, num_processes: int) -> Iterator
         yield server.address, server.pid
 
 
-@dataclass(frozen=True, kw_only=True)
-class ServerConfig:
-    """What to serve, and what to request."""
-
-    bundles: Path
-    """Bundle directory to start a server on."""
-    data: Path | None
-    """Prepared data set with real histories; None for generated ones."""
-    num_candidates: int
-    seed: int
-    """Of histories and arrival times."""
-    num_processes: int = 1
-    """Of the server."""
-    num_workers: int = 1
-    """Processes of the client."""
-    server_options: tuple[str, ...] = ()
-    """Further options of `re4 serve`."""
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ServerUnderTest:
     """A server that runs, and a client connected to it."""
@@ -108,30 +89,32 @@ class ServerUnderTest:
 
 @contextmanager
 def server_under_test(
-    config: ServerConfig, *, cores: tuple[int, int] | None = None
+    bundles: Path,
+    *,
+    data: Path | None,
+    num_candidates: int,
+    seed: int,
+    num_processes: int = 1,
+    num_workers: int = 1,
+    server_options: Sequence[str] = (),
+    cores: tuple[int, int] | None = None,
 ) -> Iterator[ServerUnderTest]:
-    """Run a server, and a client for it, while the block runs.
+    """Run a server on a bundle directory, and a client for it, while the block runs.
 
-    Args:
-        config: What to serve and request.
-        cores: One for the server, one for the client and for this thread; None leaves it to the kernel.
-
-    Raises:
-        Re4Error: the server or the client did not start.
+    Histories are those of a prepared data set, or generated. Cores are one for the server, and one for the
+    client and this thread; None leaves the choice to the kernel.
     """
     machine = describe_idle_machine()
     with ExitStack() as stack:
         with on_core(cores[0]) if cores else nullcontext():
             address, pid = stack.enter_context(
-                running_server(config.bundles, *config.server_options, num_processes=config.num_processes)
+                running_server(bundles, *server_options, num_processes=num_processes)
             )
         stack.enter_context(on_core(cores[1]) if cores else nullcontext())
         info = server_info(address)
-        histories = choose_histories(
-            info, data=config.data, ids=None, bundles=config.bundles, seed=config.seed
-        )
-        payloads = histories.payloads(num_candidates=config.num_candidates, exclude_history=False)
-        client = LoadClient(address, payloads, ClientSettings(num_workers=config.num_workers))
+        histories = choose_histories(info, data=data, ids=None, bundles=bundles, seed=seed)
+        payloads = histories.payloads(num_candidates=num_candidates, exclude_history=False)
+        client = LoadClient(address, payloads, ClientSettings(num_workers=num_workers))
         yield ServerUnderTest(
             address=address,
             pid=pid,
@@ -144,9 +127,9 @@ def server_under_test(
                 "machine": machine,
                 "server": {
                     "info": info,
-                    "num_processes": config.num_processes,
-                    "options": list(config.server_options),
+                    "num_processes": num_processes,
+                    "options": list(server_options),
                 },
-                "requests": {"source": histories.source, "num_candidates": config.num_candidates},
+                "requests": {"source": histories.source, "num_candidates": num_candidates},
             },
         )

@@ -1,4 +1,4 @@
-"""Transports: how a request's bytes reach a server of some kind, and what a reply's bytes say of the call.
+"""Transports: how a request's bytes reach a server of some kind, and what a reply's bytes hold.
 
 The scheduler knows one interface, so every server is put under the same loads and measured by the same
 arithmetic. A transport is plain values, so that it can be sent to a worker process.
@@ -33,7 +33,7 @@ class FailedCallError(Exception):
 
 
 class ParsedReply(NamedTuple):
-    """What a reply says of the call."""
+    """Facts of the call that a reply holds."""
 
     version: str = ""
     """The bundle version that answered; empty where replies do not name it."""

@@ -1,6 +1,6 @@
 """`re4 bench overhead` from its options to its report.
 
-A round measures its parts one after the other: whatever slows the machine for a while slows all of them.
+A round measures its parts one after the other, so that a slow phase of the machine slows all of them.
 """
 
 import os

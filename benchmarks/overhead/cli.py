@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from re4.benchmarks.common.options import PANEL, AsJson
+from re4.benchmarks.common.options import PANEL, AsJson, finish
 from re4.benchmarks.overhead.options import OverheadOptions
 from re4.common import console
 from re4.settings.fields import construct
@@ -23,10 +23,10 @@ def overhead(as_json: AsJson = False, **given: Any) -> None:
     options = construct(OverheadOptions, given)
     from re4.benchmarks.overhead.benchmark import run
 
-    report = run(options)
-    if as_json:
-        console.print_json(report)
-        return
+    finish(run(options), _show, options.out / "report.md", as_json=as_json)
+
+
+def _show(report: dict[str, Any]) -> None:
     console.table(
         "shares and multiples" if report["figures"] else "ratios",
         ["figure", "median", "lowest", "highest"],
@@ -35,4 +35,3 @@ def overhead(as_json: AsJson = False, **given: Any) -> None:
             for name, found in (report["figures"] or report["ratios"]).items()
         ],
     )
-    console.print_line(f"report: {options.out / 'report.md'}")

@@ -13,7 +13,7 @@ from re4.benchmarks.common.pinning import two_cores
 from re4.benchmarks.common.report import write_report
 from re4.benchmarks.load_generator.client import START_DELAY_S
 from re4.benchmarks.load_generator.load import OpenLoad, Timing
-from re4.benchmarks.load_generator.server import ServerConfig, server_under_test
+from re4.benchmarks.load_generator.server import server_under_test
 from re4.benchmarks.overload.options import OverloadOptions
 from re4.benchmarks.overload.probe import Probe, percentile_s, recovery_s
 
@@ -40,16 +40,16 @@ def run(options: OverloadOptions) -> dict[str, Any]:
         UsageError: this process may use one core only.
         Re4Error: the server or the client did not start.
     """
-    config = ServerConfig(
-        bundles=options.bundles,
+    peak_timing = Timing(warmup_s=_PEAK_WARMUP_S, duration_s=options.peak_seconds, deadline_s=10.0)
+    timing = Timing(warmup_s=0.0, duration_s=options.seconds, deadline_s=options.deadline_s)
+    with server_under_test(
+        options.bundles,
         data=options.data,
         num_candidates=options.num_candidates,
         seed=options.seed,
-        server_options=tuple(shlex.split(options.server_options)),
-    )
-    peak_timing = Timing(warmup_s=_PEAK_WARMUP_S, duration_s=options.peak_seconds, deadline_s=10.0)
-    timing = Timing(warmup_s=0.0, duration_s=options.seconds, deadline_s=options.deadline_s)
-    with server_under_test(config, cores=two_cores()) as server:
+        server_options=shlex.split(options.server_options),
+        cores=two_cores(),
+    ) as server:
         before = server.saturate(peak_timing, seed=options.seed)
         rate_per_s = options.factor * before.achieved_per_s
         _log.info(f"peak {before.achieved_per_s:,.0f}/s; {rate_per_s:,.0f}/s for {options.seconds:g} s")

@@ -19,12 +19,12 @@ from re4.benchmarks.load_generator.load import Timing
 from re4.benchmarks.load_generator.requests import real_histories
 from re4.benchmarks.overhead.pipeline import BATCH_SIZE, pipeline_process
 from re4.benchmarks.peers.comparison import compare
+from re4.benchmarks.peers.exact_answers import ExactAnswers
 from re4.benchmarks.peers.markdown import render_markdown
 from re4.benchmarks.peers.measure import Terms, choose_effort, measure, measure_interleaved
 from re4.benchmarks.peers.options import PeersOptions
 from re4.benchmarks.peers.picture import draw
 from re4.benchmarks.peers.systems import OURS, SYSTEMS, System, Workload
-from re4.benchmarks.peers.truth import Truth
 from re4.bundle.publishing.current import live_version
 from re4.bundle.verify import read_manifest
 from re4.common.errors import Re4Error, UsageError
@@ -112,7 +112,7 @@ class _Comparison:
         options = self._options
         if not options.prepare_only:
             self._measure_pipeline()
-        truth = Truth.of(
+        exact = ExactAnswers(
             self._workload.version, self._workload.histories.ids, num_candidates=options.num_candidates
         )
         if options.rounds is not None and not options.prepare_only:
@@ -121,38 +121,38 @@ class _Comparison:
                 if problem := system.missing():
                     _log.info(f"{system.title} is skipped: {problem}")
                     continue
-                effort = self._prepare(system, truth)["effort"]
+                effort = self._prepare(system, exact)["effort"]
                 entries += [(system, setting, effort) for setting in system.settings]
             found = measure_interleaved(
-                entries, self._workload, truth, self._terms, num_rounds=options.rounds
+                entries, self._workload, exact, self._terms, num_rounds=options.rounds
             )
             write_json(self._parts / _INTERLEAVED_FILE, found | {"command": command_line()})
             stopped: str | None = found["stopped"]
             return stopped
         for system in self._systems:
-            for part in self._sweeps(system, truth):
+            for part in self._sweeps(system, exact):
                 write_json(self._parts / f"{system.name}-{part['setting']}.json", part)
                 if part.get("stopped"):
                     return f"{part['title']}, {part['setting']}: {part['stopped']}"
         return None
 
-    def _prepare(self, system: System, truth: Truth) -> dict[str, Any]:
+    def _prepare(self, system: System, exact: ExactAnswers) -> dict[str, Any]:
         """Return what was built for a system and its search effort, where possible from an earlier call."""
         path = self._prepared / f"{system.name}.json"
         if not path.exists():
             built = system.prepare(self._workload)
-            effort = choose_effort(system, self._workload, truth, self._terms)
+            effort = choose_effort(system, self._workload, exact, self._terms)
             write_json(path, {"built": built, "effort": effort})
         return _read(path)
 
-    def _sweeps(self, system: System, truth: Truth) -> Iterator[dict[str, Any]]:
+    def _sweeps(self, system: System, exact: ExactAnswers) -> Iterator[dict[str, Any]]:
         """Yield the figures of a system's settings, or why there are none."""
         problem = system.missing()
         try:
             if problem is None:
-                ready = self._prepare(system, truth)
+                ready = self._prepare(system, exact)
                 for setting in () if self._options.prepare_only else system.settings:
-                    found = measure(system, setting, ready["effort"], self._workload, truth, self._terms)
+                    found = measure(system, setting, ready["effort"], self._workload, exact, self._terms)
                     yield found | {"built": ready["built"], "command": command_line()}
         except Re4Error as error:
             if system.name == OURS:

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from re4.benchmarks.common.options import PANEL, AsJson
+from re4.benchmarks.common.options import PANEL, AsJson, finish
 from re4.benchmarks.peers.options import PeersOptions
 from re4.common import console
-from re4.common.errors import Re4Error
 from re4.settings.fields import construct
 from re4.settings.options import with_options
 
@@ -25,24 +24,17 @@ def peers(as_json: AsJson = False, **given: Any) -> None:
     """
     options = construct(PeersOptions, given)
     from re4.benchmarks.peers.benchmark import run
-    from re4.benchmarks.peers.markdown import first_paragraph
 
     report = run(options)
-    page = options.out / "report.md"
     if options.prepare_only and report["status"] == "complete":
         console.print_line(f"{options.systems}: ready to be measured into {options.out}")
         return
-    if as_json:
-        console.print_json(report)
-    else:
-        _show(report)
-        console.print_line(first_paragraph(report))
-    if report["status"] != "complete":
-        raise Re4Error(f"{report['status']} report, {page}: {report['status_reason']}")
-    console.print_line(f"report: {page}")
+    finish(report, _show, options.out / "report.md", as_json=as_json)
 
 
 def _show(report: dict[str, Any]) -> None:
+    from re4.benchmarks.peers.markdown import first_paragraph
+
     console.table(
         f"sustained within {report['terms']['p99_ms']:g} ms",
         ["system", "setting", "requests/s", "p50, ms", "p99, ms", "lone, ms", "recall"],
@@ -57,3 +49,4 @@ def _show(report: dict[str, Any]) -> None:
             for one in report["comparison"]["best"]
         ],
     )
+    console.print_line(first_paragraph(report))

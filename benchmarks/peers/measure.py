@@ -24,9 +24,9 @@ from re4.benchmarks.common.report import now_utc
 from re4.benchmarks.load_generator.client import INTERRUPTED, LoadClient
 from re4.benchmarks.load_generator.load import ClientSettings, ClosedLoad, OpenLoad, Timing
 from re4.benchmarks.load_generator.server import SATURATING
+from re4.benchmarks.peers.exact_answers import NUM_REQUESTS, ExactAnswers
 from re4.benchmarks.peers.single_calls import call_all
 from re4.benchmarks.peers.systems import OURS, Setting, System, Workload
-from re4.benchmarks.peers.truth import NUM_REQUESTS, Truth
 from re4.benchmarks.serve.report import point_facts, ratios
 from re4.benchmarks.serve.runner import LoadRunner, StoppedError, measure_ceiling
 from re4.benchmarks.serve.sweep import find_knee
@@ -58,14 +58,14 @@ class Terms:
     """Of the server and of the client."""
 
 
-def choose_effort(system: System, workload: Workload, truth: Truth, terms: Terms) -> int:
+def choose_effort(system: System, workload: Workload, exact: ExactAnswers, terms: Terms) -> int:
     """Return the lowest effort with enough recall; the highest where none has."""
     for effort in system.efforts[:-1]:
         with ExitStack() as stack:
             with on_core(terms.cores[0]):
                 address, _ = stack.enter_context(system.running(workload, system.settings[0], effort))
             replies = call_all(system.transport, address, system.payloads(workload)[:NUM_REQUESTS])
-        recall = truth.recall([system.item_ids(reply) for reply in replies])["mean"]
+        recall = exact.recall([system.item_ids(reply) for reply in replies])["mean"]
         if recall >= terms.min_recall:
             return effort
         _log.info(f"{system.title}: recall {recall:.4f} at effort {effort}")
@@ -108,7 +108,7 @@ def running_system(
     setting: Setting,
     effort: int,
     workload: Workload,
-    truth: Truth,
+    exact: ExactAnswers,
     terms: Terms,
     *,
     max_other_cores: float | None,
@@ -123,7 +123,7 @@ def running_system(
         with on_core(terms.cores[0]):
             address, pid = stack.enter_context(system.running(workload, setting, effort))
         replies = call_all(transport, address, payloads[:NUM_REQUESTS])
-        recall = truth.recall([system.item_ids(reply) for reply in replies])
+        recall = exact.recall([system.item_ids(reply) for reply in replies])
         _log.info(f"{system.title}, {setting.name}: recall {recall['mean']:.4f}")
         reply = sorted(replies, key=len)[len(replies) // 2]
         version = transport.parse(reply).version
@@ -131,7 +131,7 @@ def running_system(
         with on_core(terms.cores[1]):
             client = stack.enter_context(LoadClient(address, payloads, _CLIENT, transport))
         runner = LoadRunner(
-            client,
+            client=client,
             timing=terms.timing,
             version=version,
             seed=terms.seed,
@@ -144,7 +144,7 @@ def running_system(
 
 
 def measure(
-    system: System, setting: Setting, effort: int, workload: Workload, truth: Truth, terms: Terms
+    system: System, setting: Setting, effort: int, workload: Workload, exact: ExactAnswers, terms: Terms
 ) -> dict[str, Any]:
     """Return everything about one setting; where it is interrupted, what was measured so far.
 
@@ -154,7 +154,7 @@ def measure(
     load_average, stability = os.getloadavg()[0], measure_cpu_stability()
     with (
         running_system(
-            system, setting, effort, workload, truth, terms, max_other_cores=_MAX_OTHER_CORES
+            system, setting, effort, workload, exact, terms, max_other_cores=_MAX_OTHER_CORES
         ) as running,
         on_core(terms.cores[1]),
     ):
@@ -187,7 +187,7 @@ def _sweep(runner: LoadRunner, terms: Terms) -> tuple[dict[str, Any] | None, str
 def measure_interleaved(
     entries: Sequence[tuple[System, Setting, int]],
     workload: Workload,
-    truth: Truth,
+    exact: ExactAnswers,
     terms: Terms,
     *,
     num_rounds: int,
@@ -204,7 +204,7 @@ def measure_interleaved(
     stability = measure_cpu_stability()
     with ExitStack() as stack:
         systems = [
-            stack.enter_context(running_system(*entry, workload, truth, terms, max_other_cores=None))
+            stack.enter_context(running_system(*entry, workload, exact, terms, max_other_cores=None))
             for entry in entries
         ]
         points = [

@@ -1,1 +1,1 @@
-"""Models × seeds beside plain baselines, on one data set, by one protocol; results that add up over time."""
+"""`re4 bench quality`: models × seeds and baselines on one data set, by one protocol."""

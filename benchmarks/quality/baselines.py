@@ -6,8 +6,8 @@ EASE: Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019.
 """
 
 import warnings
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -19,59 +19,32 @@ from re4.training.evaluation.protocol import CUTS, Ranking, history_and_targets,
 MAX_EASE_ITEMS = 20_000
 """Beyond this size the matrix that EASE inverts is too large for an ordinary machine."""
 EASE_PENALTIES = (50.0, 200.0, 800.0)
-_BLOCK_USERS = 256
+CHUNK_USERS = 256
+Baseline: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+"""Scores of the catalogue, float32 [B, N], for histories that are 1 at the chosen items."""
 
 
-class Baseline(Protocol):
-    """A fitted baseline."""
-
-    def scores_BN(self, chosen_BN: torch.Tensor) -> torch.Tensor:
-        """Return scores of the catalogue for histories that are 1 at the chosen items, float32 [B, N]."""
-        ...
+def most_popular(train: Sequences, num_items: int) -> Baseline:
+    """Return the same scores for all: the number of training users of each item."""
+    counts_N = torch.sparse.sum(_user_items(train, num_items), dim=0).to_dense()
+    return lambda chosen_BN: counts_N.expand_as(chosen_BN)
 
 
-class MostPopular:
-    """Recommends the items with the most training users to everybody."""
-
-    def __init__(self, train: Sequences, num_items: int) -> None:
-        self._counts_N = torch.sparse.sum(_user_items(train, num_items), dim=0).to_dense()
-
-    def scores_BN(self, chosen_BN: torch.Tensor) -> torch.Tensor:
-        """Return the same scores for all."""
-        return self._counts_N.expand_as(chosen_BN)
+def item_cosine(train: Sequences, num_items: int) -> Baseline:
+    """Return summed cosines between two items' sets of users; an item has no weight for itself."""
+    together_NN = _gram(_user_items(train, num_items))
+    length_N = together_NN.diagonal().clamp_min(1).sqrt()
+    weights_NN = (together_NN / length_N[:, None] / length_N[None, :]).fill_diagonal_(0)
+    return lambda chosen_BN: chosen_BN @ weights_NN
 
 
-class _ItemItem:
-    """Scores are the history's rows of an item-item matrix, summed."""
-
-    _weights_NN: torch.Tensor
-
-    def scores_BN(self, chosen_BN: torch.Tensor) -> torch.Tensor:
-        """Return the summed weights of the chosen items."""
-        return chosen_BN @ self._weights_NN
-
-
-class ItemCosine(_ItemItem):
-    """Cosine between two items' sets of users; an item has no weight for itself."""
-
-    def __init__(self, train: Sequences, num_items: int) -> None:
-        matrix = _user_items(train, num_items)
-        together_NN = _gram(matrix)
-        length_N = together_NN.diagonal().clamp_min(1).sqrt()
-        self._weights_NN = together_NN / length_N[:, None] / length_N[None, :]
-        self._weights_NN.fill_diagonal_(0)
-
-
-class Ease(_ItemItem):
-    """The closed-form linear autoencoder: `B = I - P / diag(P)` with `P = (XᵀX + λI)⁻¹`."""
-
-    def __init__(self, train: Sequences, num_items: int, *, penalty: float) -> None:
-        matrix = _user_items(train, num_items)
-        gram_NN = _gram(matrix)
-        gram_NN.diagonal().add_(penalty)
-        inverse_NN = torch.cholesky_inverse(torch.linalg.cholesky(gram_NN))
-        self._weights_NN = inverse_NN.div_(-inverse_NN.diagonal()[None, :].clone())
-        self._weights_NN.fill_diagonal_(0)
+def ease(train: Sequences, num_items: int, *, penalty: float) -> Baseline:
+    """Return the closed-form linear autoencoder: `B = I - P / diag(P)` with `P = (XᵀX + λI)⁻¹`."""
+    gram_NN = _gram(_user_items(train, num_items))
+    gram_NN.diagonal().add_(penalty)
+    inverse_NN = torch.cholesky_inverse(torch.linalg.cholesky(gram_NN))
+    weights_NN = inverse_NN.div_(-inverse_NN.diagonal()[None, :].clone()).fill_diagonal_(0)
+    return lambda chosen_BN: chosen_BN @ weights_NN
 
 
 def fit_baselines(
@@ -82,18 +55,18 @@ def fit_baselines(
     EASE's penalty is the one with the best validation Recall@50. A catalogue that is too large has no EASE.
     """
     fitted: dict[str, tuple[Baseline, dict[str, Any]]] = {
-        "most popular": (MostPopular(train, num_items), {}),
-        "item-item cosine": (ItemCosine(train, num_items), {}),
+        "most popular": (most_popular(train, num_items), {}),
+        "item-item cosine": (item_cosine(train, num_items), {}),
     }
     if num_items <= MAX_EASE_ITEMS:
         best_recall = -1.0
         for penalty in EASE_PENALTIES:
-            ease = Ease(train, num_items, penalty=penalty)
-            ranking = rank_baseline(ease, valid, num_items, exclude_history=False)
+            baseline = ease(train, num_items, penalty=penalty)
+            ranking = rank_baseline(baseline, valid, num_items, exclude_history=False)
             recall = summarise(ranking, valid, num_items).recall_50
             if recall > best_recall:
                 best_recall = recall
-                fitted["EASE"] = ease, {"penalty": penalty}
+                fitted["EASE"] = baseline, {"penalty": penalty}
     return fitted
 
 
@@ -103,12 +76,12 @@ def rank_baseline(
     """Rank the whole catalogue for every held-out user."""
     depth = min(max(CUTS), num_items)
     top_UM: NDArray[np.int64] = np.empty((held_out.num_users, depth), dtype=np.int64)
-    for start in range(0, held_out.num_users, _BLOCK_USERS):
-        users = range(start, min(start + _BLOCK_USERS, held_out.num_users))
+    for start in range(0, held_out.num_users, CHUNK_USERS):
+        users = range(start, min(start + CHUNK_USERS, held_out.num_users))
         chosen_BN = torch.zeros(len(users), num_items)
         for place, user in enumerate(users):
             chosen_BN[place, torch.from_numpy(history_and_targets(held_out, user)[0])] = 1
-        scores_BN = baseline.scores_BN(chosen_BN)
+        scores_BN = baseline(chosen_BN)
         if exclude_history:
             scores_BN = scores_BN.masked_fill(chosen_BN > 0, -torch.inf)
         top_UM[start : users.stop] = scores_BN.topk(depth, dim=1).indices.numpy()

@@ -1,1 +1,1 @@
-"""A catalogue of any size built, tuned, published and read, with time and memory by stage."""
+"""`re4 bench scale`: a synthetic catalogue built, published and read, with time and memory by stage."""

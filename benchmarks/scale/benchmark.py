@@ -1,16 +1,16 @@
-"""A synthetic catalogue of any size, built, tuned, published, judged and read."""
+"""A synthetic catalogue of any size, built, tuned, published, checked and read."""
 
-import json
-import subprocess
-import sys
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from re4.benchmarks.common.child_process import child_process
 from re4.benchmarks.common.machine import describe_machine
 from re4.benchmarks.common.report import command_line, write_report
+from re4.benchmarks.scale import reader
 from re4.benchmarks.scale.options import ScaleOptions
 from re4.benchmarks.scale.report import render_markdown
 from re4.benchmarks.scale.stage_monitor import StageMonitor
@@ -35,6 +35,7 @@ from re4.training.config import TrainConfig
 _NUM_HISTORIES: Final = 1000
 _NUM_FRESH: Final = 400
 """Requests that had no part in tuning, sent to the published version."""
+_READER_TIMEOUT_S: Final = 3600.0
 _SHARPNESS: Final = 20.0
 _ID_LENGTH: Final = 14
 _REQUESTS: Final = "requests.npz"
@@ -122,19 +123,12 @@ def _publish(
 
 def _read_twice(path: Path, work: Path, num_candidates: int) -> list[dict[str, Any]]:
     """Return the reports of a process that loads the version, and of another one while the first holds it."""
-    words = [path, work / _REQUESTS, work / "answers.npy", num_candidates]
-    command = [sys.executable, "-m", "re4.benchmarks.scale.reader", *map(str, words)]
-    reports: list[dict[str, Any]] = []
-    children: list[subprocess.Popen[str]] = []
-    try:
-        for _ in range(2):
-            child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            children.append(child)
-            assert child.stdout is not None
-            reports.append(json.loads(child.stdout.readline()))
-    finally:
-        for child in children:
-            child.communicate()
+    arguments = (path, work / _REQUESTS, work / "answers.npy", num_candidates)
+    with ExitStack() as stack:
+        reports = []
+        for name in ("the first reader", "the second reader"):
+            child = stack.enter_context(child_process(name, reader.main, *arguments))
+            reports.append(child.receive(_READER_TIMEOUT_S))
     return reports
 
 

@@ -11,7 +11,7 @@ from re4.settings.options import with_options
 
 @with_options(ScaleOptions, PANEL)
 def scale(**given: Any) -> None:
-    """Build, tune, publish, judge and read a synthetic catalogue: time and memory by stage.
+    """Build, tune, publish, check and read a synthetic catalogue: time and memory by stage.
 
     Vectors, ids, encoder and histories are drawn from the seed. Then come the stages of re4 export, the
     quality gates of a rebuild, and two processes that load the published version as a server's workers do,

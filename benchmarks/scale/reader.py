@@ -1,12 +1,11 @@
-"""A process that loads a version as a server's worker does, and measures loading, requests and id look-ups.
+"""Loading of a version as a server's worker does: time, memory, requests and id look-ups.
 
-    python -m re4.benchmarks.scale.reader VERSION REQUESTS ANSWERS NUM_CANDIDATES
-
-Writes one line of JSON, then waits until its standard input ends, so that another process finds pages shared.
+It runs in a child process, which holds the version until its pipe is closed, so that another process finds
+pages shared.
 """
 
-import json
-import sys
+import contextlib
+from multiprocessing.connection import Connection
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
@@ -116,17 +115,10 @@ def _memory() -> dict[str, int]:
     return {"own_bytes": own, "mapped_bytes": mapped, "shared_bytes": memory.rss - memory.uss}
 
 
-def main() -> None:
-    """Read, report, and wait."""
-    *paths, num_candidates = sys.argv[1:]
-    # Held while it waits, so that its pages stay mapped.
-    path, requests, answers = map(Path, paths)
-    snapshot, found = read(path, requests, answers, int(num_candidates))
-    sys.stdout.write(json.dumps(found) + "\n")
-    sys.stdout.flush()
-    sys.stdin.read()
+def main(path: Path, requests: Path, answers: Path, num_candidates: int, pipe: Connection) -> None:
+    """Read, report, and hold the version until the pipe is closed."""
+    snapshot, found = read(path, requests, answers, num_candidates)
+    pipe.send(found)
+    with contextlib.suppress(EOFError):
+        pipe.recv()
     del snapshot
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """One benchmark from its options to its report: inspect the server, measure the client, then the server.
 
-The report is written even where measuring ended early, and says so.
+The report is written even where measuring ended early, marked as partial.
 """
 
 import logging
@@ -165,7 +165,7 @@ def run(options: ServeOptions, connection: Connection = PLAIN) -> dict[str, Any]
             )
         runners = [
             LoadRunner(
-                stack.enter_context(LoadClient(server.address, payloads, client, transport)),
+                client=stack.enter_context(LoadClient(server.address, payloads, client, transport)),
                 timing=timing,
                 version=server.info["version"],
                 seed=options.seed,

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from re4.benchmarks.common.options import PANEL, AsJson
+from re4.benchmarks.common.options import PANEL, AsJson, finish
 from re4.benchmarks.common.report import number
 from re4.benchmarks.serve.options import ServeOptions
 from re4.common import console
-from re4.common.errors import Re4Error
 from re4.serving.client.options import Ca, Certificate, Key, Tls, TokenFile
 from re4.settings.fields import construct
 from re4.settings.options import with_options
@@ -38,15 +37,7 @@ def serve(
     from re4.serving.client.connection import Connection
 
     connection = Connection.read(tls=tls, ca=ca, certificate=certificate, key=key, token_file=token_file)
-    report = run(options, connection)
-    if as_json:
-        console.print_json(report)
-    else:
-        _show(report)
-    page = options.out / MARKDOWN_FILE
-    if report["status"] != "complete":
-        raise Re4Error(f"{report['status']} report, {page}: {report['status_reason']}")
-    console.print_line(f"report: {page}")
+    finish(run(options, connection), _show, options.out / MARKDOWN_FILE, as_json=as_json)
 
 
 def _show(report: dict[str, Any]) -> None:

@@ -91,7 +91,7 @@ class ServeOptions:
             raise UsageError("--concurrency is a closed loop: it goes with neither --rate nor --sweep")
         if self.concurrency is None and self.rate is None and not self.sweep:
             raise UsageError(
-                "say what to measure: --rate CALLS_PER_SECOND, --sweep, or --concurrency CLIENTS"
+                "name what to measure: --rate CALLS_PER_SECOND, --sweep, or --concurrency CLIENTS"
             )
         if self.is_comparison and (self.sweep or None not in (self.against_address, self.against_bundles)):
             raise UsageError("--against-address or --against-bundles, and with --rate or --concurrency only")

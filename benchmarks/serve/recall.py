@@ -1,9 +1,7 @@
-"""How many of the truly best items a server's answers hold, on requests of the benchmark itself.
+"""Recall of a server's answers against exact search, on requests of the benchmark itself.
 
-The truth is computed here, in numpy, over every vector of the bundle version that answered: the best by inner
-product with any of the interests that the server itself gives. So this measures the search and the merge.
-
-Legend: N items, D embedding, M candidates.
+Exact search is over every vector of the bundle version that answered, with the interests that the server
+returns: it measures the search and the merge. Legend: N items, D embedding, M candidates.
 """
 
 from collections.abc import Sequence
@@ -32,19 +30,10 @@ def measure_recall(
     num_candidates: int,
     exclude_history: bool,
 ) -> dict[str, Any]:
-    """Ask for some of the histories again and compare with exact search.
-
-    Args:
-        address: The server.
-        connection: TLS and token.
-        version_path: The bundle version that it serves.
-        histories: The benchmark's; the first `NUM_RECALL_REQUESTS` are asked.
-        num_candidates: M, as in the benchmark.
-        exclude_history: As in the benchmark.
+    """Send the first `NUM_RECALL_REQUESTS` histories again, and compare with exact search.
 
     Returns:
-        `mean`, `min`, `num_requests` and `num_candidates`; or `problem`, where the answers came from
-        another version.
+        `mean`, `min`, `num_requests` and `num_candidates`; or `problem`, where another version answered.
 
     Raises:
         ServerError: a request failed.

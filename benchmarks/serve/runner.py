@@ -82,43 +82,26 @@ class LoadPoint:
         )
 
 
+@dataclass(kw_only=True, eq=False)
 class LoadRunner:
     """Puts loads on one server and keeps the points, in order."""
 
-    def __init__(
-        self,
-        client: LoadClient,
-        *,
-        timing: Timing,
-        version: str,
-        seed: int,
-        ceiling_per_s: float,
-        server_pids: Sequence[int],
-        check_server: Callable[[], str | None],
-        max_other_cores: float | None = None,
-    ) -> None:
-        """Wrap a connected client.
-
-        Args:
-            client: Connected to the server.
-            timing: Of every run.
-            version: The bundle version that must answer.
-            seed: Every run has arrival times of its own, which follow from it.
-            ceiling_per_s: Calls per second of the client, by `measure_ceiling`.
-            server_pids: The server's processes, where they run here.
-            check_server: Called after each run; returns the problem where the server is another one now.
-            max_other_cores: A run in which others kept more CPUs busy is repeated, a few times at most,
-                whatever it measured; None counts every run.
-        """
-        self._max_other_cores = max_other_cores
-        self._client = client
-        self._timing = timing
-        self._version = version
-        self._seed = seed
-        self._server_pids = server_pids
-        self._check_server = check_server
-        self.ceiling_per_s = ceiling_per_s
-        self.points: list[LoadPoint] = []
+    client: LoadClient
+    """Connected to the server."""
+    timing: Timing
+    version: str
+    """The bundle version that must answer."""
+    seed: int
+    """Every run has arrival times of its own, which follow from it."""
+    ceiling_per_s: float
+    """Calls per second of the client, by `measure_ceiling`."""
+    server_pids: Sequence[int]
+    """The server's processes, where they run here."""
+    check_server: Callable[[], str | None]
+    """Called after each run; returns the problem where the server is another one now."""
+    max_other_cores: float | None = None
+    """A run in which others kept more CPUs busy is repeated, a few times at most; None counts every run."""
+    points: list[LoadPoint] = field(default_factory=list)
 
     @property
     def max_rate_per_s(self) -> float:
@@ -149,21 +132,21 @@ class LoadRunner:
         """
         title = f"{point.load.label}, {point.purpose}, run {len(point.runs) + 1} of {num_runs}"
         for tries_left in reversed(range(_MAX_TRIES)):
-            self._seed += 1
+            self.seed += 1
             run = self._run(point.load, title=title)
-            is_disturbed = self._max_other_cores is not None and run.other_cores > self._max_other_cores
+            is_disturbed = self.max_other_cores is not None and run.other_cores > self.max_other_cores
             if not is_disturbed or run.stats.stopped or not tries_left:
                 break
             point.num_disturbed += 1
         point.runs.append(run)
-        if problem := run.stats.stopped or self._check_server():
+        if problem := run.stats.stopped or self.check_server():
             raise StoppedError(problem)
         return run
 
     def _run(self, load: Load, *, title: str) -> RepeatRun:
-        server, client = Meter(self._server_pids), Meter(self._client.pids)
-        others = OthersMeter([*self._server_pids, *self._client.pids])
-        expected = round(load.rate_per_s * self._timing.sending_s) if isinstance(load, OpenLoad) else None
+        server, client = Meter(self.server_pids), Meter(self.client.pids)
+        others = OthersMeter([*self.server_pids, *self.client.pids])
+        expected = round(load.rate_per_s * self.timing.sending_s) if isinstance(load, OpenLoad) else None
         with progress(title, expected) as bar:
             seen = 0
 
@@ -174,14 +157,14 @@ class LoadRunner:
                 bar.note(f"{num_failed} failed" if num_failed else "")
                 return None
 
-            stats = self._client.run(load, self._timing, seed=self._seed, version=self._version, watch=watch)
+            stats = self.client.run(load, self.timing, seed=self.seed, version=self.version, watch=watch)
         return RepeatRun(stats=stats, server=server.read(), client=client.read(), other_cores=others.read())
 
 
 def measure_pairs(first: LoadRunner, second: LoadRunner, load: Load, *, num_pairs: int) -> None:
     """Put a load on two servers, interleaved; the order alternates.
 
-    Whatever slows the machine for a while slows both of a pair.
+    A slow phase of the machine slows both of a pair.
 
     Raises:
         StoppedError: as `LoadRunner.measure`; the points of both keep what was measured.

@@ -13,7 +13,7 @@ from re4.benchmarks.common.report import write_report
 from re4.benchmarks.common.resources import Meter, process_tree
 from re4.benchmarks.load_generator.call_stats import CallStats
 from re4.benchmarks.load_generator.load import OpenLoad, Timing
-from re4.benchmarks.load_generator.server import ServerConfig, server_under_test
+from re4.benchmarks.load_generator.server import server_under_test
 from re4.benchmarks.soak.options import SoakOptions
 from re4.common.console import progress
 
@@ -32,16 +32,15 @@ def run(options: SoakOptions) -> dict[str, Any]:
     Raises:
         Re4Error: the server or the client did not start.
     """
-    config = ServerConfig(
-        bundles=options.bundles,
+    minutes: list[dict[str, Any]] = []
+    with server_under_test(
+        options.bundles,
         data=options.data,
         num_candidates=options.num_candidates,
         seed=options.seed,
         num_processes=options.num_processes,
         num_workers=options.num_workers,
-    )
-    minutes: list[dict[str, Any]] = []
-    with server_under_test(config) as server:
+    ) as server:
         saturated = server.saturate(_SATURATION_TIMING, seed=options.seed)
         rate_per_s = options.share * saturated.achieved_per_s
         _log.info(

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from re4.benchmarks.common.options import PANEL, AsJson
+from re4.benchmarks.common.options import PANEL, AsJson, finish
 from re4.benchmarks.common.report import number
 from re4.benchmarks.soak.options import SoakOptions
 from re4.common import console
-from re4.common.errors import Re4Error
 from re4.settings.fields import construct
 from re4.settings.options import with_options
 
@@ -24,18 +23,10 @@ def soak(as_json: AsJson = False, **given: Any) -> None:
     options = construct(SoakOptions, given)
     from re4.benchmarks.soak.benchmark import JSON_FILE, run
 
-    report = run(options)
-    if as_json:
-        console.print_json(report)
-    else:
-        _show(report)
-    if report["status"] != "complete":
-        raise Re4Error(f"{report['status']} soak, {options.out / JSON_FILE}: {report['status_reason']}")
-    console.print_line(f"report: {options.out / JSON_FILE}")
+    finish(run(options), _show, options.out / JSON_FILE, as_json=as_json)
 
 
 def _show(report: dict[str, Any]) -> None:
-
     console.table(
         f"{report['rate_per_s']:,.0f} calls/s, {report['share']:.0%} of {report['saturated_per_s']:,.0f}/s",
         [

@@ -1,7 +1,5 @@
 """Synthetic item vectors and interests with the structure of real ones, for any catalogue size.
 
-    python -m re4.benchmarks.synthetic.vectors FOLDER --num-items 1000000
-
 Items lie in clusters, a few of them large and most small, and the clusters lie in a space of fewer dimensions
 than the vectors have. Norms vary, and are larger for more popular items. Each interest of a request lies near
 one cluster, a large one more often: it is the mean of a few points of the cluster, as a trained interest is a
@@ -15,10 +13,9 @@ Legend: N items, D embedding, C clusters, Q requests, K interests, L history len
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
 import numpy as np
-import typer
 from numpy.typing import NDArray
 
 CHUNK_SIZE: Final = 65_536
@@ -146,22 +143,3 @@ def _around(
     noise *= np.float32(_SPREAD / np.sqrt(shape[-1]))
     noise += centres
     return noise
-
-
-def main(
-    folder: Annotated[Path, typer.Argument(help="Gets vectors.npy and interests.npy.")],
-    num_items: Annotated[int, typer.Option(min=1)] = 1_000_000,
-    embedding_dim: Annotated[int, typer.Option(min=2)] = 64,
-    num_requests: Annotated[int, typer.Option(min=1)] = 1000,
-    num_interests: Annotated[int, typer.Option(min=1)] = 4,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same vectors.")] = 0,
-) -> None:
-    """Write item vectors, and the interests of requests for them."""
-    space = VectorSpace(num_items=num_items, embedding_dim=embedding_dim, seed=seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    space.write_items(folder / "vectors.npy")
-    np.save(folder / "interests.npy", space.interests(num_requests, num_interests))
-
-
-if __name__ == "__main__":
-    typer.run(main)

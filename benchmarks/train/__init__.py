@@ -1,1 +1,1 @@
-"""`re4 bench train`: the speed of training steps, beside the arithmetic they owe and beside a plain step."""
+"""`re4 bench train`: the speed of training steps, compared with their arithmetic and with a textbook step."""

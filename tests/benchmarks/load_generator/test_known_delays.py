@@ -154,7 +154,7 @@ def test_a_run_that_others_disturbed_is_done_again_a_few_times(monkeypatch: pyte
     monkeypatch.setattr(OthersMeter, "read", lambda self: next(busy))
     with KnownServer() as server, LoadClient(server.address, [REQUEST], ClientSettings()) as client:
         runner = LoadRunner(
-            client,
+            client=client,
             timing=Timing(warmup_s=0.0, duration_s=0.1, deadline_s=5.0),
             version=VERSION,
             seed=0,

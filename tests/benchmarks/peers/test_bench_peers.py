@@ -19,11 +19,11 @@ from re4.benchmarks.load_generator.transport import HttpTransport
 from re4.benchmarks.peers import benchmark, kserve, measure, peer_process, single_calls
 from re4.benchmarks.peers.benchmark import run
 from re4.benchmarks.peers.comparison import compare
+from re4.benchmarks.peers.exact_answers import ExactAnswers
 from re4.benchmarks.peers.markdown import headline
 from re4.benchmarks.peers.options import PeersOptions
 from re4.benchmarks.peers.single_calls import call_all
 from re4.benchmarks.peers.systems import FastApi, Re4, Triton, Workload
-from re4.benchmarks.peers.truth import Truth
 from re4.benchmarks.serve import runner, sweep
 from re4.benchmarks.serve.runner import LoadPoint, LoadRunner, RepeatRun
 from re4.common.errors import ServerError, UsageError
@@ -267,11 +267,11 @@ def test_a_peer_that_ends_at_its_start_says_why(workload: Workload) -> None:
 
 
 def test_recall_is_judged_by_exact_search(workload: Workload, small: SmallVersion) -> None:
-    truth = Truth.of(workload.version, workload.histories.ids, num_candidates=3)
+    exact = ExactAnswers(workload.version, workload.histories.ids, num_candidates=3)
     rows = [[small.ids.index(id_) for id_ in ids] for ids in workload.histories.ids]
     best = [[small.ids[row] for row in np.argsort(-small.scores(history))[:4]] for history in rows]
-    assert truth.recall([ids[:3] for ids in best])["mean"] == 1.0
-    found = truth.recall([[*ids[:2], ids[3]] if n else [ids[0]] * 3 for n, ids in enumerate(best)])
+    assert exact.recall([ids[:3] for ids in best])["mean"] == 1.0
+    found = exact.recall([[*ids[:2], ids[3]] if n else [ids[0]] * 3 for n, ids in enumerate(best)])
     assert found == {
         "mean": pytest.approx((1 / 3 + 5 * 2 / 3) / 6),
         "min": pytest.approx(1 / 3),

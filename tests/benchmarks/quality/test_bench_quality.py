@@ -8,7 +8,7 @@ import torch
 from planted_tastes import write_planted
 from user_sequences import sequences
 
-from re4.benchmarks.quality.baselines import Ease, ItemCosine, MostPopular, fit_baselines, rank_baseline
+from re4.benchmarks.quality.baselines import ease, fit_baselines, item_cosine, most_popular, rank_baseline
 from re4.benchmarks.quality.cli import quality
 from re4.benchmarks.quality.ledger import Ledger
 from re4.benchmarks.quality.variants import alternatives, parse_variant, variant_name
@@ -38,7 +38,7 @@ HISTORY = torch.tensor([[1.0, 0, 1, 0, 0], [0, 0, 0, 0, 1]])
 
 
 def test_most_popular_counts_users(train, matrix):
-    scores = MostPopular(train, NUM_ITEMS).scores_BN(HISTORY)
+    scores = most_popular(train, NUM_ITEMS)(HISTORY)
     np.testing.assert_allclose(scores, np.tile(matrix.sum(axis=0), (2, 1)))
 
 
@@ -46,7 +46,7 @@ def test_item_cosine(train, matrix):
     length = np.linalg.norm(matrix, axis=0)
     cosine = matrix.T @ matrix / np.outer(length, length)
     np.fill_diagonal(cosine, 0)
-    scores = ItemCosine(train, NUM_ITEMS).scores_BN(HISTORY)
+    scores = item_cosine(train, NUM_ITEMS)(HISTORY)
     np.testing.assert_allclose(scores, HISTORY.numpy() @ cosine, rtol=1e-5)
 
 
@@ -57,7 +57,7 @@ def test_ease_minimises_its_objective_with_a_zero_diagonal(train, matrix):
         others = [other for other in range(NUM_ITEMS) if other != item]
         x = matrix[:, others]
         expected[others, item] = np.linalg.solve(x.T @ x + 3 * np.eye(len(others)), x.T @ matrix[:, item])
-    scores = Ease(train, NUM_ITEMS, penalty=3.0).scores_BN(torch.eye(NUM_ITEMS))
+    scores = ease(train, NUM_ITEMS, penalty=3.0)(torch.eye(NUM_ITEMS))
     np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 

@@ -237,7 +237,7 @@ def test_a_server_that_refuses_the_requests_is_said_at_once(tmp_path: Path, ids_
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "say what to measure"),
+        ({}, "name what to measure"),
         ({"rate": 10.0, "concurrency": 2}, "closed loop"),
         ({"rate": 0.0}, "--rate is 0.0; the smallest value"),
         ({"rate": 10.0, "num_runs": 0}, "--num-runs is 0; the smallest value is 1"),

@@ -1,7 +1,7 @@
-"""Becomes `sitecustomize.py` of the Triton environment: every interpreter there reads it at its start.
+"""The `sitecustomize.py` of the Triton environment, which every interpreter reads at its start.
 
-The interpreter that pytriton's worker embeds has, in some builds, a lock without `_recursion_count`, which
-multiprocessing asks for: the worker dies at start. The lock that Python has in Python does have it.
+In some builds, the interpreter embedded in pytriton's worker has a lock without `_recursion_count`, which
+multiprocessing needs: the worker dies at its start. Python's pure-Python lock has it.
 """
 
 import threading
