@@ -18,8 +18,7 @@ _NAMES: Mapping[str, Sequence[str]] = {
     "re4.exporting.api": ("ExportOptions", "RebuildOptions", "export", "rebuild"),
     "re4.exporting.rebuild.report": ("RebuildReport",),
     "re4.retriever": ("Retriever",),
-    "re4.serving.client.async_client": ("AsyncRetrievalClient",),
-    "re4.serving.client.client": ("RetrievalClient",),
+    "re4.serving.client.client": ("AsyncRetrievalClient", "RetrievalClient"),
     "re4.serving.client.connection": ("Connection",),
     "re4.serving.client.values": (
         *("AttributeFilter", "Candidates", "Interests", "Reasons", "RetrieveOptions"),

@@ -22,7 +22,7 @@ from re4.common.server_process import ServerProcess
 if TYPE_CHECKING:
     import polars as pl
 
-    from re4.serving.client.client import Candidates, RetrievalClient
+    from re4 import Candidates, RetrievalClient
     from re4.training.data.dataset import Dataset
 
 _NUM_USERS = 3
@@ -82,7 +82,7 @@ def _remove_run(run: Path) -> None:
 
 
 def _retrieve(address: str, data: Path) -> None:
-    from re4.serving.client.client import RetrievalClient
+    from re4 import RetrievalClient
     from re4.training.data.dataset import Dataset
 
     dataset = Dataset.open(data)

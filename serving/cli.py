@@ -93,7 +93,8 @@ def info(
 
     Example: re4 info --address 127.0.0.1:8700 --json
     """
-    from re4.serving.client.client import Connection, RetrievalClient
+    from re4.serving.client.client import RetrievalClient
+    from re4.serving.client.connection import Connection
 
     connection = Connection.read(tls=tls, ca=ca, certificate=certificate, key=key, token_file=token_file)
     with RetrievalClient(address, connection=connection) as client:

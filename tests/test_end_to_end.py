@@ -15,8 +15,8 @@ import pytest
 import torch
 from running_server import RunningServer
 
+from re4 import RetrievalClient
 from re4.exporting.exporter import export_run
-from re4.serving.client.client import RetrievalClient
 from re4.training.run.run import Run
 
 NUM_CLUSTERS, CLUSTER_SIZE, NUM_USERS, NUM_EVENTS = 6, 12, 300, 15

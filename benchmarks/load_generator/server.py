@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import grpc
 
+from re4 import Connection, RetrievalClient
 from re4.benchmarks.common.machine import describe_idle_machine
 from re4.benchmarks.common.pinning import on_core
 from re4.benchmarks.common.report import now_utc
@@ -18,7 +19,6 @@ from re4.benchmarks.load_generator.requests import choose_histories
 from re4.benchmarks.load_generator.transport import METHOD
 from re4.common.errors import ServerError
 from re4.common.server_process import ServerProcess
-from re4.serving.client.client import Connection, RetrievalClient
 from re4.serving.client.connection import PLAIN
 
 SATURATING: Final = ClosedLoad(concurrency=64)

@@ -10,7 +10,7 @@ from re4.serving.client.options import Address, AsJson, Ca, Certificate, Key, Tl
 from re4.serving.settings import DEFAULT_ADDRESS
 
 if TYPE_CHECKING:
-    from re4.serving.client.client import AttributeFilter, Candidates
+    from re4.serving.client.values import AttributeFilter, Candidates
 
 
 def retrieve(
@@ -80,7 +80,8 @@ def retrieve(
     Only dramas and comedies, none of 1996, with three reasons each:
     re4 retrieve --history 50,172 --filter genres=Drama,Comedy --drop year=1996 --reasons 3
     """
-    from re4.serving.client.client import Connection, RetrievalClient
+    from re4.serving.client.client import RetrievalClient
+    from re4.serving.client.connection import Connection
 
     connection = Connection.read(tls=tls, ca=ca, certificate=certificate, key=key, token_file=token_file)
     with RetrievalClient(address, connection=connection) as client:
@@ -152,7 +153,7 @@ def _facts(found: "Candidates") -> dict[str, Any]:
 
 
 def _filter(text: str, option: str, *, is_drop: bool) -> "AttributeFilter":
-    from re4.serving.client.client import AttributeFilter
+    from re4.serving.client.values import AttributeFilter
 
     name, equals, values = text.partition("=")
     if not equals:

@@ -1,6 +1,6 @@
-"""The client of a server: candidates as plain Python values. Loads neither FAISS nor ONNX Runtime."""
+"""The clients of a server, blocking and for an event loop. They load neither FAISS nor ONNX Runtime."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -10,10 +10,8 @@ from re4.common.errors import ServerError
 from re4.protos.v1 import retrieval_pb2, retrieval_pb2_grpc
 from re4.serving.client.connection import Connection, server_error
 from re4.serving.client.values import (
-    AttributeFilter,
     Candidates,
     Interests,
-    Reasons,
     RetrieveOptions,
     encode_request,
     retrieve_request,
@@ -23,16 +21,6 @@ from re4.serving.client.values import (
     to_facts,
     to_interests,
 )
-
-__all__ = [
-    "AttributeFilter",
-    "Candidates",
-    "Connection",
-    "Interests",
-    "Reasons",
-    "RetrievalClient",
-    "RetrieveOptions",
-]
 
 _ReplyT = TypeVar("_ReplyT")
 
@@ -139,5 +127,83 @@ class RetrievalClient:
     def _call(self, method: Callable[..., _ReplyT], request: object) -> _ReplyT:
         try:
             return method(request, timeout=self._timeout_s, metadata=self._connection.metadata)
+        except grpc.RpcError as error:
+            raise server_error(error, self.address, self._timeout_s) from error
+
+
+class AsyncRetrievalClient:
+    """Calls to one server from one event loop. Use it in an `async with` block."""
+
+    def __init__(
+        self, address: str, *, timeout_s: float = 10.0, connection: Connection | None = None
+    ) -> None:
+        """Prepare a connection, which is made with the first call.
+
+        Args:
+            address: HOST:PORT of a server.
+            timeout_s: Deadline of each call, in seconds.
+            connection: TLS and token, such as `Connection.read(ca=…, token_file=…)`; None for neither.
+        """
+        self.address = address
+        self._timeout_s = timeout_s
+        self._connection = connection or Connection()
+        self._channel: grpc.aio.Channel | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def retrieve(
+        self,
+        history: Sequence[str] | Sequence[int],
+        num_candidates: int = 50,
+        *,
+        exclude: Sequence[str] | Sequence[int] = (),
+        **options: Unpack[RetrieveOptions],
+    ) -> Candidates:
+        """Return candidates for one user, as `RetrievalClient.retrieve` does."""
+        request = retrieve_request(history, num_candidates, exclude, options)
+        return to_candidates(await self._call(self._stub.Retrieve, request))
+
+    async def retrieve_batch(
+        self,
+        histories: Sequence[Sequence[str] | Sequence[int]],
+        num_candidates: int = 50,
+        *,
+        exclude: Sequence[Sequence[str] | Sequence[int]] | None = None,
+        **options: Unpack[RetrieveOptions],
+    ) -> list[Candidates | ServerError]:
+        """Return candidates for many users in one call, as `RetrievalClient.retrieve_batch` does."""
+        users = retrieve_requests(histories, num_candidates, exclude, options)
+        request = retrieval_pb2.BatchRetrieveRequest(users=users)
+        return to_batch(await self._call(self._stub.BatchRetrieve, request))
+
+    async def encode(self, history: Sequence[str] | Sequence[int]) -> Interests:
+        """Return the interests of one user without a search, as `RetrievalClient.encode` does."""
+        reply = await self._call(self._stub.Encode, encode_request(history))
+        return to_interests(reply.interests, reply.version, reply.num_unknown_history_ids)
+
+    async def info(self) -> dict[str, Any]:
+        """Return the fields of the server's `InfoReply` by name, as `RetrievalClient.info` does."""
+        return to_facts(await self._call(self._stub.Info, retrieval_pb2.InfoRequest()))
+
+    @property
+    def _stub(self) -> "retrieval_pb2_grpc.RetrievalAsyncStub":
+        if self._channel is None:  # made with the first call, because a channel belongs to the running loop
+            self._channel = self._connection.aio_channel(self.address)
+        return retrieval_pb2_grpc.RetrievalStub(self._channel)
+
+    async def _call(self, method: Callable[..., Awaitable[_ReplyT]], request: object) -> _ReplyT:
+        try:
+            return await method(request, timeout=self._timeout_s, metadata=self._connection.metadata)
         except grpc.RpcError as error:
             raise server_error(error, self.address, self._timeout_s) from error

@@ -18,10 +18,10 @@ from running_server import DEADLINE_S, PAUSE_S, RunningServer
 from small_bundles import SmallVersion
 from steady_callers import SteadyCallers, said
 
+from re4 import RetrievalClient
 from re4.bundle.layout import CURRENT
 from re4.bundle.verify import verify_version
 from re4.common.errors import BundleError
-from re4.serving.client.client import RetrievalClient
 
 PROOF = "damaged bundles"
 GOOD, NEW, OTHER = SmallVersion(seed=1), SmallVersion(seed=2), SmallVersion(seed=3)

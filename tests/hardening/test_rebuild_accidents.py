@@ -19,9 +19,9 @@ from running_server import DEADLINE_S, PAUSE_S, RunningServer
 from small_bundles import SmallVersion
 from steady_callers import SteadyCallers, said
 
+from re4 import RetrievalClient
 from re4.bundle.publishing.current import read_current
 from re4.protos.v1 import retrieval_pb2 as pb
-from re4.serving.client.client import RetrievalClient
 
 SCRIPT = Path(__file__).with_name("rebuild_and_die.py")
 NUM_ITEMS = 2000

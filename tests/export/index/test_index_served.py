@@ -7,6 +7,7 @@ import pytest
 from run_samples import FakeRun, publish_run
 from running_server import RunningServer
 
+from re4 import RetrievalClient
 from re4.bundle.golden import GoldenQueries
 from re4.bundle.layout import GOLDEN, INDEX, VECTORS
 from re4.bundle.manifest import IndexInfo
@@ -17,7 +18,6 @@ from re4.common.errors import BundleMismatchError
 from re4.exporting.index.build import build_index
 from re4.exporting.index.choice import RECIPES
 from re4.exporting.settings import RecallTarget
-from re4.serving.client.client import RetrievalClient
 from re4.serving.settings import ServerSettings
 from re4.serving.versions.version_check import load_and_try
 

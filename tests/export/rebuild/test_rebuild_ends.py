@@ -14,13 +14,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from rebuild_samples import Shop
 from running_server import RunningServer
 
+from re4 import RetrievalClient
 from re4.bundle.layout import CURRENT
 from re4.bundle.publishing.directory_lock import rebuild_lock
 from re4.bundle.verify import verify_version
 from re4.common.errors import BundleBusyError, GateError
 from re4.exporting.rebuild.cli import rebuild as verb
 from re4.exporting.rebuild.report import RebuildReport
-from re4.serving.client.client import RetrievalClient
 
 _WAITS = """
 import sys, os

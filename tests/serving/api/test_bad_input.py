@@ -12,8 +12,8 @@ import pytest
 from running_server import DEADLINE_S, PAUSE_S, RunningServer, raw_call
 from small_bundles import SmallVersion
 
+from re4 import RetrievalClient
 from re4.protos.v1 import retrieval_pb2 as pb
-from re4.serving.client.client import RetrievalClient
 
 BAD = grpc.StatusCode.INVALID_ARGUMENT
 NUM_GOOD_CALLERS = 2

@@ -14,10 +14,10 @@ from in_process_server import Held, call, drive, serving, until_in_flight
 from running_server import DEADLINE_S, RunningServer, raw_call
 from small_bundles import SmallVersion
 
+from re4 import Candidates, RetrievalClient
 from re4.common.errors import BundleMismatchError, RequestError, ServerError
 from re4.protos.v1 import retrieval_pb2 as pb
 from re4.serving.api.server import RetrievalServer
-from re4.serving.client.client import Candidates, RetrievalClient
 from re4.serving.retrieval.pipeline import Query
 from re4.serving.versions.snapshot import Snapshot
 

@@ -12,11 +12,11 @@ from index_kind_versions import NUM_ITEMS, version_of
 from running_server import DEADLINE_S, RunningServer
 from small_bundles import SmallVersion
 
+from re4 import AttributeFilter, RetrievalClient
 from re4.common.errors import ServerError
 from re4.serving.api.batch_handler import batch_group
 from re4.serving.api.validation import CheckedRequest
 from re4.serving.batching.queue import BatchGroup
-from re4.serving.client.client import AttributeFilter, RetrievalClient
 from re4.serving.retrieval.filtered_search import SearchOptions
 from re4.serving.retrieval.filters import Condition
 

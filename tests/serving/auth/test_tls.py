@@ -16,10 +16,10 @@ from certificates import DAY, Authority, Pair
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from running_server import DEADLINE_S, PAUSE_S, RunningServer
 
+from re4 import Connection, RetrievalClient
 from re4.common.errors import SecurityError, ServerError, UsageError
 from re4.serving.auth.certificates import CertificateFiles, read_certificates
 from re4.serving.cli import serve
-from re4.serving.client.client import Connection, RetrievalClient
 from re4.serving.settings import Access
 
 

@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running_server import DEADLINE_S, RE4, RunningServer
 
+from re4 import Connection, RetrievalClient
 from re4.common.errors import RateError, SecurityError, ServerError, UnauthenticatedError
 from re4.serving.auth.authenticator import Authenticator
 from re4.serving.auth.rate_limit import TokenBucket
 from re4.serving.auth.tokens import read_tokens, token_hash
-from re4.serving.client.client import Connection, RetrievalClient
 
 GOOD, OLD, SLOW = "a-token-of-ranking", "an-older-token-of-ranking", "a-token-of-mail"
 

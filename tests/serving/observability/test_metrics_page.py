@@ -18,9 +18,9 @@ from running_server import DEADLINE_S, RunningServer, raw_call, serve_and_fail
 from scraped_metrics import Scraped, scraped_with
 from small_bundles import SmallVersion
 
+from re4 import RetrievalClient
 from re4.common.errors import ServerError
 from re4.serving.api.server import RetrievalServer
-from re4.serving.client.client import RetrievalClient
 from re4.serving.observability.metrics import STAGES, SupervisorMetrics
 from re4.serving.retrieval.pipeline import Pipeline
 from re4.serving.versions.snapshot import Snapshot

@@ -20,10 +20,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler
 from running_server import DEADLINE_S, RunningServer
 
+from re4 import RetrievalClient
 from re4.common.errors import UsageError
 from re4.protos.v1 import retrieval_pb2 as pb
 from re4.serving.api.server import RetrievalServer
-from re4.serving.client.client import RetrievalClient
 from re4.serving.host.addresses import Address
 from re4.serving.observability.tracing import Tracer, check_installed
 from re4.serving.settings import ServerSettings

@@ -7,7 +7,7 @@ from running_server import RunningServer
 from scraped_metrics import Scraped
 from small_bundles import SmallVersion
 
-from re4.serving.client.client import RetrievalClient
+from re4 import RetrievalClient
 
 
 def test_a_server_measures_its_own_answers(tmp_path: Path) -> None:

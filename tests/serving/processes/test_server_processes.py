@@ -16,10 +16,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from running_server import DEADLINE_S, RE4, RunningServer, open_files, raw_call, serve_and_fail
 from small_bundles import SmallVersion
 
+from re4 import RetrievalClient
 from re4.bundle.publishing.retention import prune
 from re4.common.errors import UsageError
 from re4.serving.cli import serve
-from re4.serving.client.client import RetrievalClient
 
 
 def test_the_running_server_never_loads_what_belongs_offline(tmp_path: Path) -> None:

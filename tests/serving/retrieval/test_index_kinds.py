@@ -10,12 +10,12 @@ from index_kind_versions import KIND_SETTINGS, NUM_ITEMS, VersionOfKind, version
 from running_server import RunningServer
 from small_bundles import SmallVersion
 
+from re4 import RetrievalClient
 from re4.bundle.manifest import IndexInfo
 from re4.bundle.verify import verify_version
 from re4.common.errors import BundleError
 from re4.exporting.index.build import build_index
 from re4.exporting.index.coarse_quantizer import replace_quantizer
-from re4.serving.client.client import RetrievalClient
 from re4.serving.retrieval.indexes.kinds import KINDS
 from re4.serving.retrieval.pipeline import Query
 from re4.serving.settings import ServerSettings

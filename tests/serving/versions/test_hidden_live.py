@@ -10,10 +10,10 @@ import pytest
 from running_server import RunningServer
 from small_bundles import SmallVersion
 
+from re4 import RetrievalClient
 from re4.bundle.items_cli import hide, unhide
 from re4.bundle.layout import HIDDEN
 from re4.bundle.publishing.cli import rollback
-from re4.serving.client.client import RetrievalClient
 
 OPTIONS = ("--poll-interval-s", "0.02", "--num-processes", "2", "--fallback", "popular")
 HISTORY = [4, 9, 30]

@@ -10,8 +10,8 @@ from damaged_versions import CHANGED_FILES, WRONG_PARTS, point_current_at, publi
 from running_server import DEADLINE_S, PAUSE_S, RunningServer
 from small_bundles import SmallVersion
 
+from re4 import Candidates, RetrievalClient
 from re4.bundle.layout import CURRENT
-from re4.serving.client.client import Candidates, RetrievalClient
 
 HISTORY = [4, 9, 30]
 

@@ -6,10 +6,10 @@ import pytest
 from running_server import RunningServer
 from small_bundles import SmallVersion
 
+from re4 import RetrievalClient
 from re4.bundle.manifest import IndexInfo, Manifest
 from re4.bundle.verify import read_manifest
 from re4.common.errors import BundleError
-from re4.serving.client.client import RetrievalClient
 from re4.serving.versions import memory_check
 from re4.serving.versions.memory_check import bytes_needed, require_memory
 

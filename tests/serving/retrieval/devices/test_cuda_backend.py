@@ -161,7 +161,7 @@ def test_a_gpu_is_not_shared_out_by_default() -> None:
 def test_a_server_answers_from_a_gpu(tmp_path: Path) -> None:
     version = SmallVersion()
     version.publish(tmp_path)
-    from re4.serving.client.client import RetrievalClient
+    from re4 import RetrievalClient
 
     with RunningServer(tmp_path, "--device", "cuda") as server, RetrievalClient(server.address) as client:
         found = client.retrieve([version.ids[row] for row in (3, 4, 5)], 10)
