@@ -1,4 +1,4 @@
-/* A step of row-wise Adam (`training/model/item_embedding.py`) over some rows, each read and written once.
+/* A step of row-wise Adam (`training/trainer/optimiser.py`) over some rows, each read and written once.
 
    The compiler is given DIM, the width of a row, a multiple of 16. */
 

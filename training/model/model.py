@@ -20,9 +20,25 @@ from re4.training.kernels.precision import arithmetic
 from re4.training.losses.accidental_hits import find_accidental_hits
 from re4.training.losses.flows.reconstruct import Reconstruct
 from re4.training.losses.fused_reconstruction import DecoderWeights
-from re4.training.model.item_embedding import TouchedRows
 from re4.training.model.microbatch import Microbatch, MicrobatchGradients, SharedNegatives, num_microbatches
 from re4.training.samplers.sampler import Negatives
+
+
+class TouchedRows:
+    """The rows of one step, gathered: a leaf of the step's graph."""
+
+    def __init__(self, weight_ND: Tensor, rows_R: Tensor | None) -> None:
+        """Gather rows, sorted and without repeats; None takes the whole table, without a copy."""
+        self.rows_R = rows_R
+        vectors_RD = weight_ND.detach() if rows_R is None else weight_ND.detach().index_select(0, rows_R)
+        self.vectors_RD = vectors_RD.requires_grad_()
+
+    @property
+    def gradient_RD(self) -> Tensor:
+        """The gradient of the rows, after the backward pass."""
+        gradient_RD = self.vectors_RD.grad
+        assert gradient_RD is not None, "the backward pass comes first"
+        return gradient_RD
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,17 +1,23 @@
-"""The page itself: HTML beside its pictures. It loads nothing from elsewhere and escapes all it is given."""
+"""The page of a report: HTML beside its pictures, which matplotlib draws.
 
-from collections.abc import Mapping
+The page loads nothing from the network and escapes every text.
+"""
+
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from re4.common.files import replacing
-from re4.training.report.figures import ReportFigures
-from re4.training.report.pictures import DPI, PICTURES
+from re4.training.report.figures import ReportFigures, Share
 
 PAGE: Final = "index.html"
 _TEMPLATE: Final = "page.html.j2"
+_DPI: Final = 110
 
 
 def write_page(folder: Path, figures: ReportFigures, *, title: str, config: Mapping[str, Any]) -> Path:
@@ -19,7 +25,7 @@ def write_page(folder: Path, figures: ReportFigures, *, title: str, config: Mapp
     folder.mkdir(parents=True, exist_ok=True)
     for name, draw in PICTURES.items():
         with replacing(folder / name) as part:
-            draw(figures).savefig(part, format="png", dpi=DPI)
+            draw(figures).savefig(part, format="png", dpi=_DPI)
     templates = Environment(
         loader=PackageLoader("re4.training.report", ""), autoescape=True, undefined=StrictUndefined
     )
@@ -27,3 +33,79 @@ def write_page(folder: Path, figures: ReportFigures, *, title: str, config: Mapp
     with replacing(folder / PAGE) as part:
         part.write_text(text, encoding="utf-8")
     return folder / PAGE
+
+
+def _losses(figures: ReportFigures) -> Figure:
+    records = [record for record in figures.records if record["losses"]]
+    names = list(records[0]["losses"]) if records else []
+    figure = Figure(figsize=(3.2 * max(1, len(names)), 2.8), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, max(1, len(names))))
+    for axis, name in zip(axes, names, strict=False):
+        axis.plot([record["epoch"] for record in records], [record["losses"][name] for record in records])
+        _mark_best(axis, figures)
+        axis.set(title=name, xlabel="epoch")
+    return figure
+
+
+def _metrics(figures: ReportFigures) -> Figure:
+    figure = Figure(figsize=(13, 3), layout="constrained")
+    groups = {
+        "Recall": ("recall_20", "recall_50"),
+        "HitRate": ("hit_rate_20", "hit_rate_50"),
+        "NDCG": ("ndcg_20", "ndcg_50"),
+        "Cosine between interests": ("interest_cosine",),
+    }
+    epochs = [record["epoch"] for record in figures.records]
+    for axis, (title, names) in zip(figure.subplots(1, len(groups)), groups.items(), strict=True):
+        for name in names:
+            axis.plot(epochs, [record["valid"][name] for record in figures.records], marker=".", label=name)
+        _mark_best(axis, figures)
+        axis.set(title=title, xlabel="epoch")
+        axis.legend()
+    return figure
+
+
+def _interests(figures: ReportFigures) -> Figure:
+    figure = Figure(figsize=(10, 3), layout="constrained")
+    used, recall = figure.subplots(1, 2)
+    numbers = np.arange(len(figures.share_of_list_K))
+    used.bar(numbers - 0.2, figures.share_of_list_K, 0.4, label="of all candidates")
+    used.bar(numbers + 0.2, figures.share_of_hits_K, 0.4, label="of all hits")
+    used.set(title="What each interest brings", xlabel="interest", ylabel="share", xticks=numbers)
+    used.legend()
+    recall.plot(numbers + 1, figures.recall_by_interests_K, marker="o")
+    recall.set(title="Recall@50 with a user's k most used interests", xlabel="k", xticks=numbers + 1)
+    recall.set_ylim(0, 1.1 * max(figures.recall_by_interests_K) or 1.0)
+    return figure
+
+
+def _popularity(figures: ReportFigures) -> Figure:
+    figure = Figure(figsize=(15, 3), layout="constrained")
+    bias, popularity, length = figure.subplots(1, 3)
+    tenths = np.arange(1, len(figures.tenths_of_events) + 1)
+    bias.bar(tenths - 0.2, figures.tenths_of_events, 0.4, label="of what users chose")
+    bias.bar(tenths + 0.2, figures.tenths_of_candidates, 0.4, label="of candidates")
+    bias.set(title="Popularity bias", xlabel="tenth of the catalogue, most popular first", ylabel="share")
+    bias.legend()
+    _draw_shares(popularity, "Recall@50 by the item's events in training", figures.by_popularity)
+    _draw_shares(length, "Recall@50 by the user's history", figures.by_history_length)
+    return figure
+
+
+PICTURES: Mapping[str, Callable[[ReportFigures], Figure]] = {
+    "losses.png": _losses,
+    "metrics.png": _metrics,
+    "interests.png": _interests,
+    "popularity.png": _popularity,
+}
+
+
+def _mark_best(axis: Axes, figures: ReportFigures) -> None:
+    axis.axvline(figures.best_epoch, color="grey", linestyle=":", linewidth=1)
+
+
+def _draw_shares(axis: Axes, title: str, shares: list[Share]) -> None:
+    labels = [f"{share.name}\n{share.num_targets:,} targets" for share in shares]
+    axis.barh(labels, [share.recall_50 for share in shares])
+    axis.invert_yaxis()
+    axis.set(title=title)

@@ -1,10 +1,22 @@
-"""One optimiser step: Adam for the encoder and the flows, row-wise Adam for the item table."""
+"""The optimiser of a step: Adam for the encoder and the flows, row-wise Adam for the item vectors.
+
+A step with sampled negatives reads some ten thousand of up to ten million item vectors. Only these rows and
+their moments are read and written, so the cost of a step does not grow with the catalogue.
+"""
+
+import ctypes
+from typing import Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from re4.training.model.item_embedding import RowWiseAdam
-from re4.training.model.model import Losses, MultiInterestModel
+from re4.training.kernels import call_kernel, kernel_for
+from re4.training.kernels.parallel import in_threads
+from re4.training.model.model import Losses, MultiInterestModel, TouchedRows
+
+_BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
+_CHUNK_ROWS: Final = 4096
+"""Rows that a thread updates at a time."""
 
 
 class Optimiser:
@@ -52,3 +64,78 @@ class Optimiser:
         losses.total.backward()  # type: ignore[no-untyped-call]
         self._dense.step()
         self._items.step(losses.touched)
+
+
+class RowWiseAdam:
+    """Adam for the item table, row by row: touched rows move, all others and their state stay as they are.
+
+    The second moment is one number a row, the mean over its entries, so that the state is the size of one
+    table and not of two. The momentum of a row that is not touched waits; it does not decay (lazy Adam).
+    """
+
+    def __init__(self, table: nn.Embedding, *, learning_rate: float, weight_decay: float) -> None:
+        self._weight_ND = table.weight
+        self._learning_rate = learning_rate
+        self._weight_decay = weight_decay
+        self._num_steps = 0
+        self._first_ND = torch.zeros_like(table.weight)
+        self._second_N = torch.zeros_like(table.weight[:, 0])
+
+    def state(self) -> dict[str, Tensor]:
+        """Give the moments and the step count by name, for a checkpoint."""
+        steps = torch.tensor(self._num_steps)
+        return {"first": self._first_ND, "second": self._second_N, "num_steps": steps}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        self._num_steps = int(state["num_steps"])
+        self._first_ND.copy_(state["first"])
+        self._second_N.copy_(state["second"])
+
+    @torch.no_grad()
+    def step(self, touched: TouchedRows) -> None:
+        """Move the touched rows along their gradient."""
+        self._num_steps += 1
+        scale = self._learning_rate / (1 - _BETA_1**self._num_steps)
+        bias = 1 - _BETA_2**self._num_steps
+        compiled = kernel_for(self._weight_ND, "row_adam.c", {"DIM": self._weight_ND.shape[1]})
+        if compiled is not None:
+            settings = torch.tensor([self._weight_decay, _BETA_1, _BETA_2, scale, bias, _EPSILON])
+            self._move_rows(compiled, touched, settings)
+            return
+        rows_R = slice(None) if touched.rows_R is None else touched.rows_R
+        gradient_RD = touched.gradient_RD
+        if self._weight_decay:
+            gradient_RD = gradient_RD.add(touched.vectors_RD.detach(), alpha=self._weight_decay)
+        first_RD = self._first_ND[rows_R].lerp(gradient_RD, 1 - _BETA_1)
+        second_R = self._second_N[rows_R].lerp(gradient_RD.square().mean(dim=1), 1 - _BETA_2)
+        self._first_ND[rows_R] = first_RD
+        self._second_N[rows_R] = second_R
+        root_R = (second_R / bias).sqrt_().add_(_EPSILON)
+        step_RD = first_RD.mul_(-scale).div_(root_R[:, None])
+        self._weight_ND[rows_R] = touched.vectors_RD.detach().add(step_RD)
+
+    def _move_rows(self, compiled: ctypes.CDLL, touched: TouchedRows, settings: Tensor) -> None:
+        """Do the same by compiled code: a row is read and written once."""
+        gradient_RD = touched.gradient_RD.contiguous()
+        rows_R = touched.rows_R
+        if rows_R is None:
+            rows_R = torch.arange(len(gradient_RD))
+        pieces = list(
+            zip(torch.split(rows_R, _CHUNK_ROWS), torch.split(gradient_RD, _CHUNK_ROWS), strict=True)
+        )
+
+        def move(number: int) -> None:
+            rows, gradients = pieces[number]
+            call_kernel(
+                compiled.row_adam,
+                len(rows),
+                rows,
+                gradients,
+                self._weight_ND,
+                self._first_ND,
+                self._second_N,
+                settings,
+            )
+
+        in_threads(move, len(pieces), gradient_RD.device)

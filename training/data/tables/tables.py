@@ -14,10 +14,12 @@ import polars as pl
 
 from re4.common.errors import DataError
 from re4.training.data.tables.diagnose import diagnose
-from re4.training.data.tables.partitions import parts_of
 
 A_FRAME: Final = "the data frame"
 """How messages and `dataset.json` name a table that is no file."""
+
+_OTHER_TABLES: Final = {"_delta_log": "Delta", ".hoodie": "Hudi"}
+"""Folders by which tables are told whose files hold deleted rows as well."""
 
 
 class ArrowFrame(Protocol):
@@ -102,6 +104,32 @@ def open_table(source: TableSource) -> Table:
         frame = pl.concat([frame.select(schemas[0].names()) for frame in frames], how="vertical_relaxed")
         schema = frame.collect_schema()
     return Table(file=path, frame=frame, schema=schema, untyped=suffix in (".csv", ".tsv"))
+
+
+def parts_of(path: Path) -> list[Path]:
+    """Give the files of a table: the file itself, or those below a folder, in the order of their paths.
+
+    Files and folders whose names begin with `_` or `.` (`_SUCCESS`, `.part-0.crc`) are no parts.
+
+    Raises:
+        DataError: The folder has no parts, or not every row in them counts.
+    """
+    if not path.is_dir():
+        return [path]
+    for name, kind in _OTHER_TABLES.items():
+        if (path / name).exists():
+            raise DataError(
+                f"{path} is a {kind} table, whose files also hold rows that were deleted: write what it "
+                "holds now as plain parquet files"
+            )
+    parts = sorted(
+        file
+        for file in path.rglob("*")
+        if file.is_file() and not any(name.startswith(("_", ".")) for name in file.relative_to(path).parts)
+    )
+    if not parts:
+        raise DataError(f"{path} is a folder without a file in it; name the file, or the folder of its parts")
+    return parts
 
 
 def _lazy_frame(frame: pl.LazyFrame | ArrowFrame) -> pl.LazyFrame:

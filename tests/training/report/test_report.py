@@ -13,8 +13,7 @@ from re4.training.config import TrainConfig
 from re4.training.data.dataset import Dataset
 from re4.training.evaluation.protocol import evaluate, history_and_targets, rank
 from re4.training.report.figures import gather_figures
-from re4.training.report.page import write_page
-from re4.training.report.pictures import PICTURES
+from re4.training.report.page import PICTURES, write_page
 from re4.training.run.run import Run
 from re4.training.trainer.loop import train
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import re4.training.kernels
-from re4.training.model.item_embedding import RowWiseAdam, TouchedRows
+from re4.training.model.model import TouchedRows
+from re4.training.trainer.optimiser import RowWiseAdam
 
 
 def table(num_items, dim, seed=0):
