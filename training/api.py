@@ -1,6 +1,7 @@
 """The functions behind `re4 train`, `resume`, `evaluate` and `report`, with the defaults of the commands.
 
-Paths are given as text or as `Path`. PyTorch is loaded by the first call, after the settings were checked.
+Paths are given as text or as `Path`. PyTorch is loaded by the first call, after the settings were
+checked.
 """
 
 from pathlib import Path
@@ -38,7 +39,8 @@ def train(
         data: A prepared data set, or its folder.
         out: The new run's folder; it must not hold anything yet.
         config: A TOML file of hyper-parameters; `settings` win over it.
-        from_run: An earlier run to go on from, with newer data: its settings, weights and item vectors.
+        from_run: An earlier run to continue with newer data: its settings, weights and item
+            vectors.
         device: auto takes CUDA where PyTorch finds it.
         precision: Of matrix products: auto, float32 or bf16; auto takes bf16 on a GPU that has it.
         checkpoint_minutes: Between two checkpoints within an epoch.
@@ -46,7 +48,8 @@ def train(
         settings: Hyper-parameters, the fields of `TrainConfig`; None counts as not given.
 
     Raises:
-        UsageError: a setting is unknown or not allowed, or does not fit the model or the earlier run.
+        UsageError: a setting is unknown or not allowed, or does not fit the model or the earlier
+            run.
         RunError: `out` is not an empty or new folder, or the earlier run is missing or damaged.
         DataError: the data set is missing or damaged, or there is nothing to learn from.
         TrainingError: a loss is not finite, the device is missing, or the disk is full.
@@ -84,7 +87,7 @@ def resume(
     checkpoint_minutes: float = CHECKPOINT_MINUTES,
     tensorboard: bool = False,
 ) -> "TrainResult":
-    """Go on with a training that was stopped or killed, with the settings it began with.
+    """Continue a training that was stopped or killed, with its settings.
 
     Args:
         run: The run's folder.
@@ -121,12 +124,14 @@ def evaluate(
 ) -> "Evaluation":
     """Rank the whole catalogue for a run's held-out users and compare with their later events.
 
-    The figures are kept in the run as well, and go into the manifest of the bundles exported from it.
+    The metrics are also stored in the run, and go into the manifest of the bundles exported from
+    it.
 
     Args:
         run: The run's folder.
         split: Which held-out users.
-        exclude_history: Whether the items of a user's history leave the ranked list. ComiRec's protocol keeps
+        exclude_history: Whether the items of a user's history leave the ranked list. ComiRec's
+            protocol keeps
             them.
         data: The data set, where it has moved since training.
 

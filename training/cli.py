@@ -25,9 +25,10 @@ Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes CUDA where PyTorch finds it.")
 ]
 CheckpointMinutes = Annotated[
-    float, typer.Option(help="Save the state so often within an epoch, beside every epoch's end.", min=0)
+    float,
+    typer.Option(help="Minutes between checkpoints within an epoch.", min=0),
 ]
-DataMoved = Annotated[Path | None, typer.Option(help="The data set, where it has moved since training.")]
+DataMoved = Annotated[Path | None, typer.Option(help="The data set, if it has moved since training.")]
 Tensorboard = Annotated[
     bool,
     typer.Option("--tensorboard", help="Write TensorBoard events into the run as well (an extra)."),
@@ -48,7 +49,7 @@ def train(
         typer.Option(
             "--from",
             metavar="RUN",
-            help="Go on from an earlier run, with newer data: its settings, its weights, its items' vectors.",
+            help="Continue an earlier run with newer data: its settings, weights and item vectors.",
         ),
     ] = None,
     device: Device = "auto",
@@ -60,8 +61,9 @@ def train(
 ) -> None:
     """Train a multi-interest model on a prepared data set.
 
-    Every epoch is validated; the one with the best Recall@50 is kept, and training stops when it has not
-    improved for a while. The run holds weights, resolved configuration and metrics.
+    Every epoch is validated; the one with the best Recall@50 is saved, and training stops when it
+    has not improved for `--patience` epochs. The run holds weights, resolved configuration and
+    metrics.
 
     Example: re4 train data/ml-100k --out runs/first --num-interests 4
 
@@ -90,9 +92,9 @@ def resume(
     tensorboard: Tensorboard = False,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with a training that was stopped or killed, with the settings it began with.
+    """Continue a training that was stopped or killed, with its settings.
 
-    On a CPU, with as many threads, it ends with the very weights that it would have had.
+    On a CPU, with as many threads, it ends with the weights of an uninterrupted training.
 
     Example: re4 resume runs/first
     """
@@ -124,17 +126,17 @@ def evaluate(
         bool,
         typer.Option(
             "--exclude-history/--keep-history",
-            help="Take a user's history out of the ranked list, as a server asked to would. "
-            "ComiRec's protocol keeps it.",
+            help="Leave the items of a user's history out of the ranked list, as servers do on request. "
+            "ComiRec's protocol keeps them.",
         ),
     ] = False,
     data: DataMoved = None,
     as_json: AsJson = False,
 ) -> None:
-    """Rank the whole catalogue for held-out users and compare with what they did next.
+    """Rank the whole catalogue for held-out users and compare with their later events.
 
-    A held-out user's first 80 % of events are the history, the rest the targets. The figures are also kept in
-    the run and go into the manifest of the bundles exported from it.
+    A held-out user's first 80 % of events are the history, the rest the targets. The metrics are
+    also stored in the run and go into the manifest of the bundles exported from it.
 
     Example: re4 evaluate runs/first --json
     """
@@ -166,7 +168,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="Folder of the page. Default: RUN/report.")] = None,
     data: DataMoved = None,
 ) -> None:
-    """Write a page about a run: curves, what the interests are for, popularity bias, users with their items.
+    """Write a page about a run: curves, use of the interests, popularity bias, examples of users.
 
     HTML with pictures beside it. Titles are the catalogue's column `title`, where there is one.
 

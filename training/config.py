@@ -1,8 +1,8 @@
 """Every hyper-parameter of a training run, with its default, its unit and its bounds.
 
-This file knows nothing of torch, so that `re4 train --help` is quick: the command's options are made
-from these fields. A field that is None takes the model's own default (`presets.PRESETS`); a field
-that the model fixes takes that value, and refuses another.
+The options of `re4 train` are made from these fields. A field that is None takes the default of the
+model's preset (`presets.py`); a field that the preset fixes takes that value, and another value is
+refused. PyTorch is not imported here, so that `re4 train --help` is quick.
 """
 
 from dataclasses import asdict, dataclass, fields, replace
@@ -17,11 +17,11 @@ from re4.training.samplers import SAMPLERS
 
 _MODELS_OWN = "the model's own"
 SVD_ITEMS = 2_000_000
-"""Beyond, the SVD's own memory, some 1,600 bytes an item, is too much to take without being asked for."""
+"""Largest catalogue that starts from SVD vectors by default: the SVD takes some 1,600 bytes an item."""
 CHECKPOINT_MINUTES = 10.0
 """Between two checkpoints within an epoch, unless the caller gives another number."""
 ADDED_SINCE = {"averaging": 0.0, "history_weight": 0.0}
-"""Settings that an earlier version's run lacks, with the values that say what it did."""
+"""Settings that runs of earlier versions lack, with the values by which those versions trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class TrainConfig:
     max_history_length: int = setting(20, "L, newest events of a history that count.", low=1, high=1024)
     initial_vectors: str | None = setting(
         None,
-        "Item vectors to start from: svd (of who chose what), random, or popularity (one axis, log counts). "
+        "Initial item vectors: svd (of the user-item matrix), random, or popularity (one axis, log counts). "
         "Above 2 million items: random.",
         choices=("svd", "random", "popularity"),
         default_text=_MODELS_OWN,
@@ -77,7 +77,7 @@ class TrainConfig:
     num_negatives: int = setting(5000, "M, shared negatives a step (where they are drawn).", low=1)
     negative_scores: str | None = setting(
         None,
-        "Whose score a negative has: chosen (of the interest that the target trains) or served (the best of "
+        "Score of a negative: chosen (by the interest that the target trains) or served (by the best of "
         "all, as in serving; K times the work).",
         choices=("chosen", "served"),
         default_text=_MODELS_OWN,
@@ -87,13 +87,13 @@ class TrainConfig:
     )
     routing_weight: float | None = setting(
         None,
-        "Weight of REMI's regularisation of attention that gathers on few items.",
+        "Weight of REMI's routing regularisation, against attention on few items.",
         low=0,
         default_text=_MODELS_OWN,
     )
     history_weight: float | None = setting(
         None,
-        "Weight of ranking the target above the user's own history; 0 switches it off.",
+        "Weight of the history ranking loss: the target above the user's own history; 0 switches it off.",
         low=0,
         default_text=_MODELS_OWN,
     )
@@ -139,20 +139,20 @@ class TrainConfig:
         check(self)
 
     def resolve(self, num_items: int) -> Self:
-        """Fill in what depends on the model and on the catalogue, so that nothing is left to choose.
+        """Return the settings with every open field filled in for the model and the catalogue.
 
         Raises:
-            UsageError: a setting that the model does not have is given.
+            UsageError: a setting differs from the value that the preset fixes.
         """
-        kind = PRESETS[self.model]
-        usual = dict(kind.defaults)
+        preset = PRESETS[self.model]
+        usual = dict(preset.defaults)
         if num_items <= SMALL_CATALOGUE:
-            usual |= kind.small_catalogue
+            usual |= preset.small_catalogue
         if self.num_interests == 1:
-            usual |= kind.one_interest
+            usual |= preset.one_interest
         chosen = {name: value for name, value in usual.items() if getattr(self, name) is None}
         defaults = {item.name: item.default for item in fields(self)}
-        for name, value in kind.fixed.items():
+        for name, value in preset.fixed.items():
             if getattr(self, name) not in (value, defaults[name]):
                 raise UsageError(
                     f"{option_name(name)} is {getattr(self, name)}; "
@@ -167,17 +167,17 @@ class TrainConfig:
 
     @property
     def K(self) -> int:
-        """Interests of a user, once it is resolved."""
+        """Interests of a user; only after `resolve`."""
         assert self.num_interests is not None, "resolve comes first"
         return self.num_interests
 
     def to_json(self) -> dict[str, Any]:
-        """Give the fields as a JSON object."""
+        """Return the fields as a JSON object."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """Read the fields back from a run; what an earlier version's run lacks is in `ADDED_SINCE`.
+        """Read the fields from a run; `ADDED_SINCE` has the fields that runs of earlier versions lack.
 
         Raises:
             ValueError: where a field is missing or unknown.
@@ -194,6 +194,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     """Read hyper-parameters from a TOML file: `name = value` lines, the names as in `TrainConfig`.
 
     Raises:
-        UsageError: where the file cannot be read, or holds an unknown name or a value of another type.
+        UsageError: where the file cannot be read, or holds an unknown name or a value of another
+            type.
     """
     return read_file(path, TrainConfig)

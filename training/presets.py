@@ -1,8 +1,8 @@
 """The encoders that can be trained, each with its preset: the settings that its paper describes.
 
 An encoder is the forward flow, the part of a model that serving runs: a module whose
-`forward(history_vectors_BLD, lengths_B)` returns `(interests_BKD, attention_BKL)` (`encoders/encoder.py`). It
-holds no item vectors.
+`forward(history_vectors_BLD, lengths_B)` returns `(interests_BKD, attention_BKL)`
+(`encoders/encoder.py`). It holds no item vectors.
 """
 
 from collections.abc import Mapping

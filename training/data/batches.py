@@ -1,7 +1,7 @@
-"""Training examples out of users' sequences: each event after a user's first is a target once an epoch.
+"""Training batches: in each epoch, every event after a user's first one is a target once.
 
-The history of an example is the up to L events before its target, less those that history dropout leaves
-out. Nothing is laid out beforehand: a batch is gathered from the memory-mapped events when it is asked for.
+The history of an example is the up to L events before its target, without the events that history
+dropout removes. A batch is gathered from the memory-mapped events when it is needed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,8 @@ from re4.training.data.dataset import Sequences
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Examples of one step, the longest history first: blocks of alike lengths have little padding."""
+    """The examples of one step, the longest history first, so that blocks of neighbours have little
+    padding."""
 
     rows_BL: Tensor
     """History as item rows, int64, newest first, padded at the end with 0."""
@@ -30,7 +31,7 @@ class Batch:
     """Row of the item that came next, int64."""
 
     def to(self, device: torch.device) -> "Batch":
-        """Copy to a device; to a GPU from pinned memory, so that the copy runs beside the step before."""
+        """Copy to a device; to a GPU from pinned memory, so that the copy overlaps the previous step."""
 
         def moved(values: Tensor) -> Tensor:
             return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
@@ -41,7 +42,7 @@ class Batch:
 
 
 class TrainingBatches:
-    """One epoch after another of shuffled batches; the last batch of an epoch may be smaller."""
+    """The shuffled batches of an epoch; its last batch may be smaller."""
 
     def __init__(
         self, train: Sequences, *, max_history_length: int, batch_size: int, history_dropout: float = 0.0
@@ -49,15 +50,14 @@ class TrainingBatches:
         """Find the targets.
 
         Raises:
-            DataError: where no user has two events.
+            DataError: no user has two events.
         """
         self._items_E = train.items_E
         self._offsets_U1 = np.asarray(train.offsets_U1)
         self._max_history_length = max_history_length
         self._batch_size = batch_size
         self._history_dropout = history_dropout
-        # Targets are numbered without the events that are their user's first: an order of them is all that
-        # an epoch keeps.
+        # Targets are numbered without the users' first events: an epoch keeps nothing but an order of them.
         starts_V = self._offsets_U1[:-1][np.diff(self._offsets_U1) > 0]
         self._first_target_V = starts_V - np.arange(len(starts_V))
         self._num_targets = train.num_events - len(starts_V)
@@ -77,9 +77,10 @@ class TrainingBatches:
         return -(-self.num_examples // self._batch_size)
 
     def epoch(self, seed: Sequence[int], *, first_step: int = 0) -> Iterator[Batch]:
-        """Give the batches of one epoch, from the given step on.
+        """Yield the batches of one epoch, from the given step on.
 
-        Order and dropout depend on the seed and the step alone: an epoch can be entered in the middle.
+        Order and dropout depend on the seed and the step alone, so an epoch can be resumed at any
+        step.
         """
         order = np.arange(self._num_targets, dtype=np.min_scalar_type(-self._num_targets))
         np.random.default_rng(seed).shuffle(order)
@@ -97,7 +98,7 @@ class TrainingBatches:
         rows_BL = self._items_E[events_BL].astype(np.int64)
         if self._history_dropout:
             valid_BL = _drop(valid_BL, lengths_B, self._history_dropout, generator)
-            # The events that stay move to the front, in their order.
+            # Remaining events move to the front, in their order.
             front_BL = np.argsort(~valid_BL, axis=1, kind="stable")
             rows_BL = np.take_along_axis(rows_BL, front_BL, axis=1)
             lengths_B = valid_BL.sum(axis=1)
@@ -114,7 +115,7 @@ class TrainingBatches:
 def _drop(
     valid_BL: NDArray[np.bool_], lengths_B: NDArray[np.int64], share: float, generator: np.random.Generator
 ) -> NDArray[np.bool_]:
-    """Drop events at random, but never all of a history: where all would go, a random one stays."""
+    """Drop events at random, but keep a random one of a history that would lose all."""
     kept_BL = valid_BL & (generator.random(valid_BL.shape, dtype=np.float32) >= share)
     emptied = np.flatnonzero(~kept_BL.any(axis=1))
     kept_BL[emptied, generator.integers(0, lengths_B[emptied])] = True

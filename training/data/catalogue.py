@@ -1,7 +1,4 @@
-"""Joining a catalogue (titles, genres, …) onto the items of a data set.
-
-It knows nothing of events. Item order is the caller's and stays as it is.
-"""
+"""Join a catalogue (titles, genres, …) onto the items of a data set, in the order of the items."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,19 +15,19 @@ from re4.training.data.tables.tables import TableSource, check_columns, open_tab
 
 @dataclass(frozen=True, kw_only=True)
 class Catalogue:
-    """A catalogue that was read."""
+    """A catalogue."""
 
     file: Path | str
     """Its file, its folder, or how a data frame is named."""
     item_column: str
     """The file's column of item ids."""
     rows: pl.LazyFrame
-    """`item_id` first (Int64 or String, each once), then the other columns; kept, to be read in pieces."""
+    """`item_id` first (Int64 or String, unique), then the other columns; kept for reading in pieces."""
     num_rows: int
 
     @property
     def an_id(self) -> str | int:
-        """The first of its ids, for error messages."""
+        """Its first id, for error messages."""
         first: str | int = self.rows.select("item_id").head(1).collect().item()
         return first
 
@@ -53,7 +50,7 @@ def read_catalogue(source: TableSource, item_column: str, keep: Keep) -> Catalog
     Args:
         source: A file, a folder of files, or a data frame; it is read once.
         item_column: Its column of item ids.
-        keep: Where its rows are kept.
+        keep: Keeps its rows in memory or in a folder.
 
     Raises:
         DataError: The file cannot be read, has no such column, or ids are missing or occur twice.
@@ -101,9 +98,9 @@ def read_catalogue(source: TableSource, item_column: str, keep: Keep) -> Catalog
 
 
 def join_catalogue(item_ids: pl.Series, catalogue: Catalogue) -> JoinedItems:
-    """Put the catalogue's columns beside the items, matching ids by value.
+    """Join the catalogue's columns onto the items, matching ids by value.
 
-    The integer 123 and the text "123" are the same id; the answer has ids of the items' kind.
+    The integer 123 and the text "123" are the same id; the result has ids of the items' kind.
 
     Raises:
         DataError: No item has a row: the two files do not belong together.

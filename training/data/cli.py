@@ -1,4 +1,4 @@
-"""The verbs `re4 data fetch` and `re4 data prepare`. It knows nothing of what a data set holds."""
+"""The subcommands `re4 data fetch` and `re4 data prepare`."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 class Format(StrEnum):
-    """What the input files hold."""
+    """The form of the input."""
 
     EVENTS = "events"
     SEQUENCES = "sequences"
 
 
 class SplitBy(StrEnum):
-    """How train, valid and test are told apart."""
+    """The way to separate train, valid and test."""
 
     USER = "user"
     TIME = "time"
@@ -38,7 +38,7 @@ def fetch(
 ) -> None:
     """Fetch a public data set: events, a catalogue if it has one, and a note on its source and terms of use.
 
-    A fetch that was interrupted goes on where it was; checksums and counts are checked where they are known.
+    An interrupted fetch continues where it stopped; known checksums and counts are checked.
 
     Example: re4 data fetch ml-100k --out ml-100k
     """
@@ -90,15 +90,15 @@ def prepare(
     min_events: Annotated[
         int | None,
         typer.Option(
-            help="Drop users and items with fewer events, again and again until none are left. 1 drops "
+            help="Drop users and items with fewer events, repeatedly, until none are left. 1 drops "
             f"nothing. Default: {DEFAULT_MIN_EVENTS}; ready-split files are never filtered."
         ),
     ] = None,
     max_user_events: Annotated[
         int | None,
         typer.Option(
-            help="Keep only the newest so many events of a user: who has more is a robot, or an account that "
-            f"many share. Default: {DEFAULT_MAX_USER_EVENTS:,}."
+            help="Keep only the newest so many events of a user: an account with more is a robot or is "
+            f"shared. Default: {DEFAULT_MAX_USER_EVENTS:,}."
         ),
     ] = None,
     split: Annotated[
@@ -127,7 +127,8 @@ def prepare(
 
     Example: re4 data prepare --events events.csv --user-column visitor --out DATA
 
-    Example: re4 data prepare --format sequences --train train.gz --valid valid.gz --test test.gz --out DATA
+    Example: re4 data prepare --format sequences --train train.gz --valid valid.gz --test test.gz
+    --out DATA
     """
     from re4.training.data.prepare import prepare_data, prepare_sequences
 

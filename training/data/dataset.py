@@ -1,19 +1,17 @@
-"""The prepared data set: what its folder holds, opened by memory maps and checked.
-
-This file is the contract between preparing data and training on it. It knows nothing of event logs,
-of filters or of how users were split.
+"""The prepared data set, opened by memory maps and checked: the contract between preparation and training.
 
 A prepared data set is a folder:
 
-    dataset.json               schema version, name, counts, id kinds, the options used, what was dropped
-    items.parquet              row order = item row: `item_id` (int64 or string), then catalogue columns
-    {split}.items.npy          int32 [E], item rows, one user after another, oldest event first
-    {split}.offsets.npy        int64 [U+1], user u owns items[offsets[u]:offsets[u+1]]
-    {split}.num_history.npy    int32 [U], how many of a user's events are history; the rest are targets
-    {split}_users.parquet      `user_id` (int64 or string), in the order of the offsets
+    dataset.json               schema version, name, counts, id kinds, the options used, what was
+    dropped items.parquet              row order = item row: `item_id` (int64 or string), then
+    catalogue columns {split}.items.npy          int32 [E], item rows, one user after another,
+    oldest event first {split}.offsets.npy        int64 [U+1], user u owns
+    items[offsets[u]:offsets[u+1]] {split}.num_history.npy    int32 [U], how many of a user's events
+    are history; the rest are targets {split}_users.parquet      `user_id` (int64 or string), in the
+    order of the offsets
 
-for the splits train, valid and test. A train user has no targets: all events are history, and the training
-loop picks its own targets. A held-out user always has at least one of each.
+for the splits train, valid and test. A train user has no targets: all events are history, and
+training makes targets of them. A held-out user always has at least one of each.
 
 Shape suffixes: U users, E events, N items, L history length; U1 is U + 1.
 """
@@ -46,7 +44,7 @@ from re4.training.data.layout import (
 
 __all__ = ["Dataset", "DatasetInfo", "Sequences", "SplitInfo", "SplitName"]
 
-_COUNT_BLOCK = 1 << 24  # events counted at a time: np.bincount widens what it is given to int64
+_COUNT_BLOCK = 1 << 24  # events counted at a time: np.bincount converts its input to int64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +77,14 @@ class Sequences:
         )
 
     def histories(self, max_length: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Give every user's last `max_length` history items, newest first.
+        """Return every user's last `max_length` items of the history, newest first.
 
         Args:
-            max_length: L, the columns of the answer; at least 1.
+            max_length: L, the number of columns; at least 1.
 
         Returns:
-            Item rows, int64 [U, L], padded at the end with 0; and the numbers of valid positions, int64 [U].
+            Item rows, int64 [U, L], padded at the end with 0; and the numbers of valid positions,
+            int64 [U].
         """
         if max_length < 1:
             raise ValueError(f"max_length is {max_length}; it must be at least 1")
@@ -104,20 +103,21 @@ class Dataset:
     path: Path
     """The folder."""
     info: DatasetInfo
-    """What `dataset.json` says."""
+    """The content of `dataset.json`."""
     train: Sequences
-    """Users to learn from."""
+    """Users for training."""
     valid: Sequences
-    """Held-out users to choose the epoch by."""
+    """Held-out users for the choice of the epoch."""
     test: Sequences
-    """Held-out users to report on, once."""
+    """Held-out users for the final evaluation."""
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open a prepared data set and check that its parts belong together.
+        """Open a prepared data set and check that its files fit together.
 
         Raises:
-            DataError: A file is missing, damaged, of another schema version, or contradicts another.
+            DataError: A file is missing, damaged, of another schema version, or contradicts
+                another.
         """
         info = read_info(path)
         _check_table(path / ITEMS_FILE, "item_id", info.item_id_kind, info.num_items)
@@ -144,7 +144,7 @@ class Dataset:
             return pl.read_parquet(file)["user_id"]
 
     def item_counts(self) -> npt.NDArray[np.int64]:
-        """Give the number of train events of every item, int64 [N]; counted once, not to be written to."""
+        """Return the number of train events of every item, int64 [N]; counted once, read-only."""
         return self._item_counts_N
 
     @cached_property
@@ -158,7 +158,7 @@ class Dataset:
 
 @contextmanager
 def _reading(file: Path) -> Iterator[Path]:
-    """Turn what goes wrong while a file of a data set is read into a DataError that names it."""
+    """Turn an error while a file of a data set is read into a DataError with the file's name."""
     try:
         yield file
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:

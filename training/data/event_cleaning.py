@@ -1,6 +1,6 @@
-"""Events that are read well but cannot be right: from the future, or of a user who is no person.
+"""Drop implausible events: from the future, or of a user with more events than a person has.
 
-Both are dropped by a rule, counted, and shown with examples; what is left goes on. Knows nothing of files.
+They are counted, and the first ones are shown as examples.
 """
 
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from re4.training.data.timestamps import Timestamps
 
 _NUM_SHOWN = 3
 _TOLERANCE_S = 86_400
-"""Clocks and time zones that are off by up to a day do no harm."""
+"""Tolerance for wrong clocks and time zones: a day."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CleanedEvents:
-    """What is left, and what was dropped."""
+    """The remaining events, and a summary of the dropped ones."""
 
     events: Events
     dropped: dict[str, int]
     """Counts by reason."""
     examples: list[str]
-    """The first of what was dropped, a line each, for people."""
+    """The first dropped events, a line of text each."""
 
 
 def clean_events(
@@ -35,13 +35,14 @@ def clean_events(
 
     Args:
         events: sorted by user and time.
-        timestamps: how their times are to be read.
+        timestamps: the unit of their times.
         now_s: seconds since 1970.
-        max_user_events: the most events of a user that stay; more than a person has is a robot, or an account
-            that many share, and would be a large part of every batch.
+        max_user_events: the most events of a user that stay. An account with more is a robot or is
+            shared, and
+            would be a large part of every batch.
 
     Raises:
-        DataError: no event is left: the timestamps mean something else.
+        DataError: no event is left, because the timestamps have another meaning.
     """
     latest = (now_s + _TOLERANCE_S) * timestamps.units_per_second
     future_E = events.times_E > latest
@@ -61,7 +62,7 @@ def clean_events(
         f"too many events: user {events.user_ids[int(user)]!r} has {num_U[user]:,}"
         for user in busy_users[np.argsort(-num_U[busy_users], kind="stable")][:_NUM_SHOWN]
     ]
-    # Events are sorted by user and time, and those of the future are each user's last: these are the newest.
+    # Events are sorted by user and time, so each user's events from the future come last.
     first_U = np.concatenate([[0], np.cumsum(np.bincount(events.users_E, minlength=len(num_U)))[:-1]])
     place_E = np.arange(events.num_events) - first_U[events.users_E]
     old_E = place_E < (num_U - max_user_events)[events.users_E]
@@ -77,7 +78,7 @@ def clean_events(
 
 
 def _kept(events: Events, keep_E: npt.NDArray[np.bool_]) -> Events:
-    """Users and items keep their codes; the k-core filter drops those without events."""
+    """Return the kept events; users and items keep their codes, and k-core drops those without events."""
     return Events(
         users_E=events.users_E[keep_E],
         items_E=events.items_E[keep_E],

@@ -1,8 +1,8 @@
-"""Reading an event log: who did something with which item, and when.
+"""Read an event log: a user, an item and a time in every row.
 
-The answer holds dense codes in place of ids, 16 bytes an event, sorted by user and time. It knows nothing of
-filters and splits. Two passes over the file keep memory low: the first looks at every value and decides
-types, the second reads the columns in these types.
+The result holds dense codes in place of ids, 16 bytes an event, sorted by user and time. Two passes
+keep memory low: the first one checks every value and decides the types, the second one reads the
+columns in these types.
 """
 
 from collections.abc import Mapping
@@ -27,14 +27,14 @@ class Columns:
     """The names of an event log's columns."""
 
     user: str = "user"
-    """Who."""
+    """User ids."""
     item: str = "item"
-    """With which item."""
+    """Item ids."""
     timestamp: str = "timestamp"
-    """When."""
+    """Times."""
 
     def by_option(self) -> Mapping[str, str]:
-        """Give the names by the command-line option that sets them."""
+        """Return the names by the command-line option that sets them."""
         return {
             "--user-column": self.user,
             "--item-column": self.item,
@@ -65,12 +65,12 @@ class Events:
 
 @dataclass(frozen=True, kw_only=True)
 class EventLog:
-    """An event log that was read, and what was noticed on the way."""
+    """The events of a log, and findings from reading it."""
 
     events: Events
     """The events, each distinct (user, item, timestamp) once."""
     timestamps: Timestamps
-    """How the timestamps were read, and their values in file order."""
+    """The notation of the timestamps, and their values in file order."""
     file: Path | str
     """The file, its folder, or how a data frame is named."""
     num_duplicates: int
@@ -80,11 +80,12 @@ class EventLog:
 def read_events(source: TableSource, columns: Columns) -> EventLog:
     """Read an event log: a file, a folder of files, or a data frame.
 
-    Ids are kept exactly as given. In csv and tsv files, a column is of integers only if every one of its ids
-    is a canonical 64-bit integer.
+    Ids are kept exactly as given. In csv and tsv files, a column is of integers only if every one
+    of its ids is a canonical 64-bit integer.
 
     Raises:
-        DataError: The file cannot be read, columns or values are missing, timestamps cannot be understood.
+        DataError: The file cannot be read, columns or values are missing, timestamps cannot be
+            understood.
     """
     table = open_table(source)
     check_columns(table, columns.by_option())
@@ -115,7 +116,7 @@ def read_events(source: TableSource, columns: Columns) -> EventLog:
 
 
 def _survey(table: Table, lines: pl.LazyFrame, columns: Columns) -> dict[str, IdKind]:
-    """Look at every event once: refuse missing values, and decide the kind of both ids."""
+    """Check every event for missing values, and return the kind of both ids."""
     kinds: dict[str, IdKind] = {}
     looks = {"events": pl.len()}
     missing = {name: is_missing(name, table.schema[name]) for name in (columns.user, columns.item)}
@@ -148,7 +149,8 @@ def _refuse_missing(table: Table, lines: pl.LazyFrame, name: str, mask: pl.Expr,
 def _without_duplicates(coded: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     """Drop all but the first of equal events, from events sorted by user and time.
 
-    Only events that share user and time with a neighbour can be duplicates; hashing the rest is not needed.
+    Only events that share user and time with a neighbour can be duplicates; the others need no
+    hash.
     """
     users, times = coded["user"].to_numpy(), coded["timestamp"].to_numpy()
     like_next = (users[1:] == users[:-1]) & (times[1:] == times[:-1])

@@ -1,7 +1,6 @@
 """The order of item rows: most popular in train first.
 
-Samplers that draw by popularity, and shards of the item table, can then work on row numbers alone. It works
-on codes and knows nothing of external ids.
+Samplers that draw by popularity then need nothing but row numbers.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
-"""The k-core of an event log: every user and every item that is left has at least k events.
+"""The k-core of an event log: every remaining user and item has at least k events.
 
-Dropping rare items can push users below k, and the other way round, so this repeats until nothing changes.
-The result does not depend on the order of dropping. It knows nothing of times and splits.
+Dropping rare items can leave users with fewer than k events, and vice versa, so the filter repeats
+until nothing changes. The result does not depend on the order of dropping.
 """
 
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from re4.training.data.events import Events
 
 @dataclass(frozen=True, kw_only=True)
 class Filtered:
-    """The events that are left, with codes made dense again, and what was dropped."""
+    """The remaining events, with dense codes, and the counts of dropped ones."""
 
     events: Events
-    """What is left; users, items and events keep their order."""
+    """The remaining events; users, items and events keep their order."""
     num_users_dropped: int
-    """Users with fewer than k events among the items that are left."""
+    """Users with fewer than k events among the remaining items."""
     num_items_dropped: int
-    """Items with fewer than k events among the users that are left."""
+    """Items with fewer than k events among the remaining users."""
     num_events_dropped: int
     """Events of dropped users and items."""
 
@@ -32,7 +32,7 @@ def k_core(events: Events, min_events: int) -> Filtered:
     """Keep users and items with at least `min_events` events, repeated until nothing changes.
 
     Raises:
-        DataError: Nothing is left; the message says what was left after every round.
+        DataError: Nothing is left; the message has the counts after every round.
     """
     users_E, items_E = events.users_E, events.items_E
     places_E = np.arange(events.num_events)
@@ -76,7 +76,7 @@ def _step(users_E: npt.NDArray[np.uint32], items_E: npt.NDArray[np.uint32]) -> s
 
 
 def _dense(codes_E: npt.NDArray[np.uint32], ids: pl.Series) -> tuple[npt.NDArray[np.uint32], pl.Series]:
-    """Number the codes that are left 0, 1, … in their old order."""
+    """Renumber the remaining codes 0, 1, … in their order."""
     used = np.bincount(codes_E, minlength=len(ids)) > 0
     new_codes = (np.cumsum(used) - 1).astype(np.uint32)
     return new_codes[codes_E], ids.filter(pl.Series(used))

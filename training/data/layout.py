@@ -1,7 +1,4 @@
-"""What the description of a prepared data set, `dataset.json`, holds, and how it is read.
-
-It knows nothing of the arrays beside it: `dataset.py` opens those.
-"""
+"""The description of a prepared data set, `dataset.json`."""
 
 import json
 from collections.abc import Mapping
@@ -43,14 +40,14 @@ class SplitInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
-    """What `dataset.json` says."""
+    """The content of `dataset.json`."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
 
     schema_version: int
     """The version of this folder's layout."""
     name: str
-    """A short name for people: the folder's name when the data set was prepared."""
+    """The folder's name when the data set was prepared."""
     num_items: int
     """Rows of `items.parquet`."""
     item_id_kind: IdKind
@@ -60,13 +57,13 @@ class DatasetInfo:
     splits: dict[SplitName, SplitInfo]
     """Counts by split."""
     prepared: dict[str, JsonValue]
-    """Every option that the data set was prepared with, and what was detected in the input."""
+    """The options of the preparation, and findings about the input."""
     dropped: dict[str, int]
-    """What was left out or noticed, by reason."""
+    """Counts of what was dropped or noticed, by reason."""
 
 
 def kind_of(ids: pl.Series) -> IdKind:
-    """Say which kind of external id a column holds.
+    """Return the kind of the external ids in a column.
 
     Raises:
         DataError: The column is neither Int64 nor String.

@@ -46,19 +46,23 @@ def prepare_data(
     """Prepare a data set for training from an event log, as `re4 data prepare` does.
 
     Args:
-        events: The event log, a user, an item and a timestamp in every row: the path of a file or of a folder
-            of files, or a data frame of polars, pandas or another library.
+        events: The event log, a user, an item and a timestamp in every row: the path of a file or
+            of a folder of files, or a data frame of polars, pandas or another library.
         out: The folder to write; it must not exist, or be empty.
-        catalogue: Descriptions to join onto the items (title, genres, …), a row for each item; as `events`.
+        catalogue: Descriptions to join onto the items (title, genres, …), a row for each item; as
+            `events`.
         user_column: The event log's column of user ids.
         item_column: Its column of item ids.
         timestamp_column: Its column of times: since 1970, ISO 8601, or dates.
         catalogue_item_column: The catalogue's column of item ids; None for `item_column`.
-        min_events: Users and items with fewer events are dropped, until none are left; 1 drops nothing.
+        min_events: Users and items with fewer events are dropped, until none are left; 1 drops
+            nothing.
         max_user_events: Of users with more, only the newest so many events stay.
-        split: How train, valid and test are separated: by user (80, 10 and 10 % of the users), or by time.
+        split: How train, valid and test are separated: by user (80, 10 and 10 % of the users), or
+            by time.
         seed: Draws the held-out users of a split by user.
-        now_s: Seconds since 1970; events more than a day later are dropped. None for the present time.
+        now_s: Seconds since 1970; events more than a day later are dropped. None for the present
+            time.
 
     Raises:
         DataError: The input cannot be used, nothing is left of it, or `out` is not free.

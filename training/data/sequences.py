@@ -1,6 +1,6 @@
-"""Reading data that is split already: a file for each split, a user a line, `user item item …`, oldest first.
+"""Read ready-split data: a file for each split, a user a line, `user item item …`, oldest first.
 
-Fields are separated by blanks or tabs; a file may be gzipped. It knows nothing of event logs and timestamps.
+Fields are separated by blanks or tabs; a file may be gzipped.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +23,7 @@ _BLOCK = 1 << 20  # ids held as Python strings at a time
 
 @dataclass(frozen=True, kw_only=True)
 class SplitFiles:
-    """What three ready-split files hold; item codes in place of item rows."""
+    """The content of three ready-split files, with item codes in place of item rows."""
 
     sequences: Mapping[SplitName, Sequences]
     """By split."""
@@ -37,7 +37,7 @@ class SplitFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class _Lines:
-    """One file, read: ids as text."""
+    """The content of one file, with ids as text."""
 
     users: pl.Series
     items: pl.Series
@@ -47,15 +47,17 @@ class _Lines:
 def read_sequences(files: Mapping[SplitName, Path], advance: Callable[[], None]) -> SplitFiles:
     """Read the three files of data that is split already.
 
-    Ids are integers if all ids of that kind, in all three files, are canonical 64-bit integers; else strings.
-    Held-out users with one event are dropped: they cannot have both history and a target.
+    Ids are integers if all ids of that kind, in all three files, are canonical 64-bit integers;
+    else strings. Held-out users with one event are dropped: they cannot have both history and a
+    target.
 
     Args:
         files: The file of every split.
         advance: Called after each file.
 
     Raises:
-        DataError: A file is missing, unreadable or empty, a line has no items, or a user has two lines.
+        DataError: A file is missing, unreadable or empty, a line has no items, or a user has two
+            lines.
     """
     lines: dict[SplitName, _Lines] = {}
     for split in SPLITS:
@@ -119,7 +121,7 @@ def _read(file: Path) -> _Lines:
 
 
 def _fields(file: Path) -> Iterator[tuple[int, list[str]]]:
-    """Give the fields of every line that is not blank, with its number."""
+    """Yield the number and the fields of every line that is not blank."""
     for number, line in numbered_lines(file):
         fields = line.split()
         if fields:

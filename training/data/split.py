@@ -1,7 +1,7 @@
-"""Splitting events into train, valid and test, by user or by time.
+"""Split events into train, valid and test, by user or by time.
 
-Both ways take, for every chosen user, the first so many events, and call the first so many of these history.
-It works on codes of users and items and knows nothing of external ids or files.
+A split takes the first events of every chosen user; the first ones of these are the history, the
+rest are targets.
 
 Shape suffixes: U users, E events; U1 is U + 1.
 """
@@ -33,9 +33,10 @@ class Split:
 
 
 def split_by_user(events: Events, seed: int) -> Split:
-    """Give a tenth of the users to valid, a tenth to test, and the others to train, drawn with a seed.
+    """Draw a tenth of the users for valid and a tenth for test, with a seed; the others are train.
 
-    Of a held-out user's n events, the first ⌊0.8 n⌋ are history. Held-out users with one event are dropped.
+    Of a held-out user's n events, the first ⌊0.8 n⌋ are history. Held-out users with one event are
+    dropped.
 
     Raises:
         DataError: There are too few users.
@@ -71,9 +72,9 @@ def split_by_user(events: Events, seed: int) -> Split:
 def split_by_time(events: Events) -> Split:
     """Cut at two times, so that about 80, 10 and 10 per cent of the events lie before, between and after.
 
-    Train holds every user's events before the first cut. Valid holds the users with events between the cuts,
-    test those with events after the second cut: these are the targets, and all earlier events the history.
-    Users without history are dropped there.
+    Train holds every user's events before the first cut. Valid holds the users with events between
+    the cuts, test those with events after the second cut: these are the targets, and all earlier
+    events the history. Users without history are dropped there.
 
     Raises:
         DataError: The events lie at too few distinct times.
@@ -128,7 +129,7 @@ def _take(
 ) -> Sequences:
     """Take the first `ends_U` events of the chosen users; each has at least one."""
     starts, lengths = offsets_U1[:-1][chosen_U], ends_U[chosen_U]
-    # +1 where a taken stretch starts, -1 where it ends: the running sum is 1 inside and 0 outside.
+    # +1 at the start of a taken range, -1 at its end: the running sum is 1 inside and 0 outside.
     marks_E = np.zeros(events.num_events + 1, dtype=np.int8)
     marks_E[starts] += 1
     marks_E[starts + lengths] -= 1

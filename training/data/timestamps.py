@@ -1,8 +1,8 @@
 """Timestamps of an event log in any of the usual notations, as numbers that sort by time.
 
-Whole and fractional numbers are kept as they are: only their order matters, and the unit (seconds,
-milliseconds, …) is told from their size, for the report. Text is read as a number or as ISO 8601. Text
-without a zone is taken as UTC. It knows nothing of users and items.
+Whole and fractional numbers keep their values, because only their order matters; the unit (seconds,
+milliseconds, …) is inferred from their size, for the report. Text is read as a number or as ISO
+8601, in UTC unless it has a zone.
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ import polars as pl
 
 from re4.common.errors import DataError
 
-# The largest magnitude that is taken for each unit. 1e11 seconds is the year 5138, 1e11 milliseconds is 1973:
-# data that people record about each other lies between these.
+# The largest magnitude of each unit. 1e11 seconds is the year 5138, 1e11 milliseconds is 1973: the times of
+# event logs lie between these.
 _UNITS: tuple[tuple[str, float, float], ...] = (
     ("seconds", 1e11, 1.0),
     ("milliseconds", 1e14, 1e3),
@@ -34,14 +34,14 @@ _NUM_SHOWN = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Timestamps:
-    """A column of timestamps and how it was read."""
+    """A column of timestamps and its notation."""
 
     values: pl.Series
     """Int64 or Float64 [E], rising with time."""
     notation: str
-    """What the column held, for the report, such as `seconds since 1970`."""
+    """The notation of the column, for the report, such as `seconds since 1970`."""
     units_per_second: float
-    """How many units of `values` make a second."""
+    """Units of `values` in a second."""
 
     def date_of(self, value: float) -> str:
         """Write one of the values as an ISO 8601 date and time in UTC, or as a number where no date fits."""
@@ -59,7 +59,8 @@ def parse_timestamps(where: str, column: pl.Series) -> Timestamps:
         column: At least one value, none null.
 
     Raises:
-        DataError: The type cannot be a time, values cannot be read (the first are named), or units are mixed.
+        DataError: The type cannot be a time, values cannot be read (the first are named), or units
+            are mixed.
     """
     if column.dtype == pl.String:
         numbers = _as_numbers(column)

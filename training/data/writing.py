@@ -1,8 +1,8 @@
-"""Writing a prepared data set: whole or not at all.
+"""Write a prepared data set, whole or not at all.
 
-Everything goes to a hidden folder beside the destination, is opened and checked there as any reader would,
-and is then moved. Killed at any instant, the destination is absent or complete, and what is left of the
-hidden folder goes when the next data set is written beside it.
+The files are written to a hidden folder beside the destination, opened and checked there, and then
+moved. After a kill at any moment the destination is absent or complete; the hidden folder is
+removed when the next data set is written beside it.
 """
 
 import json
@@ -34,7 +34,7 @@ _PREFIX: Final = ".preparing-"
 
 
 def refuse_existing(path: Path) -> None:
-    """Refuse a destination that already holds something: no data set is ever overwritten.
+    """Refuse a destination that is not empty, because no data set is ever overwritten.
 
     Raises:
         DataError: `path` is a file or a folder that is not empty.
@@ -61,14 +61,14 @@ def write_dataset(
         items: `item_id` first (Int64 or String), row order = item row.
         sequences: The sequences of every split.
         users: The user ids of every split (Int64 or String), in the order of its sequences.
-        prepared: The options used and what was detected in the input, for `dataset.json`.
+        prepared: The options used and the findings about the input, for `dataset.json`.
         dropped: Counts by reason, for `dataset.json`.
 
     Returns:
         The data set, opened.
 
     Raises:
-        DataError: The destination is not free, or what was to be written is not a valid data set.
+        DataError: The destination is not free, or the content is not a valid data set.
     """
     refuse_existing(path)
     path.parent.mkdir(parents=True, exist_ok=True)

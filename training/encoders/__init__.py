@@ -1,4 +1,4 @@
-"""The encoders: forward flows from item vectors to interests. `presets.py`, one folder up, lists them."""
+"""The encoders, the forward flows from item vectors to interests; `training/presets.py` lists them."""
 
 from importlib import import_module
 
@@ -9,6 +9,6 @@ from re4.training.presets import PRESETS
 
 def build_encoder(config: TrainConfig) -> Encoder:
     """Make the encoder that a resolved configuration names, with fresh weights."""
-    kind = PRESETS[config.model]
-    encoder: Encoder = getattr(import_module(kind.module), kind.class_name)(config)
+    preset = PRESETS[config.model]
+    encoder: Encoder = getattr(import_module(preset.module), preset.class_name)(config)
     return encoder

@@ -1,7 +1,8 @@
 """Self-attention over a history, once per interest: what Re4 and ComiRec-SA share.
 
-`a[k,j] = softmax_j( w_k · tanh(W1 x_j) )` over the valid positions j of a history. What an interest is
-made of from these weights is the subclass's part (`pool`).
+`a[k,j] = softmax_j( w_k · tanh(W1 x_j) )` over the valid positions j of a history. A subclass makes
+the interests from the attention (`pool`). In training on a CPU a C kernel computes the attention
+and its gradients (`kernels/attention.c`).
 """
 
 import ctypes
@@ -33,11 +34,11 @@ class AttentionEncoder(Encoder):
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
 
     def pool(self, history_vectors_BLD: Tensor, attention_BKL: Tensor) -> Tensor:
-        """Give what the attention makes of the history, before the head: [B, K, D]."""
+        """Make the interests from the attention, before the head: [B, K, D]."""
         raise NotImplementedError
 
     def log_attention(self, history_vectors_BLD: Tensor, lengths_B: Tensor) -> Tensor:
-        """Give `log a` [B, K, L]; minus infinity on padding."""
+        """Return `log a` [B, K, L]; minus infinity on padding."""
         if self.training:
             compiled = _kernel_for(history_vectors_BLD, self.W1.weight, self.w.weight)
             if compiled is not None:
@@ -49,7 +50,7 @@ class AttentionEncoder(Encoder):
         if self.position is not None:
             attended_BLD = attended_BLD + self.position[:length]
         valid_BL = valid_mask(lengths_B, length)
-        if self.training:  # padding is left out of the work; the exported graph has fixed shapes instead
+        if self.training:  # padding is skipped; the exported graph has fixed shapes
             logits_BLK = attended_BLD.new_full((*valid_BL.shape, self.w.out_features), -torch.inf)
             logits_BLK[valid_BL] = self._logits(attended_BLD[valid_BL]).to(logits_BLK.dtype)
         else:
@@ -61,7 +62,7 @@ class AttentionEncoder(Encoder):
         return logits
 
     def interests(self, history_vectors_BLD: Tensor, attention_BKL: Tensor) -> Tensor:
-        """Give the interests [B, K, D] that these attentions make of the history."""
+        """Return the interests [B, K, D] that the attention makes from the history."""
         interests_BKD = self.pool(history_vectors_BLD, attention_BKL)
         if self.head is not None:
             interests_BKD = torch.tanh(self.head(interests_BKD))
@@ -79,7 +80,7 @@ class AttentionEncoder(Encoder):
 
 
 def _kernel_for(history_vectors_BLD: Tensor, W1_HD: Tensor, w_KH: Tensor) -> ctypes.CDLL | None:
-    """The compiled code for tensors like these; None where there is none."""
+    """Load the kernel for tensors like these; None where there is none."""
     width, dim = W1_HD.shape
     return kernel_for(history_vectors_BLD, "attention.c", {"DIM": dim, "WIDTH": width}, HEADS=len(w_KH))
 
@@ -92,7 +93,7 @@ def _log_attention(
     W1_HD: Tensor,
     w_KH: Tensor,
 ) -> Tensor:
-    """Give `log a` [B, K, L], minus infinity on padding; positions [L or more, D] are added to histories."""
+    """Return `log a` [B, K, L], minus infinity on padding; positions [≥ L, D] are added to histories."""
     apply: Callable[..., Tensor] = _LogAttention.apply  # typed by some versions of PyTorch only
     return apply(compiled, history_vectors_BLD, lengths_B, positions, W1_HD, w_KH)
 

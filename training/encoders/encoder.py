@@ -1,8 +1,9 @@
-"""What every encoder gives, and the last step that all of them share: the scale of the scores.
+"""The base class of encoders, its output, and the scale of the scores.
 
-With `scores = "cosine"` an interest is brought to length 1, and with a temperature it is divided by it,
-*inside* the forward flow. So the inner product of interest and item vector is the score of training
-everywhere behind it: in the index, in the merge, and in replies.
+An encoder holds no item vectors. Histories are newest first, padded at the end; a length is at
+least 1. With `scores = "cosine"` interests are normalised, and with a temperature they are divided
+by it, both inside the forward flow: the inner product of interest and item vector is the score of
+training in the index, in the merge and in replies.
 """
 
 from dataclasses import dataclass
@@ -16,21 +17,21 @@ from re4.training.kernels.masks import valid_mask
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """The interests of a batch of histories, and what they were made of."""
+    """The interests of a batch of histories, and the attention that they were made from."""
 
     interests_BKD: Tensor
-    """As they are served. An interest that a user does not have repeats the user's first one, so that the
-    maximum over interests needs no mask anywhere."""
+    """As served. A user with fewer than K interests has the first one repeated, so that the maximum
+    over interests needs no mask."""
     attention_BKL: Tensor
-    """Shares of the history's items, 0 on padding. A row sums to 1, or to 0 where the interest is missing."""
+    """Shares of the history's items, 0 on padding. A row sums to 1; to 0 for a repeated interest."""
     log_attention_BKL: Tensor | None = None
-    """From encoders with attention, minus infinity on padding: what the backward flows work on."""
+    """Of encoders with attention, the input of the backward flows; minus infinity on padding."""
     active_BK: Tensor | None = None
     """Which interests a user has, bool; None where every user has all K."""
 
 
 class Encoder(nn.Module):
-    """The forward flow: item vectors of a history to K interests. It holds no item table."""
+    """The forward flow: from the item vectors of a history to K interests."""
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
@@ -55,13 +56,13 @@ class Encoder(nn.Module):
         return encoded.interests_BKD, encoded.attention_BKL
 
     def scaled(self, interests_BKD: Tensor) -> Tensor:
-        """Bring interests to the scale at which their inner products with items are scores."""
+        """Scale interests so that their inner products with items are scores."""
         if self._is_cosine:
             interests_BKD = F.normalize(interests_BKD, dim=2)
         return interests_BKD if self._temperature == 1 else interests_BKD / self._temperature
 
 
 def even_attention(history_vectors_BLD: Tensor, lengths_B: Tensor) -> Tensor:
-    """Give every item of a history the same share: [B, 1, L]."""
+    """Return every item of a history the same share: [B, 1, L]."""
     valid_BL = valid_mask(lengths_B, history_vectors_BLD.shape[1]).to(history_vectors_BLD.dtype)
     return (valid_BL / lengths_B[:, None])[:, None, :]

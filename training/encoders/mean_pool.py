@@ -1,6 +1,6 @@
 """Mean-pooled history: one interest, the plain mean of the history's item vectors.
 
-The baseline with nothing but item vectors to learn; what an encoder adds is its distance from this one.
+The baseline without encoder weights: only item vectors are learned.
 """
 
 from torch import Tensor
@@ -9,7 +9,7 @@ from re4.training.encoders.encoder import Encoded, Encoder, even_attention
 
 
 class MeanPoolEncoder(Encoder):
-    """The mean, in which every item of the history counts alike."""
+    """The mean of the history, every item with the same weight."""
 
     def encode(self, history_vectors_BLD: Tensor, lengths_B: Tensor) -> Encoded:
         """Take the mean over the valid positions."""

@@ -1,14 +1,14 @@
-"""MIND's forward flow: behaviours are routed to interest capsules, and short histories get fewer of them.
+"""MIND's forward flow: dynamic routing of the history to interest capsules, fewer for short histories.
 
-One bilinear map S for all pairs, and routing logits `b[k,j]` that start from a normal draw and are not
-learned (all interests would otherwise stay alike). In each of three rounds
+All pairs share one bilinear map S. The routing logits `b[k,j]` start from a normal draw and are not
+learned; from equal logits all interests would stay equal. In each of three rounds
 
     w[·,j] = softmax_k b[k,j]      z_k = squash( Σ_j w[k,j] S x_j )      b[k,j] += z_k · S x_j
 
-with `squash(s) = ‖s‖² / (1 + ‖s‖²) · s / ‖s‖`. A history of n items has `max(1, min(K, ⌊log2 n⌋))` interests.
-The rest repeat the first one and attend to nothing. Gradients flow through the last round only, as in the
-authors' code.
-Source: Li et al., "Multi-Interest Network with Dynamic Routing for Recommendation at Tmall", CIKM 2019.
+with `squash(s) = ‖s‖² / (1 + ‖s‖²) · s / ‖s‖`. A history of n items has `max(1, min(K, ⌊log2 n⌋))`
+interests. The rest repeat the first one and attend to nothing. Gradients flow through the last
+round only, as in the authors' code. Source: Li et al., "Multi-Interest Network with Dynamic Routing
+for Recommendation at Tmall", CIKM 2019.
 """
 
 import torch
@@ -30,15 +30,15 @@ class MindEncoder(Encoder):
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
         self.S = nn.Linear(config.embedding_dim, config.embedding_dim, bias=False)
-        # Starting at the identity, interests start inside the items' own space.
+        # From the identity, interests start in the space of the item vectors.
         nn.init.eye_(self.S.weight)
         self.register_buffer("routing", torch.randn(config.K, config.max_history_length))
 
     def encode(self, history_vectors_BLD: Tensor, lengths_B: Tensor) -> Encoded:
-        """Route the history to the interests that its length allows."""
+        """Route the history to as many interests as its length allows."""
         length, num_interests = history_vectors_BLD.shape[1], self.routing.shape[0]
         numbers_K = torch.arange(num_interests, device=lengths_B.device)
-        # ⌊log2 n⌋ interests: number k, from 0, is there where 2^(k+1) <= n; the first always is.
+        # ⌊log2 n⌋ interests: number k, from 0, exists where 2^(k+1) <= n; the first one always exists.
         active_BK = (lengths_B[:, None] >= 2 ** (numbers_K + 1)) | (numbers_K == 0)
         valid_BL = valid_mask(lengths_B, length)
         mapped_BLD = self.S(history_vectors_BLD) * valid_BL[:, :, None]
@@ -57,7 +57,7 @@ class MindEncoder(Encoder):
 
 
 def _shares(logits_BKL: Tensor, active_BK: Tensor) -> Tensor:
-    """Give how each behaviour divides itself between the interests that are there; 0 for the rest."""
+    """Return the share of each item in the existing interests; 0 in the others."""
     return logits_BKL.masked_fill(~active_BK[:, :, None], -torch.inf).softmax(dim=1)
 
 

@@ -16,7 +16,7 @@ class Re4Encoder(AttentionEncoder):
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
         self.W2 = nn.Linear(config.embedding_dim, config.embedding_dim, bias=False)
-        # Starting at the identity, interests start inside the items' own space.
+        # From the identity, interests start in the space of the item vectors.
         nn.init.eye_(self.W2.weight)
 
     def pool(self, history_vectors_BLD: Tensor, attention_BKL: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""What a ranked list is worth: Recall, HitRate and NDCG, as ComiRec's protocol defines them.
+"""The metrics of a ranked list: Recall, HitRate and NDCG, as ComiRec's protocol defines them.
 
 Per user, with T the set of distinct targets and the list cut at n: Recall = |list ∩ T| / |T|,
-HitRate = 1 where the list holds any target, NDCG = Σ 1/log2(rank + 1) over the targets found, at their
-true rank, divided by the best possible for min(|T|, n) targets.
+HitRate = 1 where the list contains a target, NDCG = Σ 1/log2(rank + 1) over the targets found, at
+their true rank, divided by the best possible for min(|T|, n) targets.
 """
 
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ def rank_metrics(is_target_UM: NDArray[np.bool_], num_targets_U: NDArray[np.int6
     """Compute the metrics of the first `cut` places of each list.
 
     Args:
-        is_target_UM: whether the item at each place, best first, is one of the user's targets; a list
-            holds no item twice.
+        is_target_UM: whether the item at each place, best first, is one of the user's targets; a
+            list holds no item twice.
         num_targets_U: distinct targets of each user, at least 1.
         cut: n, at most M.
     """

@@ -1,8 +1,8 @@
-"""The evaluation protocol: whole-catalogue exact ranking for held-out users (ComiRec's).
+"""The evaluation protocol: exact ranking of the whole catalogue for held-out users (ComiRec's).
 
-A held-out user's history gives interests; every item of the catalogue is scored by the maximum inner
-product over them; the list is compared with the user's later events. The history stays in the list, as
-in ComiRec, or is taken out, as a server asked to exclude it would.
+The history of a held-out user is encoded to interests. The score of an item is its largest inner
+product with them. The list is compared with the user's later events. The items of the history stay
+in the list, as in ComiRec, or are taken out, as by a server with `exclude_history`.
 """
 
 from dataclasses import asdict, dataclass
@@ -18,13 +18,13 @@ from re4.training.evaluation.metrics import UserMetrics, rank_metrics
 from re4.training.model.model import MultiInterestModel
 
 CUTS = (20, 50)
-# Scores of one block of users, at most this many, so that memory does not grow with the catalogue.
+# The most scores of a block of users, so that memory does not grow with the catalogue.
 _SCORES_PER_BLOCK = 32_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Means over the users of one split; everything between 0 and 1 but the counts and the cosine."""
+    """Means over the users of one split: counts, values between 0 and 1, and a cosine."""
 
     num_users: int
     """Users of the split."""
@@ -41,21 +41,21 @@ class Evaluation:
     ndcg_50: float
     """NDCG@50."""
     coverage_50: float
-    """Share of the catalogue that stands in at least one user's first 50."""
+    """Share of the catalogue within the first 50 of at least one user."""
     interest_cosine: float
-    """Mean cosine between two interests of a user: 1 where they are the same, lower is more distinct."""
+    """Mean cosine between two interests of a user: 1 for equal ones, lower for more distinct ones."""
 
     def to_json(self) -> dict[str, float]:
-        """Give the fields as a JSON object."""
+        """Return the fields as a JSON object."""
         return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Ranking:
-    """What a model puts first for each user of a split."""
+    """The first items of each user of a split."""
 
     top_UM: NDArray[np.int64]
-    """Item rows, best first, as many as the deepest cut; -1 where there is none."""
+    """Item rows, best first, as many as the largest cut-off; -1 for none."""
     interest_cosine: float
     """Mean cosine between two interests of a user; 1 for a model with one interest."""
 
@@ -102,7 +102,7 @@ def rank(model: MultiInterestModel, held_out: Sequences, *, exclude_history: boo
 
 
 def summarise(ranking: Ranking, held_out: Sequences, num_items: int) -> Evaluation:
-    """Give the means over the users of a split."""
+    """Return the means over the users of a split."""
     by_cut = user_metrics(ranking.top_UM, held_out)
     return Evaluation(
         num_users=held_out.num_users,
@@ -118,7 +118,7 @@ def summarise(ranking: Ranking, held_out: Sequences, num_items: int) -> Evaluati
 
 
 def history_and_targets(held_out: Sequences, user: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Give a held-out user's whole history and later events, as item rows, oldest first."""
+    """Return a held-out user's whole history and later events, as item rows, oldest first."""
     start, stop = int(held_out.offsets_U1[user]), int(held_out.offsets_U1[user + 1])
     middle = start + int(held_out.num_history_U[user])
     items = held_out.items_E
@@ -126,7 +126,7 @@ def history_and_targets(held_out: Sequences, user: int) -> tuple[NDArray[np.int6
 
 
 def user_metrics(top_UM: NDArray[np.int64], held_out: Sequences) -> dict[int, UserMetrics]:
-    """Compare each user's list, best first and without repeats, with the later events, at every cut."""
+    """Return the metrics of each user's list, best first and without repeats, at every cut-off."""
     is_target_UM = np.empty(top_UM.shape, dtype=bool)
     num_targets_U = np.empty(len(top_UM), dtype=np.int64)
     for user, top_M in enumerate(top_UM):
@@ -137,7 +137,7 @@ def user_metrics(top_UM: NDArray[np.int64], held_out: Sequences) -> dict[int, Us
 
 
 def _cosines(encoded: Encoded) -> tuple[float, int]:
-    """Sum the cosines over the ordered pairs of interests that the users have, and count the pairs."""
+    """Return the sum of cosines over ordered pairs of the users' interests, and the number of pairs."""
     unit_BKD = torch.nn.functional.normalize(encoded.interests_BKD, dim=2)
     if encoded.active_BK is not None:
         unit_BKD = unit_BKD * encoded.active_BK[:, :, None]

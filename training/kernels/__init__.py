@@ -1,7 +1,7 @@
-"""What a step spends most of its time in, in C, compiled for this processor when first needed.
+"""The hot loops of a training step as C kernels, compiled on first use for the local CPU.
 
-What is compiled stays in the user's cache folder. Where there is no C compiler, or with `RE4_NATIVE=0`, the
-same sums are worked out by PyTorch's operations, more slowly; so are those on a GPU.
+Compiled kernels stay in the user's cache folder. Without a C compiler, with `RE4_NATIVE=0` and on a
+GPU, PyTorch's operations compute the same sums; on a CPU they are slower.
 """
 
 import ctypes
@@ -37,20 +37,20 @@ _FLAGS = (
 )
 _COMPILE_S = 120
 MAX_LANES = 16
-"""Numbers of the widest vector: rows in C are multiples of it."""
+"""Float32 numbers of the widest SIMD vector; the length of a row in C is a multiple of it."""
 _lock = Lock()
 _loaded: dict[tuple[str, tuple[tuple[str, int], ...]], ctypes.CDLL | None] = {}
 
 
 def has_kernels() -> bool:
-    """Say whether there is a C compiler, and nobody asked for PyTorch's operations."""
+    """Return whether there is a C compiler and `RE4_NATIVE` is not 0."""
     return os.environ.get("RE4_NATIVE", "1") != "0" and _compiler() is not None
 
 
 def load_kernel(source: str, **constants: int) -> ctypes.CDLL | None:
-    """Give the functions of a C file of this folder, compiled with these constants; None where it cannot be.
+    """Return a C file of this folder, compiled with these constants; None where that is impossible.
 
-    Threads may ask at once; only the first one compiles.
+    Threads may call it at the same time; the first one compiles.
     """
     if not has_kernels():
         return None
@@ -61,7 +61,7 @@ def load_kernel(source: str, **constants: int) -> ctypes.CDLL | None:
                 _loaded[key] = _load(Path(__file__).with_name(source), constants)
             except (OSError, subprocess.SubprocessError) as error:
                 reason = str(getattr(error, "stderr", None) or error).strip()
-                _log.info(f"{source} could not be compiled, and PyTorch does its work, more slowly: {reason}")
+                _log.info(f"{source} could not be compiled; PyTorch does its work, more slowly: {reason}")
                 _loaded[key] = None
         return _loaded[key]
 
@@ -69,7 +69,7 @@ def load_kernel(source: str, **constants: int) -> ctypes.CDLL | None:
 def kernel_for(
     tensor: Tensor, source: str, widths: Mapping[str, int], **constants: int
 ) -> ctypes.CDLL | None:
-    """The same for numbers like a tensor's, in rows of these widths; None where it does not take those."""
+    """Load a kernel for rows of these widths, like a tensor's; None where it does not accept them."""
     is_for_it = tensor.device.type == "cpu" and tensor.dtype == torch.float32
     if not is_for_it or any(width % MAX_LANES for width in widths.values()):
         return None
@@ -77,16 +77,16 @@ def kernel_for(
 
 
 def call_kernel(function: Callable[..., int], *arguments: Tensor | int | None) -> int:
-    """Call a C function with int64 numbers, and with the memory of contiguous CPU tensors; None is NULL.
+    """Call a C function with int64 numbers and the memory of contiguous CPU tensors; None is NULL.
 
     Returns:
-        What it returns, an int.
+        The function's int.
     """
 
     def as_c(value: Tensor | int | None) -> ctypes.c_int64 | ctypes.c_void_p:
         if isinstance(value, int):
             return ctypes.c_int64(value)
-        assert value is None or (value.is_contiguous() and value.device.type == "cpu"), "not one piece"
+        assert value is None or (value.is_contiguous() and value.device.type == "cpu"), "not contiguous"
         return ctypes.c_void_p(None if value is None else value.data_ptr())
 
     return function(*map(as_c, arguments))
@@ -94,13 +94,11 @@ def call_kernel(function: Callable[..., int], *arguments: Tensor | int | None) -
 
 def _load(source: Path, constants: dict[str, int]) -> ctypes.CDLL:
     compiler = _compiler()
-    assert compiler is not None, "asked before"
+    assert compiler is not None, "has_kernels comes first"
     flags = [*_FLAGS, *(f"-D{name}={value}" for name, value in constants.items())]
     files = sorted(source.parent.glob("*.[ch]"))
-    made_of = repr(
-        [*(file.read_bytes() for file in files), compiler, _version(compiler), flags, _processor()]
-    )
-    name = f"{source.stem}-{hashlib.sha256(made_of.encode()).hexdigest()[:20]}.so"
+    inputs = repr([*(file.read_bytes() for file in files), compiler, _version(compiler), flags, _processor()])
+    name = f"{source.stem}-{hashlib.sha256(inputs.encode()).hexdigest()[:20]}.so"
     try:
         folder = _cache_folder()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -108,7 +106,7 @@ def _load(source: Path, constants: dict[str, int]) -> ctypes.CDLL:
             with replacing(folder / name) as part:
                 _compile(compiler, source, flags, part)
         return ctypes.CDLL(str(folder / name))
-    except OSError:  # no place to keep it
+    except OSError:  # the cache folder cannot be written
         with tempfile.TemporaryDirectory() as scratch:
             _compile(compiler, source, flags, Path(scratch) / name)
             return ctypes.CDLL(str(Path(scratch) / name))
@@ -141,7 +139,7 @@ def _version(compiler: str) -> str:
 
 @cache
 def _processor() -> str:
-    """Tell processors apart for which code would be compiled differently."""
+    """Identify the CPU: another one needs other machine code."""
     known = Path("/proc/cpuinfo")
     if known.exists():
         lines = known.read_text(encoding="utf-8").splitlines()

@@ -5,5 +5,5 @@ from torch import Tensor
 
 
 def valid_mask(lengths_B: Tensor, length: int) -> Tensor:
-    """Give bool [B, length]: histories come first, padding behind them."""
+    """Return bool [B, length]: true on the history, false on the padding behind it."""
     return torch.arange(length, device=lengths_B.device)[None, :] < lengths_B[:, None]

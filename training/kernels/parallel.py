@@ -1,11 +1,11 @@
-"""Work cut into pieces, gradients with it: each piece has a core, and its cache, to itself.
+"""Parallel work in blocks, each with its gradients, on one thread a block.
 
-The large intermediate values of a loss (scores against thousands of negatives, L pieces for each interest)
-need not outlive their block: the gradient of a sum is known as soon as the block is done. So a loss works
-through its blocks once, forward and backward, in buffers that stay in the processor's cache, and is handed to
-autograd as a value whose gradients are known already.
+The large intermediate values of a loss (scores against thousands of negatives, L pieces for each
+interest) are needed within a block of examples only, because the gradient of a sum is known as soon
+as the block is done. A loss works through its blocks once, forward and backward, in buffers that
+stay in the CPU's cache, and gives autograd a value whose gradients are known.
 
-One thread a piece, and not all threads on each: they need not wait for each other at every operation.
+A thread takes a whole block, so that threads do not wait for each other at every operation.
 """
 
 from collections.abc import Callable
@@ -21,10 +21,10 @@ T = TypeVar("T")
 
 
 def in_threads(work: Callable[[int], T], num_pieces: int, device: torch.device) -> list[T]:
-    """Give `work(0), work(1), …`, worked out side by side where a CPU has threads for it.
+    """Return `work(0), work(1), …`, computed in parallel on the CPU's threads.
 
-    A thread starts out with autograd on and autocast off, whatever the caller has, and keeps every
-    operation to itself; pieces within pieces run one after the other.
+    A worker thread starts with autograd on and autocast off, independent of the caller, and runs
+    every operation on itself alone; nested calls run sequentially.
     """
     num_threads = min(torch.get_num_threads(), num_pieces) if device.type == "cpu" else 1
     if num_threads == 1:
@@ -34,12 +34,12 @@ def in_threads(work: Callable[[int], T], num_pieces: int, device: torch.device) 
 
 @cache
 def _pool(num_threads: int) -> ThreadPoolExecutor:
-    """Threads that stay, and with them the memory that they have."""
+    """Return a pool whose threads live on, and keep their memory; created once for each size."""
     before, all_there = torch.get_num_threads(), Barrier(num_threads)
 
     def start() -> None:
         torch.set_num_threads(1)
-        torch.get_num_threads()  # a thread takes the number over when it first asks for it
+        torch.get_num_threads()  # a thread adopts the number at its first query
         all_there.wait()
 
     pool = ThreadPoolExecutor(num_threads, initializer=start)
@@ -50,10 +50,10 @@ def _pool(num_threads: int) -> ThreadPoolExecutor:
 
 
 class BlockWorker(Protocol):
-    """What one thread works with: buffers of its own, and sums over the blocks that it was given."""
+    """The buffers of one thread, and its sums over its blocks."""
 
     def __call__(self, block: slice) -> None:
-        """Do a block of rows: add to the own sums, and write these rows' gradients."""
+        """Process a block of rows: add to the sums, and write the gradients of these rows."""
         ...
 
 
@@ -63,14 +63,14 @@ Worker = TypeVar("Worker", bound=BlockWorker)
 def run_blocks(
     new_worker: Callable[[int], Worker], *, num_rows: int, block_rows: int, device: torch.device
 ) -> list[Worker]:
-    """Give every block of rows to a worker; return the workers, whose sums are to be added up.
+    """Distribute blocks of rows over workers; return the workers, whose sums the caller adds up.
 
-    Which worker gets which block depends on the number of threads alone, so a sum is the same every time.
-    Workers run without autograd and without autocast.
+    The assignment of blocks depends on the number of threads alone, so a sum has the same bytes
+    every time. Workers run without autograd and without autocast.
 
     Args:
         new_worker: makes a worker for blocks of at most so many rows.
-        num_rows: rows in all.
+        num_rows: the number of rows.
         block_rows: rows of a block on a CPU; elsewhere there is one block.
         device: where the tensors are.
     """
@@ -90,9 +90,9 @@ def run_blocks(
 
 
 def with_gradients(value: Tensor, inputs: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> Tensor:
-    """Give a scalar that autograd takes for a function of the inputs with these gradients.
+    """Return a scalar that autograd treats as a function of the inputs with these gradients.
 
-    The gradients are handed over: going back changes them in place, so that one goes back once.
+    The backward pass changes the gradients in place, so it can run only once.
     """
     apply: Callable[..., Tensor] = _WithGradients.apply  # typed by some versions of PyTorch only
     return apply(value, gradients, *inputs)

@@ -1,9 +1,9 @@
-"""The arithmetic of a training step: float32, or matrix products of factors rounded to bfloat16.
+"""The precision of a training step: float32, or matrix products of factors rounded to bfloat16.
 
-On a CPU the product itself rounds its factors, and adds up in float32: every tensor stays float32. Processors
-with tiles for it (AMX) are several times faster that way; where there is no instruction for it, the product
-stays float32. On a GPU autocast rounds (not verified there). Weights, gradients, optimiser state and the sums
-of losses are float32 either way.
+On a CPU the matrix product rounds its factors and sums in float32, so every tensor stays float32. A
+CPU with AMX is several times faster that way; a CPU without bfloat16 instructions computes float32
+products. On a GPU autocast rounds (not verified there). Weights, gradients, optimiser state and the
+sums of losses are float32 either way.
 """
 
 import logging
@@ -23,17 +23,17 @@ PRECISIONS: Final = ("auto", "float32", "bf16")
 
 
 def check_precision(name: str) -> None:
-    """Refuse a name that is none.
+    """Refuse an unknown precision.
 
     Raises:
-        UsageError: naming what is allowed.
+        UsageError: with the names that are allowed.
     """
     if name not in PRECISIONS:
         raise UsageError(f"--precision {name}: {', '.join(PRECISIONS)} are possible.")
 
 
 def is_bf16(name: str, device: torch.device) -> bool:
-    """Say whether products are bfloat16; auto chooses it on a GPU that has it, and tells the person."""
+    """Return whether products are bfloat16; auto chooses it on a GPU that has it, and logs the choice."""
     if name != "auto":
         return name == "bf16"
     chosen = device.type == "cuda" and torch.cuda.is_bf16_supported()
@@ -45,7 +45,8 @@ def is_bf16(name: str, device: torch.device) -> bool:
 
 
 def arithmetic(device: torch.device, *, bf16: bool) -> AbstractContextManager[object]:
-    """The context to compute losses in. On a CPU it holds for all threads: enter it once, outside of them."""
+    """Return the context for computing losses. On a CPU it holds for all threads: enter it once,
+    outside them."""
     if not bf16:
         return nullcontext()
     return _rounding_products() if device.type == "cpu" else torch.autocast(device.type, torch.bfloat16)
@@ -63,18 +64,18 @@ def _rounding_products() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Products:
-    """Matrix products into memory that is there already, which a GPU's autocast knows nothing of."""
+    """Matrix products into existing memory, to which a GPU's autocast does not apply."""
 
     bf16: bool
     """Whether the factors are rounded to bfloat16."""
 
     @classmethod
     def on(cls, device: torch.device) -> "Products":
-        """Multiply as the context around this call says (see `arithmetic`)."""
+        """Multiply by the precision of the surrounding context (see `arithmetic`)."""
         return cls(bf16=torch.is_autocast_enabled(device.type))
 
     def put(self, left: Tensor, right: Tensor, *, out: Tensor) -> Tensor:
-        """Write `left @ right` over `out`, and give it back."""
+        """Write `left @ right` to `out`, and return it."""
         if self.bf16:
             return out.copy_(left.bfloat16() @ right.bfloat16())
         return torch.matmul(left, right, out=out)

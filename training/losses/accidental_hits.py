@@ -1,4 +1,4 @@
-"""Where a target is among its own negatives: those places are left out."""
+"""Accidental hits: a target that is among its own negatives is left out of their scores."""
 
 from typing import NamedTuple
 
@@ -13,14 +13,14 @@ class AccidentalHits(NamedTuple):
     negatives_P: Tensor
 
     def of(self, block: slice) -> "AccidentalHits":
-        """Give the places within a block of examples, which are counted from its start."""
+        """Return the places within a block of examples, counted from its start."""
         edges = torch.tensor([block.start, block.stop], device=self.examples_P.device)
         first, last = torch.searchsorted(self.examples_P, edges).tolist()
         return AccidentalHits(self.examples_P[first:last] - block.start, self.negatives_P[first:last])
 
 
 def find_accidental_hits(targets_B: Tensor, negatives_M: Tensor) -> AccidentalHits:
-    """Find the places of the targets' rows among the negatives' rows, int64 both, repeats allowed."""
+    """Find the places of the targets' rows among the negatives' rows; int64, possibly with repeats."""
     sorted_M, order_M = negatives_M.sort()
     first_B = torch.searchsorted(sorted_M, targets_B)
     counts_B = torch.searchsorted(sorted_M, targets_B, right=True) - first_B

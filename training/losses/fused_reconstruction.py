@@ -1,8 +1,8 @@
-"""The sum of squared distances that re-construct is trained by, with its gradients, block by block.
+"""The squared distances of the re-construct loss and their gradients in one pass over blocks of users.
 
-The equations are those of `reconstruct`; here they are taken forward and backward by hand, so that a block's
-pieces are gone before the next block's are made. On a CPU compiled code does it (`kernels/`), where
-there is a compiler; else PyTorch's operations do, one after the other.
+The equations are those of `flows/reconstruct.py`, with the backward pass written by hand, so that
+the pieces of one block only are in memory. On a CPU a C kernel works on a block
+(`kernels/fused_reconstruction.c`); otherwise PyTorch's operations do.
 """
 
 import ctypes
@@ -18,16 +18,16 @@ from re4.training.kernels import call_kernel, kernel_for
 from re4.training.kernels.masks import valid_mask
 from re4.training.kernels.parallel import BlockWorker, run_blocks
 
-# Users of a block: their pieces, a few hundred kilobytes a tensor, stay in the processor's cache.
+# Users of a block: their pieces, a few hundred kilobytes a tensor, stay in the CPU's cache.
 _BLOCK_USERS = 32
-# Compiled code goes through a block by small groups itself.
+# The kernel works on small groups of a block.
 _NATIVE_BLOCK_USERS = 256
-# It keeps what every piece gives to every position.
+# The longest history of the kernel, which holds the shares of all pieces in all positions.
 _NATIVE_LENGTH = 128
 
 
 class DecoderWeights(NamedTuple):
-    """W3 W4 and W5 W4 for L pieces, their biases, and a query for each position."""
+    """The matrices W3 W4 and W5 W4 for L pieces, their biases, and a query for each position."""
 
     to_hidden: Tensor
     """[L C, D]"""
@@ -41,13 +41,13 @@ class DecoderWeights(NamedTuple):
     """[L, C]"""
 
     def first(self, length: int) -> "DecoderWeights":
-        """Give the part that the first pieces need."""
+        """Return the weights of the first `length` pieces."""
         share = len(self.queries)
         return DecoderWeights(*(tensor[: len(tensor) // share * length] for tensor in self))
 
 
 class Reconstruction(NamedTuple):
-    """The way to a reconstruction; i counts pieces, j positions of the history."""
+    """A reconstruction and its intermediate values; i counts pieces, j positions of the history."""
 
     hidden_Zic: Tensor
     shares_Zij: Tensor
@@ -91,19 +91,19 @@ def fused_reconstruction_sum(
     positives_BKL: Tensor,
     lengths_B: Tensor,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Give the sum over positives, and its gradients by interests, histories and each part of the decoder.
+    """Return the sum over positives, and its gradients by interests, histories and each part of the decoder.
 
-    Nothing is tracked by autograd. Users in order of their lengths are quickest: a block of them needs the
+    Autograd tracks nothing. Users in order of their lengths are fastest: a block computes the
     pieces of its longest history.
     """
-    number = history_vectors_BLD.dtype  # with bfloat16 products about, the other arguments may be shorter
+    dtype = history_vectors_BLD.dtype  # under autocast the other arguments may be bfloat16
     users = _Users(
-        interests_BKD=interests_BKD.to(number).contiguous(),
+        interests_BKD=interests_BKD.to(dtype).contiguous(),
         history_vectors_BLD=history_vectors_BLD.contiguous(),
-        positives_BKL=positives_BKL.to(number).contiguous(),
+        positives_BKL=positives_BKL.to(dtype).contiguous(),
         lengths_B=lengths_B.contiguous(),
-        decoder=DecoderWeights(*(tensor.to(number).contiguous() for tensor in decoder)),
-        interest_gradients_BKD=interests_BKD.new_empty(interests_BKD.shape, dtype=number),
+        decoder=DecoderWeights(*(tensor.to(dtype).contiguous() for tensor in decoder)),
+        interest_gradients_BKD=interests_BKD.new_empty(interests_BKD.shape, dtype=dtype),
         history_gradients_BLD=history_vectors_BLD.new_zeros(history_vectors_BLD.shape),
     )
     new_worker, block_users = _worker_for(users)
@@ -112,7 +112,7 @@ def fused_reconstruction_sum(
         workers[0].total += worker.total
         for ours, theirs in zip(workers[0].gradients, worker.gradients, strict=True):
             ours += theirs
-    return workers[0].total.to(number), (
+    return workers[0].total.to(dtype), (
         users.interest_gradients_BKD,
         users.history_gradients_BLD,
         *workers[0].gradients,
@@ -125,7 +125,7 @@ class _Worker(BlockWorker, Protocol):
 
 
 def _worker_for(users: _Users) -> tuple[Callable[[int], _Worker], int]:
-    """Who works through a block (compiled code, where there is some for these), and how many users it has."""
+    """Return the worker for a block, by the kernel where there is one, and the block's number of users."""
     if users.positives_BKL.shape[2] <= _NATIVE_LENGTH:
         widths = {"DIM": users.interests_BKD.shape[2], "WIDTH": users.decoder.queries.shape[1]}
         compiled = kernel_for(users.interests_BKD, "fused_reconstruction.c", widths)
@@ -176,11 +176,12 @@ class _TorchWorker:
         hidden_Zic, shares_Zij, pieces_Zid, history_Zjd = reconstruct_histories(
             interests_ZD, lengths_B.repeat_interleave(num_interests), decoder
         )
-        # From here on the history's place holds twice the differences: the gradient of their squares.
+        # The buffer of the history now holds twice the differences, the gradient of their squares.
         difference_BKjd = history_Zjd.view(-1, num_interests, *history_Zjd.shape[1:])
         difference_BKjd -= users.history_vectors_BLD[block, None, :longest]
         difference_BKjd *= users.positives_BKL[block, :, :longest, None]
-        self.total += torch.linalg.vector_norm(difference_BKjd).square()  # a dot product would be rounded
+        # A dot product would be rounded to bfloat16 where matrix products are.
+        self.total += torch.linalg.vector_norm(difference_BKjd).square()
         difference_BKjd *= 2
         users.history_gradients_BLD[block, :longest] = difference_BKjd.sum(dim=1).neg_()
 

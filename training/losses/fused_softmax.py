@@ -1,11 +1,12 @@
-"""The sum over examples of `softplus(n - t)`, target score t and negatives' n, with its gradients.
+"""The sampled softmax loss and its gradients in one pass over blocks of examples.
 
-`n` is the log-sum-exp of the negatives' scores, or what hard negatives make of it (see `recommend`). A
-negative scores as high as the best of the rivals of its example has it: with one rival, that rival. A worker
-does one block of examples after the other, in buffers that stay in its core's cache.
+The loss is the sum over examples of `softplus(n - t)`, with t the target's score and n the
+log-sum-exp of the negatives' scores, or its variant for hard negatives (see `sampled_softmax`). The
+score of a negative is the best of the example's rivals, the interests that compete for it. A worker
+thread takes one block of examples after the other, in buffers that stay in its core's cache.
 
-Without hard negatives, on a CPU, compiled code does a block at once (`re4.training.kernels`); else PyTorch's
-operations do, one after the other.
+On a CPU, without hard negatives, a C kernel works on a block (`kernels/fused_softmax.c`); otherwise
+PyTorch's operations do.
 """
 
 import ctypes
@@ -24,20 +25,20 @@ from re4.training.kernels.parallel import BlockWorker, run_blocks
 from re4.training.kernels.precision import Products
 from re4.training.losses.accidental_hits import AccidentalHits
 
-# Scores of a block, four megabytes: they stay in the processor's cache.
+# Scores of a block: four megabytes stay in the CPU's cache.
 _BLOCK_SCORES = 1_000_000
-# Compiled code goes through a block by small groups itself.
+# The kernel works on small groups of a block.
 _NATIVE_BLOCK_ROWS = 256
-# Numbers of an example's rivals for which it has room.
+# The most numbers of an example's rivals that the kernel accepts.
 _NATIVE_NUMBERS = 4096
-# Stands in for minus infinity where it would be subtracted from itself.
+# In place of minus infinity, where that would be subtracted from itself.
 _LOWEST = -1e30
 _TINY = 1e-30
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Examples:
-    """What the sum is taken over, and room for the gradients of the examples' own values."""
+    """The inputs of the sum, and buffers for the gradients by rivals and targets."""
 
     rivals_BKD: Tensor
     target_scores_B: Tensor
@@ -59,9 +60,9 @@ def fused_softmax_sum(
     hits: AccidentalHits,
     hardness: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Give the sum, a scalar, and its gradients by rivals, target scores and vectors.
+    """Return the sum, a scalar, and its gradients by rivals, target scores and vectors.
 
-    Nothing is tracked by autograd; see `recommend.sampled_softmax_sum` for the arguments.
+    Autograd tracks nothing; see `sampled_softmax.sampled_softmax_sum` for the arguments.
     """
     examples = Examples(
         rivals_BKD=rivals_BKD.to(vectors_MD.dtype).contiguous(),
@@ -95,7 +96,7 @@ class _Worker(BlockWorker, Protocol):
 
 
 def _worker_for(examples: Examples) -> tuple[Callable[[int], _Worker], int]:
-    """Who works through a block (compiled code, where there is some for these), and how many rows it has."""
+    """Return the worker for a block, by the kernel where there is one, and the block's number of rows."""
     num_negatives, (_, num_rivals, dim) = len(examples.vectors_MD), examples.rivals_BKD.shape
     if not examples.hardness and num_rivals * dim <= _NATIVE_NUMBERS:
         compiled = kernel_for(examples.vectors_MD, "fused_softmax.c", {"DIM": dim}, RIVALS=num_rivals)
@@ -160,14 +161,14 @@ class _TorchWorker:
         if examples.corrections_M is not None:
             best_BM -= examples.corrections_M
         best_BM[examples.hits.of(block)] = -torch.inf
-        against_B, factor_B = self._weigh(best_BM)
-        self.total += F.softplus(against_B - targets_B).sum()
-        slope_B = torch.sigmoid(against_B - targets_B)
+        negatives_B, factor_B = self._softmax(best_BM)
+        self.total += F.softplus(negatives_B - targets_B).sum()
+        slope_B = torch.sigmoid(negatives_B - targets_B)
         torch.neg(slope_B, out=examples.target_gradients_B[block])
         if num_rivals > 1:
-            for rival in range(num_rivals):  # the first of those that tie has it all
+            for rival in range(num_rivals):  # of rivals that tie, the first one has the gradient
                 best_BM -= scores_BKM[:, rival].mul_(best_BM)
-        # The factor goes on the side that has fewer numbers.
+        # The factor multiplies the side with fewer numbers.
         factor_B11 = (factor_B * slope_B)[:, None, None]
         examples.products.add(
             scores_RM.T, (rivals_BKD * factor_B11).flatten(0, 1), to=self.vector_gradients_MD
@@ -178,8 +179,8 @@ class _TorchWorker:
         )
         gradients_BKD *= factor_B11
 
-    def _weigh(self, scores_BM: Tensor) -> tuple[Tensor, Tensor]:
-        """Turn scores into their gradient, but for a factor; give what they come to [B], and the factor."""
+    def _softmax(self, scores_BM: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn scores into their gradient but for a factor; return n [B] and the factor."""
         hardness = self._examples.hardness
         highest_B1 = scores_BM.amax(dim=1, keepdim=True).clamp_min_(_LOWEST)
         scores_BM -= highest_B1
@@ -193,5 +194,5 @@ class _TorchWorker:
             hard_BM.mul_((hardness / hard_B)[:, None]),
             out=scores_BM,
         )
-        against_B = harder_B.log() - hard_B.log() + highest_B1[:, 0] + math.log(scores_BM.shape[1])
-        return against_B, torch.ones_like(against_B)
+        negatives_B = harder_B.log() - hard_B.log() + highest_B1[:, 0] + math.log(scores_BM.shape[1])
+        return negatives_B, torch.ones_like(negatives_B)

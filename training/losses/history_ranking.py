@@ -1,8 +1,8 @@
-"""Own history: the target should be ranked above what the user has had already.
+"""History ranking: the target should be ranked above the items of the user's history.
 
-The cross entropy of the target's score against the served scores of the history's items, `max_k z_k · x_j`,
-as if only those were negatives. The items that an interest was made of score high by it, and stand in the
-way of what is new where lists leave the history in.
+The loss is the cross entropy of the target's score against the served scores of the history's
+items, `max_k z_k · x_j`, as the only negatives. The items that an interest is made from have high
+scores, and displace new items from lists that keep the history.
 """
 
 import torch
@@ -22,7 +22,7 @@ def history_ranking_sum(
     history_BL: Tensor,
     lengths_B: Tensor,
 ) -> Tensor:
-    """Give the sum over users, a scalar; a target that is in the history does not stand against itself.
+    """Return the sum over users, a scalar; a target within the history is not its own negative.
 
     Args:
         interest_BD: each user's training interest.
@@ -35,5 +35,5 @@ def history_ranking_sum(
     """
     is_rival_BL = valid_mask(lengths_B, history_BL.shape[1]) & (history_BL != targets_B[:, None])
     scores_BL = (interests_BKD @ history_vectors_BLD.transpose(1, 2)).amax(dim=1)
-    against_B = scores_BL.masked_fill(~is_rival_BL, -torch.inf).logsumexp(dim=1)
-    return F.softplus(against_B - (interest_BD * target_vectors_BD).sum(dim=1)).sum()
+    history_B = scores_BL.masked_fill(~is_rival_BL, -torch.inf).logsumexp(dim=1)
+    return F.softplus(history_B - (interest_BD * target_vectors_BD).sum(dim=1)).sum()

@@ -1,7 +1,7 @@
-"""Routing regularisation: an interest should not hang on one item of the history.
+"""Routing regularisation: an interest should not depend on a single item of the history.
 
-`L_RR = ‖diag(C)‖²` with `C = (A − Ā)(A − Ā)ᵀ` over the history's items, A the attention [K, n]: the sum over
-interests of the squared spread of its attention. Source: Xie et al., REMI, RecSys 2023.
+`L_RR = ‖diag(C)‖²` with `C = (A − Ā)(A − Ā)ᵀ` over the history's items, A the attention [K, n]: the
+sum over interests of the squared spread of its attention. Source: Xie et al., REMI, RecSys 2023.
 """
 
 from torch import Tensor
@@ -10,7 +10,7 @@ from re4.training.kernels.masks import valid_mask
 
 
 def routing_regularization_sum(attention_BKL: Tensor, lengths_B: Tensor) -> Tensor:
-    """Give the sum over users, a scalar."""
+    """Return the sum over users, a scalar."""
     length = attention_BKL.shape[2]
     valid_BL = valid_mask(lengths_B, length)
     mean_BK1 = attention_BKL.sum(dim=2, keepdim=True) / lengths_B[:, None, None]

@@ -1,14 +1,16 @@
-"""The recommendation loss: the interest that fits the target best must score it above the negatives.
+"""The recommendation loss: the interest that fits the target best should score it above the negatives.
 
-`k* = argmax_k z_k · e_y`, then softmax cross entropy of `z_k* · e_y` against the negatives that all
-examples of the step share, by log-sum-exp, with the target masked out of its own negatives. Three options:
+`k* = argmax_k z_k · e_y`, then the softmax cross entropy of `z_k* · e_y` against the negatives,
+which all examples of a step share, with accidental hits left out. Three options:
 
-- served scores: a negative's score is `max_k z_k · e`, by the best of the user's interests, as serving ranks
-  it, and not `z_k* · e` alone: otherwise an interest that the target did not choose may put anything first;
-- soft choice, as MIND's label-aware attention: `z = Σ_k softmax_k(p z_k · e_y) z_k` in place of `z_k*`;
-- hard negatives, as REMI's: the sum over negatives `Σ e^s` becomes `M Σ e^((1+β) s) / Σ e^(β s)`, what is
-  expected of negatives drawn in proportion to `e^(β s)` (Xie et al., "Rethinking Multi-Interest Learning for
-  Candidate Matching in Recommender Systems", RecSys 2023).
+- served scores: the score of a negative is `max_k z_k · e`, as in serving, instead of `z_k* · e`.
+  Otherwise the interests that the target did not choose are not held back from ranking wrong items
+  first.
+- soft choice, as MIND's label-aware attention: `z = Σ_k softmax_k(p z_k · e_y) z_k` in place of
+  `z_k*`.
+- hard negatives, as REMI's: the sum over negatives `Σ e^s` becomes `M Σ e^((1+β) s) / Σ e^(β s)`,
+  the expected sum for negatives drawn in proportion to `e^(β s)` (Xie et al., "Rethinking
+  Multi-Interest Learning for Candidate Matching in Recommender Systems", RecSys 2023).
 """
 
 import torch
@@ -20,14 +22,14 @@ from re4.training.losses.fused_softmax import fused_softmax_sum
 
 
 def select_interest(interests_BKD: Tensor, targets_BD: Tensor) -> Tensor:
-    """Give each example's training interest k*, int64 [B]; the lowest number wins a tie."""
+    """Return the number k* of each example's training interest, int64 [B]; the lowest one wins a tie."""
     return torch.einsum("bkd,bd->bk", interests_BKD, targets_BD).argmax(dim=1)
 
 
 def blend_interests(
     interests_BKD: Tensor, targets_BD: Tensor, *, sharpness: float, active_BK: Tensor | None = None
 ) -> Tensor:
-    """Give each example's interests [B, D], weighted by `softmax(sharpness x score of the target)`."""
+    """Return each example's interests [B, D], weighted by `softmax(sharpness x score of the target)`."""
     logits_BK = sharpness * torch.einsum("bkd,bd->bk", interests_BKD, targets_BD)
     if active_BK is not None:
         logits_BK = logits_BK.masked_fill(~active_BK, -torch.inf)
@@ -45,16 +47,18 @@ def sampled_softmax_sum(
     target_correction_B: Tensor | None = None,
     negative_correction_M: Tensor | None = None,
 ) -> Tensor:
-    """Give the sum over the batch of the sampled (or full) softmax loss, a scalar.
+    """Return the sum over the batch of the sampled (or full) softmax loss, a scalar.
 
     Args:
         interest_BD: each user's training interest.
         target_vectors_BD: vectors of the items to be ranked high.
         negative_vectors_MD: vectors of the negatives, shared by the batch.
         hits: where a target is among its own negatives.
-        rivals_BKD: the interests whose best score a negative has; None for the training interest alone.
+        rivals_BKD: the interests whose best score a negative has; None for the training interest
+            alone.
         hardness: beta of the hard negatives; 0 for none.
-        target_correction_B: log of the expected count of each target in a draw, subtracted from its score.
+        target_correction_B: log of the expected count of each target in a draw, subtracted from its
+            score.
         negative_correction_M: the same for each negative. Both or neither are given.
     """
     target_scores_B = (interest_BD * target_vectors_BD).sum(dim=1)

@@ -1,10 +1,11 @@
-"""The losses of a step, shard by shard: some hundred examples go forward and backward on one thread.
+"""The losses of a step by microbatches: some hundred examples, forward and backward on one thread.
 
-A batch comes with its longest histories first, so a shard of neighbours has little padding, its tensors stay
-in the processor's cache, and its thread waits for no other. The losses are sums over examples, pairs of user
-and interest, or positives: each is divided by its count in the whole batch, so shards add up to means.
+A batch has its longest histories first, so a microbatch of neighbours has little padding, its
+tensors stay in the CPU's cache, and its thread does not wait for others. The losses are sums over
+examples, pairs of user and interest, or positives. Each is divided by its count in the whole batch,
+so that microbatches add up to means.
 
-What a shard reads of item vectors was gathered for it beforehand; it gives back the gradient of just that.
+The item vectors of a microbatch are gathered beforehand; it returns the gradients of these vectors.
 """
 
 from collections import defaultdict
@@ -26,23 +27,24 @@ from re4.training.losses.routing_regularization import routing_regularization_su
 from re4.training.losses.sampled_softmax import blend_interests, sampled_softmax_sum, select_interest
 
 _FEWEST_EXAMPLES, _MOST_EXAMPLES = 64, 512
-_SHARDS_PER_THREAD = 2
+_MICROBATCHES_PER_THREAD = 2
 
 
 def num_microbatches(num_examples: int, device: torch.device) -> int:
-    """Say into how many shards a batch is cut: on a CPU two a thread, unless they get too small or too large.
+    """Return the number of microbatches: on a CPU two a thread, within limits of their size.
 
-    A shard has work of its own, whatever its size; two a thread even out that the first ones are longer.
+    Each has a fixed cost. Two a thread balance the threads, because the first ones have longer
+    histories.
     """
     if device.type != "cpu":
         return 1
     fewest, most = (round(num_examples / size) for size in (_MOST_EXAMPLES, _FEWEST_EXAMPLES))
-    return max(1, fewest, min(most, _SHARDS_PER_THREAD * torch.get_num_threads()))
+    return max(1, fewest, min(most, _MICROBATCHES_PER_THREAD * torch.get_num_threads()))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SharedNegatives:
-    """What all examples of a step have as negatives."""
+    """The negatives that all examples of a step share."""
 
     vectors_MD: Tensor
     corrections_M: Tensor | None
@@ -50,7 +52,7 @@ class SharedNegatives:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MicrobatchGradients:
-    """The weighted losses of a shard, and their gradients."""
+    """The losses of a microbatch, and the gradients of their weighted total."""
 
     terms: dict[str, Tensor]
     """Each loss before its weight."""
@@ -62,7 +64,7 @@ class MicrobatchGradients:
 
 
 class Microbatch:
-    """Some examples of a batch: first `encode`, then, with the counts of all shards, `differentiate`."""
+    """Some examples of a batch: first `encode`; then `differentiate`, with the counts of all microbatches."""
 
     def __init__(
         self,
@@ -76,17 +78,17 @@ class Microbatch:
         target_corrections_B: Tensor | None,
         generator: torch.Generator | None,
     ) -> None:
-        """Take the examples; where there is a generator, pair users with others, drawn from it.
+        """Take the examples; with a generator, pair users for re-contrast.
 
         Args:
-            rows_BL: histories, as many positions as the longest needs.
+            rows_BL: histories, as long as the longest one.
             lengths_B: their valid positions.
-            targets_B: the targets, numbered as the histories' items are.
-            history_BLD: vectors of the histories; no gradient leaves the shard through them.
+            targets_B: the targets, numbered as the items of the histories.
+            history_BLD: vectors of the histories; `differentiate` returns their gradient.
             target_BD: vectors of the targets, likewise.
             hits: where a target is among its own negatives.
             target_corrections_B: from the negatives' sampler.
-            generator: for the pairs, which re-contrast wants.
+            generator: draws the pairs; None without re-contrast.
         """
         self._rows_BL, self._lengths_B, self._targets_B = rows_BL, lengths_B, targets_B
         self._history_BLD = history_BLD.detach().requires_grad_()
@@ -97,7 +99,7 @@ class Microbatch:
         self._positives_BKL: Tensor | None = None
 
     def encode(self, encoder: Encoder) -> int:
-        """Run the forward flow; give the number of positives, 0 where the encoder has no attention."""
+        """Run the forward flow; return the number of positives, 0 for an encoder without attention."""
         self._encoded = encoder.encode(self._history_BLD, self._lengths_B)
         if self._encoded.log_attention_BKL is None:
             return 0
@@ -114,7 +116,7 @@ class Microbatch:
         batch_size: int,
         num_positives: int,
     ) -> MicrobatchGradients:
-        """Go through the losses and back, as part of a batch of so many examples and positives."""
+        """Compute the losses and their gradients, as a part of a batch with these counts."""
         vectors_MD = negatives.vectors_MD.detach().requires_grad_()
         sums = self._sums(config, decoder, negatives, vectors_MD)
         counts: dict[str, int] = defaultdict(lambda: max(num_positives, 1))
@@ -179,9 +181,9 @@ class Microbatch:
             )
         if config.routing_weight:
             sums["routing"] = routing_regularization_sum(encoded.attention_BKL, lengths_B)
-        if encoded.log_attention_BKL is None:  # the flows work on attention
+        if encoded.log_attention_BKL is None:  # the flows need the attention
             return sums
-        assert self._positives_BKL is not None, "where there is attention there are positives"
+        assert self._positives_BKL is not None, "encode sets the positives of an encoder with attention"
         if self._outside is not None:
             other_B, outside_BL = self._outside
             sums["contrast"] = recontrast_sum(
@@ -211,7 +213,7 @@ class Microbatch:
         return sums
 
     def _training_interest(self, config: TrainConfig, encoded: Encoded) -> Tensor:
-        """Give the interest of each user that the target trains, [B, D]."""
+        """Return the interest of each user that the target trains, [B, D]."""
         interests_BKD, target_BD = encoded.interests_BKD, self._target_BD
         if config.interest_choice == "soft":
             return blend_interests(

@@ -1,7 +1,8 @@
-"""The model in training: item table, encoder, backward flows, and the sum of their losses.
+"""The model in training: item vectors, encoder, backward flows, and the sum of their losses.
 
-`L = L_Rec + λ_CL L_CL + λ_ATT L_ATT + λ_CT L_CT + λ_RR L_RR`. A flow whose weight is 0 has no parameters and
-costs nothing. Only the item vectors and `encoder` leave this folder (see `export/`).
+`L = L_Rec + λ_CL L_CL + λ_ATT L_ATT + λ_CT L_CT + λ_RR L_RR`. A flow whose weight is 0 has no
+parameters and is not computed. Export takes the item vectors and `encoder`; the flows serve
+training alone.
 """
 
 from dataclasses import dataclass
@@ -25,10 +26,10 @@ from re4.training.samplers.sampler import Negatives
 
 
 class TouchedRows:
-    """The rows of one step, gathered: a leaf of the step's graph."""
+    """The item vectors that a step reads, gathered into one small matrix: a leaf of the step's graph."""
 
     def __init__(self, weight_ND: Tensor, rows_R: Tensor | None) -> None:
-        """Gather rows, sorted and without repeats; None takes the whole table, without a copy."""
+        """Gather rows, sorted and without repeats; None stands for the whole table, without a copy."""
         self.rows_R = rows_R
         vectors_RD = weight_ND.detach() if rows_R is None else weight_ND.detach().index_select(0, rows_R)
         self.vectors_RD = vectors_RD.requires_grad_()
@@ -48,19 +49,20 @@ class Losses:
     total: Tensor
     terms: dict[str, Tensor]
     touched: TouchedRows
-    """The item vectors that the losses saw; after the backward pass they hold the table's gradient."""
+    """The item vectors of the step; after the backward pass they hold their gradient."""
 
 
 class MultiInterestModel(nn.Module):
-    """Item vectors, an encoder, and the flows that train them."""
+    """Item vectors, an encoder, and the losses that train them."""
 
     def __init__(self, config: TrainConfig, num_items: int, *, to_be_loaded: bool = False) -> None:
-        """Make a model with weights drawn at random.
+        """Make a model with random weights.
 
         Args:
             config: Its settings.
             num_items: Size of the catalogue.
-            to_be_loaded: The item vectors take no memory yet: `load_state_dict(…, assign=True)` comes next.
+            to_be_loaded: Whether the item vectors take no memory, because `load_state_dict(…,
+                assign=True)` follows.
         """
         super().__init__()
         self.config = config
@@ -70,7 +72,7 @@ class MultiInterestModel(nn.Module):
         else:
             self.item_embedding = nn.Embedding(*shape)
             nn.init.normal_(self.item_embedding.weight, std=config.embedding_dim**-0.5)
-        # Its gradient goes by way of the rows that a step touches, never through the whole table.
+        # Gradients flow to the rows of a step (`TouchedRows`), never to the whole table.
         self.item_embedding.weight.requires_grad_(False)
         self.encoder = build_encoder(config)
         self.reconstruct: Reconstruct | None = None
@@ -91,7 +93,7 @@ class MultiInterestModel(nn.Module):
         return self.item_embedding.weight.detach()
 
     def item_vectors_ND(self) -> Tensor:
-        """Give the item vectors [N, D] as served, float32, detached."""
+        """Return the item vectors [N, D] as served, float32, detached."""
         return self.as_scored(self.item_table_ND)
 
     def interests(self, rows_BL: Tensor, lengths_B: Tensor) -> Encoded:
@@ -100,14 +102,14 @@ class MultiInterestModel(nn.Module):
         return encoded
 
     def as_scored(self, vectors: Tensor) -> Tensor:
-        """Item vectors as scores see them: of length 1 for cosine scores."""
+        """Return item vectors as they enter scores: of length 1 for cosine scores."""
         return F.normalize(vectors, dim=-1) if self.config.scores == "cosine" else vectors
 
     def losses(self, batch: Batch, negatives: Negatives, generator: torch.Generator) -> Losses:
         """Compute the loss of a batch against the negatives; other users are drawn from the generator.
 
-        The gradients are computed with it (see `microbatch.py`): going back from the total only brings
-        them to the parameters and to the touched rows.
+        The gradients are computed at the same time (see `microbatch.py`); the backward pass of the
+        total only distributes them to the parameters and the touched rows.
         """
         touched, places_BL, places_B, places_M = self._touch(batch, negatives)
         vectors_RD = self.as_scored(touched.vectors_RD)
@@ -116,7 +118,7 @@ class MultiInterestModel(nn.Module):
         longest = [int(batch.lengths_B[block].max()) for block in blocks]
         histories = [places_BL[block, :length] for block, length in zip(blocks, longest, strict=True)]
         hits = find_accidental_hits(places_B, places_M)
-        # All that the shards read, gathered once: histories shard by shard, targets, drawn negatives.
+        # All vectors that the microbatches read, gathered once: histories, targets, drawn negatives.
         read = [*(places.flatten() for places in histories), places_B]
         if drawn_M is not None:
             read.append(places_M)
@@ -127,7 +129,7 @@ class MultiInterestModel(nn.Module):
             vectors_MD=vectors_RD if drawn_M is None else pieces[-1],
             corrections_M=None if correction is None or drawn_M is None else correction(drawn_M),
         )
-        shards = [
+        microbatches = [
             Microbatch(
                 rows_BL=places,
                 lengths_B=batch.lengths_B[block],
@@ -140,10 +142,10 @@ class MultiInterestModel(nn.Module):
             )
             for block, places, piece in zip(blocks, histories, pieces[: len(histories)], strict=True)
         ]
-        # What shards differentiate by: the encoder's weights, and what the flows' weights come to.
+        # Microbatches differentiate by the encoder's weights and by the decoder made from the flows' weights.
         weights: list[Tensor] = list(self.encoder.parameters())
         decoder = self.reconstruct.decoder() if self.reconstruct else None
-        found = self._differentiate(shards, shared, weights, decoder, batch_size=len(places_B))
+        found = self._differentiate(microbatches, shared, weights, decoder, batch_size=len(places_B))
         inputs = [*weights, *(decoder or ())]
         gradients = [
             _total(list(of_one)) for of_one in zip(*(each.parameters for each in found), strict=True)
@@ -165,14 +167,14 @@ class MultiInterestModel(nn.Module):
 
     def _differentiate(
         self,
-        shards: list[Microbatch],
+        microbatches: list[Microbatch],
         negatives: SharedNegatives,
         weights: list[Tensor],
         decoder: DecoderWeights | None,
         *,
         batch_size: int,
     ) -> list[MicrobatchGradients]:
-        """Work through the shards, a thread each: forward, then with the positives of all of them back."""
+        """Run the microbatches, a thread each: forward, then backward with the number of positives of all."""
         device, parameters = negatives.vectors_MD.device, list(weights)
         if decoder is not None:
             decoder = DecoderWeights(*(part.detach().requires_grad_() for part in decoder))
@@ -181,13 +183,13 @@ class MultiInterestModel(nn.Module):
 
         def encode(number: int) -> int:
             with arithmetic(device, bf16=bf16):
-                return shards[number].encode(self.encoder)
+                return microbatches[number].encode(self.encoder)
 
-        num_positives = sum(in_threads(encode, len(shards), device))
+        num_positives = sum(in_threads(encode, len(microbatches), device))
 
         def differentiate(number: int) -> MicrobatchGradients:
             with arithmetic(device, bf16=bf16):
-                return shards[number].differentiate(
+                return microbatches[number].differentiate(
                     config=self.config,
                     decoder=decoder,
                     negatives=negatives,
@@ -196,10 +198,11 @@ class MultiInterestModel(nn.Module):
                     num_positives=num_positives,
                 )
 
-        return in_threads(differentiate, len(shards), device)
+        return in_threads(differentiate, len(microbatches), device)
 
     def _touch(self, batch: Batch, negatives: Negatives) -> tuple[TouchedRows, Tensor, Tensor, Tensor]:
-        """Gather the rows of a step; give them, and where history, targets and negatives are among them."""
+        """Gather the rows of a step; return them, and the places of history, targets and negatives
+        in them."""
         weight_ND = self.item_embedding.weight
         if negatives.rows_M is None:
             every_N = torch.arange(len(weight_ND), device=weight_ND.device)
@@ -214,13 +217,13 @@ class MultiInterestModel(nn.Module):
 
 
 def _blocks(size: int, num_blocks: int) -> list[slice]:
-    """Cut `size` examples into so many even blocks."""
+    """Cut `size` examples into `num_blocks` even blocks."""
     edges = [size * number // num_blocks for number in range(num_blocks + 1)]
     return [slice(start, stop) for start, stop in pairwise(edges)]
 
 
 def _total(tensors: list[Tensor]) -> Tensor:
-    """Add up, always in the same order; the first tensor becomes the sum."""
+    """Add up in a fixed order; the first tensor becomes the sum."""
     first, *others = tensors
     for other in others:
         first += other

@@ -1,1 +1,1 @@
-"""`re4 report`: a page about a run, for a person to look at."""
+"""`re4 report`: an HTML page about a run."""

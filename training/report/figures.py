@@ -1,4 +1,4 @@
-"""What the page about a run shows, as numbers: nothing here draws or writes.
+"""The numbers of the page about a run.
 
 Legend: U users, B users of a block, K interests, L history length, M candidates, N items.
 """
@@ -27,28 +27,28 @@ _LENGTH_EDGES = (5, 10, 20)
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """One group of held-out targets, and how many of them were found."""
+    """A group of held-out targets, and the share of them that was found."""
 
     name: str
     num_targets: int
     recall_50: float
-    """Share of the group's targets, over all users, that stand in the first 50."""
+    """Share of the group's targets, over all users, within the first 50."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One user: what each interest attends to and brings."""
+    """One user: the attention of each interest, and its candidates."""
 
     history: list[str]
     """Newest first."""
     attention_KL: list[list[float]]
     candidates: list[tuple[str, int, bool]]
-    """Label, number of the interest, and whether the user did choose it later; best first."""
+    """Label, number of the interest, and whether the item is a target; best first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportFigures:
-    """All that the page says."""
+    """All numbers of the page."""
 
     records: list[dict[str, Any]]
     """A record of each epoch, as in `metrics.jsonl`."""
@@ -60,7 +60,7 @@ class ReportFigures:
     share_of_hits_K: list[float]
     """For each interest, its share of the candidates that were hits."""
     recall_by_interests_K: list[float]
-    """Recall@50 when only the k interests that bring most candidates to a user are used, k = 1 … K."""
+    """Recall@50 with only the k interests of a user that found the most candidates, k = 1 … K."""
     tenths_of_events: list[float]
     """Share of the training events in each tenth of the catalogue, most popular first."""
     tenths_of_candidates: list[float]
@@ -71,11 +71,11 @@ class ReportFigures:
 
 
 def gather_figures(run: Run, dataset: Dataset, held_out: Sequences) -> ReportFigures:
-    """Look at a run with the users of a held-out split, the history taken out of their lists."""
+    """Compute the numbers for the users of a held-out split, with their histories left out of the lists."""
     model = run.load_model()
     top_UM = rank(model, held_out, exclude_history=True, title="ranking").top_UM
     interests_UKD, attention_UKL = _encoded(model, held_out)
-    found_by_UM = _who_found(model, interests_UKD, top_UM)
+    found_by_UM = _best_interests(model, interests_UKD, top_UM)
     targets_U = [np.unique(history_and_targets(held_out, user)[1]) for user in range(held_out.num_users)]
     is_hit_UM = np.stack([np.isin(top_M, targets) for top_M, targets in zip(top_UM, targets_U, strict=True)])
     counts_N = dataset.item_counts()
@@ -97,7 +97,7 @@ def gather_figures(run: Run, dataset: Dataset, held_out: Sequences) -> ReportFig
 
 
 def _encoded(model: MultiInterestModel, held_out: Sequences) -> tuple[Tensor, NDArray[np.float32]]:
-    """Encode the users, a block at a time: interests [U, K, D] and attention [U, K, L]."""
+    """Encode the users, a block at a time; return interests [U, K, D] and attention [U, K, L]."""
     rows_UL, lengths_U = held_out.histories(model.config.max_history_length)
     interests, attention = [], []
     for start in range(0, held_out.num_users, _CHUNK_USERS):
@@ -109,10 +109,10 @@ def _encoded(model: MultiInterestModel, held_out: Sequences) -> tuple[Tensor, ND
     return torch.cat(interests), torch.cat(attention).numpy()
 
 
-def _who_found(
+def _best_interests(
     model: MultiInterestModel, interests_UKD: Tensor, top_UM: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Give the number of the interest that scores each candidate best."""
+    """Return the number of the interest that scores each candidate best."""
     vectors_ND = model.item_vectors_ND()
     found_by_UM = np.empty(top_UM.shape, np.int64)
     for start in range(0, len(top_UM), _CHUNK_USERS):
@@ -136,7 +136,7 @@ def _recall_by_interests(
     targets_U: list[NDArray[np.int64]],
     found_by_UM: NDArray[np.int64],
 ) -> list[float]:
-    """Recall with each user's k most used interests alone, k = 1 … K."""
+    """Return the recall with each user's k most used interests alone, k = 1 … K."""
     num_interests, depth = model.config.K, found_by_UM.shape[1]
     vectors_ND = model.item_vectors_ND()
     used_UK = np.stack([np.bincount(found_by_M, minlength=num_interests) for found_by_M in found_by_UM])
@@ -153,7 +153,7 @@ def _recall_by_interests(
 
 
 def _by_tenths(rows: NDArray[np.int64], weights: NDArray[Any], counts_N: NDArray[np.int64]) -> list[float]:
-    """Share of the weight in each tenth of the catalogue, by popularity."""
+    """Return the share of the weight in each tenth of the catalogue, by popularity."""
     place_N = np.empty(len(counts_N), np.int64)
     place_N[np.argsort(-counts_N, kind="stable")] = np.arange(len(counts_N))
     sums = np.bincount(place_N[rows] * _NUM_TENTHS // len(counts_N), weights, _NUM_TENTHS)
@@ -164,7 +164,7 @@ def _by_tenths(rows: NDArray[np.int64], weights: NDArray[Any], counts_N: NDArray
 def _recall_by_popularity(
     top_UM: NDArray[np.int64], targets_U: list[NDArray[np.int64]], counts_N: NDArray[np.int64]
 ) -> list[Share]:
-    """Head, middle and tail by events in training (a third of the events each), and what had none or few."""
+    """Return the recall of head, middle and tail (a third of the training events each) and of cold items."""
     ranked = np.sort(counts_N)[::-1]
     through = np.cumsum(ranked) / max(1, counts_N.sum())
     head, middle = (int(ranked[np.searchsorted(through, edge)]) for edge in (1 / 3, 2 / 3))
@@ -210,7 +210,7 @@ def _examples(
     is_hit_UM: NDArray[np.bool_],
     attention_UKL: NDArray[np.float32],
 ) -> list[Example]:
-    """Users spread over the split; the same ones at every call."""
+    """Return examples of users, spread evenly over the split."""
     items = run.items()
     named = items["title"] if "title" in items.columns else items["item_id"]
     labels = [str(name) for name in named.to_list()]

@@ -21,7 +21,7 @@ _DPI: Final = 110
 
 
 def write_page(folder: Path, figures: ReportFigures, *, title: str, config: Mapping[str, Any]) -> Path:
-    """Write the pictures, then the page that shows them; give the page's path."""
+    """Write the pictures, then the page that shows them; return the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, draw in PICTURES.items():
         with replacing(folder / name) as part:

@@ -1,1 +1,1 @@
-"""A run on disk."""
+"""A run on disk, and its tensor files."""

@@ -1,4 +1,4 @@
-"""A run on disk: what training leaves behind, and all that export needs.
+"""A run on disk: the result of a training, and the input of export.
 
     RUN/
       config.json            resolved configuration, data set, counts, best epoch, code version
@@ -9,10 +9,11 @@
       metrics.jsonl          one line an epoch: losses, speed, validation metrics
       evaluation.json        metrics of the splits evaluated so far, by split
       checkpoint.safetensors only while training: the whole state, for `re4 resume`
-      lock                   only while training: who has it locked is alone in it
+      lock                   only while training: locked by the process that trains
 
-Nothing here is written in place: a file appears whole or not at all. `config.json` comes last: a folder
-without it is not a finished run. It has the checksums of what is not written again; weights have their own.
+A file appears whole or not at all. `config.json` is written last: a folder without it is not a
+finished run. It holds the checksums of the files that do not change later; the weights hold their
+own.
 """
 
 import json
@@ -46,14 +47,14 @@ METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
 MAX_PROBES = 10_000
 _DAMAGE = (ValueError, KeyError, TypeError, RuntimeError, pl.exceptions.PolarsError)
-"""What reading a damaged file of a run may raise."""
+"""Exceptions from reading a damaged file of a run."""
 
 
 def new_run_folder(path: Path) -> None:
-    """Make an empty folder for a run; one that was killed before its first checkpoint may have been there.
+    """Make an empty folder for a run; remains of a run killed before its first checkpoint are accepted.
 
     Raises:
-        RunError: where the folder exists and holds anything else.
+        RunError: the folder exists and holds anything else.
     """
     if path.exists() and (not path.is_dir() or {*path.iterdir()} - parts_in(path) - {path / LOCK}):
         raise RunError(f"{path} exists and is not an empty folder. Give another --out, or remove it.")
@@ -67,7 +68,7 @@ def _refuse_missing(path: Path) -> None:
 
 @contextmanager
 def lock_run(path: Path) -> Iterator[None]:
-    """Keep other processes from training a run; what a killed one was in the middle of writing goes.
+    """Lock a run against other processes, and remove the unfinished files of a killed one.
 
     Raises:
         RunError: there is no such folder, or another process trains the run.
@@ -89,13 +90,13 @@ def lock_run(path: Path) -> Iterator[None]:
 
 
 def write_metrics(path: Path, records: list[dict[str, Any]]) -> None:
-    """Write the figures of all epochs so far, a line each."""
+    """Write the records of all epochs so far, a line each."""
     with replacing(path / METRICS) as part:
         part.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
 
 def write_weights(path: Path, model: MultiInterestModel) -> None:
-    """Save the model's weights, replacing an earlier epoch's."""
+    """Save the model's weights in place of an earlier epoch's."""
     write_tensors(path / WEIGHTS, model.state_dict())
 
 
@@ -108,7 +109,7 @@ def finish_run(
     evaluation: dict[str, Any],
     started_from: str | None,
 ) -> None:
-    """Write everything but weights and metrics, and the configuration last."""
+    """Write all files but weights and metrics, the configuration last."""
     with replacing(path / ITEMS) as part:
         shutil.copyfile(dataset.path / "items.parquet", part)
     with replacing(path / COUNTS) as part, part.open("wb") as file:
@@ -138,10 +139,10 @@ def write_evaluation(path: Path, split: str, values: dict[str, Any]) -> None:
 
 
 def open_trained_on(run: Path, dataset: Path) -> Dataset:
-    """Open the data set that a training, finished or not, says it is on.
+    """Open the data set that a finished or unfinished training has recorded.
 
     Raises:
-        DataError: where it is not there any more, or damaged.
+        DataError: it is missing or damaged.
     """
     if not dataset.is_dir():
         raise DataError(
@@ -152,7 +153,7 @@ def open_trained_on(run: Path, dataset: Path) -> Dataset:
 
 @contextmanager
 def _reading(file: Path) -> Iterator[Path]:
-    """Turn what goes wrong while a file of a run is read into a RunError that names it."""
+    """Turn an error while a file of a run is read into a RunError with the file's name."""
     try:
         yield file
     except _DAMAGE as error:
@@ -176,14 +177,14 @@ class Run:
         self.num_items = int(facts["num_items"])
         self.best_epoch = int(facts["best_epoch"])
         self.dataset_path = Path(facts["dataset"])
-        self._unverified: dict[str, int] = dict(facts.get("crc32", {}))  # earlier versions wrote none
+        self._unverified: dict[str, int] = dict(facts.get("crc32", {}))  # runs of earlier versions have none
 
     @classmethod
     def open(cls, path: Path) -> "Run":
         """Open a finished run.
 
         Raises:
-            RunError: where the folder is missing, is not a run, or was never finished.
+            RunError: the folder is missing, is not a run, or is not finished.
         """
         _refuse_missing(path)
         if not (path / CONFIG).exists():
@@ -201,7 +202,7 @@ class Run:
             moved_to: The data set, or its folder, where it has moved since training.
 
         Raises:
-            DataError: where it is missing or damaged, or another one.
+            DataError: it is missing or damaged, or another data set.
         """
         if moved_to is None:
             dataset = open_trained_on(self.path, self.dataset_path)
@@ -211,10 +212,10 @@ class Run:
         return dataset
 
     def check_dataset(self, dataset: Dataset) -> None:
-        """Refuse a data set whose items are not those of the run, in the run's order.
+        """Refuse a data set whose items, or their order, are not those of the run.
 
         Raises:
-            DataError: naming both folders.
+            DataError: with both folders.
         """
         if not dataset.items()["item_id"].equals(self.items()["item_id"]):
             raise DataError(
@@ -223,12 +224,12 @@ class Run:
             )
 
     def items(self) -> pl.DataFrame:
-        """Give the catalogue in row order: `item_id` first, then its attributes."""
+        """Return the catalogue in row order: `item_id` first, then its attributes."""
         with self._intact(ITEMS) as file:
             return pl.read_parquet(file, glob=False)
 
     def scan_items(self) -> pl.LazyFrame:
-        """As `items`, to be read in pieces. It is read through once, so that a damaged table is told here."""
+        """Return `items` lazily, for reading in pieces; read it once, so that damage is reported here."""
         with self._intact(ITEMS) as file:
             items = pl.scan_parquet(file, glob=False)
             for _ in items.collect_batches(maintain_order=False):
@@ -236,12 +237,12 @@ class Run:
         return items
 
     def item_counts_N(self) -> NDArray[np.int64]:
-        """Give the number of training events of each item, int64 [N]; mapped from its file."""
+        """Return the training events of each item, int64 [N], mapped from their file."""
         with self._intact(COUNTS) as file:
             return map_array(file)
 
     def probe_histories(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Give up to 10,000 real held-out histories.
+        """Return up to 10,000 real histories of held-out users.
 
         Returns:
             rows_QL, int64, newest first, padded at the end with 0; lengths_Q, int64, at least 1.
@@ -251,21 +252,22 @@ class Run:
             return arrays["rows_QL"], arrays["lengths_Q"]
 
     def evaluation(self) -> dict[str, Any]:
-        """Give the metrics recorded so far, by split; empty where there are none."""
+        """Return the metrics recorded so far, by split; empty where there are none."""
         return _evaluation(self.path / EVALUATION)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Give the record of each epoch: losses, speed and validation metrics."""
+        """Return the record of each epoch: losses, speed and validation metrics."""
         with self._intact(METRICS) as file:
             return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
 
     def load_model(self) -> MultiInterestModel:
         """Build the model around the best epoch's weights, on the CPU.
 
-        They are mapped from their file: what is written to is copied, the rest is never in memory.
+        They are mapped from their file: pages that are written to are copied, the others are not
+        kept in memory.
 
         Raises:
-            RunError: where the weights are missing, damaged, or of another shape.
+            RunError: the weights are missing, damaged, or of another shape.
         """
         model = MultiInterestModel(self.config, self.num_items, to_be_loaded=True)
         with self._intact(WEIGHTS) as file:
@@ -274,7 +276,7 @@ class Run:
 
     @contextmanager
     def _intact(self, name: str) -> Iterator[Path]:
-        """Give a file to be read, which is there and, where that is known, as it was written."""
+        """Yield the path of a file that exists and has its recorded checksum, if it has one."""
         path = self.path / name
         if not path.exists():
             raise RunError(f"{path} is missing: the run is damaged. Train it again.")

@@ -1,7 +1,6 @@
-"""Tensors and facts about them as one file (safetensors), which appears whole or not at all.
+"""Tensors and metadata in one file (safetensors), which appears whole or not at all.
 
-A checksum of them is in the file's metadata: CRC-32, which finds what disks and copies do to a file, not what
-an enemy does.
+The metadata hold a CRC-32 of both. It detects damage by disks and copies, not manipulation.
 """
 
 import json
@@ -18,20 +17,20 @@ from torch import Tensor
 from re4.common.files import replacing
 
 _FACTS: Final = "re4"
-"""The only name in the metadata: several would be written in any order, and equal files differ."""
+"""The only metadata key: several keys are written in any order, and equal content would differ."""
 _CHECKSUM: Final = "crc32"
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None) -> None:
-    """Replace a file by tensors, no two of them the same memory. Equal ones make files of equal bytes.
+    """Replace a file by tensors, which must not share memory. Equal tensors make equal bytes.
 
     Args:
         path: The file.
         tensors: By name.
-        facts: Kept in the file's metadata under `re4`, as JSON; the checksum is added to them.
+        facts: JSON values for the file's metadata, under `re4`, with the checksum.
 
     Raises:
-        OSError: it cannot be written; the file is as it was.
+        OSError: it cannot be written; an earlier file is unchanged.
     """
     copies = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
     facts = dict(facts or {})
@@ -44,7 +43,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str,
 
 
 def facts_of(path: Path) -> dict[str, Any]:
-    """Read the facts about a file's tensors, the checksum among them.
+    """Read the metadata of a file of tensors, with the checksum.
 
     Raises:
         ValueError: it is damaged.
@@ -58,9 +57,9 @@ def facts_of(path: Path) -> dict[str, Any]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Map a file's tensors into memory, and read them through once to see that they are what was written.
+    """Map a file's tensors into memory, and verify their checksum.
 
-    Files that were written before there were checksums are read without.
+    Files of earlier versions have no checksum.
 
     Raises:
         ValueError: it is damaged.

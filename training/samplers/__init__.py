@@ -1,7 +1,7 @@
-"""The kinds of negatives for the recommendation loss: one line each, loaded when asked for.
+"""The samplers of negatives for the recommendation loss, by the value of the setting `negatives`.
 
-A kind is a class made with `(num_negatives, item_counts_N)`, the training events of each item, and having one
-method, `draw(generator, targets_B)`, called once a step: all examples of the step share what it draws.
+A sampler is a class of the form `sampler.Sampler`. It draws once a step; all examples of the step
+share the negatives. A module is imported on first use.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ SAMPLERS: Mapping[str, str] = {
 
 
 def build_sampler(name: str, num_negatives: int, item_counts_N: "Tensor") -> "Sampler":
-    """Make the sampler of a kind for a number of negatives a step and the items' training events."""
+    """Make a sampler for a number of negatives a step and the items' training events."""
     module, _, class_name = SAMPLERS[name].partition(":")
     sampler: Sampler = getattr(import_module(module), class_name)(num_negatives, item_counts_N)
     return sampler

@@ -7,11 +7,11 @@ from re4.training.samplers.sampler import Negatives
 
 
 class FullCatalogue:
-    """Takes every item, every step; nothing is drawn."""
+    """Every item in every step; nothing is drawn."""
 
     def __init__(self, num_negatives: int, item_counts_N: Tensor) -> None:
-        """Both are the catalogue's own business here."""
+        """Accept the arguments of a sampler; none is needed."""
 
     def draw(self, generator: torch.Generator, targets_B: Tensor) -> Negatives:
-        """Give all rows."""
+        """Return all rows."""
         return Negatives(rows_M=None, log_expected_count=None)

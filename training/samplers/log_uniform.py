@@ -1,9 +1,9 @@
 """Popularity negatives: log-uniform over the popularity rank, corrected by log Q.
 
-Rows are in order of popularity (a prepared data set sees to it), so row r is drawn with probability
-`log((r+2)/(r+1)) / log(N+1)`, which needs no table. The correction subtracts the log of the expected count
-from every score, so that the loss still estimates the softmax over the whole catalogue (Bengio and
-Senécal, 2008).
+The rows of a prepared data set are in order of popularity, so row r is drawn with probability
+`log((r+2)/(r+1)) / log(N+1)`, which needs no table. The correction subtracts the log of the
+expected count from every score, so that the loss still estimates the softmax over the whole
+catalogue (Bengio and Senécal, 2008).
 """
 
 import math

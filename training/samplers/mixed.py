@@ -1,8 +1,9 @@
-"""Mixed negatives: the batch's own targets, and as many uniform ones as asked for.
+"""Mixed negatives: the batch's own targets and `num_negatives` uniform ones.
 
-In-batch negatives alone never show items that nobody in the batch chose; uniform ones alone hardly show
-popular items. The correction is that of the mixture: the log of both expected counts together (Yang et al.,
-"Mixed negative sampling for learning two-tower neural networks in recommendations", WWW 2020).
+In-batch negatives never contain items that nobody in the batch chose; uniform negatives contain
+popular items rarely. The correction is that of the mixture: the log of both expected counts
+together (Yang et al., "Mixed negative sampling for learning two-tower neural networks in
+recommendations", WWW 2020).
 """
 
 import torch

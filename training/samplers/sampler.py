@@ -1,4 +1,4 @@
-"""What a sampler draws for one step, and the form that every sampler has."""
+"""The form of a sampler, and the negatives that it draws for a step."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ class Negatives:
     """Item rows that one step's examples share as negatives."""
 
     rows_M: Tensor | None
-    """Rows drawn, int64, repeats allowed; None stands for every row 0..N-1 in order."""
+    """Rows, int64, possibly with repeats; None for every row 0..N-1 in order."""
 
     log_expected_count: Callable[[Tensor], Tensor] | None
-    """Gives the log of how often rows are expected in a draw (the logQ correction); None: all are alike.
-    Only samplers that draw have one."""
+    """The log of how often rows are expected in a draw (the logQ correction); None where all are
+    equally likely, and for the whole catalogue."""
 
 
 class Sampler(Protocol):
@@ -26,5 +26,5 @@ class Sampler(Protocol):
     def __init__(self, num_negatives: int, item_counts_N: Tensor) -> None: ...
 
     def draw(self, generator: torch.Generator, targets_B: Tensor) -> Negatives:
-        """Draw anew for a batch of targets; all randomness comes from the generator, on its device."""
+        """Draw the negatives for a batch of targets, with the generator, on its device."""
         ...

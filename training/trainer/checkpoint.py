@@ -1,8 +1,8 @@
-"""A training that can be killed at any moment: its whole state in one file, replaced atomically.
+"""Checkpoints: the whole state of a training in one file, replaced atomically.
 
-All randomness of a step is drawn from seeds made of (run's seed, epoch, step), so there is no generator
-whose state would have to be kept: weights, their mean, the optimiser's moments and the place in the epoch are
-all.
+The random numbers of a step are drawn from a seed made of (run's seed, epoch, step), so no
+generator's state is saved: the weights, their mean, the optimiser's moments and the place in the
+epoch suffice.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -22,27 +22,27 @@ CHECKPOINT = "checkpoint.safetensors"
 
 @dataclass(kw_only=True)
 class Progress:
-    """How far a training has come."""
+    """The progress of a training."""
 
     epoch: int = 1
-    """The epoch that is under way, from 1."""
+    """Number of the current epoch, from 1."""
     step: int = 0
-    """Steps of it that are done."""
+    """Completed steps of it."""
     seconds: float = 0.0
-    """Time that they took."""
+    """Duration of these steps."""
     sums: dict[str, float] = field(default_factory=dict)
     """Sums of the losses over their examples."""
     records: list[dict[str, Any]] = field(default_factory=list)
-    """What `metrics.jsonl` holds: a record of each epoch that is over."""
+    """A record of each completed epoch, as in `metrics.jsonl`."""
     started_from: str | None = None
-    """The earlier run whose weights it began with."""
+    """The earlier run of a warm start."""
     precision: str = "auto"
-    """float32 or bf16, as it began; auto before it has."""
+    """float32 or bf16; auto before the training begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointFacts:
-    """What a checkpoint says before its tensors are read."""
+    """The metadata of a checkpoint, readable without its tensors."""
 
     config: TrainConfig
     dataset_path: Path
@@ -58,7 +58,7 @@ def save_checkpoint(
     progress: Progress,
     dataset_path: Path,
 ) -> None:
-    """Replace the run's checkpoint by the state as it is now."""
+    """Replace the run's checkpoint by the present state."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"optimiser.{name}": value for name, value in optimiser.state().items()}
     tensors |= {f"mean.{name}": value for name, value in (mean.state() if mean else {}).items()}
@@ -72,7 +72,7 @@ def save_checkpoint(
 
 
 def read_facts(run: Path) -> CheckpointFacts:
-    """Read what the run's checkpoint says of itself.
+    """Read the metadata of the run's checkpoint.
 
     Raises:
         RunError: where there is none, or it is damaged.
@@ -95,7 +95,7 @@ def read_facts(run: Path) -> CheckpointFacts:
 
 
 def restore(run: Path, model: MultiInterestModel, optimiser: Optimiser, mean: WeightAverage | None) -> None:
-    """Load the weights, the optimiser's moments and the weights' mean of the run's checkpoint.
+    """Load the weights, their mean and the optimiser's moments from the run's checkpoint.
 
     Raises:
         RunError: where they are damaged, or do not fit.
@@ -118,5 +118,5 @@ def restore(run: Path, model: MultiInterestModel, optimiser: Optimiser, mean: We
 
 
 def remove_checkpoint(run: Path) -> None:
-    """Drop the checkpoint of a training that is over."""
+    """Remove the checkpoint of a finished training."""
     (run / CHECKPOINT).unlink(missing_ok=True)

@@ -1,14 +1,14 @@
-"""Item vectors to start from: items that the same users chose start close together.
+"""Initial item vectors: items that the same users chose start close together.
 
-The truncated SVD of the degree-normalised user-item matrix, `D_u^-1/2 R D_i^-1/2 ≈ U S Vᵀ`, gives item
-vectors `V S^1/2`. It takes a fraction of an epoch's time and saves several epochs; on small data it also
-ends higher than a random start. Randomised range finder with power iterations: Halko, Martinsson and
-Tropp, 2011.
+The truncated SVD of the degree-normalised user-item matrix, `D_u^-1/2 R D_i^-1/2 ≈ U S Vᵀ`, gives
+item vectors `V S^1/2`. It takes a fraction of an epoch's time and saves several epochs; on small
+data the recall also ends higher than from a random start. Randomised range finder with power
+iterations: Halko, Martinsson and Tropp, 2011.
 
-It is bounded: beyond 20 million events it looks at a random part of the users, and where nothing is chosen,
+Its cost is bounded: beyond 20 million events it uses a random part of the users, and by default
 catalogues beyond `SVD_ITEMS` start at random (`TrainConfig.resolve`).
 
-For the most-popular baseline there are vectors on one axis instead: the log of each item's count.
+The most-popular baseline has vectors on one axis instead: the log of each item's count.
 """
 
 import numpy as np
@@ -26,9 +26,10 @@ _MAX_EVENTS = 20_000_000
 def svd_item_vectors(
     train: Sequences, num_items: int, embedding_dim: int, generator: torch.Generator
 ) -> Tensor:
-    """Give starting vectors, float32 [N, D], of mean square length 1.
+    """Return starting vectors, float32 [N, D], of mean square length 1.
 
-    Items without a training event, and dimensions beyond the matrix's rank, get small random numbers.
+    Items without a training event, and dimensions beyond the matrix's rank, get small random
+    numbers.
     """
     users, items, num_users = _pairs(train, num_items, generator)
     by_user = torch.bincount(users, minlength=num_users).float()
@@ -57,15 +58,15 @@ def svd_item_vectors(
 
 
 def _orthonormal(tall: Tensor) -> Tensor:
-    """Give an orthonormal basis of the columns: a Gram matrix and two products, where a QR takes minutes."""
+    """Return an orthonormal basis of the columns, by a Gram matrix and two products; a QR takes minutes."""
     squares, right = _spectrum(tall)
     return tall @ (right * squares.rsqrt()).float()
 
 
 def _spectrum(tall: Tensor) -> tuple[Tensor, Tensor]:
-    """Give the squared singular values, largest first, and the right singular vectors; float64.
+    """Return the squared singular values, largest first, and the right singular vectors; float64.
 
-    What is nothing but rounding is left out.
+    Singular values at the level of rounding are left out.
     """
     squares, right = torch.linalg.eigh((tall.T @ tall).double())
     squares, right = squares.flip(0), right.flip(1)
@@ -74,7 +75,7 @@ def _spectrum(tall: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _pairs(train: Sequences, num_items: int, generator: torch.Generator) -> tuple[Tensor, Tensor, int]:
-    """Give who chose what, each pair once: user and item, int64; and the number of users looked at."""
+    """Return each pair of user and item once, int64, and the number of users."""
     lengths_U = np.diff(train.offsets_U1)
     items_E: NDArray[np.int32] = train.items_E
     if train.num_events > _MAX_EVENTS:
@@ -87,7 +88,7 @@ def _pairs(train: Sequences, num_items: int, generator: torch.Generator) -> tupl
 
 
 def popularity_vectors(item_counts_N: Tensor, embedding_dim: int) -> Tensor:
-    """Give starting vectors, float32 [N, D]: `log(1 + count)` on the first axis, 0 on the others."""
+    """Return starting vectors, float32 [N, D]: `log(1 + count)` on the first axis, 0 on the others."""
     vectors_ND = torch.zeros(len(item_counts_N), embedding_dim)
     vectors_ND[:, 0] = item_counts_N.double().log1p()
     return vectors_ND

@@ -1,6 +1,8 @@
-"""The training loop: epochs of shuffled batches, validation after each, the best epoch kept.
+"""The training loop: epochs of shuffled batches, a validation after each, the best epoch saved.
 
-It knows the model only by `losses` and the data only by batches.
+A step: a batch (`data/batches.py`), its negatives (`samplers/`), the losses and their gradients
+(`model/model.py`), the update (`optimiser.py`). The loop also makes the model and its initial item
+vectors, saves checkpoints, evaluates, and writes the run.
 """
 
 import logging
@@ -55,7 +57,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """What a finished training came to."""
+    """The outcome of a finished training."""
 
     best_epoch: int
     """The epoch whose weights the run holds, from 1."""
@@ -70,10 +72,10 @@ class TrainResult:
 
 
 def choose_device(name: str) -> torch.device:
-    """Turn auto, cpu or cuda into a device, and say which and why.
+    """Return the device for auto, cpu or cuda; log the choice and its reason.
 
     Raises:
-        TrainingError: where cuda is asked for and there is none.
+        TrainingError: cuda is requested, and PyTorch finds none.
     """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
@@ -84,7 +86,7 @@ def choose_device(name: str) -> torch.device:
             f"device: {name} ({'a CUDA device was found' if available else 'no CUDA device was found'})"
         )
     if name == "cpu" and not has_kernels():
-        _log.info("without compiled code, for want of a C compiler (cc, or $CC) or by RE4_NATIVE=0: slower")
+        _log.info("training without C kernels, which is slower: no C compiler (cc, or $CC), or RE4_NATIVE=0")
     return torch.device(name)
 
 
@@ -101,17 +103,18 @@ def train(
 ) -> TrainResult:
     """Train a model and leave a run at `out`.
 
-    The epoch with the highest validation Recall@50 (history left in the list) is the one kept. The state is
-    saved before the first step, at every epoch's end and every so many minutes: whatever kills the training,
-    `resume` goes on.
+    The epoch with the highest validation Recall@50 (history left in the list) is saved. The state
+    is saved before the first step, after every epoch and every `checkpoint_minutes`; `resume`
+    continues a training that was killed at any moment.
 
     Args:
-        dataset: what to learn from.
-        config: how; what it leaves open is resolved.
+        dataset: the prepared data set.
+        config: the hyper-parameters; open ones are resolved.
         out: the new run's folder.
-        previous: an earlier run to go on from (see `warm_start.py`); it is judged on the same users.
+        previous: an earlier run for a warm start (`warm_start.py`); it is evaluated on the same
+            users.
         device: auto, cpu or cuda.
-        precision: auto, float32 or bf16 (see `re4.training.kernels.precision`).
+        precision: auto, float32 or bf16 (`kernels/precision.py`).
         checkpoint_minutes: between two checkpoints within an epoch.
         tensorboard: whether to write TensorBoard events as well, into the run.
 
@@ -120,7 +123,7 @@ def train(
         UsageError: where a setting does not fit the model, or the earlier run.
         DataError: where there is nothing to learn from or to validate on.
         TrainingError: where a loss is not finite, the device is missing, or the disk is full.
-        KeyboardInterrupt: at Ctrl-C or SIGTERM, when the state is saved.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, once the state is saved.
     """
     check_precision(precision)
     target = choose_device(device)
@@ -165,9 +168,10 @@ def resume(
     checkpoint_minutes: float = CHECKPOINT_MINUTES,
     tensorboard: bool = False,
 ) -> TrainResult:
-    """Go on with a training that was stopped or killed; on a CPU it ends with the weights it would have had.
+    """Continue a training that was stopped or killed.
 
-    To the last bit that is with as many threads as before: they decide which users a batch pairs.
+    On a CPU, with as many threads as before, it ends with the bytes of an uninterrupted training.
+    The number of threads decides which users re-contrast pairs.
 
     Args:
         run: the run's folder.
@@ -178,8 +182,8 @@ def resume(
         tensorboard: as for `train`.
 
     Raises:
-        RunError: where there is no unfinished training, another process is at it, or it is damaged.
-        DataError: where its data set is not there any more.
+        RunError: there is no unfinished training, another process trains the run, or it is damaged.
+        DataError: its data set is missing.
         TrainingError, KeyboardInterrupt: as `train`.
     """
     check_precision(precision)
@@ -195,7 +199,7 @@ def resume(
 
 
 class _Trainer:
-    """A training under way: the model, its optimiser, and how far it has come."""
+    """A training in progress: the model, its optimiser and its progress."""
 
     def __init__(
         self,
@@ -245,9 +249,9 @@ class _Trainer:
     def _run(self) -> TrainResult:
         config, progress = self._model.config, self._progress
         if not (self._out / CHECKPOINT).exists():
-            self._save()  # killed within the first minutes, it can be resumed as well
+            self._save()  # so that a training killed within the first minutes can be resumed
         if config.num_epochs == 0 and not progress.records:
-            progress.epoch = 0  # what training starts from, judged as it is
+            progress.epoch = 0  # the initial weights are evaluated and saved
             self._close_epoch()
         with stop_requested() as is_stopped:
             while progress.epoch <= config.num_epochs and not self._has_stalled():
@@ -286,7 +290,7 @@ class _Trainer:
         return has_stalled
 
     def _train_epoch(self, is_stopped: Callable[[], bool]) -> None:
-        """Take the epoch's steps that are left."""
+        """Run the remaining steps of the epoch."""
         progress, seed = self._progress, self._model.config.seed
         device = self._model.item_embedding.weight.device
         generator = torch.Generator(device=device)
@@ -328,7 +332,7 @@ class _Trainer:
                     saved = now
 
     def _close_epoch(self) -> None:
-        """Validate, keep the weights if they are the best, record the epoch, and save the state."""
+        """Validate, save the weights of a best epoch, record the epoch, and save the state."""
         progress, num_examples = self._progress, self._batches.num_examples
         epoch = progress.epoch
         model = self._mean.model if self._mean else self._model
@@ -369,5 +373,5 @@ class _Trainer:
 
 
 def _step_seed(seed: int, epoch: int, step: int) -> int:
-    """Seed the draws of one step, 63 bits, from the seed and the place in the training alone."""
+    """Return the seed of one step, 63 bits, made of the run's seed and the place in the training alone."""
     return int(np.random.SeedSequence([seed, epoch, step + 1]).generate_state(1, np.uint64)[0] >> 1)

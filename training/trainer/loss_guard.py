@@ -1,7 +1,8 @@
-"""What is kept for study where a loss is not finite, or explodes: the batch, its negatives and the losses.
+"""Stop a training whose loss is not finite or explodes, and save the failed step for inspection.
 
-`failed_step.safetensors` in the run: `rows_BL`, `lengths_B`, `targets_B` and `negatives_M` (missing where the
-whole catalogue is), and in its metadata, under `re4`, epoch, step, losses and configuration as JSON.
+The run then holds `failed_step.safetensors`: the tensors `rows_BL`, `lengths_B`, `targets_B` and
+`negatives_M` (absent for the whole catalogue); in its metadata, under `re4`, epoch, step, losses
+and configuration as JSON.
 """
 
 import math
@@ -18,16 +19,17 @@ from re4.training.trainer.checkpoint import Progress
 
 FAILED_STEP: Final = "failed_step.safetensors"
 _LARGEST: Final = 1e6
-"""No loss of a training that will still learn anything is larger: they are all of order 10 or less."""
+"""A larger loss has exploded: the losses of a training that learns are of order 10 or less."""
 
 
 def check_losses(
     losses: Losses, batch: Batch, negatives: Negatives, *, progress: Progress, config: TrainConfig, run: Path
 ) -> float:
-    """Give the total loss of a step, or keep the step for study and stop.
+    """Return the total loss of a step; save the step and raise where the loss has failed.
 
     Raises:
-        TrainingError: the loss is not finite or has exploded; names the step, the terms and the file.
+        TrainingError: the loss is not finite or has exploded; names the step, the terms and the
+            file.
     """
     total = losses.total.item()
     if math.isfinite(total) and total < _LARGEST:

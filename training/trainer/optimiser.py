@@ -1,7 +1,7 @@
 """The optimiser of a step: Adam for the encoder and the flows, row-wise Adam for the item vectors.
 
-A step with sampled negatives reads some ten thousand of up to ten million item vectors. Only these rows and
-their moments are read and written, so the cost of a step does not grow with the catalogue.
+A step with sampled negatives reads some ten thousand of up to ten million item vectors. Only these
+rows and their moments are read and written, so the cost of a step does not grow with the catalogue.
 """
 
 import ctypes
@@ -20,13 +20,13 @@ _CHUNK_ROWS: Final = 4096
 
 
 class Optimiser:
-    """Both optimisers of a model, with the model's own learning rate and weight decay."""
+    """Both optimisers of a model, with the learning rate and weight decay of its configuration."""
 
     def __init__(self, model: MultiInterestModel) -> None:
         config = model.config
         assert config.learning_rate is not None, "resolve comes first"
         dense = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        # Some encoders have no weights: a group may be empty, a list of groups may not.
+        # Some encoders have no weights. PyTorch accepts an empty group, but no empty list of groups.
         self._dense = torch.optim.Adam(
             [{"params": dense}], lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
@@ -35,7 +35,7 @@ class Optimiser:
         )
 
     def state(self) -> dict[str, Tensor]:
-        """Give the moments and step counts by name, for a checkpoint."""
+        """Return the moments and step counts by name, for a checkpoint."""
         moments = {
             f"dense.{number}.{name}": value
             for number, values in self._dense.state_dict()["state"].items()
@@ -44,7 +44,7 @@ class Optimiser:
         return moments | {f"items.{name}": value for name, value in self._items.state().items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Take over what `state` gave."""
+        """Load what `state` returned."""
         dense: dict[int, dict[str, Tensor]] = {}
         items: dict[str, Tensor] = {}
         for name, value in state.items():
@@ -53,13 +53,13 @@ class Optimiser:
                 items[rest] = value
             else:
                 number, _, moment = rest.partition(".")
-                # Kept as it is given, and so copied: it may be a view of a mapped checkpoint.
+                # Copied, because PyTorch keeps it as it is, and it may be a view of a mapped checkpoint.
                 dense.setdefault(int(number), {})[moment] = value.clone()
         self._dense.load_state_dict({**self._dense.state_dict(), "state": dense})
         self._items.restore(items)
 
     def step(self, losses: Losses) -> None:
-        """Go back from the total loss to the gradients, and move every parameter that has one."""
+        """Run the backward pass of the total loss, and update every parameter that has a gradient."""
         self._dense.zero_grad(set_to_none=True)
         losses.total.backward()  # type: ignore[no-untyped-call]
         self._dense.step()
@@ -67,10 +67,10 @@ class Optimiser:
 
 
 class RowWiseAdam:
-    """Adam for the item table, row by row: touched rows move, all others and their state stay as they are.
+    """Lazy Adam for the item vectors: only the rows of a step and their moments change.
 
-    The second moment is one number a row, the mean over its entries, so that the state is the size of one
-    table and not of two. The momentum of a row that is not touched waits; it does not decay (lazy Adam).
+    The second moment is one number a row, the mean over its entries, so that the state is as large
+    as one table and not two. The momentum of the other rows does not decay.
     """
 
     def __init__(self, table: nn.Embedding, *, learning_rate: float, weight_decay: float) -> None:
@@ -82,26 +82,26 @@ class RowWiseAdam:
         self._second_N = torch.zeros_like(table.weight[:, 0])
 
     def state(self) -> dict[str, Tensor]:
-        """Give the moments and the step count by name, for a checkpoint."""
+        """Return the moments and the step count by name, for a checkpoint."""
         steps = torch.tensor(self._num_steps)
         return {"first": self._first_ND, "second": self._second_N, "num_steps": steps}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Take over what `state` gave."""
+        """Load what `state` returned."""
         self._num_steps = int(state["num_steps"])
         self._first_ND.copy_(state["first"])
         self._second_N.copy_(state["second"])
 
     @torch.no_grad()
     def step(self, touched: TouchedRows) -> None:
-        """Move the touched rows along their gradient."""
+        """Update the touched rows by their gradient."""
         self._num_steps += 1
         scale = self._learning_rate / (1 - _BETA_1**self._num_steps)
         bias = 1 - _BETA_2**self._num_steps
         compiled = kernel_for(self._weight_ND, "row_adam.c", {"DIM": self._weight_ND.shape[1]})
         if compiled is not None:
             settings = torch.tensor([self._weight_decay, _BETA_1, _BETA_2, scale, bias, _EPSILON])
-            self._move_rows(compiled, touched, settings)
+            self._update_by_kernel(compiled, touched, settings)
             return
         rows_R = slice(None) if touched.rows_R is None else touched.rows_R
         gradient_RD = touched.gradient_RD
@@ -115,8 +115,8 @@ class RowWiseAdam:
         step_RD = first_RD.mul_(-scale).div_(root_R[:, None])
         self._weight_ND[rows_R] = touched.vectors_RD.detach().add(step_RD)
 
-    def _move_rows(self, compiled: ctypes.CDLL, touched: TouchedRows, settings: Tensor) -> None:
-        """Do the same by compiled code: a row is read and written once."""
+    def _update_by_kernel(self, compiled: ctypes.CDLL, touched: TouchedRows, settings: Tensor) -> None:
+        """Update the rows by the C kernel, which reads and writes a row once."""
         gradient_RD = touched.gradient_RD.contiguous()
         rows_R = touched.rows_R
         if rows_R is None:
@@ -125,7 +125,7 @@ class RowWiseAdam:
             zip(torch.split(rows_R, _CHUNK_ROWS), torch.split(gradient_RD, _CHUNK_ROWS), strict=True)
         )
 
-        def move(number: int) -> None:
+        def update(number: int) -> None:
             rows, gradients = pieces[number]
             call_kernel(
                 compiled.row_adam,
@@ -138,4 +138,4 @@ class RowWiseAdam:
                 settings,
             )
 
-        in_threads(move, len(pieces), gradient_RD.device)
+        in_threads(update, len(pieces), gradient_RD.device)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a question that the training loop asks between two steps."""
+"""Ctrl-C and SIGTERM as a flag that the training loop checks between two steps."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -8,14 +8,15 @@ from types import FrameType
 
 @contextmanager
 def stop_requested() -> Iterator[Callable[[], bool]]:
-    """Give a function that tells whether a stop was asked for since the block began.
+    """Yield a function that returns whether a signal has arrived since the block began.
 
-    A second Ctrl-C is the usual one. Signals belong to the main thread: in any other, nothing is installed.
+    A second signal has its usual effect. Python handles signals in the main thread only: in another
+    thread, no handler is installed.
     """
-    asked: list[int] = []
+    received: list[int] = []
 
     def remember(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
+        received.append(number)
         signal.signal(number, before[signal.Signals(number)])
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -26,7 +27,7 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
         yield lambda: False
         return
     try:
-        yield lambda: bool(asked)
+        yield lambda: bool(received)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""The figures of each epoch as TensorBoard events, beside `metrics.jsonl`, which always has them."""
+"""The metrics of each epoch as TensorBoard events, in addition to `metrics.jsonl`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +10,10 @@ FOLDER: Final = "tensorboard"
 
 
 def check_tensorboard() -> None:
-    """Check that the library is there.
+    """Check that TensorBoard is installed.
 
     Raises:
-        UsageError: saying what to install.
+        UsageError: with the extra to install.
     """
     try:
         import tensorboard  # noqa: F401
@@ -22,7 +22,7 @@ def check_tensorboard() -> None:
 
 
 def write_events(run: Path, records: Sequence[dict[str, Any]]) -> None:
-    """Add the epochs of the records to the run's events; the step of an event is the epoch."""
+    """Add the records' epochs to the run's events; the step of an event is the epoch."""
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(run / FOLDER)) as writer:

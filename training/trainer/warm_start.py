@@ -1,9 +1,9 @@
-"""Going on from an earlier run with newer data: what was learned is kept, what is new finds its place.
+"""Warm start: a training on newer data begins with the weights of an earlier run.
 
-Encoder and flows start from the earlier run's weights. Items are matched by their ids (rows belong to a data
-set, in order of its popularity): one that the earlier run knew starts from the vector that it had; a new one
-where a fresh training would start it: with SVD vectors, carried into the trained space by the linear map that
-fits the items that both have best, by least squares.
+Encoder and flows start from the earlier run's weights. Items are matched by their ids, because rows
+are numbered by the popularity in one data set. A known item starts from its trained vector. A new
+item starts from its initial vector; SVD vectors are first mapped into the trained space, by the
+linear map that fits the known items best (least squares).
 """
 
 from dataclasses import replace
@@ -32,14 +32,14 @@ _SHAPING = (
     "scores",
     "construct_dim",
 )
-"""Settings that the weights depend on."""
+"""Settings that the shape or the meaning of the weights depends on."""
 
 
 def check_compatible(config: TrainConfig, previous: TrainConfig) -> None:
-    """Refuse settings with which an earlier run's weights mean nothing; both resolved.
+    """Refuse settings with which the earlier run's weights do not fit; both are resolved.
 
     Raises:
-        UsageError: naming the first such setting.
+        UsageError: the first such setting.
     """
     for name in _SHAPING:
         ours, theirs = getattr(config, name), getattr(previous, name)
@@ -51,7 +51,7 @@ def check_compatible(config: TrainConfig, previous: TrainConfig) -> None:
 
 
 def previous_rows(dataset: Dataset, previous: Run) -> NDArray[np.int64]:
-    """Give the row that each item of the data set had in the earlier run, int64 [N]; -1 for a new item.
+    """Return the row that each item of the data set had in the earlier run, int64 [N]; -1 for a new item.
 
     Raises:
         UsageError: the two have no item in common, or ids of different kinds.
@@ -74,10 +74,10 @@ def previous_rows(dataset: Dataset, previous: Run) -> NDArray[np.int64]:
 
 
 def warm_start(model: MultiInterestModel, previous: MultiInterestModel, rows_N: NDArray[np.int64]) -> None:
-    """Take over the earlier model's weights; the model's own item vectors are those to start from.
+    """Load the earlier model's weights into a model that has its initial item vectors.
 
     Args:
-        model: the new model, its item vectors as a fresh training would start.
+        model: the new model.
         previous: the earlier run's model.
         rows_N: from `previous_rows`.
     """
@@ -96,14 +96,14 @@ def warm_start(model: MultiInterestModel, previous: MultiInterestModel, rows_N: 
 
 
 def evaluate_previous(previous: Run, rows_N: NDArray[np.int64], held_out: Sequences) -> Evaluation:
-    """Judge the earlier run on newer users, as it would serve them: without the items that it does not know.
+    """Evaluate the earlier run on the users of newer data, without the items that it does not know.
 
-    The history is left in the lists. A user whose whole history is unknown gets no list.
+    The history stays in the lists. A user whose whole history is unknown gets an empty list.
     """
     known, users_C = _known_events(held_out, rows_N)
     model = previous.load_model()
     found = rank(model, known, exclude_history=False, title="the earlier run")
-    # Rows of the earlier run, as rows of the data set; what has left the catalogue is nobody's target.
+    # From rows of the earlier run to rows of the data set; removed items become -1, which is no target.
     row_of = np.full(previous.num_items, -1, np.int64)
     row_of[rows_N[rows_N >= 0]] = np.flatnonzero(rows_N >= 0)
     top_UM = np.full((held_out.num_users, found.top_UM.shape[1]), -1, np.int64)
@@ -112,7 +112,7 @@ def evaluate_previous(previous: Run, rows_N: NDArray[np.int64], held_out: Sequen
 
 
 def _known_events(held_out: Sequences, rows_N: NDArray[np.int64]) -> tuple[Sequences, NDArray[np.int64]]:
-    """Give the known part of each history in the earlier run's rows, and which users have any."""
+    """Return the known part of each history in the earlier run's rows, and which users have any."""
     histories = []
     for user in range(held_out.num_users):
         start = int(held_out.offsets_U1[user])

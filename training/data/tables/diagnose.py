@@ -1,7 +1,6 @@
-"""Where a table that could not be read is damaged: in which of its parts, and in text in which line.
+"""Find the damage of a table that could not be read: the file and, in text, the line.
 
-It is asked after a reading has failed, and takes one line after the other: a minute or two for 10⁸ of them.
-It knows nothing of what the columns mean.
+It runs after a reading has failed, line by line: a minute or two for 10⁸ lines.
 """
 
 import csv
@@ -16,18 +15,18 @@ from re4.common.errors import DataError
 from re4.training.data.tables.lines import numbered_lines
 
 _NUM_SHOWN: Final = 60
-"""Characters of a damaged line that are shown."""
+"""Characters of a damaged line in a message."""
 
 
 def diagnose(part: Path, suffix: str) -> None:
-    """Look through one part of a table for what makes it unreadable; return where nothing is found.
+    """Search one file of a table for damage; return if nothing is found.
 
     Args:
         part: the file.
-        suffix: what it holds: .parquet, .csv, .tsv or .jsonl.
+        suffix: its format: .parquet, .csv, .tsv or .jsonl.
 
     Raises:
-        DataError: naming the part, in text the first damaged line, and what is wrong with it.
+        DataError: with the file, in text the first damaged line, and the damage.
     """
     _LOOKS[suffix](part)
 

@@ -1,7 +1,7 @@
 """External ids: 64-bit integers or strings, kept exactly as they were given.
 
-Text such as `00123` must never become 123. Text ids become integers only where every one of them is the one
-way to write its integer, so that writing them out again gives the same text.
+Text such as `00123` never becomes 123. Text ids become integers only if every one is the canonical
+form of its integer, so that writing them gives the same text.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,7 +14,7 @@ from re4.training.data.layout import TYPE_OF_KIND, IdKind
 
 
 def is_canonical_int(ids: pl.Expr) -> pl.Expr:
-    """Say which texts are canonical 64-bit integers: no sign `+`, leading zero, blank or point."""
+    """Return whether texts are canonical 64-bit integers: no sign `+`, leading zero, blank or point."""
     return (ids.cast(pl.Int64, strict=False).cast(pl.String) == ids).fill_null(False)
 
 
@@ -25,13 +25,13 @@ def integers_if_canonical(texts: pl.Series) -> pl.Series:
 
 
 def is_missing(column: str, dtype: pl.DataType) -> pl.Expr:
-    """Say which ids of a column are null or the empty string."""
+    """Return whether ids of a column are null or the empty string."""
     ids = pl.col(column)
     return ids.is_null() | (ids == "") if dtype == pl.String else ids.is_null()
 
 
 def kind_of_type(where: str, dtype: pl.DataType) -> IdKind:
-    """Say which kind of id a column holds: integers are `int`; text and categories are `string`.
+    """Return the kind of id in a column: integers are `int`; text and categories are `string`.
 
     Args:
         where: The file and column, for the error's message.
@@ -48,7 +48,7 @@ def kind_of_type(where: str, dtype: pl.DataType) -> IdKind:
 
 
 def to_kind(ids: pl.Series, kind: IdKind) -> pl.Series:
-    """Give ids in the kind that another file has; ids that cannot exist in that kind become null.
+    """Convert ids to another kind; ids that do not exist in that kind become null.
 
     The integer 123 and the string "123" are the same id; "0123" is no integer.
     """
@@ -59,14 +59,15 @@ def to_kind(ids: pl.Series, kind: IdKind) -> pl.Series:
 
 
 def duplicate_ids(ids: Callable[[], Iterable[pl.Series]], num_ids: int) -> pl.DataFrame:
-    """Find the ids that are there more than once, with 8 bytes of memory an id where none is.
+    """Find repeated ids, with 8 bytes of memory an id where there are none.
 
     Args:
-        ids: Gives the ids, none of them null, a piece at a time, whenever it is called.
+        ids: Returns the ids, none of them null, a piece at a time, at every call.
         num_ids: How many there are.
 
     Returns:
-        All rows of such ids but each one's first, ascending: `row`, `id`, and `first`, the row of its first.
+        The rows of repeated ids but each id's first, ascending: `row`, `id`, and `first`, the first
+        row.
     """
     hashes_N = np.empty(num_ids, np.uint64)
     start = 0
@@ -85,13 +86,13 @@ def duplicate_ids(ids: Callable[[], Iterable[pl.Series]], num_ids: int) -> pl.Da
         some = pl.DataFrame([rows.alias("row"), piece.alias("id")])
         found.append(some.filter(piece.hash().is_in(suspects.implode())))
         start += len(piece)
-    # Different ids may have one hash: the ids themselves decide.
+    # Different ids may have the same hash, so the ids themselves are compared.
     firsts = pl.concat(found).with_columns(pl.col("row").first().over("id").alias("first"))
     return firsts.filter(pl.col("row") > pl.col("first"))
 
 
 def encode(ids: pl.Series) -> tuple[pl.Series, pl.Series]:
-    """Number the distinct ids 0, 1, … in the order in which they first appear.
+    """Encode ids as 0, 1, … in the order of their first appearance.
 
     Returns:
         The code of every id, UInt32 [E], and the distinct ids in the order of their codes.

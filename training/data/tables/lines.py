@@ -1,4 +1,4 @@
-"""The lines of a text file, plain or gzipped; what is wrong with one is said with its number."""
+"""Read the lines of a text file, plain or gzipped, with their numbers."""
 
 import gzip
 import zlib
@@ -10,7 +10,7 @@ from re4.common.errors import DataError
 
 
 def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Give every line with its number, from 1; a byte order mark is no part of the first.
+    """Yield every line with its number, from 1, without a byte order mark.
 
     Raises:
         DataError: A line is not UTF-8, or the file cannot be unpacked or read to its end.
@@ -29,7 +29,7 @@ def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def _open(file: Path) -> IO[bytes]:
-    """Open a file, unpacking it if its first bytes say that it is gzipped."""
+    """Open a file, through gzip if its first bytes are gzip's."""
     with file.open("rb") as stream:
         packed = stream.read(2) == b"\x1f\x8b"
     return cast("IO[bytes]", gzip.open(file, "rb")) if packed else file.open("rb")

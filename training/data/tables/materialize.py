@@ -1,4 +1,4 @@
-"""Rows that are read more than once: kept in memory, or in a file of which a piece at a time is in memory."""
+"""Keep rows that are read more than once, in memory or in a file that is read in pieces."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ CHUNK_ROWS: Final = 262_144
 _IS_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Keep: TypeAlias = Callable[[pl.LazyFrame], pl.LazyFrame]
-"""Reads a table once, and gives what may be read again and again."""
+"""Reads a table once; its result can be read repeatedly."""
 
 
 def in_memory(rows: pl.LazyFrame) -> pl.LazyFrame:
@@ -28,7 +28,7 @@ def in_memory(rows: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def in_folder(folder: Path) -> Keep:
-    """Keep rows in files in a folder, which go when whoever made the folder removes it."""
+    """Keep rows in files of a folder, which the caller removes."""
     return partial(_in_folder, folder)
 
 
@@ -37,7 +37,7 @@ def _in_folder(folder: Path, rows: pl.LazyFrame) -> pl.LazyFrame:
     try:
         rows.sink_parquet(file, compression="lz4", statistics=False, row_group_size=CHUNK_ROWS)
     except pl.exceptions.PolarsError as error:
-        # Not what was read is at fault, which is what whoever reads would say.
+        # The disk is at fault, not the table that is read, which the caller would name.
         if full := next((code for code in _IS_FULL if f"(os error {code})" in str(error)), None):
             raise DataError(
                 f"{folder}: no room for a copy of a table that is read in pieces ({os.strerror(full)}); make "
@@ -48,7 +48,7 @@ def _in_folder(folder: Path, rows: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def pieces(rows: pl.LazyFrame) -> Iterator[pl.DataFrame]:
-    """Go through kept rows in order."""
+    """Yield kept rows in order, a piece at a time."""
     for number in count():
         piece = rows.slice(number * CHUNK_ROWS, CHUNK_ROWS).collect()
         if len(piece):

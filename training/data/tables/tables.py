@@ -1,7 +1,7 @@
 """Open a table lazily: a file or a folder of parts (parquet, csv, tsv, jsonl), or a data frame.
 
-Columns of csv and tsv files are all text here. The caller knows what a column means and decides its type, so
-that no id is read as a number by accident.
+Columns of csv and tsv files are all text here. The caller knows what a column means and decides its
+type, so that no id is read as a number by accident.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +19,7 @@ A_FRAME: Final = "the data frame"
 """How messages and `dataset.json` name a table that is no file."""
 
 _OTHER_TABLES: Final = {"_delta_log": "Delta", ".hoodie": "Hudi"}
-"""Folders by which tables are told whose files hold deleted rows as well."""
+"""Folders of table formats whose files also hold deleted rows."""
 
 
 class ArrowFrame(Protocol):
@@ -35,7 +35,7 @@ TableSource: TypeAlias = Path | str | pl.LazyFrame | ArrowFrame
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table that was opened, but not read yet."""
+    """A table that is opened, but not read yet."""
 
     file: Path | str
     """The file, or the folder of its parts; `A_FRAME` for a data frame."""
@@ -44,7 +44,7 @@ class Table:
     schema: pl.Schema
     """Its columns and their types."""
     untyped: bool
-    """True for csv and tsv: every column is text because the file names no types."""
+    """True for csv and tsv, where every column is text."""
 
 
 def _scan_csv(file: Path) -> pl.LazyFrame:
@@ -56,7 +56,7 @@ def _scan_tsv(file: Path) -> pl.LazyFrame:
 
 
 def _scan_jsonl(file: Path) -> pl.LazyFrame:
-    # Every line is looked at: a column's type must not depend on how the first lines happen to look.
+    # The types are inferred from every line, not from the first ones.
     return pl.scan_ndjson(file, infer_schema_length=None)
 
 
@@ -75,12 +75,12 @@ _FORMATS: Mapping[str, Callable[[Path], pl.LazyFrame]] = {
 def open_table(source: TableSource) -> Table:
     """Open a table: a file or a folder of parts, by its extension, or a data frame.
 
-    Files of csv, tsv and jsonl may end in `.gz`. All parts have the same columns. Where their types differ, a
-    column's type is one that holds them all.
+    Files of csv, tsv and jsonl may end in `.gz`. All parts have the same columns. Where their types
+    differ, a column's type is one that holds them all.
 
     Raises:
-        DataError: A file is missing, empty, of an unknown extension, or unreadable; parts differ; or the
-            source is neither a path nor a data frame.
+        DataError: A file is missing, empty, of an unknown extension, or unreadable; parts differ;
+            or the source is neither a path nor a data frame.
     """
     if not isinstance(source, Path | str):
         frame = _lazy_frame(source)
@@ -107,9 +107,9 @@ def open_table(source: TableSource) -> Table:
 
 
 def parts_of(path: Path) -> list[Path]:
-    """Give the files of a table: the file itself, or those below a folder, in the order of their paths.
+    """Return the files of a table: the file itself, or all files below a folder, sorted by their paths.
 
-    Files and folders whose names begin with `_` or `.` (`_SUCCESS`, `.part-0.crc`) are no parts.
+    Files and folders whose names begin with `_` or `.` (`_SUCCESS`, `.part-0.crc`) are skipped.
 
     Raises:
         DataError: The folder has no parts, or not every row in them counts.
@@ -147,12 +147,12 @@ def _lazy_frame(frame: pl.LazyFrame | ArrowFrame) -> pl.LazyFrame:
 
 
 def _values(column: Any) -> list[Any]:
-    """Give the values of a pandas column; missing ones, NaN and NaT there, become None."""
+    """Return the values of a pandas column; missing ones, NaN and NaT there, become None."""
     return [None if missing else value for value, missing in zip(column, column.isna(), strict=True)]
 
 
 def _check_alike(path: Path, one: tuple[Path, pl.Schema], other: tuple[Path, pl.Schema]) -> None:
-    """Check that two parts have the same columns, none of them text in one and no id in the other."""
+    """Check that two parts have the same columns, with types that can be combined."""
     (first, its_types), (second, types) = one, other
     if types.keys() != its_types.keys():
         raise DataError(
@@ -197,7 +197,7 @@ def check_file(file: Path) -> None:
 
 @contextmanager
 def reading(file: Path | str) -> Iterator[None]:
-    """Turn an error of polars or of the system, while a table is read, into a DataError that names the place.
+    """Turn an error of polars or of the system while a table is read into a DataError with the place.
 
     Args:
         file: the table's file, the folder of its parts, or `A_FRAME`.
@@ -239,7 +239,7 @@ def check_columns(table: Table, options: Mapping[str, str]) -> None:
 
 
 def _refuse_other_separator(table: Table) -> None:
-    """Where all of a header became one column's name, say so."""
+    """Refuse a file whose whole header became the name of one column."""
     header = next(iter(table.schema))
     if table.untyped and len(table.schema) == 1 and any(sign in header for sign in ";,|\t"):
         raise DataError(

@@ -1,4 +1,4 @@
-"""The backward flows of Re4: losses that shape the interests in training and never reach serving.
+"""The backward flows of Re4, losses of training alone: re-contrast, re-attend and re-construct.
 
-One file each: `recontrast`, `reattend`, `reconstruct`. Source of all three: Zhang et al., Re4, WWW 2022.
+Source: Zhang et al., Re4, WWW 2022.
 """

@@ -1,7 +1,7 @@
-"""Re-attend: the attention that made an interest should agree with the scores that the interest gives.
+"""Re-attend: the attention behind an interest should agree with the interest's scores of the history.
 
-`â[k,j] = softmax_j( z_k · x_j )` over the history is the target; the loss is the cross entropy between
-it and the attention `a`, meaned over users and interests. The gradient flows through both.
+`â[k,j] = softmax_j( z_k · x_j )` over the history is the target; the loss is the cross entropy
+between it and the attention `a`, meaned over users and interests. The gradient flows through both.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ from re4.training.kernels.parallel import with_gradients
 def reattend_sum(
     *, interests_BKD: Tensor, history_vectors_BLD: Tensor, log_attention_BKL: Tensor, lengths_B: Tensor
 ) -> Tensor:
-    """Give the sum over (user, interest) of the cross entropy, a scalar."""
+    """Return the sum over (user, interest) of the cross entropy, a scalar."""
     compiled = kernel_for(interests_BKD, "reattend.c", {"DIM": interests_BKD.shape[2]})
     if compiled is not None:
         inputs = (interests_BKD, history_vectors_BLD, log_attention_BKL)
@@ -37,7 +37,7 @@ def _compiled_sum(
     log_attention_BKL: Tensor,
     lengths_B: Tensor,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Give the sum, and its gradients by the three."""
+    """Return the sum, and its gradients by interests, history and log attention."""
     shape_BKL = log_attention_BKL.shape
     gradients = (
         interests_BKD.new_zeros(interests_BKD.shape),

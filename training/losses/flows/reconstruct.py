@@ -1,12 +1,12 @@
-"""Re-construct: an interest should hold enough to give back the history items that it stands for.
+"""Re-construct: the history items that an interest stands for should be recoverable from it.
 
 `C_k = W4 z_k`, reshaped to L pieces of width D_b; piece i is weighted for history position j by
-`β[k,i,j] = softmax_i( v_j · tanh(W3 c_{k,i}) )` over the valid positions, and
-`x̂_{k,j} = Σ_i β[k,i,j] W5 c_{k,i}`. The loss is the mean over positives of `‖x̂_{k,j} − x_j‖²`. W4 has a bias,
-which the authors' code has and the equations leave out; it starts at 0.
+`β[k,i,j] = softmax_i( v_j · tanh(W3 c_{k,i}) )` over the valid positions, and `x̂_{k,j} = Σ_i
+β[k,i,j] W5 c_{k,i}`. The loss is the mean over positives of `‖x̂_{k,j} − x_j‖²`. W4 has a bias, as
+in the authors' code and unlike the equations; it starts at 0.
 
-The pieces themselves are never made: `W3 c` and `W5 c` are linear in z, so W3 W4 and W5 W4 are multiplied
-once a step, and an interest goes through these two instead of W4 once and W3 and W5 L times.
+The pieces c themselves are not computed: `W3 c` and `W5 c` are linear in z, so W3 W4 and W5 W4 are
+multiplied once a step and applied to an interest, instead of W4 once and W3 and W5 L times.
 """
 
 from torch import Tensor, nn
@@ -41,7 +41,7 @@ class Reconstruct(nn.Module):
             length: L, positions to reconstruct, at most `max_history_length`.
 
         Returns:
-            [B, K, L, D]; positions beyond a user's length mean nothing.
+            [B, K, L, D]; positions beyond a user's length have no meaning.
         """
         batch, num_interests, _ = interests_BKD.shape
         rebuilt = reconstruct_histories(
@@ -52,7 +52,7 @@ class Reconstruct(nn.Module):
         return rebuilt.history_Zjd.view(batch, num_interests, length, -1)
 
     def decoder(self) -> DecoderWeights:
-        """Give W3 W4 and W5 W4 with their biases, and the position queries, as the weights' own type."""
+        """Return W3 W4 and W5 W4 with their biases, and the position queries, as the weights' own type."""
         construct_dim, dim = self.W3.in_features, self.W4.in_features
         W4 = self.W4.weight.view(-1, construct_dim, dim)
         bias = self.W4.bias.view(-1, construct_dim)
@@ -71,7 +71,7 @@ def reconstruct_sum(
     positives_BKL: Tensor,
     lengths_B: Tensor,
 ) -> Tensor:
-    """Give the sum over positives of the squared distance, a scalar."""
+    """Return the sum over positives of the squared distance, a scalar."""
     inputs = (interests_BKD, history_vectors_BLD, *decoder)
     total, gradients = fused_reconstruction_sum(
         *(tensor.detach() for tensor in inputs), positives_BKL=positives_BKL, lengths_B=lengths_B

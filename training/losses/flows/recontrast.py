@@ -1,9 +1,10 @@
-"""Re-contrast: pull each interest towards the history items that it stands for, push it from the rest.
+"""Re-contrast: pull each interest towards the history items that it stands for, push it from others.
 
-Positives of interest k are the history items whose attention is above the uniform share,
-`P_k = { x_j : a[k,j] > 1/N_x }` with N_x this user's history length (strict: a history of one item has
-none). Negatives are the user's other history items, the user's other interests, and items outside the
-history. Each positive gives `-log( e^(s⁺/τ) / (e^(s⁺/τ) + Σ e^(s⁻/τ)) )` with cosine similarity s.
+Positives of interest k are the history items whose attention is above the uniform share, `P_k = {
+x_j : a[k,j] > 1/N_x }` with N_x this user's history length (strict: a history of one item has
+none). Negatives are the user's other history items, the user's other interests, and items outside
+the history. Each positive gives `-log( e^(s⁺/τ) / (e^(s⁺/τ) + Σ e^(s⁻/τ)) )` with cosine similarity
+s.
 """
 
 import ctypes
@@ -16,22 +17,21 @@ from re4.training.kernels import call_kernel, kernel_for
 from re4.training.kernels.masks import valid_mask
 from re4.training.kernels.parallel import with_gradients
 
-# Stands in for minus infinity: its exponential is 0, and gradients through it stay finite.
+# In place of minus infinity: its exponential is 0, and gradients through it stay finite.
 _NEVER = -1e9
 
 
 def positives(attention_BKL: Tensor, lengths_B: Tensor) -> Tensor:
-    """Tell which history items each interest stands for: bool [B, K, L], false on padding."""
+    """Return which history items each interest stands for: bool [B, K, L], false on padding."""
     return attention_BKL > (1 / lengths_B.to(attention_BKL.dtype))[:, None, None]
 
 
 def outside_history(rows_BL: Tensor, lengths_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Pair each user with another of these users, anew at every call.
+    """Pair each user with another one of the microbatch, drawn at every call.
 
     Returns:
-        other_B: int64, the other user's place.
-        usable_BL: bool, which of the other's history positions hold an item that is not in the own history.
-        One user alone has no other: nothing is usable.
+        other_B: int64, the other user's place. usable_BL: bool, the positions of the other's
+        history whose item is not in the user's own history; all false for a single user.
     """
     batch, length = rows_BL.shape
     place_B = torch.arange(batch, device=rows_BL.device)
@@ -47,10 +47,11 @@ def outside_history(rows_BL: Tensor, lengths_B: Tensor, generator: torch.Generat
 def similarities(
     *, interests_BKD: Tensor, history_vectors_BLD: Tensor, other_B: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Give each interest's cosines, divided by the temperature.
+    """Return each interest's cosines, divided by the temperature.
 
     Returns:
-        To the own history [B, K, L], to the user's interests [B, K, K], to the other's history [B, K, L].
+        To the own history [B, K, L], to the user's interests [B, K, K], to the other's history [B,
+        K, L].
     """
     interests_BKD = F.normalize(interests_BKD, dim=2)
     history_BLD = F.normalize(history_vectors_BLD, dim=2)
@@ -72,7 +73,7 @@ def recontrast_sum(
     outside_BL: Tensor,
     temperature: float,
 ) -> Tensor:
-    """Give the sum over all positives, a scalar.
+    """Return the sum over all positives, a scalar.
 
     `other_B` and `outside_BL` come from `outside_history`.
     """
@@ -116,7 +117,7 @@ def _compiled_sum(
     about_users: tuple[Tensor, ...],
     temperature: float,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Give the sum, and its gradients by interests and history."""
+    """Return the sum, and its gradients by interests and history."""
     gradients = (
         interests_BKD.new_zeros(interests_BKD.shape),
         history_vectors_BLD.new_zeros(history_vectors_BLD.shape),
