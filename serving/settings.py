@@ -199,7 +199,7 @@ class ServerSettings:
     )
     num_processes: int = setting(
         usable_cores(),
-        "Worker processes on one port, each with one compute thread.",
+        "Worker processes on one port, each with one worker thread.",
         low=1,
         default_text="one for each core that affinity and control groups leave",
     )

@@ -1,6 +1,6 @@
 """Threads of a process that computes: one for each library that would otherwise start one per core.
 
-A server scales by processes, each with one compute thread. Thread pools inside them would compete for the
+A server scales by processes, each with one worker thread. Thread pools inside them would compete for the
 same cores, and two of them (OpenMP and BLAS) spin while they wait.
 """
 

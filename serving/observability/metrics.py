@@ -31,7 +31,7 @@ once for each batch."""
 
 
 class CallMetrics:
-    """The counts of one worker process. The event loop and the compute thread may use it at once."""
+    """The counts of one worker process. The event loop and the worker thread may use it at once."""
 
     def __init__(self) -> None:
         """Start counting from zero, in a registry of its own."""

@@ -279,7 +279,7 @@ class _Supervisor:
         settings = self._settings
         _log.info("bundles in %s, CURRENT read every %g seconds", self._bundles, settings.poll_interval_s)
         _log.info(
-            "%d worker process(es) with one compute thread each on %d usable core(s); the pools of ONNX "
+            "%d worker process(es) with one worker thread each on %d usable core(s); the pools of ONNX "
             "Runtime, OpenMP and BLAS have one thread, because threads that share a core wait for each other",
             settings.num_processes,
             usable_cores(),
