@@ -284,7 +284,7 @@ def test_strings_for_an_integer_catalogue(int_server: RunningServer) -> None:
     assert "history has 1 ids in strings; this catalogue's ids are integers: fill history.ints" in details
 
 
-def test_a_caller_who_hangs_up_disturbs_nobody(
+def test_a_caller_that_hangs_up_disturbs_no_other(
     channel: grpc.Channel, good_callers: GoodCallers, small_version: SmallVersion
 ) -> None:
     call = channel.unary_unary("/re4.v1.Retrieval/Retrieve")

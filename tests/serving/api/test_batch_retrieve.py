@@ -81,9 +81,7 @@ def test_integer_ids_and_the_popular_fallback(int_server: RunningServer, int_ver
     assert [one.interests for one in found] == [None] * 4
 
 
-def test_what_is_wrong_with_one_user_fails_that_user_alone(
-    server: RunningServer, client: RetrievalClient
-) -> None:
+def test_an_error_of_one_user_fails_that_user_alone(server: RunningServer, client: RetrievalClient) -> None:
     good = pb.RetrieveRequest(history=pb.ItemIds(strings=["item-1-é"]), num_candidates=3)
     users = [
         good,
@@ -162,7 +160,7 @@ class Noting(Held):
         return super().run(queries)
 
 
-def test_a_large_call_leaves_room_for_others_and_stops_when_its_caller_leaves(snapshot: Snapshot) -> None:
+def test_a_large_call_gives_others_their_turn_and_stops_when_its_caller_leaves(snapshot: Snapshot) -> None:
     """Batches hold 8: of a call with 80 users, at most 16 run or wait at a time."""
     held = Noting(snapshot.pipeline)
 
@@ -202,7 +200,7 @@ def test_a_search_that_fails_concerns_its_user_alone(
     assert "secret-internals" in caplog.text
 
 
-def test_a_call_is_let_in_or_shed_as_a_whole(snapshot: Snapshot) -> None:
+def test_a_call_is_admitted_or_shed_as_a_whole(snapshot: Snapshot) -> None:
     """With no wait allowed: a call on an idle server gets all its parts, one behind others gets none."""
     held = Held(snapshot.pipeline)
 

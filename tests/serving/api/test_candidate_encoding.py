@@ -51,6 +51,6 @@ def test_pieces_together_are_the_message(reply_type: type, parts: list, item_ids
     assert reply.SerializeToString(deterministic=True) == expected.SerializeToString(deterministic=True)
 
 
-def test_a_row_that_no_item_has_is_refused(item_ids: ItemIds) -> None:
+def test_a_row_out_of_range_is_an_error(item_ids: ItemIds) -> None:
     with pytest.raises(BundleError, match="item rows from -1 to 2"):
         encode_candidates([merged([(2, 0.0, 0), (-1, 0.0, 0)])], item_ids)

@@ -47,7 +47,7 @@ def test_filtered_candidates_are_the_best_of_those_that_pass(
     assert found.item_ids == [small_version.ids[row] for row in expected]
 
 
-def test_a_value_that_nobody_has_matches_nothing(client: RetrievalClient, history: list[str]) -> None:
+def test_a_value_that_no_item_has_matches_nothing(client: RetrievalClient, history: list[str]) -> None:
     unknown = {"attribute": "colour", "values": ["ultraviolet"]}
     assert client.retrieve(history, 5, filters=[AttributeFilter(**unknown)]).item_ids == []
     dropped = client.retrieve(history, 5, filters=[AttributeFilter(**unknown, drop=True)])
@@ -178,7 +178,7 @@ def test_grpcurl_can_ask_for_all_of_it(
     assert len(answer["reasons"]["items"]["strings"]) == 3
 
 
-def test_other_searches_wait_among_their_own() -> None:
+def test_other_searches_are_batched_separately() -> None:
     def group(options: SearchOptions | None, num_candidates: int = 100) -> BatchGroup:
         request = CheckedRequest(
             snapshot=SimpleNamespace(), history_ids=["a"], num_candidates=num_candidates, options=options

@@ -77,7 +77,7 @@ def test_watchers_of_the_health_do_not_hold_a_stop_up(snapshot: Snapshot) -> Non
     drive(serving(snapshot), test, grace_s=100 * DEADLINE_S)
 
 
-def test_not_serving_until_told(snapshot: Snapshot) -> None:
+def test_not_serving_until_set_serving(snapshot: Snapshot) -> None:
     async def test(server: RetrievalServer, channel: grpc.aio.Channel) -> None:
         assert await health_of(channel) == health_pb2.HealthCheckResponse.NOT_SERVING
         await server.set_serving()
@@ -172,7 +172,7 @@ def test_calls_that_queued_across_a_swap_are_answered_from_their_own_version(
     drive(live, test)
 
 
-def test_a_shed_call_is_resource_exhausted_and_told_when_to_come_back(snapshot: Snapshot) -> None:
+def test_a_shed_call_is_resource_exhausted_with_a_time_to_retry(snapshot: Snapshot) -> None:
     held = Held(snapshot.pipeline)
 
     async def test(server: RetrievalServer, channel: grpc.aio.Channel) -> None:

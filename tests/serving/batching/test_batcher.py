@@ -64,7 +64,7 @@ async def submit(batcher: Batcher[str, str], *queries: str) -> list["asyncio.Tas
     return tasks
 
 
-def test_what_queues_while_a_batch_runs_is_the_next_batch() -> None:
+def test_requests_that_queue_while_a_batch_runs_are_the_next_batch() -> None:
     async def test(pipeline: SteppedPipeline, batcher: Batcher[str, str]) -> None:
         first = await submit(batcher, "a")
         await pipeline.is_busy()
@@ -127,7 +127,7 @@ def test_when_all_have_left_the_worker_thread_rests_and_works_again() -> None:
     assert drive(test).batches == [["a"], ["c"]]
 
 
-def test_leaving_during_the_own_batch_harms_nobody() -> None:
+def test_cancelling_during_the_own_batch_affects_no_other_request() -> None:
     async def test(pipeline: SteppedPipeline, batcher: Batcher[str, str]) -> None:
         left, kept = await submit(batcher, "a", "b")
         await pipeline.is_busy()
@@ -182,7 +182,7 @@ def test_calls_that_the_transport_hands_over_one_by_one_share_a_batch() -> None:
     assert drive(test).batches == [["a", "b"], ["c", "d", "e"]]
 
 
-def test_a_batch_that_is_full_waits_for_nobody() -> None:
+def test_a_full_batch_starts_at_once() -> None:
     async def test(pipeline: SteppedPipeline, batcher: Batcher[str, str]) -> None:
         first = await submit(batcher, "a", "b")
         await pipeline.is_busy()
@@ -245,7 +245,7 @@ async def quiet() -> None:
         await asyncio.sleep(0)
 
 
-def test_what_is_soon_over_is_run_by_the_event_loop() -> None:
+def test_short_batches_run_in_the_event_loop() -> None:
     """The first batch is run by the worker thread: there is no estimate yet."""
 
     async def test(batcher: Batcher[str, str]) -> None:
@@ -257,7 +257,7 @@ def test_what_is_soon_over_is_run_by_the_event_loop() -> None:
 
 
 @pytest.mark.parametrize("max_wait_ms", [3.0, 10.0])
-def test_those_who_are_turned_away_and_come_back_do_not_keep_batches_from_starting(
+def test_rejected_calls_that_retry_do_not_keep_batches_from_starting(
     max_wait_ms: float,
 ) -> None:
     num_rejected = 0
@@ -286,7 +286,7 @@ def test_those_who_are_turned_away_and_come_back_do_not_keep_batches_from_starti
     assert num_rejected > 20
 
 
-def test_a_query_that_comes_after_a_quiet_time_waits_for_nobody() -> None:
+def test_a_request_after_a_quiet_time_starts_at_once() -> None:
     async def test(batcher: Batcher[str, str]) -> None:
         await asyncio.gather(*await submit(batcher, "a", "b"))
         await quiet()

@@ -54,7 +54,7 @@ def test_no_parameter_goes_below_those_of_a_setting_that_was_measured() -> None:
     st.lists(st.tuples(st.integers(1, 512), st.integers(1, 32), st.floats(0, 1)), min_size=1, max_size=8),
     st.floats(0, 1),
 )
-def test_whatever_was_measured_the_scaled_setting_covers_a_point_that_keeps_the_floor(
+def test_the_scaled_setting_covers_a_measured_point_that_keeps_the_floor(
     measured: list[tuple[int, int, float]], floor: float
 ) -> None:
     frontier = tuple(
@@ -95,7 +95,7 @@ def test_it_begins_at_half_of_the_wait_allowed_and_ends_after_a_calm_second() ->
 
 
 @pytest.mark.parametrize(("floor", "effort"), [(0.8, 0.5), (0.9, 1.0), (None, 1.0)])
-def test_replies_and_info_say_how_hard_the_search_was(
+def test_replies_and_info_state_the_search_effort(
     snapshot: Snapshot, floor: float | None, effort: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(brown_out, "_CALM_S", DEADLINE_S)

@@ -64,7 +64,7 @@ def drive(test: Callable[[Overloaded], Coroutine[Any, Any, None]], max_delay_ms:
     return asyncio.run(main())
 
 
-def test_the_queue_is_bounded_by_time_and_the_shed_are_told_when_to_come_back() -> None:
+def test_the_queue_is_bounded_by_time_and_shed_requests_get_a_time_to_retry() -> None:
     async def test(server: Overloaded) -> None:
         await server.learn("a", 10.0)
         accepted = server.ask("first")
@@ -105,7 +105,7 @@ def test_an_idle_server_lets_a_call_in_whatever_it_measured_before() -> None:
     drive(test)
 
 
-def test_whose_deadline_cannot_be_met_is_told_at_once_and_never_run() -> None:
+def test_a_request_whose_deadline_cannot_be_met_is_rejected_at_once_and_never_run() -> None:
     async def test(server: Overloaded) -> None:
         await server.learn("a", 10.0)
         accepted = server.ask("b")
@@ -120,7 +120,7 @@ def test_whose_deadline_cannot_be_met_is_told_at_once_and_never_run() -> None:
     assert "hopeless" not in chain(*drive(test).pipeline.batches)
 
 
-def test_whose_deadline_passes_in_the_queue_is_never_run() -> None:
+def test_a_request_whose_deadline_passes_in_the_queue_is_never_run() -> None:
     async def test(server: Overloaded) -> None:
         accepted = server.ask("a")
         await server.pipeline.is_busy()
@@ -143,7 +143,7 @@ def test_a_call_that_has_no_time_left_is_not_run_even_by_an_idle_server() -> Non
     assert drive(test).pipeline.batches == []
 
 
-def test_those_who_leave_make_room_at_once() -> None:
+def test_cancelled_requests_make_room_at_once() -> None:
     async def test(server: Overloaded) -> None:
         await server.learn("a", 10.0)
         accepted = server.ask("b")
@@ -189,7 +189,7 @@ def test_the_latency_estimate_is_a_moving_average_by_depth() -> None:
     assert estimate.ms(1) == pytest.approx(6.0, rel=1e-3)
 
 
-def test_with_a_delay_the_first_waits_for_company_but_a_full_batch_for_nobody() -> None:
+def test_with_a_delay_the_first_waits_for_others_but_a_full_batch_starts() -> None:
     async def test(server: Overloaded) -> None:
         for each in range(2):
             accepted = server.ask(f"a{each}")

@@ -39,7 +39,7 @@ def test_rejections_in_a_row_are_paced_and_lone_ones_are_not_delayed() -> None:
     assert len(clock.waits) == 3
 
 
-def test_a_clock_that_jumps_back_holds_nobody_up_for_long() -> None:
+def test_a_clock_that_jumps_back_blocks_no_longer_than_the_spacing() -> None:
     clock = Clock()
     pacer = RejectionPacer(lambda: clock.now_s, clock.block)
     pacer.pace()

@@ -98,7 +98,7 @@ def way(request: pytest.FixtureRequest) -> Iterator[str]:
     effort=st.sampled_from([0.5, 1.0, 3.0]),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_the_best_of_those_who_pass_and_as_many_as_there_are(
+def test_the_best_allowed_items_and_as_many_as_there_are(
     served: Served,
     way: str,
     users: list[tuple[list[Filter], int, int]],

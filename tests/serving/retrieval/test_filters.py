@@ -45,7 +45,7 @@ condition_lists = st.lists(
 
 
 @given(conditions=condition_lists, few=st.sampled_from([0, 20, 1000]))
-def test_all_conditions_pass_and_nobody_else(
+def test_exactly_the_items_that_meet_all_conditions(
     conditions: list[Condition], few: int, attributes: Attributes, columns: dict[str, list[object]]
 ) -> None:
     def passes(row: int, condition: Condition) -> bool:
@@ -67,7 +67,7 @@ def test_all_conditions_pass_and_nobody_else(
         assert not allowed.selector.is_member(NUM_ITEMS + 100)
 
 
-def test_a_selector_may_outlive_whoever_made_it() -> None:
+def test_a_selector_may_outlive_its_items() -> None:
     selector = AllowedItems(mask_N=np.arange(64) % 3 == 0).selector
     index = faiss.IndexFlatIP(2)
     index.add(np.ones((64, 2), np.float32))
@@ -75,7 +75,7 @@ def test_a_selector_may_outlive_whoever_made_it() -> None:
     assert sorted(row for row in found[0].tolist() if row >= 0) == list(range(0, 64, 3))
 
 
-def test_what_was_used_lately_is_kept_and_the_rest_forgotten(attributes: Attributes) -> None:
+def test_recently_used_results_are_kept_and_the_rest_dropped(attributes: Attributes) -> None:
     def letter(code: int) -> tuple[Condition, ...]:
         return (Condition("letter", (code,), is_drop=False),)
 

@@ -80,7 +80,7 @@ def test_the_lowest_interest_is_named_where_several_give_the_best_score() -> Non
     assert found.interest_numbers_M.tolist() == [2, 1]
 
 
-def test_items_with_equal_scores_are_told_apart() -> None:
+def test_items_with_equal_scores_are_all_kept() -> None:
     """Distinct items with one score are all kept: merging goes by item, never by score."""
     items_ND = np.ones((5, 3), np.float32)
     rows, scores, _ = ask(items_ND, np.ones((2, 3), np.float32), [1], 10)

@@ -87,9 +87,7 @@ questions = st.builds(
 
 
 @given(questions, st.sampled_from(sorted(POLICIES)))
-def test_whatever_the_policy_nothing_twice_nothing_excluded_never_short(
-    question: Question, policy: str
-) -> None:
+def test_no_policy_returns_duplicates_or_excluded_items_or_too_few(question: Question, policy: str) -> None:
     found = question.ask(policy)
     rows = [row for row, _, _ in found]
     assert len(rows) == len(set(rows)) == min(question.num_candidates, question.num_eligible)
@@ -156,7 +154,7 @@ def test_equal_quotas_differ_by_one_at_most_and_add_up() -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_an_interest_that_a_user_does_not_have_is_not_heard_twice(policy: str) -> None:
+def test_a_missing_interest_is_not_counted_twice(policy: str) -> None:
     """Encoders with fewer interests for short histories repeat the first one, without attention."""
     question = Question(seed=3, num_items=40, num_interests=2, num_excluded=0, num_candidates=12)
     wanted = question.ask(policy)

@@ -86,7 +86,7 @@ def test_every_number_of_query_rows_was_warmed_up(gpu: FakeGpu, tmp_path: Path) 
     assert set(gpu.query_counts) == warmed
 
 
-def test_what_a_gpu_index_cannot_do_the_loaded_one_does(gpu: FakeGpu, tmp_path: Path) -> None:
+def test_the_cpu_index_is_searched_where_a_gpu_index_cannot_be(gpu: FakeGpu, tmp_path: Path) -> None:
     backend = CudaBackend()
     index = faiss.IndexFlatIP(8)
     index.add(np.random.default_rng(0).standard_normal((MAX_GPU_RESULTS + 10, 8)).astype(np.float32))
@@ -128,7 +128,7 @@ def test_a_graph_that_cagra_made_is_copied_and_another_one_is_built_anew(
     assert done == ["copied", "built of 200"]
 
 
-def test_an_index_that_no_gpu_holds_is_refused(gpu: FakeGpu) -> None:
+def test_an_index_without_a_gpu_form_is_rejected(gpu: FakeGpu) -> None:
     index = faiss.index_factory(8, "PQ4x4fs", faiss.METRIC_INNER_PRODUCT)
     with pytest.raises(
         BundleMismatchError, match=r"no GPU index for IndexPQFastScan.*Export with --device cuda"

@@ -45,7 +45,7 @@ def test_one_thread_makes_uses_and_destroys(thread: ResourceThread) -> None:
     assert threads == [thread.call(threading.get_ident)] * 10
 
 
-def test_what_goes_wrong_in_the_thread_is_raised_to_who_asked(thread: ResourceThread) -> None:
+def test_an_error_in_the_thread_is_raised_in_the_calling_thread(thread: ResourceThread) -> None:
     def fail() -> None:
         raise ValueError("no memory left on the device")
 
