@@ -19,7 +19,7 @@ help: ## List the targets
 	@echo
 	@echo "  Variables: EXTRA=cpu|gpu (now: $(EXTRA)), PYTHON=python3.11 …, VENV=$(VENV)"
 
-setup: $(READY) ## Create .venv with everything installed (cpu or gpu, chosen by itself)
+setup: $(READY) ## Create .venv with everything installed (cpu or gpu builds, selected automatically)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -33,14 +33,14 @@ $(READY): pyproject.toml constraints.txt
 	@rm -f $(VENV)/.ready-*
 	@touch $@
 
-demo: $(READY) ## From nothing to candidates over gRPC on MovieLens-100k, in minutes
+demo: $(READY) ## All steps on MovieLens-100k, from the download to candidates over gRPC; minutes
 	$(BIN)/re4 demo
 
-bench: $(READY) ## Measure the demo's server under load, in a minute
+bench: $(READY) ## Measure the demo's server under load; a minute
 	@test -e demo/bundles/CURRENT || $(BIN)/re4 demo
 	$(BIN)/re4 bench serve --bundles demo/bundles --data demo/ml-100k --rate 100 --duration-s 5 --out demo/bench
 
-docs: $(DOCS_READY) ## Build the documentation site into build/site; broken links and references fail
+docs: $(DOCS_READY) ## Build the documentation site into build/site; a broken link or reference fails
 	rm -rf build/docs build/site
 	mkdir -p build/docs
 	git ls-files -z --cached --others --exclude-standard '*.md' '*.png' deploy protos/v1/retrieval.proto | xargs -0 cp --parents -t build/docs
@@ -50,27 +50,27 @@ $(DOCS_READY): $(READY)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(EXTRA),docs]'
 	@touch $@
 
-peers: ## Install what re4 bench index and re4 bench peers compare with; says what cannot be had
+peers: ## Install the peers of re4 bench index and re4 bench peers; lists those that are not available
 	@benchmarks/peers/baselines/install.sh $(PYTHON)
 
-harden: $(READY) ## Prove that the server is hard to hurt: swaps, damage, kills, a fuzzer; minutes
+harden: $(READY) ## Robustness tests at full size: swaps, damage, kills, a fuzzer; minutes
 	$(BIN)/pytest tests/hardening --hardening long --hardening-report hardening.json
 
-soak: $(READY) ## Half an hour at 70 % load on the demo's bundle: latency and memory by minute
+soak: $(READY) ## Load the demo's bundle at 70 % for half an hour: latency and memory by minute
 	@test -e demo/bundles/CURRENT || $(BIN)/re4 demo
 	$(BIN)/re4 bench soak --bundles demo/bundles --data demo/ml-100k --out demo/bench
 
-gpu-check: $(READY) ## Tests and a short benchmark of what runs on a GPU; says so where there is none
+gpu-check: $(READY) ## Tests and a short benchmark on a GPU; reports it where there is none
 	$(BIN)/python -m re4.benchmarks.gpu_check
 
-# Those that put servers under load, or kill them by the clock, have the machine for themselves.
+# These tests put servers under load or kill them at given times, so they run alone.
 LOADED := tests/benchmarks tests/hardening
 
 test: $(READY) ## Run the whole test suite
 	$(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist loadfile $(LOADED:%=--ignore %)
 	$(BIN)/pytest $(LOADED)
 
-check: lint types imports stubs ## Format, lint, types, who-imports-whom, and fresh gRPC stubs
+check: lint types imports stubs ## Check format, lint, types, import contracts and gRPC stubs
 
 lint: $(READY) ## Check formatting and lint (ruff)
 	$(BIN)/ruff format --check .
@@ -79,7 +79,7 @@ lint: $(READY) ## Check formatting and lint (ruff)
 types: $(READY) ## Check types (mypy, strict)
 	$(BIN)/mypy
 
-imports: $(READY) ## Check who may import whom (import-linter); print the rooms and their arrows
+imports: $(READY) ## Check the import contracts (import-linter); print the rooms and their arrows
 	$(BIN)/lint-imports
 	$(BIN)/python tools/rooms.py
 
