@@ -31,6 +31,9 @@ _NAMES: Mapping[str, Sequence[str]] = {
 }
 """The public names by module."""
 
+_CHOSEN_BY_EXTRA = ("faiss", "onnxruntime")
+"""Packages of which the extras `cpu` and `gpu` install different builds."""
+
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = sorted(_MODULES)
@@ -39,7 +42,15 @@ __all__ = sorted(_MODULES)
 def __getattr__(name: str) -> Any:
     """Import a public name."""
     if name in _MODULES:
-        value = getattr(import_module(_MODULES[name]), name)
+        try:
+            value = getattr(import_module(_MODULES[name]), name)
+        except ModuleNotFoundError as error:
+            if error.name not in _CHOSEN_BY_EXTRA:
+                raise
+            raise ImportError(
+                f"re4.{name} needs {error.name}, which is not installed: pip install 're4-retrieval[cpu]' "
+                "or, where an NVIDIA GPU is to be used, 're4-retrieval[gpu]'"
+            ) from error
     elif name == "__version__":
         value = _version()
     else:

@@ -70,6 +70,17 @@ def test_another_name_is_an_attribute_error() -> None:
         re4.Retreiver  # noqa: B018
 
 
+@pytest.mark.parametrize("package", ["faiss", "onnxruntime"])
+def test_a_missing_extra_is_named(package: str, tmp_path: Path) -> None:
+    code = (
+        f"import sys; sys.modules[{package!r}] = None; import re4; re4.RetrievalClient\n"
+        "try:\n    re4.Retriever\nexcept ImportError as error:\n    print(error)"
+    )
+    assert run_python(code, tmp_path).startswith(
+        f"re4.Retriever needs {package}, which is not installed: pip install 're4-retrieval[cpu]'"
+    )
+
+
 def test_a_client_loads_nothing_that_computes(tmp_path: Path) -> None:
     code = (
         "import sys, re4; light = {*sys.modules}; "

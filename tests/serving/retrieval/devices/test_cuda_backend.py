@@ -13,6 +13,7 @@ from fake_gpu import FakeGpu, gpu
 from running_server import RunningServer
 from small_bundles import MAX_HISTORY, NUM_INTERESTS, SmallVersion
 
+from re4 import RetrievalClient, Retriever
 from re4.bundle.verify import verify_version
 from re4.common.errors import BundleMismatchError, ServerError
 from re4.serving.batching.batcher import Batcher
@@ -157,12 +158,20 @@ def test_a_gpu_is_not_shared_out_by_default() -> None:
     )
 
 
+def test_a_retriever_answers_from_a_gpu(gpu: FakeGpu, tmp_path: Path) -> None:
+    version = SmallVersion()
+    version.publish(tmp_path)
+    with Retriever.open(tmp_path, device="cuda") as retriever:
+        found = retriever.retrieve([version.ids[row] for row in (3, 4, 5)], 10)
+    assert found.item_ids == [version.ids[row] for row in version.best([3, 4, 5], 10)]
+    assert len(gpu.threads["search"]) == 1
+    assert threading.get_ident() not in gpu.all_threads
+
+
 @pytest.mark.gpu
 def test_a_server_answers_from_a_gpu(tmp_path: Path) -> None:
     version = SmallVersion()
     version.publish(tmp_path)
-    from re4 import RetrievalClient
-
     with RunningServer(tmp_path, "--device", "cuda") as server, RetrievalClient(server.address) as client:
         found = client.retrieve([version.ids[row] for row in (3, 4, 5)], 10)
     assert list(found.item_ids) == [version.ids[row] for row in version.best([3, 4, 5], 10)]
