@@ -1,4 +1,4 @@
-"""Connections to an HTTP/1.1 server, as cheap as possible, so that no peer waits for the client.
+"""Calls to an HTTP/1.1 server, as cheap as possible, so that no peer waits for the client.
 
 A connection carries one call at a time and stays open. While all of them wait for replies, a further call
 opens one more, so that calls queue in the server and not in the client. A reply is a status line, headers
@@ -7,16 +7,37 @@ with Content-Length, and a body.
 
 import asyncio
 import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
-from re4.benchmarks.load_generator.transport import MISSED_DEADLINE, UNREACHABLE, FailedCallError
+from re4.benchmarks.load_generator.transport import (
+    MISSED_DEADLINE,
+    UNREACHABLE,
+    Channels,
+    FailedCallError,
+    ParsedReply,
+    parse_nothing,
+)
 
 _END_OF_HEAD: Final = b"\r\n\r\n"
 _LENGTH: Final = b"content-length:"
 _RETRY_S: Final = 0.05
 
 
-class HttpChannels:
+@dataclass(frozen=True, kw_only=True)
+class HttpTransport:
+    """A path that takes POST requests with JSON bodies, over HTTP/1.1 connections that stay open."""
+
+    path: str
+    parse: Callable[[bytes], ParsedReply] = parse_nothing
+
+    def open(self, address: str, num_connections: int) -> Channels:
+        """Return connections to a server; more are made while all of them wait for replies."""
+        return _HttpChannels(address, self.path, num_connections)
+
+
+class _HttpChannels:
     """Connections that post to one path."""
 
     def __init__(self, address: str, path: str, num_connections: int) -> None:

@@ -1,13 +1,13 @@
 """Transports: how a request's bytes reach a server of some kind, and what a reply's bytes hold.
 
 The scheduler knows one interface, so every server is put under the same loads and measured by the same
-arithmetic. A transport is plain values, so that it can be sent to a worker process.
+arithmetic.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -59,6 +59,17 @@ class Channels(Protocol):
         """Close the connections."""
 
 
+class Transport(Protocol):
+    """How calls reach one kind of server. Plain values, so that it can be sent to a worker process."""
+
+    @property
+    def parse(self) -> Callable[[bytes], ParsedReply]:
+        """Read a reply."""
+
+    def open(self, address: str, num_connections: int) -> Channels:
+        """Return channels to a server."""
+
+
 def parse_nothing(data: bytes) -> ParsedReply:
     """Leave a reply unread."""
     return ParsedReply()
@@ -96,21 +107,6 @@ class GrpcTransport:
         return _GrpcChannels(address, self, num_connections)
 
 
-@dataclass(frozen=True, kw_only=True)
-class HttpTransport:
-    """A path that takes POST requests with JSON bodies, over HTTP/1.1 connections that stay open."""
-
-    path: str
-    parse: Callable[[bytes], ParsedReply] = parse_nothing
-
-    def open(self, address: str, num_connections: int) -> Channels:
-        """Return connections to a server; more are made while all of them wait for replies."""
-        from re4.benchmarks.load_generator.http_transport import HttpChannels
-
-        return HttpChannels(address, self.path, num_connections)
-
-
-Transport: TypeAlias = GrpcTransport | HttpTransport
 RETRIEVE: Final = GrpcTransport()
 
 

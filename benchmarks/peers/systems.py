@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from re4.benchmarks.common.peer_environments import missing
+from re4.benchmarks.load_generator.http_transport import HttpTransport
 from re4.benchmarks.load_generator.requests import Histories, IdList
 from re4.benchmarks.load_generator.server import running_server
 from re4.benchmarks.load_generator.transport import (
     RETRIEVE,
     GrpcTransport,
-    HttpTransport,
     Transport,
     parse_nothing,
 )

@@ -14,8 +14,8 @@ import pytest
 from small_bundles import MAX_HISTORY, SmallVersion
 
 from re4.benchmarks.common import cpu_stability, peer_environments
+from re4.benchmarks.load_generator.http_transport import HttpTransport
 from re4.benchmarks.load_generator.load import Timing
-from re4.benchmarks.load_generator.transport import HttpTransport
 from re4.benchmarks.peers import benchmark, kserve, measure, peer_process, single_calls
 from re4.benchmarks.peers.benchmark import run
 from re4.benchmarks.peers.comparison import compare
