@@ -1,4 +1,5 @@
-"""The functions behind `re4 train`, `resume`, `evaluate` and `report`, with the defaults of the commands.
+"""The functions behind `re4 train`, `resume`, `evaluate` and `report`, with the defaults of the
+commands.
 
 Paths are given as text or as `Path`. PyTorch is loaded by the first call, after the settings were
 checked.

@@ -19,7 +19,7 @@ _MODELS_OWN = "the model's own"
 SVD_ITEMS = 2_000_000
 """Largest catalogue that starts from SVD vectors by default: the SVD takes some 1,600 bytes an item."""
 CHECKPOINT_MINUTES = 10.0
-"""Between two checkpoints within an epoch, unless the caller gives another number."""
+"""Default interval of the checkpoints within an epoch."""
 ADDED_SINCE = {"averaging": 0.0, "history_weight": 0.0}
 """Settings that runs of earlier versions lack, with the values by which those versions trained."""
 
@@ -127,7 +127,9 @@ class TrainConfig:
     num_epochs: int = setting(
         40, "Most passes over the training events; 0 keeps what training starts from.", low=0
     )
-    patience: int = setting(5, "Stop after so many epochs without a better validation Recall@50.", low=1)
+    patience: int = setting(
+        5, "Epochs without a better validation Recall@50 after which training stops.", low=1
+    )
     seed: int = setting(0, "Seed of every random choice.", low=0)
 
     def __post_init__(self) -> None:
@@ -177,7 +179,8 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """Read the fields from a run; `ADDED_SINCE` has the fields that runs of earlier versions lack.
+        """Read the fields from a run; `ADDED_SINCE` has the fields that runs of earlier versions
+        lack.
 
         Raises:
             ValueError: where a field is missing or unknown.

@@ -1,6 +1,8 @@
 """The functions behind the subcommands, called from Python."""
 
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,3 +52,25 @@ def test_functions_have_the_defaults_of_their_subcommands(function, subcommand) 
     for name, parameter in inspect.signature(function).parameters.items():
         if name in options and name not in filled_in:
             assert parameter.default == options[name].default, name
+
+
+def test_an_import_changes_no_other_library():
+    script = """
+import pkgutil, signal, sys, warnings
+import torch, numpy, polars
+
+def state():
+    signals = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    return [
+        torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled(),
+        torch.random.initial_seed(), torch.backends.mkldnn.matmul.fp32_precision,
+        numpy.geterr(), list(warnings.filters), signals,
+    ]
+
+before = state()
+import re4.training
+for module in pkgutil.walk_packages(re4.training.__path__, "re4.training."):
+    __import__(module.name)
+sys.exit(state() != before)
+"""
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0

@@ -33,10 +33,11 @@ class SplitBy(StrEnum):
 
 def fetch(
     name: Annotated[str, typer.Argument(help="The data set: ml-100k, ml-1m, amazon-books or gowalla.")],
-    out: Annotated[Path, typer.Option(help="The folder to put it in. What is there already is kept.")],
+    out: Annotated[Path, typer.Option(help="The folder to write. Files that exist already are kept.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as one JSON object.")] = False,
 ) -> None:
-    """Fetch a public data set: events, a catalogue if it has one, and a note on its source and terms of use.
+    """Fetch a public data set: events, a catalogue if it has one, and a note on its source and
+    terms of use.
 
     An interrupted fetch continues where it stopped; known checksums and counts are checked.
 
@@ -73,7 +74,7 @@ def prepare(
     catalogue: Annotated[
         Path | None,
         typer.Option(
-            help="What the items are (title, genres, …): file or folder, like --events; a row for each item."
+            help="Descriptions of the items (title, genres, …), a row for each: file or folder, like --events."
         ),
     ] = None,
     input_format: Annotated[
@@ -97,7 +98,7 @@ def prepare(
     max_user_events: Annotated[
         int | None,
         typer.Option(
-            help="Keep only the newest so many events of a user: an account with more is a robot or is "
+            help="Most events of a user; older ones are dropped. An account with more is a robot or is "
             f"shared. Default: {DEFAULT_MAX_USER_EVENTS:,}."
         ),
     ] = None,
@@ -160,7 +161,7 @@ def _sequence_files(
     valid: Path | None,
     test: Path | None,
 ) -> "dict[SplitName, Path]":
-    """Check that the options fit the format; give the ready-split files, none for an event log."""
+    """Check that the options fit the format; return the ready-split files, none for an event log."""
     only_sequences = {"train": train, "valid": valid, "test": test}
     foreign = only_sequences if input_format == Format.EVENTS else only_events
     given = [option_name(name) for name, value in foreign.items() if value is not None]

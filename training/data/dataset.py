@@ -1,4 +1,5 @@
-"""The prepared data set, opened by memory maps and checked: the contract between preparation and training.
+"""The prepared data set, opened by memory maps and checked: the contract between preparation and
+training.
 
 A prepared data set is a folder:
 

@@ -57,7 +57,7 @@ def prepare_data(
         catalogue_item_column: The catalogue's column of item ids; None for `item_column`.
         min_events: Users and items with fewer events are dropped, until none are left; 1 drops
             nothing.
-        max_user_events: Of users with more, only the newest so many events stay.
+        max_user_events: Of users with more events, only the newest ones stay.
         split: How train, valid and test are separated: by user (80, 10 and 10 % of the users), or
             by time.
         seed: Draws the held-out users of a split by user.

@@ -70,7 +70,8 @@ def split_by_user(events: Events, seed: int) -> Split:
 
 
 def split_by_time(events: Events) -> Split:
-    """Cut at two times, so that about 80, 10 and 10 per cent of the events lie before, between and after.
+    """Cut at two times, so that about 80, 10 and 10 per cent of the events lie before, between and
+    after.
 
     Train holds every user's events before the first cut. Valid holds the users with events between
     the cuts, test those with events after the second cut: these are the targets, and all earlier

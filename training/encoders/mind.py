@@ -1,4 +1,5 @@
-"""MIND's forward flow: dynamic routing of the history to interest capsules, fewer for short histories.
+"""MIND's forward flow: dynamic routing of the history to interest capsules, fewer for short
+histories.
 
 All pairs share one bilinear map S. The routing logits `b[k,j]` start from a normal draw and are not
 learned; from equal logits all interests would stay equal. In each of three rounds

@@ -1,4 +1,5 @@
-"""Most popular: the same list for every user, as an encoder, so that it is exported and served like others.
+"""Most popular: the same list for every user, as an encoder, so that it is exported and served like
+others.
 
 The one interest is the first axis, whatever the history; item vectors start at the log of the
 item's count on that axis (`initial_vectors = "popularity"`), so scores are in order of popularity.

@@ -97,7 +97,7 @@ def _load(source: Path, constants: dict[str, int]) -> ctypes.CDLL:
     assert compiler is not None, "has_kernels comes first"
     flags = [*_FLAGS, *(f"-D{name}={value}" for name, value in constants.items())]
     files = sorted(source.parent.glob("*.[ch]"))
-    inputs = repr([*(file.read_bytes() for file in files), compiler, _version(compiler), flags, _processor()])
+    inputs = repr([*(file.read_bytes() for file in files), compiler, _version(compiler), flags, _cpu()])
     name = f"{source.stem}-{hashlib.sha256(inputs.encode()).hexdigest()[:20]}.so"
     try:
         folder = _cache_folder()
@@ -138,7 +138,7 @@ def _version(compiler: str) -> str:
 
 
 @cache
-def _processor() -> str:
+def _cpu() -> str:
     """Identify the CPU: another one needs other machine code."""
     known = Path("/proc/cpuinfo")
     if known.exists():

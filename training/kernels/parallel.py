@@ -69,7 +69,7 @@ def run_blocks(
     every time. Workers run without autograd and without autocast.
 
     Args:
-        new_worker: makes a worker for blocks of at most so many rows.
+        new_worker: makes a worker for blocks of at most the given number of rows.
         num_rows: the number of rows.
         block_rows: rows of a block on a CPU; elsewhere there is one block.
         device: where the tensors are.

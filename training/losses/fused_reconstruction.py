@@ -1,4 +1,5 @@
-"""The squared distances of the re-construct loss and their gradients in one pass over blocks of users.
+"""The squared distances of the re-construct loss and their gradients in one pass over blocks of
+users.
 
 The equations are those of `flows/reconstruct.py`, with the backward pass written by hand, so that
 the pieces of one block only are in memory. On a CPU a C kernel works on a block
@@ -91,7 +92,8 @@ def fused_reconstruction_sum(
     positives_BKL: Tensor,
     lengths_B: Tensor,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Return the sum over positives, and its gradients by interests, histories and each part of the decoder.
+    """Return the sum over positives, and its gradients by interests, histories and each part of the
+    decoder.
 
     Autograd tracks nothing. Users in order of their lengths are fastest: a block computes the
     pieces of its longest history.

@@ -1,4 +1,5 @@
-"""The recommendation loss: the interest that fits the target best should score it above the negatives.
+"""The recommendation loss: the interest that fits the target best should score it above the
+negatives.
 
 `k* = argmax_k z_k · e_y`, then the softmax cross entropy of `z_k* · e_y` against the negatives,
 which all examples of a step share, with accidental hits left out. Three options:

@@ -106,7 +106,8 @@ class MultiInterestModel(nn.Module):
         return F.normalize(vectors, dim=-1) if self.config.scores == "cosine" else vectors
 
     def losses(self, batch: Batch, negatives: Negatives, generator: torch.Generator) -> Losses:
-        """Compute the loss of a batch against the negatives; other users are drawn from the generator.
+        """Compute the loss of a batch against the negatives; other users are drawn from the
+        generator.
 
         The gradients are computed at the same time (see `microbatch.py`); the backward pass of the
         total only distributes them to the parameters and the touched rows.

@@ -71,7 +71,7 @@ def _interests(figures: ReportFigures) -> Figure:
     numbers = np.arange(len(figures.share_of_list_K))
     used.bar(numbers - 0.2, figures.share_of_list_K, 0.4, label="of all candidates")
     used.bar(numbers + 0.2, figures.share_of_hits_K, 0.4, label="of all hits")
-    used.set(title="What each interest brings", xlabel="interest", ylabel="share", xticks=numbers)
+    used.set(title="Share of each interest", xlabel="interest", ylabel="share", xticks=numbers)
     used.legend()
     recall.plot(numbers + 1, figures.recall_by_interests_K, marker="o")
     recall.set(title="Recall@50 with a user's k most used interests", xlabel="k", xticks=numbers + 1)

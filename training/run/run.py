@@ -51,7 +51,8 @@ _DAMAGE = (ValueError, KeyError, TypeError, RuntimeError, pl.exceptions.PolarsEr
 
 
 def new_run_folder(path: Path) -> None:
-    """Make an empty folder for a run; remains of a run killed before its first checkpoint are accepted.
+    """Make an empty folder for a run; remains of a run killed before its first checkpoint are
+    accepted.
 
     Raises:
         RunError: the folder exists and holds anything else.

@@ -23,7 +23,7 @@ class Mixed:
         self._uniform_count = num_negatives / len(item_counts_N)
 
     def draw(self, generator: torch.Generator, targets_B: Tensor) -> Negatives:
-        """Draw the uniform part; give both, with the correction of the mixture."""
+        """Draw the uniform part; return both parts, with the correction of the mixture."""
         chosen, drawn = self._in_batch.draw(generator, targets_B), self._uniform.draw(generator, targets_B)
         assert chosen.rows_M is not None
         assert drawn.rows_M is not None

@@ -152,9 +152,10 @@ def train(
         if previous is not None:
             before = evaluate_previous(previous, rows_N, dataset.valid)
             write_evaluation(out, "valid_by_previous_run", before.to_json())
+            num_known = np.count_nonzero(rows_N >= 0)
             _log.info(
-                f"{previous.path} knows {np.count_nonzero(rows_N >= 0):,} of {len(rows_N):,} items; on the "
-                f"same users its validation Recall@50 is {before.recall_50:.4f}"
+                f"{num_known:,} of {len(rows_N):,} items are known to {previous.path}; on the same users "
+                f"its validation Recall@50 is {before.recall_50:.4f}"
             )
         return training.run()
 

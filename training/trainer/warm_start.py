@@ -51,7 +51,8 @@ def check_compatible(config: TrainConfig, previous: TrainConfig) -> None:
 
 
 def previous_rows(dataset: Dataset, previous: Run) -> NDArray[np.int64]:
-    """Return the row that each item of the data set had in the earlier run, int64 [N]; -1 for a new item.
+    """Return the row that each item of the data set had in the earlier run, int64 [N]; -1 for a new
+    item.
 
     Raises:
         UsageError: the two have no item in common, or ids of different kinds.

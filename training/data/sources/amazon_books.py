@@ -1,4 +1,5 @@
-"""Amazon Books: 8.9 million reviews until 2014, by users with five and more, of books with five and more.
+"""Amazon Books: 8.9 million reviews until 2014, by users with five and more, of books with five and
+more.
 
 The data set of ComiRec's and Re4's tables: 603,668 users, 367,982 items, 8,898,041 events. A JSON
 object a line.

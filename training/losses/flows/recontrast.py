@@ -1,4 +1,5 @@
-"""Re-contrast: pull each interest towards the history items that it stands for, push it from others.
+"""Re-contrast: pull each interest towards the history items that it stands for, push it from
+others.
 
 Positives of interest k are the history items whose attention is above the uniform share, `P_k = {
 x_j : a[k,j] > 1/N_x }` with N_x this user's history length (strict: a history of one item has
