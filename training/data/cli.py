@@ -74,7 +74,7 @@ def prepare(
     catalogue: Annotated[
         Path | None,
         typer.Option(
-            help="Descriptions of the items (title, genres, …), a row for each: file or folder, like --events."
+            help="Descriptions of the items (title, genres, …), a row each: file or folder, like --events."
         ),
     ] = None,
     input_format: Annotated[
