@@ -37,7 +37,7 @@ _LAST_SUCCESS: Final = "re4_rebuild_last_success_timestamp_seconds"
 
 @dataclass(kw_only=True)
 class RebuildReport:
-    """The report, filled in while the job runs."""
+    """The report of a rebuild, filled in while the job runs."""
 
     bundles: str
     """The bundle directory."""

@@ -54,7 +54,7 @@ class RetrieveOptions(TypedDict, total=False):
     """Also return the interest vectors and their attention. Default: False."""
     merge_policy: str | None
     """How to merge the lists of the interests: `max-score`, `equal-quota`, `attention-quota`, `round-robin`
-    or `category-diversity`; None for the policy that the server was started with."""
+    or `category-diversity`; None for the policy that the server or the `Retriever` was started with."""
     filters: Sequence[AttributeFilter]
     """Only items that pass all of these conditions."""
     diversity: float
@@ -87,7 +87,8 @@ class Candidates:
     scores: NDArray[np.float32]
     """For each candidate, the inner product of its vector and the interest that found it."""
     interest_index: NDArray[np.int64]
-    """For each candidate, the index of that interest in `interests.vectors` and `reasons.item_ids`."""
+    """For each candidate, the interest that found it: an index into `interests.vectors` and
+    `reasons.item_ids`."""
     version: str
     """The bundle version that gave the whole answer."""
     num_unknown_history_ids: int
