@@ -19,7 +19,7 @@ from re4.bundle.publishing.current import live_version
 from re4.bundle.verify import verify_version
 from re4.common.errors import BundleError, ExportError, RunError, UsageError
 from re4.exporting.assemble import ENCODER_DIFFERENCE
-from re4.exporting.cli import export as export_verb
+from re4.exporting.cli import export as export_command
 from re4.exporting.encoder.onnx_encoder import SPACE_KEY
 from re4.exporting.exporter import export_run
 from re4.exporting.settings import VersionSettings
@@ -223,11 +223,11 @@ def test_an_index_that_cannot_be_written_leaves_the_old_version(
     assert {path.name for path in published.iterdir()} == {CURRENT, old.name}
 
 
-def test_the_verb_prints_what_it_published(tiny_run: Path, tmp_path: Path) -> None:
+def test_the_subcommand_prints_what_it_published(tiny_run: Path, tmp_path: Path) -> None:
     import typer
 
     app = typer.Typer()
-    app.command()(export_verb)
+    app.command()(export_command)
     told = CliRunner().invoke(app, [str(tiny_run), "--bundles", str(tmp_path), "--json"])
     assert told.exit_code == 0, told.output
     answer = json.loads(told.stdout)

@@ -48,7 +48,7 @@ def test_the_command_prints_an_error_as_one_message(server: RunningServer) -> No
     assert "re4 serve --bundles DIR --address 127.0.0.1:1" in " ".join(lost.stderr.split())
 
 
-def test_verbs_reach_a_server_with_tls_and_tokens(
+def test_subcommands_reach_a_server_with_tls_and_tokens(
     bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The load generator too; the token comes from a file or the environment."""

@@ -19,7 +19,7 @@ from re4.bundle.layout import CURRENT
 from re4.bundle.publishing.directory_lock import rebuild_lock
 from re4.bundle.verify import verify_version
 from re4.common.errors import BundleBusyError, GateError
-from re4.exporting.rebuild.cli import rebuild as verb
+from re4.exporting.rebuild.cli import rebuild as subcommand
 from re4.exporting.rebuild.report import RebuildReport
 
 _WAITS = """
@@ -188,7 +188,7 @@ def test_signals_are_left_alone_outside_the_main_thread(shop: Shop) -> None:
 
         def call() -> None:
             try:
-                verb(shop.bundles, vectors=shop.vectors, ids=shop.ids)
+                subcommand(shop.bundles, vectors=shop.vectors, ids=shop.ids)
             except BundleBusyError as error:
                 ended.append(error)
 

@@ -82,9 +82,9 @@ def tables_of_items() -> int:
     return sum("item_id" in frame.columns and len(frame) > 0 for frame in frames)
 
 
-@pytest.mark.parametrize("verb", ["export", "rebuild"])
+@pytest.mark.parametrize("subcommand", ["export", "rebuild"])
 def test_a_runs_vectors_and_ids_are_out_of_memory_while_the_index_is_built(
-    verb: str, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    subcommand: str, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_memory: list[weakref.ref[Any]] = []
     before = tables_of_items()
@@ -102,7 +102,7 @@ def test_a_runs_vectors_and_ids_are_out_of_memory_while_the_index_is_built(
 
     monkeypatch.setattr(version_inputs, "_vectors", reading)
     monkeypatch.setattr(assembling, "make_index", building)
-    words = ["export", str(tiny_run)] if verb == "export" else ["rebuild", "--run", str(tiny_run)]
+    words = ["export", str(tiny_run)] if subcommand == "export" else ["rebuild", "--run", str(tiny_run)]
     words += ["--bundles", str(tmp_path / "bundles")]
     done = CliRunner().invoke(build_app(words), words)
     assert isinstance(done.exception, ExportError), done.exception
