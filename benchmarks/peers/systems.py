@@ -168,7 +168,7 @@ class Triton(System):
 class _WebService(System):
     client = "JSON over HTTP/1.1, connections stay open"
     transport = HttpTransport(path="/retrieve")
-    environment = ".venv-web"
+    environment, script = ".venv-web", "web_server.py"
 
     def payloads(self, workload: Workload) -> list[bytes]:
         requests: list[dict[str, Any]] = [
@@ -190,7 +190,6 @@ class FastApi(_WebService):
         Setting("loop", "uvicorn, one worker, `async def`: answers in the event loop"),
         Setting("threads", "uvicorn, one worker, `def`: answers in FastAPI's pool of threads"),
     )
-    script = "fastapi_server.py"
     packages = (*_WEB, "faiss-cpu", "onnxruntime", "numpy")
 
 
@@ -204,7 +203,6 @@ class TwoHop(_WebService):
     )
     efforts = (40, 60, 80, 100, 110, 120, 140, 170, 200, 240, 280, 340, 400, 600, 800)
     """hnsw.ef_search, from pgvector's own default on."""
-    script = "two_hop_server.py"
     packages = (*_WEB, "asyncpg", "pgvector", "onnxruntime", "numpy")
 
     def missing(self) -> str | None:

@@ -228,7 +228,7 @@ def test_an_interrupted_comparison_is_marked(
 
 @pytest.fixture
 def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "fastapi_server.py").write_text(WEB_SERVER)
+    (tmp_path / "web_server.py").write_text(WEB_SERVER)
     monkeypatch.setattr(peer_process, "SCRIPTS", tmp_path)
     monkeypatch.setattr(peer_process, "python_of", lambda environment: Path(sys.executable))
 

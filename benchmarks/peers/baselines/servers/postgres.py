@@ -25,7 +25,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[4]))
 from re4.bundle.ids.id_map import ItemIds
 
 PROGRAMS = Path("/usr/lib/postgresql/17/bin")
-EXTENSION = Path("/usr/share/postgresql/17/extension/vector.control")
 BUILD = {"m": 16, "ef_construction": 64}
 """Of the index; pgvector's own defaults."""
 BUILD_SETTINGS = {"maintenance_work_mem": "4GB", "max_parallel_maintenance_workers": "1"}
@@ -42,15 +41,6 @@ SERVER_SETTINGS = {
 FACTS = "facts.json"
 CHUNK_ROWS = 10_000
 _WAIT_S = 60.0
-
-
-def missing() -> str | None:
-    """Return what has to be installed; None where nothing is missing."""
-    if (PROGRAMS / "postgres").exists() and EXTENSION.exists():
-        return None
-    return (
-        "PostgreSQL 17 with pgvector is not installed: apt-get install postgresql-17 postgresql-17-pgvector"
-    )
 
 
 @contextlib.contextmanager
@@ -145,6 +135,4 @@ def _user() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    if problem := missing():
-        sys.exit(problem)
     fill(Path(sys.argv[1]), Path(sys.argv[2]).resolve())
