@@ -26,7 +26,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def mapped_items(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int], np.ndarray]:
-    """Made-up item vectors [N, D], memory-mapped, of a number of items and a width."""
+    """Synthetic item vectors [N, D], memory-mapped, of a number of items and a width."""
 
     @cache
     def make(num_items: int, dim: int) -> np.ndarray:

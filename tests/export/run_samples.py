@@ -1,4 +1,4 @@
-"""Something to export: an attention encoder of the tests' own, a fake run around it, and a real small run."""
+"""Runs to export: a fake one around a small attention encoder, and a real small one."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,7 +58,7 @@ def export_small(
 
 
 class FakeRun:
-    """What export needs of a run, easily spoiled."""
+    """The part of a run that export uses, easily spoiled."""
 
     def __init__(self, num_items: int = 50, num_probes: int = 90) -> None:
         rng = np.random.default_rng(3)

@@ -1,4 +1,4 @@
-"""From a run to a live version: what is published, and what is refused."""
+"""From a run to a live version: published files, and refusals."""
 
 import json
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from re4.bundle.publishing.current import live_version
 from re4.bundle.verify import verify_version
 from re4.common.errors import BundleError, ExportError, RunError, UsageError
 from re4.exporting.assemble import ENCODER_DIFFERENCE
-from re4.exporting.cli import export as export_command
+from re4.exporting.cli import export as export_subcommand
 from re4.exporting.encoder.onnx_encoder import SPACE_KEY
 from re4.exporting.exporter import export_run
 from re4.exporting.settings import VersionSettings
@@ -223,14 +223,14 @@ def test_an_index_that_cannot_be_written_leaves_the_old_version(
     assert {path.name for path in published.iterdir()} == {CURRENT, old.name}
 
 
-def test_the_subcommand_prints_what_it_published(tiny_run: Path, tmp_path: Path) -> None:
+def test_the_subcommand_prints_the_published_version(tiny_run: Path, tmp_path: Path) -> None:
     import typer
 
     app = typer.Typer()
-    app.command()(export_command)
-    told = CliRunner().invoke(app, [str(tiny_run), "--bundles", str(tmp_path), "--json"])
-    assert told.exit_code == 0, told.output
-    answer = json.loads(told.stdout)
+    app.command()(export_subcommand)
+    done = CliRunner().invoke(app, [str(tiny_run), "--bundles", str(tmp_path), "--json"])
+    assert done.exit_code == 0, done.output
+    answer = json.loads(done.stdout)
     path = live_version(tmp_path)
     assert (answer["version"], answer["path"]) == (path.name, str(path))
     assert answer["num_bytes"][VECTORS] == (path / VECTORS).stat().st_size
@@ -238,9 +238,9 @@ def test_the_subcommand_prints_what_it_published(tiny_run: Path, tmp_path: Path)
     assert (answer["index"]["kind"], answer["index"]["recall"]) == ("flat", 1.0)
     assert answer["attributes"] == [{"name": "colour", "num_values": 2, "is_multi_valued": False}]
 
-    told = CliRunner().invoke(app, [str(tiny_run), "--bundles", str(tmp_path), "--attributes", "title"])
-    assert told.exit_code == 0, told.output
-    assert live_version(tmp_path).name in told.stdout
-    assert "largest difference" in told.stdout
-    assert "attribute title" in told.stdout
-    assert INDEX in told.stdout
+    done = CliRunner().invoke(app, [str(tiny_run), "--bundles", str(tmp_path), "--attributes", "title"])
+    assert done.exit_code == 0, done.output
+    assert live_version(tmp_path).name in done.stdout
+    assert "largest difference" in done.stdout
+    assert "attribute title" in done.stdout
+    assert INDEX in done.stdout

@@ -1,4 +1,4 @@
-"""Select what is live, write ids and attributes, and print how many bytes of memory that took at most.
+"""Select the live items, write ids and attributes, and print how many bytes of memory that took at most.
 
 usage: join_and_measure.py FEW MANY     two folders of `vectors.npy`, `ids.npy` and `catalogue.parquet`
 

@@ -1,4 +1,4 @@
-"""Starting vectors for new items, against their definition; and that they mean something."""
+"""Starting vectors for new items, against their definition; and their use."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,7 +39,7 @@ VECTORS = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
 def starting_vectors(
     vectors: np.ndarray, trained: pl.DataFrame, cold: pl.DataFrame, folder: Path, **options: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors of cold items, and how many columns said something of each."""
+    """Vectors of cold items, and the number of columns used for each."""
     vectors_MD = np.concatenate([vectors, np.full((len(cold), vectors.shape[1]), np.nan, np.float32)])
     columns = columns_of(pl.concat([trained, cold]).lazy())
     num_columns = start_cold_items(vectors_MD, len(trained), columns, folder, **options)
@@ -70,7 +70,7 @@ def test_without_attributes_they_start_at_the_mean(num_cold: int, tmp_path: Path
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 3])
-def test_pieces_change_nothing(num_rows: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_chunks_change_nothing(num_rows: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     whole, _ = starting_vectors(VECTORS, TRAINED, COLD, tmp_path)
     monkeypatch.setattr(cold, "_CHUNK_ROWS", num_rows)
     monkeypatch.setattr(keeping, "CHUNK_ROWS", num_rows + 1)

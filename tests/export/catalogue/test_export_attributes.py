@@ -1,4 +1,4 @@
-"""Which catalogue columns become attributes of a version, and that they come out as they went in."""
+"""Catalogue columns that become attributes of a version, with unchanged values."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Joining ids with a catalogue takes a few numbers an item, and what is left of it goes with the job."""
+"""Joining ids with a catalogue takes a few numbers an item, and its temporary files go with the job."""
 
 import os
 import resource
@@ -46,7 +46,7 @@ def test_a_join_holds_no_more_than_40_bytes_an_item(tmp_path: Path) -> None:
         | {
             "PYTHONPATH": os.pathsep.join(sys.path),
             "POLARS_MAX_THREADS": "1",  # each has buffers of its own
-            "MALLOC_MMAP_THRESHOLD_": str(MIB),  # what is let go of does not stay in the heap
+            "MALLOC_MMAP_THRESHOLD_": str(MIB),  # freed memory does not stay in the heap
         },
         capture_output=True,
         text=True,

@@ -39,7 +39,7 @@ class AttendsToPadding(SmallEncoder):
 
 
 class OtherShape(SmallEncoder):
-    """Gives fewer interests than it says."""
+    """Returns fewer interests than its configuration states."""
 
     def forward(self, history_vectors_BLD: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         interests_BKD, attention_BKL = super().forward(history_vectors_BLD, lengths_B)

@@ -1,4 +1,4 @@
-"""The backward flows leave no trace in what is served: the same graph with them and without."""
+"""The backward flows leave no trace in the served graph: it is the same with and without them."""
 
 from pathlib import Path
 

@@ -112,7 +112,7 @@ def test_all_batch_sizes_and_lengths(tmp_path: Path, max_length: int) -> None:
             np.testing.assert_allclose(attention, wanted[1].numpy(), rtol=0, atol=1e-5)
 
 
-def test_what_stands_in_the_padding_changes_nothing(small_file: Path) -> None:
+def test_values_in_the_padding_change_nothing(small_file: Path) -> None:
     exported = OnnxEncoder(small_file.read_bytes())
     vectors = np.random.default_rng(0).standard_normal((2, 5, 8), np.float32)
     other = vectors.copy()

@@ -1,4 +1,4 @@
-"""What building may hold is bounded: by the estimate that is made before, by the limit, by the chunks."""
+"""Memory of a build is bounded: by the estimate before it, by the limit, by the chunks."""
 
 import os
 import subprocess
@@ -64,7 +64,7 @@ def test_without_a_limit_it_is_the_index_and_little_more(
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_the_estimate_is_what_the_file_comes_to(name: str, vectors_file: Path, tmp_path: Path) -> None:
+def test_the_estimate_is_the_size_of_the_file(name: str, vectors_file: Path, tmp_path: Path) -> None:
     few = np.load(vectors_file, mmap_mode="r")[:20_000]
     factory = RECIPES[name](len(few), DIM)
     base = faiss.index_factory(DIM, factory, faiss.METRIC_INNER_PRODUCT)
@@ -87,7 +87,7 @@ def test_shards_become_smaller_with_the_limit() -> None:
     ("name", "index_gib", "build_gib"),
     [("ivf-pq", 3.8, 4.8), ("ivf-sq8", 6.7, 2.0), ("ivf-rabitq", 2.2, 2.0), ("ivf", 24.6, 2.0)],
 )
-def test_the_plan_for_a_hundred_million_items_states_what_is_computed(
+def test_the_plan_for_a_hundred_million_items_states_the_computed_sizes(
     name: str, index_gib: float, build_gib: float
 ) -> None:
     base = faiss.index_factory(DIM, RECIPES[name](10**8, DIM), faiss.METRIC_INNER_PRODUCT)
@@ -96,7 +96,7 @@ def test_the_plan_for_a_hundred_million_items_states_what_is_computed(
     assert need.build_bytes / memory.GIB == pytest.approx(build_gib, abs=0.06)
 
 
-def test_what_takes_more_than_the_limit_is_refused_before_any_work(tmp_path: Path) -> None:
+def test_an_index_above_the_limit_is_refused_before_any_work(tmp_path: Path) -> None:
     few = np.eye(100, DIM, dtype=np.float32)
     with pytest.raises(ExportError, match=r"takes 1\.00 GiB, --memory-limit is 0\.98 GiB"):
         build_index("HNSW8,Flat", few, checkpoints=Checkpoints(tmp_path), memory_limit=1000 * MIB)
@@ -128,12 +128,12 @@ def test_sizes_are_read_as_people_write_them(text: str, expected: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "much", "-1GiB", "0", "8 GiBs", "1e9", "nan"])
-def test_what_is_no_size_is_refused(text: str) -> None:
+def test_a_text_that_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--memory-limit"):
         parse_bytes(text)
 
 
-def test_pieces_hold_every_row_once_in_order(vectors_file: Path) -> None:
+def test_chunks_hold_every_row_once_in_order(vectors_file: Path) -> None:
     vectors = np.load(vectors_file, mmap_mode="r")
     starts, parts = zip(
         *((start, piece.copy()) for start, piece in chunks(vectors, 9999, first=5)), strict=True
@@ -155,7 +155,7 @@ def test_rows_are_gathered_from_mapped_and_other_arrays(
     assert sha256_of(whole[1:]) != sha256_of(whole)
 
 
-def test_what_was_changed_in_a_private_copy_is_not_let_go(vectors_file: Path) -> None:
+def test_changes_in_a_private_copy_are_not_released(vectors_file: Path) -> None:
     private = np.load(vectors_file, mmap_mode="c")
     private[3, 2] = 17
     release_pages(private)
@@ -163,7 +163,7 @@ def test_what_was_changed_in_a_private_copy_is_not_let_go(vectors_file: Path) ->
     assert private[3, 2] == 17
 
 
-def test_exact_answers_do_not_depend_on_the_pieces(
+def test_exact_answers_do_not_depend_on_the_chunks(
     vectors_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vectors = np.load(vectors_file, mmap_mode="r")[:5000]

@@ -1,4 +1,4 @@
-"""Lists are chosen by how far their items reach, and scored by their centroids."""
+"""Lists are selected by the reach of their items, and scored by their centroids."""
 
 from collections.abc import Callable
 

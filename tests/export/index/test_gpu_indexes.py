@@ -1,6 +1,6 @@
-"""`--device cuda`: indexes that a GPU can hold, CAGRA graphs among them, and clear words where not.
+"""`--device cuda`: indexes that a GPU can hold, CAGRA graphs among them, and clear errors otherwise.
 
-What a GPU itself does is not tested here: a fake one builds the graph.
+A GPU itself is not tested here: a fake one builds the graph.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def queries() -> np.ndarray:
 
 
 class FakeCagra:
-    """What FAISS's GPU index does, by a graph that a processor builds."""
+    """FAISS's GPU index, faked by a graph that a CPU builds."""
 
     num_built = 0
 
@@ -74,7 +74,7 @@ def test_auto_chooses_by_device() -> None:
 
 
 @pytest.mark.parametrize("index", ["ivf-pq", "ivf-rabitq", "hnsw-sq8"])
-def test_what_no_gpu_holds_is_refused_before_any_work(index: str) -> None:
+def test_an_index_that_no_gpu_holds_is_refused_before_any_work(index: str) -> None:
     with pytest.raises(UsageError, match=r"FAISS has no GPU index for .* choose flat, ivf, ivf-sq8 or cagra"):
         factory_for(VersionSettings(index=index, device=TargetDevice.CUDA), NUM_ITEMS, DIM)
     assert factory_for(VersionSettings(index=index), NUM_ITEMS, DIM)
@@ -130,7 +130,7 @@ def test_few_items_and_odd_links_are_refused(gpu: None, vectors: np.ndarray) -> 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("index", ["flat", "ivf", "ivf-sq8", "cagra"])
-def test_what_is_built_for_a_gpu_is_found_on_one(
+def test_an_index_built_for_a_gpu_finds_the_items_on_one(
     index: str, vectors: np.ndarray, queries: np.ndarray
 ) -> None:
     from re4.serving.retrieval.devices.cuda import CudaBackend
@@ -140,7 +140,7 @@ def test_what_is_built_for_a_gpu_is_found_on_one(
     factory, _ = factory_for(VersionSettings(index=index, device=TargetDevice.CUDA), NUM_ITEMS, DIM)
     built = build_index(factory, vectors, device=TargetDevice.CUDA)
     placed = CudaBackend().index(built.index, vectors_ND=vectors, query_counts=(40,))
-    dearest = built.ladders(10)[0][-1]
-    rows = placed.search(queries[:, 0], 10, params=built.family.parameters(dearest))[1]
+    slowest = built.ladders(10)[0][-1]
+    rows = placed.search(queries[:, 0], 10, params=built.family.parameters(slowest))[1]
     exact = np.argsort(-(queries[:, 0] @ vectors.T), axis=1)[:, :10]
     assert np.mean([np.isin(a, b).mean() for a, b in zip(exact, rows, strict=True)]) > 0.9

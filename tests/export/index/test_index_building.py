@@ -1,4 +1,4 @@
-"""Every index that can be built finds what brute force finds, with true scores; others are refused."""
+"""Every index that can be built finds the items of brute force, with true scores; others are refused."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -36,16 +36,16 @@ def queries() -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", FACTORIES)
-def test_every_kind_finds_what_brute_force_finds(
+def test_every_kind_finds_the_items_of_brute_force(
     name: str, vectors: np.ndarray, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mapped, "CHUNK_ROWS", 700)
     built = build_index(FACTORIES[name], vectors)
     assert built.index.ntotal == NUM_ITEMS
-    dearest = built.ladders(NUM_RESULTS)[-1][-1]
+    slowest = built.ladders(NUM_RESULTS)[-1][-1]
     interests = queries[:, None, :]
     rows = merge_results(
-        built.search(dearest, interests, NUM_RESULTS), dearest, interests, vectors, NUM_RESULTS
+        built.search(slowest, interests, NUM_RESULTS), slowest, interests, vectors, NUM_RESULTS
     )
     exact = queries @ vectors.T
     wanted = np.argsort(-exact, axis=1)[:, :NUM_RESULTS]
@@ -56,11 +56,11 @@ def test_every_kind_finds_what_brute_force_finds(
 
 @pytest.mark.parametrize("name", FACTORIES)
 def test_searching_changes_nothing_in_the_index(name: str, vectors: np.ndarray, queries: np.ndarray) -> None:
-    """The cheapest setting answers the same before and after the dearest one was used."""
+    """The cheapest setting answers the same before and after the slowest one was used."""
     built = build_index(FACTORIES[name], vectors)
-    cheap, dear = (built.family.parameters(built.ladders(5)[end][end]) for end in (0, -1))
+    cheap, slow = (built.family.parameters(built.ladders(5)[end][end]) for end in (0, -1))
     before = built.index.search(queries, 5, params=cheap)[1]
-    built.index.search(queries, 5, params=dear)
+    built.index.search(queries, 5, params=slow)
     np.testing.assert_array_equal(built.index.search(queries, 5, params=cheap)[1], before)
 
 
@@ -99,7 +99,7 @@ def test_the_same_vectors_give_the_same_index(
         ("Flat,RFlat", "nothing to refine"),
     ],
 )
-def test_what_no_server_loads_is_refused_before_any_work(factory: str, message: str) -> None:
+def test_an_index_that_no_server_loads_is_refused_before_any_work(factory: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         check_factory(factory, DIM)
 

@@ -1,4 +1,4 @@
-"""Exporting with an index that is not flat: what is published, and what is refused."""
+"""Export with an index that is not flat: published files, and refusals."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def published(large_run: FakeRun, tmp_path_factory: pytest.TempPathFactory) -> P
     return live_version(bundles)
 
 
-def test_the_manifest_says_what_was_chosen_and_what_else_there_was(published: Path) -> None:
+def test_the_manifest_holds_the_choice_and_the_alternatives(published: Path) -> None:
     info = verify_version(published).index
     assert (info.kind, info.factory) == ("ivf", "IVF64,PQ8x4fsr")
     assert set(info.search_parameters) == {"nprobe", "k_factor", "pool_factor"}
@@ -55,7 +55,7 @@ def test_the_plot_is_a_listed_file_of_the_version(published: Path) -> None:
     assert (published / FRONTIER).read_bytes().startswith(b"\x89PNG\r\n")
 
 
-def test_the_published_index_reaches_the_goal(published: Path) -> None:
+def test_the_published_index_reaches_the_target(published: Path) -> None:
     """On the golden queries, with the manifest's parameters, by the plainest count."""
     info, vectors = verify_version(published).index, np.load(published / VECTORS)
     index = faiss.read_index(str(published / INDEX))
@@ -76,7 +76,7 @@ def test_a_flat_version_has_no_plot(tmp_path: Path) -> None:
     assert not (live_version(tmp_path) / FRONTIER).exists()
 
 
-def test_a_goal_out_of_reach_publishes_nothing(large_run: FakeRun, tmp_path: Path) -> None:
+def test_a_target_out_of_reach_publishes_nothing(large_run: FakeRun, tmp_path: Path) -> None:
     publish_run(FakeRun(), tmp_path, index="flat")
     old = live_version(tmp_path)
     with pytest.raises(ExportError, match="out of reach of HNSW2,Flat"):
@@ -153,20 +153,22 @@ def test_every_recipe_fits_every_width(name: str, dim: int) -> None:
     assert reason is None
 
 
-def test_auto_is_told_and_kept(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_choice_of_auto_is_logged_and_kept(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import typer
 
     from re4.exporting.cli import export
 
-    told: list[str] = []
-    monkeypatch.setattr(assembling._log, "info", told.append)
+    logged: list[str] = []
+    monkeypatch.setattr(assembling._log, "info", logged.append)
     app = typer.Typer()
     app.command()(export)
     line = [str(tiny_run), "--bundles", str(tmp_path), "--index", "auto", "--json"]
     done = CliRunner().invoke(app, [*line, "--recall", "0.9", "--num-candidates", "7"])
     assert done.exit_code == 0, done.output
     index = json.loads(done.stdout)["index"]
-    assert [line for line in told if "index" in line] == [f"index Flat: {index['reason']}"]
+    assert [line for line in logged if "index" in line] == [f"index Flat: {index['reason']}"]
     assert (index["recall_target"], index["num_candidates"]) == (0.9, 7)
 
 

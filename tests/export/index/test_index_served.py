@@ -1,4 +1,4 @@
-"""From a run to a server, with every kind of index: what the manifest promises is what callers get."""
+"""From a run to a server, with every kind of index: callers get the recall that the manifest states."""
 
 from pathlib import Path
 

@@ -43,7 +43,7 @@ def stages(tmp_path: Path) -> Checkpoints:
 
 
 def at_once(factory: str, vectors: np.ndarray, path: Path) -> bytes:
-    """What FAISS writes of an index that it fills by itself, without chunks or shards."""
+    """Return FAISS's file of an index that it fills by itself, without chunks or shards."""
     index = faiss.index_factory(DIM, factory, faiss.METRIC_INNER_PRODUCT)
     if not index.is_trained:
         index.cp.min_points_per_centroid = 1
@@ -60,10 +60,10 @@ def at_once(factory: str, vectors: np.ndarray, path: Path) -> bytes:
 def test_the_file_is_that_of_an_index_built_at_once(
     factory: str, vectors: np.ndarray, stages: Checkpoints, tmp_path: Path
 ) -> None:
-    told: list[str] = []
-    build_index(factory, vectors, checkpoints=stages, on_progress=told.append)
+    reports: list[str] = []
+    build_index(factory, vectors, checkpoints=stages, on_progress=reports.append)
     assert stages.path(FILLED).read_bytes() == at_once(factory, vectors, tmp_path / "at once")
-    assert ("merging the shards" in told) == (factory in IN_SHARDS)
+    assert ("merging the shards" in reports) == (factory in IN_SHARDS)
 
 
 @pytest.mark.parametrize("factory", ["IVF32,Flat", "IVF32,SQ8"])
@@ -72,13 +72,13 @@ def test_a_merged_index_is_searched_from_its_file(
 ) -> None:
     built = build_index(factory, vectors, checkpoints=stages)
     queries = VectorSpace(num_items=NUM_ITEMS, embedding_dim=DIM).interests(20, 1)[:, 0]
-    dearest = built.ladders(10)[-1][-1]
-    rows = built.index.search(queries, 10, params=built.family.parameters(dearest))[1]
+    slowest = built.ladders(10)[-1][-1]
+    rows = built.index.search(queries, 10, params=built.family.parameters(slowest))[1]
     exact = np.argsort(-(queries @ vectors.T), axis=1)[:, :10]
     assert np.mean([len(set(a) & set(b)) for a, b in zip(rows.tolist(), exact.tolist(), strict=True)]) > 9.9
 
 
-def test_finished_stages_leave_only_what_later_ones_need(vectors: np.ndarray, stages: Checkpoints) -> None:
+def test_finished_stages_leave_only_the_files_of_later_ones(vectors: np.ndarray, stages: Checkpoints) -> None:
     build_index("IVF32,Flat", vectors, checkpoints=stages)
     assert {path.name for path in stages.folder.iterdir()} == {"trained.faiss", FILLED}
 
@@ -155,11 +155,11 @@ def test_a_graph_goes_on_from_where_it_was_saved_to_one_as_good(
             build_index(factory, vectors, checkpoints=stages)
     saved = faiss.read_index(str(stages.path("partly-filled.faiss")))
     assert saved.ntotal == 1400
-    told: list[str] = []
-    built = build_index(factory, vectors, checkpoints=stages, on_progress=told.append)
+    reports: list[str] = []
+    built = build_index(factory, vectors, checkpoints=stages, on_progress=reports.append)
     assert built.index.ntotal == NUM_ITEMS
     assert not stages.has("partly-filled.faiss")
-    assert "training" not in told
+    assert "training" not in reports
     levels = faiss.vector_to_array(built.index.hnsw.levels)
     np.testing.assert_array_equal(levels[:1400], faiss.vector_to_array(saved.hnsw.levels))
     queries = VectorSpace(num_items=NUM_ITEMS, embedding_dim=DIM).interests(40, 1)[:, 0]

@@ -50,7 +50,7 @@ def plain_recall(built: BuiltIndex, settings: dict, interests: np.ndarray, vecto
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_the_goal_is_reached_on_requests_that_had_no_part(
+def test_the_target_is_reached_on_requests_that_had_no_part(
     name: str, vectors: np.ndarray, interests: np.ndarray
 ) -> None:
     built = build_index(RECIPES[name](NUM_ITEMS, DIM), vectors)
@@ -87,9 +87,7 @@ def test_more_recall_costs_more_effort(vectors: np.ndarray, interests: np.ndarra
     assert little < much
 
 
-def test_a_goal_out_of_reach_says_what_was_reached_and_what_helps(
-    vectors: np.ndarray, interests: np.ndarray
-) -> None:
+def test_an_error_names_the_best_recall_and_a_remedy(vectors: np.ndarray, interests: np.ndarray) -> None:
     poor = build_index("HNSW2,Flat", vectors)
     with pytest.raises(ExportError) as missed:
         tune(poor, vectors, interests, RecallTarget(recall=1.0, num_candidates=NUM_CANDIDATES), num_bytes=1)
@@ -137,7 +135,7 @@ def test_a_setting_that_fails_the_other_half_is_passed_over(monkeypatch: pytest.
         tune(built, np.zeros((10, 2), np.float32), np.zeros((8, 1, 2), np.float32), target, num_bytes=1)
 
 
-def test_the_frontier_holds_what_nothing_beats() -> None:
+def test_the_frontier_holds_the_unbeaten_settings() -> None:
     points = [
         Measurement(settings={"nprobe": n}, recall=recall, request_us=us)
         for n, (recall, us) in enumerate([(0.5, 10), (0.4, 12), (0.9, 20), (0.9, 25), (0.6, 20), (1.0, 90)])

@@ -1,4 +1,4 @@
-"""What a catalogue and vectors are joined to, against the plainest way: dictionaries of ids."""
+"""The join of a catalogue with vectors, against the plainest way: dictionaries of ids."""
 
 import hashlib
 from pathlib import Path
@@ -83,7 +83,7 @@ class Inputs:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_what_is_live_equals_the_plainest_way(seed: int, tmp_path: Path) -> None:
+def test_live_items_equal_the_plainest_way(seed: int, tmp_path: Path) -> None:
     inputs = Inputs(tmp_path / "inputs", seed)
     selected = inputs.select()
     live = selected.inputs
@@ -121,7 +121,7 @@ def test_what_is_live_equals_the_plainest_way(seed: int, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("seed", [0, 3])
-def test_pieces_change_no_byte(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_change_no_byte(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digests: list[Any] = []
     for at_once in (None, 13, 64):
         if at_once is not None:
@@ -140,7 +140,7 @@ def test_pieces_change_no_byte(seed: int, tmp_path: Path, monkeypatch: pytest.Mo
     assert digests[0] == digests[1] == digests[2]
 
 
-def test_ids_are_told_apart_by_more_than_their_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_are_distinguished_by_more_than_their_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["a", "b", "a", "ä", "b", "a"]
     chunks = [pl.Series(texts[:3]), pl.Series(texts[3:])]
     found = duplicate_ids(lambda: chunks, len(texts)).rows()
@@ -150,7 +150,7 @@ def test_ids_are_told_apart_by_more_than_their_hashes(monkeypatch: pytest.Monkey
     assert duplicate_ids(lambda: [pl.Series(["a", "b"])], 2).is_empty()
 
 
-def test_rows_that_are_too_many_are_counted_over_all_pieces(
+def test_rows_that_are_too_many_are_counted_over_all_chunks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keeping, "CHUNK_ROWS", 2)

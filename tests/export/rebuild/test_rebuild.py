@@ -1,4 +1,4 @@
-"""The rebuild job: what it publishes, what it refuses, and what it leaves behind."""
+"""The rebuild job: published versions, refusals, and files left behind."""
 
 import os
 import weakref
@@ -50,7 +50,7 @@ def test_vectors_made_elsewhere_become_the_live_version(shop: Shop) -> None:
     assert shop.files() == {CURRENT, shop.first, path.name}
 
 
-def test_a_catalogue_decides_what_is_live(shop: Shop) -> None:
+def test_a_catalogue_selects_the_live_items(shop: Shop) -> None:
     kept = shop.version.ids[:-20]
     colours = ["red" if row % 2 else "blue" for row in range(len(kept))]
     catalogue = shop.write_catalogue([*kept, "new-1", "new-2"], colour=[*colours, "red", "green"])
@@ -207,7 +207,7 @@ def test_old_versions_go_as_asked(shop: Shop, monkeypatch: pytest.MonkeyPatch) -
     assert shop.files() == {CURRENT, *made[1:]}
 
 
-def test_the_time_left_is_told_by_the_last_time(shop: Shop) -> None:
+def test_the_time_left_is_estimated_from_the_last_job(shop: Shop) -> None:
     last = {"read": 1.0, "item vectors": 2.0, "index Flat": 30.0, "gates": 4.0}
     assert seconds_left(last, "item vectors") == 36
     assert seconds_left(last, "index IVF64,PQ8x4fs") == 34

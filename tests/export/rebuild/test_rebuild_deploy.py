@@ -51,15 +51,15 @@ def command(of: str) -> list[str]:
 def test_the_command_is_one_that_rebuild_takes(
     of: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[RebuildRequest] = []
-    monkeypatch.setattr("re4.exporting.rebuild.job.rebuild", lambda request, *_: asked.append(request))
+    requests: list[RebuildRequest] = []
+    monkeypatch.setattr("re4.exporting.rebuild.job.rebuild", lambda request, *_: requests.append(request))
     program, *words = command(of)
     assert program.endswith("re4")
     here = [re.sub("/srv/re4|/var/lib/node_exporter", str(tmp_path), word) for word in words]
     done = CliRunner().invoke(build_app(here), here)
     assert done.exit_code == 0, done.output
-    assert asked[0].bundles == tmp_path / "bundles"
-    assert asked[0].catalogue.catalogue == tmp_path / "catalogue.parquet"
+    assert requests[0].bundles == tmp_path / "bundles"
+    assert requests[0].catalogue.catalogue == tmp_path / "catalogue.parquet"
     assert (tmp_path / "rebuild.json").exists()
     assert list(tmp_path.rglob("*.prom"))
 
@@ -84,7 +84,7 @@ def test_the_units_belong_together() -> None:
 def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     for name in ("re4-rebuild.service", "re4-rebuild.timer"):
         text = (DEPLOY / name).read_text()
-        # It looks whether programs and users exist, which is not what is asked here.
+        # It looks whether programs and users exist, which is not tested here.
         text = text.replace("/opt/re4/.venv/bin/re4", "/bin/true").replace("User=re4\n", "")
         (tmp_path / name).write_text(text)
     done = subprocess.run(
@@ -96,7 +96,7 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     assert "re4-rebuild" not in done.stderr, done.stderr
 
 
-def test_the_cronjob_has_what_kubernetes_asks_for() -> None:
+def test_the_cronjob_has_the_fields_that_kubernetes_requires() -> None:
     document = cronjob()
     assert (document["apiVersion"], document["kind"]) == ("batch/v1", "CronJob")
     assert re.fullmatch(r"[a-z0-9-]+", document["metadata"]["name"])

@@ -1,4 +1,4 @@
-"""Gate *drift*: what answers quite otherwise is not published by itself, what differs a little is."""
+"""Gate *drift*: a version with quite other answers is not published, one that differs a little is."""
 
 import json
 from dataclasses import replace

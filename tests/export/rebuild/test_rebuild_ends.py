@@ -1,4 +1,4 @@
-"""How a rebuild ends where it does not go well: stopped, beside another one, and what it tells of it."""
+"""Ends of a rebuild that does not succeed: stopped, or beside another one; and its report."""
 
 import json
 import os
@@ -73,13 +73,13 @@ def test_stopped_it_leaves_nothing_but_its_report(shop: Shop, number: int, code:
     assert any(name.startswith(".staging-") for name in shop.files())
     assert ".rebuilding" in shop.files()
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == code, said
+    _, output = process.communicate(timeout=60)
+    assert process.returncode == code, output
     # The finished stages of its index stay for the next one, who takes them up or removes them.
     assert {name for name in shop.files() if not name.startswith(".building-")} == {CURRENT, shop.first}
-    told = json.loads(report.read_text())
-    assert (told["outcome"], told["exit_code"]) == ("interrupted", code)
-    assert list(told["stages_s"])[-1] == "gates"
+    reported = json.loads(report.read_text())
+    assert (reported["outcome"], reported["exit_code"]) == ("interrupted", code)
+    assert list(reported["stages_s"])[-1] == "gates"
     error, _ = shop.rebuild()
     assert error is None
     assert not [name for name in shop.files() if name.startswith(".")]
@@ -96,7 +96,7 @@ def test_killed_the_next_one_clears_up(shop: Shop) -> None:
     assert shop.files() == {CURRENT, shop.first, report["version"]}
 
 
-def test_of_two_at_once_one_publishes_and_one_says_who_is_at_work(shop: Shop) -> None:
+def test_of_two_at_once_one_publishes_and_one_names_the_other(shop: Shop) -> None:
     first = start(shop)
     error, report = shop.rebuild()
     assert isinstance(error, BundleBusyError)
@@ -104,8 +104,8 @@ def test_of_two_at_once_one_publishes_and_one_says_who_is_at_work(shop: Shop) ->
     assert f"process {first.pid} on" in report["error"]
     assert "rebuild --bundles" in report["error"]
     assert not report["gates"]
-    _, said = first.communicate("\n", timeout=60)
-    assert first.returncode == 0, said
+    _, output = first.communicate("\n", timeout=60)
+    assert first.returncode == 0, output
     assert len([name for name in shop.files() if not name.startswith(".")]) == 3
 
 
@@ -122,7 +122,7 @@ def test_a_rebuild_does_not_hold_up_a_server_that_follows(shop: Shop) -> None:
         assert set(found.item_ids) <= set(kept)
 
 
-def test_what_the_metrics_say(shop: Shop) -> None:
+def test_the_metrics(shop: Shop) -> None:
     file = shop.folder / "metrics" / "re4_rebuild.prom"
     error, _ = shop.rebuild("--metrics-file", file)
     assert error is None
@@ -146,12 +146,12 @@ def test_what_the_metrics_say(shop: Shop) -> None:
 
 
 def test_a_report_that_cannot_be_written_hides_nothing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-    monkeypatch.setattr("re4.exporting.rebuild.cli.print_line", told.append)
+    reported: list[str] = []
+    monkeypatch.setattr("re4.exporting.rebuild.cli.print_line", reported.append)
     (shop.folder / "a file").write_text("")
     error, _ = shop.rebuild("--metrics-file", shop.folder / "a file" / "x.prom")
     assert error is None
-    assert any("could not be written" in line for line in told)
+    assert any("could not be written" in line for line in reported)
 
 
 def test_errors_that_nobody_expected_are_reported_too(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,7 @@ def test_a_run_and_the_catalogue_of_the_day(tiny_run: Path, tmp_path: Path) -> N
 
 
 def tables_of_items() -> int:
-    """How many are in memory, whoever holds them."""
+    """Return how many are in memory."""
     gc.collect()
     frames = [thing for thing in gc.get_objects() if type(thing) is pl.DataFrame]
     return sum("item_id" in frame.columns and len(frame) > 0 for frame in frames)

@@ -1,4 +1,4 @@
-"""Which of the items that are given an encoder's version or run knows."""
+"""Look-up of given items among those of an encoder's version or run."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Vectors made elsewhere: what is read, and what is refused with the first offending rows."""
+"""Vectors made elsewhere: reading, and refusals that name the first offending rows."""
 
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ def test_a_ready_file_stays_mapped(tmp_path: Path) -> None:
         (VECTORS, np.array(["a", "", "c", ""]), "rows 1, 3: no id"),
     ],
 )
-def test_what_is_refused(vectors: Any, ids: Any, message: str, tmp_path: Path) -> None:
+def test_refusals(vectors: Any, ids: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
         read_npy(*npy(tmp_path, vectors, ids))
 
@@ -92,7 +92,7 @@ def test_a_parquet_file(kind: Any, tmp_path: Path) -> None:
     assert given.item_ids[:] == IDS.tolist()
 
 
-def test_a_parquet_file_is_read_in_pieces_into_a_file_that_nobody_sees(
+def test_a_parquet_file_is_read_in_chunks_into_a_file_without_a_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(given_vectors, "_PARQUET_CHUNK_ROWS", 7)

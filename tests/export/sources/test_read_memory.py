@@ -66,7 +66,7 @@ def vectors_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_judging_lets_go_of_the_vectors_that_it_has_compared(vectors_file: Path) -> None:
+def test_gates_release_the_vectors_that_they_have_compared(vectors_file: Path) -> None:
     assert peaks_of("gate", vectors_file)["resident"] < ALL_BYTES / 4
 
 

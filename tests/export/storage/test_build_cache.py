@@ -1,4 +1,4 @@
-"""Who was interrupted goes on; who builds something else begins afresh; nothing piles up."""
+"""An interrupted build goes on, a build of something else begins afresh, and nothing piles up."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def left(bundles: Path, prefix: str = BUILDING_PREFIX) -> list[Path]:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
     monkeypatch.setattr(checkpoints._log, "info", lines.append)
     return lines
@@ -64,7 +64,7 @@ def interrupt(owner: object, step: str, bundles: Path) -> None:
             publish_run(interrupted_run(), bundles, index=INDEX_KIND, target=TARGET)
 
 
-def test_a_killed_export_goes_on_and_publishes_what_it_would_have(tmp_path: Path, told: list[str]) -> None:
+def test_a_killed_export_goes_on_and_publishes_what_it_would_have(tmp_path: Path, logged: list[str]) -> None:
     """Killed for real, in the middle of tuning, and then interrupted there: the index is not built again."""
     child = Path(__file__).parents[1] / "export_and_die.py"
     died = subprocess.run(
@@ -79,8 +79,8 @@ def test_a_killed_export_goes_on_and_publishes_what_it_would_have(tmp_path: Path
     interrupt(indexing, "tune", tmp_path / "killed")
     assert left(tmp_path / "killed") == [folder]  # however often
     publish_run(interrupted_run(), tmp_path / "killed", index=INDEX_KIND, target=TARGET)
-    assert len(told) == 2
-    for line in told:
+    assert len(logged) == 2
+    for line in logged:
         assert line.startswith("going on where a build was interrupted, with filled.faiss, trained.faiss")
     publish_run(interrupted_run(), tmp_path / "calm", index=INDEX_KIND, target=TARGET)
     versions = [live_version(tmp_path / name) for name in ("killed", "calm")]
@@ -93,7 +93,7 @@ def test_a_killed_export_goes_on_and_publishes_what_it_would_have(tmp_path: Path
         assert not left(tmp_path / name) + left(tmp_path / name, STAGING_PREFIX)
 
 
-def test_what_was_tuned_is_not_tuned_again(bundles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tuned_index_is_not_tuned_again(bundles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder,) = left(bundles)
     tuned = json.loads(next(folder.glob("tuned-*.json")).read_text())
     monkeypatch.setattr(indexing, "tune", stop)
@@ -102,7 +102,7 @@ def test_what_was_tuned_is_not_tuned_again(bundles: Path, monkeypatch: pytest.Mo
     assert not left(bundles)
 
 
-def test_another_goal_is_tuned_for_again(bundles: Path) -> None:
+def test_another_target_is_tuned_for_again(bundles: Path) -> None:
     publish_run(
         interrupted_run(), bundles, index=INDEX_KIND, target=RecallTarget(recall=0.7, num_candidates=10)
     )
@@ -111,18 +111,18 @@ def test_another_goal_is_tuned_for_again(bundles: Path) -> None:
 
 @pytest.mark.parametrize("what", ["vectors", "index"])
 def test_stages_of_something_else_are_discarded_with_notice(
-    what: str, bundles: Path, told: list[str]
+    what: str, bundles: Path, logged: list[str]
 ) -> None:
     (old,) = left(bundles)
     run = interrupted_run()
     if what == "vectors":
         run.vectors_ND[7, 3] += 0.5
     publish_run(run, bundles, index="ivf" if what == "index" else INDEX_KIND, target=TARGET)
-    assert told == [f"{old}: left by an interrupted build of something else: discarded"]
+    assert logged == [f"{old}: left by an interrupted build of something else: discarded"]
     assert {path.name for path in bundles.iterdir()} == {CURRENT, live_version(bundles).name}
 
 
-def test_a_build_at_work_is_left_alone(tmp_path: Path, told: list[str]) -> None:
+def test_a_build_at_work_is_left_alone(tmp_path: Path, logged: list[str]) -> None:
     with BuildCache(tmp_path) as mine:
         stages = mine.checkpoints({"of": "mine"})
         with stages.finishing("first") as part:
@@ -137,7 +137,7 @@ def test_a_build_at_work_is_left_alone(tmp_path: Path, told: list[str]) -> None:
             same.checkpoints({"of": "mine"})
         assert stages.has("first")
     assert not left(tmp_path)
-    assert not told
+    assert not logged
 
 
 def test_half_written_stages_are_none(tmp_path: Path) -> None:
