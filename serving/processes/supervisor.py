@@ -219,10 +219,12 @@ class _Supervisor:
                 await asyncio.sleep(delay_s)
             try:
                 hidden = vars(self._hide_command())
-                await self._start(replace(start, path=str(self._live), hidden=hidden))
+                # A load takes less time than a check, which loads the version too.
+                async with asyncio.timeout(self._settings.check_timeout_s):
+                    await self._start(replace(start, path=str(self._live), hidden=hidden))
                 break
             except Exception as error:  # also where the system starts no further process or thread
-                _log.error("worker %d does not start: %s", start.number, error)
+                _log.error("worker %d does not start: %s", start.number, str(error) or "it takes too long")
                 uptime_s = 0.0
         self._update(self._workers[start.number])  # all of it may have changed while the worker started
 

@@ -23,19 +23,23 @@ class FakeWorker:
         self.sent.append(command)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), BlockingIOError("no process")])
-def test_a_worker_that_the_system_does_not_start_is_tried_again(
-    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "error", [RuntimeError("can't start new thread"), BlockingIOError("no process"), None]
+)
+def test_a_worker_that_does_not_start_or_takes_too_long_is_tried_again(
+    error: Exception | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / SmallVersion().publish(tmp_path)
-    supervisor = _Supervisor(tmp_path, ServerSettings(), None)
+    supervisor = _Supervisor(tmp_path, ServerSettings(check_timeout_s=0.001 if error is None else 600), None)
     supervisor._set_live(path)
     worker, errors = FakeWorker(), [error]
 
     async def start(start: StartWorker, environment: Any) -> FakeWorker:
         assert start.path == str(path)
         if errors:
-            raise errors.pop()
+            if (failure := errors.pop()) is None:
+                await asyncio.Event().wait()
+            raise failure
         return worker
 
     monkeypatch.setattr("re4.serving.processes.supervisor.WorkerProcess.start", start)
