@@ -25,7 +25,7 @@ from re4.benchmarks.load_generator.client import INTERRUPTED, LoadClient
 from re4.benchmarks.load_generator.load import ClientSettings, ClosedLoad, OpenLoad, Timing
 from re4.benchmarks.load_generator.server import SATURATING
 from re4.benchmarks.peers.exact_answers import NUM_REQUESTS, ExactAnswers
-from re4.benchmarks.peers.single_calls import call_all
+from re4.benchmarks.peers.peer_process import call_all
 from re4.benchmarks.peers.systems import OURS, Setting, System, Workload
 from re4.benchmarks.serve.report import point_facts, ratios
 from re4.benchmarks.serve.runner import LoadRunner, StoppedError, measure_ceiling

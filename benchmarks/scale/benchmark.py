@@ -14,7 +14,7 @@ from re4.benchmarks.scale import reader
 from re4.benchmarks.scale.options import ScaleOptions
 from re4.benchmarks.scale.report import render_markdown
 from re4.benchmarks.scale.stage_monitor import StageMonitor
-from re4.benchmarks.synthetic.catalogue import hold_out, synthetic_material
+from re4.benchmarks.synthetic.bundle import hold_out, synthetic_material
 from re4.benchmarks.synthetic.vectors import VectorSpace
 from re4.bundle.array_files import open_array
 from re4.bundle.exact_search import exact_thresholds, merged_recall

@@ -6,8 +6,7 @@ from typing import Any, Final
 
 from re4.benchmarks.common.confidence import interval
 from re4.benchmarks.common.resources import Usage
-from re4.benchmarks.load_generator.call_stats import SHED
-from re4.benchmarks.load_generator.histogram import Histogram
+from re4.benchmarks.load_generator.call_stats import SHED, Histogram
 from re4.benchmarks.load_generator.load import OpenLoad
 from re4.benchmarks.load_generator.transport import MISSED_DEADLINE
 from re4.benchmarks.serve.runner import LoadPoint, RepeatRun

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from known_server import VERSION, reply
 
 from re4.benchmarks.common.confidence import interval
-from re4.benchmarks.load_generator.call_stats import Recorder
-from re4.benchmarks.load_generator.histogram import Histogram, nearest_rank
+from re4.benchmarks.load_generator.call_stats import Histogram, Recorder, nearest_rank
 from re4.benchmarks.load_generator.load import OpenLoad, arrival_times
 from re4.benchmarks.load_generator.transport import parse_retrieve_reply
 

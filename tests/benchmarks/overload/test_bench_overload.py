@@ -7,10 +7,9 @@ import pytest
 from small_bundles import SmallVersion
 
 from re4.benchmarks.overload import benchmark
-from re4.benchmarks.overload.benchmark import missed, run
+from re4.benchmarks.overload.benchmark import ProbeCall, missed, percentile_s, recovery_s, run
 from re4.benchmarks.overload.cli import overload
 from re4.benchmarks.overload.options import OverloadOptions
-from re4.benchmarks.overload.probe import ProbeCall, percentile_s, recovery_s
 from re4.common.errors import UsageError
 
 

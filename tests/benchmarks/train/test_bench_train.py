@@ -7,9 +7,8 @@ import pytest
 import torch
 from planted_tastes import write_planted
 
-from re4.benchmarks.train.arithmetic import owed_gflop
 from re4.benchmarks.train.cli import train
-from re4.benchmarks.train.measure import measure
+from re4.benchmarks.train.measure import measure, owed_gflop
 from re4.benchmarks.train.options import PRESETS, TrainOptions
 from re4.benchmarks.train.textbook_step import TextbookRe4
 from re4.common.errors import UsageError
