@@ -17,7 +17,7 @@ from re4.bundle.manifest import IndexInfo
 from re4.bundle.rescoring import best_candidates, rescore
 from re4.common.errors import BundleMismatchError
 from re4.common.faiss_settings import use_matrix_products
-from re4.exporting.index.families import FAMILIES, IndexFamily, Settings
+from re4.exporting.index.families import FAMILIES, IndexFamily, SearchParameters
 from re4.exporting.index.index_file import read_mapped
 from re4.exporting.storage.mapped_vectors import release_pages
 
@@ -58,10 +58,10 @@ class BuiltIndex:
         """The kind's name in the manifest."""
         return self.family.name
 
-    def ladders(self, num_candidates: int) -> list[Sequence[Settings]]:
+    def ladders(self, num_candidates: int) -> list[Sequence[SearchParameters]]:
         """Return the settings to try for a number of candidates: lists, each from cheap to expensive.
 
-        Settings of an index that is not exact lack the `pool_factor`.
+        SearchParameters of an index that is not exact lack the `pool_factor`.
         """
         if self.family.is_exact:
             return [self.family.settings(self.index, num_candidates)]
@@ -79,7 +79,7 @@ class BuiltIndex:
         ]
 
     def search(
-        self, settings: Settings, interests_BKD: NDArray[np.float32], num_candidates: int
+        self, settings: SearchParameters, interests_BKD: NDArray[np.float32], num_candidates: int
     ) -> SearchResults:
         """Search for each interest."""
         num_requests, num_interests, embedding_dim = interests_BKD.shape
@@ -93,7 +93,7 @@ class BuiltIndex:
 
     def candidates(
         self,
-        settings: Settings,
+        settings: SearchParameters,
         interests_QKD: NDArray[np.float32],
         vectors_ND: NDArray[np.float32],
         num_candidates: int,
@@ -111,7 +111,7 @@ class BuiltIndex:
 
 def merge_results(
     results: SearchResults,
-    settings: Settings,
+    settings: SearchParameters,
     interests_BKD: NDArray[np.float32],
     vectors_ND: NDArray[np.float32],
     num_candidates: int,

@@ -13,7 +13,7 @@ import faiss
 _faiss: Any = faiss  # its type hints are incomplete
 _EF_MULTIPLES: Final = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
-Settings: TypeAlias = Mapping[str, int | float]
+SearchParameters: TypeAlias = Mapping[str, int | float]
 """Search parameters as the manifest has them: `nprobe`, `ef_search`, `k_factor`, `pool_factor`."""
 
 
@@ -28,25 +28,25 @@ class IndexFamily:
     is_exact: bool
     """True where a search finds the best items, with true scores. Results of other families are scored again
     by the item vectors (`re4.bundle.rescoring`)."""
-    settings: Callable[[Any, int], Sequence[Settings]]
+    settings: Callable[[Any, int], Sequence[SearchParameters]]
     """Settings to try for an index and a number of results, cheapest first."""
-    parameters: Callable[[Settings], Any]
+    parameters: Callable[[SearchParameters], Any]
     """The per-call FAISS search parameters of a setting; None where there are none."""
     advice: str
     """A remedy where an index of this family does not reach the recall target; part of an error message."""
 
 
-def _flat_settings(index: Any, num_results: int) -> Sequence[Settings]:
+def _flat_settings(index: Any, num_results: int) -> Sequence[SearchParameters]:
     return [{}]
 
 
-def _hnsw_settings(index: Any, num_results: int) -> Sequence[Settings]:
+def _hnsw_settings(index: Any, num_results: int) -> Sequence[SearchParameters]:
     # FAISS keeps at least as many nodes in view as it must return: less changes nothing.
     wanted = [int(num_results * multiple) for multiple in _EF_MULTIPLES]
     return [{"ef_search": ef_search} for ef_search in wanted if ef_search <= max(index.ntotal, wanted[0])]
 
 
-def _ivf_settings(index: Any, num_results: int) -> Sequence[Settings]:
+def _ivf_settings(index: Any, num_results: int) -> Sequence[SearchParameters]:
     num_lists = index.nlist
     steps = {quarters << power >> 2 for power in range(num_lists.bit_length()) for quarters in (4, 5, 6, 7)}
     return [{"nprobe": nprobe} for nprobe in sorted({min(step, num_lists) for step in steps | {num_lists}})]

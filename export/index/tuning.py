@@ -24,7 +24,7 @@ from re4.bundle.exact_search import exact_thresholds, merged_recall
 from re4.bundle.manifest import FrontierPoint, IndexInfo
 from re4.common.errors import GateError
 from re4.exporting.index.built_index import BuiltIndex, merge_results
-from re4.exporting.index.families import Settings
+from re4.exporting.index.families import SearchParameters
 from re4.exporting.settings import RecallTarget
 from re4.exporting.storage.mapped_vectors import chunks
 
@@ -53,7 +53,7 @@ _STEPS_BACK: Final = 6
 class Measurement:
     """Recall and time of one setting."""
 
-    settings: Settings
+    settings: SearchParameters
     recall: float
     request_us: float
 
@@ -82,7 +82,9 @@ class Queries:
         """Return the number of requests."""
         return len(self.interests_QKD)
 
-    def measure(self, built: BuiltIndex, settings: Settings, *, num_threads: int = 1) -> list[Measurement]:
+    def measure(
+        self, built: BuiltIndex, settings: SearchParameters, *, num_threads: int = 1
+    ) -> list[Measurement]:
         """Search for every request with one setting, as a server does; times are medians over batches.
 
         Args:
@@ -120,7 +122,7 @@ class Queries:
             for number, setting in enumerate(tried)
         ]
 
-    def _complete(self, settings: Settings) -> list[Settings]:
+    def _complete(self, settings: SearchParameters) -> list[SearchParameters]:
         """Return the setting, or where it lacks the `pool_factor`, the setting with each factor."""
         if "k_factor" not in settings or "pool_factor" in settings:
             return [settings]
@@ -224,7 +226,11 @@ def _climb(built: BuiltIndex, queries: Queries, target: RecallTarget) -> list[Me
 
 
 def _climb_ladder(
-    built: BuiltIndex, queries: Queries, target: RecallTarget, rungs: Sequence[Settings], fastest_us: float
+    built: BuiltIndex,
+    queries: Queries,
+    target: RecallTarget,
+    rungs: Sequence[SearchParameters],
+    fastest_us: float,
 ) -> list[list[Measurement]]:
     """Measure until settings are well past the target, too slow to be chosen, or without a gain."""
     steps: list[list[Measurement]] = []
