@@ -348,7 +348,7 @@ prepare_sequences(
 """
 
 
-def test_what_a_killed_writer_left_goes_with_the_next_data_set_beside_it(tmp_path: Path) -> None:
+def test_the_next_data_set_removes_the_remains_of_a_killed_writer(tmp_path: Path) -> None:
     (tmp_path / "users.txt").write_text("ann 1 2 3 4 5\n", encoding="utf-8")
     done = subprocess.run([sys.executable, "-c", PREPARES_AND_DIES, str(tmp_path)], check=False)
     assert done.returncode == -signal.SIGKILL

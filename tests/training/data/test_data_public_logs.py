@@ -22,11 +22,11 @@ from re4.training.data.sources.public_log import Counts, fetch_log
 
 
 class Site:
-    """Serves files by name over HTTP; `break_after` cuts the next answer short, `asked` keeps the ranges."""
+    """Serves files by name over HTTP; `break_after` cuts the next answer short, `requests` has the ranges."""
 
     def __init__(self):
         self.files: dict[str, bytes] = {}
-        self.asked: list[tuple[str, str | None]] = []
+        self.requests: list[tuple[str, str | None]] = []
         self.break_after: int | None = None
         self.knows_ranges = True
         site = self
@@ -34,7 +34,7 @@ class Site:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
                 name, wanted = self.path.rpartition("/")[2], self.headers.get("Range")
-                site.asked.append((name, wanted))
+                site.requests.append((name, wanted))
                 content, start = site.files[name], 0
                 if wanted and site.knows_ranges:
                     start = int(wanted.removeprefix("bytes=").rstrip("-"))
@@ -116,9 +116,9 @@ def test_ratings_with_titles_and_the_sites_own_checksum(site, tmp_path):
         "catalogue.parquet",
         "events.csv",
     ]
-    num_asked = len(site.asked)
+    num_requests = len(site.requests)
     assert fetch_log(SMALL_ML_1M, tmp_path, site.opener) == fetched
-    assert len(site.asked) == num_asked, "what is there is not fetched again"
+    assert len(site.requests) == num_requests, "what is there is not fetched again"
 
 
 def test_a_wrong_checksum_leaves_nothing_to_be_taken_for_the_data(site, tmp_path):
@@ -129,14 +129,14 @@ def test_a_wrong_checksum_leaves_nothing_to_be_taken_for_the_data(site, tmp_path
 
 
 @pytest.mark.parametrize("knows_ranges", [True, False])
-def test_a_broken_download_goes_on_where_it_was(site, tmp_path, knows_ranges):
+def test_a_broken_download_is_resumed(site, tmp_path, knows_ranges):
     site.files["reviews_Books_5.json.gz"] = BOOKS
     site.knows_ranges, site.break_after = knows_ranges, 300
     with pytest.raises(FetchError, match=r"ended after 300 of|IncompleteRead|try again"):
         fetch_log(SMALL_BOOKS, tmp_path, site.opener)
     assert (tmp_path / "reviews_Books_5.json.gz.part").stat().st_size == 300
     events = pl.read_csv(fetch_log(SMALL_BOOKS, tmp_path, site.opener).events, infer_schema=False)
-    assert site.asked[-1] == ("reviews_Books_5.json.gz", "bytes=300-")
+    assert site.requests[-1] == ("reviews_Books_5.json.gz", "bytes=300-")
     assert events["item"].to_list() == [review["asin"] for review in REVIEWS]
     assert events["user"].n_unique() == 40
     assert sorted(file.name for file in tmp_path.iterdir()) == ["SOURCE.txt", "events.csv"]

@@ -46,7 +46,7 @@ def test_lines_become_sequences_in_file_order(tmp_path: Path) -> None:
     assert got.item_ids.to_list() == ["a", "b", "c", "d"]
 
 
-def test_gzip_is_told_from_the_content_and_tabs_blanks_and_empty_lines_do_not_matter(tmp_path: Path) -> None:
+def test_gzip_is_detected_by_content_and_tabs_blanks_and_empty_lines_do_not_matter(tmp_path: Path) -> None:
     plain = read(write(tmp_path))
     files = write(tmp_path, train="\n  u1\ta  b\tc \r\n\n\nu2 b")
     files["test"].write_bytes(gzip.compress(files["test"].read_bytes()))

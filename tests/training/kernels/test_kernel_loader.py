@@ -24,7 +24,7 @@ def own_cache(monkeypatch, tmp_path):
     return tmp_path / "re4"
 
 
-def test_compiled_once_whoever_asks(own_cache):
+def test_processes_that_start_together_share_one_compiled_file(own_cache):
     script = "from re4.training.kernels import load_kernel as load; assert load('row_adam.c', DIM=16)"
     with ThreadPoolExecutor() as pool:
         done = list(pool.map(lambda _: subprocess.run([sys.executable, "-c", script]), range(3)))
@@ -35,7 +35,7 @@ def test_compiled_once_whoever_asks(own_cache):
     assert kept.stat().st_mtime_ns == before
 
 
-def test_a_damaged_cache_is_gone_around(own_cache):
+def test_a_damaged_cache_file_is_bypassed(own_cache):
     assert re4.training.kernels.load_kernel("fused_softmax.c", DIM=16, RIVALS=2) is not None
     (kept,) = own_cache.iterdir()
     begun = kept.read_bytes()[:100]
@@ -50,7 +50,7 @@ def test_no_place_to_keep_it(own_cache):
     assert re4.training.kernels.load_kernel("fused_softmax.c", DIM=16, RIVALS=2) is not None
 
 
-def test_what_cannot_be_compiled_is_logged_once_and_done_by_torch(monkeypatch, caplog):
+def test_a_failed_compilation_is_logged_once_and_torch_does_the_work(monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(re4.training.kernels, "_FLAGS", (*re4.training.kernels._FLAGS, "--no-such-flag"))
     assert _sum_is_finite()

@@ -54,7 +54,7 @@ def test_same_value_and_gradients_as_in_one_piece(block_rows, num_threads):
     assert torch.get_num_threads() == num_threads
 
 
-def test_what_goes_wrong_in_a_worker_is_raised(num_threads):
+def test_an_error_in_a_worker_is_raised(num_threads):
     def fail(block):
         raise ValueError(f"rows from {block.start}")
 

@@ -108,7 +108,7 @@ def as_saved_by_an_earlier_version(checkpoint):
     save_file(load_file(checkpoint), checkpoint, metadata={"re4": json.dumps(facts)})
 
 
-def test_an_earlier_versions_training_goes_on_as_it_was(planted, train_until, options, tmp_path):
+def test_the_training_of_an_earlier_version_resumes(planted, train_until, options, tmp_path):
     options = {**options, **ADDED_SINCE}
     train(planted, TrainConfig(**options), tmp_path / "whole", device="cpu")
     run = tmp_path / "run"
@@ -164,7 +164,7 @@ def test_stopped_by_hand_it_saves_says_how_to_go_on_and_does(
     run = tmp_path / "run"
     stopped = train_until(run, options, signal_number=signal_number, last_step=11)
     assert stopped["code"] != 0
-    assert f"re4 resume {run}" in " ".join(stopped["said"].split())
+    assert f"re4 resume {run}" in " ".join(stopped["output"].split())
     resume(run, planted, device="cpu")
     assert_same_run(run, uninterrupted)
 
@@ -188,7 +188,7 @@ def no_file_longer_than(num_bytes):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_is_told_and_with_room_again_it_goes_on(
+def test_a_full_disk_is_reported_and_training_resumes_with_space(
     planted, train_until, options, uninterrupted, tmp_path
 ):
     run = tmp_path / "run"
@@ -220,7 +220,7 @@ def test_a_damaged_checkpoint_is_refused(train_until, options, tmp_path, size):
         resume(run, device="cpu")
 
 
-def test_a_flipped_bit_in_a_checkpoint_is_told_wherever_it_is(train_until, options, tmp_path):
+def test_a_flipped_bit_in_a_checkpoint_is_reported(train_until, options, tmp_path):
     run = tmp_path / "run"
     train_until(run, options, signal_number=signal.SIGKILL, last_step=3)
     whole = (run / CHECKPOINT).read_bytes()

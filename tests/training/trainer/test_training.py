@@ -174,9 +174,7 @@ def test_tensorboard_has_what_the_metrics_have(planted, small_options, tmp_path)
     assert [(line["epoch"], line["valid"]["recall_50"]) for line in map(json.loads, lines)] == recall
 
 
-def test_tensorboard_that_is_not_installed_is_said_before_training(
-    planted, small_options, tmp_path, monkeypatch
-):
+def test_a_missing_tensorboard_is_an_error_before_training(planted, small_options, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(UsageError, match=r"re4-retrieval\[tensorboard\]"):
         train(planted, TrainConfig(**small_options), tmp_path / "run", device="cpu", tensorboard=True)
@@ -309,7 +307,7 @@ class TestDamagedRuns:
 
     @pytest.mark.parametrize(("name", "read"), CHECKED)
     @pytest.mark.parametrize("place", [0.3, 0.6, 0.9])
-    def test_one_flipped_bit_is_told(self, damaged, name, read, place):
+    def test_a_flipped_bit_is_reported(self, damaged, name, read, place):
         content = bytearray((damaged / name).read_bytes())
         content[int(place * len(content))] ^= 0x10
         (damaged / name).write_bytes(content)

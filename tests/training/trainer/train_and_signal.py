@@ -47,13 +47,13 @@ def train_until(data: Path, order: dict[str, Any]) -> None:
 
 
 def in_a_fork(data: Path, order: dict[str, Any]) -> dict[str, Any]:
-    with TemporaryFile() as said:
+    with TemporaryFile() as output:
         process = os.fork()
         if not process:
             code = 1
             try:
-                os.dup2(said.fileno(), 1)
-                os.dup2(said.fileno(), 2)
+                os.dup2(output.fileno(), 1)
+                os.dup2(output.fileno(), 2)
                 train_until(data, order)
                 code = 0
             except BaseException:
@@ -61,8 +61,8 @@ def in_a_fork(data: Path, order: dict[str, Any]) -> dict[str, Any]:
             finally:
                 os._exit(code)
         code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-        said.seek(0)
-        return {"code": code, "said": said.read().decode()}
+        output.seek(0)
+        return {"code": code, "output": output.read().decode()}
 
 
 torch.set_num_threads(1)
