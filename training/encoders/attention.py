@@ -42,9 +42,9 @@ class AttentionEncoder(Encoder):
         if self.training:
             compiled = _kernel_for(history_vectors_BLD, self.W1.weight, self.w.weight)
             if compiled is not None:
-                return _log_attention(
-                    compiled, history_vectors_BLD, lengths_B, self.position, self.W1.weight, self.w.weight
-                )
+                apply: Callable[..., Tensor] = _LogAttention.apply  # some versions of PyTorch type it
+                weights = (self.position, self.W1.weight, self.w.weight)
+                return apply(compiled, history_vectors_BLD, lengths_B, *weights)
         attended_BLD = history_vectors_BLD
         length = attended_BLD.shape[1]
         if self.position is not None:
@@ -85,20 +85,9 @@ def _kernel_for(history_vectors_BLD: Tensor, W1_HD: Tensor, w_KH: Tensor) -> cty
     return kernel_for(history_vectors_BLD, "attention.c", {"DIM": dim, "WIDTH": width}, HEADS=len(w_KH))
 
 
-def _log_attention(
-    compiled: ctypes.CDLL,
-    history_vectors_BLD: Tensor,
-    lengths_B: Tensor,
-    positions: Tensor | None,
-    W1_HD: Tensor,
-    w_KH: Tensor,
-) -> Tensor:
-    """Return `log a` [B, K, L], minus infinity on padding; positions [≥ L, D] are added to histories."""
-    apply: Callable[..., Tensor] = _LogAttention.apply  # typed by some versions of PyTorch only
-    return apply(compiled, history_vectors_BLD, lengths_B, positions, W1_HD, w_KH)
-
-
 class _LogAttention(torch.autograd.Function):
+    """`log a` [B, K, L] by the kernel, minus infinity on padding, and its backward pass."""
+
     @staticmethod
     def forward(
         ctx: Any,

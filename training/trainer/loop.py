@@ -101,28 +101,15 @@ def train(
     checkpoint_minutes: float = CHECKPOINT_MINUTES,
     tensorboard: bool = False,
 ) -> TrainResult:
-    """Train a model and leave a run at `out`.
+    """Train a model and leave a run at `out`; `re4.training.api.train` describes the arguments.
 
     The epoch with the highest validation Recall@50 (history left in the list) is saved. The state
     is saved before the first step, after every epoch and every `checkpoint_minutes`; `resume`
-    continues a training that was killed at any moment.
-
-    Args:
-        dataset: the prepared data set.
-        config: the hyper-parameters; open ones are resolved.
-        out: the new run's folder.
-        previous: an earlier run for a warm start (`warm_start.py`); it is evaluated on the same
-            users.
-        device: auto, cpu or cuda.
-        precision: auto, float32 or bf16 (`kernels/precision.py`).
-        checkpoint_minutes: between two checkpoints within an epoch.
-        tensorboard: whether to write TensorBoard events as well, into the run.
+    continues a training that was killed at any moment. An earlier run, `previous`, makes a warm
+    start (`warm_start.py`), and is evaluated on the same users.
 
     Raises:
-        RunError: where `out` is not an empty or new folder, or the earlier run is damaged.
-        UsageError: where a setting does not fit the model, or the earlier run.
-        DataError: where there is nothing to learn from or to validate on.
-        TrainingError: where a loss is not finite, the device is missing, or the disk is full.
+        Re4Error: as `re4.training.api.train`.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once the state is saved.
     """
     check_precision(precision)
@@ -169,23 +156,14 @@ def resume(
     checkpoint_minutes: float = CHECKPOINT_MINUTES,
     tensorboard: bool = False,
 ) -> TrainResult:
-    """Continue a training that was stopped or killed.
+    """Continue a training that was stopped or killed; `re4.training.api.resume` describes the arguments.
 
     On a CPU, with as many threads as before, it ends with the bytes of an uninterrupted training.
     The number of threads decides which users re-contrast pairs.
 
-    Args:
-        run: the run's folder.
-        dataset: the data set, where it has moved.
-        device: as for `train`.
-        precision: auto (as it began), float32 or bf16.
-        checkpoint_minutes: as for `train`.
-        tensorboard: as for `train`.
-
     Raises:
-        RunError: there is no unfinished training, another process trains the run, or it is damaged.
-        DataError: its data set is missing.
-        TrainingError, KeyboardInterrupt: as `train`.
+        Re4Error: as `re4.training.api.resume`.
+        KeyboardInterrupt: as for `train`.
     """
     check_precision(precision)
     with lock_run(run):
