@@ -87,8 +87,7 @@ def _build(kind: str, vectors_ND: NDArray[np.float32], folder: Path) -> tuple[Bu
         seconds = time.monotonic() - began
         write_index(built.index, path)
         write_json(
-            facts,
-            {"how": factory, "build_s": seconds, "bytes_per_item": path.stat().st_size / num_items},
+            facts, {"how": factory, "build_s": seconds, "bytes_per_item": path.stat().st_size / num_items}
         )
     found = json.loads(facts.read_text(encoding="utf-8"))
     index = faiss.read_index(str(path))

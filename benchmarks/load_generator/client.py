@@ -95,9 +95,6 @@ class LoadClient:
             version: The bundle version that must answer.
             watch: Called a few times a second with the number of answered and failed calls; a text that it
                 returns ends the run, as the reason.
-
-        Raises:
-            Re4Error: a worker process died or does not report.
         """
         start_at = time.monotonic() + START_DELAY_S
         self._send(RunCommand(load=load, timing=timing, start_at=start_at, seed=seed, version=version))

@@ -16,11 +16,7 @@ _START_TIMEOUT_S: Final = 60
 
 @contextmanager
 def null_server(reply: bytes, transport: Transport = RETRIEVE) -> Iterator[tuple[str, int]]:
-    """Run one in a child process, on the cores of this thread; gives its address and process id.
-
-    Raises:
-        Re4Error: it did not start.
-    """
+    """Run one in a child process, on the cores of this thread; gives its address and process id."""
     with child_process("the null server", _main, reply, transport) as child:
         yield f"127.0.0.1:{child.receive(_START_TIMEOUT_S)}", child.pid
 

@@ -37,11 +37,7 @@ def server_info(address: str, connection: Connection = PLAIN) -> dict[str, Any]:
 
 
 def sample_reply(address: str, payloads: Sequence[bytes], connection: Connection = PLAIN) -> bytes:
-    """Return the reply of median size to some of the requests, for a null server to send.
-
-    Raises:
-        ServerError: the server does not answer these requests.
-    """
+    """Return the reply of median size to some of the requests, for a null server to send."""
     replies = []
     with connection.channel(address) as channel:
         method: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
@@ -125,11 +121,7 @@ def server_under_test(
             facts={
                 "created_at": now_utc(),
                 "machine": machine,
-                "server": {
-                    "info": info,
-                    "num_processes": num_processes,
-                    "options": list(server_options),
-                },
+                "server": {"info": info, "num_processes": num_processes, "options": list(server_options)},
                 "requests": {"source": histories.source, "num_candidates": num_candidates},
             },
         )

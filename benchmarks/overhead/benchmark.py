@@ -27,11 +27,7 @@ SCHEMA_VERSION: Final = 1
 
 
 def run(options: OverheadOptions) -> dict[str, Any]:
-    """Measure, write the report's files, and return the report.
-
-    Raises:
-        Re4Error: nothing could be measured, or a server failed.
-    """
+    """Measure, write the report's files, and return the report."""
     cores = two_cores()
     machine = describe_idle_machine()
     load_before = os.getloadavg()[0]

@@ -12,10 +12,8 @@ class OverheadOptions:
     """What to measure, and on what."""
 
     bundles: Path = setting(MISSING, BUNDLES)
-    data: Path | None = setting(None, DATA, default_text="none")
-    against: Path | None = setting(
-        None, "Another bundle directory: compare the two servers, in pairs.", default_text="none"
-    )
+    data: Path | None = setting(None, DATA)
+    against: Path | None = setting(None, "Another bundle directory: compare the two servers, in pairs.")
     num_rounds: int = setting(5, "Rounds; every figure is the median over them.", low=1)
     seconds: float = setting(3.0, "Of each of the seven parts of a round.", low=0.1)
     num_candidates: int = setting(100, "Candidates of a request.", low=1)

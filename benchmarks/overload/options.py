@@ -12,7 +12,7 @@ class OverloadOptions:
     """What to measure, and on what."""
 
     bundles: Path = setting(MISSING, BUNDLES)
-    data: Path | None = setting(None, DATA, default_text="none")
+    data: Path | None = setting(None, DATA)
     factor: float = setting(3.0, "Offered load, as a multiple of the measured peak.", low=0.01)
     seconds: float = setting(60.0, "Duration of the load.", low=0.01)
     peak_seconds: float = setting(

@@ -66,10 +66,7 @@ class _Comparison:
             options.data, max_length=self._manifest.model.max_history_length, seed=options.seed
         )
         self._workload = Workload(
-            version=version,
-            histories=histories,
-            num_candidates=options.num_candidates,
-            work=options.work,
+            version=version, histories=histories, num_candidates=options.num_candidates, work=options.work
         )
         self._terms = Terms(
             p99_ms=options.p99_ms,

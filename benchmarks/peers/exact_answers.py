@@ -25,11 +25,7 @@ class ExactAnswers:
     """The interests of the first `NUM_REQUESTS` histories, and the scores of their last exact candidates."""
 
     def __init__(self, version: Path, histories: Sequence[IdList], *, num_candidates: int) -> None:
-        """Search a version's folder exactly for M candidates of each history.
-
-        Raises:
-            BundleError: the version cannot be read.
-        """
+        """Search a version's folder exactly for M candidates of each history."""
         items = read_manifest(version).items
         self._ids = ItemIds.open(version, items.id_kind, items.num_items)
         self._vectors_ND = np.load(version / VECTORS, mmap_mode="r", allow_pickle=False)

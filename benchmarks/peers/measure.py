@@ -113,11 +113,7 @@ def running_system(
     *,
     max_other_cores: float | None,
 ) -> Iterator[RunningSystem]:
-    """Run a system on the server's core, and a client for it on the other one, while the block runs.
-
-    Raises:
-        Re4Error: the server or the client did not start.
-    """
+    """Run a system on the server's core, and a client for it on the other one, while the block runs."""
     payloads, transport = system.payloads(workload), system.transport
     with ExitStack() as stack:
         with on_core(terms.cores[0]):
@@ -146,11 +142,7 @@ def running_system(
 def measure(
     system: System, setting: Setting, effort: int, workload: Workload, exact: ExactAnswers, terms: Terms
 ) -> dict[str, Any]:
-    """Return everything about one setting; where it is interrupted, what was measured so far.
-
-    Raises:
-        Re4Error: the server or the client did not start.
-    """
+    """Return everything about one setting; where it is interrupted, what was measured so far."""
     load_average, stability = os.getloadavg()[0], measure_cpu_stability()
     with (
         running_system(
@@ -197,9 +189,6 @@ def measure_interleaved(
     Returns:
         `settings`, each with its `points` and, but for ours, `ours_is_times`: for each load, ours as a
         multiple of its figures. Where it was `stopped`, what was measured so far.
-
-    Raises:
-        Re4Error: a server or a client did not start.
     """
     stability = measure_cpu_stability()
     with ExitStack() as stack:
@@ -236,7 +225,7 @@ def measure_interleaved(
             | {
                 "ours_is_times": None
                 if ours is None or each.is_ours
-                else {purpose: ratios(of_system[purpose], ours[purpose]) for purpose in LOADS},
+                else {purpose: ratios(of_system[purpose], ours[purpose]) for purpose in LOADS}
             }
             for each, of_system in zip(systems, points, strict=True)
         ],

@@ -110,12 +110,7 @@ def call_all(transport: Transport, address: str, payloads: Sequence[bytes]) -> l
 
 
 def wait_until_answered(
-    transport: Transport,
-    address: str,
-    payload: bytes,
-    *,
-    timeout_s: float,
-    problem: Callable[[], str | None],
+    transport: Transport, address: str, payload: bytes, *, timeout_s: float, problem: Callable[[], str | None]
 ) -> None:
     """Repeat a call until there is an answer; `problem` returns why there will never be one.
 

@@ -12,12 +12,7 @@ from re4.benchmarks.common.peer_environments import missing
 from re4.benchmarks.load_generator.http_transport import HttpTransport
 from re4.benchmarks.load_generator.requests import Histories, IdList
 from re4.benchmarks.load_generator.server import running_server
-from re4.benchmarks.load_generator.transport import (
-    RETRIEVE,
-    GrpcTransport,
-    Transport,
-    parse_nothing,
-)
+from re4.benchmarks.load_generator.transport import RETRIEVE, GrpcTransport, Transport, parse_nothing
 from re4.benchmarks.peers import kserve
 from re4.benchmarks.peers.peer_process import packages, peer_process, run_to_end
 from re4.bundle.verify import read_manifest

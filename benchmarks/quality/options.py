@@ -19,9 +19,7 @@ class QualityOptions:
     )
     num_seeds: int = setting(5, "Seeds 0, 1, … for each variant.", low=0)
     ledger: Path | None = setting(
-        None,
-        "File of finished runs, added to; a page is written beside it.",
-        default_text="OUT/ledger.jsonl",
+        None, "File of finished runs, added to; a page is written beside it.", default_text="OUT/ledger.jsonl"
     )
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ class ScaleOptions:
     index: str = setting("auto", "As for re4 export.")
     recall: float = setting(0.95, "As for re4 export.")
     num_candidates: int = setting(100, "As for re4 export.")
-    memory_limit: str | None = setting(None, "As for re4 export.", default_text="none")
+    memory_limit: str | None = setting(None, "As for re4 export.")
     seed: int = setting(0, "The same seed gives the same catalogue.")
     out: Path = setting(Path("bench-scale"), "Folder for scale.json and scale.md.")
 

@@ -17,19 +17,14 @@ _FIRST_RATE_PER_S = 50.0
 class ServeOptions:
     """What to measure, and on what."""
 
-    address: str | None = setting(None, "HOST:PORT of a running server.", default_text="none")
+    address: str | None = setting(None, "HOST:PORT of a running server.")
     bundles: Path | None = setting(
         None,
         "Bundle directory. Without --address, a server is started on it. Histories are generated from its "
         "ids, and recall is measured against exact search in it.",
-        default_text="none",
     )
-    data: Path | None = setting(
-        None, "Prepared data set: the histories of its test users are sent.", default_text="none"
-    )
-    ids: Path | None = setting(
-        None, "File with one item id a line, to generate histories from.", default_text="none"
-    )
+    data: Path | None = setting(None, "Prepared data set: the histories of its test users are sent.")
+    ids: Path | None = setting(None, "File with one item id a line, to generate histories from.")
     rate: float | None = setting(
         None,
         "Open loop: calls per second, however slow the answers. With --sweep: the first rate.",
@@ -49,7 +44,6 @@ class ServeOptions:
         None,
         "Closed loop instead: number of clients that wait for their answers. Hides a server's pauses.",
         low=1,
-        default_text="none",
     )
     arrivals: str = setting(
         "poisson",
@@ -75,13 +69,11 @@ class ServeOptions:
     )
     num_processes: int = setting(1, "Processes of the server that --bundles starts.", low=1)
     against_address: str | None = setting(
-        None, "Compare with the server at HOST:PORT: the same load, interleaved.", default_text="none"
+        None, "Compare with the server at HOST:PORT: the same load, interleaved."
     )
-    against_bundles: Path | None = setting(
-        None, "Compare with a server started on this bundle directory.", default_text="none"
-    )
+    against_bundles: Path | None = setting(None, "Compare with a server started on this bundle directory.")
     server_pid: int | None = setting(
-        None, "Process id of the server at --address, to measure its CPU and memory.", default_text="none"
+        None, "Process id of the server at --address, to measure its CPU and memory."
     )
     seed: int = setting(0, "Of arrival times and histories.")
     out: Path = setting(Path("bench-serve"), "Folder for report.json, report.md and report.png.")

@@ -125,11 +125,7 @@ class LoadRunner:
         return self.points[-1]
 
     def run_once(self, point: LoadPoint, *, num_runs: int) -> RepeatRun:
-        """Put the load of a point on the server once more; `num_runs` is for the progress line.
-
-        Raises:
-            StoppedError: as for `measure`.
-        """
+        """Put the load of a point on the server once more; `num_runs` is for the progress line."""
         title = f"{point.load.label}, {point.purpose}, run {len(point.runs) + 1} of {num_runs}"
         for tries_left in reversed(range(_MAX_TRIES)):
             self.seed += 1
@@ -187,9 +183,6 @@ def measure_ceiling(
 
     Both share this machine, so the true ceiling against another machine is higher. The null server sends a
     real reply, so that parsing it costs the same.
-
-    Raises:
-        Re4Error: the null server did not start.
     """
     load = ClosedLoad(concurrency=_CEILING_CLIENTS * settings.num_workers)
     with (

@@ -47,9 +47,6 @@ def find_knee(runner: LoadRunner, first: OpenLoad, *, p99_ms: float, num_runs: i
         first: A load that the server surely bears.
         p99_ms: The objective: the 99th percentile of all calls, failed ones counting as slower than any.
         num_runs: Runs at the knee, and at each rate that could be it.
-
-    Raises:
-        StoppedError: measuring ended early.
     """
     max_rate_per_s = runner.max_rate_per_s
     # Why no higher rate was taken, and whether that is the client's limit.

@@ -27,11 +27,7 @@ _MINUTE_S: Final = 60.0
 
 
 def run(options: SoakOptions) -> dict[str, Any]:
-    """Soak a server, write `soak.json`, and return it; Ctrl-C ends it early, with the minutes so far.
-
-    Raises:
-        Re4Error: the server or the client did not start.
-    """
+    """Soak a server, write `soak.json`, and return it; Ctrl-C ends it early, with the minutes so far."""
     minutes: list[dict[str, Any]] = []
     with server_under_test(
         options.bundles,

@@ -13,7 +13,7 @@ class SoakOptions:
     """What to measure, and on what."""
 
     bundles: Path = setting(MISSING, BUNDLES)
-    data: Path | None = setting(None, DATA, default_text="none")
+    data: Path | None = setting(None, DATA)
     minutes: int = setting(30, "Duration.", low=1)
     share: float = setting(0.7, "Load, as a share of the saturated rate.")
     num_processes: int = setting(1, "Processes of the server.", low=1)

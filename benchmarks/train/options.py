@@ -56,7 +56,6 @@ class TrainOptions:
         "Alternate with another step on the same examples. textbook: the authors' equations written down "
         "plainly, with dense gradients and dense Adam. With --preset authors.",
         choices=("textbook",),
-        default_text="none",
     )
 
     def __post_init__(self) -> None:

@@ -68,9 +68,9 @@ class Declared:
 
     @property
     def help(self) -> str:
-        """The help text with the default."""
+        """The help text, with the default unless it is None."""
         text: str = self.field.metadata["help"]
-        if self.field.default is MISSING:
+        if self.field.default is MISSING or self.field.metadata["default_text"] == "None":
             return text
         return f"{text} (default: {self.field.metadata['default_text']})"
 
