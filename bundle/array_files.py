@@ -69,14 +69,12 @@ def read_archive(path: Path, forms: Mapping[str, tuple[str, str]]) -> dict[str, 
         forms: Type and axes of each array, such as `("<f4", "QKD")`: an axis has one length in all arrays.
 
     Raises:
-        BundleDamagedError: an array is missing, extra or empty, or has another type or shape.
+        BundleDamagedError: an array is missing, extra, compressed or empty, or has another type or shape.
     """
     try:
-        arrays = read_arrays(path)
-    except ValueError as error:
+        arrays = read_arrays(path, forms)
+    except (OSError, ValueError) as error:
         raise BundleDamagedError(f"{path}: {error}") from None
-    if arrays.keys() != forms.keys():
-        raise BundleDamagedError(f"{path}: holds {sorted(arrays)}, expected {sorted(forms)}")
     sizes: dict[str, int] = {}
     for name, (dtype, axes) in forms.items():
         array = arrays[name]

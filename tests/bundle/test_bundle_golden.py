@@ -1,5 +1,6 @@
 """Golden queries are written and read back; arrays of another type or shape are refused."""
 
+import tracemalloc
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def test_round_trip(tmp_path: Path) -> None:
         ({"scores_QM": np.zeros((2, 6), np.float64)}, "expected <f4 QM"),
         ({"rows_QL": np.zeros((2, 0), np.int64)}, "rows_QL"),
         ({"rows_QL": np.array([[None, None, None]] * 2)}, "not an archive of arrays"),
-        ({"more": np.zeros(1)}, "more"),
+        ({"more": np.zeros(1)}, "6 entries, expected 5"),
     ],
 )
 def test_other_arrays_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -74,3 +75,16 @@ def test_one_array_in_place_of_the_archive(tmp_path: Path) -> None:
 def test_missing(tmp_path: Path) -> None:
     with pytest.raises(BundleDamagedError, match=r"golden\.npz"):
         GoldenQueries.read(tmp_path / "golden.npz")
+
+
+def test_a_small_archive_of_huge_arrays_is_refused_before_it_is_inflated(tmp_path: Path) -> None:
+    huge = {**arrays(), "interests_QKD": np.zeros((2, 4, 4 << 20), np.float32)}
+    np.savez_compressed(tmp_path / "golden.npz", **huge)
+    assert (tmp_path / "golden.npz").stat().st_size < 200_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(BundleDamagedError, match=r"rows_QL\.npy is compressed"):
+            GoldenQueries.read(tmp_path / "golden.npz")
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()

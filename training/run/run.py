@@ -249,7 +249,7 @@ class Run:
             rows_QL, int64, newest first, padded at the end with 0; lengths_Q, int64, at least 1.
         """
         with self._intact(PROBES) as file:
-            arrays = read_arrays(file)
+            arrays = read_arrays(file, ("rows_QL", "lengths_Q"))
             return arrays["rows_QL"], arrays["lengths_Q"]
 
     def evaluation(self) -> dict[str, Any]:
