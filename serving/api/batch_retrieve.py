@@ -43,8 +43,17 @@ async def batch_retrieve(
     snapshot: Snapshot,
     settings: ServerSettings,
     enqueue: Enqueue,
+    charge: Callable[[int], None],
 ) -> "BatchReply":
     """Answer all users of a call by one version.
+
+    Args:
+        request: As it came.
+        snapshot: The version that answers it.
+        settings: For the limits and the size of a part.
+        enqueue: Queues requests.
+        charge: Charges the caller for so many users. A rejected call and the parts that a call did not
+            reach are not charged.
 
     Raises:
         RequestError: no users, or too many.
@@ -69,6 +78,7 @@ async def batch_retrieve(
             valid = [user for user in users if isinstance(user, CheckedRequest)]
             parts.append(_Part(users=users, queued=enqueue(valid, is_admitted)))
             is_admitted = is_admitted or bool(valid)
+            charge(len(users))
             # The next part waits while one runs, so that the worker thread is never idle.
             if len(parts) > 1:
                 await reply.add(parts.pop(0))

@@ -255,7 +255,6 @@ class RetrievalService:
         self._admit(snapshot, time_left)
         message = decode(retrieval_pb2.BatchRetrieveRequest, data)
         call = CURRENT_CALL.get()
-        call.charge_more(len(message.users) - 1)
 
         def enqueue(
             requests: Sequence[CheckedRequest], is_admitted: bool
@@ -269,7 +268,7 @@ class RetrievalService:
                 queued[0].add_done_callback(partial(_add_stages, call, perf_counter()))
             return queued
 
-        reply = await batch_retrieve(message, snapshot, self._settings, enqueue)
+        reply = await batch_retrieve(message, snapshot, self._settings, enqueue, call.charge)
         for error in reply.message.errors:
             self._metrics.user_error(STATUS_NAMES[error.code])
         return reply.to_bytes()

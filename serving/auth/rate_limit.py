@@ -64,8 +64,11 @@ class TokenBucket:
         self._full_at[0] = full_at + num_users * self._interval_s
 
     def overdraw(self, num_users: int) -> None:
-        """Take users out of the bucket, also of an empty one: later calls wait until the debt is paid."""
-        self._full_at[0] = max(self._full_at[0], self._clock_s()) + num_users * self._interval_s
+        """Take users out of the bucket, also of an empty one: later calls wait until the debt is paid.
+
+        Nothing is put back: a number below 0 counts as 0.
+        """
+        self._full_at[0] = max(self._full_at[0], self._clock_s()) + max(num_users, 0) * self._interval_s
 
 
 def _cell(folder: Path | None, name: str) -> mmap.mmap:

@@ -26,7 +26,7 @@ _PLAIN: Final = re.compile(r"[A-Za-z0-9._:/=+@-]{1,128}")
 class Call:
     """One call. Belongs to its task."""
 
-    __slots__ = ("_metadata", "_request_id", "caller", "method", "seconds", "stages")
+    __slots__ = ("_metadata", "_num_prepaid", "_request_id", "caller", "method", "seconds", "stages")
 
     def __init__(self, method: str, metadata: Callable[[], Metadata | None] = tuple) -> None:
         """Begin a call.
@@ -43,6 +43,7 @@ class Call:
         self.stages: tuple[Stage, ...] = ()
         """The measured stages; filled only where traces are on."""
         self._metadata = metadata
+        self._num_prepaid = 1
         self._request_id: str | None = None
 
     @property
@@ -59,10 +60,14 @@ class Call:
             self._request_id = str(given) if fits else secrets.token_hex(8)
         return self._request_id
 
-    def charge_more(self, num_users: int) -> None:
-        """Charge the caller for users beyond the first one, which `Authenticator.admit` charged."""
+    def charge(self, num_users: int) -> None:
+        """Charge the caller for users whose work begins.
+
+        `Authenticator.admit` charged the call's first user.
+        """
         if self.caller is not None and self.caller.rate is not None:
-            self.caller.rate.overdraw(num_users)
+            self.caller.rate.overdraw(num_users - self._num_prepaid)
+        self._num_prepaid = 0
 
 
 CURRENT_CALL: Final[ContextVar[Call]] = ContextVar("current_call")

@@ -138,6 +138,34 @@ def test_every_user_of_a_batch_counts(bundles: Path, tmp_path: Path) -> None:
             caller.info()
 
 
+@pytest.mark.parametrize("num_users", [0, 257, 100_000])
+def test_a_batch_that_is_refused_costs_one_call(num_users: int, bundles: Path, tmp_path: Path) -> None:
+    """Ten calls fit into the burst, whatever they hold: no debt of hours, and nothing is put back."""
+    path = tmp_path / "tokens.toml"
+    path.write_text(entry("batch", GOOD, more="users_per_s = 0.001\nburst = 10"))
+    empty_users = b"\x0a\x00" * num_users
+    metadata = Connection(token=GOOD).metadata
+    with (
+        RunningServer(bundles, "--tokens", str(path)) as running,
+        grpc.insecure_channel(running.address) as channel,
+    ):
+        method = channel.unary_unary("/re4.v1.Retrieval/BatchRetrieve")
+        statuses = []
+        for _ in range(12):
+            with pytest.raises(grpc.RpcError) as refused:
+                method(empty_users, timeout=DEADLINE_S, metadata=metadata)
+            statuses.append(refused.value.code())
+    assert statuses == [grpc.StatusCode.INVALID_ARGUMENT] * 10 + [grpc.StatusCode.RESOURCE_EXHAUSTED] * 2
+
+
+def test_nothing_is_put_back_into_a_bucket() -> None:
+    rate = TokenBucket("a", users_per_s=0.001, burst=2)
+    rate.charge(2)
+    rate.overdraw(-1)
+    with pytest.raises(RateError):
+        rate.charge()
+
+
 def test_changes_of_the_file_are_taken_up_and_bad_ones_are_not(bundles: Path, tmp_path: Path) -> None:
     path = tmp_path / "tokens.toml"
     path.write_text(entry("ranking", OLD))
