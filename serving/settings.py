@@ -245,6 +245,12 @@ class ServerSettings:
     check_timeout_s: float = setting(
         600.0, "Seconds that the check of one version may take before it is stopped.", low=0.001
     )
+    worker_timeout_s: float = setting(
+        30.0,
+        "Seconds without a heartbeat after which a worker is killed and replaced. Longer than the longest "
+        "batch.",
+        low=0.1,
+    )
     recall_sample: float = setting(
         0.001,
         "Share of usual requests that are searched again exactly, off the hot path, for the recall on the "

@@ -133,6 +133,10 @@ class RetrievalServer:
         """Set the health status to SERVING."""
         await self._health.set(health_pb2.HealthCheckResponse.SERVING)
 
+    async def wait_for_worker_thread(self) -> None:
+        """Return when the thread that runs batches has finished its present one."""
+        await self._service.wait_for_worker_thread()
+
     async def stop(self) -> None:
         """Set NOT_SERVING, wait until callers leave, and answer the calls in flight.
 

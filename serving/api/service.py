@@ -141,6 +141,10 @@ class RetrievalService:
         self._idle = asyncio.Event()
         self._idle.set()
 
+    async def wait_for_worker_thread(self) -> None:
+        """Return when the thread that runs batches has finished its present one."""
+        await self._batcher.wait_for_worker_thread()
+
     def handlers(self) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
         """Return a handler for each method."""
         methods: dict[str, Method] = {

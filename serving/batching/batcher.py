@@ -128,6 +128,10 @@ class Batcher(Generic[RequestT, ResultT]):
         self._delayed: asyncio.TimerHandle | None = None
         self._running: _RunningBatch | None = None
 
+    async def wait_for_worker_thread(self) -> None:
+        """Return when the worker thread has finished its present batch; at once where it is idle."""
+        await asyncio.get_running_loop().run_in_executor(self._worker_thread, int)
+
     def admit(self, group: BatchGroup, *, time_left_s: float | None, wait_ms: float | None = None) -> None:
         """Raise if a request of this group would be rejected now.
 

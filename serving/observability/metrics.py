@@ -92,6 +92,11 @@ class CallMetrics:
             "Usual searches that ran at lower search effort in a brown-out.",
             registry=registry,
         )
+        self._dropped_samples = Counter(
+            "re4_online_recall_dropped_samples",
+            "Samples of live answers that a worker dropped because the supervisor did not read them.",
+            registry=registry,
+        )
         self.registry = registry
 
     def call(self, method: str, code: str, seconds: float) -> None:
@@ -126,6 +131,10 @@ class CallMetrics:
         """Count a usual search at lower search effort."""
         self._browned_out.inc()
 
+    def dropped_sample(self) -> None:
+        """Count a sample of an answer that the supervisor did not read."""
+        self._dropped_samples.inc()
+
     def user_error(self, code: str) -> None:
         """Count a user of a BatchRetrieve that got this gRPC status code instead of an answer."""
         self._user_errors.labels(code).inc()
@@ -153,6 +162,7 @@ class SupervisorMetrics(Collector):
     num_loads_ok: int = 0
     num_loads_failed: int = 0
     num_worker_restarts: int = 0
+    num_unresponsive_workers: int = 0
     num_unreadable_reports: int = 0
     num_hidden: int = 0
     num_hidden_failed: int = 0
@@ -180,6 +190,11 @@ class SupervisorMetrics(Collector):
         yield loads
         yield CounterMetricFamily(
             "re4_worker_restarts", "Worker processes that ended and were replaced.", self.num_worker_restarts
+        )
+        yield CounterMetricFamily(
+            "re4_worker_unresponsive",
+            "Workers that were killed because they sent no heartbeat in time.",
+            self.num_unresponsive_workers,
         )
         yield CounterMetricFamily(
             "re4_worker_unreadable_reports",

@@ -86,15 +86,20 @@ class CommandFailed:
     failure: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Heartbeat:
+    """Report: the event loop runs, and the thread that runs batches has finished one or is idle."""
+
+
 Command: TypeAlias = StartWorker | LoadVersion | HideItems | SetServing | RecordRefusal
-Report: TypeAlias = PortOpened | VersionLoaded | CommandFailed | RecallSample
+Report: TypeAlias = PortOpened | VersionLoaded | CommandFailed | Heartbeat | RecallSample
 Message: TypeAlias = Command | Report
 
 _TYPES: Final[dict[str, Any]] = {
     kind.__name__: kind
     for kind in (
         *(StartWorker, LoadVersion, HideItems, SetServing, RecordRefusal),
-        *(PortOpened, VersionLoaded, CommandFailed, RecallSample),
+        *(PortOpened, VersionLoaded, CommandFailed, Heartbeat, RecallSample),
     )
 }
 

@@ -7,8 +7,8 @@ it running, with the last good version for the next worker.
 import asyncio
 import logging
 import signal
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +16,7 @@ from time import monotonic
 from typing import Any, Final
 
 from re4.bundle.publishing.version_lease import VersionLease
+from re4.common.errors import ServerError
 from re4.serving.host.addresses import Address, parse_address, reserve_port
 from re4.serving.host.backoff import Backoff
 from re4.serving.host.cgroups import usable_cores
@@ -35,6 +36,7 @@ from re4.serving.processes.messages import (
     VersionLoaded,
 )
 from re4.serving.processes.recall_monitor import RecallMonitor
+from re4.serving.processes.report_stream import HEARTBEATS_PER_TIMEOUT
 from re4.serving.processes.worker_process import Unreadable, WorkerProcess
 from re4.serving.settings import ServerSettings
 from re4.serving.versions.memory_check import require_memory
@@ -168,7 +170,7 @@ class _Supervisor:
         await _all_or_first_failure([self._open_port(starts, bound), self._check_first()])
         assert self._live is not None
         first = self._live
-        await _all_or_first_failure(worker.load_first(first) for worker in self._workers.values())
+        await _all_or_first_failure(self._load_first(number, first) for number in self._workers)
         # Not before all are warm: the health of one worker stands for callers of another.
         self._send_to_all(SetServing())
         pools = self._workers[1].thread_pools
@@ -182,7 +184,24 @@ class _Supervisor:
         self._set_live(await self._versions.first())
 
     async def _start(self, start: StartWorker) -> None:
-        self._workers[start.number] = await WorkerProcess.start(start, self._worker_environment)
+        async with self._ready_in_time(start.number):
+            self._workers[start.number] = await WorkerProcess.start(start, self._worker_environment)
+
+    async def _load_first(self, number: int, path: Path) -> None:
+        async with self._ready_in_time(number):
+            await self._workers[number].load_first(path)
+
+    @asynccontextmanager
+    async def _ready_in_time(self, number: int) -> AsyncIterator[None]:
+        """Limit a worker's start or first load to the time of a check, which loads the version too."""
+        timeout_s = self._settings.check_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                yield
+        except TimeoutError:
+            raise ServerError(
+                f"worker {number} was not ready after {timeout_s:g} seconds (--check-timeout-s)"
+            ) from None
 
     async def _supervise(self, start: StartWorker) -> None:
         """Read a worker's reports until it ends, then start the next one, again and again."""
@@ -190,26 +209,52 @@ class _Supervisor:
         while True:
             began_s = monotonic()
             worker = self._workers[start.number]
-            retry = Backoff(first_delay_s=1.0, longest_delay_s=_LONGEST_RELOAD_S)
-            async for report in worker.reports():
-                match report:
-                    case VersionLoaded():
-                        retry.reset()
-                    case CommandFailed():
-                        self._metrics.num_loads_failed += 1
-                        _log.error("worker %d keeps its version: %s", start.number, report.failure)
-                        # The version passed its check: this worker was short of memory or the like.
-                        loop = asyncio.get_running_loop()
-                        loop.call_later(retry.delay_s(), self._update, worker)
-                    case RecallSample():
-                        self._recall.offer(report)
-                    case Unreadable():
-                        self._metrics.num_unreadable_reports += 1
-                        _log.error("worker %d: unreadable report: %s", start.number, report.reason)
-            reason = await worker.wait()
+            reason = await self._end_of(worker, start.number)
             _log.error("worker %d (pid %d) ended with %s; starting another", start.number, worker.pid, reason)
             self._metrics.num_worker_restarts += 1
             await self._restart(start, backoff, uptime_s=monotonic() - began_s)
+
+    async def _end_of(self, worker: WorkerProcess, number: int) -> str:
+        """Read a worker's reports until it ends or is killed as unresponsive, and return how it ended."""
+        timeout_s = self._settings.worker_timeout_s
+        reading = asyncio.create_task(self._read_reports(worker, number))
+        watching = asyncio.create_task(
+            worker.wait_until_unresponsive(
+                interval_s=timeout_s / HEARTBEATS_PER_TIMEOUT, num_intervals=HEARTBEATS_PER_TIMEOUT
+            )
+        )
+        try:
+            await asyncio.wait({reading, watching}, return_when=asyncio.FIRST_COMPLETED)
+            if reading.done():
+                reading.result()
+                return await worker.wait()
+            _log.error(
+                "worker %d (pid %d) sent no heartbeat for %g seconds: killing it",
+                *(number, worker.pid, timeout_s),
+            )
+            self._metrics.num_unresponsive_workers += 1
+            return await worker.kill()
+        finally:
+            reading.cancel()
+            watching.cancel()
+
+    async def _read_reports(self, worker: WorkerProcess, number: int) -> None:
+        retry = Backoff(first_delay_s=1.0, longest_delay_s=_LONGEST_RELOAD_S)
+        async for report in worker.reports():
+            match report:
+                case VersionLoaded():
+                    retry.reset()
+                case CommandFailed():
+                    self._metrics.num_loads_failed += 1
+                    _log.error("worker %d keeps its version: %s", number, report.failure)
+                    # The version passed its check: this worker was short of memory or the like.
+                    loop = asyncio.get_running_loop()
+                    loop.call_later(retry.delay_s(), self._update, worker)
+                case RecallSample():
+                    self._recall.offer(report)
+                case Unreadable():
+                    self._metrics.num_unreadable_reports += 1
+                    _log.error("worker %d: unreadable report: %s", number, report.reason)
 
     async def _restart(self, start: StartWorker, backoff: Backoff, *, uptime_s: float) -> None:
         while True:
@@ -219,12 +264,10 @@ class _Supervisor:
                 await asyncio.sleep(delay_s)
             try:
                 hidden = vars(self._hide_command())
-                # A load takes less time than a check, which loads the version too.
-                async with asyncio.timeout(self._settings.check_timeout_s):
-                    await self._start(replace(start, path=str(self._live), hidden=hidden))
+                await self._start(replace(start, path=str(self._live), hidden=hidden))
                 break
             except Exception as error:  # also where the system starts no further process or thread
-                _log.error("worker %d does not start: %s", start.number, str(error) or "it takes too long")
+                _log.error("worker %d does not start: %s", start.number, error)
                 uptime_s = 0.0
         self._update(self._workers[start.number])  # all of it may have changed while the worker started
 

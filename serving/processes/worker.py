@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
 from re4.bundle.hidden_ids import HiddenIds
 from re4.bundle.verify import read_manifest
@@ -23,17 +23,17 @@ from re4.serving.observability.logs import log_to_stderr
 from re4.serving.processes.messages import (
     MAX_LINE_BYTES,
     CommandFailed,
+    Heartbeat,
     HideItems,
     LoadVersion,
     PortOpened,
     RecordRefusal,
-    Report,
     SetServing,
     StartWorker,
     VersionLoaded,
     from_line,
-    to_line,
 )
+from re4.serving.processes.report_stream import HEARTBEATS_PER_TIMEOUT, ReportStream
 from re4.serving.retrieval.devices.backend import open_backend
 from re4.serving.settings import ServerSettings
 from re4.serving.versions.live_version import LiveVersion
@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 class Worker:
     """Carries out the supervisor's commands in this process."""
 
-    def __init__(self, start: StartWorker, reports: IO[bytes]) -> None:
+    def __init__(self, start: StartWorker, reports: ReportStream) -> None:
         self._start = start
         self._settings = ServerSettings.from_json(start.settings)
         self._reports = reports
@@ -57,8 +57,9 @@ class Worker:
             self._settings,
             Path(start.folder),
             worker_thread=self._backend.worker_thread,
-            on_sample=None if self._settings.metrics_address is None else self._report,
+            on_sample=None if self._settings.metrics_address is None else reports.send,
         )
+        reports.on_dropped_sample = self._server.metrics.dropped_sample
 
     async def run(self, commands: asyncio.StreamReader, stop: asyncio.Event) -> None:
         """Serve until `stop` is set or the commands end.
@@ -73,17 +74,24 @@ class Worker:
         await self._server.start(Address(host=self._start.host, port=self._start.port))
         try:
             if self._start.path is None:
-                self._report(PortOpened())
+                self._reports.send(PortOpened())
             else:
                 await self._server.set_serving()
                 self._report_loaded()
+            beating = asyncio.create_task(self._beat())
             following = asyncio.create_task(self._follow(commands))
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            following.cancel()
-            stopping.cancel()
+            for task in (beating, following, stopping):
+                task.cancel()
         finally:
             await self._server.stop()
+
+    async def _beat(self) -> NoReturn:
+        while True:
+            await self._server.wait_for_worker_thread()
+            self._reports.send(Heartbeat())
+            await asyncio.sleep(self._settings.worker_timeout_s / HEARTBEATS_PER_TIMEOUT)
 
     async def _follow(self, commands: asyncio.StreamReader) -> None:
         while line := await commands.readline():
@@ -108,7 +116,7 @@ class Worker:
         except Exception as error:  # the live version stays live after any error
             _log.exception("%s cannot be loaded", command.path)
             self._live.refuse(Path(command.path).name, str(error))
-            self._report(CommandFailed(failure=str(error)))
+            self._reports.send(CommandFailed(failure=str(error)))
 
     async def _hide(self, command: HideItems) -> None:
         hidden, snapshot = _hidden_ids(command), self._live.snapshot
@@ -119,7 +127,7 @@ class Worker:
         except Exception as error:  # the hidden items stay hidden after any error
             _log.exception("the list of hidden items cannot be used")
             self._live.hide(self._live.hidden, self._live.snapshot, str(error))
-            self._report(CommandFailed(failure=f"hidden items: {error}"))
+            self._reports.send(CommandFailed(failure=f"hidden items: {error}"))
 
     async def _load(self, folder: str) -> Snapshot:
         """Load a version in a thread: the event loop goes on answering calls."""
@@ -147,22 +155,14 @@ class Worker:
             manifest.items.num_items,
             self._backend.name,
         )
-        self._report(VersionLoaded(version=manifest.version, thread_pools=thread_pools()))
-
-    def _report(self, report: Report) -> None:
-        line = to_line(report)
-        if len(line) > MAX_LINE_BYTES:  # a recall sample of very long lists, which can be done without
-            _log.warning("a report of %d bytes is dropped: at most %d are sent", len(line), MAX_LINE_BYTES)
-            return
-        self._reports.write(line)
-        self._reports.flush()
+        self._reports.send(VersionLoaded(version=manifest.version, thread_pools=thread_pools()))
 
 
 def _hidden_ids(command: HideItems) -> HiddenIds:
     return HiddenIds(id_kind=command.id_kind, ids=tuple(command.ids))
 
 
-async def _main(reports: IO[bytes]) -> int:
+async def _main(pipe: IO[bytes]) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
@@ -174,21 +174,23 @@ async def _main(reports: IO[bytes]) -> int:
     if not isinstance(start, StartWorker):
         raise ValueError(f"the first command must be StartWorker, not {start!r}")
     log_to_stderr(f"worker {start.number}", ServerSettings.from_json(start.settings).observation.log_format)
+    reports = await ReportStream.open(pipe)
     try:
         await Worker(start, reports).run(commands, stop)
     except Re4Error as error:
-        reports.write(to_line(CommandFailed(failure=str(error))))
-        reports.flush()
+        reports.send(CommandFailed(failure=str(error)))
         return 1
+    finally:
+        await reports.close()
     return 0
 
 
 def main() -> int:
     """Run the process and return its exit code: 0 where it was stopped, 1 where it could not serve."""
     # Reports go to the original stdout; what a library prints joins the log.
-    with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as reports:
+    with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as pipe:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-        return asyncio.run(_main(reports))
+        return asyncio.run(_main(pipe))
 
 
 if __name__ == "__main__":

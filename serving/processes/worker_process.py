@@ -16,6 +16,7 @@ from re4.serving.processes.messages import (
     MAX_LINE_BYTES,
     Command,
     CommandFailed,
+    Heartbeat,
     LoadVersion,
     Message,
     PortOpened,
@@ -28,6 +29,8 @@ from re4.serving.processes.messages import (
 _MAX_UNREADABLE_LINES: Final = 3
 """After so many in a row the stream is unusable: the worker is killed, and its successor starts a new one."""
 _CHUNK_BYTES: Final = 1 << 16
+_KILLED_WITHIN_S: Final = 5.0
+"""How long to wait for the end of a killed process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,7 @@ class WorkerProcess:
         self.pid = process.pid
         self.thread_pools: Mapping[str, int] = {}
         """Threads by pool, from the worker's last report."""
+        self._has_reported = False
 
     @classmethod
     async def start(cls, command: StartWorker, environment: Mapping[str, str]) -> "WorkerProcess":
@@ -71,7 +75,7 @@ class WorkerProcess:
             worker.send(command)
             await worker._wait_for(PortOpened if command.path is None else VersionLoaded)
         except BaseException:  # cancelled too: no process is left behind
-            await worker.stop(0)
+            await worker.kill()
             raise
         return worker
 
@@ -114,12 +118,26 @@ class WorkerProcess:
                 yield Unreadable(reason=str(error))
                 continue
             num_unreadable = 0
+            if isinstance(report, Heartbeat):
+                self._has_reported = True
             if isinstance(report, VersionLoaded):
                 self.thread_pools = report.thread_pools
             yield report
         self._kill()
         while await stdout.read(_CHUNK_BYTES):  # its end is only noticed when the pipe is empty
             pass
+
+    async def wait_until_unresponsive(self, *, interval_s: float, num_intervals: int) -> None:
+        """Return when the worker has sent no heartbeat for so many intervals in a row.
+
+        Intervals of this process are counted, not seconds of a clock: the time in which this process or the
+        whole machine was stopped is no silence of the worker.
+        """
+        num_silent = 0
+        while num_silent < num_intervals:
+            self._has_reported = False
+            await asyncio.sleep(interval_s)
+            num_silent = 0 if self._has_reported else num_silent + 1
 
     async def wait(self) -> str:
         """Wait for the end and return its reason."""
@@ -129,13 +147,20 @@ class WorkerProcess:
         """End the worker; kill it where it does not end within the time."""
         if self._process.stdin is not None:
             self._process.stdin.close()
-        if timeout_s == 0:
-            self._kill()
         try:
-            await asyncio.wait_for(self._process.wait(), timeout_s or None)
+            await asyncio.wait_for(self._process.wait(), timeout_s)
         except TimeoutError:
-            self._kill()
-            await self._process.wait()
+            await self.kill()
+
+    async def kill(self) -> str:
+        """Kill the worker and return how it ended.
+
+        A process that waits for a dead device or file system may stay; it answers nothing.
+        """
+        self._kill()
+        with suppress(TimeoutError):
+            return await asyncio.wait_for(self.wait(), _KILLED_WITHIN_S)
+        return "no end: the system cannot kill it yet"
 
     def _kill(self) -> None:
         with suppress(ProcessLookupError):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from small_bundles import SmallVersion
 
+from re4.common.errors import ServerError
 from re4.serving.host.backoff import Backoff
 from re4.serving.processes.messages import HideItems, LoadVersion, StartWorker
 from re4.serving.processes.supervisor import _Supervisor
@@ -46,3 +47,21 @@ def test_a_worker_that_does_not_start_or_takes_too_long_is_tried_again(
     backoff = Backoff(first_delay_s=0.01, longest_delay_s=0.01)
     asyncio.run(supervisor._restart(START, backoff, uptime_s=0.0))
     assert [type(command) for command in worker.sent] == [HideItems, LoadVersion]
+
+
+def test_the_first_start_and_the_first_load_of_a_worker_have_a_time_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor = _Supervisor(tmp_path, ServerSettings(check_timeout_s=0.001), None)
+
+    async def hang(*_: Any) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("re4.serving.processes.supervisor.WorkerProcess.start", hang)
+    with pytest.raises(ServerError, match=r"worker 1 was not ready after 0.001 seconds"):
+        asyncio.run(supervisor._start(START))
+    worker: Any = FakeWorker()
+    worker.load_first = hang
+    supervisor._workers[1] = worker
+    with pytest.raises(ServerError, match=r"worker 1 was not ready after 0.001 seconds"):
+        asyncio.run(supervisor._load_first(1, tmp_path))
