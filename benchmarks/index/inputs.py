@@ -52,7 +52,7 @@ def prepare(source: Source, folder: Path, *, num_requests: int, num_candidates: 
     path = folder / SOURCE
     if path.exists():
         if json.loads(path.read_text(encoding="utf-8")) != facts:
-            raise UsageError(f"--work {folder} holds material for something else: name another folder")
+            raise UsageError(f"--work {folder} holds vectors for something else: name another folder")
         return
     folder.mkdir(parents=True, exist_ok=True)
     interests_QKD = _write_vectors(source, folder, num_requests)

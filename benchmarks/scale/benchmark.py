@@ -14,7 +14,7 @@ from re4.benchmarks.scale import reader
 from re4.benchmarks.scale.options import ScaleOptions
 from re4.benchmarks.scale.report import render_markdown
 from re4.benchmarks.scale.stage_monitor import StageMonitor
-from re4.benchmarks.synthetic.bundle import hold_out, synthetic_material
+from re4.benchmarks.synthetic.bundle import hold_out, synthetic_inputs
 from re4.benchmarks.synthetic.vectors import VectorSpace
 from re4.bundle.array_files import open_array
 from re4.bundle.exact_search import exact_thresholds, merged_recall
@@ -88,7 +88,7 @@ def run(options: ScaleOptions) -> dict[str, Any]:
 def _inputs(options: ScaleOptions) -> VersionInputs:
     """Return the catalogue to build; further requests are written into the work folder."""
     space = VectorSpace(num_items=options.num_items, embedding_dim=options.embedding_dim, seed=options.seed)
-    whole = synthetic_material(
+    whole = synthetic_inputs(
         options.work,
         space,
         TrainConfig(num_interests=4, embedding_dim=space.embedding_dim, position=False, head=False),

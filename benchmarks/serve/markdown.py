@@ -94,18 +94,14 @@ def _headline(report: Mapping[str, Any]) -> str:
     if not measured or measured[-1]["achieved_per_s"] is None:
         return ""
     point = measured[-1]
-    p50, p99 = (
-        "among the failed calls" if point["latency_ms"][name]["pooled"] is None else f"{_latency(figure)} ms"
-        for name in ("p50", "p99")
-        for figure in [point["latency_ms"][name]]
-    )
+    p50, p99 = (_latency(point["latency_ms"][name]) for name in ("p50", "p99"))
     closed = (
         " **Closed loop**: clients wait for their answers, so pauses of the server hardly show; "
         "do not compare with open-loop figures."
     )
     return (
         f"{begin}**{point['label']}**{end}: {point['achieved_per_s']['mean']:,.1f} answers per second, "
-        f"p50 {p50}, p99 {p99}{_recall(report)}.{closed if point['loop'] == 'closed' else ''}"
+        f"p50 {p50} and p99 {p99} in ms{_recall(report)}.{closed if point['loop'] == 'closed' else ''}"
     )
 
 

@@ -55,7 +55,7 @@ def main(
     folder.mkdir(parents=True, exist_ok=True)
     settings = VersionSettings(index=index, recall=recall, num_candidates=num_candidates)
     with TemporaryDirectory(dir=folder) as scratch:
-        whole = synthetic_material(
+        whole = synthetic_inputs(
             Path(scratch),
             space,
             config,
@@ -63,9 +63,9 @@ def main(
             id_length=_ID_LENGTH,
             num_histories=3 * NUM_PROBES // 2,
         )
-        material, rows_QL, lengths_Q = hold_out(whole, NUM_PROBES // 2)
-        version = publish_inputs(lambda scratch: material, folder / "bundles", settings)
-    _write_data(folder / "data", material.items.ids, rows_QL, lengths_Q)
+        inputs, rows_QL, lengths_Q = hold_out(whole, NUM_PROBES // 2)
+        version = publish_inputs(lambda scratch: inputs, folder / "bundles", settings)
+    _write_data(folder / "data", inputs.items.ids, rows_QL, lengths_Q)
     print_line(f"{folder / 'bundles'}: {version}")
 
 
@@ -79,7 +79,7 @@ def _write_data(folder: Path, ids: Ids, rows_QL: NDArray[np.int64], lengths_Q: N
     pl.concat(list(ids.chunks())).alias("item_id").to_frame().write_parquet(folder / "items.parquet")
 
 
-def synthetic_material(
+def synthetic_inputs(
     folder: Path,
     space: VectorSpace,
     config: TrainConfig,

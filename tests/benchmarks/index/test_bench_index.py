@@ -43,7 +43,7 @@ def test_kinds_and_a_missing_peer_in_one_report(tmp_path: Path, monkeypatch: pyt
     vectors, thresholds = (np.load(tmp_path / "work" / name) for name in (VECTORS, THRESHOLDS))
     assert vectors.shape == (2000, 64)
     assert thresholds.shape == (16,)
-    with pytest.raises(UsageError, match="material for something else"):
+    with pytest.raises(UsageError, match="vectors for something else"):
         bench(tmp_path, "--num-items", "3000", "--kinds", "flat")
 
 
