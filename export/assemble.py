@@ -20,19 +20,19 @@ from pydantic import JsonValue
 from re4 import __version__
 from re4.bundle.array_files import open_array
 from re4.bundle.attributes.writer import write_attributes
-from re4.bundle.exact_search import exact_search
 from re4.bundle.golden import GoldenQueries
 from re4.bundle.histories import write_histories
 from re4.bundle.ids.id_map import write_item_ids
 from re4.bundle.layout import ENCODER, GOLDEN, HISTORIES, POPULAR, VECTORS
 from re4.bundle.manifest import IndexInfo, ItemsInfo
 from re4.bundle.publishing.publish import StagedVersion
+from re4.bundle.scoring.exact_search import exact_search
 from re4.common.errors import ExportError
 from re4.exporting.catalogue.attributes import choose_attributes
 from re4.exporting.catalogue.histories import evenly_spaced
 from re4.exporting.catalogue.items import NO_ITEMS
 from re4.exporting.encoder.onnx_runner import OnnxEncoder
-from re4.exporting.index.make import factory_for, make_index
+from re4.exporting.index.index_stages import factory_for, make_index
 from re4.exporting.index.tuning import num_queries_for
 from re4.exporting.settings import TargetDevice, VersionSettings
 from re4.exporting.sources.version_inputs import VersionInputs

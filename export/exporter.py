@@ -7,7 +7,7 @@ from typing import Final
 from re4.bundle.publishing.publish import stage_version
 from re4.common.console import progress
 from re4.exporting.assemble import NUM_STAGES, assemble
-from re4.exporting.index.choice import check_index_name
+from re4.exporting.index.index_names import check_index_name
 from re4.exporting.settings import VersionSettings
 from re4.exporting.sources.version_inputs import VersionInputs, inputs_from_run
 from re4.exporting.storage.build_cache import BuildCache

@@ -17,8 +17,8 @@ from re4.benchmarks.index.inputs import INTERESTS, THRESHOLDS, VECTORS
 from re4.common.files import write_json
 from re4.exporting.index.build import build_index, family_of
 from re4.exporting.index.built_index import BuiltIndex
-from re4.exporting.index.choice import RECIPES
 from re4.exporting.index.index_file import write_index
+from re4.exporting.index.index_names import RECIPES
 from re4.exporting.index.tuning import Queries
 
 _K_FACTORS = (1, 1.5, 2, 4, 8)

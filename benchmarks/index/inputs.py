@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from re4.benchmarks.synthetic.vectors import VectorSpace
-from re4.bundle.exact_search import exact_thresholds
 from re4.bundle.golden import GoldenQueries
 from re4.bundle.layout import GOLDEN
 from re4.bundle.layout import VECTORS as BUNDLE_VECTORS
 from re4.bundle.publishing.current import live_version
+from re4.bundle.scoring.exact_search import exact_thresholds
 from re4.common.errors import UsageError
 from re4.common.files import write_json
 from re4.training.run.run import Run

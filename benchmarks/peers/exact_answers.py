@@ -12,9 +12,9 @@ from typing import Any, Final
 import numpy as np
 
 from re4.benchmarks.load_generator.requests import IdList
-from re4.bundle.exact_search import exact_thresholds, reaches, true_scores
 from re4.bundle.ids.id_map import ItemIds
 from re4.bundle.layout import VECTORS
+from re4.bundle.scoring.exact_search import exact_thresholds, reaches, true_scores
 from re4.bundle.verify import read_manifest
 from re4.retriever import Retriever
 

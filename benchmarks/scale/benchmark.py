@@ -17,13 +17,13 @@ from re4.benchmarks.scale.stage_monitor import StageMonitor
 from re4.benchmarks.synthetic.bundle import hold_out, synthetic_inputs
 from re4.benchmarks.synthetic.vectors import VectorSpace
 from re4.bundle.array_files import open_array
-from re4.bundle.exact_search import exact_thresholds, merged_recall
 from re4.bundle.layout import ENCODER, VECTORS
 from re4.bundle.manifest import Manifest
 from re4.bundle.publishing.publish import stage_version
+from re4.bundle.scoring.exact_search import exact_thresholds, merged_recall
 from re4.exporting.assemble import AssembledVersion, assemble, interests_of
 from re4.exporting.encoder.onnx_runner import OnnxEncoder
-from re4.exporting.index.choice import check_index_name
+from re4.exporting.index.index_names import check_index_name
 from re4.exporting.rebuild.quality_gates import run_gates
 from re4.exporting.rebuild.settings import Bounds
 from re4.exporting.settings import VersionSettings

@@ -12,9 +12,9 @@ import numpy as np
 
 from re4 import Connection, RetrievalClient
 from re4.benchmarks.load_generator.requests import IdList
-from re4.bundle.exact_search import recall_of
 from re4.bundle.ids.id_map import ItemIds
 from re4.bundle.layout import VECTORS
+from re4.bundle.scoring.exact_search import recall_of
 from re4.bundle.verify import read_manifest
 
 NUM_RECALL_REQUESTS: Final = 200

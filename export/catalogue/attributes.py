@@ -19,7 +19,7 @@ from re4.bundle.attributes.columns import MAX_VALUE_BYTES, CodedColumn
 from re4.bundle.manifest import MAX_NUM_ATTRIBUTES
 from re4.common.errors import ExportError
 from re4.exporting.catalogue.items import ItemColumn
-from re4.training.data.tables.materialize import CHUNK_ROWS
+from re4.training.data.tables.row_store import CHUNK_ROWS
 
 MIN_ITEMS_PER_VALUE: Final = 2
 """A column with fewer items to a value, on average, names items and does not describe them."""

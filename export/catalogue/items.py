@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from re4.bundle.ids.id_map import ItemIds, write_item_ids
-from re4.training.data.tables.materialize import CHUNK_ROWS, pieces
+from re4.training.data.tables.row_store import CHUNK_ROWS, pieces
 
 ID: Final = "item_id"
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from re4.bundle.manifest import IndexInfo
-from re4.bundle.rescoring import best_candidates, rescore
+from re4.bundle.scoring.rescoring import best_candidates, rescore
 from re4.common.errors import BundleMismatchError
 from re4.common.faiss_settings import use_matrix_products
 from re4.exporting.index.families import FAMILIES, IndexFamily, SearchParameters

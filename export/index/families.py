@@ -27,7 +27,7 @@ class IndexFamily:
     """FAISS classes of the family that servers load."""
     is_exact: bool
     """True where a search finds the best items, with true scores. Results of other families are scored again
-    by the item vectors (`re4.bundle.rescoring`)."""
+    by the item vectors (`re4.bundle.scoring.rescoring`)."""
     settings: Callable[[Any, int], Sequence[SearchParameters]]
     """Settings to try for an index and a number of results, cheapest first."""
     parameters: Callable[[SearchParameters], Any]

@@ -20,8 +20,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.bundle.exact_search import exact_thresholds, merged_recall
 from re4.bundle.manifest import FrontierPoint, IndexInfo
+from re4.bundle.scoring.exact_search import exact_thresholds, merged_recall
 from re4.common.errors import GateError
 from re4.exporting.index.built_index import BuiltIndex, merge_results
 from re4.exporting.index.families import SearchParameters

@@ -18,7 +18,7 @@ from re4.bundle.publishing.retention import prune
 from re4.common.console import progress
 from re4.common.errors import BundleError, UsageError
 from re4.exporting.assemble import NUM_STAGES, assemble
-from re4.exporting.index.choice import check_index_name
+from re4.exporting.index.index_names import check_index_name
 from re4.exporting.rebuild.live_items import LiveItems, keep_all_items, select_live_items
 from re4.exporting.rebuild.quality_gates import embedding_space_gate, raise_if_failed, run_gates
 from re4.exporting.rebuild.report import RebuildReport, gate_figures
@@ -30,7 +30,7 @@ from re4.exporting.sources.version_inputs import VersionInputs, inputs_from_run,
 from re4.exporting.storage.build_cache import BuildCache
 from re4.exporting.storage.eta import OnProgress, format_duration
 from re4.training.data.catalogue import read_catalogue
-from re4.training.data.tables.materialize import in_folder
+from re4.training.data.tables.row_store import in_folder
 from re4.training.run.run import Run
 
 _log = logging.getLogger(__name__)

@@ -32,7 +32,7 @@ from re4.exporting.storage.mapped_vectors import (
 from re4.training.data.catalogue import Catalogue
 from re4.training.data.layout import TYPE_OF_KIND
 from re4.training.data.tables.ids import to_kind
-from re4.training.data.tables.materialize import pieces
+from re4.training.data.tables.row_store import pieces
 
 _CHUNK_ROWS: Final = 65_536
 

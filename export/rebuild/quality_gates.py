@@ -14,8 +14,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.bundle.exact_search import exact_thresholds, merged_recall, reaches
 from re4.bundle.layout import INDEX, VECTORS
+from re4.bundle.scoring.exact_search import exact_thresholds, merged_recall, reaches
 from re4.common.errors import GateError
 from re4.exporting.assemble import AssembledVersion
 from re4.exporting.catalogue.histories import evenly_spaced

@@ -21,8 +21,8 @@ from re4.exporting.catalogue.items import Ids, ids_of
 from re4.exporting.storage.mapped_vectors import map_unnamed_file
 from re4.training.data.layout import TYPE_OF_KIND
 from re4.training.data.tables.ids import duplicate_ids, kind_of_type
-from re4.training.data.tables.materialize import in_folder
-from re4.training.data.tables.tables import open_table, reading
+from re4.training.data.tables.open_table import open_table, reading
+from re4.training.data.tables.row_store import in_folder
 
 _CHUNK_ROWS: Final = 65_536
 _PARQUET_CHUNK_ROWS: Final = 262_144

@@ -17,7 +17,7 @@ from re4.serving.api.reflection import add_reflection
 from re4.serving.api.service import SERVICE_NAME, CallListener, RetrievalService
 from re4.serving.auth.authenticator import Authenticator
 from re4.serving.auth.certificates import CertificateReloader
-from re4.serving.batching.rejections import QUEUE_OPTIONS
+from re4.serving.batching.rejection_pacing import QUEUE_OPTIONS
 from re4.serving.host.addresses import Address, parse_address
 from re4.serving.observability.access_log import AccessLog
 from re4.serving.observability.metrics import CallMetrics

@@ -27,7 +27,7 @@ from re4.serving.auth.authenticator import Authenticator
 from re4.serving.batching.batcher import Batcher, QueuedRequest
 from re4.serving.batching.brown_out import BrownOut
 from re4.serving.batching.queue import BatchGroup
-from re4.serving.batching.rejections import RejectionPacer
+from re4.serving.batching.rejection_pacing import RejectionPacer
 from re4.serving.host.cgroups import usable_cores
 from re4.serving.host.threads import limit_openmp_threads
 from re4.serving.observability.call_context import CURRENT_CALL, REQUEST_ID, Call, stages_of

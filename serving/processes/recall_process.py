@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from re4.bundle.exact_search import recall_of
 from re4.bundle.layout import VECTORS
+from re4.bundle.scoring.exact_search import recall_of
 from re4.serving.observability.recall_sample import RecallSample
 from re4.serving.processes.messages import from_line
 

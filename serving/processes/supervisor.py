@@ -37,7 +37,7 @@ from re4.serving.processes.messages import (
 )
 from re4.serving.processes.recall_monitor import RecallMonitor
 from re4.serving.processes.report_stream import HEARTBEATS_PER_TIMEOUT
-from re4.serving.processes.worker_process import Unreadable, WorkerProcess
+from re4.serving.processes.worker_handle import Unreadable, WorkerProcess
 from re4.serving.settings import ServerSettings
 from re4.serving.versions.memory_check import require_memory
 from re4.serving.versions.version_check import check_version

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.bundle.exact_search import exact_search
+from re4.bundle.scoring.exact_search import exact_search
 from re4.serving.retrieval.filter_cache import FilterCache
 from re4.serving.retrieval.filters import AllowedItems, Condition
 from re4.serving.retrieval.hidden_items import search_visible

@@ -14,9 +14,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.bundle.exact_search import exact_search
 from re4.bundle.hidden_ids import HiddenIds
 from re4.bundle.ids.id_map import ItemIds
+from re4.bundle.scoring.exact_search import exact_search
 from re4.serving.retrieval.filters import AllowedItems
 from re4.serving.retrieval.search import Searcher
 

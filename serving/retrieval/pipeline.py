@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.bundle.exact_search import exact_search
+from re4.bundle.scoring.exact_search import exact_search
 from re4.common.errors import BundleMismatchError, Re4Error
 from re4.serving.retrieval.devices.backend import SupportsEncode
 from re4.serving.retrieval.filter_cache import FilterCache

@@ -11,10 +11,10 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.bundle.rescoring import CandidatePool, best_by_interest, best_candidates, rescore
+from re4.bundle.scoring.rescoring import CandidatePool, best_by_interest, best_candidates, rescore
 from re4.common.faiss_settings import use_matrix_products
 from re4.serving.retrieval.indexes.kinds import SearchPlan
-from re4.serving.retrieval.indexes.parts import check_parts
+from re4.serving.retrieval.indexes.part_check import check_parts
 
 _faiss: Any = faiss  # its type hints are incomplete
 
@@ -108,7 +108,7 @@ class Searcher:
             num_results: How many each request wants, at least 1.
 
         Returns:
-            As `re4.bundle.rescoring.best_candidates`.
+            As `re4.bundle.scoring.rescoring.best_candidates`.
         """
         if self._plan is None:
             return None

@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.bundle.exact_search import true_scores
 from re4.bundle.golden import GoldenQueries
+from re4.bundle.scoring.exact_search import true_scores
 from re4.common.errors import BundleMismatchError, Re4Error
 from re4.serving.retrieval.indexes.kinds import KINDS
 from re4.serving.retrieval.pipeline import Query, QueryResult

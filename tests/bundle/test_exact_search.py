@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from re4.bundle import exact_search as exact
-from re4.bundle.exact_search import exact_search, exact_thresholds, merged_recall, recall_of
+from re4.bundle.scoring.exact_search import exact_search, exact_thresholds, merged_recall, recall_of
 
 
 def plainly(interests_QKD, vectors_ND, num_candidates):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from re4.bundle.rescoring import best_by_interest, best_candidates, rescore
+from re4.bundle.scoring.rescoring import best_by_interest, best_candidates, rescore
 
 
 @st.composite

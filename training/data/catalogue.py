@@ -9,8 +9,8 @@ import polars as pl
 from re4.common.errors import DataError
 from re4.training.data.layout import TYPE_OF_KIND, kind_of
 from re4.training.data.tables.ids import duplicate_ids, is_canonical_int, is_missing, kind_of_type, to_kind
-from re4.training.data.tables.materialize import Keep, pieces
-from re4.training.data.tables.tables import TableSource, check_columns, open_table, reading
+from re4.training.data.tables.open_table import TableSource, check_columns, open_table, reading
+from re4.training.data.tables.row_store import Keep, pieces
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ import polars as pl
 from re4.common.errors import DataError
 from re4.training.data.layout import TYPE_OF_KIND, IdKind
 from re4.training.data.tables.ids import encode, is_canonical_int, is_missing, kind_of_type
-from re4.training.data.tables.tables import Table, TableSource, check_columns, open_table, reading
+from re4.training.data.tables.open_table import Table, TableSource, check_columns, open_table, reading
 from re4.training.data.timestamps import Timestamps, parse_timestamps
 
 _NUM_SHOWN = 3

@@ -20,8 +20,8 @@ from re4.training.data.k_core import k_core
 from re4.training.data.layout import SPLITS, SplitName
 from re4.training.data.sequences import read_sequences
 from re4.training.data.split import split_by_time, split_by_user
-from re4.training.data.tables.materialize import in_memory
-from re4.training.data.tables.tables import TableSource
+from re4.training.data.tables.open_table import TableSource
+from re4.training.data.tables.row_store import in_memory
 from re4.training.data.writing import refuse_existing, write_dataset
 
 SplitBy = Literal["user", "time"]

@@ -16,7 +16,7 @@ from re4.training.data.layout import SPLITS, SplitName
 from re4.training.data.split import num_held_out_history
 from re4.training.data.tables.ids import encode, integers_if_canonical
 from re4.training.data.tables.lines import numbered_lines
-from re4.training.data.tables.tables import check_file
+from re4.training.data.tables.open_table import check_file
 
 _BLOCK = 1 << 20  # ids held as Python strings at a time
 

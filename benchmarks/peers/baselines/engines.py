@@ -5,8 +5,7 @@
 runs one of `ENGINES` in the environment of the peers and communicates by files. A folder goes in, with
 `vectors.npy` [N, D], `interests.npy` [Q, K, D] and `thresholds.npy` [Q], the score of each request's last
 exact candidate; a JSON file with points comes out. Built indexes stay in the folder and are used again.
-Merging and judging are the product's own (`re4.bundle.rescoring` and `exact_search`, which need NumPy alone),
-so that engines differ only by the items that they find and by their speed.
+Merging and judging are the product's own (`bundle/scoring/`, which needs NumPy alone), so that engines differ only by the items that they find and by their speed.
 
 Legend: B requests, Q requests, K interests, S results of a search, D embedding, N items, M candidates.
 """
@@ -27,8 +26,8 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
-from re4.bundle.exact_search import reaches
-from re4.bundle.rescoring import best_candidates, rescore
+from re4.bundle.scoring.exact_search import reaches
+from re4.bundle.scoring.rescoring import best_candidates, rescore
 
 _GRAPH_WIDTHS = (100, 150, 200, 300, 400, 600, 800, 1600)
 _K_FACTORS = (1, 1.5, 2)

@@ -2,5 +2,5 @@
 
 FAISS can deserialise dozens of types, each with its own parser. Only files that begin like a kind
 of the allow-list reach FAISS (`kinds.py`); the parts inside a loaded index have an allow-list too
-(`parts.py`).
+(`part_check.py`).
 """

@@ -12,7 +12,7 @@ import pytest
 
 from re4.common.errors import DataError
 from re4.training.data.catalogue import read_catalogue
-from re4.training.data.tables.materialize import in_folder
+from re4.training.data.tables.row_store import in_folder
 
 FEW, MANY = 60_000, 300_000
 MIB = 1 << 20

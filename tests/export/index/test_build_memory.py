@@ -11,11 +11,11 @@ import pytest
 
 from re4.benchmarks.synthetic.vectors import VectorSpace
 from re4.bundle import exact_search as exact
-from re4.bundle.exact_search import exact_search, exact_thresholds
+from re4.bundle.scoring.exact_search import exact_search, exact_thresholds
 from re4.common.errors import ExportError, UsageError
 from re4.exporting.index import memory_estimate as memory
 from re4.exporting.index.build import build_index
-from re4.exporting.index.choice import RECIPES
+from re4.exporting.index.index_names import RECIPES
 from re4.exporting.index.memory_estimate import check_memory, estimate_memory
 from re4.exporting.settings import parse_bytes
 from re4.exporting.storage import mapped_vectors as mapped

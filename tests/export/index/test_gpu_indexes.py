@@ -15,9 +15,9 @@ import pytest
 from re4.benchmarks.synthetic.vectors import VectorSpace
 from re4.common.errors import ExportError, UsageError
 from re4.exporting.index.build import build_index
-from re4.exporting.index.choice import choose_index
 from re4.exporting.index.gpu import cagra_degree
-from re4.exporting.index.make import factory_for
+from re4.exporting.index.index_names import choose_index
+from re4.exporting.index.index_stages import factory_for
 from re4.exporting.settings import TargetDevice, VersionSettings
 from re4.exporting.storage.build_cache import Checkpoints
 

@@ -12,7 +12,7 @@ from re4.common.errors import ExportError, UsageError
 from re4.exporting.index import build as building
 from re4.exporting.index.build import build_index, check_factory
 from re4.exporting.index.built_index import merge_results
-from re4.exporting.index.choice import RECIPES, num_lists
+from re4.exporting.index.index_names import RECIPES, num_lists
 from re4.exporting.storage import mapped_vectors as mapped
 
 NUM_ITEMS, DIM, NUM_RESULTS = 3000, 16, 20

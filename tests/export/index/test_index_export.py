@@ -18,8 +18,8 @@ from re4.common.errors import ExportError, UsageError
 from re4.exporting import assemble as assembling
 from re4.exporting.exporter import export_run
 from re4.exporting.index import make as indexing
-from re4.exporting.index.choice import MAX_FLAT_ITEMS, RECIPES, choose_index
 from re4.exporting.index.frontier_plot import FRONTIER
+from re4.exporting.index.index_names import MAX_FLAT_ITEMS, RECIPES, choose_index
 from re4.exporting.settings import RecallTarget, VersionSettings
 
 pytestmark = pytest.mark.usefixtures("converted_once")

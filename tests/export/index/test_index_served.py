@@ -16,7 +16,7 @@ from re4.bundle.publishing.publish import StagedVersion
 from re4.bundle.verify import verify_version
 from re4.common.errors import BundleMismatchError
 from re4.exporting.index.build import build_index
-from re4.exporting.index.choice import RECIPES
+from re4.exporting.index.index_names import RECIPES
 from re4.exporting.settings import RecallTarget
 from re4.serving.settings import ServerSettings
 from re4.serving.versions.version_check import load_and_try

@@ -12,8 +12,8 @@ from re4.common.errors import ExportError
 from re4.exporting.index import tuning
 from re4.exporting.index.build import build_index
 from re4.exporting.index.built_index import BuiltIndex
-from re4.exporting.index.choice import RECIPES
 from re4.exporting.index.families import FLAT
+from re4.exporting.index.index_names import RECIPES
 from re4.exporting.index.tuning import Measurement, Queries, num_queries_for, pareto, tune
 from re4.exporting.settings import RecallTarget
 

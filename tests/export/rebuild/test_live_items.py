@@ -24,7 +24,7 @@ from re4.exporting.sources.version_inputs import VersionInputs
 from re4.training.data.catalogue import read_catalogue
 from re4.training.data.tables import materialize as keeping
 from re4.training.data.tables.ids import duplicate_ids
-from re4.training.data.tables.materialize import in_folder
+from re4.training.data.tables.row_store import in_folder
 
 NUM_ITEMS, NUM_NEW, DIM = 300, 40, 3
 

@@ -9,7 +9,7 @@ from grpc_health.v1 import health_pb2
 from in_process_server import Held, call, drive, health_of, serving
 
 from re4.serving.api.server import RetrievalServer
-from re4.serving.batching.rejections import SPACING_S, RejectionPacer
+from re4.serving.batching.rejection_pacing import SPACING_S, RejectionPacer
 from re4.serving.versions.snapshot import Snapshot
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from re4.serving.observability.recall_sample import RecallSample
 from re4.serving.processes.messages import CommandFailed, PortOpened, StartWorker, to_line
-from re4.serving.processes.worker_process import Unreadable, WorkerProcess
+from re4.serving.processes.worker_handle import Unreadable, WorkerProcess
 
 MAX_LINE = 1000
 START = StartWorker(number=1, host="127.0.0.1", port=1, settings="", path=None, folder="", hidden={})
@@ -23,8 +23,8 @@ def reports_of(
     worker = tmp_path / "worker"
     worker.write_text(f"#!/bin/sh\ncat {tmp_path / 'output'}\n{then}\n")
     worker.chmod(0o755)
-    monkeypatch.setattr("re4.serving.processes.worker_process.sys.executable", str(worker))
-    monkeypatch.setattr("re4.serving.processes.worker_process.MAX_LINE_BYTES", MAX_LINE)
+    monkeypatch.setattr("re4.serving.processes.worker_handle.sys.executable", str(worker))
+    monkeypatch.setattr("re4.serving.processes.worker_handle.MAX_LINE_BYTES", MAX_LINE)
 
     async def main() -> tuple[list[Any], str]:
         process = await WorkerProcess.start(START, {})

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from re4.bundle.exact_search import exact_search
+from re4.bundle.scoring.exact_search import exact_search
 from re4.protos.v1 import retrieval_pb2 as pb
 from re4.serving.api.validation import POLICY_OF
 from re4.serving.protocol.policy_names import enum_name, policy_names

@@ -5,7 +5,7 @@ import pytest
 
 from re4.common.errors import DataError
 from re4.training.data.catalogue import join_catalogue, read_catalogue
-from re4.training.data.tables.materialize import in_memory
+from re4.training.data.tables.row_store import in_memory
 
 
 def write(folder: Path, text: str, name: str = "films.csv") -> Path:

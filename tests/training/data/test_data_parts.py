@@ -10,7 +10,7 @@ import pytest
 from re4.common.errors import DataError
 from re4.training.data.catalogue import read_catalogue
 from re4.training.data.events import Columns, Events, read_events
-from re4.training.data.tables.materialize import in_memory
+from re4.training.data.tables.row_store import in_memory
 
 Row = tuple[object, object, object]
 COLUMNS = ("user", "item", "timestamp")

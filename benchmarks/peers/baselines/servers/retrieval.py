@@ -1,7 +1,7 @@
 """The work of every peer server: histories of item ids in, candidates with ids out.
 
 The same encoder, the same vectors, the same index at the same tuned setting, and the product's own merge
-(`bundle/rescoring.py`), so that servers differ by how they serve and by nothing else. Reads the files of a
+(`bundle/scoring/`), so that servers differ by how they serve and by nothing else. Reads the files of a
 bundle version; needs numpy, faiss and onnxruntime.
 
 Legend: B requests, L history length, K interests, D embedding, N items, M candidates.
@@ -19,7 +19,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[4]))
 from re4.bundle.ids.id_map import ItemIds
-from re4.bundle.rescoring import best_candidates, rescore
+from re4.bundle.scoring.rescoring import best_candidates, rescore
 from re4.common.onnx_runtime import onnxruntime as ort
 
 

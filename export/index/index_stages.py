@@ -17,10 +17,10 @@ from re4.bundle.manifest import IndexInfo
 from re4.common.errors import ExportError
 from re4.exporting.index.build import build_index, check_factory, memory_of_factory
 from re4.exporting.index.built_index import BuiltIndex
-from re4.exporting.index.choice import NAMED, RECIPES, choose_index
 from re4.exporting.index.fill import FILLED
 from re4.exporting.index.frontier_plot import FRONTIER, draw_frontier
 from re4.exporting.index.index_file import write_index
+from re4.exporting.index.index_names import NAMED, RECIPES, choose_index
 from re4.exporting.index.memory_estimate import release_freed_memory
 from re4.exporting.index.tuning import Queries, tune
 from re4.exporting.settings import AUTO, RecallTarget, VersionSettings

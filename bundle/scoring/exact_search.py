@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.bundle.rescoring import best_first
+from re4.bundle.scoring.rescoring import best_first
 
 TIE_TOLERANCE: Final = 1e-5
 """Relative. Scores this close to the last exact one are ties, which float32 sums in another order decide."""
