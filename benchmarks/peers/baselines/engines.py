@@ -5,7 +5,8 @@
 runs one of `ENGINES` in the environment of the peers and communicates by files. A folder goes in, with
 `vectors.npy` [N, D], `interests.npy` [Q, K, D] and `thresholds.npy` [Q], the score of each request's last
 exact candidate; a JSON file with points comes out. Built indexes stay in the folder and are used again.
-Merging and judging are the product's own (`bundle/scoring/`, which needs NumPy alone), so that engines differ only by the items that they find and by their speed.
+Merging and judging are the product's own (`bundle/scoring/`, which needs NumPy
+alone), so that engines differ only by the items that they find and by their speed.
 
 Legend: B requests, Q requests, K interests, S results of a search, D embedding, N items, M candidates.
 """
