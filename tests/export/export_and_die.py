@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from run_samples import interrupted_run, publish_run
 
-from re4.exporting.index import make as indexing
+from re4.exporting.index import index_stages
 from re4.exporting.settings import RecallTarget
 
 
@@ -20,7 +20,7 @@ def die(*args: object, **options: object) -> None:
 
 
 torch.set_num_threads(1)
-indexing.tune = die
+index_stages.tune = die
 publish_run(
     interrupted_run(),
     Path(sys.argv[1]),

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from re4.bundle import exact_search as exact
+from re4.bundle.scoring import exact_search as exact
 from re4.bundle.scoring.exact_search import exact_search, exact_thresholds, merged_recall, recall_of
 
 

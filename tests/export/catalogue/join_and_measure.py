@@ -24,9 +24,9 @@ from re4.exporting.rebuild import live_items as selecting
 from re4.exporting.sources.given_vectors import read_npy
 from re4.exporting.sources.version_inputs import VersionInputs
 from re4.training.data.catalogue import read_catalogue
-from re4.training.data.tables import materialize as keeping
+from re4.training.data.tables import row_store
 
-for module in (keeping, items, attributes):
+for module in (row_store, items, attributes):
     module.CHUNK_ROWS = 16_384
 cold._CHUNK_ROWS = selecting._CHUNK_ROWS = 16_384
 
@@ -46,7 +46,7 @@ def join(folder: Path) -> None:
         evaluation={},
         lineage={},
     )
-    catalogue = read_catalogue(folder / "catalogue.parquet", "item_id", keeping.in_folder(folder))
+    catalogue = read_catalogue(folder / "catalogue.parquet", "item_id", row_store.in_folder(folder))
     live: Any = selecting.select_live_items(inputs, catalogue, folder / "live.npy", folder).inputs
     write_item_ids(folder, live.items.ids.to_write())
     write_attributes(folder, choose_attributes(live.items.columns).columns, len(live.vectors_ND))

@@ -12,7 +12,7 @@ from re4.exporting.catalogue import cold_start as cold
 from re4.exporting.catalogue.cold_start import SHRINKAGE, start_cold_items
 from re4.exporting.catalogue.items import columns_of
 from re4.exporting.sources.version_inputs import VersionInputs
-from re4.training.data.tables import materialize as keeping
+from re4.training.data.tables import row_store
 
 TRAINED = pl.DataFrame(
     {
@@ -73,7 +73,7 @@ def test_without_attributes_they_start_at_the_mean(num_cold: int, tmp_path: Path
 def test_chunks_change_nothing(num_rows: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     whole, _ = starting_vectors(VECTORS, TRAINED, COLD, tmp_path)
     monkeypatch.setattr(cold, "_CHUNK_ROWS", num_rows)
-    monkeypatch.setattr(keeping, "CHUNK_ROWS", num_rows + 1)
+    monkeypatch.setattr(row_store, "CHUNK_ROWS", num_rows + 1)
     monkeypatch.setattr(attributes, "_MIN_SEEN_AGAIN", 1)
     found, _ = starting_vectors(VECTORS, TRAINED, COLD, tmp_path)
     np.testing.assert_allclose(found, whole, rtol=1e-5)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from re4.benchmarks.synthetic.vectors import VectorSpace
-from re4.bundle import exact_search as exact
+from re4.bundle.scoring import exact_search as exact
 from re4.bundle.scoring.exact_search import exact_search, exact_thresholds
 from re4.common.errors import ExportError, UsageError
 from re4.exporting.index import memory_estimate as memory

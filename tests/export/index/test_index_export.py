@@ -17,7 +17,7 @@ from re4.bundle.verify import verify_version
 from re4.common.errors import ExportError, UsageError
 from re4.exporting import assemble as assembling
 from re4.exporting.exporter import export_run
-from re4.exporting.index import make as indexing
+from re4.exporting.index import index_stages
 from re4.exporting.index.frontier_plot import FRONTIER
 from re4.exporting.index.index_names import MAX_FLAT_ITEMS, RECIPES, choose_index
 from re4.exporting.settings import RecallTarget, VersionSettings
@@ -148,7 +148,7 @@ def test_auto_chooses_by_size_and_says_why_in_one_line(num_items: int, name: str
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("dim", [7, 64])
 def test_every_recipe_fits_every_width(name: str, dim: int) -> None:
-    factory, reason = indexing.factory_for(VersionSettings(index=name), 100_000, dim)
+    factory, reason = index_stages.factory_for(VersionSettings(index=name), 100_000, dim)
     assert factory
     assert reason is None
 
@@ -183,6 +183,6 @@ def test_the_choice_of_auto_is_logged_and_kept(
 )
 def test_auto_keeps_to_the_memory_limit(limit_gib: int | None, factory: str, reason: str) -> None:
     limit = None if limit_gib is None else f"{limit_gib}GiB"
-    chosen, why = indexing.factory_for(VersionSettings(memory_limit=limit), 10**8, 64)
+    chosen, why = index_stages.factory_for(VersionSettings(memory_limit=limit), 10**8, 64)
     assert chosen == factory
     assert reason in why

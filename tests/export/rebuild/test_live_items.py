@@ -22,7 +22,7 @@ from re4.exporting.rebuild import live_items as selecting
 from re4.exporting.rebuild.live_items import LiveItems, select_live_items
 from re4.exporting.sources.version_inputs import VersionInputs
 from re4.training.data.catalogue import read_catalogue
-from re4.training.data.tables import materialize as keeping
+from re4.training.data.tables import row_store
 from re4.training.data.tables.ids import duplicate_ids
 from re4.training.data.tables.row_store import in_folder
 
@@ -125,7 +125,7 @@ def test_chunks_change_no_byte(seed: int, tmp_path: Path, monkeypatch: pytest.Mo
     digests: list[Any] = []
     for at_once in (None, 13, 64):
         if at_once is not None:
-            for module in (keeping, items, attributes):
+            for module in (row_store, items, attributes):
                 monkeypatch.setattr(module, "CHUNK_ROWS", at_once)
             # Not cold: sums are rounded in the order of their parts.
             monkeypatch.setattr(selecting, "_CHUNK_ROWS", at_once)
@@ -153,7 +153,7 @@ def test_ids_are_distinguished_by_more_than_their_hashes(monkeypatch: pytest.Mon
 def test_rows_that_are_too_many_are_counted_over_all_chunks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeping, "CHUNK_ROWS", 2)
+    monkeypatch.setattr(row_store, "CHUNK_ROWS", 2)
     (tmp_path / "c.csv").write_text("item_id\nx\ny\nz\nx\ny\nx\n")
     with pytest.raises(DataError, match="3 rows too many, the first for 'x'"):
         read_catalogue(tmp_path / "c.csv", "item_id", in_folder(tmp_path))

@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 
 from re4.benchmarks.scale.stage_monitor import StageMonitor
-from re4.bundle import exact_search as exact
 from re4.bundle.array_files import open_array
 from re4.bundle.golden import GoldenQueries
+from re4.bundle.scoring import exact_search as exact
 from re4.exporting.index.index_stages import make_index
 from re4.exporting.rebuild import quality_gates as gates
 from re4.exporting.settings import VersionSettings

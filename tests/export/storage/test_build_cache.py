@@ -18,7 +18,7 @@ from re4.bundle.publishing.retention import prune
 from re4.bundle.verify import verify_version
 from re4.common.errors import ExportError
 from re4.exporting import assemble as assembling
-from re4.exporting.index import make as indexing
+from re4.exporting.index import index_stages
 from re4.exporting.settings import RecallTarget
 from re4.exporting.storage import build_cache as checkpoints
 from re4.exporting.storage.build_cache import BuildCache
@@ -76,7 +76,7 @@ def test_a_killed_export_goes_on_and_publishes_what_it_would_have(tmp_path: Path
     )
     assert died.returncode == -signal.SIGKILL, died.stderr
     (folder,) = left(tmp_path / "killed")
-    interrupt(indexing, "tune", tmp_path / "killed")
+    interrupt(index_stages, "tune", tmp_path / "killed")
     assert left(tmp_path / "killed") == [folder]  # however often
     publish_run(interrupted_run(), tmp_path / "killed", index=INDEX_KIND, target=TARGET)
     assert len(logged) == 2
@@ -96,7 +96,7 @@ def test_a_killed_export_goes_on_and_publishes_what_it_would_have(tmp_path: Path
 def test_a_tuned_index_is_not_tuned_again(bundles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder,) = left(bundles)
     tuned = json.loads(next(folder.glob("tuned-*.json")).read_text())
-    monkeypatch.setattr(indexing, "tune", stop)
+    monkeypatch.setattr(index_stages, "tune", stop)
     publish_run(interrupted_run(), bundles, index=INDEX_KIND, target=TARGET)
     assert verify_version(live_version(bundles)).index.model_dump(mode="json") == tuned
     assert not left(bundles)
