@@ -15,7 +15,7 @@ from re4.common.errors import ServerError
 from re4.serving.observability.recall_sample import RecallSample
 from re4.serving.processes.messages import CommandFailed, Heartbeat, PortOpened, StartWorker, from_line
 from re4.serving.processes.report_stream import ReportStream
-from re4.serving.processes.worker_process import WorkerProcess
+from re4.serving.processes.worker_handle import WorkerProcess
 
 METRICS = ("--metrics-address", "127.0.0.1:0")
 START = StartWorker(number=1, host="127.0.0.1", port=1, settings="", path=None, folder="", hidden={})
@@ -96,7 +96,7 @@ def test_a_worker_that_sends_heartbeats_is_not_unresponsive(
         f"for number in 1 2 3; do read command; echo '{beat}'; done\nread command\n"
     )
     worker.chmod(0o755)
-    monkeypatch.setattr("re4.serving.processes.worker_process.sys.executable", str(worker))
+    monkeypatch.setattr("re4.serving.processes.worker_handle.sys.executable", str(worker))
     intervals: list[int] = []
 
     async def main() -> None:
@@ -110,7 +110,7 @@ def test_a_worker_that_sends_heartbeats_is_not_unresponsive(
                 assert isinstance(await anext(reports), Heartbeat)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("re4.serving.processes.worker_process.asyncio.sleep", interval)
+            patch.setattr("re4.serving.processes.worker_handle.asyncio.sleep", interval)
             await process.wait_until_unresponsive(interval_s=1, num_intervals=2)
         await process.stop(60)
 
