@@ -105,12 +105,19 @@ def prepare(
     split: Annotated[
         SplitBy | None,
         typer.Option(
-            help="user (default): 80% of users train, 10% validate, 10% test. time: about 80%, 10% and 10% "
-            "of events lie before, between and after two cut times."
+            help="user (default): 80% of users train, 10% validate, 10% test, by a hash of the id. time: "
+            "about 80%, 10% and 10% of events lie before, between and after two cut times."
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help=f"Draws the held-out users. Default: {DEFAULT_SEED}.")
+        int | None, typer.Option(min=0, help=f"Seed of the hash of user ids. Default: {DEFAULT_SEED}.")
+    ] = None,
+    cuts: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="DATE DATE",
+            help="The two cut times of --split time, as ISO 8601, instead of 80% and 90%.",
+        ),
     ] = None,
     user_column: Annotated[str, typer.Option(help="The event log's column of user ids.")] = "user",
     item_column: Annotated[str, typer.Option(help="The event log's column of item ids.")] = "item",
@@ -133,7 +140,13 @@ def prepare(
     """
     from re4.training.data.prepare import prepare_data, prepare_sequences
 
-    for_events = {"min_events": min_events, "max_user_events": max_user_events, "split": split, "seed": seed}
+    for_events = {
+        "min_events": min_events,
+        "max_user_events": max_user_events,
+        "split": split,
+        "seed": seed,
+        "cuts": cuts,
+    }
     given: dict[str, Any] = {name: value for name, value in for_events.items() if value is not None}
     files = _sequence_files(input_format, {"events": events, **for_events}, train, valid, test)
     if events is None:

@@ -19,9 +19,10 @@ from re4.training.data.item_order import order_items
 from re4.training.data.k_core import k_core
 from re4.training.data.layout import SPLITS, SplitName
 from re4.training.data.sequences import read_sequences
-from re4.training.data.split import split_by_time, split_by_user
+from re4.training.data.split import HASH_RULE, split_by_time, split_by_user
 from re4.training.data.tables.open_table import TableSource
 from re4.training.data.tables.row_store import in_memory
+from re4.training.data.timestamps import Timestamps
 from re4.training.data.writing import refuse_existing, write_dataset
 
 SplitBy = Literal["user", "time"]
@@ -41,6 +42,7 @@ def prepare_data(
     max_user_events: int = DEFAULT_MAX_USER_EVENTS,
     split: SplitBy = "user",
     seed: int = DEFAULT_SEED,
+    cuts: tuple[str, str] | None = None,
     now_s: float | None = None,
 ) -> Dataset:
     """Prepare a data set for training from an event log, as `re4 data prepare` does.
@@ -58,9 +60,11 @@ def prepare_data(
         min_events: Users and items with fewer events are dropped, until none are left; 1 drops
             nothing.
         max_user_events: Of users with more events, only the newest ones stay.
-        split: How train, valid and test are separated: by user (80, 10 and 10 % of the users), or
-            by time.
-        seed: Draws the held-out users of a split by user.
+        split: How train, valid and test are separated: by user (80, 10 and 10 % of the users, by a
+            hash of the id and the seed), or by time.
+        seed: Of the hash that holds out users.
+        cuts: The two cuts of a split by time, as ISO 8601; None for about 80, 10 and 10 % of the
+            events.
         now_s: Seconds since 1970; events more than a day later are dropped. None for the present
             time.
 
@@ -74,12 +78,15 @@ def prepare_data(
         raise UsageError(f"--max-user-events is {max_user_events}; it must be at least 1")
     if split not in get_args(SplitBy):
         raise UsageError(f"--split is {split!r}; choose one of {', '.join(get_args(SplitBy))}")
+    if cuts is not None and split != "time":
+        raise UsageError("--cuts belongs to --split time")
     out = Path(out)
     refuse_existing(out)
     described = _read_catalogue(catalogue, catalogue_item_column or item_column)
     with progress(f"preparing {out}", _NUM_STEPS) as bar:
         log = read_events(events, Columns(user=user_column, item=item_column, timestamp=timestamp_column))
         bar.advance()
+        cut_times = None if cuts is None else _cut_times(log.timestamps, cuts)
         cleaned = clean_events(
             log.events,
             log.timestamps,
@@ -89,7 +96,7 @@ def prepare_data(
         filtered = k_core(cleaned.events, min_events)
         kept = filtered.events
         bar.advance()
-        parts = split_by_user(kept, seed) if split == "user" else split_by_time(kept)
+        parts = split_by_user(kept, seed) if split == "user" else split_by_time(kept, cut_times)
         bar.advance()
         date_of = log.timestamps.date_of
         prepared: dict[str, JsonValue] = {
@@ -106,9 +113,9 @@ def prepare_data(
             "split": split,
         }
         if parts.cuts is None:
-            prepared["seed"] = seed
+            prepared |= {"split_rule": HASH_RULE, "seed": seed}
         else:
-            prepared["cuts"] = [date_of(cut) for cut in parts.cuts]
+            prepared["cuts"] = [date_of(cut, precise=True) for cut in parts.cuts]
         if cleaned.examples:
             prepared["examples_of_what_was_dropped"] = list(cleaned.examples)
         dropped = {
@@ -155,6 +162,13 @@ def prepare_sequences(
         )
         bar.advance()
     return dataset
+
+
+def _cut_times(timestamps: Timestamps, cuts: tuple[str, str]) -> tuple[float, float]:
+    first, second = timestamps.value_of(cuts[0]), timestamps.value_of(cuts[1])
+    if first >= second:
+        raise UsageError(f"--cuts {cuts[0]} {cuts[1]}: the first one must lie before the second one")
+    return first, second
 
 
 def _read_catalogue(source: TableSource | None, item_column: str) -> Catalogue | None:

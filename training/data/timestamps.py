@@ -43,12 +43,30 @@ class Timestamps:
     units_per_second: float
     """Units of `values` in a second."""
 
-    def date_of(self, value: float) -> str:
-        """Write one of the values as an ISO 8601 date and time in UTC, or as a number where no date fits."""
+    def date_of(self, value: float, *, precise: bool = False) -> str:
+        """Write one of the values as an ISO 8601 date and time in UTC, or as a number where no date fits.
+
+        Args:
+            value: The time.
+            precise: Whether to write a fraction of a second, to microseconds; without it, seconds
+                are cut off.
+        """
         try:
-            return datetime.fromtimestamp(value / self.units_per_second, UTC).isoformat(timespec="seconds")
+            date = datetime.fromtimestamp(value / self.units_per_second, UTC)
         except (ValueError, OverflowError, OSError):
             return f"{value:g}"
+        return date.isoformat(timespec="auto" if precise else "seconds")
+
+    def value_of(self, date: str) -> float:
+        """Read an ISO 8601 date or time, UTC without a zone, as a value in the unit of the column.
+
+        Raises:
+            DataError: It is no date.
+        """
+        microseconds = parse_timestamps("a cut", pl.Series([date], dtype=pl.String))
+        if microseconds.notation != "ISO 8601":
+            raise DataError(f"{date!r} is no date; give ISO 8601, such as 2024-05-31 or 2024-05-31T12:00:00Z")
+        return int(microseconds.values[0]) * self.units_per_second / 1e6
 
 
 def parse_timestamps(where: str, column: pl.Series) -> Timestamps:

@@ -52,7 +52,7 @@ def test_wide_free_vectors_hold_what_narrow_ones_cannot(dataset, chances_UN):
         for dim in (2, 16)
     }
     best = evaluate_scores(chances_UN, dataset, exclude_history=False).recall_20
-    assert recall[2] < 0.8 * best
+    assert recall[2] < 0.85 * best
     assert recall[16] > 0.97 * best
 
 

@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from re4 import cli
 from re4.training.data.dataset import Dataset
 from re4.training.data.layout import SPLITS
+from re4.training.data.split import user_parts
 
 Row = tuple[object, object, object]
 Write = Callable[[Sequence[Row]], Path]
@@ -58,10 +60,12 @@ def test_an_event_log_becomes_a_data_set_and_a_summary(re4: Run, event_csv: Writ
     assert dataset.info.user_id_kind == "string"
     assert dataset.info.prepared["timestamp_notation"] == "seconds since 1970"
     assert dataset.info.prepared["first_event"] == "2020-09-13T12:26:40+00:00"
+    assert (dataset.info.prepared["split_rule"], dataset.info.prepared["seed"]) == ("hash of the user id", 0)
+    parts = user_parts(pl.Series([f"u{user:03}" for user in range(60)]), 0)
     assert {split: dataset.info.splits[split].num_users for split in SPLITS} == {
-        "train": 48,
-        "valid": 6,
-        "test": 6,
+        "train": np.sum(parts > 1),
+        "valid": np.sum(parts == 0),
+        "test": np.sum(parts == 1),
     }
     ids = dataset.items()["item_id"].to_list()
     by_user = {user: sorted(r for r in rows if r[0] == user and r[1] in ids) for user, _, _ in rows}
@@ -133,6 +137,40 @@ def test_a_split_by_time_never_trains_on_the_future(re4: Run, event_csv: Write, 
     assert [ids[row] for row in dataset.train.items_E] == [
         item for user in dataset.users("train") for owner, _, item in early if owner == user
     ]
+
+
+@pytest.mark.parametrize("unit", [1, 1000])
+def test_given_cuts_are_the_cuts_in_the_unit_of_the_log(
+    re4: Run, event_csv: Write, tmp_path: Path, unit: int
+) -> None:
+    rows: list[Row] = [(user, item, int(time) * unit) for user, item, time in shop()]
+    cuts = ("2020-09-13T12:34:00Z", "2020-09-13T12:36:00.5Z")
+    words = ("--split", "time", "--cuts", *cuts, "--json")
+    code, out, _ = re4("prepare", "--events", event_csv(rows), "--out", tmp_path / "shop", *words)
+    assert code == 0
+    recorded = json.loads(out)["prepared"]["cuts"]
+    assert recorded == ["2020-09-13T12:34:00+00:00", "2020-09-13T12:36:00.500000+00:00"]
+    dataset = Dataset.open(tmp_path / "shop")
+    ids = dataset.items()["item_id"].to_list()
+    first = (1_600_000_000 + 7 * 60 + 20) * unit
+    assert dataset.train.num_events == sum(time < first for _, item, time in rows if item in ids)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("--cuts", "2020-09-13", "2020-09-14"), 2, "--cuts belongs to --split time"),
+        (("--split", "time", "--cuts", "2020-09-14", "2020-09-13"), 2, "must lie before the second"),
+        (("--split", "time", "--cuts", "1600000000", "1600000001"), 1, "is no date"),
+        (("--split", "time", "--cuts", "now", "then"), 1, "ISO 8601"),
+    ],
+)
+def test_cuts_that_cannot_be(
+    re4: Run, event_csv: Write, tmp_path: Path, words: tuple[str, ...], code: int, message: str
+) -> None:
+    ended, _, err = re4("prepare", "--events", event_csv(shop()), "--out", tmp_path / "shop", *words)
+    assert (ended, message in " ".join(err.split())) == (code, True)
+    assert not (tmp_path / "shop").exists()
 
 
 def test_json_is_one_object_and_nothing_else(re4: Run, event_csv: Write, tmp_path: Path) -> None:

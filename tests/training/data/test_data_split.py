@@ -1,3 +1,6 @@
+import zlib
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -7,7 +10,7 @@ from hypothesis import strategies as st
 from re4.common.errors import DataError
 from re4.training.data.dataset import Sequences
 from re4.training.data.events import Events
-from re4.training.data.split import split_by_time, split_by_user
+from re4.training.data.split import split_by_time, split_by_user, user_parts
 
 User = list[tuple[int, int]]  # (time, item), rising in time
 
@@ -47,8 +50,11 @@ def test_by_user_every_user_is_in_one_split_with_all_events(users: list[User], s
     try:
         split = split_by_user(events_of(users), seed)
     except DataError:
-        # Right only where there is no room: too few users, or held-out ones with a single event.
-        assert len(users) < 3 or min(len(user) for user in users) == 1
+        parts = user_parts(pl.Series(range(len(users))), seed).tolist()
+        of_part = {min(part, 2): [] for part in (0, 1, 2)}
+        for part, events in zip(parts, users, strict=True):
+            of_part[min(part, 2)].append(len(events))
+        assert not of_part[2] or max(of_part[0], default=1) == 1 or max(of_part[1], default=1) == 1
         return
     codes = [code for name in ("train", "valid", "test") for code in split.users[name].tolist()]
     assert len(codes) == len(set(codes)) == len(users) - split.dropped["held_out_users_with_one_event"]
@@ -58,12 +64,61 @@ def test_by_user_every_user_is_in_one_split_with_all_events(users: list[User], s
             assert num_history == (len(items) if name == "train" else int(len(items) * 4 // 5))
 
 
-@pytest.mark.parametrize(
-    ("num_users", "counts"), [(3, (1, 1, 1)), (10, (8, 1, 1)), (104, (84, 10, 10)), (1000, (800, 100, 100))]
-)
-def test_by_user_is_eight_to_one_to_one(num_users: int, counts: tuple[int, int, int]) -> None:
-    split = split_by_user(events_of(random_users(num_users)), 0)
-    assert tuple(len(split.users[name]) for name in ("train", "valid", "test")) == counts
+@pytest.mark.parametrize("seed", [0, 1, 2**64 - 1, 2**70])
+@pytest.mark.parametrize("kind", [pl.Int64, pl.String])
+def test_by_user_about_a_tenth_each_is_held_out(seed: int, kind: type[pl.DataType]) -> None:
+    counts = np.bincount(user_parts(pl.Series(range(100_000)).cast(kind), seed), minlength=10)
+    assert len(counts) == 10
+    assert (np.abs(counts - 10_000) < 500).all(), "five standard deviations"
+
+
+def test_by_user_the_hash_is_the_documented_one() -> None:
+    def mix(value: int) -> int:
+        value = (value + 0x9E3779B97F4A7C15) % 2**64
+        value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        value = (value ^ value >> 27) * 0x94D049BB133111EB % 2**64
+        return value ^ value >> 31
+
+    ids = ["", "a", "00123", "Zoë", "用户", *(str(number) for number in range(-50, 50))]
+    for seed in (0, 7):
+        expected = [mix(zlib.crc32(text.encode()) ^ mix(seed)) % 10 for text in ids]
+        assert user_parts(pl.Series(ids), seed).tolist() == expected
+    assert mix(0) == 0xE220A8397B1DCDAF, "the first output of SplitMix64 for the state 0"
+
+
+log = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=30, unique=True)
+
+
+@given(today=log, added=log, seed=st.integers(0, 5), data=st.data())
+def test_by_user_a_part_depends_on_nothing_but_id_and_seed(
+    today: list[int], added: list[int], seed: int, data: st.DataObject
+) -> None:
+    parts = dict(zip(today, user_parts(pl.Series(today, dtype=pl.Int64), seed).tolist(), strict=True))
+    tomorrow = data.draw(st.permutations(sorted({*today, *added})))
+    later = user_parts(pl.Series(tomorrow, dtype=pl.Int64), seed).tolist()
+    as_text = user_parts(pl.Series([str(user) for user in tomorrow]), seed).tolist()
+    assert later == as_text
+    assert parts.items() <= dict(zip(tomorrow, later, strict=True)).items()
+
+
+@given(seed=st.integers(0, 20))
+def test_by_user_no_held_out_user_of_tomorrow_is_trained_on_today(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    users = random_users(300, seed=seed)
+    names = pl.Series(rng.permutation(10_000)[:300]).cast(pl.String)
+
+    def ids(part: slice, order: np.ndarray) -> dict[str, set[str]]:
+        chosen = order[part]
+        events = events_of([users[code] for code in chosen])
+        split = split_by_user(replace(events, user_ids=names.gather(chosen)), 3)
+        return {name: set(names.gather(chosen[codes])) for name, codes in split.users.items()}
+
+    order = rng.permutation(300)
+    today, tomorrow = ids(slice(0, 200), order), ids(slice(None), rng.permutation(300))
+    assert not today["train"] & (tomorrow["valid"] | tomorrow["test"])
+    assert not tomorrow["train"] & (today["valid"] | today["test"])
+    for name in today:
+        assert today[name] <= tomorrow[name]
 
 
 def test_by_user_the_seed_decides() -> None:
@@ -83,7 +138,7 @@ def test_by_user_the_history_is_the_first_four_fifths_rounded_down() -> None:
 
 
 def test_by_user_two_users_are_too_few() -> None:
-    with pytest.raises(DataError, match="train would have no users out of 2"):
+    with pytest.raises(DataError, match=r"test would have no users out of 2.*another --seed"):
         split_by_user(events_of(random_users(2)), 0)
 
 
@@ -147,6 +202,35 @@ def test_by_time_works_on_fractional_times() -> None:
     whole, fractional = split_by_time(events), split_by_time(halved)
     for name in ("train", "valid", "test"):
         assert lists(whole.sequences[name]) == lists(fractional.sequences[name])
+
+
+@given(seed=st.integers(0, 50))
+def test_by_time_nothing_trained_on_today_is_a_target_tomorrow(seed: int) -> None:
+    """The log grows at its end; the cuts are the default ones."""
+    rng = np.random.default_rng(seed)
+    users = random_users(40, seed=seed)
+    today = [[event for event in user if event[0] < 60] for user in users]
+    older = [user for user in today if user] + [[(0, 0), (1, 1)]]
+    newer = [*older, *([(60 + int(step), 5) for step in sorted(rng.integers(0, 40, 5))] for _ in range(20))]
+    newer = [
+        user + [event for event in users[code % 40] if event[0] >= 60] for code, user in enumerate(newer)
+    ]
+    first, later = split_by_time(events_of(older)), split_by_time(events_of([sorted(u) for u in newer]))
+    assert first.cuts is not None
+    assert later.cuts is not None
+    assert later.cuts[0] >= first.cuts[0], "targets lie at or after the cut, what is trained on before it"
+
+
+def test_by_time_given_cuts_hold_whatever_the_log() -> None:
+    users = random_users(60)
+    for part in (users, users[:50], [user[2:] for user in users]):
+        split = split_by_time(events_of(part), (70, 90))
+        assert split.cuts == (70, 90)
+        for name, start, end in (("valid", 70, 90), ("test", 90, 1000)):
+            for code, (items, number) in zip(
+                split.users[name].tolist(), lists(split.sequences[name]), strict=True
+            ):
+                assert items[number:] == [item for time, item in part[code] if start <= time < end]
 
 
 def test_by_time_one_moment_cannot_be_cut() -> None:
