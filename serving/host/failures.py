@@ -8,6 +8,10 @@ _TRANSIENT_ERRNOS: Final = (EAGAIN, EINTR, EIO, EMFILE, ENFILE, ENOMEM, ESTALE, 
 """Conditions of the machine or of a network file system, not of a file's content."""
 
 
+_OUT_OF_MEMORY_TEXTS: Final = ("bad_alloc", "bad allocation", "Failed to allocate memory")
+"""Parts of the messages of FAISS and ONNX Runtime where an allocation failed."""
+
+
 def exit_reason(code: int | None) -> str:
     """Return how a process ended. Real-time signals have a number only."""
     if code is None or code >= 0:
@@ -21,7 +25,7 @@ def exit_reason(code: int | None) -> str:
 def is_transient(error: BaseException | None) -> bool:
     """Return whether an error, or an error that caused it, may not occur again with the same files."""
     while error is not None:
-        if isinstance(error, MemoryError):
+        if isinstance(error, MemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY_TEXTS):
             return True
         if isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNOS:
             return True

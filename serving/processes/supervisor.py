@@ -84,7 +84,11 @@ class _Supervisor:
         self._recall = RecallMonitor(settings.recall_cpu_share, self._metrics.observe_recall)
         self._hidden = HiddenWatcher(bundles, self._hide)
         self._versions = VersionWatcher(
-            bundles, self._check, on_live=self._go_live, on_refused=self._record_refusal
+            bundles,
+            self._check,
+            on_live=self._go_live,
+            on_refused=self._record_refusal,
+            poll_interval_s=settings.poll_interval_s,
         )
         self._live: Path | None = None
         self._lease: VersionLease | None = None

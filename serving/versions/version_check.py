@@ -3,23 +3,39 @@
     python -m re4.serving.versions.version_check '{"path": …}'
 
 The child verifies every byte before a parser opens a file, loads the version as a worker would, runs its
-golden queries, and prints one line of JSON. The module's own imports are light: the supervisor calls
+golden queries, and prints one line of JSON. Its memory, CPU time and written files are limited, so that no
+version takes what the live one needs. The module's own imports are light: the supervisor calls
 `check_version` and holds neither FAISS nor ONNX Runtime.
 """
 
 import asyncio
 import json
+import math
 import os
+import resource
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from re4.bundle.verify import MAX_HASHING_THREADS
 from re4.common.errors import BundleDamagedError, BundleError, BundleMismatchError, Re4Error, ServerError
+from re4.serving.host.cgroups import available_memory_bytes
 from re4.serving.host.failures import exit_reason, is_transient
 from re4.serving.host.threads import COMPUTE_ENVIRONMENT
 from re4.serving.settings import ServerSettings
 
+_KILLED_WITHIN_S: Final = 5.0
+"""How long to wait for the end of a killed child."""
+_MEMORY_SHARE: Final = 0.8
+"""Of the memory that is free when a check begins, the part that the check may use."""
+_MIN_MEMORY_BYTES: Final = 512 << 20
+"""Enough for the libraries and a small version, also where little is free at the moment."""
+_MAX_CORES: Final = MAX_HASHING_THREADS + 1
+"""Busy threads of a check, at most: its limit of CPU time is as many times its time limit."""
+_MAX_LOG_BYTES: Final = 1 << 20
+"""Most bytes that a check may append to the log, where that is a file. It writes no other file."""
 _ERRORS = {error.__name__: error for error in (BundleError, BundleDamagedError, BundleMismatchError)}
 
 
@@ -54,7 +70,8 @@ async def check_version(path: Path, settings: ServerSettings) -> None:
     finally:
         if child.returncode is None:
             child.kill()
-            await child.wait()
+            with suppress(TimeoutError):  # it waits for a dead file system: the system ends it later
+                await asyncio.wait_for(child.wait(), _KILLED_WITHIN_S)
     _raise_failure(path, child.returncode, output)
 
 
@@ -85,10 +102,14 @@ def main() -> None:
     # The result goes to the original stdout; what a library prints joins the log.
     result = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    settings = ServerSettings.from_json(request["settings"])
     try:
-        load_and_try(Path(request["path"]), ServerSettings.from_json(request["settings"]))
+        limit_resources(settings)
+        load_and_try(Path(request["path"]), settings)
     except (Re4Error, OSError, MemoryError) as error:
         message = str(error) if isinstance(error, Re4Error) else f"{request['path']}: {error!r}"
+        if isinstance(error, MemoryError):
+            message += f": the check may use {_MEMORY_SHARE:.0%} of the memory that is free when it begins"
         failure = {
             "error": type(error).__name__,
             "message": message,
@@ -101,6 +122,24 @@ def main() -> None:
 def _end_with_parent() -> None:
     os.read(sys.stdin.fileno(), 1)  # nothing is ever sent
     os._exit(1)
+
+
+def limit_resources(settings: ServerSettings) -> None:
+    """Limit this process's memory, CPU time and written files.
+
+    Memory is that of the process alone (RLIMIT_DATA), because mapped files, such as the vectors, can be
+    reclaimed at any time. Without the memory check it has no limit.
+    """
+    if settings.memory_check:
+        free_bytes = available_memory_bytes()
+        _limit(resource.RLIMIT_DATA, max(int(free_bytes * _MEMORY_SHARE), _MIN_MEMORY_BYTES))
+    _limit(resource.RLIMIT_CPU, math.ceil(settings.check_timeout_s * _MAX_CORES))
+    _limit(resource.RLIMIT_FSIZE, os.fstat(sys.stderr.fileno()).st_size + _MAX_LOG_BYTES)
+
+
+def _limit(kind: int, value: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
 def load_and_try(path: Path, settings: ServerSettings) -> None:

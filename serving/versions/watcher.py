@@ -1,6 +1,9 @@
 """Following a bundle directory: the live version that `CURRENT` names, and the items that `HIDDEN` lists."""
 
+import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Hashable
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import Final
@@ -17,12 +20,15 @@ _FIRST_RETRY_S: Final = 1.0
 _LONGEST_RETRY_S: Final = 300.0
 """Between two checks of a version: a check costs seconds of CPU time."""
 
+_log = logging.getLogger(__name__)
+
 
 class VersionWatcher:
     """Checks each new version once and reports whether it goes live.
 
     A version that fails its check stays refused until `CURRENT` is written again: by a rollback to it, or by
-    a repair and a new publication. A check that fails for a transient reason is retried with backoff.
+    a repair and a new publication. A check that fails for a transient reason is retried with backoff. A check
+    that still runs when `CURRENT` names another version is cancelled.
     """
 
     def __init__(
@@ -32,6 +38,7 @@ class VersionWatcher:
         *,
         on_live: Callable[[Path], None],
         on_refused: Callable[[str, str], None],
+        poll_interval_s: float = 1.0,
         clock_s: Callable[[], float] = monotonic,
     ) -> None:
         """Watch a directory.
@@ -44,12 +51,14 @@ class VersionWatcher:
                 a newer one was given up.
             on_refused: Called with the name of a refused version, or `CURRENT` where that names none, and
                 the reason.
+            poll_interval_s: Between two reads of `CURRENT` while a check runs.
             clock_s: Seconds since any moment.
         """
         self._bundles = bundles
         self._check = check
         self._on_live = on_live
         self._on_refused = on_refused
+        self._poll_interval_s = poll_interval_s
         self._live: Path | None = None
         self._named = CURRENT
         self._has_refused = False
@@ -67,7 +76,8 @@ class VersionWatcher:
             BundleError: there is none, or it fails its check.
         """
         path = live_version(self._bundles)
-        await self._check(path)
+        while not await self._is_checked(path):
+            path = live_version(self._bundles)
         self._live = path
         return path
 
@@ -87,12 +97,29 @@ class VersionWatcher:
         self._named = CURRENT
         path = live_version(self._bundles)
         self._named = path.name
-        if path != self._live:
-            await self._check(path)
-        elif not self._has_refused:
-            return
+        if path == self._live:
+            if not self._has_refused:
+                return
+        elif not await self._is_checked(path):
+            return  # the next poll sees the newer mark
         self._live, self._has_refused = path, False
         self._on_live(path)
+
+    async def _is_checked(self, path: Path) -> bool:
+        """Check a version; False where the check was cancelled because `CURRENT` names another one now."""
+        checking = asyncio.ensure_future(self._check(path))
+        try:
+            while not (await asyncio.wait({checking}, timeout=self._poll_interval_s))[0]:
+                with suppress(Exception):  # CURRENT may be missing for a moment
+                    if live_version(self._bundles) != path:
+                        _log.warning("the check of %s is cancelled: CURRENT names another version", path.name)
+                        return False
+            checking.result()
+        finally:
+            checking.cancel()
+            with suppress(Exception, asyncio.CancelledError):
+                await checking
+        return True
 
     def _refuse(self, failure: str) -> None:
         self._has_refused = True

@@ -1,6 +1,7 @@
 """No wrong version passes its check, and none harms the process that starts it."""
 
 import asyncio
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -10,6 +11,7 @@ from damaged_versions import CHANGED_FILES, WRONG_PARTS, endless_loop, publish
 from small_bundles import SmallVersion
 
 from re4.common.errors import BundleDamagedError, BundleError, ServerError
+from re4.serving.host.cgroups import available_memory_bytes
 from re4.serving.settings import ServerSettings
 from re4.serving.versions.version_check import check_version, load_and_try
 
@@ -106,18 +108,52 @@ def test_a_check_that_is_killed_is_no_verdict_on_the_version(ending: str, text: 
         check(dying(ending))
 
 
+def verify_by(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the check's process run this code in place of the verification."""
+    (folder / "sitecustomize.py").write_text(
+        "import sys\nif 're4.serving.versions.version_check' in sys.orig_argv:\n"
+        "    import resource\n    from re4.bundle import verify\n"
+        "    from re4.common.errors import BundleError\n"
+        f"    def run(path):\n{textwrap.indent(code, ' ' * 8)}\n    verify.verify_version = run\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{folder}:{Path(__file__).parents[3]}")
+
+
 @pytest.mark.parametrize("error", ["OSError(24, 'Too many open files')", "MemoryError()"])
 def test_a_check_without_files_or_memory_is_no_verdict_on_the_version(
     error: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The failure is in the context of the bundle's own error, as its readers raise it."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys\nif 're4.serving.versions.version_check' in sys.orig_argv:\n"
-        "    from re4.bundle import verify\n    from re4.common.errors import BundleError\n"
-        f"    def fail(_):\n        try:\n            raise {error}\n"
-        "        except Exception:\n            raise BundleError('no way to look at it') from None\n"
-        "    verify.verify_version = fail\n"
+    verify_by(
+        f"try:\n    raise {error}\n"
+        "except Exception:\n    raise BundleError('no way to look at it') from None\n",
+        *(tmp_path, monkeypatch),
     )
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[3]}")
     with pytest.raises(ServerError, match="no way to look at it"):
         check(folder / SmallVersion().publish(folder))
+
+
+def test_the_check_may_not_use_all_free_memory(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an archive that inflates to far more than its size would. The memory is reserved, not touched."""
+    num_bytes = max(int(available_memory_bytes() * 0.9), 1 << 30)
+    verify_by(f"bytearray({num_bytes})\nraise BundleError('there was no limit')", tmp_path, monkeypatch)
+    path = folder / SmallVersion().publish(folder)
+    with pytest.raises(ServerError, match="may use 80% of the memory that is free"):
+        check(path)
+    with pytest.raises(BundleError, match="there was no limit"):
+        check(path, memory_check=False)
+
+
+def test_the_check_has_limits_of_cpu_time_and_written_files(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "cpu_s, _ = resource.getrlimit(resource.RLIMIT_CPU)\n"
+        "try:\n    open(path.parent / 'large', 'wb').write(bytes(1 << 26))\n"
+        "except OSError as error:\n    raise BundleError(f'{cpu_s} s, {error.strerror}') from None\n"
+    )
+    verify_by(code, tmp_path, monkeypatch)
+    with pytest.raises(BundleError, match="500 s, File too large"):
+        check(folder / SmallVersion().publish(folder), check_timeout_s=100)

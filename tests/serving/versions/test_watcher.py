@@ -171,6 +171,49 @@ def test_the_first_version_must_pass(tmp_path: Path, names: list[str]) -> None:
         Followed(tmp_path / "nowhere").first()
 
 
+def test_a_newer_version_does_not_wait_for_the_check_of_an_older_one(
+    tmp_path: Path, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check of each version but the last hangs; CURRENT moves on when it has begun."""
+    begun: list[str] = []
+    cancelled: list[str] = []
+    live: list[str] = []
+    nexts = {names[0]: names[1]}
+
+    async def check(path: Path) -> None:
+        begun.append(path.name)
+        if path.name in nexts:
+            point_current_at(tmp_path, nexts[path.name])
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.append(path.name)
+
+    watcher = VersionWatcher(
+        tmp_path,
+        check,
+        on_live=lambda path: live.append(path.name),
+        on_refused=lambda version, failure: pytest.fail(f"{version}: {failure}"),
+        poll_interval_s=0.001,
+    )
+
+    async def main() -> None:
+        assert (await watcher.first()).name == names[2]
+        point_current_at(tmp_path, names[0])
+        await watcher.poll()
+        assert (live, cancelled) == ([], [names[0]])
+        await watcher.poll()
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+    assert live == [names[1]]
+    assert begun == [names[2], names[0], names[1]]
+    nexts[names[2]] = names[0]
+    nexts.pop(names[0])
+    point_current_at(tmp_path, names[2])
+    first = VersionWatcher(tmp_path, check, on_live=print, on_refused=lambda *_: None, poll_interval_s=0.001)
+    assert asyncio.run(asyncio.wait_for(first.first(), 60)).name == names[0]  # at the start as well
+
+
 @pytest.fixture
 def changes() -> list[tuple[int, str]]:
     """Number of hidden items and failure, whenever something changed."""
