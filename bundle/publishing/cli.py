@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from re4.common import console
-from re4.common.errors import UsageError
+from re4.common.errors import BundleError, UsageError
 
 if TYPE_CHECKING:
     from re4.bundle.publishing.versions import VersionFacts
@@ -25,11 +25,22 @@ def versions(
 ) -> None:
     """List the versions of a bundle directory, newest first, with the live one.
 
+    Exit codes: 0, or 1 where --verify finds a version that cannot be used.
+
     Example: re4 versions bundles --verify
     """
     from re4.bundle.publishing.versions import list_versions
 
     found = list_versions(bundles, verify=verify)
+    _print_versions(bundles, found, as_json=as_json)
+    problems = [facts.name for facts in found if facts.problem]
+    if verify and problems:
+        raise BundleError(
+            f"{bundles}: {len(problems)} of {len(found)} versions cannot be used: {', '.join(problems)}"
+        )
+
+
+def _print_versions(bundles: Path, found: list["VersionFacts"], *, as_json: bool) -> None:
     live = next((facts.name for facts in found if facts.is_live), None)
     if as_json:
         console.print_json({"live": live, "versions": [asdict(facts) for facts in found]})

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import Result
 from sample_versions import publish_one
+from typer.testing import CliRunner
 
 from re4.bundle.layout import CURRENT, ENCODER, INDEX, MANIFEST, is_version_name
 from re4.bundle.publishing import cli
@@ -20,6 +22,7 @@ from re4.bundle.publishing.retention import prunable, prune
 from re4.bundle.publishing.rollback import roll_back
 from re4.bundle.publishing.version_lease import VersionLease, is_served
 from re4.bundle.publishing.versions import list_versions, version_names
+from re4.cli import build_app
 from re4.common.errors import BundleBusyError, BundleDamagedError, BundleError, UsageError
 
 
@@ -295,7 +298,8 @@ def test_the_subcommands_without_json(
 ) -> None:
     flip_a_bit(bundles / names[1] / INDEX)
     (bundles / CURRENT).unlink()
-    cli.versions(bundles, verify=True)
+    with pytest.raises(BundleError, match=f"1 of 5 versions cannot be used: {names[1]}"):
+        cli.versions(bundles, verify=True)
     said = capsys.readouterr()
     assert all(name in said.out for name in names)
     assert "damaged" in said.out
@@ -310,3 +314,20 @@ def test_the_subcommands_without_json(
     assert f"{names[0]} would be removed" in said.err
     assert f"{names[0]} was removed" in said.err
     assert "nothing to remove" in said.err
+
+
+def test_a_verification_that_finds_a_changed_file_ends_with_exit_code_1(
+    bundles: Path, names: list[str]
+) -> None:
+    def run(*options: str) -> Result:
+        words = ["versions", str(bundles), *options]
+        return CliRunner().invoke(build_app(words), words)
+
+    assert run("--verify").exit_code == 0
+    flip_a_bit(bundles / names[4] / INDEX)
+    assert run().exit_code == 0
+    for options in (["--verify"], ["--verify", "--json"]):
+        result = run(*options)
+        assert isinstance(result.exception, BundleError)
+        assert result.exception.exit_code == 1
+        assert names[4] in result.output
