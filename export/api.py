@@ -60,6 +60,11 @@ class RebuildOptions(ExportOptions, total=False):
     """Gate `golden`: smallest share of the golden queries' exact answers that is found."""
     min_reachable: float
     """Gate `self_recall`: smallest share of sampled items that the index finds by their own vector."""
+    max_item_share: float
+    """Gate `item_share`: largest share of real requests that have one and the same item among their first 10
+    candidates."""
+    max_item_share_rise: float
+    """Gate `item_share`: largest difference of that share to the live version's."""
     min_uncrowded: float
     """Gate `hubness`: smallest share of items that exact search finds by their own vector, as a multiple of
     the live version's."""

@@ -62,24 +62,10 @@ class SharedRequests:
             assembled.index.search_parameters, interests_QKD, vectors_ND, 2 * target.num_candidates
         )
 
-    def overlap(self, ours_QM: NDArray[np.int64], live: PublishedVersion, target: RecallTarget) -> float:
-        """Return the share of the live version's answers given again, among shared items; 0 without requests.
-
-        Args:
-            ours_QM: Answers from `answers_of`.
-            live: The live version; its index is read here.
-            target: The number of candidates that count.
-        """
+    def answers_of_live(self, live: PublishedVersion, target: RecallTarget) -> NDArray[np.int64]:
+        """Return the live version's answers, in its rows and twice as deep; its index is read here."""
         if not len(self.rows_QL):
-            return 0.0
-        theirs_QM = self._answers_of_live(live, target)
-        return _overlap(
-            _rows_in(live.item_ids, self.item_ids, ours_QM),
-            np.where(_rows_in(self.item_ids, live.item_ids, theirs_QM) >= 0, theirs_QM, -1),
-            target.num_candidates,
-        )
-
-    def _answers_of_live(self, live: PublishedVersion, target: RecallTarget) -> NDArray[np.int64]:
+            return np.empty((0, 0), np.int64)
         longest = live.manifest.model.max_history_length
         interests_QKD = interests_of(
             live.encoder,
@@ -89,6 +75,29 @@ class SharedRequests:
         )
         return live.index().candidates(
             live.manifest.index.search_parameters, interests_QKD, live.vectors_ND, 2 * target.num_candidates
+        )
+
+    def overlap(
+        self,
+        ours_QM: NDArray[np.int64],
+        theirs_QM: NDArray[np.int64],
+        live: PublishedVersion,
+        target: RecallTarget,
+    ) -> float:
+        """Return the share of the live version's answers given again, among shared items; 0 without requests.
+
+        Args:
+            ours_QM: Answers from `answers_of`.
+            theirs_QM: Answers from `answers_of_live`.
+            live: The live version.
+            target: The number of candidates that count.
+        """
+        if not len(self.rows_QL):
+            return 0.0
+        return _overlap(
+            _rows_in(live.item_ids, self.item_ids, ours_QM),
+            np.where(_rows_in(self.item_ids, live.item_ids, theirs_QM) >= 0, theirs_QM, -1),
+            target.num_candidates,
         )
 
 

@@ -30,6 +30,12 @@ _MAX_SAMPLED_ITEMS: Final = 2_000
 _MIN_SAMPLED_ITEMS: Final = 200
 _MAX_COMPARISONS: Final = 4_000_000_000
 """Sampled items times items compared, while that leaves `_MIN_SAMPLED_ITEMS`."""
+_NUM_FIRST: Final = 10
+"""Candidates of a request in which a dominating item is looked for, at most …"""
+_MAX_FIRST_SHARE: Final = 0.01
+"""… and at most this share of the catalogue: in a tiny one every item is among many requests' best ten."""
+_MIN_REQUESTS: Final = 20
+"""With fewer requests the share of one item is left to chance."""
 _SIZED: Final = (INDEX, VECTORS)
 _GOLDEN_SLACK: Final = 0.05
 
@@ -99,34 +105,52 @@ def run_gates(
         target: The recall target of its index.
     """
     built = BuiltIndex.open(folder / INDEX, assembled.index)
-    yield _recall(assembled, built, target)
+    judging_QKD, rows_QM = _judging(assembled, built, target)
+    yield _recall(assembled, judging_QKD, rows_QM, target)
     yield _golden(assembled, built, bounds, target)
     inputs = assembled.inputs
     numbers_S = evenly_spaced(inputs.num_trained, _num_sampled(len(inputs.vectors_ND)))
     sample_S = inputs.trained_rows(numbers_S)
     is_found_exactly_S, is_found_S = _found_by_own_vector(assembled, built, sample_S, target.num_candidates)
     yield _self_recall(is_found_exactly_S, is_found_S, bounds)
+    num_items = len(inputs.vectors_ND)
     if live is None:
+        yield from _item_share(rows_QM, num_items, None, bounds)
         return
     shared = SharedRequests.of(assembled, folder, live)
     ours_QM = shared.answers_of(assembled, built, target)
     del built  # so that one index at a time is in memory
+    theirs_QM = shared.answers_of_live(live, target)
+    before = _largest_item_share(theirs_QM, len(live.vectors_ND))
+    yield from _item_share(rows_QM, num_items, before, bounds)
     yield _hubness(is_found_exactly_S, live, bounds, target)
-    yield _drift(shared, ours_QM, live, bounds, target)
+    yield _drift(shared, ours_QM, theirs_QM, live, bounds, target)
     yield from _sizes(assembled, folder, live, bounds)
 
 
-def _recall(assembled: AssembledVersion, built: BuiltIndex, target: RecallTarget) -> GateResult:
-    """Measure merged recall on the half of the held-out histories that judged the settings in tuning."""
+def _judging(
+    assembled: AssembledVersion, built: BuiltIndex, target: RecallTarget
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return the half of the held-out requests that judged the settings in tuning, and their candidates."""
     interests_QKD = assembled.interests_QKD
-    judging = interests_QKD[1::2] if len(interests_QKD) > 1 else interests_QKD
+    judging_QKD = interests_QKD[1::2] if len(interests_QKD) > 1 else interests_QKD
+    return judging_QKD, built.candidates(
+        assembled.index.search_parameters, judging_QKD, assembled.inputs.vectors_ND, target.num_candidates
+    )
+
+
+def _recall(
+    assembled: AssembledVersion,
+    judging_QKD: NDArray[np.float32],
+    rows_QM: NDArray[np.int64],
+    target: RecallTarget,
+) -> GateResult:
     num_candidates = min(target.num_candidates, assembled.items.num_items)
-    figure = _found(assembled, built, judging, num_candidates)
     return GateResult(
         name="recall",
-        figure=figure,
+        figure=_share_found(assembled, judging_QKD, rows_QM, num_candidates),
         low=target.recall,
-        meaning=f"share of the exact {num_candidates} candidates found, over {len(judging)} real requests",
+        meaning=f"share of the exact {num_candidates} candidates found, over {len(rows_QM)} real requests",
         advice="see frontier.png of the live version; choose another --index, or a lower --recall",
     )
 
@@ -136,22 +160,63 @@ def _golden(
 ) -> GateResult:
     golden = assembled.golden
     low = bounds.min_golden_recall
+    num_candidates = golden.candidate_rows_QM.shape[1]
+    rows_QM = built.candidates(
+        assembled.index.search_parameters, golden.interests_QKD, assembled.inputs.vectors_ND, num_candidates
+    )
     return GateResult(
         name="golden",
-        figure=_found(assembled, built, golden.interests_QKD, golden.candidate_rows_QM.shape[1]),
+        figure=_share_found(assembled, golden.interests_QKD, rows_QM, num_candidates),
         low=max(0.0, target.recall - _GOLDEN_SLACK) if low is None else low,
         meaning=f"share of the exact answers to {len(golden.interests_QKD)} golden queries found",
         advice="the index misses candidates that servers need: another --index or a higher --recall",
     )
 
 
-def _found(
-    assembled: AssembledVersion, built: BuiltIndex, interests_QKD: NDArray[np.float32], num_candidates: int
+def _share_found(
+    assembled: AssembledVersion,
+    interests_QKD: NDArray[np.float32],
+    rows_QM: NDArray[np.int64],
+    num_candidates: int,
 ) -> float:
     vectors_ND = assembled.inputs.vectors_ND
-    rows_QM = built.candidates(assembled.index.search_parameters, interests_QKD, vectors_ND, num_candidates)
     thresholds_Q = exact_thresholds(interests_QKD, vectors_ND, num_candidates, read_chunks=chunks)
     return merged_recall(interests_QKD, vectors_ND, rows_QM, thresholds_Q)
+
+
+def _item_share(
+    rows_QM: NDArray[np.int64], num_items: int, before: float | None, bounds: Bounds
+) -> Iterator[GateResult]:
+    """Measure how many requests one item dominates: a vector of huge norm is among the best of nearly all."""
+    if len(rows_QM) < _MIN_REQUESTS:
+        return
+    high, live = bounds.max_item_share, ""
+    if before is not None:
+        high, live = min(high, before + bounds.max_item_share_rise), f" (live version: {before:.4g})"
+    yield GateResult(
+        name="item_share",
+        figure=_largest_item_share(rows_QM, num_items),
+        high=high,
+        meaning=(
+            f"share of {len(rows_QM)} real requests that have one and the same item among their first "
+            f"{_num_first(num_items)} candidates{live}"
+        ),
+        advice=(
+            "one item crowds the others out: look for a vector of huge norm. If that is meant, raise "
+            "--max-item-share or --max-item-share-rise"
+        ),
+    )
+
+
+def _num_first(num_items: int) -> int:
+    return max(1, min(_NUM_FIRST, int(_MAX_FIRST_SHARE * num_items)))
+
+
+def _largest_item_share(rows_QM: NDArray[np.int64], num_items: int) -> float:
+    """Return the share of requests whose first candidates contain the item that most of them contain."""
+    first_QF = rows_QM[:, : _num_first(num_items)]
+    counts = np.unique(first_QF[first_QF >= 0], return_counts=True)[1]
+    return float(counts.max() / len(rows_QM)) if counts.size else 0.0
 
 
 def _num_sampled(num_items: int) -> int:
@@ -224,6 +289,7 @@ def embedding_space_gate(agreement: float, bounds: Bounds) -> GateResult:
 def _drift(
     shared: SharedRequests,
     ours_QM: NDArray[np.int64],
+    theirs_QM: NDArray[np.int64],
     live: PublishedVersion,
     bounds: Bounds,
     target: RecallTarget,
@@ -231,7 +297,7 @@ def _drift(
     """Measure the overlap of both versions' answers to the same histories, among items that both have."""
     return GateResult(
         name="drift",
-        figure=shared.overlap(ours_QM, live, target),
+        figure=shared.overlap(ours_QM, theirs_QM, live, target),
         low=bounds.min_overlap,
         meaning=(
             f"share of the live version's answers given again, over {len(shared.rows_QL)} real requests "

@@ -88,6 +88,13 @@ class Bounds:
         "self_recall: share that the index finds of sampled items that exact search finds by their own "
         "vector.",
     )
+    max_item_share: float = setting(
+        0.6,
+        "item_share: share of real requests that have one and the same item among their first 10 candidates.",
+    )
+    max_item_share_rise: float = setting(
+        0.2, "item_share: at most this much above the live version's share, as a difference."
+    )
     min_uncrowded: float = setting(
         0.8,
         "hubness: share of items that exact search finds by their own vector, as a multiple of the live "
@@ -117,6 +124,10 @@ class Bounds:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise UsageError(f"{option_name(name)} is {value:g}; it must be from 0 (off) to 1")
+        for name in ("max_item_share", "max_item_share_rise"):
+            value = getattr(self, name)
+            if not 0 < value <= 1:
+                raise UsageError(f"{option_name(name)} is {value:g}; it must be above 0, up to 1 (off)")
         for name in ("min_uncrowded", "min_items_ratio", "min_bytes_ratio"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
