@@ -225,7 +225,7 @@ class ServerSettings:
     )
     brown_out_recall_floor: float | None = setting(
         None,
-        "Before calls are rejected, run usual searches at lower search effort, but never below this recall "
+        "Before calls are rejected, run default searches at lower search effort, but never below this recall "
         "of the merged list, as the index was tuned.",
         low=0,
         high=1,
@@ -253,8 +253,8 @@ class ServerSettings:
     )
     recall_sample: float = setting(
         0.001,
-        "Share of usual requests that are searched again exactly, off the hot path, for the recall on the "
-        "metrics page.",
+        "Share of max-score requests without filters that are searched again exactly, off the hot path, for "
+        "the recall on the metrics page.",
         low=0,
         high=1,
     )

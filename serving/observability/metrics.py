@@ -89,7 +89,7 @@ class CallMetrics:
         )
         self._browned_out = Counter(
             "re4_browned_out",
-            "Usual searches that ran at lower search effort in a brown-out.",
+            "Default searches that ran at lower search effort in a brown-out.",
             registry=registry,
         )
         self._dropped_samples = Counter(
@@ -128,7 +128,7 @@ class CallMetrics:
         self._shed.labels(reason).inc()
 
     def browned_out(self) -> None:
-        """Count a usual search at lower search effort."""
+        """Count a default search at lower search effort."""
         self._browned_out.inc()
 
     def dropped_sample(self) -> None:
