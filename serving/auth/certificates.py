@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from re4.common.errors import SecurityError
-from re4.serving.host.file_poller import FilePoller, file_mark
+from re4.serving.host.file_poller import FilePoller, file_mark, read_followed
 
 _EXPIRES_SOON: Final = timedelta(days=14)
 """A certificate with less time left is logged as a warning."""
@@ -149,7 +149,7 @@ def _log_failure(failure: str) -> None:
 
 def _read(path: Path, what: str) -> bytes:
     try:
-        return path.read_bytes()
+        return read_followed(path)
     except OSError as error:
         raise SecurityError(
             f"{what} {path} cannot be read: {error.strerror}. Look at the path and at its permissions"

@@ -20,6 +20,7 @@ from typing import Any, Final, TypeAlias
 
 from re4.common.errors import SecurityError
 from re4.serving.auth.rate_limit import NAME, TokenBucket
+from re4.serving.host.file_poller import read_followed
 from re4.settings.sources import unknown_names
 
 Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
@@ -61,7 +62,7 @@ def read_tokens(path: Path, folder: Path | None = None) -> Mapping[bytes, Caller
         SecurityError: the file cannot be read, or an entry of it cannot be used.
     """
     try:
-        entries = tomllib.loads(path.read_text("utf-8"))
+        entries = tomllib.loads(read_followed(path).decode("utf-8"))
     except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no TOML, too many digits
         raise SecurityError(f"tokens file {path} cannot be read: {error}") from None
     callers: dict[bytes, Caller] = {}

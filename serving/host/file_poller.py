@@ -5,14 +5,19 @@ read is retried with backoff until it succeeds, also where the file itself stays
 """
 
 import asyncio
+import os
+import stat
 from collections.abc import Awaitable, Callable, Hashable, Iterator
 from contextlib import contextmanager
+from errno import EFBIG, EINVAL
 from pathlib import Path
 from time import monotonic
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from re4.common.errors import Re4Error
 from re4.serving.host.backoff import Backoff
+
+_MAX_FOLLOWED_BYTES: Final = 1 << 24
 
 
 def file_mark(path: Path) -> Hashable:
@@ -22,6 +27,25 @@ def file_mark(path: Path) -> Hashable:
     except OSError:
         return None
     return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def read_followed(path: Path) -> bytes:
+    """Return the content of a regular file; a link is followed, and a pipe does not block.
+
+    Raises:
+        OSError: the file cannot be read, is not a regular one, or is larger than 16 MiB.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(EINVAL, "Not a regular file", str(path))
+        with open(descriptor, "rb", closefd=False) as file:
+            content = file.read(_MAX_FOLLOWED_BYTES + 1)
+    finally:
+        os.close(descriptor)
+    if len(content) > _MAX_FOLLOWED_BYTES:
+        raise OSError(EFBIG, "Larger than 16 MiB", str(path))
+    return content
 
 
 class FilePoller:

@@ -7,8 +7,6 @@ the counts of a worker outlive it.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -17,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from re4.common.errors import ServerError
 from re4.serving.host.addresses import Address
+from re4.serving.host.temporary_folders import temporary_folder
 
 FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable with the folder; prometheus-client reads it on import."""
@@ -36,9 +35,9 @@ def metrics_page(address: Address, own: Collector) -> Iterator[tuple[Address, Ma
     Raises:
         ServerError: the address cannot be listened on.
     """
-    with TemporaryDirectory(prefix="re4-metrics-") as folder:
+    with temporary_folder("re4-serve-metrics-") as folder:
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
+        MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
         registry.register(own)
         try:
             server, thread = start_http_server(address.port, address.host, registry)
@@ -49,7 +48,7 @@ def metrics_page(address: Address, own: Collector) -> Iterator[tuple[Address, Ma
             ) from None
         try:
             port = server.server_port
-            yield Address(host=address.host, port=port), {FOLDER_VARIABLE: str(Path(folder))}
+            yield Address(host=address.host, port=port), {FOLDER_VARIABLE: str(folder)}
         finally:
             server.shutdown()
             server.server_close()

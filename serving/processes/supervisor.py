@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mappin
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any, Final
 
@@ -21,6 +20,7 @@ from re4.serving.host.addresses import Address, parse_address, reserve_port
 from re4.serving.host.backoff import Backoff
 from re4.serving.host.cgroups import usable_cores
 from re4.serving.host.file_poller import poll_forever
+from re4.serving.host.temporary_folders import temporary_folder
 from re4.serving.observability.logs import log_to_stderr
 from re4.serving.observability.metrics import SupervisorMetrics
 from re4.serving.observability.metrics_page import metrics_page
@@ -120,7 +120,7 @@ class _Supervisor:
             reserve_port(address) as bound,
             self._reserved_health_port() as settings,
             self._metrics_page(),
-            TemporaryDirectory(prefix="re4-workers-") as folder,
+            temporary_folder("re4-serve-workers-") as folder,
         ):
             self._hidden.first()
             starts = [
@@ -130,7 +130,7 @@ class _Supervisor:
                     port=bound.port,
                     settings=settings.to_json(),
                     path=None,
-                    folder=folder,
+                    folder=str(folder),
                     hidden=vars(self._hide_command()),
                 )
                 for number in range(1, self._settings.num_processes + 1)

@@ -2,6 +2,7 @@
 
 import asyncio
 import multiprocessing
+import os
 import subprocess
 from collections.abc import Iterator
 from itertools import pairwise
@@ -266,6 +267,22 @@ def test_no_file_ends_the_following_so_that_revoked_tokens_stay_valid(content: b
     asyncio.run(authenticator.poll())
     with pytest.raises(UnauthenticatedError):
         authenticator.identify(old)
+
+
+def test_a_pipe_in_place_of_the_file_blocks_nothing(tmp_path: Path) -> None:
+    path, pipe = tmp_path / "tokens.toml", tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(SecurityError, match=r"cannot be read: .*Not a regular file"):
+        Authenticator(pipe, None)
+    path.write_text(entry("ranking", OLD))
+    authenticator = Authenticator(path, None)
+    pipe.replace(path)
+    asyncio.run(authenticator.poll())
+    assert authenticator.identify(Connection(token=OLD).metadata).name == "ranking"
+    (tmp_path / "next").write_text(entry("ranking", GOOD))
+    (tmp_path / "next").replace(path)
+    asyncio.run(authenticator.poll())
+    assert authenticator.identify(Connection(token=GOOD).metadata).name == "ranking"
 
 
 def test_an_error_that_nobody_expected_does_not_end_the_following(

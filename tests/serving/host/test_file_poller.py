@@ -1,11 +1,12 @@
 """Following a file: no error leaves the poller, each is reported once, and the read is retried."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from re4.common.errors import BundleError
-from re4.serving.host.file_poller import FilePoller, file_mark
+from re4.serving.host.file_poller import FilePoller, file_mark, read_followed
 
 
 class Followed:
@@ -93,3 +94,20 @@ def test_a_change_during_the_read_is_seen(followed: Followed) -> None:
         followed.path.write_text("the third")
     followed.poll()
     assert followed.read == ["the third"]
+
+
+def test_a_followed_file_that_is_no_regular_file_or_too_large_is_refused(tmp_path: Path) -> None:
+    pipe, large, link = tmp_path / "pipe", tmp_path / "large", tmp_path / "link"
+    os.mkfifo(pipe)
+    with large.open("wb") as file:
+        file.truncate((1 << 24) + 1)
+    for path, reason in (
+        (pipe, "Not a regular file"),
+        (tmp_path, "Not a regular file"),
+        (large, "Larger than"),
+    ):
+        with pytest.raises(OSError, match=reason):
+            read_followed(path)
+    os.truncate(large, 3)
+    link.symlink_to(large)  # as Kubernetes mounts secrets
+    assert read_followed(link) == bytes(3)
