@@ -100,7 +100,7 @@ def resume(
 
     Raises:
         RunError: there is no unfinished training, another process trains the run, or it is damaged.
-        DataError: the data set is missing or damaged.
+        DataError: the data set is missing or damaged, or not the one with which the training began.
         TrainingError: as for `train`.
         KeyboardInterrupt: as for `train`.
     """

@@ -17,6 +17,7 @@ training makes targets of them. A held-out user always has at least one of each.
 Shape suffixes: U users, E events, N items, L history length; U1 is U + 1.
 """
 
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ from re4.training.data.layout import (
 
 __all__ = ["Dataset", "DatasetInfo", "Sequences", "SplitInfo", "SplitName"]
 
+_CHUNK_IDS = 1 << 16
 _COUNT_BLOCK = 1 << 24  # events counted at a time: np.bincount converts its input to int64
 
 
@@ -76,6 +78,13 @@ class Sequences:
             num_events=self.num_events,
             num_targets=self.num_events - int(self.num_history_U.sum(dtype=np.int64)),
         )
+
+    def checksum(self) -> int:
+        """Return the CRC-32 of all arrays."""
+        checksum = 0
+        for array in (self.items_E, self.offsets_U1, self.num_history_U):
+            checksum = zlib.crc32(array.data, checksum)
+        return checksum
 
     def histories(self, max_length: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return every user's last `max_length` items of the history, newest first.
@@ -147,6 +156,16 @@ class Dataset:
     def item_counts(self) -> npt.NDArray[np.int64]:
         """Return the number of train events of every item, int64 [N]; counted once, read-only."""
         return self._item_counts_N
+
+    @cached_property
+    def checksums(self) -> dict[str, int]:
+        """CRC-32 of each part that a training reads: the item ids, the train users and the valid users."""
+        ids = 0
+        with _reading(self.path / ITEMS_FILE) as file:
+            items = pl.read_parquet(file, columns=["item_id"])
+        for part in items.iter_slices(_CHUNK_IDS):
+            ids = zlib.crc32("\0".join(map(str, part["item_id"])).encode(), ids)
+        return {"items": ids, "train users": self.train.checksum(), "valid users": self.valid.checksum()}
 
     @cached_property
     def _item_counts_N(self) -> npt.NDArray[np.int64]:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from re4 import __version__
-from re4.common.errors import RunError
+from re4.common.errors import DataError, RunError
 from re4.training.config import TrainConfig
+from re4.training.data.dataset import Dataset
 from re4.training.model.model import MultiInterestModel
 from re4.training.run.tensor_files import facts_of, read_tensors, write_tensors
 from re4.training.trainer.optimiser import Optimiser
@@ -46,6 +47,8 @@ class CheckpointFacts:
 
     config: TrainConfig
     dataset_path: Path
+    dataset_checksums: dict[str, int]
+    """As `Dataset.checksums`; empty in a checkpoint of an earlier version."""
     progress: Progress
 
 
@@ -56,7 +59,7 @@ def save_checkpoint(
     optimiser: Optimiser,
     mean: WeightAverage | None,
     progress: Progress,
-    dataset_path: Path,
+    dataset: Dataset,
 ) -> None:
     """Replace the run's checkpoint by the present state."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
@@ -65,7 +68,8 @@ def save_checkpoint(
     facts = {
         "code_version": __version__,
         "config": model.config.to_json(),
-        "dataset": str(dataset_path.resolve()),
+        "dataset": str(dataset.path.resolve()),
+        "dataset_checksums": dataset.checksums,
         "progress": asdict(progress),
     }
     write_tensors(run / CHECKPOINT, tensors, facts)
@@ -88,10 +92,26 @@ def read_facts(run: Path) -> CheckpointFacts:
         return CheckpointFacts(
             config=TrainConfig.from_json(facts["config"]),
             dataset_path=Path(facts["dataset"]),
+            dataset_checksums=dict(facts.get("dataset_checksums", {})),
             progress=Progress(**facts["progress"]),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} cannot be read: {error}. Train again, to another --out.") from error
+
+
+def check_unchanged(run: Path, facts: CheckpointFacts, dataset: Dataset) -> None:
+    """Refuse a data set that is not the one with which the training began.
+
+    Raises:
+        DataError: naming the parts that differ.
+    """
+    checksums = dataset.checksums if facts.dataset_checksums else {}
+    if changed := [name for name, value in checksums.items() if facts.dataset_checksums.get(name) != value]:
+        raise DataError(
+            f"{dataset.path} is not the data set with which the training of {run} began: other "
+            f"{', '.join(changed)}. Put that one back, or say with --data where it is now; to train on this "
+            f"one, begin anew: re4 train {dataset.path} --out RUN"
+        )
 
 
 def restore(run: Path, model: MultiInterestModel, optimiser: Optimiser, mean: WeightAverage | None) -> None:

@@ -39,6 +39,7 @@ from re4.training.trainer.allocator import keep_freed_memory
 from re4.training.trainer.checkpoint import (
     CHECKPOINT,
     Progress,
+    check_unchanged,
     read_facts,
     remove_checkpoint,
     restore,
@@ -169,6 +170,7 @@ def resume(
     with lock_run(run):
         facts = read_facts(run)
         dataset = dataset or open_trained_on(run, facts.dataset_path)
+        check_unchanged(run, facts, dataset)
         model = MultiInterestModel(facts.config, dataset.num_items).to(choose_device(device))
         if tensorboard:
             check_tensorboard()
@@ -347,7 +349,7 @@ class _Trainer:
             optimiser=self._optimiser,
             mean=self._mean,
             progress=self._progress,
-            dataset_path=self._dataset.path,
+            dataset=self._dataset,
         )
 
 

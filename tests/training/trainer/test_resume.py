@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,13 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from re4.common.errors import RunError, TrainingError
+from re4.common.errors import DataError, RunError, TrainingError
 from re4.common.file_lock import try_lock
 from re4.training.config import ADDED_SINCE, TrainConfig
+from re4.training.data.dataset import Dataset
 from re4.training.model.model import MultiInterestModel
 from re4.training.run.run import Run
 from re4.training.trainer.checkpoint import CHECKPOINT, read_facts, restore
@@ -102,7 +105,7 @@ def test_killed_and_resumed_is_bit_identical_in_bf16(planted, train_until, optio
 def as_saved_by_an_earlier_version(checkpoint):
     with safe_open(checkpoint, "pt") as file:
         facts = json.loads(file.metadata()["re4"])
-    del facts["crc32"]
+    del facts["crc32"], facts["dataset_checksums"]
     for name in ADDED_SINCE:
         del facts["config"][name]
     save_file(load_file(checkpoint), checkpoint, metadata={"re4": json.dumps(facts)})
@@ -116,6 +119,43 @@ def test_the_training_of_an_earlier_version_resumes(planted, train_until, option
     as_saved_by_an_earlier_version(run / CHECKPOINT)
     resume(run, device="cpu")
     assert_same_run(run, tmp_path / "whole")
+
+
+def swap_items(file):
+    items_E = np.load(file)
+    items_E[0], items_E[-1] = items_E[-1], items_E[0]
+    np.save(file, items_E)
+
+
+def rename_items(file):
+    ids = pl.read_parquet(file)
+    pl.concat([ids.tail(1), ids.slice(1, len(ids) - 2), ids.head(1)]).write_parquet(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "part"),
+    [
+        ("train.items.npy", swap_items, "train users"),
+        ("valid.items.npy", swap_items, "valid users"),
+        ("items.parquet", rename_items, "items"),
+    ],
+)
+def test_another_data_set_than_the_training_began_with_is_refused(
+    planted, train_until, options, uninterrupted, tmp_path, name, change, part
+):
+    run, data = tmp_path / "run", tmp_path / "moved"
+    train_until(run, options, signal_number=signal.SIGKILL, last_step=9)
+    before = (run / CHECKPOINT).read_bytes()
+    shutil.copytree(planted.path, data)
+    change(data / name)
+    with pytest.raises(
+        DataError, match=rf"{data} is not the data set .*{run} began: other {part}\. Put that"
+    ):
+        resume(run, Dataset.open(data), device="cpu")
+    assert (run / CHECKPOINT).read_bytes() == before
+    shutil.copyfile(planted.path / name, data / name)
+    resume(run, Dataset.open(data), device="cpu")
+    assert_same_run(run, uninterrupted)
 
 
 def test_one_process_trains_a_run_and_clears_what_a_killed_one_left(
