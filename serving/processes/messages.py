@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 
 from re4.bundle.layout import IdKind
 from re4.serving.observability.recall_sample import RecallSample
+from re4.serving.versions.changed_files import FileMarks
 
 MAX_LINE_BYTES: Final = 1 << 24
 """Longest line in both directions. The largest file of hidden items fits twice; a worker drops longer
@@ -29,6 +30,8 @@ class StartWorker:
     path: str | None
     """Folder of the version to begin with, which was checked. None at a server's start: open the port at
     once, report NOT_SERVING, and wait for `LoadVersion` and `SetServing`."""
+    files: FileMarks
+    """The files of that version, when it was checked."""
     folder: str
     """A folder that all workers share while the server runs."""
     hidden: dict[str, Any]
@@ -40,6 +43,8 @@ class LoadVersion:
     """Command: answer from the version in this folder, which was checked. An earlier refusal is over."""
 
     path: str
+    files: FileMarks
+    """Its files, when it was checked."""
 
 
 @dataclass(frozen=True, kw_only=True)

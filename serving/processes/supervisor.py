@@ -39,6 +39,7 @@ from re4.serving.processes.recall_monitor import RecallMonitor
 from re4.serving.processes.report_stream import HEARTBEATS_PER_TIMEOUT
 from re4.serving.processes.worker_handle import Unreadable, WorkerProcess
 from re4.serving.settings import ServerSettings
+from re4.serving.versions.changed_files import FileMarks, file_marks
 from re4.serving.versions.memory_check import require_memory
 from re4.serving.versions.version_check import check_version
 from re4.serving.versions.watcher import HiddenWatcher, VersionWatcher
@@ -90,7 +91,10 @@ class _Supervisor:
             on_refused=self._record_refusal,
             poll_interval_s=settings.poll_interval_s,
         )
+        self._checked: dict[Path, FileMarks] = {}
+        """The version that passed its check last."""
         self._live: Path | None = None
+        self._live_files: FileMarks = {}
         self._lease: VersionLease | None = None
         """On the live version, for the next worker."""
         self._refusal: RecordRefusal | None = None
@@ -130,6 +134,7 @@ class _Supervisor:
                     port=bound.port,
                     settings=settings.to_json(),
                     path=None,
+                    files={},
                     folder=str(folder),
                     hidden=vars(self._hide_command()),
                 )
@@ -172,9 +177,7 @@ class _Supervisor:
     async def _start_all(self, starts: Sequence[StartWorker], bound: Address) -> None:
         """Open the port in every worker while the first version is checked, then load the version."""
         await _all_or_first_failure([self._open_port(starts, bound), self._check_first()])
-        assert self._live is not None
-        first = self._live
-        await _all_or_first_failure(self._load_first(number, first) for number in self._workers)
+        await _all_or_first_failure(self._load_first(number) for number in self._workers)
         # Not before all are warm: the health of one worker stands for callers of another.
         self._send_to_all(SetServing())
         pools = self._workers[1].thread_pools
@@ -191,9 +194,9 @@ class _Supervisor:
         async with self._ready_in_time(start.number):
             self._workers[start.number] = await WorkerProcess.start(start, self._worker_environment)
 
-    async def _load_first(self, number: int, path: Path) -> None:
+    async def _load_first(self, number: int) -> None:
         async with self._ready_in_time(number):
-            await self._workers[number].load_first(path)
+            await self._workers[number].load_first(self._load_command())
 
     @asynccontextmanager
     async def _ready_in_time(self, number: int) -> AsyncIterator[None]:
@@ -268,7 +271,7 @@ class _Supervisor:
                 await asyncio.sleep(delay_s)
             try:
                 hidden = vars(self._hide_command())
-                await self._start(replace(start, path=str(self._live), hidden=hidden))
+                await self._start(replace(start, **vars(self._load_command()), hidden=hidden))
                 break
             except Exception as error:  # also where the system starts no further process or thread
                 _log.error("worker %d does not start: %s", start.number, error)
@@ -278,25 +281,29 @@ class _Supervisor:
     def _update(self, worker: WorkerProcess) -> None:
         """Send the present state to a worker that may have missed a part of it."""
         worker.send(self._hide_command())
-        worker.send(LoadVersion(path=str(self._live)))
+        worker.send(self._load_command())
         if self._refusal is not None:
             worker.send(self._refusal)
 
     async def _check(self, path: Path) -> None:
         if self._settings.memory_check and self._live is not None:
             require_memory(path, num_processes=self._settings.num_processes)
+        files = file_marks(path)  # before the check: a change during it is then seen by the workers
         await check_version(path, settings=self._settings)
+        self._checked = {path: files}
 
     def _go_live(self, path: Path) -> None:
         _log.info("version %s passed its check: going live", path.name)
         self._set_live(path)
-        self._send_to_all(LoadVersion(path=str(path)))
+        self._send_to_all(self._load_command())
 
     def _set_live(self, path: Path) -> None:
         previous, self._lease = self._lease, VersionLease(path)
         if previous is not None:
             previous.release()
         self._live = self._metrics.live = path
+        if path in self._checked:  # otherwise it is live already, and was checked before
+            self._live_files = self._checked[path]
         self._refusal = None
         self._metrics.num_loads_ok += 1
 
@@ -314,6 +321,9 @@ class _Supervisor:
         else:
             _log.info("hidden items: %d from now on", len(self._hidden.hidden.ids))
         self._send_to_all(self._hide_command())
+
+    def _load_command(self) -> LoadVersion:
+        return LoadVersion(path=str(self._live), files=self._live_files)
 
     def _hide_command(self) -> HideItems:
         hidden = self._hidden.hidden

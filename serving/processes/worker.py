@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import IO, NoReturn
 
 from re4.bundle.hidden_ids import HiddenIds
-from re4.bundle.verify import read_manifest
 from re4.common.errors import Re4Error
 from re4.serving.api.server import RetrievalServer
 from re4.serving.host.addresses import Address
@@ -36,6 +35,7 @@ from re4.serving.processes.messages import (
 from re4.serving.processes.report_stream import HEARTBEATS_PER_TIMEOUT, ReportStream
 from re4.serving.retrieval.devices.backend import open_backend
 from re4.serving.settings import ServerSettings
+from re4.serving.versions.changed_files import FileMarks, require_unchanged
 from re4.serving.versions.live_version import LiveVersion
 from re4.serving.versions.snapshot import Snapshot, load_snapshot
 
@@ -70,7 +70,7 @@ class Worker:
         # A replacement opens the port when it is warm: until then the other workers get the connections. At
         # the server's start there are no others, and callers learn at once that it is not ready yet.
         if self._start.path is not None:
-            self._live.swap(await self._load(self._start.path))
+            self._live.swap(await self._load(self._start.path, self._start.files))
         await self._server.start(Address(host=self._start.host, port=self._start.port))
         try:
             if self._start.path is None:
@@ -111,7 +111,7 @@ class Worker:
             if current is not None and command.path == str(current.path):
                 self._live.swap(current)
             else:
-                self._live.swap(await self._load(command.path))
+                self._live.swap(await self._load(command.path, command.files))
                 self._report_loaded()
         except Exception as error:  # the live version stays live after any error
             _log.exception("%s cannot be loaded", command.path)
@@ -129,14 +129,14 @@ class Worker:
             self._live.hide(self._live.hidden, self._live.snapshot, str(error))
             self._reports.send(CommandFailed(failure=f"hidden items: {error}"))
 
-    async def _load(self, folder: str) -> Snapshot:
+    async def _load(self, folder: str, files: FileMarks) -> Snapshot:
         """Load a version in a thread: the event loop goes on answering calls."""
         path, settings, hidden = Path(folder), self._settings, self._live.hidden
 
         def load() -> Snapshot:
             snapshot = load_snapshot(
                 path,
-                read_manifest(path),
+                require_unchanged(path, files),
                 max_batch_size=settings.max_batch_size,
                 backend=self._backend,
             )

@@ -6,7 +6,6 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from re4.common.errors import ServerError
@@ -79,13 +78,13 @@ class WorkerProcess:
             raise
         return worker
 
-    async def load_first(self, path: Path) -> None:
+    async def load_first(self, version: LoadVersion) -> None:
         """Load the first version of a worker that was started without one, and wait until it answers.
 
         Raises:
             ServerError: the worker ended, or reported that it cannot serve.
         """
-        self.send(LoadVersion(path=str(path)))
+        self.send(version)
         await self._wait_for(VersionLoaded)
 
     async def _wait_for(self, wanted: type[PortOpened] | type[VersionLoaded]) -> None:

@@ -10,7 +10,7 @@ from re4.serving.processes.messages import MAX_LINE_BYTES, HideItems, LoadVersio
 @pytest.mark.parametrize(
     "message",
     [
-        LoadVersion(path="bundles/\udcff/20260131T235959Z-0123abcd"),
+        LoadVersion(path="bundles/\udcff/20260131T235959Z-0123abcd", files={"index": [1, 2, 3]}),
         HideItems(id_kind="string", ids=["a", "\ud800", "\x7f\n\u2028é"], failure=""),
         HideItems(id_kind="int", ids=[1, -(2**70)], failure='"why"'),
         RecallSample(path="x", interests="zczMPQAAIMA=", rows=[1], excluded=[]),
@@ -37,10 +37,10 @@ def test_the_largest_list_of_hidden_items_fits() -> None:
         b"{}\n",
         b'{"LoadVersion": null}\n',
         b'{"LoadVersion": {}}\n',
-        b'{"LoadVersion": {"path": "x", "more": 1}}\n',
+        b'{"LoadVersion": {"path": "x", "files": {}, "more": 1}}\n',
         b'{"Unknown": {}}\n',
-        b'{"LoadVersion": {"path": "x"}, "Unknown": {}}\n',
-        b'{"LoadVersion": {"path": "x"\n',
+        b'{"LoadVersion": {"path": "x", "files": {}}, "Unknown": {}}\n',
+        b'{"LoadVersion": {"path": "x", "files": {}\n',
         b"\xff\xfe\n",
         b"[" * 200_000,
         b'{"LoadVersion": ' * 50_000,

@@ -13,7 +13,9 @@ from re4.serving.processes.messages import HideItems, LoadVersion, StartWorker
 from re4.serving.processes.supervisor import _Supervisor
 from re4.serving.settings import ServerSettings
 
-START = StartWorker(number=1, host="127.0.0.1", port=1, settings="", path=None, folder="", hidden={})
+START = StartWorker(
+    number=1, host="127.0.0.1", port=1, settings="", path=None, files={}, folder="", hidden={}
+)
 
 
 class FakeWorker:
@@ -64,4 +66,4 @@ def test_the_first_start_and_the_first_load_of_a_worker_have_a_time_limit(
     worker.load_first = hang
     supervisor._workers[1] = worker
     with pytest.raises(ServerError, match=r"worker 1 was not ready after 0.001 seconds"):
-        asyncio.run(supervisor._load_first(1, tmp_path))
+        asyncio.run(supervisor._load_first(1))

@@ -18,7 +18,9 @@ from re4.serving.processes.report_stream import ReportStream
 from re4.serving.processes.worker_handle import WorkerProcess
 
 METRICS = ("--metrics-address", "127.0.0.1:0")
-START = StartWorker(number=1, host="127.0.0.1", port=1, settings="", path=None, folder="", hidden={})
+START = StartWorker(
+    number=1, host="127.0.0.1", port=1, settings="", path=None, files={}, folder="", hidden={}
+)
 
 
 def killed(running: RunningServer, worker: int, *, after: int) -> None:

@@ -11,7 +11,9 @@ from re4.serving.processes.messages import CommandFailed, PortOpened, StartWorke
 from re4.serving.processes.worker_handle import Unreadable, WorkerProcess
 
 MAX_LINE = 1000
-START = StartWorker(number=1, host="127.0.0.1", port=1, settings="", path=None, folder="", hidden={})
+START = StartWorker(
+    number=1, host="127.0.0.1", port=1, settings="", path=None, files={}, folder="", hidden={}
+)
 OPENED, FAILED = to_line(PortOpened()), to_line(CommandFailed(failure="x"))
 
 
