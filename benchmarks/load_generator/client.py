@@ -9,8 +9,9 @@ from typing import Final, Self
 from re4.benchmarks.common.child_process import Child, child_process
 from re4.benchmarks.load_generator.call_stats import CallStats
 from re4.benchmarks.load_generator.load import ClientSettings, Load, Timing
+from re4.benchmarks.load_generator.scheduler import RunCommand, WorkerConfig
 from re4.benchmarks.load_generator.transport import RETRIEVE, Transport
-from re4.benchmarks.load_generator.worker import Progress, RunCommand, StopCommand, WorkerConfig, main
+from re4.benchmarks.load_generator.worker import main
 from re4.common.errors import Re4Error, ServerError
 
 CONNECT_TIMEOUT_S: Final = 10.0
@@ -31,22 +32,14 @@ class LoadClient:
         settings: ClientSettings,
         transport: Transport = RETRIEVE,
     ) -> None:
-        """Prepare the client; the processes start with the `with` block.
-
-        Args:
-            address: HOST:PORT of the server.
-            payloads: Serialised requests, sent in turn.
-            settings: Number of processes and connections.
-            transport: How the server is called.
-        """
+        """Prepare the client, which sends the payloads in turn; the `with` block starts its processes."""
         self._configs = [
             WorkerConfig(
                 address=address,
                 transport=transport,
                 payloads=payloads,
-                num_channels=settings.num_channels,
+                settings=settings,
                 worker=worker,
-                num_workers=settings.num_workers,
                 connect_timeout_s=CONNECT_TIMEOUT_S,
             )
             for worker in range(settings.num_workers)
@@ -65,7 +58,7 @@ class LoadClient:
                 child = child_process("a worker process of the client", main, config)
                 self._workers.append(self._stack.enter_context(child))
             for worker in self._workers:
-                if problem := worker.receive(CONNECT_TIMEOUT_S + LATE_AFTER_S).problem:
+                if problem := worker.receive(CONNECT_TIMEOUT_S + LATE_AFTER_S):
                     raise ServerError(f"{problem}. Is a server running there?")
         except BaseException:
             self._stack.close()
@@ -84,24 +77,17 @@ class LoadClient:
         version: str,
         watch: Callable[[int, int], str | None] = lambda num_answered, num_failed: None,
     ) -> CallStats:
-        """Put a load on the server once.
+        """Put a load on the server once, with arrival times by the seed; `version` must answer.
 
-        Ctrl-C ends the run early; the result is then what was counted so far, marked by `stopped`.
-
-        Args:
-            load: What to send.
-            timing: For how long.
-            seed: Of the arrival times.
-            version: The bundle version that must answer.
-            watch: Called a few times a second with the number of answered and failed calls; a text that it
-                returns ends the run, as the reason.
+        `watch` is called a few times a second with the number of answered and failed calls; a text that it
+        returns ends the run, as the reason. Ctrl-C ends it too; the result is what was counted so far.
         """
         start_at = time.monotonic() + START_DELAY_S
         self._send(RunCommand(load=load, timing=timing, start_at=start_at, seed=seed, version=version))
         until = start_at + timing.sending_s + timing.deadline_s + LATE_AFTER_S
         interrupts = 0
         running = {worker.pipe: worker for worker in self._workers}
-        progress = dict.fromkeys(running, Progress())
+        progress = dict.fromkeys(running, (0, 0))
         parts: list[CallStats] = []
         while running:
             try:
@@ -112,20 +98,16 @@ class LoadClient:
                         parts.append(report)
                         del running[pipe], progress[pipe]
                         if report.stopped:
-                            self._send(StopCommand(reason=report.stopped))
+                            self._send(report.stopped)
                     else:
                         progress[pipe] = report
-                reason = watch(
-                    sum(each.num_answered for each in progress.values()),
-                    sum(each.num_failed for each in progress.values()),
-                )
-                if reason:
-                    self._send(StopCommand(reason=reason))
+                if reason := watch(*(sum(column) for column in zip((0, 0), *progress.values(), strict=True))):
+                    self._send(reason)
             except KeyboardInterrupt:
                 interrupts += 1
                 if interrupts > 1:
                     raise
-                self._send(StopCommand(reason=INTERRUPTED))
+                self._send(INTERRUPTED)
             if time.monotonic() > until:
                 raise Re4Error(f"a worker of the client has not reported for {LATE_AFTER_S:g} seconds")
         whole = parts[0]
@@ -133,7 +115,7 @@ class LoadClient:
             whole.add(part)
         return whole
 
-    def _send(self, command: RunCommand | StopCommand) -> None:
+    def _send(self, command: RunCommand | str) -> None:
         for worker in self._workers:
             try:
                 worker.pipe.send(command)

@@ -9,13 +9,14 @@ import itertools
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from re4.benchmarks.load_generator.call_stats import CallStats, Recorder
-from re4.benchmarks.load_generator.load import ClosedLoad, Load, Timing, arrival_times
+from re4.benchmarks.load_generator.load import ClientSettings, ClosedLoad, Load, Timing, arrival_times
 from re4.benchmarks.load_generator.transport import (
     MISSED_DEADLINE,
     UNREACHABLE,
@@ -28,31 +29,45 @@ GONE_AFTER_S: Final = 2.0
 """A run ends when the server has been unreachable, without any answer, for so long."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class WorkerConfig:
+    """What a worker connects to and sends."""
+
+    address: str
+    transport: Transport
+    payloads: Sequence[bytes]
+    settings: ClientSettings
+    worker: int
+    """Its number, from 0."""
+    connect_timeout_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCommand:
+    """Send your share of this load. A text as the next command ends the run, as the reason."""
+
+    load: Load
+    timing: Timing
+    start_at: float
+    """`time.monotonic` seconds."""
+    seed: int
+    version: str
+    """The bundle version that must answer; another one ends the run."""
+
+
 class Scheduler:
     """Sends one worker's share of the calls of one run."""
 
-    def __init__(
-        self,
-        channels: Channels,
-        transport: Transport,
-        payloads: Sequence[bytes],
-        *,
-        timing: Timing,
-        start_at: float,
-        version: str,
-    ) -> None:
-        self._channels = channels
-        self._parse = transport.parse
-        self._payloads = payloads
-        self._timing = timing
-        self._start_at = start_at
-        self._version = version
+    def __init__(self, channels: Channels, config: WorkerConfig, command: RunCommand) -> None:
+        self._channels, self._config, self._command = channels, config, command
+        self._parse = config.transport.parse
+        self._start_at, self._timing = command.start_at, command.timing
         self._stop = threading.Event()
         self._stopped: str | None = None
         self._stopped_at = 0.0
-        self._last_answer = start_at
+        self._last_answer = self._start_at
         self._in_flight: set[asyncio.Task[None]] = set()
-        self.recorder = Recorder(count_from=start_at + timing.warmup_s)
+        self.recorder = Recorder(count_from=self._start_at + self._timing.warmup_s)
 
     def stop(self, reason: str) -> None:
         """Send nothing more. Calls in flight get until their deadline."""
@@ -60,18 +75,18 @@ class Scheduler:
             self._stopped, self._stopped_at = reason, time.monotonic()
             self._stop.set()
 
-    async def run(self, load: Load, *, worker: int, num_workers: int, seed: int) -> CallStats:
+    async def run(self) -> CallStats:
         """Send this worker's share, and wait for every answer."""
-        first_payload = len(self._payloads) * worker // num_workers
+        load, worker, num_workers = self._command.load, self._config.worker, self._config.settings.num_workers
+        first_payload = len(self._config.payloads) * worker // num_workers
         if isinstance(load, ClosedLoad):
             share = load.concurrency // num_workers + (worker < load.concurrency % num_workers)
             await asyncio.gather(
                 *(self._call_in_turn(first_payload + client, step=share) for client in range(share))
             )
         else:
-            times = arrival_times(
-                load, self._timing.sending_s, worker=worker, num_workers=num_workers, seed=seed
-            )
+            seconds, seed = self._timing.sending_s, self._command.seed
+            times = arrival_times(load, seconds, worker=worker, num_workers=num_workers, seed=seed)
             await self._call_on_schedule(times + self._start_at, first_payload)
         ended_at = self._stopped_at if self._stopped else self._start_at + self._timing.sending_s
         counted_s = max(0.0, ended_at - self._start_at - self._timing.warmup_s)
@@ -105,7 +120,8 @@ class Scheduler:
             await self._call(turn, now)
 
     async def _call(self, number: int, intended: float) -> None:
-        payload = self._payloads[number % len(self._payloads)]
+        payloads = self._config.payloads
+        payload = payloads[number % len(payloads)]
         sent = time.monotonic()
         left_s = intended + self._timing.deadline_s - sent
         if left_s <= 0:  # the client itself is late: the call is due, and has failed
@@ -123,5 +139,5 @@ class Scheduler:
             return
         self._last_answer = now
         self.recorder.answered(intended, sent, now, reply)
-        if reply.version != self._version:
-            self.stop(f"the server's version changed in the middle, from {self._version} to {reply.version}")
+        if reply.version != (wanted := self._command.version):
+            self.stop(f"the server's version changed in the middle, from {wanted} to {reply.version}")
