@@ -4,12 +4,13 @@ A prepared data set is read by its files alone (`test.items.npy`, `test.offsets.
 `items.parquet`), so that this folder needs nothing of training.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from re4.bundle.ids.id_map import ItemIds
 from re4.bundle.publishing.current import live_version
@@ -54,12 +55,7 @@ def choose_histories(
 ) -> Histories:
     """Return histories from the first source given: a data set, a file of ids, or a bundle directory.
 
-    Args:
-        info: The server's `Info`, of which `max_history_length` and `item_id_kind` are read.
-        data: Prepared data set with real histories.
-        ids: File of item ids, one a line, to generate histories from.
-        bundles: Bundle directory; histories are generated from its live version's ids.
-        seed: Of the choice.
+    Of the server's `Info`, `max_history_length` and `item_id_kind` are read.
 
     Raises:
         UsageError: no source is given.
@@ -70,12 +66,14 @@ def choose_histories(
         return real_histories(data, max_length=max_length, seed=seed)
     if ids is not None:
         known = read_ids(ids, kind=info["item_id_kind"])
-        return generated_histories(known, max_length=max_length, seed=seed)
+        return generated_histories(
+            len(known), lambda rows: [known[row] for row in rows], max_length=max_length, seed=seed
+        )
     if bundles is not None:
         path = live_version(bundles)
         items = read_manifest(path).items
         lookup = ItemIds.open(path, items.id_kind, items.num_items)
-        return generated_histories(BundleIds(lookup, items.num_items), max_length=max_length, seed=seed)
+        return generated_histories(items.num_items, lookup.ids, max_length=max_length, seed=seed)
     raise UsageError(
         "no item ids to ask with: give --data DIR (a prepared data set, real histories), --ids FILE "
         "(one id a line) or the server's --bundles DIR"
@@ -116,34 +114,22 @@ def real_histories(data: Path, *, max_length: int, seed: int) -> Histories:
     )
 
 
-def generated_histories(ids: Sequence[str] | Sequence[int], *, max_length: int, seed: int) -> Histories:
-    """Return histories of 1 to `max_length` items drawn evenly from `ids`.
+def generated_histories(
+    num_ids: int, ids_of: Callable[[NDArray[np.int64]], Iterable[Any]], *, max_length: int, seed: int
+) -> Histories:
+    """Return histories of 1 to `max_length` items drawn evenly; `ids_of` returns the ids of rows.
 
     Real users return to the same few items and these do not, which is harder on a CPU's caches.
 
     Raises:
         DataError: there are no ids.
     """
-    if not len(ids):
+    if not num_ids:
         raise DataError("no item ids to make histories of: give a file with one id a line")
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, max_length, size=NUM_REQUESTS, endpoint=True)
-    histories: list[Any] = [[ids[row] for row in rng.integers(len(ids), size=length)] for length in lengths]
-    return Histories(ids=histories, source=f"generated: items drawn evenly from {len(ids):,} ids")
-
-
-class BundleIds(Sequence[Any]):
-    """The ids of a bundle version by row, looked up one by one, as a catalogue may be larger than memory."""
-
-    def __init__(self, lookup: ItemIds, num_items: int) -> None:
-        self._lookup = lookup
-        self._num_items = num_items
-
-    def __len__(self) -> int:
-        return self._num_items
-
-    def __getitem__(self, row: Any) -> Any:
-        return self._lookup.ids(np.array([row]))[0]
+    histories = [list(ids_of(rng.integers(num_ids, size=length))) for length in lengths]
+    return Histories(ids=histories, source=f"generated: items drawn evenly from {num_ids:,} ids")
 
 
 def read_ids(path: Path, *, kind: str) -> IdList:

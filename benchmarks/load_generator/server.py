@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import grpc
-
 from re4 import Connection, RetrievalClient
 from re4.benchmarks.common.machine import describe_idle_machine
 from re4.benchmarks.common.pinning import on_core
@@ -16,8 +14,7 @@ from re4.benchmarks.load_generator.call_stats import CallStats
 from re4.benchmarks.load_generator.client import LoadClient
 from re4.benchmarks.load_generator.load import ClientSettings, ClosedLoad, Timing
 from re4.benchmarks.load_generator.requests import choose_histories
-from re4.benchmarks.load_generator.transport import METHOD
-from re4.common.errors import ServerError
+from re4.benchmarks.load_generator.transport import GrpcTransport, call_all, median_reply
 from re4.common.server_process import ServerProcess
 from re4.serving.client.connection import PLAIN
 
@@ -38,18 +35,7 @@ def server_info(address: str, connection: Connection = PLAIN) -> dict[str, Any]:
 
 def sample_reply(address: str, payloads: Sequence[bytes], connection: Connection = PLAIN) -> bytes:
     """Return the reply of median size to some of the requests, for a null server to send."""
-    replies = []
-    with connection.channel(address) as channel:
-        method: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
-        for payload in payloads[:_NUM_SAMPLES]:
-            try:
-                replies.append(method(payload, timeout=_TIMEOUT_S, metadata=connection.metadata))
-            except grpc.RpcError as error:
-                raise ServerError(
-                    f"{address} does not answer the requests of this benchmark: "
-                    f"{error.code().name}: {error.details()}"
-                ) from None
-    return bytes(sorted(replies, key=len)[len(replies) // 2])
+    return median_reply(call_all(GrpcTransport(connection=connection), address, payloads[:_NUM_SAMPLES]))
 
 
 @contextmanager

@@ -12,10 +12,12 @@ from typing import Final, NamedTuple, Protocol
 import grpc
 from google.protobuf.message import DecodeError
 
+from re4.common.errors import ServerError
 from re4.protos.v1 import retrieval_pb2
 from re4.serving.client.connection import PLAIN, Connection
 
 METHOD: Final = "/re4.v1.Retrieval/Retrieve"
+CALL_TIMEOUT_S: Final = 10.0
 STAGES: Final = ("queue", "gather", "encode", "search", "merge")
 # How a call can fail: gRPC's status codes, over HTTP too, and one for unreadable replies.
 MISSED_DEADLINE: Final = "DEADLINE_EXCEEDED"
@@ -130,3 +132,36 @@ class _GrpcChannels:
 
     async def close(self) -> None:
         await asyncio.gather(*(channel.close() for channel in self._channels))
+
+
+async def call_in_turn(
+    transport: Transport, address: str, payloads: Sequence[bytes], *, connect_timeout_s: float
+) -> list[bytes]:
+    """Return the replies to some requests, sent over one connection.
+
+    Raises:
+        FailedCallError, TimeoutError: a call failed, or the connection.
+    """
+    channels = transport.open(address, 1)
+    try:
+        await asyncio.wait_for(channels.connect(), connect_timeout_s)
+        return [await channels.call(0, payload, CALL_TIMEOUT_S) for payload in payloads]
+    finally:
+        await channels.close()
+
+
+def call_all(transport: Transport, address: str, payloads: Sequence[bytes]) -> list[bytes]:
+    """Return the replies to some requests.
+
+    Raises:
+        ServerError: a call failed.
+    """
+    try:
+        return asyncio.run(call_in_turn(transport, address, payloads, connect_timeout_s=CALL_TIMEOUT_S))
+    except (FailedCallError, TimeoutError) as error:
+        raise ServerError(f"{address} does not answer the requests of this benchmark: {error}") from None
+
+
+def median_reply(replies: Sequence[bytes]) -> bytes:
+    """Return the reply of median size, for a null server to send."""
+    return sorted(replies, key=len)[len(replies) // 2]

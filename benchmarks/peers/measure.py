@@ -24,8 +24,8 @@ from re4.benchmarks.common.report import now_utc
 from re4.benchmarks.load_generator.client import INTERRUPTED, LoadClient
 from re4.benchmarks.load_generator.load import ClientSettings, ClosedLoad, OpenLoad, Timing
 from re4.benchmarks.load_generator.server import SATURATING
+from re4.benchmarks.load_generator.transport import call_all, median_reply
 from re4.benchmarks.peers.exact_answers import NUM_REQUESTS, ExactAnswers
-from re4.benchmarks.peers.peer_process import call_all
 from re4.benchmarks.peers.systems import OURS, Setting, System, Workload
 from re4.benchmarks.serve.report import point_facts, ratios
 from re4.benchmarks.serve.runner import LoadRunner, StoppedError, measure_ceiling
@@ -121,7 +121,7 @@ def running_system(
         replies = call_all(transport, address, payloads[:NUM_REQUESTS])
         recall = exact.recall([system.item_ids(reply) for reply in replies])
         _log.info(f"{system.title}, {setting.name}: recall {recall['mean']:.4f}")
-        reply = sorted(replies, key=len)[len(replies) // 2]
+        reply = median_reply(replies)
         version = transport.parse(reply).version
         ceiling_per_s = measure_ceiling(payloads, reply, _CLIENT, version=version, transport=transport)
         with on_core(terms.cores[1]):

@@ -13,7 +13,7 @@ from tempfile import TemporaryFile
 from typing import Final
 
 from re4.benchmarks.common.peer_environments import BASELINES, python_of
-from re4.benchmarks.load_generator.transport import FailedCallError, Transport
+from re4.benchmarks.load_generator.transport import FailedCallError, Transport, call_in_turn
 from re4.common.errors import ServerError
 from re4.serving.host.threads import COMPUTE_ENVIRONMENT
 
@@ -21,7 +21,6 @@ SCRIPTS: Final = BASELINES / "servers"
 _START_TIMEOUT_S: Final = 300.0
 _END_TIMEOUT_S: Final = 40.0
 _LOG_BYTES: Final = 4_000
-_TIMEOUT_S: Final = 10.0
 _TRY_S: Final = 1.0
 _PAUSE_S: Final = 0.2
 
@@ -97,18 +96,6 @@ def _command(environment: str, script: str, words: Sequence[str]) -> list[str]:
     return [str(python_of(environment)), str(path), *words]
 
 
-def call_all(transport: Transport, address: str, payloads: Sequence[bytes]) -> list[bytes]:
-    """Return the replies to some requests.
-
-    Raises:
-        ServerError: a call failed.
-    """
-    try:
-        return asyncio.run(_call_all(transport, address, payloads, _TIMEOUT_S))
-    except (FailedCallError, TimeoutError) as error:
-        raise ServerError(f"{address} does not answer the requests of this benchmark: {error}") from None
-
-
 def wait_until_answered(
     transport: Transport, address: str, payload: bytes, *, timeout_s: float, problem: Callable[[], str | None]
 ) -> None:
@@ -120,7 +107,7 @@ def wait_until_answered(
     until = time.monotonic() + timeout_s
     while True:
         try:
-            asyncio.run(_call_all(transport, address, [payload], _TRY_S))
+            asyncio.run(call_in_turn(transport, address, [payload], connect_timeout_s=_TRY_S))
             return
         except (FailedCallError, TimeoutError) as error:
             if found := problem():
@@ -128,14 +115,3 @@ def wait_until_answered(
             if time.monotonic() > until:
                 raise ServerError(f"no answer from {address} within {timeout_s:g} s: {error}") from None
         time.sleep(_PAUSE_S)
-
-
-async def _call_all(
-    transport: Transport, address: str, payloads: Sequence[bytes], connect_timeout_s: float
-) -> list[bytes]:
-    channels = transport.open(address, 1)
-    try:
-        await asyncio.wait_for(channels.connect(), connect_timeout_s)
-        return [await channels.call(0, payload, _TIMEOUT_S) for payload in payloads]
-    finally:
-        await channels.close()

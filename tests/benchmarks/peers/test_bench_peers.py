@@ -14,15 +14,16 @@ import pytest
 from small_bundles import MAX_HISTORY, SmallVersion
 
 from re4.benchmarks.common import cpu_stability, peer_environments
+from re4.benchmarks.load_generator import transport
 from re4.benchmarks.load_generator.http_transport import HttpTransport
 from re4.benchmarks.load_generator.load import Timing
+from re4.benchmarks.load_generator.transport import call_all
 from re4.benchmarks.peers import benchmark, kserve, measure, peer_process
 from re4.benchmarks.peers.benchmark import run
 from re4.benchmarks.peers.comparison import compare
 from re4.benchmarks.peers.exact_answers import ExactAnswers
 from re4.benchmarks.peers.markdown import headline
 from re4.benchmarks.peers.options import PeersOptions
-from re4.benchmarks.peers.peer_process import call_all
 from re4.benchmarks.peers.systems import FastApi, Re4, Triton, Workload
 from re4.benchmarks.serve import runner, sweep
 from re4.benchmarks.serve.runner import LoadPoint, LoadRunner, RepeatRun
@@ -250,7 +251,7 @@ def test_a_peer_s_script_runs_until_the_block_ends(
         assert [system.item_ids(reply) for reply in replies] == [
             ids[:1] * 3 for ids in workload.histories.ids[:2]
         ]
-    monkeypatch.setattr(peer_process, "_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(transport, "CALL_TIMEOUT_S", 0.3)
     with pytest.raises(ServerError, match="does not answer"):
         call_all(HttpTransport(path="/retrieve"), address, [b"{}"])
 
