@@ -39,7 +39,11 @@ _BATCH_SIZE = 8
 
 
 class Engine:
-    """An engine over float32 vectors, by inner product; its package is imported when it is made."""
+    """An engine over float32 vectors, by inner product; its package is imported when it is made.
+
+    `build` returns an index and `load` a saved one. `search` returns rows and scores, [B K, S] each, larger
+    scores first.
+    """
 
     package: str
     module: str
@@ -51,33 +55,16 @@ class Engine:
     def __init__(self) -> None:
         self.library = import_module(self.module)
 
-    def build(self, vectors_ND: np.ndarray, threads: int) -> Any:
-        """Return the index of vectors."""
-        raise NotImplementedError
-
     def save(self, index: Any, path: Path) -> None:
         """Write an index."""
         index.save(str(path))
-
-    def load(self, path: Path, vectors_ND: np.ndarray) -> Any:
-        """Return a written index."""
-        raise NotImplementedError
-
-    def search(
-        self, index: Any, queries: np.ndarray, num_results: int, setting: Mapping[str, int], threads: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return rows and scores, [B K, S] each, larger scores first."""
-        raise NotImplementedError
 
 
 class _Hnswlib(Engine):
     package, module, how = "hnswlib", "hnswlib", "M=16, ef_construction=200"
 
-    def _empty(self, dim: int) -> Any:
-        return self.library.Index(space="ip", dim=dim)
-
     def build(self, vectors_ND: np.ndarray, threads: int) -> Any:
-        index = self._empty(vectors_ND.shape[1])
+        index = self.library.Index(space="ip", dim=vectors_ND.shape[1])
         index.init_index(max_elements=len(vectors_ND), M=16, ef_construction=200, random_seed=1)
         index.add_items(vectors_ND, num_threads=threads)
         return index
@@ -86,7 +73,7 @@ class _Hnswlib(Engine):
         index.save_index(str(path))
 
     def load(self, path: Path, vectors_ND: np.ndarray) -> Any:
-        index = self._empty(vectors_ND.shape[1])
+        index = self.library.Index(space="ip", dim=vectors_ND.shape[1])
         index.load_index(str(path))
         return index
 
@@ -215,7 +202,7 @@ ENGINES = {"hnswlib": _Hnswlib, "usearch": _Usearch, "voyager": _Voyager, "scann
 
 @dataclass(frozen=True, kw_only=True)
 class _Workload:
-    engine: Engine
+    engine: Any
     index: Any
     vectors_ND: np.ndarray
     requests_QKD: np.ndarray
@@ -224,25 +211,22 @@ class _Workload:
 
     def points(self, threads: int) -> list[dict[str, Any]]:
         """Measure settings, cheapest first, until one has enough recall or is too slow to be of use."""
-        points: list[dict[str, Any]] = []
+        points, fastest_us = [], np.inf
         for k_factor in _K_FACTORS:
             for setting in self.engine.settings:
                 step = self._measure(setting, k_factor, threads)
                 points += step
-                reached = [point["request_us"] for point in points if point["recall"] >= _ENOUGH_RECALL]
-                if any(point["recall"] >= _ENOUGH_RECALL for point in step) or (
-                    reached and step[0]["request_us"] > _TOO_SLOW * min(reached)
-                ):
+                enough = [point["request_us"] for point in step if point["recall"] >= _ENOUGH_RECALL]
+                fastest_us = min([fastest_us, *enough])
+                if enough or step[0]["request_us"] > _TOO_SLOW * fastest_us:
                     break
         return points
 
     def _measure(self, setting: Mapping[str, int], k_factor: float, threads: int) -> list[dict[str, Any]]:
         clock = time.thread_time if threads == 1 else time.perf_counter
         num_interests, dim = self.requests_QKD.shape[1:]
-        factors = [factor for factor in _POOL_FACTORS if factor < num_interests * k_factor]
-        factors.append(num_interests * k_factor)
-        seconds: dict[float, list[float]] = {factor: [] for factor in factors}
-        recalls: dict[float, list[float]] = {factor: [] for factor in factors}
+        most = num_interests * k_factor
+        measured = {factor: ([], []) for factor in (*(each for each in _POOL_FACTORS if each < most), most)}
         num_results = ceil(self.num_candidates * k_factor)
         for start in range(-_BATCH_SIZE, len(self.requests_QKD), _BATCH_SIZE):
             # The first batch twice: once to warm up.
@@ -254,22 +238,21 @@ class _Workload:
             shape = (len(batch), num_interests, -1)
             rows = np.ascontiguousarray(rows, np.int64).reshape(shape)
             scores = np.ascontiguousarray(scores, np.float32).reshape(shape)
-            for factor in factors:
+            for factor, (seconds, recalls) in measured.items():
                 began = clock()
                 pools = rescore(scores, rows, batch, self.vectors_ND, ceil(self.num_candidates * factor))
                 _, found, _ = best_candidates(pools, self.num_candidates)
                 if start >= 0:
-                    seconds[factor].append((search_s + clock() - began) / len(batch))
-                    least = self.thresholds_Q[start : start + len(batch), None]
-                    recalls[factor].append(float(reaches(found, least).mean()))
+                    seconds.append((search_s + clock() - began) / len(batch))
+                    recalls.append(reaches(found, self.thresholds_Q[start:][: len(batch), None]).mean())
         return [
             {
                 "threads": threads,
                 "search_parameters": {**setting, "k_factor": k_factor, "pool_factor": factor},
-                "recall": float(np.mean(recalls[factor])),
-                "request_us": float(np.median(seconds[factor])) * 1e6,
+                "recall": float(np.mean(recalls)),
+                "request_us": float(np.median(seconds)) * 1e6,
             }
-            for factor in factors
+            for factor, (seconds, recalls) in measured.items()
         ]
 
 
