@@ -9,9 +9,8 @@ names first, is the one with the highest score.
 Legend: B users, L history length, D embedding size.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 import typer
@@ -24,14 +23,15 @@ from re4.training.kernels.masks import valid_mask
 from re4.training.run.run import Run
 
 
-@dataclass(frozen=True, kw_only=True)
-class Agreement:
-    """Means over interests of users with two history items or more."""
+class Agreement(NamedTuple):
+    """Means over interests of users with two history items or more.
+
+    The Kullback-Leibler divergence of `a` from `â`, in nats, and the share of interests whose attention and
+    scores are largest at the same history item.
+    """
 
     divergence: float
-    """Kullback-Leibler divergence of `a` from `â`, in nats; 0 where they are the same."""
     same_item: float
-    """Share of interests whose attention and scores are largest at the same history item."""
 
 
 def agreement(encoded: Encoded, history_vectors_BLD: Tensor, lengths_B: Tensor) -> Agreement:
@@ -49,10 +49,8 @@ def agreement(encoded: Encoded, history_vectors_BLD: Tensor, lengths_B: Tensor) 
     divergence_BK = (log_target_BKL.exp() * difference_BKL).sum(dim=2)
     is_same_BK = log_target_BKL.argmax(dim=2) == encoded.attention_BKL.argmax(dim=2)
     has_choice_B = lengths_B > 1
-    return Agreement(
-        divergence=float(divergence_BK[has_choice_B].mean()),
-        same_item=float(is_same_BK[has_choice_B].float().mean()),
-    )
+    means = (each_BK[has_choice_B].mean() for each_BK in (divergence_BK, is_same_BK.float()))
+    return Agreement(*map(float, means))
 
 
 def main(runs: Annotated[list[Path], typer.Argument(help="Runs of re4 or comirec-sa.")]) -> None:

@@ -9,9 +9,8 @@ the last.
 Legend: U test users, N items, K interests, L history length.
 """
 
-from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
@@ -28,18 +27,17 @@ from re4.training.run.run import Run
 _PLACE = 20
 
 
-@dataclass(frozen=True, kw_only=True)
-class Proximity:
-    """Means over test users; cosines, but for the share."""
+class Proximity(NamedTuple):
+    """Means over test users.
+
+    Cosines of own clusters, each the mean over its items, in the mean and of the farthest cluster; the cosine
+    of the 20th item of others; the share of own clusters' items among the first 50 by score, history left in.
+    """
 
     own_mean: float
-    """An own cluster: the mean over its items, then over clusters."""
     own_worst: float
-    """The farthest own cluster."""
     foreign: float
-    """The 20th item of other clusters."""
     own_share: float
-    """Share of own clusters' items among the first 50 by score, history left in."""
 
 
 def cluster_proximity(model: MultiInterestModel, dataset: Dataset, space: EventSpace) -> Proximity:
@@ -61,8 +59,7 @@ def cluster_proximity(model: MultiInterestModel, dataset: Dataset, space: EventS
         foreign = np.sort(cosines_N[~is_own_N])[::-1][:_PLACE]
         own_share = float(is_own_N[first_UM[user]].mean())
         of_users.append((float(np.mean(by_cluster)), min(by_cluster), float(foreign[-1]), own_share))
-    means = np.mean(of_users, axis=0).tolist()
-    return Proximity(own_mean=means[0], own_worst=means[1], foreign=means[2], own_share=means[3])
+    return Proximity(*np.mean(of_users, axis=0).tolist())
 
 
 def main(
@@ -77,7 +74,7 @@ def main(
     for path in runs:
         run = Run.open(path)
         found = cluster_proximity(run.load_model(), run.open_dataset(), space)
-        rows.append([str(path), *(f"{value:.2f}" for value in astuple(found))])
+        rows.append([str(path), *(f"{value:.2f}" for value in found)])
     headings = ["", "own clusters, mean", "worst own cluster", f"foreign item {_PLACE}", "own in first 50"]
     table("cosine with the nearest interest", headings, rows)
 

@@ -1,5 +1,6 @@
 """Entries of the ledger: runs, trained or found finished in a folder, evaluated on the test users."""
 
+import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -26,18 +27,13 @@ _log = logging.getLogger(__name__)
 def trained_entry(ledger: Ledger, dataset: Dataset, config: TrainConfig, runs: Path) -> Entry:
     """Return the ledger's entry; where it has none, train or resume the run in its folder, and evaluate it.
 
-    Args:
-        ledger: Of the data set.
-        dataset: To train on.
-        config: Resolved.
-        runs: Folder of the runs.
+    The settings are resolved ones.
 
     Raises:
         RunError: the run in its folder has other settings.
     """
     settings = {name: value for name, value in config.to_json().items() if name != "seed"}
-    known = ledger.find(settings, config.seed)
-    if known is not None:
+    if known := ledger.find(settings, config.seed):
         return known
     variant = variant_name(settings, dataset.num_items)
     title = f"{variant}, seed {config.seed}"
@@ -59,9 +55,7 @@ def trained_entry(ledger: Ledger, dataset: Dataset, config: TrainConfig, runs: P
             seed=config.seed,
             settings=settings,
             valid=_rounded(run.evaluation()["valid"]),
-            test=_test_results(
-                dataset, lambda excluded: rank(model, dataset.test, exclude_history=excluded, title=title)
-            ),
+            test=_test_results(dataset, functools.partial(rank, model, dataset.test, title=title)),
             best_epoch=run.best_epoch,
             num_epochs=len(epochs),
             train_seconds=round(sum(epoch["seconds"] for epoch in epochs), 1),
@@ -77,10 +71,7 @@ def baseline_entries(ledger: Ledger, dataset: Dataset) -> list[Entry]:
     _log.info("fitting the baselines …")
     for name, (baseline, settings) in fit_baselines(dataset.train, dataset.valid, dataset.num_items).items():
         kept = rank_baseline(baseline, dataset.valid, dataset.num_items, exclude_history=False)
-
-        def rank_test(excluded: bool, baseline: Any = baseline) -> Ranking:
-            return rank_baseline(baseline, dataset.test, dataset.num_items, exclude_history=excluded)
-
+        rank_test = functools.partial(rank_baseline, baseline, dataset.test, dataset.num_items)
         ledger.add(
             Entry(
                 kind="baseline",
@@ -100,22 +91,19 @@ def _check_settings(path: Path, found: TrainConfig, wanted: TrainConfig) -> None
         raise RunError(f"{path} is a run with other settings, of an earlier study. Give another --out.")
 
 
-def _test_results(dataset: Dataset, rank_test: Callable[[bool], Ranking]) -> dict[str, TestResult]:
-    """Evaluate lists for the test users by each protocol; the ranking is a function of `exclude_history`."""
+def _test_results(dataset: Dataset, rank_test: Callable[..., Ranking]) -> dict[str, TestResult]:
+    """Evaluate lists for the test users by each protocol; `rank_test` takes `exclude_history`."""
     results = {}
     for protocol in PROTOCOLS:
-        ranking = rank_test(protocol == "excluded")
+        ranking = rank_test(exclude_history=protocol == "excluded")
         means = summarise(ranking, dataset.test, dataset.num_items)
         metrics = _rounded(means.to_json())
+        kinds = ("recall", "hit_rate", "ndcg")
         results[protocol] = TestResult(
             hits=pack_hits(ranking.top_UM, dataset),
             coverage_50=round(means.coverage_50, 4),
             interest_cosine=round(means.interest_cosine, 4),
-            metrics={
-                name: value
-                for name, value in metrics.items()
-                if name.startswith(("recall", "hit_rate", "ndcg"))
-            },
+            metrics={name: value for name, value in metrics.items() if name.startswith(kinds)},
         )
     return results
 
@@ -126,9 +114,5 @@ def _rounded(values: dict[str, float]) -> dict[str, float]:
 
 def _made_by() -> dict[str, Any]:
     machine = describe_machine()
-    return {
-        "re4": __version__,
-        "torch": torch.__version__,
-        "python": machine["python"],
-        "cpu": machine["cpu_model"],
-    }
+    versions = {"re4": __version__, "torch": torch.__version__}
+    return {**versions, "python": machine["python"], "cpu": machine["cpu_model"]}

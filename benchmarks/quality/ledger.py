@@ -78,7 +78,9 @@ class Ledger:
             DataError: it is of another data set, or a line cannot be read.
         """
         self.path = path
-        self.num_targets_U = _num_targets(dataset)
+        users = range(dataset.test.num_users)
+        targets = [history_and_targets(dataset.test, user)[1] for user in users]
+        self.num_targets_U = np.array([len(np.unique(rows)) for rows in targets], np.int64)
         head = {
             "kind": "dataset",
             "name": dataset.path.name,
@@ -98,10 +100,8 @@ class Ledger:
 
     def find(self, settings: dict[str, Any], seed: int) -> Entry | None:
         """Return the run with these resolved settings and this seed, if there is one."""
-        for entry in self.entries:
-            if entry.kind == "run" and entry.seed == seed and entry.settings == settings:
-                return entry
-        return None
+        wanted = ("run", seed, settings)
+        return next((one for one in self.entries if (one.kind, one.seed, one.settings) == wanted), None)
 
     def baselines(self) -> list[Entry]:
         """Return the baselines."""
@@ -115,7 +115,6 @@ class Ledger:
 
     def by_user(self, result: TestResult) -> dict[int, UserMetrics]:
         """Return the metrics of each test user at every cut-off."""
-
         num_users = len(self.num_targets_U)
         bits = np.frombuffer(zlib.decompress(base64.b64decode(result.hits)), np.uint8)
         hits_UM = np.unpackbits(bits.reshape(num_users, -1), axis=1)[:, :DEPTH].astype(bool)
@@ -129,17 +128,10 @@ class Ledger:
 
 def pack_hits(top_UM: NDArray[np.int64], dataset: Dataset) -> str:
     """Pack which positions of the test users' lists are hits."""
-
     hits_UM = np.zeros((len(top_UM), DEPTH), dtype=bool)
     for user, top_M in enumerate(top_UM[:, :DEPTH]):
         hits_UM[user, : len(top_M)] = np.isin(top_M, history_and_targets(dataset.test, user)[1])
     return base64.b64encode(zlib.compress(np.packbits(hits_UM, axis=1).tobytes(), 9)).decode("ascii")
-
-
-def _num_targets(dataset: Dataset) -> NDArray[np.int64]:
-
-    users = range(dataset.test.num_users)
-    return np.array([len(np.unique(history_and_targets(dataset.test, user)[1])) for user in users], np.int64)
 
 
 def _fingerprint(dataset: Dataset) -> str:
@@ -151,9 +143,8 @@ def _fingerprint(dataset: Dataset) -> str:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.exists():
-        return
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    for number, line in enumerate(lines, start=1):
         try:
             yield json.loads(line)
         except json.JSONDecodeError as error:
@@ -161,7 +152,6 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _entry(line: dict[str, Any], num_items: int) -> Entry:
-
     test = {protocol: TestResult(**result) for protocol, result in line["test"].items()}
     if line["kind"] == "run":
         settings = ADDED_SINCE | line["settings"]

@@ -31,12 +31,9 @@ _IN_WORDS: Final = ("history left in", "history left out")
 
 
 def summarise_entries(ledger: Ledger, entries: Sequence[Entry], reference: str) -> list[dict[str, Any]]:
-    """Return figures by variant and protocol, the best variant on validation first.
+    """Return figures by variant, over all of its seeds, and protocol, the best variant on validation first.
 
-    Args:
-        ledger: Of the entries.
-        entries: In any order; all seeds of a variant count.
-        reference: The variant that others are compared with; if unknown, the best on validation.
+    They are compared with the reference variant; if that is unknown, with the best on validation.
     """
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
@@ -73,23 +70,24 @@ def _outcome(
     ours: dict[str, NDArray[np.float64]],
     theirs: dict[str, NDArray[np.float64]],
 ) -> dict[str, Any]:
-    metrics = {}
-    for metric in METRICS:
-        difference_U = ours[metric] - theirs[metric]
-        metrics[metric] = {
-            "mean": float(ours[metric].mean()),
-            "half_width_over_seeds": half_width([entry.test[protocol].metrics[metric] for entry in group]),
-            "difference": float(difference_U.mean()),
-            "difference_half_width": half_width(difference_U.tolist()),
-        }
+    results = [entry.test[protocol] for entry in group]
+    differences = {metric: ours[metric] - theirs[metric] for metric in METRICS}
     return {
         "name": group[0].variant,
         "is_history_excluded": protocol == "excluded",
         "num_seeds": len(group),
         "valid_recall_50": _validation(group),
-        "metrics": metrics,
-        "coverage_50": float(np.mean([entry.test[protocol].coverage_50 for entry in group])),
-        "interest_cosine": float(np.mean([entry.test[protocol].interest_cosine for entry in group])),
+        "metrics": {
+            metric: {
+                "mean": float(ours[metric].mean()),
+                "half_width_over_seeds": half_width([result.metrics[metric] for result in results]),
+                "difference": float(difference_U.mean()),
+                "difference_half_width": half_width(difference_U.tolist()),
+            }
+            for metric, difference_U in differences.items()
+        },
+        "coverage_50": float(np.mean([result.coverage_50 for result in results])),
+        "interest_cosine": float(np.mean([result.interest_cosine for result in results])),
         "num_epochs": None if group[0].num_epochs is None else float(np.mean([e.num_epochs for e in group])),
     }
 

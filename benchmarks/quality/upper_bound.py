@@ -88,18 +88,13 @@ def main(
             rows["oracle"], num_vectors=num_vectors, dim=dim
         )
     for exclude_history in (False, True):
-        found = {
-            name: evaluate_scores(each, dataset, exclude_history=exclude_history)
-            for name, each in rows.items()
-        }
-        table(
-            f"{data.name}, history {'left out' if exclude_history else 'left in'}",
-            ["", "Recall@20", "Recall@50", "NDCG@20"],
-            [
-                [name, *(f"{value:.4f}" for value in (each.recall_20, each.recall_50, each.ndcg_20))]
-                for name, each in found.items()
-            ],
-        )
+        title = f"{data.name}, history {'left out' if exclude_history else 'left in'}"
+        cells = []
+        for name, scores_UN in rows.items():
+            found = evaluate_scores(scores_UN, dataset, exclude_history=exclude_history)
+            figures = (found.recall_20, found.recall_50, found.ndcg_20)
+            cells.append([name, *(f"{value:.4f}" for value in figures)])
+        table(title, ["", "Recall@20", "Recall@50", "NDCG@20"], cells)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ def parse_variant(text: str) -> TrainConfig:
     Raises:
         UsageError: a part is not of that form, or names no setting.
     """
-
     model, *pairs = text.split(":")
     values: dict[str, Any] = {"model": model}
     for pair in pairs:
@@ -30,13 +29,10 @@ def parse_variant(text: str) -> TrainConfig:
 
 
 def variant_name(settings: dict[str, Any], num_items: int) -> str:
-    """Return the name of settings: those that differ from the model's defaults; `parse_variant` reads it.
+    """Return the name of resolved settings: those that differ from the model's defaults, but the seed.
 
-    Args:
-        settings: Of a resolved `TrainConfig`; the seed is no part of the name.
-        num_items: Of the catalogue, which some defaults depend on.
+    Some defaults depend on the number of items. `parse_variant` reads it.
     """
-
     model = TrainConfig(model=settings["model"])
     as_many = replace(model, num_interests=settings["num_interests"]).resolve(num_items)
     usual = as_many.to_json() | {"num_interests": model.resolve(num_items).num_interests}
@@ -56,8 +52,6 @@ def alternatives(text: str) -> list[TrainConfig]:
     Raises:
         UsageError: as `parse_variant`, for any of them.
     """
-    choices = []
-    for part in text.split(":"):
-        name, sign, values = part.partition("=")
-        choices.append([name + sign + value for value in values.split("|")])
+    parts = (part.partition("=") for part in text.split(":"))
+    choices = [[name + sign + value for value in values.split("|")] for name, sign, values in parts]
     return [parse_variant(":".join(parts)) for parts in product(*choices)]
