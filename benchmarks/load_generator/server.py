@@ -15,6 +15,7 @@ from re4.benchmarks.load_generator.client import LoadClient
 from re4.benchmarks.load_generator.load import ClientSettings, ClosedLoad, Timing
 from re4.benchmarks.load_generator.requests import choose_histories
 from re4.benchmarks.load_generator.transport import GrpcTransport, call_all, median_reply
+from re4.bundle.manifest import Manifest
 from re4.common.server_process import ServerProcess
 from re4.serving.client.connection import PLAIN
 
@@ -33,6 +34,11 @@ def server_info(address: str, connection: Connection = PLAIN) -> dict[str, Any]:
         return client.info()
 
 
+def describe_bundle(manifest: Manifest) -> dict[str, Any]:
+    """Return the facts of a bundle version that reports hold."""
+    return manifest.model_dump(mode="json", include={"version", "created_at", "model", "index", "items"})
+
+
 def sample_reply(address: str, payloads: Sequence[bytes], connection: Connection = PLAIN) -> bytes:
     """Return the reply of median size to some of the requests, for a null server to send."""
     return median_reply(call_all(GrpcTransport(connection=connection), address, payloads[:_NUM_SAMPLES]))
@@ -40,11 +46,7 @@ def sample_reply(address: str, payloads: Sequence[bytes], connection: Connection
 
 @contextmanager
 def running_server(bundles: Path, *options: str, num_processes: int) -> Iterator[tuple[str, int]]:
-    """Run `re4 serve` with these options on a free port; gives its address and process id.
-
-    Raises:
-        ServerError: it ended before it listened; the message has the end of its log.
-    """
+    """Run `re4 serve` on a free port while the block runs; gives its address and process id."""
     with ServerProcess(bundles, *options, "--num-processes", str(num_processes)) as server:
         yield server.address, server.pid
 

@@ -13,12 +13,11 @@ from re4.benchmarks.common.machine import describe_idle_machine
 from re4.benchmarks.common.pinning import two_cores
 from re4.benchmarks.common.report import command_line, now_utc, write_report
 from re4.benchmarks.load_generator.requests import choose_histories
-from re4.benchmarks.load_generator.server import sample_reply
+from re4.benchmarks.load_generator.server import describe_bundle, sample_reply
 from re4.benchmarks.overhead.measure import NUM_CLIENTS, NUM_USERS, empty_server, re4_server
 from re4.benchmarks.overhead.options import OverheadOptions
 from re4.benchmarks.overhead.pipeline import pipeline_process
-from re4.benchmarks.overhead.report import Pair, Round, render_markdown, summary
-from re4.bundle.manifest import Manifest
+from re4.benchmarks.overhead.report import Round, render_markdown, summary
 from re4.bundle.publishing.current import live_version
 from re4.bundle.verify import read_manifest
 from re4.common.console import progress
@@ -42,7 +41,8 @@ def run(options: OverheadOptions) -> dict[str, Any]:
         seed=options.seed,
     )
     payloads = histories.payloads(num_candidates=options.num_candidates, exclude_history=False)
-    rounds, pairs = [], []
+    rounds: list[Round] = []
+    pairs: list[Round] = []
     if options.against is None:
         rounds = _rounds(options, version, payloads, cores)
     else:
@@ -52,8 +52,8 @@ def run(options: OverheadOptions) -> dict[str, Any]:
         "created_at": now_utc(),
         "command": command_line(),
         "machine": machine,
-        "bundle": _described(manifest),
-        "against": None if other is None else _described(other),
+        "bundle": describe_bundle(manifest),
+        "against": None if other is None else describe_bundle(other),
         **summary(rounds, pairs),
         "conditions": {
             "machine": machine["cpu_model"],
@@ -93,14 +93,14 @@ def _rounds(
             for _ in range(options.num_rounds + 1):
                 bare = pipeline.measure(seconds)
                 null = empty.measure(seconds, has_batches=False)
-                rounds.append(Round(bare=bare, null=null, served=server.measure(seconds)))
+                rounds.append({"bare": bare, "null": null, "served": server.measure(seconds)})
                 bar.advance()
     return rounds[1:]
 
 
 def _pairs(
     options: OverheadOptions, against: Path, payloads: list[bytes], cores: tuple[int, int]
-) -> list[Pair]:
+) -> list[Round]:
     pairs = []
     with ExitStack() as stack:
         servers = {
@@ -111,11 +111,6 @@ def _pairs(
         with progress("pairs", options.num_rounds + 1) as bar:
             for _ in range(options.num_rounds + 1):
                 order.reverse()  # the order alternates
-                pairs.append(Pair(**{name: servers[name].measure(options.seconds) for name in order}))
+                pairs.append({name: servers[name].measure(options.seconds) for name in order})
                 bar.advance()
     return pairs[1:]
-
-
-def _described(manifest: Manifest) -> dict[str, Any]:
-    fields = {"version", "created_at", "model", "index", "items"}
-    return manifest.model_dump(mode="json", include=fields)

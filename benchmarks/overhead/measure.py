@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 from re4.benchmarks.common.pinning import on_core
 from re4.benchmarks.common.resources import Meter
@@ -30,25 +29,11 @@ _NUM_BATCH_CLIENTS: Final = 2
 _NO_SHEDDING: Final = ("--max-queue-ms", "10000")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Saturated:
-    """Time of one request, or user, of a saturated server, in microseconds."""
-
-    wall_us: float
-    """Time divided by answers."""
-    cpu_us: float
-    """CPU time of the server divided by answers: hardly changed by other work on the machine."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServerTimes:
-    """Figures of a server in one round."""
-
-    saturated: Saturated
-    p50_us: float
-    """Median time of a lone call."""
-    batch: Saturated | None
-    """BatchRetrieve, for each user; None for a null server."""
+Figures: TypeAlias = dict[str, Any]
+"""Of a server in one round: `saturated` and `batch`, the BatchRetrieve of a server that has it, each with
+`wall_us` and `cpu_us`, time and CPU time of the server divided by answers, or users; and `p50_us`, the median
+of a lone call. Other work on the machine hardly changes CPU time.
+"""
 
 
 class MeasuredServer:
@@ -59,21 +44,23 @@ class MeasuredServer:
         self._pid = pid
         self._single, self._batches = single, batches
 
-    def measure(self, seconds: float, *, has_batches: bool = True) -> ServerTimes:
+    def measure(self, seconds: float, *, has_batches: bool = True) -> Figures:
         """Measure each part for so many seconds."""
         saturated = self._saturate(self._single, NUM_CLIENTS, 1, seconds)
         p50_us = self._run(self._single, 1, seconds).answered_us.percentile(50)
         batch = self._saturate(self._batches, _NUM_BATCH_CLIENTS, NUM_USERS, seconds) if has_batches else None
-        return ServerTimes(saturated=saturated, p50_us=float(p50_us or 0), batch=batch)
+        return {"saturated": saturated, "p50_us": float(p50_us or 0), "batch": batch}
 
-    def _saturate(self, client: LoadClient, concurrency: int, num_users: int, seconds: float) -> Saturated:
+    def _saturate(
+        self, client: LoadClient, concurrency: int, num_users: int, seconds: float
+    ) -> dict[str, float]:
         meter = Meter([self._pid])
         stats = self._run(client, concurrency, seconds)
         usage = meter.read()
         if usage is None:
             raise ServerError("the server ended while it was measured")
         num_answers = stats.answered_us.count * num_users
-        return Saturated(wall_us=1e6 * stats.seconds / num_answers, cpu_us=1e6 * usage.cpu_s / num_answers)
+        return {"wall_us": 1e6 * stats.seconds / num_answers, "cpu_us": 1e6 * usage.cpu_s / num_answers}
 
     def _run(self, client: LoadClient, concurrency: int, seconds: float) -> CallStats:
         timing = Timing(warmup_s=0.0, duration_s=seconds, deadline_s=_TIMEOUT_S)

@@ -7,7 +7,6 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
@@ -21,46 +20,29 @@ _START_TIMEOUT_S: Final = 600
 _GRACE_S: Final = 30
 
 
-@dataclass(frozen=True, kw_only=True)
-class PipelineTimes:
-    """Times of one request in microseconds: alone, and within a batch of `BATCH_SIZE`.
-
-    Wall-clock times are medians over batches, CPU times are means.
-    """
-
-    single_us: float
-    batched_us: float
-    single_cpu_us: float
-    batched_cpu_us: float
-
-
 class PipelineProcess:
     """A process that has loaded a version."""
 
     def __init__(self, child: Child) -> None:
         self._child = child
 
-    def measure(self, seconds: float) -> PipelineTimes:
-        """Time both batch sizes, for so many seconds each."""
+    def measure(self, seconds: float) -> dict[str, float]:
+        """Return times of one request alone and within a batch of `BATCH_SIZE`, each for so many seconds.
+
+        `single_us` and `batched_us` are medians over batches; `single_cpu_us` and `batched_cpu_us` are means.
+        """
         found = {}
         for name, batch_size in (("single", 1), ("batched", BATCH_SIZE)):
             self._child.pipe.send((batch_size, seconds))
             found[f"{name}_us"], found[f"{name}_cpu_us"] = self._child.receive(seconds + _GRACE_S)
-        return PipelineTimes(**found)
+        return found
 
 
 @contextmanager
 def pipeline_process(
     version: Path, payloads: Sequence[bytes], *, core: int, device: str
 ) -> Iterator[PipelineProcess]:
-    """Load a version in a process on one core while the block runs.
-
-    Args:
-        version: Folder of a bundle version.
-        payloads: Serialised `RetrieveRequest`s, answered in turn.
-        core: For the process.
-        device: As for `re4 serve`.
-    """
+    """Load a version in a process on one core while the block runs; it answers the payloads in turn."""
     name = f"the process that loads {version}"
     with ExitStack() as stack:
         with on_core(core):

@@ -5,30 +5,15 @@ A figure is the median over rounds, with the lowest and the highest.
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
 
 from re4.benchmarks.common.confidence import half_width
 from re4.benchmarks.common.report import join_parts, number, page_table
-from re4.benchmarks.overhead.measure import ServerTimes
-from re4.benchmarks.overhead.pipeline import PipelineTimes
+from re4.benchmarks.overhead.measure import Figures
 
-
-@dataclass(frozen=True, kw_only=True)
-class Round:
-    """Pipeline, null server and server, measured one after the other."""
-
-    bare: PipelineTimes
-    null: ServerTimes
-    served: ServerTimes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """Two servers, measured one after the other."""
-
-    served: ServerTimes
-    against: ServerTimes
+Round: TypeAlias = dict[str, Figures]
+"""`bare`, `null` and `served`, the pipeline, a null server and a server; or `served` and `against`."""
 
 
 @dataclass(frozen=True)
@@ -58,59 +43,55 @@ TARGETS: Final[Mapping[str, Target]] = {
     "throughput_cpu_share": Target("the first, by CPU time", at_least=0.90),
     "batch_cpu_share": Target("the third, by CPU time", at_least=0.85),
 }
-_PAIR_TEXTS: Final = {
-    "saturated_us": "a request of a saturated server",
-    "p50_us": "the median of a call alone",
-    "batch_us": "a user of BatchRetrieve",
-    "cpu_us": "CPU time of a request",
+_COMPARED: Final = {
+    "saturated_us": ("saturated", "wall_us", "a request of a saturated server"),
+    "p50_us": ("", "p50_us", "the median of a call alone"),
+    "batch_us": ("batch", "wall_us", "a user of BatchRetrieve"),
+    "cpu_us": ("saturated", "cpu_us", "CPU time of a request"),
 }
+"""Of a pair: where a figure stands, and its text."""
+
+
+def times(one: Round) -> dict[str, float]:
+    """Return the times of a round, in microseconds."""
+    bare, null, served = one["bare"], one["null"], one["served"]
+    return {
+        "pipeline_single_us": bare["single_us"],
+        "pipeline_batched_us": bare["batched_us"],
+        "pipeline_batched_cpu_us": bare["batched_cpu_us"],
+        "null_call_us": null["saturated"]["wall_us"],
+        "null_call_cpu_us": null["saturated"]["cpu_us"],
+        "null_p50_us": null["p50_us"],
+        "retrieve_us": served["saturated"]["wall_us"],
+        "retrieve_cpu_us": served["saturated"]["cpu_us"],
+        "retrieve_p50_us": served["p50_us"],
+        "batch_retrieve_user_us": served["batch"]["wall_us"],
+        "batch_retrieve_user_cpu_us": served["batch"]["cpu_us"],
+    }
 
 
 def shares(one: Round) -> dict[str, float]:
     """Return the figures of a round, by the names of `TARGETS`."""
-    bare, null, served = one.bare, one.null, one.served
-    assert served.batch is not None
+    us = {name.removesuffix("_us"): value for name, value in times(one).items()}
     return {
-        "throughput_share": (bare.batched_us + null.saturated.wall_us) / served.saturated.wall_us,
-        "p50_multiple": served.p50_us / (bare.single_us + null.p50_us),
-        "batch_share": bare.batched_us / served.batch.wall_us,
-        "throughput_cpu_share": (bare.batched_cpu_us + null.saturated.cpu_us) / served.saturated.cpu_us,
-        "batch_cpu_share": bare.batched_cpu_us / served.batch.cpu_us,
+        "throughput_share": (us["pipeline_batched"] + us["null_call"]) / us["retrieve"],
+        "p50_multiple": us["retrieve_p50"] / (us["pipeline_single"] + us["null_p50"]),
+        "batch_share": us["pipeline_batched"] / us["batch_retrieve_user"],
+        "throughput_cpu_share": (us["pipeline_batched_cpu"] + us["null_call_cpu"]) / us["retrieve_cpu"],
+        "batch_cpu_share": us["pipeline_batched_cpu"] / us["batch_retrieve_user_cpu"],
     }
 
 
-def times(one: Round) -> dict[str, float]:
-    """Return the times that the shares are computed from, in microseconds."""
-    assert one.served.batch is not None
-    return {
-        "pipeline_single_us": one.bare.single_us,
-        "pipeline_batched_us": one.bare.batched_us,
-        "pipeline_batched_cpu_us": one.bare.batched_cpu_us,
-        "null_call_us": one.null.saturated.wall_us,
-        "null_call_cpu_us": one.null.saturated.cpu_us,
-        "null_p50_us": one.null.p50_us,
-        "retrieve_us": one.served.saturated.wall_us,
-        "retrieve_cpu_us": one.served.saturated.cpu_us,
-        "retrieve_p50_us": one.served.p50_us,
-        "batch_retrieve_user_us": one.served.batch.wall_us,
-        "batch_retrieve_user_cpu_us": one.served.batch.cpu_us,
-    }
-
-
-def ratios(pair: Pair) -> dict[str, float]:
+def ratios(pair: Round) -> dict[str, float]:
     """Return the times of a pair's first server as multiples of the second one's."""
-    ours, theirs = pair.served, pair.against
-    assert ours.batch is not None
-    assert theirs.batch is not None
-    return {
-        "saturated_us": ours.saturated.wall_us / theirs.saturated.wall_us,
-        "p50_us": ours.p50_us / theirs.p50_us,
-        "batch_us": ours.batch.wall_us / theirs.batch.wall_us,
-        "cpu_us": ours.saturated.cpu_us / theirs.saturated.cpu_us,
-    }
+    found = {}
+    for name, (part, key, _) in _COMPARED.items():
+        ours, theirs = ((one[part] if part else one)[key] for one in (pair["served"], pair["against"]))
+        found[name] = ours / theirs
+    return found
 
 
-def summary(rounds: Sequence[Round], pairs: Sequence[Pair]) -> dict[str, Any]:
+def summary(rounds: Sequence[Round], pairs: Sequence[Round]) -> dict[str, Any]:
     """Return all figures over the rounds."""
 
     def over(records: Sequence[dict[str, float]]) -> dict[str, Any]:
@@ -130,8 +111,8 @@ def summary(rounds: Sequence[Round], pairs: Sequence[Pair]) -> dict[str, Any]:
         },
         "times": over([times(one) for one in rounds]),
         "ratios": over([ratios(pair) for pair in pairs]),
-        "rounds": [asdict(one) for one in rounds],
-        "pairs": [asdict(pair) for pair in pairs],
+        "rounds": rounds,
+        "pairs": pairs,
     }
 
 
@@ -161,7 +142,7 @@ def render_markdown(report: Mapping[str, Any]) -> str:
                 ["", "mean", "±", "lowest to highest"],
                 [
                     [
-                        _PAIR_TEXTS[name],
+                        _COMPARED[name][2],
                         *(number(found[key], 3) for key in ("mean", "half_width")),
                         _range(found, 3),
                     ]

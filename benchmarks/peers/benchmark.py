@@ -19,12 +19,12 @@ from re4.benchmarks.load_generator.load import Timing
 from re4.benchmarks.load_generator.requests import real_histories
 from re4.benchmarks.overhead.pipeline import BATCH_SIZE, pipeline_process
 from re4.benchmarks.peers.comparison import compare
-from re4.benchmarks.peers.exact_answers import ExactAnswers
 from re4.benchmarks.peers.markdown import render_markdown
-from re4.benchmarks.peers.measure import Terms, choose_effort, measure, measure_interleaved
+from re4.benchmarks.peers.measure import Terms, choose_effort, exact_answers, measure, measure_interleaved
 from re4.benchmarks.peers.options import PeersOptions
 from re4.benchmarks.peers.picture import draw
 from re4.benchmarks.peers.systems import OURS, SYSTEMS, System, Workload
+from re4.benchmarks.serve.recall import ExactAnswers
 from re4.bundle.publishing.current import live_version
 from re4.bundle.verify import read_manifest
 from re4.common.errors import Re4Error, UsageError
@@ -109,9 +109,7 @@ class _Comparison:
         options = self._options
         if not options.prepare_only:
             self._measure_pipeline()
-        exact = ExactAnswers(
-            self._workload.version, self._workload.histories.ids, num_candidates=options.num_candidates
-        )
+        exact = exact_answers(self._workload)
         if options.rounds is not None and not options.prepare_only:
             entries = []
             for system in self._systems:
@@ -172,8 +170,8 @@ class _Comparison:
         ):
             process.measure(_PIPELINE_WARMUP_S)
             found = process.measure(_PIPELINE_S)
-        times = {"single_us": found.single_us, "batched_us": found.batched_us}
-        write_json(path, {**times, "batch_size": BATCH_SIZE, "per_s": 1e6 / found.batched_us})
+        times = {name: found[name] for name in ("single_us", "batched_us")}
+        write_json(path, {**times, "batch_size": BATCH_SIZE, "per_s": 1e6 / found["batched_us"]})
 
     def _report(self, problem: str | None) -> dict[str, Any]:
         order = [system.name for system in SYSTEMS]

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 import psutil
 
 from re4.benchmarks.common.cpu_stability import measure_cpu_stability
@@ -25,12 +26,13 @@ from re4.benchmarks.load_generator.client import INTERRUPTED, LoadClient
 from re4.benchmarks.load_generator.load import ClientSettings, ClosedLoad, OpenLoad, Timing
 from re4.benchmarks.load_generator.server import SATURATING
 from re4.benchmarks.load_generator.transport import call_all, median_reply
-from re4.benchmarks.peers.exact_answers import NUM_REQUESTS, ExactAnswers
 from re4.benchmarks.peers.systems import OURS, Setting, System, Workload
+from re4.benchmarks.serve.recall import NUM_RECALL_REQUESTS, ExactAnswers
 from re4.benchmarks.serve.report import point_facts, ratios
 from re4.benchmarks.serve.runner import LoadRunner, StoppedError, measure_ceiling
 from re4.benchmarks.serve.sweep import find_knee
 from re4.common.errors import ServerError
+from re4.retriever import Retriever
 
 _log = logging.getLogger(__name__)
 
@@ -58,13 +60,21 @@ class Terms:
     """Of the server and of the client."""
 
 
+def exact_answers(workload: Workload) -> ExactAnswers:
+    """Search exactly for the first requests, with interests of the version's encoder, in this process."""
+    histories = workload.histories.ids[:NUM_RECALL_REQUESTS]
+    with Retriever.open(workload.version) as retriever:
+        interests = [retriever.encode(history).vectors for history in histories]
+    return ExactAnswers(workload.version, np.stack(interests), workload.num_candidates)
+
+
 def choose_effort(system: System, workload: Workload, exact: ExactAnswers, terms: Terms) -> int:
     """Return the lowest effort with enough recall; the highest where none has."""
     for effort in system.efforts[:-1]:
         with ExitStack() as stack:
             with on_core(terms.cores[0]):
                 address, _ = stack.enter_context(system.running(workload, system.settings[0], effort))
-            replies = call_all(system.transport, address, system.payloads(workload)[:NUM_REQUESTS])
+            replies = call_all(system.transport, address, system.payloads(workload)[:NUM_RECALL_REQUESTS])
         recall = exact.recall([system.item_ids(reply) for reply in replies])["mean"]
         if recall >= terms.min_recall:
             return effort
@@ -118,7 +128,7 @@ def running_system(
     with ExitStack() as stack:
         with on_core(terms.cores[0]):
             address, pid = stack.enter_context(system.running(workload, setting, effort))
-        replies = call_all(transport, address, payloads[:NUM_REQUESTS])
+        replies = call_all(transport, address, payloads[:NUM_RECALL_REQUESTS])
         recall = exact.recall([system.item_ids(reply) for reply in replies])
         _log.info(f"{system.title}, {setting.name}: recall {recall['mean']:.4f}")
         reply = median_reply(replies)

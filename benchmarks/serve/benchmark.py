@@ -3,9 +3,10 @@
 The report is written even where measuring ended early, marked as partial.
 """
 
+import functools
 import logging
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,8 +16,8 @@ from re4.benchmarks.common.machine import describe_idle_machine
 from re4.benchmarks.common.report import Content, command_line, now_utc, write_report
 from re4.benchmarks.load_generator.client import INTERRUPTED, LoadClient
 from re4.benchmarks.load_generator.load import ClientSettings, OpenLoad, Timing
-from re4.benchmarks.load_generator.requests import Histories, choose_histories
-from re4.benchmarks.load_generator.server import running_server, sample_reply, server_info
+from re4.benchmarks.load_generator.requests import choose_histories
+from re4.benchmarks.load_generator.server import describe_bundle, running_server, sample_reply, server_info
 from re4.benchmarks.load_generator.transport import GrpcTransport
 from re4.benchmarks.serve.markdown import render_markdown
 from re4.benchmarks.serve.options import ServeOptions
@@ -48,31 +49,22 @@ class _Server:
     is_ours: bool
     """It was started here."""
     info: dict[str, Any]
-    options: ServeOptions
     connection: Connection
 
-    def facts(self, runner: LoadRunner, recall: dict[str, Any] | None) -> dict[str, Any]:
-        """Return the server's part of a report."""
+    def facts(self, runner: LoadRunner) -> dict[str, Any]:
+        """Return the server's part of a report, without its recall."""
         return {
             "server": {"address": self.address, "started_here": self.is_ours, "info": self.info},
-            "bundle": self._bundle(),
-            "recall": recall,
+            "bundle": self.of_bundle(lambda path: describe_bundle(read_manifest(path))),
             "points": [point_facts(point) for point in runner.points if point.runs],
         }
 
-    def recall(self, histories: Histories) -> dict[str, Any] | None:
-        """Return the recall of the server's answers, or the problem; None without a bundle."""
+    def of_bundle(self, found: Callable[[Path], dict[str, Any]]) -> dict[str, Any] | None:
+        """Return what is found in the version's folder, or the problem; None without a bundle."""
         if self.bundles is None:
             return None
         try:
-            return measure_recall(
-                self.address,
-                self.connection,
-                self.bundles / str(self.info["version"]),
-                histories.ids,
-                num_candidates=self.options.num_candidates,
-                exclude_history=self.options.exclude_history,
-            )
+            return found(self.bundles / str(self.info["version"]))
         except Re4Error as error:  # the latencies are measured by now, and worth writing
             return {"problem": str(error)}
         except KeyboardInterrupt:
@@ -91,42 +83,24 @@ class _Server:
         ]
         return f"the server changed in the middle: {', '.join(changes)}" if changes else None
 
-    def _bundle(self) -> dict[str, Any] | None:
-        if self.bundles is None:
-            return None
-        try:
-            manifest = read_manifest(self.bundles / str(self.info["version"]))
-        except Re4Error as error:
-            return {"problem": str(error)}
-        return manifest.model_dump(mode="json", include={"version", "created_at", "model", "index", "items"})
 
-
-@contextmanager
-def _server(
-    options: ServeOptions,
-    connection: Connection,
-    address: str | None,
-    bundles: Path | None,
-    pid: int | None = None,
-) -> Iterator[_Server]:
-    """Give a server under test, started here where no address was given."""
-    with ExitStack() as stack:
-        is_ours = address is None
-        if address is None:
-            if bundles is None:
-                raise UsageError("name a running server, --address HOST:PORT, or --bundles DIR to start one")
-            address, pid = stack.enter_context(running_server(bundles, num_processes=options.num_processes))
-        info = server_info(address, connection)
-        _log.info(f"{address}: version {info['version']}, {info['num_items']:,} items")
-        yield _Server(
-            address=address,
-            pid=pid,
-            bundles=bundles,
-            is_ours=is_ours,
-            info=info,
-            options=options,
-            connection=connection,
-        )
+def _open_server(
+    stack: ExitStack, options: ServeOptions, connection: Connection, *, is_second: bool = False
+) -> _Server:
+    """Return a server under test, started in the stack where no address was given."""
+    address, bundles, pid = options.address, options.bundles, options.server_pid
+    if is_second:
+        address, bundles, pid = options.against_address, options.against_bundles, None
+    is_ours = address is None
+    if address is None:
+        if bundles is None:
+            raise UsageError("name a running server, --address HOST:PORT, or --bundles DIR to start one")
+        address, pid = stack.enter_context(running_server(bundles, num_processes=options.num_processes))
+    info = server_info(address, connection)
+    _log.info(f"{address}: version {info['version']}, {info['num_items']:,} items")
+    return _Server(
+        address=address, pid=pid, bundles=bundles, is_ours=is_ours, info=info, connection=connection
+    )
 
 
 def run(options: ServeOptions, connection: Connection = PLAIN) -> dict[str, Any]:
@@ -144,9 +118,7 @@ def run(options: ServeOptions, connection: Connection = PLAIN) -> dict[str, Any]
     client = ClientSettings(num_workers=options.num_workers, num_channels=options.num_channels)
     transport = GrpcTransport(connection=connection)
     with ExitStack() as stack:
-        first = stack.enter_context(
-            _server(options, connection, options.address, options.bundles, options.server_pid)
-        )
+        first = _open_server(stack, options, connection)
         histories = choose_histories(
             first.info, data=options.data, ids=options.ids, bundles=options.bundles, seed=options.seed
         )
@@ -158,11 +130,7 @@ def run(options: ServeOptions, connection: Connection = PLAIN) -> dict[str, Any]
         _log.info(f"{histories.source}; this client does {ceiling_per_s:,.0f} calls/s against a null server")
         servers = [first]
         if options.is_comparison:
-            servers.append(
-                stack.enter_context(
-                    _server(options, connection, options.against_address, options.against_bundles)
-                )
-            )
+            servers.append(_open_server(stack, options, connection, is_second=True))
         runners = [
             LoadRunner(
                 client=stack.enter_context(LoadClient(server.address, payloads, client, transport)),
@@ -176,10 +144,17 @@ def run(options: ServeOptions, connection: Connection = PLAIN) -> dict[str, Any]
             for server in servers
         ]
         knee, problem = _measure(options, runners)
-        facts = [
-            server.facts(runner, None if problem else server.recall(histories))
-            for server, runner in zip(servers, runners, strict=True)
-        ]
+        facts = []
+        for server, runner in zip(servers, runners, strict=True):
+            recall = functools.partial(
+                measure_recall,
+                server.address,
+                connection,
+                histories.ids,
+                num_candidates=options.num_candidates,
+                exclude_history=options.exclude_history,
+            )
+            facts.append(server.facts(runner) | {"recall": None if problem else server.of_bundle(recall)})
     if len(facts) > 1:
         first_points = [runner.points[0] for runner in runners if runner.points]
         facts[1]["ratios"] = ratios(*first_points) if len(first_points) > 1 else {}

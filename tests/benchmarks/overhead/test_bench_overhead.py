@@ -3,15 +3,14 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_bundles import SmallVersion
 
 from re4.benchmarks.overhead.benchmark import run
-from re4.benchmarks.overhead.measure import Saturated, ServerTimes
 from re4.benchmarks.overhead.options import OverheadOptions
-from re4.benchmarks.overhead.pipeline import PipelineTimes
-from re4.benchmarks.overhead.report import TARGETS, Pair, Round, ratios, shares, summary
+from re4.benchmarks.overhead.report import TARGETS, ratios, shares, summary
 from re4.common.errors import UsageError
 
 
@@ -23,13 +22,11 @@ def options(tmp_path: Path) -> OverheadOptions:
     )
 
 
-def served(saturated_us: float, p50_us: float, batch_us: float | None) -> ServerTimes:
-    def times(wall_us: float) -> Saturated:
-        return Saturated(wall_us=wall_us, cpu_us=wall_us)
+def served(saturated_us: float, p50_us: float, batch_us: float | None) -> dict[str, Any]:
+    def times(wall_us: float | None) -> dict[str, float] | None:
+        return None if wall_us is None else {"wall_us": wall_us, "cpu_us": wall_us}
 
-    return ServerTimes(
-        saturated=times(saturated_us), p50_us=p50_us, batch=None if batch_us is None else times(batch_us)
-    )
+    return {"saturated": times(saturated_us), "p50_us": p50_us, "batch": times(batch_us)}
 
 
 def test_a_round_measures_all_three_and_says_what_each_share_is_made_of(
@@ -55,8 +52,8 @@ def test_two_servers_are_compared_in_pairs(options: OverheadOptions, tmp_path: P
 
 
 def test_shares_are_what_they_are_said_to_be() -> None:
-    bare = PipelineTimes(single_us=400, batched_us=300, single_cpu_us=400, batched_cpu_us=300)
-    one = Round(bare=bare, null=served(200, 500, None), served=served(1000, 1800, 400))
+    bare = {"single_us": 400, "batched_us": 300, "single_cpu_us": 400, "batched_cpu_us": 300}
+    one = {"bare": bare, "null": served(200, 500, None), "served": served(1000, 1800, 400)}
     found = shares(one)
     assert found["throughput_share"] == pytest.approx(0.5)
     assert found["p50_multiple"] == pytest.approx(2.0)
@@ -66,7 +63,7 @@ def test_shares_are_what_they_are_said_to_be() -> None:
 
 
 def test_a_ratio_above_one_means_that_the_first_server_is_slower() -> None:
-    pair = Pair(served=served(1100, 1000, 300), against=served(1000, 1000, 400))
+    pair = {"served": served(1100, 1000, 300), "against": served(1000, 1000, 400)}
     assert ratios(pair) == pytest.approx(
         {"saturated_us": 1.1, "p50_us": 1.0, "batch_us": 0.75, "cpu_us": 1.1}
     )

@@ -21,8 +21,8 @@ from re4.benchmarks.load_generator.transport import call_all
 from re4.benchmarks.peers import benchmark, kserve, measure, peer_process
 from re4.benchmarks.peers.benchmark import run
 from re4.benchmarks.peers.comparison import compare
-from re4.benchmarks.peers.exact_answers import ExactAnswers
 from re4.benchmarks.peers.markdown import headline
+from re4.benchmarks.peers.measure import exact_answers
 from re4.benchmarks.peers.options import PeersOptions
 from re4.benchmarks.peers.systems import FastApi, Re4, Triton, Workload
 from re4.benchmarks.serve import runner, sweep
@@ -268,7 +268,7 @@ def test_a_peer_that_ends_at_its_start_says_why(workload: Workload) -> None:
 
 
 def test_recall_is_judged_by_exact_search(workload: Workload, small: SmallVersion) -> None:
-    exact = ExactAnswers(workload.version, workload.histories.ids, num_candidates=3)
+    exact = exact_answers(workload)
     rows = [[small.ids.index(id_) for id_ in ids] for ids in workload.histories.ids]
     best = [[small.ids[row] for row in np.argsort(-small.scores(history))[:4]] for history in rows]
     assert exact.recall([ids[:3] for ids in best])["mean"] == 1.0
