@@ -5,10 +5,15 @@ off.
 """
 
 import asyncio
-from typing import Final, TypeAlias
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeAlias
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
+
+from re4.common.errors import RequestError
+from re4.serving.api.decoding import decode
+from re4.serving.api.first_message import FirstMessages
 
 HEALTH_NAME: Final = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
@@ -17,7 +22,7 @@ Response: TypeAlias = health_pb2.HealthCheckResponse
 Context: TypeAlias = "grpc.aio.ServicerContext[Request, Response]"
 
 
-class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the library has no types
+class Health:
     """One status for all of a server's services. Belongs to one event loop."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
@@ -30,6 +35,29 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the libra
         self._status = Response.NOT_SERVING
         self._is_ending = False
         self._changed = asyncio.Condition()
+
+    def handlers(self, first_messages: FirstMessages) -> dict[str, "grpc.RpcMethodHandler[Any, Any]"]:
+        """Return a handler for each method."""
+
+        def with_request(method: Callable[[Request, Context], Awaitable[Any]]) -> Any:
+            async def handler(_: object, context: Context) -> Any:
+                try:
+                    request = decode(Request, await first_messages.read(context))
+                except RequestError as error:
+                    return await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+                return await method(request, context)
+
+            return handler
+
+        to_bytes = Response.SerializeToString
+        return {
+            "Check": grpc.stream_unary_rpc_method_handler(
+                with_request(self.Check), response_serializer=to_bytes
+            ),
+            "Watch": grpc.stream_stream_rpc_method_handler(
+                with_request(self.Watch), response_serializer=to_bytes
+            ),
+        }
 
     async def set(self, status: int) -> None:
         """Set the status, and send it to every Watch."""

@@ -9,9 +9,10 @@ from time import monotonic
 from typing import Final
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from re4.common.errors import ServerError
+from re4.serving.api.first_message import FirstMessages
 from re4.serving.api.health import HEALTH_NAME, Health
 from re4.serving.api.reflection import add_reflection
 from re4.serving.api.service import SERVICE_NAME, CallListener, RetrievalService
@@ -75,10 +76,12 @@ class RetrievalServer:
         if watched.access_log is not AccessLogKind.OFF:
             errors_only = watched.access_log is AccessLogKind.ERRORS
             listeners.append(AccessLog(errors_only=errors_only, lines_per_s=watched.access_log_per_s))
+        self._first_messages = FirstMessages(settings.limits.message_timeout_s)
         self._service = RetrievalService(
             live,
             settings,
             self.metrics,
+            self._first_messages,
             self._authenticator,
             listeners,
             has_stages=self._tracer is not None,
@@ -95,11 +98,12 @@ class RetrievalServer:
             ]
         )
         self._server.add_registered_method_handlers(SERVICE_NAME, self._service.handlers())
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        health_handlers = self._health.handlers(self._first_messages)
+        self._server.add_registered_method_handlers(HEALTH_NAME, health_handlers)
         if settings.reflection:
             add_reflection(self._server, (SERVICE_NAME, HEALTH_NAME), self._authenticator)
         self._health_server = grpc.aio.server(options=[("grpc.so_reuseport", 1)])
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._health_server)
+        self._health_server.add_registered_method_handlers(HEALTH_NAME, health_handlers)
         self._following: asyncio.Task[None] | None = None
 
     async def start(self, address: Address) -> Address:

@@ -22,6 +22,7 @@ from re4.serving.api import replies
 from re4.serving.api.batch_handler import RequestResult, answer_batch, batch_group
 from re4.serving.api.batch_retrieve import batch_retrieve
 from re4.serving.api.decoding import decode
+from re4.serving.api.first_message import FirstMessages
 from re4.serving.api.validation import CheckedRequest, check_encode, check_retrieve
 from re4.serving.auth.authenticator import Authenticator
 from re4.serving.batching.batcher import Batcher, QueuedRequest
@@ -61,7 +62,7 @@ TimeLeft: TypeAlias = Callable[[], float | None]
 """Seconds until the caller's deadline; None where there is none."""
 Method: TypeAlias = Callable[[bytes, TimeLeft], Awaitable[bytes]]
 """From a request to a reply, both bytes."""
-Handler: TypeAlias = Callable[[bytes, "grpc.aio.ServicerContext[bytes, bytes]"], Awaitable[bytes]]
+Handler: TypeAlias = Callable[[object, "grpc.aio.ServicerContext[bytes, bytes]"], Awaitable[bytes]]
 
 
 class CallListener(Protocol):
@@ -95,6 +96,7 @@ class RetrievalService:
         live: LiveVersion,
         settings: ServerSettings,
         metrics: CallMetrics,
+        first_messages: FirstMessages,
         authenticator: Authenticator | None = None,
         listeners: Sequence[CallListener] = (),
         *,
@@ -108,6 +110,7 @@ class RetrievalService:
             live: The version that answers.
             settings: Of the server.
             metrics: Counts the calls.
+            first_messages: Receives the message of each call.
             authenticator: Checks tokens; None where calls need none.
             listeners: Observers of calls that ended.
             has_stages: Whether a listener uses `Call.stages`.
@@ -117,6 +120,7 @@ class RetrievalService:
         self._live = live
         self._settings = settings
         self._metrics = metrics
+        self._first_messages = first_messages
         self._authenticator = authenticator
         self._listeners = tuple(listeners)
         self._has_stages = has_stages
@@ -154,12 +158,12 @@ class RetrievalService:
             "Info": self._info,
         }
         return {
-            name: grpc.unary_unary_rpc_method_handler(self._guarded(name, method))
+            name: grpc.stream_unary_rpc_method_handler(self._guarded(name, method))
             for name, method in methods.items()
         }
 
     async def wait_idle(self) -> None:
-        """Return when no call is in flight."""
+        """Return when no call is in flight; one whose message has not come is none."""
         await self._idle.wait()
 
     @property
@@ -186,18 +190,22 @@ class RetrievalService:
     def _guarded(self, name: str, method: Method) -> Handler:
         """Return a handler that turns a method's errors into statuses, and counts its calls."""
 
-        async def guarded(data: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
+        async def guarded(_: object, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
             began_s = perf_counter()
             loop = asyncio.get_running_loop()
             call = Call(name, context.invocation_metadata)
             CURRENT_CALL.set(call)
             code, details = grpc.StatusCode.CANCELLED, ""
-            self._num_in_flight += 1
-            self._idle.clear()
             pushback: tuple[tuple[str, str], ...] = ()
+            num_begun = 0
             try:
                 if self._authenticator is not None:
                     call.caller = self._authenticator.admit(call.metadata)
+                data = await self._first_messages.read(context)
+                began_s = perf_counter()
+                num_begun = 1
+                self._num_in_flight += 1
+                self._idle.clear()
                 reply = await method(data, context.time_remaining)
                 code = grpc.StatusCode.OK
                 return reply
@@ -211,12 +219,15 @@ class RetrievalService:
                         pushback = ((RETRY_PUSHBACK, str(error.retry_after_ms)),)
                 if code is grpc.StatusCode.INTERNAL:
                     _log.error("%s: %s", name, error)
+            except grpc.aio.AbortError:  # no message came in time, and the caller has the status
+                code, details = grpc.StatusCode.DEADLINE_EXCEEDED, self._first_messages.late_details
+                raise
             except Exception:
                 _log.exception("%s failed", name)
                 code, details = grpc.StatusCode.INTERNAL, f"{name} failed; the server's log says why"
             finally:
                 took_s = perf_counter() - began_s
-                self._num_in_flight -= 1
+                self._num_in_flight -= num_begun
                 if not self._num_in_flight:
                     self._idle.set()
                 loop.call_soon(self._count, call, code.name, took_s)
