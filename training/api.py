@@ -15,7 +15,7 @@ from re4.training.config import CHECKPOINT_MINUTES, TrainConfig, read_settings
 
 if TYPE_CHECKING:
     from re4.training.data.dataset import Dataset
-    from re4.training.evaluation.protocol import Evaluation
+    from re4.training.evaluation.run_evaluation import RunEvaluation
     from re4.training.trainer.loop import TrainResult
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -122,11 +122,14 @@ def evaluate(
     split: HeldOutSplit = "test",
     exclude_history: bool = False,
     data: "Dataset | Path | str | None" = None,
-) -> "Evaluation":
-    """Rank the whole catalogue for a run's held-out users and compare with their later events.
+    against: Path | str | None = None,
+) -> "RunEvaluation":
+    """Rank the whole catalogue for held-out users and compare with their later events.
 
-    The metrics are also stored in the run, and go into the manifest of the bundles exported from
-    it.
+    Users that were in the training of a run, or of an earlier run that it was started from, are
+    left out. On newer data, items are matched by id, and items that the run does not know count as
+    misses. The metrics on the run's own data set, without `against`, are also stored in the run,
+    and go into the manifest of the bundles exported from it.
 
     Args:
         run: The run's folder.
@@ -134,20 +137,29 @@ def evaluate(
         exclude_history: Whether the items of a user's history leave the ranked list. ComiRec's
             protocol keeps
             them.
-        data: The data set, where it has moved since training.
+        data: The data set to evaluate on, such as a newer one; None for the run's own.
+        against: Another run to compare with, on the same users.
 
     Raises:
-        RunError: The run is missing, unfinished or damaged.
-        DataError: The data set is missing, damaged, or another one.
+        RunError: A run is missing, unfinished or damaged.
+        DataError: The data set is missing or damaged, or all its held-out users were trained on.
+        UsageError: Its items and those of a run cannot be matched.
     """
-    from re4.training.evaluation.protocol import evaluate as evaluate_model
+    from re4.training.evaluation.run_evaluation import evaluate_run
     from re4.training.run.run import Run, write_evaluation
 
     opened = Run.open(Path(run))
-    held_out = opened.open_dataset(data).split(split)
-    evaluation = evaluate_model(opened.load_model(), held_out, exclude_history=exclude_history)
-    name = f"{split}_history_excluded" if exclude_history else split
-    write_evaluation(opened.path, name, evaluation.to_json())
+    dataset = opened.open_dataset() if data is None else _opened(data)
+    evaluation = evaluate_run(
+        opened,
+        dataset,
+        split,
+        exclude_history=exclude_history,
+        against=None if against is None else Run.open(Path(against)),
+    )
+    if against is None and opened.is_trained_on(dataset):
+        name = f"{split}_history_excluded" if exclude_history else split
+        write_evaluation(opened.path, name, evaluation.to_json())
     return evaluation
 
 
@@ -160,6 +172,8 @@ def report(
 ) -> Path:
     """Write a page about a run, HTML with pictures beside it, and return its path.
 
+    Users that were in the training of an earlier run of a warm start are left out.
+
     Args:
         run: The run's folder.
         split: Which held-out users; test is for the last look.
@@ -170,13 +184,15 @@ def report(
         RunError: The run is missing, unfinished or damaged.
         DataError: The data set is missing, damaged, or another one.
     """
+    from re4.training.evaluation.run_evaluation import unseen_part
     from re4.training.report.figures import gather_figures
     from re4.training.report.page import write_page
     from re4.training.run.run import Run
 
     opened = Run.open(Path(run))
     dataset = opened.open_dataset(data)
-    figures = gather_figures(opened, dataset, dataset.split(split))
+    held_out, _ = unseen_part(opened.trained_on()[1:], dataset, split)
+    figures = gather_figures(opened, dataset, held_out)
     title = f"{run} · {split} users"
     return write_page(
         opened.path / "report" if out is None else Path(out),

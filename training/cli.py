@@ -12,6 +12,7 @@ from re4.training import api
 from re4.training.config import CHECKPOINT_MINUTES, TrainConfig
 
 if TYPE_CHECKING:
+    from re4.training.evaluation.run_evaluation import Interval
     from re4.training.trainer.loop import TrainResult
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, made by `re4 train`.")]
@@ -130,20 +131,42 @@ def evaluate(
             "ComiRec's protocol keeps them.",
         ),
     ] = False,
-    data: DataMoved = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="The data set to evaluate on, such as a newer one. Default: the run's own."),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Compare with another run, user by user, on the same data set."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Rank the whole catalogue for held-out users and compare with their later events.
 
-    A held-out user's first 80 % of events are the history, the rest the targets. The metrics are
-    also stored in the run and go into the manifest of the bundles exported from it.
+    A held-out user's first 80 % of events are the history, the rest the targets. On newer data,
+    items are matched by id, unknown ones count as misses, and users that were trained on are left
+    out. The metrics on the run's own data set are also stored in the run and go into the manifest
+    of the bundles exported from it.
 
     Example: re4 evaluate runs/first --json
+
+    Example: re4 evaluate runs/today --against runs/yesterday --data data/today
     """
-    evaluation = api.evaluate(run, split=split, exclude_history=exclude_history, data=data)
+    evaluation = api.evaluate(run, split=split, exclude_history=exclude_history, data=data, against=against)
     result = evaluation.to_json()
     if as_json:
-        print_json({"run": str(run), "split": split, "exclude_history": exclude_history, **result})
+        honesty = {
+            "data": None if data is None else str(data),
+            "num_users_left_out": evaluation.num_users_left_out,
+            "num_unknown_items": evaluation.num_unknown_items,
+            "is_leak_possible": evaluation.is_leak_possible,
+        }
+        compared: dict[str, Any] = {}
+        if evaluation.against is not None and evaluation.difference is not None:
+            compared["against"] = {"run": str(against), **evaluation.against.to_json()}
+            compared["difference"] = {name: asdict(each) for name, each in evaluation.difference.items()}
+        place = {"run": str(run), "split": split, "exclude_history": exclude_history}
+        print_json({**place, **result, **honesty, **compared})
         return
     history = "left out" if exclude_history else "left in"
     table(
@@ -158,6 +181,26 @@ def evaluate(
             ["Cosine between interests", "", f"{result['interest_cosine']:.4f}"],
         ],
     )
+    if evaluation.num_users_left_out or evaluation.num_unknown_items:
+        print_line(
+            f"left out: {evaluation.num_users_left_out:,} users that were trained on; unknown to the run: "
+            f"{evaluation.num_unknown_items:,} items"
+        )
+    if evaluation.difference is not None:
+        table(
+            f"{run} minus {against}, on the same users, with 95 % intervals",
+            ["", "@20", "@50"],
+            [
+                [label, *(_signed(evaluation.difference[f"{key}_{cut}"]) for cut in (20, 50))]
+                for label, key in (("Recall", "recall"), ("HitRate", "hit_rate"), ("NDCG", "ndcg"))
+            ],
+        )
+
+
+def _signed(interval: "Interval") -> str:
+    if interval.low is None or interval.high is None:
+        return f"{interval.mean:+.4f}"
+    return f"{interval.mean:+.4f} ({interval.low:+.4f} to {interval.high:+.4f})"
 
 
 def report(

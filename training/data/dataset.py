@@ -86,6 +86,15 @@ class Sequences:
             checksum = zlib.crc32(array.data, checksum)
         return checksum
 
+    def only(self, chosen_U: npt.NDArray[np.bool_]) -> "Sequences":
+        """Return the sequences of the chosen users."""
+        lengths_U = np.diff(self.offsets_U1)
+        return Sequences(
+            items_E=self.items_E[np.repeat(chosen_U, lengths_U)],
+            offsets_U1=np.concatenate(([0], np.cumsum(lengths_U[chosen_U]))),
+            num_history_U=self.num_history_U[chosen_U],
+        )
+
     def histories(self, max_length: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return every user's last `max_length` items of the history, newest first.
 

@@ -5,7 +5,7 @@ product with them. The list is compared with the user's later events. The items 
 in the list, as in ComiRec, or are taken out, as by a server with `exclude_history`.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -46,8 +46,8 @@ class Evaluation:
     """Mean cosine between two interests of a user: 1 for equal ones, lower for more distinct ones."""
 
     def to_json(self) -> dict[str, float]:
-        """Return the fields as a JSON object."""
-        return asdict(self)
+        """Return the metrics as a JSON object; a subclass's other fields are not in it."""
+        return {field.name: getattr(self, field.name) for field in fields(Evaluation)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

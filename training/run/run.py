@@ -19,8 +19,9 @@ own.
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from re4.training.config import TrainConfig
 from re4.training.data.dataset import Dataset
 from re4.training.model.model import MultiInterestModel
 from re4.training.run.tensor_files import read_tensors, write_tensors
+from re4.training.run.trained_on import TrainedOn
 
 CONFIG = "config.json"
 WEIGHTS = "weights.safetensors"
@@ -109,6 +111,7 @@ def finish_run(
     best_epoch: int,
     evaluation: dict[str, Any],
     started_from: str | None,
+    trained_before: Sequence[TrainedOn],
 ) -> None:
     """Write all files but weights and metrics, the configuration last."""
     with replacing(path / ITEMS) as part:
@@ -128,6 +131,7 @@ def finish_run(
             "num_items": dataset.num_items,
             "best_epoch": best_epoch,
             "started_from": started_from,
+            "trained_on": [asdict(each) for each in (TrainedOn.of(dataset), *trained_before)],
             "config": config.to_json(),
             "crc32": {name: crc32_of(path / name) for name in (ITEMS, COUNTS, PROBES, METRICS)},
         },
@@ -178,6 +182,10 @@ class Run:
         self.num_items = int(facts["num_items"])
         self.best_epoch = int(facts["best_epoch"])
         self.dataset_path = Path(facts["dataset"])
+        self._started_from: str | None = facts.get("started_from")
+        self._trained_on: list[TrainedOn] | None = None  # runs of earlier versions record nothing
+        if "trained_on" in facts:
+            self._trained_on = [TrainedOn(**each) for each in facts["trained_on"]]
         self._unverified: dict[str, int] = dict(facts.get("crc32", {}))  # runs of earlier versions have none
 
     @classmethod
@@ -223,6 +231,46 @@ class Run:
                 f"{dataset.path} is not the data set that {self.path} was trained on: their items differ."
                 f" The run was trained on {self.dataset_path}."
             )
+
+    def is_trained_on(self, dataset: Dataset) -> bool:
+        """Return whether this is the data set of the run: the same items with the same training events."""
+        return dataset.items()["item_id"].equals(self.items()["item_id"]) and np.array_equal(
+            dataset.item_counts(), self.item_counts_N()
+        )
+
+    def trained_on(self) -> list[TrainedOn]:
+        """Return the data sets of this training and of the runs that it was started from, newest
+        first.
+
+        For runs of earlier versions they are found by the recorded folders, as long as these hold
+        the same training events.
+        """
+        chain: list[TrainedOn] = []
+        visited: set[Path] = set()
+        run = self
+        while run._trained_on is None:
+            chain.append(run._own_data())
+            visited.add(run.path.resolve())
+            if run._started_from is None:
+                return chain
+            if Path(run._started_from).resolve() in visited:  # folders of runs were renamed
+                return [*chain, TrainedOn()]
+            try:
+                run = Run.open(Path(run._started_from))
+            except RunError:
+                return [*chain, TrainedOn()]
+        return [*chain, *run._trained_on]
+
+    def _own_data(self) -> TrainedOn:
+        try:
+            dataset = self.open_dataset()
+        except DataError:
+            return TrainedOn(dataset=str(self.dataset_path))
+        return (
+            TrainedOn.of(dataset)
+            if self.is_trained_on(dataset)
+            else TrainedOn(dataset=str(self.dataset_path))
+        )
 
     def items(self) -> pl.DataFrame:
         """Return the catalogue in row order: `item_id` first, then its attributes."""

@@ -37,6 +37,8 @@ class Progress:
     """A record of each completed epoch, as in `metrics.jsonl`."""
     started_from: str | None = None
     """The earlier run of a warm start."""
+    trained_before: list[dict[str, Any]] | None = None
+    """The data sets of the earlier runs, as `TrainedOn`; None in checkpoints of earlier versions."""
     precision: str = "auto"
     """float32 or bf16; auto before the training begins."""
 

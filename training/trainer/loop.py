@@ -8,7 +8,7 @@ vectors, saves checkpoints, evaluates, and writes the run.
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from re4.common.errors import TrainingError
 from re4.training.config import CHECKPOINT_MINUTES, TrainConfig
 from re4.training.data.batches import TrainingBatches
 from re4.training.data.dataset import Dataset
-from re4.training.evaluation.protocol import Evaluation, evaluate
+from re4.training.evaluation.protocol import Evaluation, evaluate, summarise
+from re4.training.evaluation.run_evaluation import match_items, rank_matched, unseen_part
 from re4.training.kernels import has_kernels
 from re4.training.kernels.precision import arithmetic, check_precision, is_bf16
 from re4.training.model.model import MultiInterestModel
@@ -34,6 +35,7 @@ from re4.training.run.run import (
     write_metrics,
     write_weights,
 )
+from re4.training.run.trained_on import TrainedOn
 from re4.training.samplers import build_sampler
 from re4.training.trainer.allocator import keep_freed_memory
 from re4.training.trainer.checkpoint import (
@@ -50,7 +52,7 @@ from re4.training.trainer.loss_guard import check_losses
 from re4.training.trainer.optimiser import Optimiser
 from re4.training.trainer.signals import stop_requested
 from re4.training.trainer.tensorboard import check_tensorboard, write_events
-from re4.training.trainer.warm_start import check_compatible, evaluate_previous, previous_rows, warm_start
+from re4.training.trainer.warm_start import check_compatible, warm_start
 from re4.training.trainer.weight_averaging import WeightAverage
 
 _log = logging.getLogger(__name__)
@@ -131,14 +133,18 @@ def train(
     progress = Progress()
     if previous is not None:
         check_compatible(config, previous.config)
-        rows_N = previous_rows(dataset, previous)
+        rows_N = match_items(dataset, previous)
         warm_start(model, previous.load_model(), rows_N)
         progress.started_from = str(previous.path.resolve())
+        progress.trained_before = [asdict(each) for each in previous.trained_on()]
     training = _Trainer(dataset, model.to(target), out, progress, checkpoint_minutes, tensorboard, precision)
     new_run_folder(out)
     with lock_run(out):
         if previous is not None:
-            before = evaluate_previous(previous, rows_N, dataset.valid)
+            ranking = rank_matched(
+                previous, rows_N, training.valid, exclude_history=False, title="the earlier run"
+            )
+            before = summarise(ranking, training.valid, dataset.num_items)
             write_evaluation(out, "valid_by_previous_run", before.to_json())
             num_known = np.count_nonzero(rows_N >= 0)
             _log.info(
@@ -194,6 +200,15 @@ class _Trainer:
     ) -> None:
         keep_freed_memory()
         config = model.config
+        self.valid = unseen_part(
+            [TrainedOn(**each) for each in progress.trained_before or []], dataset, "valid"
+        )[0]
+        if progress.records and progress.records[-1]["valid"]["num_users"] != self.valid.num_users:
+            raise TrainingError(
+                f"{out} was validated on {progress.records[-1]['valid']['num_users']:,} users, now there are "
+                f"{self.valid.num_users:,}: the data set of an earlier run is gone or has changed. Put it "
+                "back, or train again, to another --out."
+            )
         self._dataset, self._model, self._out, self._progress = dataset, model, out, progress
         self._checkpoint_s = 60 * checkpoint_minutes
         self._tensorboard = tensorboard
@@ -240,6 +255,9 @@ class _Trainer:
                 self._close_epoch()
         best = self._best_record()
         valid = Evaluation(**best["valid"])
+        trained_before = progress.trained_before
+        if trained_before is None:  # a checkpoint of an earlier version
+            trained_before = [asdict(TrainedOn())] if progress.started_from else []
         finish_run(
             self._out,
             config=config,
@@ -247,6 +265,7 @@ class _Trainer:
             best_epoch=best["epoch"],
             evaluation=valid.to_json(),
             started_from=progress.started_from,
+            trained_before=[TrainedOn(**each) for each in trained_before],
         )
         remove_checkpoint(self._out)
         mean_seconds = sum(record["seconds"] for record in progress.records) / len(progress.records)
@@ -317,7 +336,7 @@ class _Trainer:
         progress, num_examples = self._progress, self._batches.num_examples
         epoch = progress.epoch
         model = self._mean.model if self._mean else self._model
-        valid = evaluate(model, self._dataset.valid, exclude_history=False, title=f"epoch {epoch} validation")
+        valid = evaluate(model, self.valid, exclude_history=False, title=f"epoch {epoch} validation")
         record: dict[str, Any] = {
             "epoch": epoch,
             "seconds": round(progress.seconds, 3),

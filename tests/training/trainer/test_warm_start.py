@@ -11,10 +11,10 @@ from planted_tastes import CLUSTER_SIZE, NUM_CLUSTERS, planted_sequences
 from re4.common.errors import UsageError
 from re4.training.config import TrainConfig
 from re4.training.data.writing import write_dataset
-from re4.training.evaluation.protocol import evaluate
+from re4.training.evaluation.protocol import evaluate, summarise
+from re4.training.evaluation.run_evaluation import match_items, rank_matched
 from re4.training.run.run import Run
 from re4.training.trainer.loop import train
-from re4.training.trainer.warm_start import evaluate_previous, previous_rows
 
 CONFIG = TrainConfig(
     embedding_dim=16, attention_dim=16, num_interests=2, construct_dim=8, num_epochs=4, learning_rate=0.01
@@ -47,8 +47,8 @@ def prepare(path, *, order, left_out=()):
         items=pl.DataFrame({"item_id": [f"item-{item}" for item in order]}),
         sequences={"train": split(400, False), "valid": split(60, True), "test": split(60, True)},
         users={
-            name: pl.Series("user_id", range(count))
-            for name, count in (("train", 400), ("valid", 60), ("test", 60))
+            name: pl.Series("user_id", range(start, start + count))
+            for name, start, count in (("train", 0, 400), ("valid", 400, 60), ("test", 460, 60))
         },
         prepared={},
         dropped={},
@@ -74,6 +74,11 @@ def newer(folder):
     return prepare(folder / "data", order=np.random.default_rng(0).permutation(NUM_ITEMS).tolist())
 
 
+def judged(run, dataset):
+    ranking = rank_matched(run, match_items(dataset, run), dataset.valid, exclude_history=False, title="")
+    return summarise(ranking, dataset.valid, dataset.num_items)
+
+
 def test_items_keep_their_vectors_by_id_and_new_ones_lie_with_their_kind(old, newer, folder):
     config = TrainConfig(**(CONFIG.to_json() | {"num_epochs": 0}))
     train(newer, config, folder / "start", previous=old, device="cpu")
@@ -96,7 +101,7 @@ def test_one_epoch_more_beats_the_earlier_run_on_the_same_users(old, newer, fold
     result = train(newer, config, folder / "warm", previous=old, device="cpu")
     run = Run.open(folder / "warm")
     recorded = run.evaluation()["valid_by_previous_run"]
-    expected = evaluate_previous(old, previous_rows(newer, old), newer.valid)
+    expected = judged(old, newer)
     assert recorded == expected.to_json()
     assert result.valid.recall_50 > recorded["recall_50"], "the earlier run cannot find new items"
     assert json.loads((folder / "warm" / "config.json").read_text())["started_from"] == str(old.path)
@@ -106,8 +111,7 @@ def test_on_its_own_data_the_earlier_run_is_judged_as_ever(old, folder):
     from re4.training.data.dataset import Dataset
 
     dataset = Dataset.open(folder / "old-data")
-    again = evaluate_previous(old, previous_rows(dataset, old), dataset.valid)
-    assert again == evaluate(old.load_model(), dataset.valid, exclude_history=False)
+    assert judged(old, dataset) == evaluate(old.load_model(), dataset.valid, exclude_history=False)
 
 
 @pytest.mark.parametrize(
@@ -127,4 +131,4 @@ def test_data_without_a_common_item_are_refused(old, newer, folder, monkeypatch)
     strangers = pl.DataFrame({"item_id": [f"other-{row}" for row in range(NUM_ITEMS)]})
     monkeypatch.setattr(type(newer), "items", lambda self: strangers)
     with pytest.raises(UsageError, match="no item in common"):
-        previous_rows(newer, old)
+        match_items(newer, old)
