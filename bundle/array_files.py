@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from re4.bundle.safe_files import unavailable
 from re4.common.arrays import map_array, read_arrays
-from re4.common.errors import BundleDamagedError
+from re4.common.errors import BundleDamagedError, BundleError
 
 
 def open_array(path: Path, dtype: DTypeLike, shape: tuple[int | None, ...]) -> NDArray[Any]:
@@ -28,11 +29,12 @@ def open_array(path: Path, dtype: DTypeLike, shape: tuple[int | None, ...]) -> N
 
     Raises:
         BundleDamagedError: the file is not such an array.
+        BundleUnavailableError: the file cannot be read at this moment.
     """
     try:
         array = map_array(path)
     except (OSError, ValueError) as error:
-        raise BundleDamagedError(f"{path}: {error}") from None
+        raise _reason(error, path) from error
     fits = array.ndim == len(shape) and all(
         want is None or want == got for want, got in zip(shape, array.shape, strict=True)
     )
@@ -45,17 +47,23 @@ def open_array(path: Path, dtype: DTypeLike, shape: tuple[int | None, ...]) -> N
     return array
 
 
+def _reason(error: OSError | ValueError, path: Path) -> BundleError:
+    may_pass = unavailable(error, path) if isinstance(error, OSError) else None
+    return may_pass or BundleDamagedError(f"{path}: {error}")
+
+
 def map_text(path: Path, num_bytes: int) -> mmap.mmap:
     """Map a text file into memory, read-only.
 
     Raises:
         BundleDamagedError: the file cannot be mapped, or has another size.
+        BundleUnavailableError: the file cannot be read at this moment.
     """
     try:
         with path.open("rb") as file:
             text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
-        raise BundleDamagedError(f"{path}: cannot be mapped ({error})") from None
+        raise _reason(error, path) from error
     if num_bytes != len(text):
         raise BundleDamagedError(f"{path}: {len(text)} bytes, the offsets end at {num_bytes}")
     return text
@@ -70,11 +78,12 @@ def read_archive(path: Path, forms: Mapping[str, tuple[str, str]]) -> dict[str, 
 
     Raises:
         BundleDamagedError: an array is missing, extra, compressed or empty, or has another type or shape.
+        BundleUnavailableError: the file cannot be read at this moment.
     """
     try:
         arrays = read_arrays(path, forms)
     except (OSError, ValueError) as error:
-        raise BundleDamagedError(f"{path}: {error}") from None
+        raise _reason(error, path) from error
     sizes: dict[str, int] = {}
     for name, (dtype, axes) in forms.items():
         array = arrays[name]

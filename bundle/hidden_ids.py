@@ -55,10 +55,11 @@ def read_hidden(bundles: Path) -> HiddenIds:
     Raises:
         BundleError: no such directory, or the file was written by code with another schema version.
         BundleDamagedError: the file was not written by `write_hidden`.
+        BundleUnavailableError: it cannot be read at this moment.
     """
     where = str(bundles / HIDDEN)
     with open_folder(bundles) as folder:
-        if HIDDEN not in names_in(folder):
+        if HIDDEN not in names_in(folder, where=bundles):
             return HiddenIds()
         with open_regular(HIDDEN, folder=folder, where=where) as descriptor:
             content = read_small(descriptor, max_bytes=MAX_BYTES, where=where)

@@ -8,10 +8,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from re4.common.errors import BundleDamagedError, BundleError
+from re4.common.errors import TRANSIENT_ERRNOS, BundleDamagedError, BundleError, BundleUnavailableError
 
 CHUNK_BYTES: Final = 4 << 20
 """Bytes of a file that are read and hashed at once."""
+
+
+def unavailable(error: OSError, where: Path | str) -> BundleUnavailableError | None:
+    """Return the error to raise for a condition of the system that may pass; None for any other one."""
+    if error.errno not in TRANSIENT_ERRNOS:
+        return None
+    return BundleUnavailableError(f"{where}: cannot be read at this moment ({error.strerror}): try again")
 
 
 @contextmanager
@@ -20,25 +27,51 @@ def open_folder(path: Path) -> Iterator[int]:
 
     Raises:
         BundleError: there is no such folder.
+        BundleUnavailableError: it cannot be read at this moment.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
-        raise BundleError(f"{path}: not a folder that can be read ({error.strerror})") from None
+        raise unavailable(error, path) or BundleError(
+            f"{path}: not a folder that can be read ({error.strerror})"
+        ) from error
     try:
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def names_in(folder: int) -> set[str]:
-    """Return the names of all entries of an open folder."""
-    return set(os.listdir(folder))  # Path does not take a descriptor
+def is_folder(path: Path) -> bool:
+    """Return whether there is a real folder, not a link to one.
+
+    Raises:
+        BundleUnavailableError: that cannot be found out at this moment.
+    """
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except OSError as error:
+        if reason := unavailable(error, path):
+            raise reason from error
+        return False
+
+
+def names_in(folder: int, *, where: Path) -> set[str]:
+    """Return the names of all entries of an open folder.
+
+    Raises:
+        BundleUnavailableError: it cannot be read at this moment.
+    """
+    try:
+        return set(os.listdir(folder))  # Path does not take a descriptor
+    except OSError as error:
+        raise unavailable(error, where) or error from None
 
 
 @contextmanager
 def open_regular(name: str, *, folder: int, where: str) -> Iterator[int]:
     """Give a descriptor, for reading, of a regular file inside an open folder.
+
+    In the block, too, a condition of the system that may pass raises BundleUnavailableError.
 
     Args:
         name: The file's name in the folder.
@@ -47,16 +80,21 @@ def open_regular(name: str, *, folder: int, where: str) -> Iterator[int]:
 
     Raises:
         BundleDamagedError: the file is missing or unreadable, or is a link, folder, pipe or device.
+        BundleUnavailableError: the file cannot be read at this moment.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         descriptor = os.open(name, flags, dir_fd=folder)
     except OSError as error:
-        raise BundleDamagedError(f"{where}: not a regular file that can be read ({error.strerror})") from None
+        raise unavailable(error, where) or BundleDamagedError(
+            f"{where}: not a regular file that can be read ({error.strerror})"
+        ) from error
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise BundleDamagedError(f"{where}: not a regular file")
         yield descriptor
+    except OSError as error:
+        raise unavailable(error, where) or error from None
     finally:
         os.close(descriptor)
 

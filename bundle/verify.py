@@ -25,6 +25,7 @@ def read_manifest(path: Path) -> Manifest:
 
     Raises:
         BundleError: the folder or its manifest cannot be used.
+        BundleUnavailableError: it cannot be read at this moment.
     """
     with open_folder(path) as folder:
         return _read_manifest(folder, path)
@@ -44,6 +45,7 @@ def verify_version(path: Path) -> Manifest:
             not a regular file, or of other size or content.
         BundleMismatchError: all files are intact, but encoder and item vectors have different spaces.
         BundleError: the folder is missing, or was written by code with another schema version.
+        BundleUnavailableError: a file cannot be read at this moment: no verdict on the version.
     """
     if not is_version_name(path.name):
         raise BundleError(f"{path}: not named like a version (20260131T235959Z-0123abcd)")
@@ -83,7 +85,7 @@ def _read_manifest(folder: int, path: Path) -> Manifest:
 
 
 def _check_listing(folder: int, manifest: Manifest, path: Path) -> None:
-    present = names_in(folder) - {MANIFEST}
+    present = names_in(folder, where=path) - {MANIFEST}
     listed = {entry.name for entry in manifest.files}
     _refuse(manifest.items.required_files() - listed, "not listed in the manifest", path)
     _refuse(listed - present, "missing", path)

@@ -10,7 +10,8 @@ from typing import Any
 
 _NAMES: Mapping[str, Sequence[str]] = {
     "re4.common.errors": (
-        *("BundleBusyError", "BundleDamagedError", "BundleError", "BundleMismatchError", "DataError"),
+        *("BundleBusyError", "BundleDamagedError", "BundleError", "BundleMismatchError"),
+        *("BundleUnavailableError", "DataError"),
         *("ExportError", "FetchError", "GateError", "NoUsableHistoryError", "NotReadyError", "OverloadError"),
         *("RateError", "Re4Error", "RequestError", "RunError", "SecurityError", "ServerError", "ShedError"),
         *("TooLateError", "TrainingError", "UnauthenticatedError", "UsageError"),

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Final
 
 from re4.bundle.layout import CURRENT, is_version_name
-from re4.bundle.safe_files import names_in, open_folder, open_regular, read_small
+from re4.bundle.safe_files import is_folder, names_in, open_folder, open_regular, read_small
 from re4.common.errors import BundleDamagedError, BundleError
 
 _MAX_BYTES: Final = 100
@@ -22,7 +22,7 @@ def read_current(bundles: Path) -> str:
     """
     where = str(bundles / CURRENT)
     with open_folder(bundles) as folder:
-        if CURRENT not in names_in(folder):
+        if CURRENT not in names_in(folder, where=bundles):
             raise BundleError(
                 f"{where}: missing: no version was published here yet. "
                 f"Publish one: re4 export RUN --bundles {bundles}"
@@ -46,7 +46,7 @@ def live_version(bundles: Path) -> Path:
         BundleDamagedError: `CURRENT` names a version that is not there.
     """
     path = bundles / read_current(bundles)
-    if path.is_symlink() or not path.is_dir():
+    if not is_folder(path):
         raise BundleDamagedError(
             f"{bundles / CURRENT}: names {path.name}, but there is no such folder. "
             "Write the name of one of the versions beside it there, or publish again"

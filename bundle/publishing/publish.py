@@ -160,7 +160,7 @@ def _hash_and_sync(path: Path, items: ItemsInfo) -> tuple[FileEntry, ...]:
     """Return size and hash of every staged file, after it was written to disk."""
     entries = []
     with open_folder(path) as folder:
-        names = sorted(names_in(folder) - {MANIFEST})
+        names = sorted(names_in(folder, where=path) - {MANIFEST})
         if missing := sorted(items.required_files() - set(names)):
             raise BundleError(f"{path}: cannot be published without {', '.join(missing)}")
         for name in names:

@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from re4.bundle.layout import MANIFEST
+from re4.bundle.safe_files import unavailable
 from re4.common.file_lock import lock_file
 
 
@@ -32,7 +33,11 @@ class VersionLease:
 
 
 def is_served(version: Path) -> bool:
-    """Whether any process has a lease of a version."""
+    """Return whether any process has a lease of a version.
+
+    Raises:
+        BundleUnavailableError: that cannot be found out at this moment.
+    """
     try:
         try:
             descriptor = lock_file(version / MANIFEST, flags=os.O_RDWR)
@@ -40,7 +45,9 @@ def is_served(version: Path) -> bool:
             descriptor = lock_file(version / MANIFEST)
     except BlockingIOError:
         return True
-    except OSError:  # no such version, or no locks here
-        return False
+    except OSError as error:
+        if reason := unavailable(error, version):
+            raise reason from error
+        return False  # no such version, or no locks here
     os.close(descriptor)
     return False

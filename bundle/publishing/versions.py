@@ -13,9 +13,9 @@ from pathlib import Path
 from re4.bundle.layout import is_version_name
 from re4.bundle.manifest import Manifest
 from re4.bundle.publishing.current import read_current
-from re4.bundle.safe_files import names_in, open_folder
+from re4.bundle.safe_files import is_folder, names_in, open_folder
 from re4.bundle.verify import read_manifest, verify_version
-from re4.common.errors import BundleError
+from re4.common.errors import BundleError, BundleUnavailableError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +42,17 @@ def version_names(bundles: Path) -> list[str]:
         BundleError: no such directory.
     """
     with open_folder(bundles) as folder:
-        paths = [bundles / name for name in names_in(folder) if is_version_name(name)]
-    versions = [path for path in paths if path.is_dir() and not path.is_symlink()]
+        paths = [bundles / name for name in names_in(folder, where=bundles) if is_version_name(name)]
+    versions = [path for path in paths if is_folder(path)]
     return [path.name for path in sorted(versions, key=publication)]
 
 
 def publication(path: Path) -> tuple[datetime, str]:
-    """Return the place of a version in the order of publication: its time, then its name."""
+    """Return the place of a version in the order of publication: its time, then its name.
+
+    Raises:
+        BundleUnavailableError: its manifest cannot be read at this moment.
+    """
     for text in (_created_at(path), path.name.partition("-")[0]):
         with suppress(ValueError):
             return datetime.fromisoformat(text), path.name
@@ -58,6 +62,8 @@ def publication(path: Path) -> tuple[datetime, str]:
 def _created_at(path: Path) -> str:
     try:
         return read_manifest(path).created_at
+    except BundleUnavailableError:
+        raise
     except BundleError:
         return ""
 
@@ -76,6 +82,8 @@ def list_versions(bundles: Path, *, verify: bool) -> list[VersionFacts]:
     names = version_names(bundles)
     try:
         live = read_current(bundles)
+    except BundleUnavailableError:
+        raise
     except BundleError:
         live = ""
     look = verify_version if verify else read_manifest

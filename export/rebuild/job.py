@@ -16,7 +16,7 @@ from re4.bundle.publishing.directory_lock import rebuild_lock
 from re4.bundle.publishing.publish import StagedVersion, stage_version
 from re4.bundle.publishing.retention import prune
 from re4.common.console import progress
-from re4.common.errors import BundleError, UsageError
+from re4.common.errors import BundleError, BundleUnavailableError, UsageError
 from re4.exporting.assemble import NUM_STAGES, assemble
 from re4.exporting.index.index_names import check_index_name
 from re4.exporting.rebuild.live_items import LiveItems, keep_all_items, select_live_items
@@ -153,6 +153,8 @@ def _live(bundles: Path, report: RebuildReport) -> PublishedVersion | None:
         return None
     try:
         live = open_version(live_version(bundles))
+    except BundleUnavailableError:
+        raise
     except BundleError as error:
         _log.info(f"the live version cannot be compared with, gates that do are left out: {error}")
         report.facts["live_version_problem"] = str(error)

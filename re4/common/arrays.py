@@ -26,11 +26,13 @@ MAX_ARCHIVE_BYTES: Final = 512 << 20
 
 _MAX_DIRECTORY_BYTES: Final = 1 << 10
 """Bytes of an archive's directory for each expected array: an entry of NumPy has some 60."""
+_MAX_HEADER_CHARS: Final = 1_000
+"""Characters of an array's header: NumPy writes some 120. Deep nesting in a long one exhausts the parser."""
 _END: Final = struct.Struct("<4s16x4s4H2LH")
 """End of an archive: the place of a ZIP64 locator, then the end record."""
 _DAMAGED_HEADER: Final = (
     *(ValueError, TypeError, SyntaxError, EOFError, tokenize.TokenError),
-    *(OverflowError, RecursionError, MemoryError),  # huge numbers, deep nesting: a header is 10 kB at most
+    *(OverflowError, RecursionError),  # huge numbers, deep nesting
 )
 _DAMAGED_ARCHIVE: Final = (
     *(*_DAMAGED_HEADER, AttributeError, zipfile.BadZipFile, struct.error),
@@ -49,7 +51,7 @@ def map_array(path: Path) -> NDArray[Any]:
         OSError: the file cannot be opened.
     """
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False, max_header_size=_MAX_HEADER_CHARS)
     except _DAMAGED_HEADER as error:
         raise ValueError(f"not an array that can be mapped ({error})") from None
     if not isinstance(array, np.memmap):
@@ -71,7 +73,7 @@ def read_arrays(path: Path, names: Collection[str]) -> dict[str, NDArray[Any]]:
     try:
         with path.open("rb") as file:
             _check_directory(file, names)
-            with np.load(file, allow_pickle=False) as archive:
+            with np.load(file, allow_pickle=False, max_header_size=_MAX_HEADER_CHARS) as archive:
                 _check_members(archive.zip, names, os.fstat(file.fileno()).st_size)
                 return dict(archive)
     except _DAMAGED_ARCHIVE as error:
@@ -104,7 +106,7 @@ def _check_members(archive: zipfile.ZipFile, names: Collection[str], num_bytes: 
         with archive.open(member) as file:
             if npy_format.read_magic(file) != (1, 0):
                 raise ValueError(f"{member.filename} is of another format than 1.0")
-            shape, _, dtype = npy_format.read_array_header_1_0(file)
+            shape, _, dtype = npy_format.read_array_header_1_0(file, max_header_size=_MAX_HEADER_CHARS)
             if dtype.hasobject or math.prod(shape) * dtype.itemsize != member.file_size - file.tell():
                 raise ValueError(f"{member.filename} is not the {dtype} {shape} that its header states")
     if sum(member.file_size for member in members) > num_bytes:

@@ -11,7 +11,8 @@
     ├── BundleError              a bundle directory or version cannot be used
     │   ├── BundleBusyError      another job is at work on the directory                  exit 4
     │   ├── BundleDamagedError   files missing, extra, truncated, changed or swapped
-    │   └── BundleMismatchError  complete, but its parts do not belong together
+    │   ├── BundleMismatchError  complete, but its parts do not belong together
+    │   └── BundleUnavailableError  cannot be read at this moment: try again
     ├── SecurityError            a certificate, key or tokens file cannot be used
     ├── UnauthenticatedError     a call has no token, or a wrong one                      UNAUTHENTICATED
     ├── RequestError             a request is wrong                                       INVALID_ARGUMENT
@@ -27,8 +28,9 @@ Messages name the thing, the value seen, the value allowed, and the next step. T
 without a stack trace; the server sends them as status details.
 """
 
+import errno
 import math
-from typing import ClassVar
+from typing import ClassVar, Final
 
 
 class Re4Error(Exception):
@@ -86,6 +88,21 @@ class BundleDamagedError(BundleError):
 
 class BundleMismatchError(BundleError):
     """A version is complete, but its parts do not belong together or answer wrongly."""
+
+
+class BundleUnavailableError(BundleError):
+    """Files cannot be read at this moment: no descriptors, no memory, a file system that does not answer.
+
+    It is no verdict on the files: a later try may succeed.
+    """
+
+
+TRANSIENT_ERRNOS: Final = (
+    *(errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+    # network file systems
+    *(errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+)
+"""Conditions of the machine or of a network file system, not of a file's content."""
 
 
 class SecurityError(Re4Error):

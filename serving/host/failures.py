@@ -1,12 +1,9 @@
 """Failures that come from the operating system: how a process ended, and which errors are worth a retry."""
 
 import signal
-from errno import EAGAIN, EINTR, EIO, EMFILE, ENFILE, ENOMEM, ESTALE, ETIMEDOUT
 from typing import Final
 
-_TRANSIENT_ERRNOS: Final = (EAGAIN, EINTR, EIO, EMFILE, ENFILE, ENOMEM, ESTALE, ETIMEDOUT)
-"""Conditions of the machine or of a network file system, not of a file's content."""
-
+from re4.common.errors import TRANSIENT_ERRNOS, BundleUnavailableError
 
 _OUT_OF_MEMORY_TEXTS: Final = ("bad_alloc", "bad allocation", "Failed to allocate memory")
 """Parts of the messages of FAISS and ONNX Runtime where an allocation failed."""
@@ -25,9 +22,11 @@ def exit_reason(code: int | None) -> str:
 def is_transient(error: BaseException | None) -> bool:
     """Return whether an error, or an error that caused it, may not occur again with the same files."""
     while error is not None:
-        if isinstance(error, MemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY_TEXTS):
+        if isinstance(error, MemoryError | BundleUnavailableError) or any(
+            text in str(error) for text in _OUT_OF_MEMORY_TEXTS
+        ):
             return True
-        if isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNOS:
+        if isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS:
             return True
         error = error.__cause__ or error.__context__
     return False

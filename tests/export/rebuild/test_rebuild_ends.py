@@ -18,7 +18,7 @@ from re4 import RetrievalClient
 from re4.bundle.layout import CURRENT
 from re4.bundle.publishing.directory_lock import rebuild_lock
 from re4.bundle.verify import verify_version
-from re4.common.errors import BundleBusyError, GateError
+from re4.common.errors import BundleBusyError, BundleUnavailableError, GateError
 from re4.exporting.rebuild.cli import rebuild as subcommand
 from re4.exporting.rebuild.report import RebuildReport
 
@@ -164,6 +164,19 @@ def test_errors_that_nobody_expected_are_reported_too(shop: Shop, monkeypatch: p
     assert (report["outcome"], report["exit_code"]) == ("failed", 1)
     assert "by accident" in report["error"]
     assert {name for name in shop.files() if not name.startswith(".building-")} == {CURRENT, shop.first}
+
+
+def test_a_live_version_that_cannot_be_read_at_this_moment_leaves_no_gate_out(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise BundleUnavailableError(f"{path}: try again")
+
+    monkeypatch.setattr("re4.exporting.rebuild.job.open_version", fail)
+    error, report = shop.rebuild()
+    assert isinstance(error, BundleUnavailableError)
+    assert (report["outcome"], report["exit_code"]) == ("failed", 1)
+    assert shop.files() == {CURRENT, shop.first}
 
 
 def test_a_lock_lost_on_the_way_publishes_nothing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

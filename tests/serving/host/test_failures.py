@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from re4.common.errors import BundleDamagedError
+from re4.common.errors import BundleDamagedError, BundleUnavailableError
 from re4.serving.host.failures import exit_reason, is_transient
 
 
@@ -26,6 +26,7 @@ def test_signals_without_a_name_are_numbered() -> None:
         (OSError(errno.EMFILE, "Too many open files"), True),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
         (MemoryError(), True),
+        (BundleUnavailableError("try again"), True),
         (FileNotFoundError(errno.ENOENT, "No such file"), False),
         (ValueError("not JSON"), False),
     ],
