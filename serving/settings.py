@@ -55,6 +55,9 @@ class Limits:
     max_search_effort: float = setting(8.0, "Most search effort of a request.", low=1)
     max_num_reasons: int = setting(50, "Most reasons (history items) per interest of a request.", low=0)
     max_message_bytes: int = setting(1 << 20, "Largest request on the wire, in bytes.", low=1)
+    max_concurrent_calls: int = setting(
+        100, "Most concurrent calls of one connection; gRPC clients keep further calls back.", low=1
+    )
     message_timeout_s: float = setting(
         10.0,
         "Seconds within which the message of a call must be complete. A later one ends with "

@@ -93,6 +93,9 @@ class RetrievalServer:
             options=[
                 ("grpc.max_receive_message_length", settings.limits.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
+                # Calls that were reset count until the event loop has accepted them, so that one
+                # connection cannot fill the queue that all connections share.
+                ("grpc.max_concurrent_streams", settings.limits.max_concurrent_calls),
                 ("grpc.so_reuseport", 1),
                 *QUEUE_OPTIONS,
             ]

@@ -44,6 +44,16 @@ def serving(snapshot: Snapshot) -> LiveVersion:
 def drive(
     live: LiveVersion, test: Callable[[RetrievalServer, grpc.aio.Channel], Awaitable[None]], **settings: Any
 ) -> None:
+    drive_port(live, lambda server, channel, _: test(server, channel), **settings)
+
+
+def drive_port(
+    live: LiveVersion,
+    test: Callable[[RetrievalServer, grpc.aio.Channel, int], Awaitable[None]],
+    **settings: Any,
+) -> None:
+    """As `drive`; the test gets the port too."""
+
     async def main() -> None:
         with pytest.MonkeyPatch.context() as patch:
             # A held batch must not block the event loop, and the test with it.
@@ -54,7 +64,7 @@ def drive(
         address = await server.start(Address(host="127.0.0.1", port=0))
         async with grpc.aio.insecure_channel(str(address)) as channel:
             try:
-                await test(server, channel)
+                await test(server, channel, address.port)
             finally:
                 await server.stop()
 

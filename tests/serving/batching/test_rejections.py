@@ -10,6 +10,7 @@ from in_process_server import Held, call, drive, health_of, serving
 
 from re4.serving.api.server import RetrievalServer
 from re4.serving.batching.rejection_pacing import SPACING_S, RejectionPacer
+from re4.serving.settings import Limits
 from re4.serving.versions.snapshot import Snapshot
 
 
@@ -71,4 +72,5 @@ def test_health_is_answered_while_calls_are_rejected(snapshot: Snapshot) -> None
         assert codes <= {"RESOURCE_EXHAUSTED", "CANCELLED"}
         assert len((await call(channel)).items.strings) == 5  # and it is back
 
-    drive(serving(replace(snapshot, pipeline=held)), test, max_queue_ms=0)
+    limits = Limits(max_concurrent_calls=2000)  # by default the client would keep most calls back
+    drive(serving(replace(snapshot, pipeline=held)), test, max_queue_ms=0, limits=limits)

@@ -1,0 +1,75 @@
+"""A plain HTTP/2 connection, for calls that no gRPC client would make."""
+
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Self
+
+from running_server import DEADLINE_S
+
+HEADERS, RST_STREAM, SETTINGS, PING, DATA = 1, 3, 4, 6, 0
+ACK, END_HEADERS, END_STREAM = 1, 4, 1
+CANCEL = 8
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    return struct.pack(">I", len(payload))[1:] + bytes((kind, flags)) + struct.pack(">I", stream) + payload
+
+
+class Http2Connection:
+    """Sends frames; reads only to wait for the answer to a ping."""
+
+    def __init__(self, port: int, settings: bytes = b"") -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), DEADLINE_S)
+        self._file = self._socket.makefile("rb")
+        self._next_stream = 1
+        preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+        self._socket.sendall(preface + frame(SETTINGS, 0, 0, settings))
+        while (SETTINGS, 0) not in ((kind, flags) for kind, flags, _ in self._frames(1)):
+            pass
+        self._socket.sendall(frame(SETTINGS, ACK, 0))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._socket.close()
+
+    def begin(self, method: str) -> int:
+        """Send the headers of a call; its stream."""
+        stream = self._next_stream
+        self._next_stream += 2
+        fields = {
+            ":path": f"/re4.v1.Retrieval/{method}",
+            ":authority": "a",
+            "content-type": "application/grpc",
+            "te": "trailers",
+        }
+        block = b"\x83\x86" + b"".join(
+            b"\x00" + bytes((len(name),)) + name.encode() + bytes((len(value),)) + value.encode()
+            for name, value in fields.items()
+        )
+        self._socket.sendall(frame(HEADERS, END_HEADERS, stream, block))
+        return stream
+
+    def send(self, stream: int, message: bytes) -> None:
+        """Send the message of a call in frames, and end it."""
+        data = b"\x00" + struct.pack(">I", len(message)) + message
+        for start in range(0, len(data), 1 << 14):
+            self._socket.sendall(frame(DATA, 0, stream, data[start : start + (1 << 14)]))
+        self._socket.sendall(frame(DATA, END_STREAM, stream))
+
+    def reset(self, stream: int) -> None:
+        self._socket.sendall(frame(RST_STREAM, 0, stream, struct.pack(">I", CANCEL)))
+
+    def wait_until_read(self) -> None:
+        """Wait until the server has read everything that was sent."""
+        self._socket.sendall(frame(PING, 0, 0, b"are read"))
+        while (PING, ACK, b"are read") not in self._frames(1):
+            pass
+
+    def _frames(self, num: int) -> Iterator[tuple[int, int, bytes]]:
+        for _ in range(num):
+            head = self._file.read(9)
+            yield head[3], head[4], self._file.read(int.from_bytes(head[:3], "big"))
