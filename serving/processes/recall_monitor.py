@@ -11,11 +11,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
+from typing import Final
 
 from re4.serving.host.backoff import Backoff
 from re4.serving.host.threads import COMPUTE_ENVIRONMENT
 from re4.serving.observability.recall_sample import RecallSample
 from re4.serving.processes.messages import to_line
+
+_TIMEOUT_S: Final = 3600.0
+"""For one sample. An answer comes after the process slept, which keeps it to its share of a core: 99 times as
+long as it computed where the share is 0.01."""
 
 _log = logging.getLogger(__name__)
 
@@ -53,18 +58,21 @@ class RecallMonitor:
 
     async def _measure(self, sample: RecallSample) -> None:
         try:
-            process = self._process
-            if process is None or process.returncode is not None:
-                process = self._process = await self._start()
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdin.write(to_line(sample))
-            await process.stdin.drain()
-            recall = float(await process.stdout.readline())  # an empty line, where it died, is no number
+            if self._process is None or self._process.returncode is not None:
+                self._process = await self._start()
+            stdin, stdout = self._process.stdin, self._process.stdout
+            assert stdin is not None
+            assert stdout is not None
+            async with asyncio.timeout(_TIMEOUT_S):
+                stdin.write(to_line(sample))
+                await stdin.drain()
+                recall = float(await stdout.readline())  # an empty line, where it died, is no number
         except Exception as error:  # no recall is worth a failure of the server
+            if self._process is not None and self._process.returncode is None:
+                self._process.kill()  # its answer may still come, and would be taken for the next one's
             delay_s = self._backoff.delay_s()
             self._retry_at_s = monotonic() + delay_s
-            _log.warning("recall is not measured for %g seconds: %s", delay_s, error)
+            _log.warning("recall is not measured for %g seconds: %s", delay_s, error or "no answer")
             return
         self._backoff.reset()
         self._on_recall(Path(sample.path).name, recall)

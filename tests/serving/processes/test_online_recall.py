@@ -1,5 +1,6 @@
 """Recall of live answers, measured by a real server off the hot path."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,9 @@ from scraped_metrics import Scraped
 from small_bundles import SmallVersion
 
 from re4 import RetrievalClient
+from re4.serving.observability.recall_sample import RecallSample
+from re4.serving.processes import recall_monitor
+from re4.serving.processes.recall_monitor import RecallMonitor
 
 
 def test_a_server_measures_its_own_answers(tmp_path: Path) -> None:
@@ -39,3 +43,31 @@ def test_samples_of_the_largest_models_do_not_end_the_server(
             while not Scraped(url).value("re4_online_recall_samples_total", version=name):
                 client.retrieve(["item-1-é"], 5)
         assert Scraped(url).value("re4_worker_unreadable_reports_total") == 0
+
+
+def test_a_process_that_is_stopped_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first process stops itself, the next one answers."""
+    script = tmp_path / "python"
+    script.write_text(
+        f"#!/bin/sh\nread sample\n[ -e {tmp_path}/was ] && echo 0.5 && exit\n"
+        f"touch {tmp_path}/was\nkill -STOP $$\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(recall_monitor.sys, "executable", str(script))
+    monkeypatch.setattr(recall_monitor, "_TIMEOUT_S", 0.5)
+    recalls: list[float] = []
+
+    async def main() -> None:
+        monitor = RecallMonitor(1.0, lambda _, recall: recalls.append(recall))
+        sample = RecallSample(path="x", interests="", rows=[], excluded=[])
+        while not recalls:
+            monitor.offer(sample)
+            assert monitor._measuring is not None
+            await monitor._measuring
+            assert monitor._process is not None
+            if not recalls:
+                await monitor._process.wait()
+        await monitor.stop()
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+    assert recalls == [0.5]
