@@ -25,9 +25,9 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic, sleep, time
-from typing import Final, NamedTuple, Self
+from typing import Annotated, Final, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from re4.bundle.safe_files import open_folder
 from re4.common.errors import BundleBusyError, BundleError
@@ -47,6 +47,12 @@ _POLL_S: Final = 0.05
 _MAX_BYTES: Final = 10_000
 
 
+def _with_zone(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("a time without its zone")
+    return text
+
+
 class Owner(BaseModel):
     """The process that holds a lock."""
 
@@ -59,7 +65,7 @@ class Owner(BaseModel):
     born: str
     """When the process began, in the kernel's ticks: a later process of the same id has another."""
     command: str
-    since: str
+    since: Annotated[str, AfterValidator(_with_zone)]
     """ISO 8601, UTC."""
     token: str
     """Differs each time that a lock is taken."""
@@ -223,13 +229,20 @@ def _read(path: Path, *, clock: Path | None = None) -> _LockFile | None:
         clock: A file that this process owns: gives the file system's own time. None for this machine's.
     """
     try:
-        written_s = path.stat().st_mtime
+        # Not blocked by a pipe, and not led elsewhere by a link.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        written_s = os.fstat(descriptor).st_mtime
         if clock is not None:
             os.utime(clock)
         now_s = time() if clock is None else clock.stat().st_mtime
-        content = path.read_bytes()[:_MAX_BYTES]
+        content = os.read(descriptor, _MAX_BYTES)
     except FileNotFoundError:
         return None
+    finally:
+        os.close(descriptor)
     owner = None
     with suppress(ValidationError):
         owner = Owner.model_validate_json(content)

@@ -61,6 +61,36 @@ def test_a_second_job_is_told_who_is_at_work(bundles: Path) -> None:
     assert busy.value.exit_code == 4
 
 
+@pytest.mark.parametrize("since", ["yesterday", "2026-01-31T12:00:00", "", "9" * 5000])
+def test_a_lock_of_an_impossible_time_is_reported_as_held(bundles: Path, since: str) -> None:
+    leave(bundles, since=since)
+    with pytest.raises(BundleBusyError, match="does not say by whom"), rebuild_lock(bundles, "re4 rebuild"):
+        pass
+
+
+@pytest.mark.parametrize("content", ["[" * 9_000, '{"pid": ' + "9" * 5_000 + "}", "\0" * (1 << 20), ""])
+def test_a_lock_of_any_content_is_reported_as_held(bundles: Path, content: str) -> None:
+    (bundles / REBUILDING).write_text(content)
+    with pytest.raises(BundleBusyError, match="does not say by whom"), rebuild_lock(bundles, "re4 rebuild"):
+        pass
+
+
+def test_a_pipe_in_place_of_the_lock_blocks_nothing(bundles: Path) -> None:
+    os.mkfifo(bundles / REBUILDING)
+    with pytest.raises(BundleBusyError, match="does not say by whom"), rebuild_lock(bundles, "re4 rebuild"):
+        pass
+    os.utime(bundles / REBUILDING, (0, 0))
+    with rebuild_lock(bundles, "re4 rebuild"):
+        pass
+
+
+def test_a_link_in_place_of_the_lock_is_not_followed(bundles: Path, tmp_path: Path) -> None:
+    (bundles / REBUILDING).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BundleError, match="cannot be locked"), rebuild_lock(bundles, "re4 rebuild"):
+        pass
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_a_job_and_a_roll_back_do_not_hinder_each_other(bundles: Path) -> None:
     with rebuild_lock(bundles, "re4 rebuild"), change_lock(bundles):
         pass
@@ -164,7 +194,7 @@ def test_what_those_who_died_while_taking_it_left_is_removed(bundles: Path) -> N
         pid=dead_process(),
         born="1",
         command="",
-        since="",
+        since="2026-01-31T12:00:00+00:00",
         token="t",
     )
     for name in (f"{REBUILDING}.t", f"{REBUILDING}.breaking"):
