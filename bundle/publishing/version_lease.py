@@ -18,11 +18,17 @@ class VersionLease:
     """A version that this process serves, until `release`."""
 
     def __init__(self, version: Path) -> None:
-        """Take the lease; where the file system has no locks, there is none, and no error."""
+        """Take the lease; where the file system has no locks, there is none, and no error.
+
+        Raises:
+            BundleUnavailableError: it cannot be taken at this moment.
+        """
         self._descriptor: int | None
         try:
             self._descriptor = lock_file(version / MANIFEST, is_shared=True)
-        except OSError:
+        except OSError as error:
+            if reason := unavailable(error, version):
+                raise reason from error
             self._descriptor = None
 
     def release(self) -> None:

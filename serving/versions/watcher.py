@@ -102,8 +102,8 @@ class VersionWatcher:
                 return
         elif not await self._is_checked(path):
             return  # the next poll sees the newer mark
+        self._on_live(path)  # where this fails, the version is not live, and the next poll tries again
         self._live, self._has_refused = path, False
-        self._on_live(path)
 
     async def _is_checked(self, path: Path) -> bool:
         """Check a version; False where the check was cancelled because `CURRENT` names another one now."""

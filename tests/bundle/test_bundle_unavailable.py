@@ -17,7 +17,7 @@ from re4.bundle.golden import GoldenQueries
 from re4.bundle.hidden_ids import HiddenIds, read_hidden, write_hidden
 from re4.bundle.layout import GOLDEN, ID_TEXT, VECTORS
 from re4.bundle.publishing.current import live_version
-from re4.bundle.publishing.version_lease import is_served
+from re4.bundle.publishing.version_lease import VersionLease, is_served
 from re4.bundle.publishing.versions import list_versions, version_names
 from re4.bundle.verify import verify_version
 from re4.common.errors import TRANSIENT_ERRNOS, BundleDamagedError, BundleError, BundleUnavailableError
@@ -141,6 +141,7 @@ def test_a_lease_that_cannot_be_looked_at_is_not_counted_as_none(
 ) -> None:
     """Pruning would remove what a server needs."""
     assert num_told_apart(monkeypatch, os, "open", number, lambda: is_served(version)) >= 1
+    assert num_told_apart(monkeypatch, os, "open", number, lambda: VersionLease(version).release()) == 1
     assert not is_served(version)
 
 

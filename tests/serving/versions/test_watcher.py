@@ -13,7 +13,7 @@ from small_bundles import SmallVersion
 
 from re4.bundle.hidden_ids import HiddenIds, write_hidden
 from re4.bundle.layout import CURRENT, HIDDEN
-from re4.common.errors import BundleDamagedError, BundleError, ServerError
+from re4.common.errors import BundleDamagedError, BundleError, BundleUnavailableError, ServerError
 from re4.serving.versions.watcher import HiddenWatcher, VersionWatcher
 
 
@@ -28,7 +28,7 @@ class Followed:
         self.watcher = VersionWatcher(
             bundles,
             self._check,
-            on_live=lambda path: self.reported.append(path.name),
+            on_live=self._go_live,
             on_refused=lambda version, failure: self.reported.append((version, failure)),
             clock_s=lambda: self.now_s,
         )
@@ -37,6 +37,11 @@ class Followed:
         self.checked.append(path.name)
         if path.name in self.errors:
             raise self.errors[path.name]
+
+    def _go_live(self, path: Path) -> None:
+        if CURRENT in self.errors:
+            raise self.errors[CURRENT]
+        self.reported.append(path.name)
 
     def first(self) -> None:
         asyncio.run(self.watcher.first())
@@ -123,6 +128,17 @@ def test_a_check_that_fails_for_a_passing_reason_is_repeated_by_itself(
     num_checks = len(followed.checked)
     assert followed.poll() == []
     assert len(followed.checked) == num_checks == 3  # later ones wait
+    followed.errors.clear()
+    assert followed.poll(after_s=301) == [names[0]]
+    assert followed.poll(after_s=301) == []
+
+
+def test_a_version_that_cannot_be_held_at_this_moment_goes_live_later(
+    tmp_path: Path, names: list[str], followed: Followed
+) -> None:
+    followed.errors[CURRENT] = BundleUnavailableError("no lease: try again")
+    point_current_at(tmp_path, names[0])
+    assert followed.poll() == [(names[0], "no lease: try again")]
     followed.errors.clear()
     assert followed.poll(after_s=301) == [names[0]]
     assert followed.poll(after_s=301) == []
