@@ -24,11 +24,7 @@ class Child:
     pid: int
 
     def receive(self, timeout_s: float) -> Any:
-        """Return what the child sends next.
-
-        Raises:
-            Re4Error: it sent nothing in time, or died.
-        """
+        """Return what the child sends next."""
         try:
             if self.pipe.poll(timeout_s):
                 return self.pipe.recv()
@@ -43,24 +39,19 @@ def child_process(
 ) -> Iterator[Child]:
     """Run a function in a child process, on the cores of this thread, while the block runs.
 
-    Args:
-        name: For error messages.
-        target: A function of a module. Its last argument is the other end of the pipe. It is to return when
-            the pipe is closed, and is killed where it does not.
-        arguments: The arguments before.
-        environment: Further variables of the process: libraries read some of them when they are imported.
+    The function's last argument is the other end of the pipe. It is to return when that is closed, and is
+    killed where it does not. Libraries read variables of the environment when they are imported.
     """
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
     process = spawn.Process(target=_main, args=(target, *arguments, theirs), daemon=True)
-    wanted = environment or {}
-    before = {variable: os.environ.get(variable) for variable in wanted}
-    os.environ.update(wanted)
+    before = os.environ.copy()
+    os.environ.update(environment or {})
     try:
         process.start()
     finally:
-        for variable, value in before.items():
-            os.environ.pop(variable) if value is None else os.environ.update({variable: value})
+        os.environ.clear()
+        os.environ.update(before)
     theirs.close()
     assert process.pid is not None
     try:

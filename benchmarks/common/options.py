@@ -18,11 +18,7 @@ DATA: Final = "Prepared data set: the histories of its test users are sent. With
 def finish(
     report: dict[str, Any], show: Callable[[dict[str, Any]], None], path: Path, *, as_json: bool
 ) -> None:
-    """Print a report as JSON, or show it, and then its file.
-
-    Raises:
-        Re4Error: the report is not complete.
-    """
+    """Print a report as JSON, or show it, and then its file."""
     if as_json:
         console.print_json(report)
     else:

@@ -19,11 +19,7 @@ def on_core(core: int) -> Iterator[None]:
 
 
 def two_cores() -> tuple[int, int]:
-    """Return a core for the server and another one for the client.
-
-    Raises:
-        UsageError: this process may use one core only.
-    """
+    """Return a core for the server and another one for the client."""
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         raise UsageError("this needs two cores, one for the server and one for its client")

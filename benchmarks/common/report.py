@@ -24,11 +24,7 @@ def command_line() -> str:
 
 
 def write_report(out: Path, files: Mapping[str, Content]) -> None:
-    """Write files by name: a mapping as JSON, a text as it is, a picture by a function of its path.
-
-    Raises:
-        Re4Error: a file cannot be written.
-    """
+    """Write files by name: a mapping as JSON, a text as it is, a picture by a function of its path."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():

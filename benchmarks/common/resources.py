@@ -62,11 +62,7 @@ class OthersMeter:
     """Measures the CPU time of all other processes of the machine, from its making to `read`."""
 
     def __init__(self, pids: Sequence[int]) -> None:
-        """Start measuring.
-
-        Args:
-            pids: Roots of process trees that are left out, as this process is.
-        """
+        """Start measuring. The trees of these processes are left out, as this process is."""
         self._known = Meter(pids)
         self._own = psutil.Process()
         self._before = self._busy_s() - _cpu_s(self._own)

@@ -15,10 +15,9 @@ import numpy as np
 
 from re4.benchmarks.common.machine import describe_machine
 from re4.benchmarks.common.report import Content, command_line, now_utc, write_report
-from re4.benchmarks.index.faiss_frontier import frontier_of
+from re4.benchmarks.index.frontiers import PEERS, frontier_of, peer_frontiers
 from re4.benchmarks.index.inputs import INTERESTS, VECTORS, Source, prepare
 from re4.benchmarks.index.options import IndexOptions
-from re4.benchmarks.index.peer_engines import PEERS, frontiers
 from re4.benchmarks.index.report import draw, pareto_only, render_markdown
 from re4.common.errors import UsageError
 from re4.common.files import write_json
@@ -30,11 +29,7 @@ _MEASURED: Final = "measured"
 
 
 def run(options: IndexOptions) -> dict[str, Any]:
-    """Measure, write the report's files, and return the report.
-
-    Raises:
-        UsageError: there is no such peer, or the work folder holds other vectors.
-    """
+    """Measure, write the report's files, and return the report."""
     peers = {"all": PEERS, "none": ()}.get(options.peers) or tuple(
         name for name in options.peers.split(",") if name != "none"
     )
@@ -54,7 +49,7 @@ def run(options: IndexOptions) -> dict[str, Any]:
     for kind in split_kinds(options.kinds):
         _log.info(f"{kind} …")
         engines.append(_keep(frontier_of(kind, work, **question, threads=threads), work, question))
-    for found in frontiers(peers, work, **question, threads=threads, limit_s=options.peer_limit_s):
+    for found in peer_frontiers(peers, work, **question, threads=threads, limit_s=options.peer_limit_s):
         _log.info(f"{found['engine']}: {found.get('skipped', 'measured')}")
         engines.append(_keep({**found, "is_peer": True}, work, question))
     if options.combine:

@@ -6,6 +6,7 @@ server cannot look faster by rejecting calls.
 
 from array import array
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
@@ -63,11 +64,6 @@ class Histogram:
     def max(self) -> int | None:
         """Largest value; None where it is empty."""
         return int(self._counts.get_max_value()) if self.count else None
-
-    @property
-    def max_ms(self) -> float | None:
-        """Largest value in milliseconds; None where it is empty."""
-        return None if self.max is None else self.max / 1000
 
     def at_rank(self, rank: int) -> int:
         """Return the value of a rank, 1 to `count`, in ascending order."""
@@ -140,19 +136,10 @@ class CallStats:
         rank = nearest_rank(percent, self.num_calls)
         return self.answered_us.at_rank(rank) / 1000 if rank <= self.answered_us.count else None
 
-    def add(self, other: "CallStats") -> None:
-        """Add calls of the same time span (another worker's)."""
-        self._add_calls(other)
-        self.counted_s = max(self.counted_s, other.counted_s)
-        self.seconds = max(self.seconds, other.seconds)
-
-    def append(self, other: "CallStats") -> None:
-        """Add calls of another time span (another run's)."""
-        self._add_calls(other)
-        self.counted_s += other.counted_s
-        self.seconds += other.seconds
-
-    def _add_calls(self, other: "CallStats") -> None:
+    def add(self, other: "CallStats", combine_s: Callable[[float, float], float]) -> None:
+        """Add calls; seconds combine by `max` for the same time span, by `operator.add` for another one."""
+        self.counted_s = combine_s(self.counted_s, other.counted_s)
+        self.seconds = combine_s(self.seconds, other.seconds)
         self.answered_us.add(other.answered_us)
         self.lag_us.add(other.lag_us)
         for stage, histogram in self.stages_us.items():

@@ -9,9 +9,8 @@ from typing import Final, Self
 from re4.benchmarks.common.child_process import Child, child_process
 from re4.benchmarks.load_generator.call_stats import CallStats
 from re4.benchmarks.load_generator.load import ClientSettings, Load, Timing
-from re4.benchmarks.load_generator.scheduler import RunCommand, WorkerConfig
 from re4.benchmarks.load_generator.transport import RETRIEVE, Transport
-from re4.benchmarks.load_generator.worker import main
+from re4.benchmarks.load_generator.worker import RunCommand, WorkerConfig, main
 from re4.common.errors import Re4Error, ServerError
 
 CONNECT_TIMEOUT_S: Final = 10.0
@@ -112,7 +111,7 @@ class LoadClient:
                 raise Re4Error(f"a worker of the client has not reported for {LATE_AFTER_S:g} seconds")
         whole = parts[0]
         for part in parts[1:]:
-            whole.add(part)
+            whole.add(part, max)
         return whole
 
     def _send(self, command: RunCommand | str) -> None:

@@ -1,6 +1,7 @@
 """A server that answers every call at once with the same bytes: it measures the client and its transport."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from multiprocessing.connection import Connection
@@ -57,23 +58,17 @@ async def _grpc(reply: bytes, path: str) -> AsyncIterator[int]:
 @asynccontextmanager
 async def _http(reply: bytes) -> AsyncIterator[int]:
     whole = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(reply), reply)
-    server = await asyncio.get_running_loop().create_server(lambda: _HttpAnswer(whole), "127.0.0.1", 0)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A request is answered at its beginning: the client writes it at once, and it fits into a packet.
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(1 << 16):
+                if data.startswith(b"POST"):
+                    writer.write(whole)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
-
-
-class _HttpAnswer(asyncio.Protocol):
-    """Answers each request by its beginning: the client writes it at once, and it fits into a packet."""
-
-    def __init__(self, whole: bytes) -> None:
-        self._whole = whole
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        if data.startswith(b"POST"):
-            self._transport.write(self._whole)

@@ -56,10 +56,6 @@ def choose_histories(
     """Return histories from the first source given: a data set, a file of ids, or a bundle directory.
 
     Of the server's `Info`, `max_history_length` and `item_id_kind` are read.
-
-    Raises:
-        UsageError: no source is given.
-        DataError, BundleError: the source cannot be read.
     """
     max_length = int(info["max_history_length"])
     if data is not None:
@@ -84,9 +80,6 @@ def real_histories(data: Path, *, max_length: int, seed: int) -> Histories:
     """Return histories of a prepared data set's test users, at most the newest `max_length` items of each.
 
     The seed chooses the users where there are more than `NUM_REQUESTS`.
-
-    Raises:
-        DataError: the folder is no prepared data set, or has no test users.
     """
     import polars as pl
 
@@ -120,9 +113,6 @@ def generated_histories(
     """Return histories of 1 to `max_length` items drawn evenly; `ids_of` returns the ids of rows.
 
     Real users return to the same few items and these do not, which is harder on a CPU's caches.
-
-    Raises:
-        DataError: there are no ids.
     """
     if not num_ids:
         raise DataError("no item ids to make histories of: give a file with one id a line")
@@ -133,11 +123,7 @@ def generated_histories(
 
 
 def read_ids(path: Path, *, kind: str) -> IdList:
-    """Return the item ids of a text file, one a line, of kind "string" or "int".
-
-    Raises:
-        DataError: the file cannot be read, or holds no integers where those are wanted.
-    """
+    """Return the item ids of a text file, one a line, of kind "string" or "int"."""
     try:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line]
         return [int(line) for line in lines] if kind == "int" else lines

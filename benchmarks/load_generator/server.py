@@ -25,11 +25,7 @@ _NUM_SAMPLES: Final = 20
 
 
 def server_info(address: str, connection: Connection = PLAIN) -> dict[str, Any]:
-    """Return the server's `Info`.
-
-    Raises:
-        ServerError: no server of this contract answers there.
-    """
+    """Return the server's `Info`."""
     with RetrievalClient(address, timeout_s=_TIMEOUT_S, connection=connection) as client:
         return client.info()
 

@@ -1,6 +1,6 @@
 """Transports: how a request's bytes reach a server of some kind, and what a reply's bytes hold.
 
-The scheduler knows one interface, so every server is put under the same loads and measured by the same
+A worker knows one interface, so every server is put under the same loads and measured by the same
 arithmetic.
 """
 
@@ -51,11 +51,7 @@ class Channels(Protocol):
         """Make the connections; wait for a server that does not listen yet."""
 
     async def call(self, number: int, payload: bytes, timeout_s: float) -> bytes:
-        """Send a request and return the reply; the call's number may choose the connection.
-
-        Raises:
-            FailedCallError: there is no answer.
-        """
+        """Return the reply to a request, or raise FailedCallError; the number may choose the connection."""
 
     async def close(self) -> None:
         """Close the connections."""
@@ -78,11 +74,7 @@ def parse_nothing(data: bytes) -> ParsedReply:
 
 
 def parse_retrieve_reply(data: bytes) -> ParsedReply:
-    """Parse a reply of our own contract.
-
-    Raises:
-        FailedCallError: it is none.
-    """
+    """Parse a reply of our own contract."""
     try:
         reply = retrieval_pb2.RetrieveReply.FromString(data)
     except DecodeError as error:
@@ -137,11 +129,7 @@ class _GrpcChannels:
 async def call_in_turn(
     transport: Transport, address: str, payloads: Sequence[bytes], *, connect_timeout_s: float
 ) -> list[bytes]:
-    """Return the replies to some requests, sent over one connection.
-
-    Raises:
-        FailedCallError, TimeoutError: a call failed, or the connection.
-    """
+    """Return the replies to some requests, sent over one connection."""
     channels = transport.open(address, 1)
     try:
         await asyncio.wait_for(channels.connect(), connect_timeout_s)
@@ -151,11 +139,7 @@ async def call_in_turn(
 
 
 def call_all(transport: Transport, address: str, payloads: Sequence[bytes]) -> list[bytes]:
-    """Return the replies to some requests.
-
-    Raises:
-        ServerError: a call failed.
-    """
+    """Return the replies to some requests."""
     try:
         return asyncio.run(call_in_turn(transport, address, payloads, connect_timeout_s=CALL_TIMEOUT_S))
     except (FailedCallError, TimeoutError) as error:

@@ -1,15 +1,151 @@
-"""One worker process of the load client: runs loads on command over a pipe."""
+"""One worker process of the load client: it sends its share of a load, on command over a pipe.
+
+Calls go out on schedule, or one after the other, over several connections. A thread of its own keeps the
+schedule: an event loop's timers are a millisecond late, which would count as the server's latency. Every time
+is `time.monotonic`, one clock for all processes of a machine.
+"""
 
 import asyncio
 import contextlib
+import itertools
 import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
-from re4.benchmarks.load_generator.call_stats import CallStats
-from re4.benchmarks.load_generator.scheduler import RunCommand, Scheduler, WorkerConfig
+import numpy as np
+from numpy.typing import NDArray
+
+from re4.benchmarks.load_generator.call_stats import CallStats, Recorder
+from re4.benchmarks.load_generator.load import ClientSettings, ClosedLoad, Load, Timing, arrival_times
+from re4.benchmarks.load_generator.transport import (
+    MISSED_DEADLINE,
+    UNREACHABLE,
+    Channels,
+    FailedCallError,
+    Transport,
+)
 
 PROGRESS_INTERVAL_S: Final = 0.25
+GONE_AFTER_S: Final = 2.0
+"""A run ends when the server has been unreachable, without any answer, for so long."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerConfig:
+    """What a worker connects to and sends."""
+
+    address: str
+    transport: Transport
+    payloads: Sequence[bytes]
+    settings: ClientSettings
+    worker: int
+    """Its number, from 0."""
+    connect_timeout_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCommand:
+    """Send your share of this load. A text as the next command ends the run, as the reason."""
+
+    load: Load
+    timing: Timing
+    start_at: float
+    """`time.monotonic` seconds."""
+    seed: int
+    version: str
+    """The bundle version that must answer; another one ends the run."""
+
+
+class Scheduler:
+    """Sends one worker's share of the calls of one run."""
+
+    def __init__(self, channels: Channels, config: WorkerConfig, command: RunCommand) -> None:
+        self._channels, self._config, self._command = channels, config, command
+        self._parse = config.transport.parse
+        self._start_at, self._timing = command.start_at, command.timing
+        self._stop = threading.Event()
+        self._stopped: str | None = None
+        self._stopped_at = 0.0
+        self._last_answer = self._start_at
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self.recorder = Recorder(count_from=self._start_at + self._timing.warmup_s)
+
+    def stop(self, reason: str) -> None:
+        """Send nothing more. Calls in flight get until their deadline."""
+        if self._stopped is None:
+            self._stopped, self._stopped_at = reason, time.monotonic()
+            self._stop.set()
+
+    async def run(self) -> CallStats:
+        """Send this worker's share, and wait for every answer."""
+        load, worker, num_workers = self._command.load, self._config.worker, self._config.settings.num_workers
+        first_payload = len(self._config.payloads) * worker // num_workers
+        if isinstance(load, ClosedLoad):
+            share = load.concurrency // num_workers + (worker < load.concurrency % num_workers)
+            await asyncio.gather(
+                *(self._call_in_turn(first_payload + client, step=share) for client in range(share))
+            )
+        else:
+            seconds, seed = self._timing.sending_s, self._command.seed
+            times = arrival_times(load, seconds, worker=worker, num_workers=num_workers, seed=seed)
+            await self._call_on_schedule(times + self._start_at, first_payload)
+        ended_at = self._stopped_at if self._stopped else self._start_at + self._timing.sending_s
+        counted_s = max(0.0, ended_at - self._start_at - self._timing.warmup_s)
+        return self.recorder.stats(counted_s=counted_s, stopped=self._stopped)
+
+    async def _call_on_schedule(self, times: NDArray[np.float64], first_payload: int) -> None:
+        loop = asyncio.get_running_loop()
+
+        def begin(number: int, intended: float) -> None:
+            task = loop.create_task(self._call(first_payload + number, intended))
+            self._in_flight.add(task)
+            task.add_done_callback(self._in_flight.discard)
+
+        def keep_schedule() -> None:
+            for number, intended in enumerate(times.tolist()):
+                wait_s = intended - time.monotonic()
+                if self._stop.wait(wait_s) if wait_s > 0 else self._stop.is_set():
+                    return
+                loop.call_soon_threadsafe(begin, number, intended)
+
+        await asyncio.to_thread(keep_schedule)
+        while self._in_flight:
+            await asyncio.wait(self._in_flight)
+
+    async def _call_in_turn(self, number: int, *, step: int) -> None:
+        await asyncio.sleep(max(0.0, self._start_at - time.monotonic()))
+        for turn in itertools.count(number, step):
+            now = time.monotonic()
+            if self._stop.is_set() or now >= self._start_at + self._timing.sending_s:
+                return
+            await self._call(turn, now)
+
+    async def _call(self, number: int, intended: float) -> None:
+        payloads = self._config.payloads
+        payload = payloads[number % len(payloads)]
+        sent = time.monotonic()
+        left_s = intended + self._timing.deadline_s - sent
+        if left_s <= 0:  # the client itself is late: the call is due, and has failed
+            self.recorder.failed(intended, sent, sent, MISSED_DEADLINE, "not sent before its deadline")
+            return
+        try:
+            data = await self._channels.call(number, payload, left_s)
+            now = time.monotonic()
+            reply = self._parse(data)
+        except FailedCallError as error:
+            now = time.monotonic()
+            self.recorder.failed(intended, sent, now, error.code, error.details)
+            if error.code == UNREACHABLE and now - self._last_answer > GONE_AFTER_S:
+                self.stop(f"the server cannot be reached any more: {error.details}")
+            return
+        self._last_answer = now
+        self.recorder.answered(intended, sent, now, reply)
+        if reply.version != (wanted := self._command.version):
+            self.stop(f"the server's version changed in the middle, from {wanted} to {reply.version}")
 
 
 def main(config: WorkerConfig, pipe: Connection) -> None:

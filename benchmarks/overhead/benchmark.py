@@ -14,9 +14,8 @@ from re4.benchmarks.common.pinning import two_cores
 from re4.benchmarks.common.report import command_line, now_utc, write_report
 from re4.benchmarks.load_generator.requests import choose_histories
 from re4.benchmarks.load_generator.server import describe_bundle, sample_reply
-from re4.benchmarks.overhead.measure import NUM_CLIENTS, NUM_USERS, empty_server, re4_server
+from re4.benchmarks.overhead.measure import NUM_CLIENTS, NUM_USERS, empty_server, pipeline_process, re4_server
 from re4.benchmarks.overhead.options import OverheadOptions
-from re4.benchmarks.overhead.pipeline import pipeline_process
 from re4.benchmarks.overhead.report import Round, render_markdown, summary
 from re4.bundle.publishing.current import live_version
 from re4.bundle.verify import read_manifest

@@ -1,10 +1,18 @@
-"""Times of a server and of a null server, each measured alone, on one core; the client has another."""
+"""Times of a server, of a null server, and of the pipeline without a server, each measured alone on one core.
 
+The client of a server has another core. The pipeline is encode, search and merge in a process of its own: the
+code and the settings of a server's worker, with nothing before it and nothing after.
+"""
+
+import statistics
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+from re4.benchmarks.common.child_process import Child, child_process
 from re4.benchmarks.common.pinning import on_core
 from re4.benchmarks.common.resources import Meter
 from re4.benchmarks.load_generator.call_stats import CallStats
@@ -15,7 +23,10 @@ from re4.benchmarks.load_generator.server import running_server
 from re4.benchmarks.load_generator.transport import GrpcTransport, parse_nothing
 from re4.common.errors import ServerError
 from re4.protos.v1 import retrieval_pb2
+from re4.serving.host.threads import COMPUTE_ENVIRONMENT
 
+BATCH_SIZE: Final = 64
+"""Requests of a batch of the pipeline."""
 NUM_CLIENTS: Final = 64
 """Concurrent calls that saturate a server."""
 NUM_USERS: Final = 64
@@ -26,6 +37,8 @@ _CLIENT: Final = ClientSettings(num_channels=2)
 _TIMEOUT_S: Final = 10.0
 _NUM_BATCH_CLIENTS: Final = 2
 """One call is answered while the next one waits."""
+_START_TIMEOUT_S: Final = 600
+_GRACE_S: Final = 30
 _NO_SHEDDING: Final = ("--max-queue-ms", "10000")
 
 
@@ -110,3 +123,81 @@ def _batches(payloads: Sequence[bytes]) -> list[bytes]:
         retrieval_pb2.BatchRetrieveRequest(users=users[start : start + NUM_USERS]).SerializeToString()
         for start in range(0, max(1, len(users) - NUM_USERS + 1), NUM_USERS)
     ]
+
+
+class PipelineProcess:
+    """A process that has loaded a version."""
+
+    def __init__(self, child: Child) -> None:
+        self._child = child
+
+    def measure(self, seconds: float) -> dict[str, float]:
+        """Return times of one request alone and within a batch of `BATCH_SIZE`, each for so many seconds.
+
+        `single_us` and `batched_us` are medians over batches; `single_cpu_us` and `batched_cpu_us` are means.
+        """
+        found = {}
+        for name, batch_size in (("single", 1), ("batched", BATCH_SIZE)):
+            self._child.pipe.send((batch_size, seconds))
+            found[f"{name}_us"], found[f"{name}_cpu_us"] = self._child.receive(seconds + _GRACE_S)
+        return found
+
+
+@contextmanager
+def pipeline_process(
+    version: Path, payloads: Sequence[bytes], *, core: int, device: str
+) -> Iterator[PipelineProcess]:
+    """Load a version in a process on one core while the block runs; it answers the payloads in turn."""
+    name = f"the process that loads {version}"
+    with ExitStack() as stack:
+        with on_core(core):
+            child = stack.enter_context(
+                child_process(name, _main, version, payloads, device, environment=COMPUTE_ENVIRONMENT)
+            )
+        child.receive(_START_TIMEOUT_S)
+        yield PipelineProcess(child)
+
+
+def _main(version: Path, payloads: Sequence[bytes], device: str, pipe: Connection) -> None:
+    from re4.bundle.verify import read_manifest
+    from re4.serving.api.batch_handler import look_up_ids
+    from re4.serving.api.validation import check_retrieve
+    from re4.serving.host.threads import limit_openmp_threads
+    from re4.serving.retrieval.devices.backend import open_backend
+    from re4.serving.retrieval.devices.device import Device
+    from re4.serving.settings import ServerSettings
+    from re4.serving.versions.snapshot import load_snapshot
+
+    settings = ServerSettings(max_batch_size=BATCH_SIZE, device=Device(device))
+    snapshot = load_snapshot(
+        version,
+        read_manifest(version),
+        max_batch_size=settings.max_batch_size,
+        backend=open_backend(settings.device),
+    )
+    requests = [
+        check_retrieve(retrieval_pb2.RetrieveRequest.FromString(data), snapshot, settings)
+        for data in payloads
+    ]
+    queries, _ = look_up_ids(requests)
+    in_turn = queries * (1 + BATCH_SIZE // len(queries) + 1)
+    limit_openmp_threads()
+    pipe.send("ready")
+    while True:
+        try:
+            batch_size, seconds = pipe.recv()
+        except (EOFError, OSError):
+            return
+        batch_us, num_requests = [], 0
+        cpu_began, now = time.process_time(), time.perf_counter()
+        until = now + seconds
+        while now < until:
+            first = num_requests % len(queries)
+            batch = in_turn[first : first + batch_size]
+            began = time.perf_counter()
+            snapshot.pipeline.run(batch)
+            now = time.perf_counter()
+            batch_us.append(1e6 * (now - began))
+            num_requests += batch_size
+        cpu_us = 1e6 * (time.process_time() - cpu_began) / num_requests
+        pipe.send((statistics.median_high(batch_us) / batch_size, cpu_us))

@@ -102,10 +102,7 @@ def percentile_s(calls: Sequence[ProbeCall], percent: float) -> float:
 def recovery_s(calls: Sequence[ProbeCall], ended: float, *, normal_s: float) -> float | None:
     """Return the seconds from the end of a load until calls were normal again; None where they never were.
 
-    Args:
-        calls: Calls sent from then on, in order.
-        ended: When the load ended.
-        normal_s: A call answered within so many seconds is normal.
+    The calls are those sent from then on, in order; one is normal that is answered within `normal_s`.
     """
     normal_since: float | None = None
     for each in calls:
@@ -119,12 +116,7 @@ def recovery_s(calls: Sequence[ProbeCall], ended: float, *, normal_s: float) -> 
 
 
 def run(options: OverloadOptions) -> dict[str, Any]:
-    """Overload a server, write `overload.json`, and return it.
-
-    Raises:
-        UsageError: this process may use one core only.
-        Re4Error: the server or the client did not start.
-    """
+    """Overload a server, write `overload.json`, and return it."""
     peak_timing = Timing(warmup_s=_PEAK_WARMUP_S, duration_s=options.peak_seconds, deadline_s=10.0)
     timing = Timing(warmup_s=0.0, duration_s=options.seconds, deadline_s=options.deadline_s)
     with server_under_test(

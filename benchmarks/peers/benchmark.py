@@ -17,7 +17,7 @@ from re4.benchmarks.common.report import Content, command_line, now_utc, write_r
 from re4.benchmarks.load_generator.client import INTERRUPTED
 from re4.benchmarks.load_generator.load import Timing
 from re4.benchmarks.load_generator.requests import real_histories
-from re4.benchmarks.overhead.pipeline import BATCH_SIZE, pipeline_process
+from re4.benchmarks.overhead.measure import BATCH_SIZE, pipeline_process
 from re4.benchmarks.peers.comparison import compare
 from re4.benchmarks.peers.markdown import render_markdown
 from re4.benchmarks.peers.measure import Terms, choose_effort, exact_answers, measure, measure_interleaved
@@ -43,12 +43,7 @@ _TERMS_OF_PREPARING: Final = ("version", "requests", "num_candidates", "machine"
 
 
 def run(options: PeersOptions) -> dict[str, Any]:
-    """Measure, write the report of all that the folder holds by then, and return it.
-
-    Raises:
-        UsageError: there is no such system, or the folder holds figures on other terms.
-        Re4Error: ours could not be measured.
-    """
+    """Measure, write the report of all that the folder holds by then, and return it."""
     return _Comparison(options).run()
 
 
@@ -147,7 +142,8 @@ class _Comparison:
             if problem is None:
                 ready = self._prepare(system, exact)
                 for setting in () if self._options.prepare_only else system.settings:
-                    found = measure(system, setting, ready["effort"], self._workload, exact, self._terms)
+                    entry = system, setting, ready["effort"]
+                    found = measure(entry, self._workload, exact, self._terms)
                     yield found | {"built": ready["built"], "command": command_line()}
         except Re4Error as error:
             if system.name == OURS:

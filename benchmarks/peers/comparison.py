@@ -1,40 +1,40 @@
 """The comparison of systems, each at its better setting, by rate, lone call and memory."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from re4.benchmarks.peers.systems import OURS
+
+_MISSING: Final[Mapping[str, Any]] = {
+    "achieved_per_s": None,
+    "latency_ms": {name: {"pooled": None} for name in ("p50", "p99")},
+    "server_usage": None,
+}
 
 
 def figures_of(part: Mapping[str, Any]) -> dict[str, Any]:
     """Return the figures of a setting that are compared; None where it has none."""
     by_purpose = {point["purpose"]: point for point in part["points"]}
-    knee, lone, saturated = part["knee"], by_purpose.get("lone caller"), by_purpose.get("saturation")
-    at_knee = next(
-        (
-            point
-            for point in part["points"]
-            if knee and point["purpose"] == "measured" and point.get("rate_per_s") == knee["rate_per_s"]
-        ),
-        None,
-    )
-    usage = (at_knee or {}).get("server_usage") or {}
-    saturated_per_s = saturated["achieved_per_s"]["mean"] if saturated else None
-    cpu_us = None
-    if saturated and saturated["server_usage"] and saturated_per_s:
-        cpu_us = 1e6 * saturated["server_usage"]["mean_cores"] / saturated_per_s
+    lone, saturated = (by_purpose.get(purpose, _MISSING) for purpose in ("lone caller", "saturation"))
+    knee = part["knee"] or {"rate_per_s": None, "is_client_limited": False}
+    measured = [point for point in part["points"] if point["purpose"] == "measured"]
+    at_knee = next((each for each in measured if each.get("rate_per_s") == knee["rate_per_s"]), _MISSING)
+    usage, saturated_usage = at_knee["server_usage"] or {}, saturated["server_usage"]
+    saturated_per_s = saturated["achieved_per_s"] and saturated["achieved_per_s"]["mean"]
     return {
         "system": part["system"],
         "title": part["title"],
         "setting": part["setting"],
         "recall": part["recall"]["mean"],
-        "sustained_per_s": at_knee["achieved_per_s"] if at_knee else None,
-        "is_client_limited": bool(knee and knee["is_client_limited"]),
-        "p50_ms": at_knee["latency_ms"]["p50"]["pooled"] if at_knee else None,
-        "p99_ms": at_knee["latency_ms"]["p99"]["pooled"] if at_knee else None,
-        "lone_p50_ms": lone["latency_ms"]["p50"]["pooled"] if lone else None,
+        "sustained_per_s": at_knee["achieved_per_s"],
+        "is_client_limited": bool(knee["is_client_limited"]),
+        "p50_ms": at_knee["latency_ms"]["p50"]["pooled"],
+        "p99_ms": at_knee["latency_ms"]["p99"]["pooled"],
+        "lone_p50_ms": lone["latency_ms"]["p50"]["pooled"],
         "saturated_per_s": saturated_per_s,
-        "server_cpu_us": cpu_us,
+        "server_cpu_us": 1e6 * saturated_usage["mean_cores"] / saturated_per_s
+        if saturated_usage and saturated_per_s
+        else None,
         "server_memory_bytes": usage.get("max_memory_bytes"),
         "server_cores": usage.get("mean_cores"),
     }

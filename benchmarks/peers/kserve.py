@@ -51,11 +51,7 @@ def request(model: str, name: str, values: Sequence[bytes]) -> bytes:
 
 
 def bytes_of(reply: bytes, name: str) -> list[bytes]:
-    """Return the values of a reply's tensor of bytes.
-
-    Raises:
-        ValueError: it has no such tensor.
-    """
+    """Return the values of a reply's tensor of bytes."""
     found = _Response.FromString(reply)
     place = [output.name for output in found.outputs].index(name)
     packed = found.raw_output_contents[place]

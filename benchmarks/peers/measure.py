@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import psutil
@@ -26,9 +26,9 @@ from re4.benchmarks.load_generator.client import INTERRUPTED, LoadClient
 from re4.benchmarks.load_generator.load import ClientSettings, ClosedLoad, OpenLoad, Timing
 from re4.benchmarks.load_generator.server import SATURATING
 from re4.benchmarks.load_generator.transport import call_all, median_reply
-from re4.benchmarks.peers.systems import OURS, Setting, System, Workload
+from re4.benchmarks.peers.systems import OURS, System, Workload
 from re4.benchmarks.serve.recall import NUM_RECALL_REQUESTS, ExactAnswers
-from re4.benchmarks.serve.report import point_facts, ratios
+from re4.benchmarks.serve.report import points_facts, ratios
 from re4.benchmarks.serve.runner import LoadRunner, StoppedError, measure_ceiling
 from re4.benchmarks.serve.sweep import find_knee
 from re4.common.errors import ServerError
@@ -42,6 +42,10 @@ _FIRST_SHARE: Final = 0.25
 _CLIENT: Final = ClientSettings(num_channels=8)
 _MAX_OTHER_CORES: Final = 0.1
 """A run in which others used more of the machine is repeated."""
+
+
+Entry: TypeAlias = tuple[System, str, int]
+"""A system, its setting and its search effort."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +77,9 @@ def choose_effort(system: System, workload: Workload, exact: ExactAnswers, terms
     for effort in system.efforts[:-1]:
         with ExitStack() as stack:
             with on_core(terms.cores[0]):
-                address, _ = stack.enter_context(system.running(workload, system.settings[0], effort))
+                address, _ = stack.enter_context(
+                    system.running(workload, next(iter(system.settings)), effort)
+                )
             replies = call_all(system.transport, address, system.payloads(workload)[:NUM_RECALL_REQUESTS])
         recall = exact.recall([system.item_ids(reply) for reply in replies])["mean"]
         if recall >= terms.min_recall:
@@ -82,55 +88,22 @@ def choose_effort(system: System, workload: Workload, exact: ExactAnswers, terms
     return system.efforts[-1]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class RunningSystem:
-    """A system that runs at one setting, and the runner of its loads."""
-
-    system: System
-    setting: Setting
-    effort: int
-    recall: dict[str, Any]
-    runner: LoadRunner
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether it is `re4 serve`."""
-        return self.system.name == OURS
-
-    def facts(self) -> dict[str, Any]:
-        """Return its part of a report, whatever was measured."""
-        return {
-            "system": self.system.name,
-            "title": self.system.title,
-            "setting": self.setting.name,
-            "how": self.setting.how,
-            "client": self.system.client,
-            "effort": self.effort,
-            "recall": self.recall,
-            "client_ceiling_per_s": self.runner.ceiling_per_s,
-            "points": [point_facts(point) for point in self.runner.points if point.runs],
-        }
-
-
 @contextmanager
 def running_system(
-    system: System,
-    setting: Setting,
-    effort: int,
-    workload: Workload,
-    exact: ExactAnswers,
-    terms: Terms,
-    *,
-    max_other_cores: float | None,
-) -> Iterator[RunningSystem]:
-    """Run a system on the server's core, and a client for it on the other one, while the block runs."""
+    entry: Entry, workload: Workload, exact: ExactAnswers, terms: Terms, *, max_other_cores: float | None
+) -> Iterator[tuple[LoadRunner, dict[str, Any]]]:
+    """Run a system on the server's core, and a client for it on the other one, while the block runs.
+
+    Gives the runner of its loads, and its facts for the report.
+    """
+    system, setting, effort = entry
     payloads, transport = system.payloads(workload), system.transport
     with ExitStack() as stack:
         with on_core(terms.cores[0]):
             address, pid = stack.enter_context(system.running(workload, setting, effort))
         replies = call_all(transport, address, payloads[:NUM_RECALL_REQUESTS])
         recall = exact.recall([system.item_ids(reply) for reply in replies])
-        _log.info(f"{system.title}, {setting.name}: recall {recall['mean']:.4f}")
+        _log.info(f"{system.title}, {setting}: recall {recall['mean']:.4f}")
         reply = median_reply(replies)
         version = transport.parse(reply).version
         ceiling_per_s = measure_ceiling(payloads, reply, _CLIENT, version=version, transport=transport)
@@ -146,23 +119,30 @@ def running_system(
             check_server=lambda: None if psutil.pid_exists(pid) else "the server ended",
             max_other_cores=max_other_cores,
         )
-        yield RunningSystem(system=system, setting=setting, effort=effort, recall=recall, runner=runner)
+        yield (
+            runner,
+            {
+                "system": system.name,
+                "title": system.title,
+                "setting": setting,
+                "how": system.settings[setting],
+                "client": system.client,
+                "effort": effort,
+                "recall": recall,
+                "client_ceiling_per_s": ceiling_per_s,
+            },
+        )
 
 
-def measure(
-    system: System, setting: Setting, effort: int, workload: Workload, exact: ExactAnswers, terms: Terms
-) -> dict[str, Any]:
+def measure(entry: Entry, workload: Workload, exact: ExactAnswers, terms: Terms) -> dict[str, Any]:
     """Return everything about one setting; where it is interrupted, what was measured so far."""
     load_average, stability = os.getloadavg()[0], measure_cpu_stability()
-    with (
-        running_system(
-            system, setting, effort, workload, exact, terms, max_other_cores=_MAX_OTHER_CORES
-        ) as running,
-        on_core(terms.cores[1]),
-    ):
-        knee, problem = _sweep(running.runner, terms)
+    running = running_system(entry, workload, exact, terms, max_other_cores=_MAX_OTHER_CORES)
+    with running as (runner, facts), on_core(terms.cores[1]):
+        knee, problem = _sweep(runner, terms)
     return {
-        **running.facts(),
+        **facts,
+        "points": points_facts(runner),
         "created_at": now_utc(),
         "load_average_before": load_average,
         "steadiness_before": stability,
@@ -187,7 +167,7 @@ def _sweep(runner: LoadRunner, terms: Terms) -> tuple[dict[str, Any] | None, str
 
 
 def measure_interleaved(
-    entries: Sequence[tuple[System, Setting, int]],
+    entries: Sequence[Entry],
     workload: Workload,
     exact: ExactAnswers,
     terms: Terms,
@@ -202,41 +182,36 @@ def measure_interleaved(
     """
     stability = measure_cpu_stability()
     with ExitStack() as stack:
-        systems = [
-            stack.enter_context(running_system(*entry, workload, exact, terms, max_other_cores=None))
-            for entry in entries
-        ]
-        points = [
-            {purpose: each.runner.begin(load, purpose=purpose) for purpose, load in LOADS.items()}
-            for each in systems
-        ]
+        systems = []
+        for entry in entries:
+            running = running_system(entry, workload, exact, terms, max_other_cores=None)
+            runner, facts = stack.enter_context(running)
+            points = {purpose: runner.begin(load, purpose=purpose) for purpose, load in LOADS.items()}
+            systems.append((runner, facts, points))
         stack.enter_context(on_core(terms.cores[1]))
-        order = list(zip(systems, points, strict=True))
-        problem = None
+        order, problem = list(systems), None
         try:
             for number in range(num_rounds):
                 _log.info(f"round {number + 1} of {num_rounds}")
-                for each, of_system in order:
-                    for point in of_system.values():
-                        each.runner.run_once(point, num_runs=num_rounds)
+                for runner, _, points in order:
+                    for point in points.values():
+                        runner.run_once(point, num_runs=num_rounds)
                 order = order[1:] + order[:1]  # the order rotates
         except StoppedError as error:
             problem = str(error)
         except KeyboardInterrupt:
             problem = INTERRUPTED
-    ours = next((of_system for each, of_system in zip(systems, points, strict=True) if each.is_ours), None)
+    ours = next((points for _, facts, points in systems if facts["system"] == OURS), None)
+    settings = []
+    for runner, facts, points in systems:
+        times = None
+        if ours is not None and points is not ours:
+            times = {purpose: ratios(points[purpose], ours[purpose]) for purpose in LOADS}
+        settings.append({**facts, "points": points_facts(runner), "ours_is_times": times})
     return {
         "created_at": now_utc(),
         "num_rounds": num_rounds,
         "steadiness_before": stability,
         "stopped": problem,
-        "settings": [
-            each.facts()
-            | {
-                "ours_is_times": None
-                if ours is None or each.is_ours
-                else {purpose: ratios(of_system[purpose], ours[purpose]) for purpose in LOADS}
-            }
-            for each, of_system in zip(systems, points, strict=True)
-        ],
+        "settings": settings,
     }

@@ -8,7 +8,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Final
 
@@ -29,11 +28,7 @@ _PAUSE_S: Final = 0.2
 def peer_process(
     environment: str, script: str, words: Sequence[str], transport: Transport, payload: bytes
 ) -> Iterator[tuple[str, int]]:
-    """Run a script of `SCRIPTS` with `--port`, from when it answers a request; gives address and process id.
-
-    Raises:
-        ServerError: it ended, or did not answer; the message has the end of its output.
-    """
+    """Run a script of `SCRIPTS`, from when it answers a request; gives its address and process id."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
@@ -66,44 +61,35 @@ def peer_process(
 
 
 def packages(environment: str, names: Sequence[str]) -> dict[str, str]:
-    """Return the versions of some packages of an environment.
-
-    Raises:
-        ServerError: it lacks one.
-    """
+    """Return the versions of some packages of an environment."""
     code = "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
     command = [str(python_of(environment)), "-c", code, *names]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ServerError(f"{environment}: {done.stderr.strip().splitlines()[-1]}. Run make peers again")
-    return dict(zip(names, done.stdout.split(), strict=True))
+    printed = _run(environment, command, hint=". Run make peers again")
+    return dict(zip(names, printed.split(), strict=True))
 
 
 def run_to_end(environment: str, script: str, words: Sequence[str]) -> None:
-    """Run a script that builds something.
+    """Run a script that builds something."""
+    _run(script, _command(environment, script, words))
 
-    Raises:
-        ServerError: it failed; the message has the end of its output.
-    """
-    command = _command(environment, script, words)
+
+def _run(name: str, command: Sequence[str], hint: str = "") -> str:
+    """Return what a command prints."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ServerError(f"{script} ended with {done.returncode}: {done.stderr[-_LOG_BYTES:]}")
+        end = done.stderr.strip()[-_LOG_BYTES:]
+        raise ServerError(f"{name} ended with {done.returncode}: {end}{hint}")
+    return done.stdout
 
 
 def _command(environment: str, script: str, words: Sequence[str]) -> list[str]:
-    path: Path = SCRIPTS / script
-    return [str(python_of(environment)), str(path), *words]
+    return [str(python_of(environment)), str(SCRIPTS / script), *words]
 
 
 def wait_until_answered(
     transport: Transport, address: str, payload: bytes, *, timeout_s: float, problem: Callable[[], str | None]
 ) -> None:
-    """Repeat a call until there is an answer; `problem` returns why there will never be one.
-
-    Raises:
-        ServerError: there was none in time, or will be none.
-    """
+    """Repeat a call until there is an answer; `problem` returns why there will never be one."""
     until = time.monotonic() + timeout_s
     while True:
         try:

@@ -1,12 +1,11 @@
 """The systems that are compared: `re4 serve`, NVIDIA Triton, a FastAPI service, and a two-hop design."""
 
 import json
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final, TypeAlias
 
 from re4.benchmarks.common.peer_environments import missing
 from re4.benchmarks.load_generator.http_transport import HttpTransport
@@ -19,19 +18,11 @@ from re4.bundle.verify import read_manifest
 from re4.common.errors import UsageError
 from re4.protos.v1 import retrieval_pb2
 
+RunningServer: TypeAlias = AbstractContextManager[tuple[str, int]]
 _WEB: Final = ("fastapi", "uvicorn", "uvloop")
 _POSTGRES: Final = Path("/usr/lib/postgresql/17/bin/postgres")
 _PGVECTOR: Final = Path("/usr/share/postgresql/17/extension/vector.control")
 _BATCHER: Final = "dynamic batcher, max_batch_size 64, max_queue_delay_microseconds"
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One way to run a system."""
-
-    name: str
-    how: str
-    """What was set, for the report: in the words of the system's documentation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +37,7 @@ class Workload:
     """Folder that systems may keep built data in."""
 
 
-class System(ABC):
+class System:
     """A kind of server; by default a script of `baselines/servers` in an environment of its own."""
 
     name: ClassVar[str]
@@ -55,7 +46,8 @@ class System(ABC):
     """For people."""
     client: ClassVar[str]
     """How it is called, for people."""
-    settings: ClassVar[Sequence[Setting]]
+    settings: ClassVar[Mapping[str, str]]
+    """Ways to run it: what was set, in the words of the system's documentation, by name."""
     efforts: ClassVar[Sequence[int]] = (0,)
     """Its own search effort, ascending; only 0 where the index's tuning decides."""
     transport: ClassVar[Transport]
@@ -72,24 +64,27 @@ class System(ABC):
         """Build what it needs, where that does not exist yet; return facts for the report."""
         return dict(packages(self.environment, self.packages))
 
-    def running(
-        self, workload: Workload, setting: Setting, effort: int
-    ) -> AbstractContextManager[tuple[str, int]]:
+    def running(self, workload: Workload, setting: str, effort: int) -> RunningServer:
         """Run it on the cores of this thread, from when it answers; gives address and process id."""
-        words = [str(workload.version), "--setting", setting.name, *self._options(workload, effort)]
+        words = [str(workload.version), "--setting", setting, *self.options(workload, effort)]
         first = self.payloads(workload)[0]
         return peer_process(self.environment, self.script, words, self.transport, first)
 
-    @abstractmethod
-    def payloads(self, workload: Workload) -> list[bytes]:
-        """Return the requests, one for each history."""
+    def options(self, workload: Workload, effort: int) -> list[str]:
+        """Return further options of the script."""
+        return []
 
-    @abstractmethod
+    def payloads(self, workload: Workload) -> list[bytes]:
+        """Return the requests, one for each history; by default as JSON."""
+        return [
+            json.dumps({"history": list(map(str, ids)), "num_candidates": workload.num_candidates}).encode()
+            for ids in workload.histories.ids
+        ]
+
     def item_ids(self, reply: bytes) -> IdList:
         """Return the candidates of a reply, best first."""
-
-    def _options(self, workload: Workload, effort: int) -> list[str]:
-        return []
+        ids: list[str] = json.loads(reply)["ids"]
+        return ids
 
 
 class Re4(System):
@@ -97,7 +92,7 @@ class Re4(System):
 
     name, title = "re4", "Re4 Retrieval"
     client = "its own gRPC contract"
-    settings = (Setting("default", "re4 serve, no options"),)
+    settings: ClassVar = {"default": "re4 serve, no options"}
     transport = RETRIEVE
 
     def missing(self) -> str | None:
@@ -108,9 +103,7 @@ class Re4(System):
         """Build nothing: the bundle is ready."""
         return {}
 
-    def running(
-        self, workload: Workload, setting: Setting, effort: int
-    ) -> AbstractContextManager[tuple[str, int]]:
+    def running(self, workload: Workload, setting: str, effort: int) -> RunningServer:
         """Serve the live version of the bundle directory."""
         return running_server(workload.version.parent, num_processes=1)
 
@@ -129,17 +122,13 @@ class Triton(System):
 
     name, title = "triton", "NVIDIA Triton (pytriton)"
     client = "its gRPC method, ids as BYTES tensors"
-    settings = (Setting("latency", f"{_BATCHER} 0"), Setting("throughput", f"{_BATCHER} 2000"))
+    settings: ClassVar = {"latency": f"{_BATCHER} 0", "throughput": f"{_BATCHER} 2000"}
     transport = GrpcTransport(method=kserve.METHOD, parse=parse_nothing)
     environment, script = ".venv-triton", "triton_server.py"
     packages = ("nvidia-pytriton", "faiss-cpu", "onnxruntime", "numpy")
 
     def prepare(self, workload: Workload) -> dict[str, object]:
-        """Build nothing.
-
-        Raises:
-            UsageError: the catalogue's ids are integers; the peer's tensors hold text.
-        """
+        """Refuse integer ids: the tensors hold text."""
         if read_manifest(workload.version).items.id_kind != "string":
             raise UsageError("the peers are written for string ids; this bundle has integers")
         return super().prepare(workload)
@@ -156,7 +145,8 @@ class Triton(System):
         """Return the candidates of a reply."""
         return [id_.decode() for id_ in kserve.bytes_of(reply, "ids")]
 
-    def _options(self, workload: Workload, effort: int) -> list[str]:
+    def options(self, workload: Workload, effort: int) -> list[str]:
+        """Return the number of candidates."""
         return ["--num-candidates", str(workload.num_candidates)]
 
 
@@ -165,26 +155,15 @@ class _WebService(System):
     transport = HttpTransport(path="/retrieve")
     environment, script = ".venv-web", "web_server.py"
 
-    def payloads(self, workload: Workload) -> list[bytes]:
-        requests: list[dict[str, Any]] = [
-            {"history": [str(id_) for id_ in ids], "num_candidates": workload.num_candidates}
-            for ids in workload.histories.ids
-        ]
-        return [json.dumps(request).encode() for request in requests]
-
-    def item_ids(self, reply: bytes) -> IdList:
-        ids: list[str] = json.loads(reply)["ids"]
-        return ids
-
 
 class FastApi(_WebService):
     """The same encoder, index and merge in a FastAPI service as tutorials write it."""
 
     name, title = "fastapi", "FastAPI + FAISS"
-    settings = (
-        Setting("loop", "uvicorn, one worker, `async def`: answers in the event loop"),
-        Setting("threads", "uvicorn, one worker, `def`: answers in FastAPI's pool of threads"),
-    )
+    settings: ClassVar = {
+        "loop": "uvicorn, one worker, `async def`: answers in the event loop",
+        "threads": "uvicorn, one worker, `def`: answers in FastAPI's pool of threads",
+    }
     packages = (*_WEB, "faiss-cpu", "onnxruntime", "numpy")
 
 
@@ -192,10 +171,10 @@ class TwoHop(_WebService):
     """A service that encodes, and PostgreSQL with pgvector that is searched K times."""
 
     name, title = "two-hop", "Encoder service + pgvector"
-    settings = (
-        Setting("one", "the K searches one after the other over one connection"),
-        Setting("all", "the K searches at once over K connections"),
-    )
+    settings: ClassVar = {
+        "one": "the K searches one after the other over one connection",
+        "all": "the K searches at once over K connections",
+    }
     efforts = (40, 60, 80, 100, 110, 120, 140, 170, 200, 240, 280, 340, 400, 600, 800)
     """hnsw.ef_search, from pgvector's own default on."""
     packages = (*_WEB, "asyncpg", "pgvector", "onnxruntime", "numpy")
@@ -213,7 +192,8 @@ class TwoHop(_WebService):
         facts: dict[str, object] = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
         return facts | super().prepare(workload)
 
-    def _options(self, workload: Workload, effort: int) -> list[str]:
+    def options(self, workload: Workload, effort: int) -> list[str]:
+        """Return the database's folder and the effort."""
         return ["--folder", str(self._folder(workload)), "--ef-search", str(effort)]
 
     def _folder(self, workload: Workload) -> Path:

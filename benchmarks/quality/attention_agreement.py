@@ -35,11 +35,7 @@ class Agreement(NamedTuple):
 
 
 def agreement(encoded: Encoded, history_vectors_BLD: Tensor, lengths_B: Tensor) -> Agreement:
-    """Return the agreement of attention and scores within histories.
-
-    Raises:
-        UsageError: the encoder has no attention of its own.
-    """
+    """Return the agreement of attention and scores within histories."""
     if encoded.log_attention_BKL is None:
         raise UsageError("Only encoders with attention, re4 and comirec-sa, have something to agree with.")
     is_padding_B1L = ~valid_mask(lengths_B, history_vectors_BLD.shape[1])[:, None]

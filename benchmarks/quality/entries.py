@@ -28,9 +28,6 @@ def trained_entry(ledger: Ledger, dataset: Dataset, config: TrainConfig, runs: P
     """Return the ledger's entry; where it has none, train or resume the run in its folder, and evaluate it.
 
     The settings are resolved ones.
-
-    Raises:
-        RunError: the run in its folder has other settings.
     """
     settings = {name: value for name, value in config.to_json().items() if name != "seed"}
     if known := ledger.find(settings, config.seed):

@@ -72,11 +72,7 @@ class Ledger:
     """A ledger on disk, read as a whole and appended to line by line."""
 
     def __init__(self, path: Path, dataset: Dataset) -> None:
-        """Open the ledger of a data set, or create it.
-
-        Raises:
-            DataError: it is of another data set, or a line cannot be read.
-        """
+        """Open the ledger of a data set, or create it."""
         self.path = path
         users = range(dataset.test.num_users)
         targets = [history_and_targets(dataset.test, user)[1] for user in users]

@@ -10,11 +10,7 @@ from re4.training.config import TrainConfig
 
 
 def parse_variant(text: str) -> TrainConfig:
-    """Return the settings of `model:name=value:…`; a setting that is not named has the model's default.
-
-    Raises:
-        UsageError: a part is not of that form, or names no setting.
-    """
+    """Return the settings of `model:name=value:…`; a setting that is not named has the model's default."""
     model, *pairs = text.split(":")
     values: dict[str, Any] = {"model": model}
     for pair in pairs:
@@ -47,11 +43,7 @@ def _text(value: Any) -> str:
 
 
 def alternatives(text: str) -> list[TrainConfig]:
-    """Return every combination of a variant whose values have alternatives, `name=one|other`.
-
-    Raises:
-        UsageError: as `parse_variant`, for any of them.
-    """
+    """Return every combination of a variant whose values have alternatives, `name=one|other`."""
     parts = (part.partition("=") for part in text.split(":"))
     choices = [[name + sign + value for value in values.split("|")] for name, sign, values in parts]
     return [parse_variant(":".join(parts)) for parts in product(*choices)]

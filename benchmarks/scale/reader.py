@@ -26,13 +26,9 @@ CHUNK_IDS: Final = 1000
 
 
 def read(path: Path, requests: Path, answers: Path, num_candidates: int) -> tuple[Snapshot, dict[str, Any]]:
-    """Load a version's folder and answer requests, on one thread.
+    """Load a version's folder and answer requests, an archive of `rows_PL` and `lengths_P`, on one thread.
 
-    Args:
-        path: The version's folder.
-        requests: Archive of `rows_PL` and `lengths_P`.
-        answers: Gets the rows of each answer, [P, M], -1 where there were fewer.
-        num_candidates: M.
+    The rows of the answers are written, [P, M], -1 where there were fewer.
     """
     faiss.omp_set_num_threads(1)
     with np.load(requests) as archive:

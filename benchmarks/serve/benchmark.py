@@ -23,7 +23,7 @@ from re4.benchmarks.serve.markdown import render_markdown
 from re4.benchmarks.serve.options import ServeOptions
 from re4.benchmarks.serve.picture import draw
 from re4.benchmarks.serve.recall import measure_recall
-from re4.benchmarks.serve.report import point_facts, ratios
+from re4.benchmarks.serve.report import points_facts, ratios
 from re4.benchmarks.serve.runner import LoadRunner, StoppedError, measure_ceiling, measure_pairs
 from re4.benchmarks.serve.sweep import find_knee
 from re4.bundle.verify import read_manifest
@@ -56,7 +56,7 @@ class _Server:
         return {
             "server": {"address": self.address, "started_here": self.is_ours, "info": self.info},
             "bundle": self.of_bundle(lambda path: describe_bundle(read_manifest(path))),
-            "points": [point_facts(point) for point in runner.points if point.runs],
+            "points": points_facts(runner),
         }
 
     def of_bundle(self, found: Callable[[Path], dict[str, Any]]) -> dict[str, Any] | None:
@@ -107,10 +107,6 @@ def run(options: ServeOptions, connection: Connection = PLAIN) -> dict[str, Any]
     """Measure, write the report's files, and return the report.
 
     Its `status` is `complete`, `client-limited` or `partial`.
-
-    Raises:
-        UsageError: a rate that the client cannot offer.
-        Re4Error: nothing could be measured.
     """
     machine = describe_idle_machine()
     _log.info(f"this machine's CPUs: {in_words(machine['steadiness'])}")

@@ -71,10 +71,6 @@ def measure_recall(
 
     Returns:
         `mean`, `min`, `num_requests` and `num_candidates`; or `problem`, where another version answered.
-
-    Raises:
-        ServerError: a request failed.
-        BundleError: the version cannot be read.
     """
     version = read_manifest(version_path).version
     searched, answers, interests = [], [], []

@@ -9,7 +9,7 @@ from re4.benchmarks.common.resources import Usage
 from re4.benchmarks.load_generator.call_stats import SHED, Histogram
 from re4.benchmarks.load_generator.load import OpenLoad
 from re4.benchmarks.load_generator.transport import MISSED_DEADLINE
-from re4.benchmarks.serve.runner import LoadPoint, RepeatRun
+from re4.benchmarks.serve.runner import LoadPoint, LoadRunner, RepeatRun
 
 PERCENTILES: Final[Mapping[str, float]] = {"p50": 50, "p90": 90, "p99": 99, "p99.9": 99.9}
 _SPECTRUM: Final = (0, 10, 25, 50, 75, 90, 95, 97.5, 99, 99.5, 99.75, 99.9, 99.95, 99.99, 100)
@@ -53,7 +53,7 @@ def point_facts(point: LoadPoint) -> dict[str, Any]:
             }
             for name, percent in PERCENTILES.items()
         },
-        "max_answered_ms": pooled.answered_us.max_ms,
+        "max_answered_ms": pooled.answered_us.percentile_ms(100),
         "spectrum_ms": [[percent, pooled.percentile_ms(percent)] for percent in _SPECTRUM],
         "client_lag_ms": {f"p{percent}": pooled.lag_us.percentile_ms(percent) for percent in (50, 99)},
         "stages_us": {stage: _summary(values) for stage, values in pooled.stages_us.items()},
@@ -65,6 +65,11 @@ def point_facts(point: LoadPoint) -> dict[str, Any]:
         "num_disturbed_runs": point.num_disturbed,
         "runs": [_run_facts(run) for run in runs],
     }
+
+
+def points_facts(runner: LoadRunner) -> list[dict[str, Any]]:
+    """Return everything about the loads that were measured."""
+    return [point_facts(point) for point in runner.points if point.runs]
 
 
 def ratios(point: LoadPoint, other: LoadPoint) -> dict[str, dict[str, float | None] | None]:

@@ -1,5 +1,6 @@
 """Runs of a load on a server, and whether the client or the server limited them."""
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -56,7 +57,7 @@ class LoadPoint:
         """The calls of all runs together."""
         whole = CallStats()
         for run in self.runs:
-            whole.append(run.stats)
+            whole.add(run.stats, operator.add)
         return whole
 
     @property
@@ -161,9 +162,6 @@ def measure_pairs(first: LoadRunner, second: LoadRunner, load: Load, *, num_pair
     """Put a load on two servers, interleaved; the order alternates.
 
     A slow phase of the machine slows both of a pair.
-
-    Raises:
-        StoppedError: as `LoadRunner.measure`; the points of both keep what was measured.
     """
     sides = [(runner, runner.begin(load)) for runner in (first, second)]
     for pair in range(num_pairs):

@@ -40,13 +40,9 @@ class Knee:
 
 
 def find_knee(runner: LoadRunner, first: OpenLoad, *, p99_ms: float, num_runs: int) -> Knee:
-    """Find the knee.
+    """Find the knee, from a load that the server surely bears; rates that could be it get `num_runs` runs.
 
-    Args:
-        runner: Measures the server.
-        first: A load that the server surely bears.
-        p99_ms: The objective: the 99th percentile of all calls, failed ones counting as slower than any.
-        num_runs: Runs at the knee, and at each rate that could be it.
+    The objective holds for all calls: failed ones count as slower than any.
     """
     max_rate_per_s = runner.max_rate_per_s
     # Why no higher rate was taken, and whether that is the client's limit.

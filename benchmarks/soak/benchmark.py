@@ -109,7 +109,7 @@ def _latencies(stats: CallStats) -> dict[str, Any]:
         "p50_ms": stats.percentile_ms(50),
         "p99_ms": stats.percentile_ms(99),
         "p999_ms": stats.percentile_ms(99.9),
-        "max_answered_ms": stats.answered_us.max_ms,
+        "max_answered_ms": stats.answered_us.percentile_ms(100),
         "client_lag_p99_ms": stats.lag_us.percentile_ms(99),
     }
 

@@ -1,6 +1,6 @@
 """The subcommand `re4 bench soak`."""
 
-from typing import Any
+from typing import Any, Final
 
 from re4.benchmarks.common.options import PANEL, AsJson, finish
 from re4.benchmarks.common.report import number
@@ -26,27 +26,19 @@ def soak(as_json: AsJson = False, **given: Any) -> None:
     finish(run(options), _show, options.out / JSON_FILE, as_json=as_json)
 
 
+_LATENCIES: Final = {"p50 ms": "p50_ms", "p99 ms": "p99_ms", "p99.9 ms": "p999_ms"}
+
+
 def _show(report: dict[str, Any]) -> None:
     console.table(
         f"{report['rate_per_s']:,.0f} calls/s, {report['share']:.0%} of {report['saturated_per_s']:,.0f}/s",
-        [
-            "minute",
-            "calls",
-            "failed",
-            "p50 ms",
-            "p99 ms",
-            "p99.9 ms",
-            "RSS MiB",
-            "PSS MiB",
-            "files",
-            "threads",
-        ],
+        ["minute", "calls", "failed", *_LATENCIES, "RSS MiB", "PSS MiB", "files", "threads"],
         [
             [
                 str(minute["number"]),
                 f"{minute['num_calls']:,}",
                 f"{sum(minute['failures'].values()):,}",
-                *(number(minute[name]) for name in ("p50_ms", "p99_ms", "p999_ms")),
+                *(number(minute[name]) for name in _LATENCIES.values()),
                 *(number(minute[name] / 2**20) for name in ("rss_bytes", "pss_bytes")),
                 str(minute["num_open_files"]),
                 str(minute["num_threads"]),

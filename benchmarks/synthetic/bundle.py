@@ -90,14 +90,8 @@ def synthetic_inputs(
 ) -> VersionInputs:
     """Write a catalogue's vectors into a folder, where they do not exist yet, and draw the rest.
 
-    Args:
-        folder: Gets `vectors.npy`, memory-mapped from there.
-        space: Distribution of the items.
-        config: The encoder's.
-        sharpness: Factors of the encoder's weights, by name: the logits of a new encoder's attention hardly
-            differ.
-        id_length: Characters of an id.
-        num_histories: Number of histories.
+    `sharpness` has factors of the encoder's weights, by name: the logits of a new encoder's attention hardly
+    differ.
     """
     path = folder / "vectors.npy"
     if not path.exists():

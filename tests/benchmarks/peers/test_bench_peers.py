@@ -4,7 +4,6 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -246,7 +245,7 @@ def test_a_peer_s_script_runs_until_the_block_ends(
     workload: Workload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     system = FastApi()
-    with system.running(workload, system.settings[0], 0) as (address, _):
+    with system.running(workload, "loop", 0) as (address, _):
         replies = call_all(system.transport, address, system.payloads(workload)[:2])
         assert [system.item_ids(reply) for reply in replies] == [
             ids[:1] * 3 for ids in workload.histories.ids[:2]
@@ -259,10 +258,9 @@ def test_a_peer_s_script_runs_until_the_block_ends(
 @pytest.mark.usefixtures("scripts")
 def test_a_peer_that_ends_at_its_start_says_why(workload: Workload) -> None:
     system = FastApi()
-    broken = replace(system.settings[0], name="broken")
     with (
         pytest.raises(ServerError, match="ended before it answered:\nno such setting"),
-        system.running(workload, broken, 0),
+        system.running(workload, "broken", 0),
     ):
         pass
 

@@ -1,18 +1,23 @@
-"""Frontiers of the kinds of index that the product builds, measured as index tuning measures them.
+"""Frontiers of the kinds of index that the product builds, and of other engines.
 
-Legend: N items, D embedding.
+The product's are measured as index tuning measures them; another engine runs as a script in an environment of
+its own. Legend: N items, D embedding.
 """
 
 import json
+import subprocess
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from re4.benchmarks.common.peer_environments import BASELINES, missing, python_of
 from re4.benchmarks.index.inputs import INTERESTS, THRESHOLDS, VECTORS
 from re4.common.files import write_json
 from re4.exporting.index.build import build_index, family_of
@@ -21,6 +26,8 @@ from re4.exporting.index.index_file import write_index
 from re4.exporting.index.index_names import RECIPES
 from re4.exporting.index.tuning import Queries
 
+PEERS: Final = ("hnswlib", "usearch", "voyager", "scann", "svs")
+_ENVIRONMENT: Final = ".venv"
 _K_FACTORS = (1, 1.5, 2, 4, 8)
 _ENOUGH_RECALL = 0.99
 _TOO_SLOW = 4
@@ -30,14 +37,9 @@ _SLOWEST_US = 20_000
 def frontier_of(
     kind: str, folder: Path, *, num_requests: int, num_candidates: int, threads: list[int]
 ) -> dict[str, Any]:
-    """Build a kind, unless it is built, and measure it over its settings.
+    """Build a kind, a name in `RECIPES` or a factory string, unless it is built; measure its settings.
 
-    Args:
-        kind: A name in `RECIPES` or a FAISS factory string.
-        folder: As `inputs.prepare` fills it; keeps the built index.
-        num_requests: The first so many requests are used.
-        num_candidates: M.
-        threads: Numbers of threads to search with.
+    The folder is as `inputs.prepare` fills it, and keeps the built index. The first requests are used.
     """
     vectors_ND = np.load(folder / VECTORS, mmap_mode="r")
     interests_QKD = np.load(folder / INTERESTS)[:num_requests]
@@ -92,3 +94,48 @@ def _build(kind: str, vectors_ND: NDArray[np.float32], folder: Path) -> tuple[Bu
     found = json.loads(facts.read_text(encoding="utf-8"))
     index = faiss.read_index(str(path))
     return BuiltIndex(index=index, factory=factory, family=family_of(factory, dim)), found
+
+
+def peer_frontiers(
+    names: Sequence[str],
+    folder: Path,
+    *,
+    num_requests: int,
+    num_candidates: int,
+    threads: Sequence[int],
+    limit_s: float,
+) -> Iterator[dict[str, Any]]:
+    """Run engines one after another, each for `limit_s` seconds at most, building included.
+
+    The folder is as `inputs.prepare` fills it. Yields the figures of an engine, or the reason to skip it.
+    """
+    options = {
+        "--threads": ",".join(map(str, threads)),
+        "--num-candidates": str(num_candidates),
+        "--num-requests": str(num_requests),
+    }
+    for name in names:
+        with tempfile.TemporaryDirectory() as scratch:
+            out = Path(scratch) / "points.json"
+            command: list[Path | str] = [
+                python_of(_ENVIRONMENT),
+                BASELINES / "engines.py",
+                name,
+                folder.resolve(),
+                out,
+            ]
+            command += chain.from_iterable(options.items())
+            if (problem := missing(_ENVIRONMENT) or _problem(command, limit_s)) is not None:
+                yield {"engine": name, "skipped": problem}
+            else:
+                yield json.loads(out.read_text(encoding="utf-8"))
+
+
+def _problem(command: Sequence[Path | str], limit_s: float) -> str | None:
+    """Run a command; return why it failed."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
+    except subprocess.TimeoutExpired:
+        return f"not done after {limit_s:g} s"
+    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    return f"ended with {done.returncode}: {last[-200:]}" if done.returncode else None
