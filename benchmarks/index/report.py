@@ -14,12 +14,12 @@ RECALL = 0.95
 
 def best_at(engine: Mapping[str, Any], num_threads: int, recall: float = RECALL) -> Mapping[str, Any] | None:
     """Return the fastest point that reaches a recall; None where there is none."""
-    points = [
-        point
-        for point in engine.get("points", [])
-        if point["threads"] == num_threads and point["recall"] >= recall
-    ]
+    points = (point for point in _points(engine, num_threads) if point["recall"] >= recall)
     return min(points, key=lambda point: point["request_us"], default=None)
+
+
+def _points(engine: Mapping[str, Any], num_threads: int) -> list[Mapping[str, Any]]:
+    return [point for point in engine.get("points", []) if point["threads"] == num_threads]
 
 
 def pareto(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -60,7 +60,7 @@ def render_markdown(report: Mapping[str, Any]) -> str:
 def _row(engine: Mapping[str, Any], num_threads: int, base: Mapping[str, Any] | None) -> list[str]:
     if "skipped" in engine:
         return [engine["engine"], f"skipped: {engine['skipped']}", *[""] * 5]
-    recalls = [point["recall"] for point in engine["points"] if point["threads"] == num_threads]
+    recalls = [point["recall"] for point in _points(engine, num_threads)]
     if not recalls:
         return [engine["engine"], "not measured", *[""] * 5]
     best, figures = best_at(engine, num_threads), ["never", "", ""]
@@ -77,29 +77,19 @@ def _row(engine: Mapping[str, Any], num_threads: int, base: Mapping[str, Any] | 
 
 def pareto_only(engine: Mapping[str, Any]) -> dict[str, Any]:
     """Return an engine without the points that others of its own beat."""
-    points = engine.get("points", [])
-    return {
-        **engine,
-        "points": [
-            point
-            for num_threads in sorted({point["threads"] for point in points})
-            for point in pareto([one for one in points if one["threads"] == num_threads])
-        ],
-    }
+    threads = sorted({point["threads"] for point in engine.get("points", [])})
+    return {**engine, "points": [point for each in threads for point in pareto(_points(engine, each))]}
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
     """Write the picture as PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.5 * len(report["threads"]), 5.5), layout="constrained")
-    FigureCanvasAgg(figure)
     for place, num_threads in enumerate(report["threads"]):
         axes = figure.add_subplot(1, len(report["threads"]), place + 1)
         for number, engine in enumerate(report["engines"]):
-            points = pareto([one for one in engine.get("points", []) if one["threads"] == num_threads])
-            if points:
+            if points := pareto(_points(engine, num_threads)):
                 axes.plot(
                     [point["recall"] for point in points],
                     [1e6 / point["request_us"] for point in points],

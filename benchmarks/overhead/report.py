@@ -3,10 +3,10 @@
 A figure is the median over rounds, with the lowest and the highest.
 """
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from re4.benchmarks.common.confidence import half_width
 from re4.benchmarks.common.report import join_parts, number, page_table
@@ -16,18 +16,12 @@ Round: TypeAlias = dict[str, Figures]
 """`bare`, `null` and `served`, the pipeline, a null server and a server; or `served` and `against`."""
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """A bound that a figure must keep."""
 
     text: str
     at_least: float | None = None
     at_most: float | None = None
-
-    def is_met(self, value: float) -> bool:
-        """Return whether a value is within the bound."""
-        low = self.at_least is None or value >= self.at_least
-        return low and (self.at_most is None or value <= self.at_most)
 
 
 TARGETS: Final[Mapping[str, Target]] = {
@@ -104,7 +98,7 @@ def summary(rounds: Sequence[Round], pairs: Sequence[Round]) -> dict[str, Any]:
             name: {
                 "at_least": target.at_least,
                 "at_most": target.at_most,
-                "is_met": target.is_met(figures[name]["median"]),
+                "is_met": (target.at_least or 0.0) <= figures[name]["median"] <= (target.at_most or math.inf),
             }
             for name, target in TARGETS.items()
             if figures

@@ -75,8 +75,7 @@ class Probe:
         return sorted(call for call in tuple(self._calls) if start <= call.sent < end)
 
     def _record(self, sent: float, ended: Any) -> None:
-        seconds = time.monotonic() - sent
-        self._calls.append(ProbeCall(sent, seconds, ended.code() is grpc.StatusCode.OK))
+        self._calls.append(ProbeCall(sent, time.monotonic() - sent, ended.code() is grpc.StatusCode.OK))
 
     def _run(self) -> None:
         with grpc.insecure_channel(self._address) as channel:

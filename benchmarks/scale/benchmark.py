@@ -1,6 +1,5 @@
 """A synthetic catalogue of any size, built, tuned, published, checked and read."""
 
-from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -124,12 +123,10 @@ def _publish(
 def _read_twice(path: Path, work: Path, num_candidates: int) -> list[dict[str, Any]]:
     """Return the reports of a process that loads the version, and of another one while the first holds it."""
     arguments = (path, work / _REQUESTS, work / "answers.npy", num_candidates)
-    with ExitStack() as stack:
-        reports = []
-        for name in ("the first reader", "the second reader"):
-            child = stack.enter_context(child_process(name, reader.main, *arguments))
-            reports.append(child.receive(_READER_TIMEOUT_S))
-    return reports
+    with child_process("the first reader", reader.main, *arguments) as first:
+        report = first.receive(_READER_TIMEOUT_S)
+        with child_process("the second reader", reader.main, *arguments) as second:
+            return [report, second.receive(_READER_TIMEOUT_S)]
 
 
 def _served_recall(path: Path, manifest: Manifest, work: Path) -> float:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from re4.benchmarks.common.confidence import half_width
 from re4.benchmarks.train.options import PRESETS, TrainOptions
-from re4.benchmarks.train.textbook_step import TextbookTraining
+from re4.benchmarks.train.textbook_step import textbook_training
 from re4.common.console import progress
 from re4.training.config import TrainConfig
 from re4.training.data.batches import TrainingBatches
@@ -60,7 +60,7 @@ def measure(options: TrainOptions) -> dict[str, Any]:
     torch.manual_seed(0)
     model = MultiInterestModel(config, num_items)
     optimiser = Optimiser(model)
-    textbook = TextbookTraining(config, num_items) if options.against else None
+    textbook_step = textbook_training(config, num_items) if options.against else None
     sampler = build_sampler(config.negatives, config.num_negatives, torch.ones(num_items))
     generator, their_generator = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
     device = model.item_embedding.weight.device
@@ -78,9 +78,9 @@ def measure(options: TrainOptions) -> dict[str, Any]:
                 losses = model.losses(batch, negatives, generator)
             optimiser.step(losses)
             ended = time.perf_counter()
-            if textbook is not None:
+            if textbook_step is not None:
                 assert negatives.rows_M is not None, "the textbook step needs drawn negatives"
-                textbook.step(batch, negatives.rows_M, their_generator)
+                textbook_step(batch, negatives.rows_M, their_generator)
             if step < _WARMUP_STEPS:
                 continue
             their_seconds.append(time.perf_counter() - ended + gathered - started)
@@ -108,7 +108,7 @@ def measure(options: TrainOptions) -> dict[str, Any]:
         "floor_examples_per_second": floor,
         "share_of_floor": speed / floor,
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "textbook": None if textbook is None else _compared(config, seconds, their_seconds),
+        "textbook": None if textbook_step is None else _compared(config, seconds, their_seconds),
     }
 
 

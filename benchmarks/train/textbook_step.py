@@ -9,6 +9,8 @@ Legend: B batch, L history length, K interests, D embedding, M negatives, C widt
 and j history positions, L of each.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -120,19 +122,17 @@ class TextbookRe4(nn.Module):
         return total
 
 
-class TextbookTraining:
-    """The model with Adam over all of its weights, with the item table."""
+def textbook_training(
+    config: TrainConfig, num_items: int
+) -> Callable[[Batch, Tensor, torch.Generator], None]:
+    """Return a function that takes one step of a new model, by Adam over all weights, with the item table."""
+    assert config.learning_rate is not None, "resolve comes first"
+    model = TextbookRe4(config, num_items)
+    adam = torch.optim.Adam(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
 
-    def __init__(self, config: TrainConfig, num_items: int) -> None:
-        assert config.learning_rate is not None, "resolve comes first"
-        self.model = TextbookRe4(config, num_items)
-        self._adam = torch.optim.Adam(
-            self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
+    def step(batch: Batch, negatives_M: Tensor, generator: torch.Generator) -> None:
+        adam.zero_grad()
+        model.total(model.terms(batch, negatives_M, generator)).backward()  # type: ignore[no-untyped-call]
+        adam.step()
 
-    def step(self, batch: Batch, negatives_M: Tensor, generator: torch.Generator) -> None:
-        """Take one step."""
-        self._adam.zero_grad()
-        total = self.model.total(self.model.terms(batch, negatives_M, generator))
-        total.backward()  # type: ignore[no-untyped-call]
-        self._adam.step()
+    return step
