@@ -22,7 +22,8 @@ def exit_reason(code: int | None) -> str:
 def is_transient(error: BaseException | None) -> bool:
     """Return whether an error, or an error that caused it, may not occur again with the same files."""
     while error is not None:
-        if isinstance(error, MemoryError | BundleUnavailableError) or any(
+        # ImportError: a library that cannot be loaded lacks memory or descriptors, or is being replaced.
+        if isinstance(error, MemoryError | ImportError | BundleUnavailableError) or any(
             text in str(error) for text in _OUT_OF_MEMORY_TEXTS
         ):
             return True

@@ -78,7 +78,7 @@ async def check_version(path: Path, settings: ServerSettings) -> None:
 def _raise_failure(path: Path, exit_code: int | None, output: bytes) -> None:
     if exit_code != 0:
         message = f"{path}: the process that tried to load it ended with {exit_reason(exit_code)}"
-        if exit_code is not None and exit_code < 0:
+        if not output or (exit_code is not None and exit_code < 0):
             raise ServerError(f"{message}; the check is repeated")
         raise BundleDamagedError(f"{message}: do not use it")
     try:
@@ -104,9 +104,11 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     settings = ServerSettings.from_json(request["settings"])
     try:
+        # A child that ends without it did not open the version, and its end is no verdict. JSON ignores it.
+        os.write(result, b" ")
         limit_resources(settings)
         load_and_try(Path(request["path"]), settings)
-    except (Re4Error, OSError, MemoryError) as error:
+    except (Re4Error, OSError, MemoryError, ImportError) as error:
         message = str(error) if isinstance(error, Re4Error) else f"{request['path']}: {error!r}"
         if isinstance(error, MemoryError):
             message += f": the check may use {_MEMORY_SHARE:.0%} of the memory that is free when it begins"

@@ -83,7 +83,7 @@ def test_an_encoder_that_never_answers_is_stopped_in_time(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("ending", "text"),
     [
-        ("exit 3", "exit code 3"),
+        ("echo; exit 3", "exit code 3"),
         ("exit 0", "answered b''"),
         ("echo so far so good", "answered b'so far so good"),
         ("echo 17", "answered b'17"),
@@ -97,6 +97,7 @@ def test_a_check_that_ends_without_a_result_is_a_refusal(ending: str, text: str,
 @pytest.mark.parametrize(
     ("ending", "text"),
     [
+        ("exit 3", "exit code 3; the check is repeated"),
         ("kill -SEGV $$", "signal SIGSEGV"),
         ("kill -KILL $$", "signal SIGKILL"),
         ("kill -35 $$", "signal 35; the check is repeated"),
@@ -119,7 +120,9 @@ def verify_by(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{folder}:{Path(__file__).parents[3]}")
 
 
-@pytest.mark.parametrize("error", ["OSError(24, 'Too many open files')", "MemoryError()"])
+@pytest.mark.parametrize(
+    "error", ["OSError(24, 'Too many open files')", "MemoryError()", "ImportError('failed to map segment')"]
+)
 def test_a_check_without_files_or_memory_is_no_verdict_on_the_version(
     error: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
