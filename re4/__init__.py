@@ -28,6 +28,7 @@ _NAMES: Mapping[str, Sequence[str]] = {
     "re4.training.data.dataset": ("Dataset",),
     "re4.training.data.prepare": ("prepare_data",),
     "re4.training.evaluation.protocol": ("Evaluation",),
+    "re4.training.evaluation.run_evaluation": ("RunEvaluation",),
     "re4.training.trainer.loop": ("TrainResult",),
 }
 """The public names by module."""

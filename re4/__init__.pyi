@@ -40,6 +40,7 @@ from re4.training.api import train as train
 from re4.training.data.dataset import Dataset as Dataset
 from re4.training.data.prepare import prepare_data as prepare_data
 from re4.training.evaluation.protocol import Evaluation as Evaluation
+from re4.training.evaluation.run_evaluation import RunEvaluation as RunEvaluation
 from re4.training.trainer.loop import TrainResult as TrainResult
 
 __version__: str
