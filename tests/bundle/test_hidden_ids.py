@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from small_bundles import SmallVersion
 from typer.testing import CliRunner
 
@@ -15,6 +17,7 @@ from re4.bundle.hidden_ids import (
     read_hidden,
     write_hidden,
 )
+from re4.bundle.ids.id_map import ItemIds, write_item_ids
 from re4.bundle.layout import CURRENT, HIDDEN
 from re4.bundle.publishing.directory_lock import change_lock
 from re4.cli import build_app
@@ -142,3 +145,41 @@ def test_nothing_else_is_left(shop: Path) -> None:
     run("hide", "item-1-é", "--bundles", shop)
     assert {path.name for path in shop.iterdir()} == before | {HIDDEN}
     assert CURRENT in before
+
+
+@pytest.fixture(scope="module")
+def both_kinds(tmp_path_factory: pytest.TempPathFactory) -> list[ItemIds]:
+    strings, integers = tmp_path_factory.mktemp("strings"), tmp_path_factory.mktemp("integers")
+    write_item_ids(strings, ["1", "a"])
+    write_item_ids(integers, [1, 2])
+    return [ItemIds.open(strings, "string", 2), ItemIds.open(integers, "int", 2)]
+
+
+_ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+_ANY_LIST = st.fixed_dictionaries(
+    {
+        "schema_version": st.just(1) | _ANY_JSON,
+        "id_kind": st.sampled_from(["string", "int"]) | _ANY_JSON,
+        "ids": st.lists(st.text()) | st.lists(st.integers()) | _ANY_JSON,
+    }
+)
+
+
+@given(st.binary() | _ANY_LIST.map(lambda value: json.dumps(value).encode()))
+def test_any_content_is_refused_or_usable_with_every_catalogue(
+    tmp_path_factory: pytest.TempPathFactory, both_kinds: list[ItemIds], content: bytes
+) -> None:
+    bundles = tmp_path_factory.getbasetemp() / "any"
+    bundles.mkdir(exist_ok=True)
+    (bundles / HIDDEN).write_bytes(content)
+    try:
+        hidden = read_hidden(bundles)
+    except BundleError:
+        return
+    for item_ids in both_kinds:
+        ids = hidden.of_kind(item_ids.kind)
+        assert len(item_ids.rows(ids)) == len(ids)
