@@ -43,7 +43,6 @@ class LoadClient:
             )
             for worker in range(settings.num_workers)
         ]
-        self._stack = ExitStack()
         self._workers: list[Child] = []
 
     @property
@@ -52,16 +51,14 @@ class LoadClient:
         return [worker.pid for worker in self._workers]
 
     def __enter__(self) -> Self:
-        try:
+        with ExitStack() as stack:
             for config in self._configs:
                 child = child_process("a worker process of the client", main, config)
-                self._workers.append(self._stack.enter_context(child))
+                self._workers.append(stack.enter_context(child))
             for worker in self._workers:
                 if problem := worker.receive(CONNECT_TIMEOUT_S + LATE_AFTER_S):
                     raise ServerError(f"{problem}. Is a server running there?")
-        except BaseException:
-            self._stack.close()
-            raise
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -4,7 +4,9 @@ A round measures its parts one after the other, so that a slow phase of the mach
 """
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,9 +14,17 @@ from re4.benchmarks.common.cpu_stability import in_words
 from re4.benchmarks.common.machine import describe_idle_machine
 from re4.benchmarks.common.pinning import two_cores
 from re4.benchmarks.common.report import command_line, now_utc, write_report
+from re4.benchmarks.load_generator.null_server import null_server
 from re4.benchmarks.load_generator.requests import choose_histories
 from re4.benchmarks.load_generator.server import describe_bundle, sample_reply
-from re4.benchmarks.overhead.measure import NUM_CLIENTS, NUM_USERS, empty_server, pipeline_process, re4_server
+from re4.benchmarks.overhead.measure import (
+    NUM_CLIENTS,
+    NUM_USERS,
+    Figures,
+    measured_server,
+    pipeline_process,
+    re4_server,
+)
 from re4.benchmarks.overhead.options import OverheadOptions
 from re4.benchmarks.overhead.report import Round, render_markdown, summary
 from re4.bundle.publishing.current import live_version
@@ -40,12 +50,7 @@ def run(options: OverheadOptions) -> dict[str, Any]:
         seed=options.seed,
     )
     payloads = histories.payloads(num_candidates=options.num_candidates, exclude_history=False)
-    rounds: list[Round] = []
-    pairs: list[Round] = []
-    if options.against is None:
-        rounds = _rounds(options, version, payloads, cores)
-    else:
-        pairs = _pairs(options, options.against, payloads, cores)
+    rounds = _measure(options, version, payloads, cores)
     report: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "created_at": now_utc(),
@@ -53,7 +58,7 @@ def run(options: OverheadOptions) -> dict[str, Any]:
         "machine": machine,
         "bundle": describe_bundle(manifest),
         "against": None if other is None else describe_bundle(other),
-        **summary(rounds, pairs),
+        **(summary(rounds, []) if other is None else summary([], rounds)),
         "conditions": {
             "machine": machine["cpu_model"],
             "device": options.device,
@@ -76,40 +81,30 @@ def run(options: OverheadOptions) -> dict[str, Any]:
     return report
 
 
-def _rounds(
+def _measure(
     options: OverheadOptions, version: Path, payloads: list[bytes], cores: tuple[int, int]
 ) -> list[Round]:
-    seconds, rounds = options.seconds, []
+    """Return rounds of pipeline, null server and server; or of two servers, in an order that alternates."""
+    seconds, device, rounds = options.seconds, options.device, []
+    parts: dict[str, Callable[[], Figures]] = {}
     with ExitStack() as stack:
-        pipeline = stack.enter_context(
-            pipeline_process(version, payloads, core=cores[0], device=options.device)
-        )
-        server = stack.enter_context(re4_server(options.bundles, payloads, cores, options.device))
-        reply = sample_reply(server.address, payloads)
-        empty = stack.enter_context(empty_server(reply, payloads, cores))
+        if options.against is None:
+            pipeline = stack.enter_context(pipeline_process(version, payloads, core=cores[0], device=device))
+            parts["bare"] = partial(pipeline.measure, seconds)
+        server = stack.enter_context(re4_server(options.bundles, payloads, cores, device))
+        if options.against is None:
+            reply = sample_reply(server.address, payloads)
+            empty = stack.enter_context(measured_server(null_server(reply), payloads, cores))
+            parts["null"] = partial(empty.measure, seconds, has_batches=False)
+        else:
+            other = stack.enter_context(re4_server(options.against, payloads, cores, device))
+            parts["against"] = partial(other.measure, seconds)
+        parts["served"] = partial(server.measure, seconds)
         # The first round warms up: pages, caches and connections.
-        with progress("rounds", options.num_rounds + 1) as bar:
+        with progress("rounds" if options.against is None else "pairs", options.num_rounds + 1) as bar:
             for _ in range(options.num_rounds + 1):
-                bare = pipeline.measure(seconds)
-                null = empty.measure(seconds, has_batches=False)
-                rounds.append({"bare": bare, "null": null, "served": server.measure(seconds)})
+                rounds.append({name: measure() for name, measure in parts.items()})
+                if options.against is not None:
+                    parts = dict(reversed(parts.items()))
                 bar.advance()
     return rounds[1:]
-
-
-def _pairs(
-    options: OverheadOptions, against: Path, payloads: list[bytes], cores: tuple[int, int]
-) -> list[Round]:
-    pairs = []
-    with ExitStack() as stack:
-        servers = {
-            name: stack.enter_context(re4_server(bundles, payloads, cores, options.device))
-            for name, bundles in (("served", options.bundles), ("against", against))
-        }
-        order = list(servers)
-        with progress("pairs", options.num_rounds + 1) as bar:
-            for _ in range(options.num_rounds + 1):
-                order.reverse()  # the order alternates
-                pairs.append({name: servers[name].measure(options.seconds) for name in order})
-                bar.advance()
-    return pairs[1:]

@@ -6,7 +6,7 @@ code and the settings of a server's worker, with nothing before it and nothing a
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -18,7 +18,6 @@ from re4.benchmarks.common.resources import Meter
 from re4.benchmarks.load_generator.call_stats import CallStats
 from re4.benchmarks.load_generator.client import LoadClient
 from re4.benchmarks.load_generator.load import ClientSettings, ClosedLoad, Timing
-from re4.benchmarks.load_generator.null_server import null_server
 from re4.benchmarks.load_generator.server import running_server
 from re4.benchmarks.load_generator.transport import GrpcTransport, parse_nothing
 from re4.common.errors import ServerError
@@ -90,25 +89,17 @@ def re4_server(
 ) -> AbstractContextManager[MeasuredServer]:
     """Serve a bundle directory on the first core while the block runs."""
     options = (*_NO_SHEDDING, "--device", device)
-    return _measured(lambda: running_server(bundles, *options, num_processes=1), payloads, cores)
-
-
-def empty_server(
-    reply: bytes, payloads: Sequence[bytes], cores: tuple[int, int]
-) -> AbstractContextManager[MeasuredServer]:
-    """Run a null server on the first core while the block runs."""
-    return _measured(lambda: null_server(reply), payloads, cores)
+    return measured_server(running_server(bundles, *options, num_processes=1), payloads, cores)
 
 
 @contextmanager
-def _measured(
-    start: Callable[[], AbstractContextManager[tuple[str, int]]],
-    payloads: Sequence[bytes],
-    cores: tuple[int, int],
+def measured_server(
+    server: AbstractContextManager[tuple[str, int]], payloads: Sequence[bytes], cores: tuple[int, int]
 ) -> Iterator[MeasuredServer]:
+    """Run a server on the first core, and clients for it on the second one, while the block runs."""
     with ExitStack() as stack:
         with on_core(cores[0]):
-            address, pid = stack.enter_context(start())
+            address, pid = stack.enter_context(server)
         with on_core(cores[1]):
             single, batches = (
                 stack.enter_context(LoadClient(address, requests, _CLIENT, transport))

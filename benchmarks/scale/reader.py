@@ -18,15 +18,15 @@ from re4.benchmarks.scale.stage_monitor import resident_bytes
 from re4.bundle.ids.id_map import ItemIds
 from re4.bundle.verify import read_manifest
 from re4.serving.retrieval.pipeline import Query
-from re4.serving.versions.snapshot import Snapshot, load_snapshot
+from re4.serving.versions.snapshot import load_snapshot
 
 _BATCH_SIZES: Final = (1, 8)
 _SECONDS: Final = 10.0
 CHUNK_IDS: Final = 1000
 
 
-def read(path: Path, requests: Path, answers: Path, num_candidates: int) -> tuple[Snapshot, dict[str, Any]]:
-    """Load a version's folder and answer requests, an archive of `rows_PL` and `lengths_P`, on one thread.
+def main(path: Path, requests: Path, answers: Path, num_candidates: int, pipe: Connection) -> None:
+    """Load a version's folder, answer an archive of `rows_PL` and `lengths_P` on one thread, and report.
 
     The rows of the answers are written, [P, M], -1 where there were fewer.
     """
@@ -56,12 +56,11 @@ def read(path: Path, requests: Path, answers: Path, num_candidates: int) -> tupl
         rows = pipeline.run([query])[0].merged.rows_M
         found_M[: len(rows)] = rows
     np.save(answers, found_PM)
-    return snapshot, {
-        "load_s": load_s,
-        "requests": batches,
-        "ids": _ids(path, manifest.items.id_kind, manifest.items.num_items),
-        "memory": {"before": before, "loaded": loaded, "answered": answered, "after_ids": _memory()},
-    }
+    ids = _ids(path, manifest.items.id_kind, manifest.items.num_items)
+    memory = {"before": before, "loaded": loaded, "answered": answered, "after_ids": _memory()}
+    pipe.send({"load_s": load_s, "requests": batches, "ids": ids, "memory": memory})
+    with contextlib.suppress(EOFError):
+        pipe.recv()
 
 
 def _time(pipeline: Any, queries: list[Query], batch_size: int) -> dict[str, float]:
@@ -109,12 +108,3 @@ def _memory() -> dict[str, int]:
     own, mapped = resident_bytes()
     memory = psutil.Process().memory_full_info()
     return {"own_bytes": own, "mapped_bytes": mapped, "shared_bytes": memory.rss - memory.uss}
-
-
-def main(path: Path, requests: Path, answers: Path, num_candidates: int, pipe: Connection) -> None:
-    """Read, report, and hold the version until the pipe is closed."""
-    snapshot, found = read(path, requests, answers, num_candidates)
-    pipe.send(found)
-    with contextlib.suppress(EOFError):
-        pipe.recv()
-    del snapshot
