@@ -267,7 +267,9 @@ class Machine(RuleBasedStateMachine):
     def bad_version(self, name: str) -> None:
         self.events["bad version"] += 1
         seen = self.server.num_lines
-        refused = publish(self.bundles, SmallVersion(seed=1000), CHANGED_FILES[name][0])
+        refused = publish(
+            self.bundles, SmallVersion(seed=1000 + self.events["bad version"]), CHANGED_FILES[name][0]
+        )
         self.server.wait_for(f"version {refused} refused", after=seen)
 
     @rule(number=st.sampled_from(SIGNALS), which=st.integers(0, NUM_WORKERS - 1))
