@@ -14,7 +14,7 @@ _NAMES: Mapping[str, Sequence[str]] = {
         *("BundleUnavailableError", "DataError"),
         *("ExportError", "FetchError", "GateError", "NoUsableHistoryError", "NotReadyError", "OverloadError"),
         *("RateError", "Re4Error", "RequestError", "RunError", "SecurityError", "ServerError", "ShedError"),
-        *("TooLateError", "TrainingError", "UnauthenticatedError", "UsageError"),
+        *("TooLateError", "TrainingError", "UnauthenticatedError", "UnreadRepliesError", "UsageError"),
     ),
     "re4.exporting.api": ("ExportOptions", "RebuildOptions", "export", "rebuild"),
     "re4.exporting.rebuild.report": ("RebuildReport",),

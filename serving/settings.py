@@ -58,6 +58,15 @@ class Limits:
     max_concurrent_calls: int = setting(
         100, "Most concurrent calls of one connection; gRPC clients keep further calls back.", low=1
     )
+    max_reply_bytes: int = setting(
+        256 << 20,
+        "Most bytes of replies in a worker that callers have not read yet. Further calls get "
+        "RESOURCE_EXHAUSTED.",
+        low=1,
+    )
+    max_reply_bytes_per_caller: int = setting(
+        64 << 20, "The same for one caller: the name of a token, or a connection without one.", low=1
+    )
     message_timeout_s: float = setting(
         10.0,
         "Seconds within which the message of a call must be complete. A later one ends with "

@@ -20,6 +20,7 @@
     ├── OverloadError            the server rejects a call
     │   ├── ShedError            it would wait longer than the server allows              RESOURCE_EXHAUSTED
     │   ├── RateError            its caller is over the rate of its token                 RESOURCE_EXHAUSTED
+    │   ├── UnreadRepliesError   earlier replies, not read yet, take the allowed memory    RESOURCE_EXHAUSTED
     │   └── TooLateError         its deadline passes before its turn                      DEADLINE_EXCEEDED
     ├── NotReadyError            the server has no version to answer from                 UNAVAILABLE
     └── ServerError              in a client: a call failed, or no server answered
@@ -162,6 +163,24 @@ class RateError(OverloadError):
         super().__init__(
             f"caller {name} asks for more than its {users_per_s:g} users per second. Try again in "
             f"{self.retry_after_ms} ms; where more is needed, its operator can raise users_per_s"
+        )
+
+
+class UnreadRepliesError(OverloadError):
+    """Replies that were not read yet take all the memory that they may. `retry_after_ms` is set."""
+
+    def __init__(self, owner: str, num_bytes: int, max_bytes: int) -> None:
+        """Make the error and the advice.
+
+        Args:
+            owner: The caller, or all callers, in words.
+            num_bytes: Size of their replies in flight.
+            max_bytes: Largest size allowed.
+        """
+        self.retry_after_ms = 1000
+        super().__init__(
+            f"replies of {num_bytes} bytes to {owner} are not read yet, {max_bytes} are allowed. Read them, "
+            f"and try again in {self.retry_after_ms} ms"
         )
 
 

@@ -44,6 +44,7 @@ async def batch_retrieve(
     settings: ServerSettings,
     enqueue: Enqueue,
     charge: Callable[[int], None],
+    hold: Callable[[int], None],
 ) -> "BatchReply":
     """Answer all users of a call by one version.
 
@@ -54,10 +55,11 @@ async def batch_retrieve(
         enqueue: Queues requests.
         charge: Charges the caller for so many users. A rejected call and the parts that a call did not
             reach are not charged.
+        hold: Counts bytes of the reply, part by part.
 
     Raises:
         RequestError: no users, or too many.
-        OverloadError: the call is rejected.
+        OverloadError: the call is rejected, or its reply may not grow further.
     """
     limit, num_users = settings.limits.max_num_users, len(request.users)
     if not 1 <= num_users <= limit:
@@ -66,6 +68,7 @@ async def batch_retrieve(
         snapshot,
         has_interests=any(user.return_interests for user in request.users),
         has_reasons=any(user.num_reasons for user in request.users),
+        hold=hold,
     )
     parts: list[_Part] = []
     is_admitted = False
@@ -92,12 +95,20 @@ async def batch_retrieve(
 class BatchReply:
     """The reply, filled part by part: candidates as bytes, everything else as a message."""
 
-    def __init__(self, snapshot: Snapshot, *, has_interests: bool, has_reasons: bool) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        *,
+        has_interests: bool,
+        has_reasons: bool,
+        hold: Callable[[int], None],
+    ) -> None:
         self.message = retrieval_pb2.BatchRetrieveReply(version=snapshot.manifest.version)
         self._candidates: list[bytes] = []
         self._snapshot = snapshot
         self._has_interests = has_interests
         self._has_reasons = has_reasons
+        self._hold = hold
         self._logged: BaseException | None = None
 
     async def add(self, part: _Part) -> None:
@@ -127,6 +138,10 @@ class BatchReply:
             self._candidates.append(outcome.candidates)
             num_candidates, num_unknown = outcome.num_candidates, outcome.num_unknown_history_ids
             found = outcome.query_result
+            num_bytes = len(outcome.candidates)
+            if found is not None and user.return_interests:
+                num_bytes += found.interests_KD.nbytes + found.attention_KL.nbytes
+            self._hold(num_bytes)
             is_popular = found is None
             if found is not None and user.return_interests:
                 interests = replies.interests(found, self._snapshot)

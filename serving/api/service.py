@@ -16,13 +16,14 @@ from typing import Final, Protocol, TypeAlias
 import grpc
 
 from re4 import __version__
-from re4.common.errors import OverloadError, RateError, Re4Error, ShedError
+from re4.common.errors import OverloadError, RateError, Re4Error, ShedError, UnreadRepliesError
 from re4.protos.v1 import retrieval_pb2
 from re4.serving.api import replies
 from re4.serving.api.batch_handler import RequestResult, answer_batch, batch_group
 from re4.serving.api.batch_retrieve import batch_retrieve
 from re4.serving.api.decoding import decode
 from re4.serving.api.first_message import FirstMessages
+from re4.serving.api.reply_memory import ReplyMemory
 from re4.serving.api.validation import CheckedRequest, check_encode, check_retrieve
 from re4.serving.auth.authenticator import Authenticator
 from re4.serving.batching.batcher import Batcher, QueuedRequest
@@ -76,6 +77,8 @@ def _shed_reason(error: OverloadError) -> str:
     """Return the metric's label of a rejection."""
     if isinstance(error, ShedError):
         return "overload"
+    if isinstance(error, UnreadRepliesError):
+        return "replies"
     return "rate" if isinstance(error, RateError) else "deadline"
 
 
@@ -141,6 +144,8 @@ class RetrievalService:
         self._on_sample = on_sample
         self._random = Random()  # noqa: S311 (nothing secret)
         self._brown_out = BrownOut(settings.max_queue_ms, settings.brown_out_recall_floor)
+        limits = settings.limits
+        self._reply_memory = ReplyMemory(limits.max_reply_bytes, limits.max_reply_bytes_per_caller)
         self._num_in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -206,7 +211,11 @@ class RetrievalService:
                 num_begun = 1
                 self._num_in_flight += 1
                 self._idle.clear()
+                held = self._reply_memory.begin(context.peer() if call.caller is None else call.caller.name)
+                context.add_done_callback(lambda _: held.release())  # type: ignore[arg-type]  # inexact stub
+                call.hold = held.grow
                 reply = await method(data, context.time_remaining)
+                held.finish(len(reply))
                 code = grpc.StatusCode.OK
                 return reply
             except Re4Error as error:
@@ -283,7 +292,7 @@ class RetrievalService:
                 queued[0].add_done_callback(partial(_add_stages, call, perf_counter()))
             return queued
 
-        reply = await batch_retrieve(message, snapshot, self._settings, enqueue, call.charge)
+        reply = await batch_retrieve(message, snapshot, self._settings, enqueue, call.charge, call.hold)
         for error in reply.message.errors:
             self._metrics.user_error(STATUS_NAMES[error.code])
         return reply.to_bytes()

@@ -26,7 +26,7 @@ _PLAIN: Final = re.compile(r"[A-Za-z0-9._:/=+@-]{1,128}")
 class Call:
     """One call. Belongs to its task."""
 
-    __slots__ = ("_metadata", "_num_prepaid", "_request_id", "caller", "method", "seconds", "stages")
+    __slots__ = ("_metadata", "_num_prepaid", "_request_id", "caller", "hold", "method", "seconds", "stages")
 
     def __init__(self, method: str, metadata: Callable[[], Metadata | None] = tuple) -> None:
         """Begin a call.
@@ -38,6 +38,8 @@ class Call:
         self.method = method
         self.caller: Caller | None = None
         """The owner of its token; None where no token is required, or none is known."""
+        self.hold: Callable[[int], None] = lambda _: None
+        """Counts bytes of the reply that is being made; raises where it may not grow."""
         self.seconds: list[tuple[str, float]] = []
         """Durations of stages; counted after the call, because its caller waits for the reply."""
         self.stages: tuple[Stage, ...] = ()

@@ -69,12 +69,12 @@ class CallMetrics:
         )
         self._shed = Counter(
             "re4_shed",
-            "Calls rejected before any work: the queue was too long (overload), the caller's deadline too "
-            "near (deadline), or the caller's own rate exceeded (rate).",
+            "Calls rejected: the queue was too long (overload), the caller's deadline too near (deadline), "
+            "the caller's own rate exceeded (rate), or earlier replies not read yet (replies).",
             ["reason"],
             registry=registry,
         )
-        for reason in ("overload", "deadline", "rate"):
+        for reason in ("overload", "deadline", "rate", "replies"):
             self._shed.labels(reason)
         self._user_errors = Counter(
             "re4_batch_user_errors",

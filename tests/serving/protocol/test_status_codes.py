@@ -19,6 +19,7 @@ EXPECTED = {
     "BundleBusyError": INTERNAL,
     "BundleDamagedError": INTERNAL,
     "BundleMismatchError": INTERNAL,
+    "BundleUnavailableError": INTERNAL,
     "RequestError": grpc.StatusCode.INVALID_ARGUMENT,
     "NoUsableHistoryError": grpc.StatusCode.FAILED_PRECONDITION,
     "OverloadError": grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -27,6 +28,7 @@ EXPECTED = {
     "ShedError": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "SecurityError": INTERNAL,
     "UnauthenticatedError": grpc.StatusCode.UNAUTHENTICATED,
+    "UnreadRepliesError": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "RateError": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "TooLateError": grpc.StatusCode.DEADLINE_EXCEEDED,
 }
