@@ -1,8 +1,10 @@
 """The metrics page of a real server, scraped: right counts over all workers, kept when one dies."""
 
 import asyncio
+import contextlib
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,7 +23,9 @@ from small_bundles import SmallVersion
 from re4 import RetrievalClient
 from re4.common.errors import ServerError
 from re4.serving.api.server import RetrievalServer
+from re4.serving.host.addresses import Address
 from re4.serving.observability.metrics import STAGES, SupervisorMetrics
+from re4.serving.observability.metrics_page import metrics_page
 from re4.serving.retrieval.pipeline import Pipeline
 from re4.serving.versions.snapshot import Snapshot
 
@@ -157,6 +161,20 @@ def test_a_version_whose_name_is_no_time_has_no_age(digits: str) -> None:
     names = {family.name for family in families}
     assert "re4_live_version" in names
     assert "re4_index_age_seconds" not in names
+
+
+def test_slow_readers_hold_few_connections_and_none_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = "re4.serving.observability.metrics_page"
+    with metrics_page(Address(host="127.0.0.1", port=0), SupervisorMetrics()) as (address, _):
+        place = (address.host, address.port)
+        with contextlib.ExitStack() as stack:
+            slow = [stack.enter_context(socket.create_connection(place, DEADLINE_S)) for _ in range(16)]
+            one_more = stack.enter_context(socket.create_connection(place, DEADLINE_S))
+            assert one_more.recv(1) == b""
+            monkeypatch.setattr(f"{page}.CONNECTION_TIMEOUT_S", 0.0)
+            assert [one.recv(1) for one in slow] == [b""] * 16
+            monkeypatch.undo()
+        assert Scraped(f"http://{address}/metrics").families
 
 
 def test_there_is_no_page_unless_it_is_asked_for(server: RunningServer) -> None:
