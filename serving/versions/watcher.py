@@ -117,8 +117,9 @@ class VersionWatcher:
             checking.result()
         finally:
             checking.cancel()
-            with suppress(Exception, asyncio.CancelledError):
-                await checking
+            await asyncio.wait({checking})  # raises where this task is cancelled itself: a stop is not lost
+            if not checking.cancelled():
+                checking.exception()
         return True
 
     def _refuse(self, failure: str) -> None:

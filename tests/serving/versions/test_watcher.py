@@ -230,6 +230,33 @@ def test_a_newer_version_does_not_wait_for_the_check_of_an_older_one(
     assert asyncio.run(asyncio.wait_for(first.first(), 60)).name == names[0]  # at the start as well
 
 
+def test_a_stop_is_not_lost_while_the_check_of_an_older_version_ends(
+    tmp_path: Path, names: list[str], followed: Followed
+) -> None:
+    ends = asyncio.Event()
+
+    async def check(_: Path) -> None:
+        point_current_at(tmp_path, names[1])
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ends.set()
+            await asyncio.sleep(0.01)  # as long as the child takes to end
+
+    followed.watcher._check = check
+    followed.watcher._poll_interval_s = 0.001
+
+    async def main() -> None:
+        point_current_at(tmp_path, names[0])
+        polling = asyncio.create_task(followed.watcher.poll())
+        await ends.wait()
+        polling.cancel()
+        await asyncio.wait({polling})
+        assert polling.cancelled()
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
 @pytest.fixture
 def changes() -> list[tuple[int, str]]:
     """Number of hidden items and failure, whenever something changed."""
