@@ -102,9 +102,11 @@ class FilePoller:
 
 async def poll_forever(interval_s: float, poll: Callable[[], Awaitable[None]]) -> NoReturn:
     """Poll at an interval, until cancelled."""
-    while True:
+    task = asyncio.current_task()
+    while task is None or not task.cancelling():
         await asyncio.sleep(interval_s)
         await poll()
+    raise asyncio.CancelledError  # a call inside the poll took the cancellation for its own
 
 
 def _reason(error: Exception) -> str:

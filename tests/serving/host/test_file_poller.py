@@ -1,12 +1,14 @@
 """Following a file: no error leaves the poller, each is reported once, and the read is retried."""
 
+import asyncio
+import contextlib
 import os
 from pathlib import Path
 
 import pytest
 
 from re4.common.errors import BundleError
-from re4.serving.host.file_poller import FilePoller, file_mark, read_followed
+from re4.serving.host.file_poller import FilePoller, file_mark, poll_forever, read_followed
 
 
 class Followed:
@@ -111,3 +113,23 @@ def test_a_followed_file_that_is_no_regular_file_or_too_large_is_refused(tmp_pat
     os.truncate(large, 3)
     link.symlink_to(large)  # as Kubernetes mounts secrets
     assert read_followed(link) == bytes(3)
+
+
+def test_a_cancellation_that_a_poll_swallows_ends_the_polling() -> None:
+    """As `asyncio.wait_for` does where its future is done at the same moment."""
+
+    async def main() -> None:
+        polls = asyncio.Event()
+
+        async def poll() -> None:
+            polls.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+
+        polling = asyncio.create_task(poll_forever(0, poll))
+        await polls.wait()
+        polling.cancel()
+        await asyncio.wait({polling}, timeout=30)
+        assert polling.cancelled()
+
+    asyncio.run(main())
