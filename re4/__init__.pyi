@@ -20,6 +20,7 @@ from re4.common.errors import ShedError as ShedError
 from re4.common.errors import TooLateError as TooLateError
 from re4.common.errors import TrainingError as TrainingError
 from re4.common.errors import UnauthenticatedError as UnauthenticatedError
+from re4.common.errors import UnreadRepliesError as UnreadRepliesError
 from re4.common.errors import UsageError as UsageError
 from re4.exporting.api import ExportOptions as ExportOptions
 from re4.exporting.api import RebuildOptions as RebuildOptions
