@@ -27,6 +27,8 @@ GOLDEN = "golden.npz"
 HISTORIES = "histories.npz"
 """Optional, for offline use: see `histories.py`."""
 POPULAR = "popular.npy"
+COLD_START = "cold_start.npz"
+"""Optional: the fitted map from attributes to vectors, see `cold_start.py`."""
 
 ID_KEYS = "item_ids.keys.npy"
 ID_ROWS = "item_ids.rows.npy"
