@@ -10,6 +10,7 @@ from re4.common.errors import GateError as GateError
 from re4.common.errors import NotReadyError as NotReadyError
 from re4.common.errors import NoUsableHistoryError as NoUsableHistoryError
 from re4.common.errors import OverloadError as OverloadError
+from re4.common.errors import PermissionDeniedError as PermissionDeniedError
 from re4.common.errors import RateError as RateError
 from re4.common.errors import Re4Error as Re4Error
 from re4.common.errors import RequestError as RequestError

@@ -15,6 +15,7 @@
     │   └── BundleUnavailableError  cannot be read at this moment: try again
     ├── SecurityError            a certificate, key or tokens file cannot be used
     ├── UnauthenticatedError     a call has no token, or a wrong one                      UNAUTHENTICATED
+    ├── PermissionDeniedError    the token of a call lacks the scope of the call          PERMISSION_DENIED
     ├── RequestError             a request is wrong                                       INVALID_ARGUMENT
     │   └── NoUsableHistoryError no item of the history is known                          FAILED_PRECONDITION
     ├── OverloadError            the server rejects a call
@@ -112,6 +113,10 @@ class SecurityError(Re4Error):
 
 class UnauthenticatedError(Re4Error):
     """A call has no token, or an unknown one. The message never repeats the token."""
+
+
+class PermissionDeniedError(Re4Error):
+    """The token of a call is known, but it lacks the scope that the call needs."""
 
 
 class RequestError(Re4Error):

@@ -26,6 +26,7 @@ from re4.serving.api.first_message import FirstMessages
 from re4.serving.api.reply_memory import ReplyMemory
 from re4.serving.api.validation import CheckedRequest, check_encode, check_retrieve
 from re4.serving.auth.authenticator import Authenticator
+from re4.serving.auth.tokens import Scope
 from re4.serving.batching.batcher import Batcher, QueuedRequest
 from re4.serving.batching.brown_out import BrownOut
 from re4.serving.batching.queue import BatchGroup
@@ -156,15 +157,15 @@ class RetrievalService:
 
     def handlers(self) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
         """Return a handler for each method."""
-        methods: dict[str, Method] = {
-            "Retrieve": self._retrieve,
-            "BatchRetrieve": self._batch_retrieve,
-            "Encode": self._encode,
-            "Info": self._info,
+        methods: dict[str, tuple[Method, Scope]] = {
+            "Retrieve": (self._retrieve, Scope.RETRIEVE),
+            "BatchRetrieve": (self._batch_retrieve, Scope.RETRIEVE),
+            "Encode": (self._encode, Scope.RETRIEVE),
+            "Info": (self._info, Scope.RETRIEVE),
         }
         return {
-            name: grpc.stream_unary_rpc_method_handler(self._guarded(name, method))
-            for name, method in methods.items()
+            name: grpc.stream_unary_rpc_method_handler(self._guarded(name, method, scope))
+            for name, (method, scope) in methods.items()
         }
 
     async def wait_idle(self) -> None:
@@ -192,7 +193,7 @@ class RetrievalService:
                 self._metrics.batch(times)
         return results
 
-    def _guarded(self, name: str, method: Method) -> Handler:
+    def _guarded(self, name: str, method: Method, scope: Scope) -> Handler:
         """Return a handler that turns a method's errors into statuses, and counts its calls."""
 
         async def guarded(_: object, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
@@ -205,7 +206,7 @@ class RetrievalService:
             num_begun = 0
             try:
                 if self._authenticator is not None:
-                    call.caller = self._authenticator.admit(call.metadata)
+                    call.caller = self._authenticator.admit(call.metadata, scope, name)
                 data = await self._first_messages.read(context)
                 began_s = perf_counter()
                 num_begun = 1

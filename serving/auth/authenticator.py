@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from re4.common.errors import UnauthenticatedError
-from re4.serving.auth.tokens import Caller, Metadata, read_tokens, token_hash
+from re4.serving.auth.tokens import Caller, Metadata, Scope, read_tokens, token_hash
 from re4.serving.host.file_poller import FilePoller, file_mark, poll_forever
 
 _HEADER: Final = "authorization"
@@ -57,16 +57,23 @@ class Authenticator:
             "take --token-file FILE)"
         )
 
-    def admit(self, metadata: Metadata) -> Caller:
+    def admit(self, metadata: Metadata, scope: Scope, method: str) -> Caller:
         """Return the caller of a call, and charge its rate for one user.
+
+        Args:
+            metadata: Of the call.
+            scope: The scope that the method needs.
+            method: Name of the method.
 
         Raises:
             UnauthenticatedError: the call has no token, or an unknown one.
             RateError: the caller's rate is used up.
+            PermissionDeniedError: the token lacks the scope.
         """
         caller = self.identify(metadata)
         if caller.rate is not None:
             caller.rate.charge()
+        caller.require(scope, method)
         return caller
 
     async def follow(self, poll_interval_s: float) -> None:

@@ -1,5 +1,6 @@
 """The subcommand `re4 token`: makes a bearer token and its entry for the server's file."""
 
+import json
 import secrets
 from typing import Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from re4.common import console
 from re4.common.errors import UsageError
+from re4.serving.auth.tokens import Scope
 
 
 def token(
@@ -15,6 +17,12 @@ def token(
         float | None,
         typer.Option(help="Users per second that the caller may request.", show_default="no limit"),
     ] = None,
+    scope: Annotated[
+        list[Scope] | None,
+        typer.Option(
+            help="Calls that the token may make. Give it again for a further scope.", show_default="retrieve"
+        ),
+    ] = None,
 ) -> None:
     """Make a token for a caller of `re4 serve --tokens FILE`.
 
@@ -22,6 +30,8 @@ def token(
     hash. A running server reads the changed file by itself.
 
     Example: re4 token ranking --users-per-s 200 > ranking.token 2>> tokens.toml
+
+    Example: re4 token shop --scope retrieve --scope record-events > shop.token 2>> tokens.toml
     """
     from re4.serving.auth.rate_limit import NAME
     from re4.serving.auth.tokens import token_hash
@@ -33,6 +43,8 @@ def token(
     secret = secrets.token_urlsafe(32)
     console.print_line(f'["{name}"]')
     console.print_line(f'sha256 = "{token_hash(secret).hex()}"')
+    if scope:
+        console.print_line(f"scopes = {json.dumps(list(dict.fromkeys(scope)))}")
     if users_per_s is not None:
         console.print_line(f"users_per_s = {users_per_s:g}")
     console.stdout_console.print(secret, markup=False)

@@ -1,9 +1,10 @@
-"""The file of tokens: SHA-256 hashes of bearer tokens, each with its caller's name and rate.
+"""The file of tokens: SHA-256 hashes of bearer tokens, each with its caller's name, scopes and rate.
 
 The file holds hashes, no secret, so a reader of it cannot call:
 
     [ranking]
     sha256 = "…"            # or a list, while one token replaces another
+    scopes = ["retrieve", "record-events"]   # default: ["retrieve"]
     users_per_s = 200       # default: no limit
     burst = 400             # users at once; default: those of one second
 
@@ -15,10 +16,11 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from re4.common.errors import SecurityError
+from re4.common.errors import PermissionDeniedError, SecurityError
 from re4.serving.auth.rate_limit import NAME, TokenBucket
 from re4.serving.host.file_poller import read_followed
 from re4.settings.sources import unknown_names
@@ -26,11 +28,28 @@ from re4.settings.sources import unknown_names
 Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
 """The metadata of a gRPC call."""
 
-_FIELDS: Final = ("sha256", "users_per_s", "burst")
+_FIELDS: Final = ("sha256", "scopes", "users_per_s", "burst")
 _SMALLEST: Final = 1e-100
 _LARGEST: Final = 1e100
 """Bounds of rates and bursts: a token bucket's arithmetic stays finite within them."""
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
+
+
+class Scope(StrEnum):
+    """A group of calls that a token may make."""
+
+    RETRIEVE = "retrieve"
+    """Candidates, interests, and the facts of the server."""
+    RECORD_EVENTS = "record-events"
+    """Record events of users, and forget users."""
+    EDIT_ITEMS = "edit-items"
+    """Add, replace and remove items."""
+    READ_HISTORIES = "read-histories"
+    """Read the stored events of users."""
+
+
+DEFAULT_SCOPES: Final = frozenset({Scope.RETRIEVE})
+"""The scopes of an entry that names none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +58,27 @@ class Caller:
 
     name: str
     """For logs and metrics."""
+    scopes: frozenset[Scope] = DEFAULT_SCOPES
+    """The calls that it may make."""
     rate: TokenBucket | None
     """None for no limit."""
+
+    def require(self, scope: Scope, what: str) -> None:
+        """Check that the token has a scope.
+
+        Args:
+            scope: The scope.
+            what: The call, or the part of it, that needs the scope; for the message.
+
+        Raises:
+            PermissionDeniedError: it has not.
+        """
+        if scope not in self.scopes:
+            own = ", ".join(sorted(self.scopes))
+            raise PermissionDeniedError(
+                f"{what} needs the scope {scope}; the token of {self.name} has {own}. The server's "
+                f"operator can add it to the entry [{self.name}] of the tokens file"
+            )
 
 
 def token_hash(token: str) -> bytes:
@@ -67,8 +105,9 @@ def read_tokens(path: Path, folder: Path | None = None) -> Mapping[bytes, Caller
         raise SecurityError(f"tokens file {path} cannot be read: {error}") from None
     callers: dict[bytes, Caller] = {}
     for name, entry in entries.items():
-        digests, rate = _entry(f"tokens file {path}, [{name}]", name, entry, folder)
-        caller = Caller(name=name, rate=rate)
+        place = f"tokens file {path}, [{name}]"
+        digests, rate = _entry(place, name, entry, folder)
+        caller = Caller(name=name, rate=rate, scopes=_scopes(place, entry))
         for digest in digests:
             if digest in callers:
                 raise SecurityError(
@@ -110,6 +149,17 @@ def _entry(place: str, name: str, entry: Any, folder: Path | None) -> tuple[list
     return digests, TokenBucket(
         name, users_per_s=users_per_s, burst=max(1, burst or users_per_s), folder=folder
     )
+
+
+def _scopes(place: str, entry: Mapping[str, Any]) -> frozenset[Scope]:
+    """Return the scopes of an entry."""
+    named = entry.get("scopes", [str(scope) for scope in DEFAULT_SCOPES])
+    known = [str(scope) for scope in Scope]
+    if not isinstance(named, list) or not named or not all(each in known for each in named):
+        raise SecurityError(
+            f"{place}: scopes is {named!r:.200}; it must be a list of some of {', '.join(known)}"
+        )
+    return frozenset(Scope(each) for each in named)
 
 
 def _number(place: str, entry: Mapping[str, Any], field: str) -> float | None:

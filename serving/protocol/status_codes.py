@@ -14,6 +14,7 @@ from re4.common.errors import (
     NotReadyError,
     NoUsableHistoryError,
     OverloadError,
+    PermissionDeniedError,
     Re4Error,
     RequestError,
     TooLateError,
@@ -24,6 +25,7 @@ STATUS_CODES: Final[Mapping[type[Re4Error], grpc.StatusCode]] = MappingProxyType
     {
         Re4Error: grpc.StatusCode.INTERNAL,
         UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+        PermissionDeniedError: grpc.StatusCode.PERMISSION_DENIED,
         RequestError: grpc.StatusCode.INVALID_ARGUMENT,
         NoUsableHistoryError: grpc.StatusCode.FAILED_PRECONDITION,
         OverloadError: grpc.StatusCode.RESOURCE_EXHAUSTED,

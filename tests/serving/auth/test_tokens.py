@@ -20,7 +20,7 @@ from re4 import Connection, RetrievalClient
 from re4.common.errors import RateError, SecurityError, ServerError, UnauthenticatedError
 from re4.serving.auth.authenticator import Authenticator
 from re4.serving.auth.rate_limit import TokenBucket
-from re4.serving.auth.tokens import read_tokens, token_hash
+from re4.serving.auth.tokens import Scope, read_tokens, token_hash
 
 GOOD, OLD, SLOW = "a-token-of-ranking", "an-older-token-of-ranking", "a-token-of-mail"
 
@@ -224,6 +224,13 @@ def test_callers_are_named_in_metrics_and_no_token_is_in_any_output(guarded: Run
         (entry("a", GOOD, more=f"users_per_s = {'9' * 5000}"), "cannot be read: Exceeds the limit"),
         (entry("a", GOOD, more=f"burst = {'[' * 5000}"), "cannot be read: maximum recursion depth"),
         (entry("a", GOOD, more="burst = 2"), "burst without users_per_s"),
+        (
+            entry("a", GOOD, more="scopes = []"),
+            r"scopes is \[\]; it must be a list of some of retrieve, record",
+        ),
+        (entry("a", GOOD, more='scopes = "retrieve"'), "scopes is 'retrieve'; it must be a list"),
+        (entry("a", GOOD, more='scopes = ["retrieve", "all"]'), "it must be a list of some of retrieve"),
+        (entry("a", GOOD, more="scopes = [3]"), "it must be a list of some of retrieve"),
         (entry("a", GOOD) + entry("b", GOOD), "a and b have the same token"),
     ],
 )
@@ -304,7 +311,7 @@ def test_an_error_that_nobody_expected_does_not_end_the_following(
 def test_bytes_that_are_no_text_are_no_token(tokens_file: Path) -> None:
     gate = Authenticator(tokens_file, None)
     with pytest.raises(UnauthenticatedError):
-        gate.admit([("authorization", b"Bearer \xff")])
+        gate.admit([("authorization", b"Bearer \xff")], Scope.RETRIEVE, "Retrieve")
 
 
 def test_a_new_token_fits_the_entry_that_comes_with_it(tmp_path: Path) -> None:
@@ -383,3 +390,27 @@ def test_processes_share_a_bucket(tmp_path: Path) -> None:
     for worker in workers:
         worker.join()
     assert 1000 <= total < 1900
+
+
+def test_a_token_may_retrieve_and_nothing_else_unless_its_entry_names_scopes(
+    bundles: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "tokens.toml"
+    path.write_text(entry("ranking", GOOD) + entry("shop", SLOW, more='scopes = ["record-events"]'))
+    callers = read_tokens(path)
+    assert callers[token_hash(GOOD)].scopes == {Scope.RETRIEVE}
+    assert callers[token_hash(SLOW)].scopes == {Scope.RECORD_EVENTS}
+    with RunningServer(bundles, "--tokens", str(path)) as running:
+        with client(running, GOOD) as caller:
+            assert caller.retrieve(["item-1-é"], 3).item_ids
+        with client(running, SLOW) as caller, pytest.raises(ServerError, match="PERMISSION_DENIED") as denied:
+            caller.retrieve(["item-1-é"], 3)
+    assert "Retrieve needs the scope retrieve; the token of shop has record-events" in str(denied.value)
+
+
+def test_scopes_of_a_new_token(tmp_path: Path) -> None:
+    options = ("--scope", "record-events", "--scope", "edit-items")
+    made = subprocess.run([*RE4, "token", "shop", *options], capture_output=True, text=True, check=True)
+    (tmp_path / "tokens.toml").write_text(made.stderr)
+    (caller,) = read_tokens(tmp_path / "tokens.toml").values()
+    assert caller.scopes == {Scope.RECORD_EVENTS, Scope.EDIT_ITEMS}
