@@ -50,8 +50,8 @@ class RebuildOptions(ExportOptions, total=False):
     """Encoder for `vectors`: `live`, a version's name, or the folder of a version or of a run."""
     catalogue: Path | str | None
     """The items that are live, with attributes; None for every item that has a vector."""
-    catalogue_item_column: str
-    """The catalogue's column of ids."""
+    catalogue_item_column: str | None
+    """The catalogue's column of ids; None for that of the run's data set, else `item_id`."""
     keep: int
     """Versions older than the new one that stay; the rest is removed."""
     dry_run: bool

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from re4.common.console import print_json, table
+from re4.common.console import print_json, print_line, table
 from re4.exporting.settings import VersionSettings
 from re4.settings.fields import construct
 from re4.settings.options import with_options
@@ -23,6 +23,7 @@ def export(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object, for a machine to read.")
     ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Also list the files of the version.")] = False,
     **settings: Any,
 ) -> None:
     """Turn a run into a bundle version, and make it the live one.
@@ -61,13 +62,27 @@ def export(
             }
         )
         return
+    num_bytes = sum(entry.num_bytes for entry in manifest.files)
     table(
         f"Published {version}",
-        ["file", "bytes"],
-        [[entry.name, f"{entry.num_bytes:,}"] for entry in manifest.files]
-        + [["largest difference ONNX Runtime − PyTorch", f"{difference:.2g}"]]
-        + [[f"attribute {info.name}", f"{info.num_values:,} values"] for info in manifest.items.attributes]
-        + _index_rows(manifest.index),
+        ["", ""],
+        [
+            ["items", f"{manifest.items.num_items:,}"],
+            ["files", f"{len(manifest.files)}, {num_bytes / 1e6:,.1f} MB"],
+            *_index_rows(manifest.index),
+            *(
+                [f"attribute {info.name}", f"{info.num_values:,} values"]
+                for info in manifest.items.attributes
+            ),
+            ["largest difference ONNX Runtime − PyTorch", f"{difference:.2g}"],
+        ],
+    )
+    if verbose:
+        table("Files", ["", "bytes"], [[entry.name, f"{entry.num_bytes:,}"] for entry in manifest.files])
+    print_line(
+        f"Servers on {bundles} follow by themselves. The next commands:\n"
+        f"  re4 serve --bundles {bundles}\n"
+        f"  re4 versions {bundles}"
     )
 
 

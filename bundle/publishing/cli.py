@@ -114,4 +114,11 @@ def prune(
     for name in names:
         console.print_line(f"{name} {'would be' if dry_run else 'was'} removed")
     if not names:
-        console.print_line(f"nothing to remove: no more than {keep} versions are older than the live one")
+        older = (
+            f"at most {keep} versions are"
+            if keep > 1
+            else "one version at most is"
+            if keep
+            else "no version is"
+        )
+        console.print_line(f"nothing to remove: {older} older than the live one")

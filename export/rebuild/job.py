@@ -18,6 +18,7 @@ from re4.bundle.publishing.retention import prune
 from re4.common.console import progress
 from re4.common.errors import BundleError, BundleUnavailableError, UsageError
 from re4.exporting.assemble import NUM_STAGES, assemble
+from re4.exporting.catalogue.items import ID
 from re4.exporting.index.index_names import check_index_name
 from re4.exporting.rebuild.live_items import LiveItems, keep_all_items, select_live_items
 from re4.exporting.rebuild.quality_gates import embedding_space_gate, raise_if_failed, run_gates
@@ -228,7 +229,8 @@ def _select(request: RebuildRequest, inputs: VersionInputs, staged: StagedVersio
     settings = request.catalogue
     if settings.catalogue is None:
         return keep_all_items(inputs, staged.path / VECTORS, staged.scratch)
-    catalogue = read_catalogue(settings.catalogue, settings.catalogue_item_column, in_folder(staged.scratch))
+    item_column = settings.catalogue_item_column or inputs.catalogue_item_column or ID
+    catalogue = read_catalogue(settings.catalogue, item_column, in_folder(staged.scratch))
     return select_live_items(inputs, catalogue, staged.path / VECTORS, staged.scratch)
 
 

@@ -22,7 +22,7 @@ from re4.common.errors import DataError
 from re4.exporting.catalogue.cold_start import SHRINKAGE, start_cold_items
 from re4.exporting.catalogue.histories import remap_histories
 from re4.exporting.catalogue.items import Ids, ItemColumn, Items, columns_of, map_ids
-from re4.exporting.sources.version_inputs import VersionInputs
+from re4.exporting.sources.version_inputs import CATALOGUE, VersionInputs
 from re4.exporting.storage.mapped_vectors import (
     map_for_writing,
     map_unnamed_file,
@@ -94,7 +94,7 @@ def select_live_items(
             cold_rows=np.arange(num_kept, num_all),
             lineage={
                 **inputs.lineage,
-                "catalogue": Path(catalogue.file).name,
+                CATALOGUE: Path(catalogue.file).name,
                 "cold_items": num_all - num_kept,
                 "cold_shrinkage": SHRINKAGE,
             },

@@ -24,6 +24,7 @@ from re4.exporting.rebuild.drift import SharedRequests
 from re4.exporting.rebuild.settings import Bounds
 from re4.exporting.settings import RecallTarget
 from re4.exporting.sources.published_version import PublishedVersion
+from re4.exporting.sources.version_inputs import CATALOGUE
 from re4.exporting.storage.mapped_vectors import chunks, read_rows
 
 _MAX_SAMPLED_ITEMS: Final = 2_000
@@ -311,12 +312,16 @@ def _sizes(
     assembled: AssembledVersion, folder: Path, live: PublishedVersion, bounds: Bounds
 ) -> Iterator[GateResult]:
     num_items, before = assembled.items.num_items, live.manifest.items.num_items
+    is_first_catalogue = CATALOGUE in assembled.inputs.lineage and CATALOGUE not in live.manifest.lineage
+    # The first catalogue adds all items that were never trained; only the loss of trained ones is suspicious.
+    compared = assembled.inputs.num_trained if is_first_catalogue else num_items
+    kind = "items with a trained vector" if is_first_catalogue else "items"
     yield GateResult(
         name="count",
-        figure=num_items / before,
+        figure=compared / before,
         low=bounds.min_items_ratio,
         high=bounds.max_items_ratio,
-        meaning=f"number of items, {num_items:,}, as a multiple of the live version's {before:,}",
+        meaning=f"number of {kind}, {compared:,}, as a multiple of the live version's {before:,} items",
         advice="is the catalogue complete? If that is meant, widen --min-items-ratio or --max-items-ratio",
     )
     each = sum((folder / name).stat().st_size for name in _SIZED) / num_items

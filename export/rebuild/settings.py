@@ -71,7 +71,11 @@ class CatalogueSettings:
         "attributes, and get is_cold = true.",
         default_text="every item that has a vector",
     )
-    catalogue_item_column: str = setting("item_id", "The catalogue's column of ids.")
+    catalogue_item_column: str | None = setting(
+        None,
+        "The catalogue's column of ids.",
+        default_text="as in `data prepare` of the run's data set, else item_id",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

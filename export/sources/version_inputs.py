@@ -8,7 +8,7 @@ Legend: P histories, L history length, N items, D embedding, B batch.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import polars as pl
@@ -27,6 +27,9 @@ from re4.exporting.encoder.parity import compare
 from re4.exporting.storage.mapped_vectors import CHUNK_ROWS, map_unnamed_file, sha256_of
 from re4.training.config import TrainConfig
 from re4.training.run.run import CONFIG
+
+CATALOGUE: Final = "catalogue"
+"""Key in a manifest's lineage: the file of the live items; absent where every item with a vector is live."""
 
 
 class ModelToExport(Protocol):
@@ -49,6 +52,7 @@ class RunToExport(Protocol):
 
     path: Path
     config: TrainConfig
+    catalogue_item_column: str | None
 
     def scan_items(self) -> pl.LazyFrame:
         """Return the catalogue in row order, `item_id` among its columns, to be read in chunks."""
@@ -125,6 +129,8 @@ class VersionInputs:
     """`model.space` is the fingerprint of the trained vectors, in whose space all of `vectors_ND` are."""
     evaluation: Mapping[str, JsonValue]
     lineage: Mapping[str, JsonValue]
+    catalogue_item_column: str | None = None
+    """The catalogue's column of ids when the run's data set was prepared; None where it is unknown."""
     cold_rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     """Items whose vector was not trained but made from their attributes; ascending."""
 
@@ -170,6 +176,7 @@ def inputs_from_run(run: RunToExport, folder: Path) -> VersionInputs:
         encoder=TrainedEncoder(module=model.encoder, num_interests=config.K),
         model=model_info(config, vectors_ND),
         evaluation=run.evaluation(),
+        catalogue_item_column=run.catalogue_item_column,
         lineage={
             "run": run.path.resolve().name,
             "config": config.to_json(),

@@ -53,6 +53,11 @@ def map_array(path: Path) -> NDArray[Any]:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False, max_header_size=_MAX_HEADER_CHARS)
     except _DAMAGED_HEADER as error:
+        if "Python objects" in str(error):
+            raise ValueError(
+                "not an array of numbers or text but of Python objects (dtype object); convert text with "
+                "array.astype(str), integers with array.astype('int64'), and save it again"
+            ) from None
         raise ValueError(f"not an array that can be mapped ({error})") from None
     if not isinstance(array, np.memmap):
         raise ValueError("an archive of arrays, not one array")

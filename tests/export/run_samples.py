@@ -63,6 +63,7 @@ class FakeRun:
     def __init__(self, num_items: int = 50, num_probes: int = 90) -> None:
         rng = np.random.default_rng(3)
         self.path = Path("runs/fake")
+        self.catalogue_item_column: str | None = None
         self.config = TrainConfig(num_interests=3, embedding_dim=8, max_history_length=5)
         self.item_ids: list[Any] = [f"item {row}" for row in range(num_items)]
         self.vectors_ND: NDArray[Any] = rng.standard_normal((num_items, 8)).astype(np.float32)

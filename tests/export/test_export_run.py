@@ -238,7 +238,9 @@ def test_the_subcommand_prints_the_published_version(tiny_run: Path, tmp_path: P
     assert (answer["index"]["kind"], answer["index"]["recall"]) == ("flat", 1.0)
     assert answer["attributes"] == [{"name": "colour", "num_values": 2, "is_multi_valued": False}]
 
-    done = CliRunner().invoke(app, [str(tiny_run), "--bundles", str(tmp_path), "--attributes", "title"])
+    done = CliRunner().invoke(
+        app, [str(tiny_run), "--bundles", str(tmp_path), "--attributes", "title", "--verbose"]
+    )
     assert done.exit_code == 0, done.output
     assert live_version(tmp_path).name in done.stdout
     assert "largest difference" in done.stdout

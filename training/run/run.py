@@ -131,11 +131,18 @@ def finish_run(
             "num_items": dataset.num_items,
             "best_epoch": best_epoch,
             "started_from": started_from,
+            "catalogue_item_column": _catalogue_item_column(dataset),
             "trained_on": [asdict(each) for each in (TrainedOn.of(dataset), *trained_before)],
             "config": config.to_json(),
             "crc32": {name: crc32_of(path / name) for name in (ITEMS, COUNTS, PROBES, METRICS)},
         },
     )
+
+
+def _catalogue_item_column(dataset: Dataset) -> str | None:
+    """Return the catalogue's column of ids, as prepared; None for a data set without a catalogue."""
+    column = dataset.info.prepared.get("catalogue_item_column")
+    return column if isinstance(column, str) else None
 
 
 def write_evaluation(path: Path, split: str, values: dict[str, Any]) -> None:
@@ -182,6 +189,7 @@ class Run:
         self.num_items = int(facts["num_items"])
         self.best_epoch = int(facts["best_epoch"])
         self.dataset_path = Path(facts["dataset"])
+        self.catalogue_item_column: str | None = facts.get("catalogue_item_column")
         self._started_from: str | None = facts.get("started_from")
         self._trained_on: list[TrainedOn] | None = None  # runs of earlier versions record nothing
         if "trained_on" in facts:

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import shutil
 import weakref
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,7 +18,7 @@ from re4.bundle.layout import IS_COLD, VECTORS
 from re4.bundle.publishing.current import live_version
 from re4.bundle.verify import verify_version
 from re4.cli import build_app
-from re4.common.errors import ExportError
+from re4.common.errors import ExportError, GateError
 from re4.exporting import assemble as assembling
 from re4.exporting.catalogue.cold_start import start_cold_items
 from re4.exporting.catalogue.items import columns_of
@@ -25,7 +26,7 @@ from re4.exporting.sources import version_inputs
 from re4.exporting.storage.mapped_vectors import sha256_of
 from re4.serving.settings import ServerSettings
 from re4.serving.versions.version_check import load_and_try
-from re4.training.run.run import Run
+from re4.training.run.run import CONFIG, Run
 
 pytestmark = pytest.mark.usefixtures("converted_once")
 
@@ -107,3 +108,34 @@ def test_a_runs_vectors_and_ids_are_out_of_memory_while_the_index_is_built(
     done = CliRunner().invoke(build_app(words), words)
     assert isinstance(done.exception, ExportError), done.exception
     assert str(done.exception) == "this far"
+
+
+def test_the_first_catalogue_may_have_many_new_items_and_the_columns_of_preparation(
+    tiny_run: Path, tmp_path: Path
+) -> None:
+    """The live version has the 30 trained items; the catalogue has 60 new ones beside them."""
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    facts = json.loads((run / CONFIG).read_text())
+    (run / CONFIG).write_text(json.dumps({**facts, "catalogue_item_column": "sku"}))
+    bundles, catalogue = tmp_path / "bundles", tmp_path / "catalogue.parquet"
+    ids = Run.open(run).items()["item_id"].to_list()
+    pl.DataFrame({"sku": [*ids, *range(max(ids) + 1, max(ids) + 61)]}).write_parquet(catalogue)
+    words = ["rebuild", "--run", str(run), "--bundles", str(bundles), "--num-candidates", "10"]
+    words += ["--min-reachable", "0", "--max-item-share", "1", "--json"]
+    first = CliRunner().invoke(build_app(words), words)
+    assert first.exit_code == 0, (first.output, first.exception)
+    words += ["--catalogue", str(catalogue)]
+    done = CliRunner().invoke(build_app(words), words)
+    assert done.exit_code == 0, (done.output, done.exception)
+    report = json.loads(done.stdout)
+    assert (report["num_live"], report["num_cold"]) == (90, 60)
+    assert {gate["name"]: gate["figure"] for gate in report["gates"]}["count"] == 1
+
+    few = tmp_path / "few.parquet"
+    pl.DataFrame({"sku": ids}).write_parquet(few)
+    words[-1] = str(few)
+    refused = CliRunner().invoke(build_app(words), words)
+    assert isinstance(
+        refused.exception, GateError
+    )  # 30 of the 90 items of a version that had a catalogue: it is not the first

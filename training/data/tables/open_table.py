@@ -88,6 +88,8 @@ def open_table(source: TableSource) -> Table:
             return Table(file=A_FRAME, frame=frame, schema=frame.collect_schema(), untyped=False)
     path = Path(source)
     parts = parts_of(path)
+    for part in parts:
+        check_file(part)
     suffixes = {_suffix_of(part): part for part in parts}
     if len(suffixes) > 1:
         one, other, *_ = suffixes.values()
@@ -95,7 +97,6 @@ def open_table(source: TableSource) -> Table:
     (suffix,) = suffixes
     frames, schemas = [], []
     for part in parts:
-        check_file(part)
         with reading(part):
             frames.append(_FORMATS[suffix](part))
             schemas.append(frames[-1].collect_schema())
