@@ -286,7 +286,10 @@ class Batcher(Generic[RequestT, ResultT]):
     def _outcomes(self, requests: Sequence[RequestT]) -> Sequence[ResultT | BaseException]:
         """Return the result of `run` for each request; its exception is the outcome of all."""
         try:
-            return self._run(requests)
+            outcomes = self._run(requests)
+            if len(outcomes) != len(requests):
+                raise RuntimeError(f"{len(requests)} requests have {len(outcomes)} results")
+            return outcomes
         except BaseException as error:  # every waiting caller must get it
             return [error] * len(requests)
 
@@ -333,7 +336,9 @@ class Batcher(Generic[RequestT, ResultT]):
             if entry.done():
                 continue
             entry.queue_us = (started_ns - entry.since_ns) // 1000
-            if isinstance(result, BaseException):
+            if isinstance(result, StopIteration):  # no future takes it
+                entry.set_exception(RuntimeError("a batch raised StopIteration"))
+            elif isinstance(result, BaseException):
                 entry.set_exception(result)
             else:
                 entry.set_result(result)

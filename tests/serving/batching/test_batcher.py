@@ -168,6 +168,35 @@ def test_a_batch_that_fails_as_a_whole_tells_all_and_does_not_stop_the_worker_th
     drive(test)
 
 
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (lambda queries: next(iter(())), "StopIteration"),  # no future takes this exception
+        (lambda queries: [StopIteration()] * len(queries), "StopIteration"),
+        (lambda queries: [], "2 requests have 0 results"),
+    ],
+    ids=["raises StopIteration", "returns StopIteration", "returns too few results"],
+)
+def test_no_fault_of_a_batch_leaves_its_callers_waiting(run: Any, message: str) -> None:
+    async def main() -> None:
+        batcher: Batcher[str, str] = Batcher(
+            run,
+            max_batch_size=4,
+            max_wait_ms=1e9,
+            group_of=lambda query: BatchGroup(version=0, relative_cost=1),
+            on_thread_start=lambda: None,
+        )
+        try:
+            async with asyncio.timeout(30):
+                for outcome in await asyncio.gather(*await submit(batcher, "a", "b"), return_exceptions=True):
+                    assert isinstance(outcome, RuntimeError)
+                    assert message in str(outcome)
+        finally:
+            batcher.close()
+
+    asyncio.run(main())
+
+
 def test_calls_that_the_transport_hands_over_one_by_one_share_a_batch() -> None:
     async def test(pipeline: SteppedPipeline, batcher: Batcher[str, str]) -> None:
         pipeline.may_leave.release(10)
