@@ -52,6 +52,18 @@ class FirstMessages:
             RequestError: the caller ended the call without a message.
             grpc.aio.AbortError: the time limit has passed, and the caller has the status.
         """
+        data = await self.next(context)
+        if data is None:
+            await asyncio.sleep(_LEAVE_S)
+            raise RequestError("the call ended without a message; send one, which may be empty")
+        return data
+
+    async def next(self, context: Context) -> bytes | None:
+        """Return the next message of a call; None where the caller sends no more.
+
+        Raises:
+            grpc.aio.AbortError: the time limit has passed, and the caller has the status.
+        """
         loop = asyncio.get_running_loop()
         self._deadlines_s[context] = loop.time() + self._timeout_s
         if self._timer is None:
@@ -61,8 +73,7 @@ class FirstMessages:
         finally:
             del self._deadlines_s[context]
         if data is grpc.aio.EOF:
-            await asyncio.sleep(_LEAVE_S)
-            raise RequestError("the call ended without a message; send one, which may be empty")
+            return None
         assert isinstance(data, bytes)
         return data
 

@@ -1,68 +1,45 @@
 """gRPC reflection, which needs a token where calls need one."""
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
 
 import grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from re4.common.errors import UnauthenticatedError
+from re4.common.errors import Re4Error
+from re4.serving.api.decoding import decode
+from re4.serving.api.first_message import Context, FirstMessages
 from re4.serving.auth.authenticator import Authenticator
 from re4.serving.protocol.status_codes import status_of
 
+REFLECTION_NAME: Final[str] = reflection.SERVICE_NAME
+Request = reflection_pb2.ServerReflectionRequest
 
-def add_reflection(
-    server: grpc.aio.Server, services: Sequence[str], authenticator: Authenticator | None
-) -> None:
-    """Add reflection for a server's services.
+
+def reflection_handlers(
+    services: Sequence[str], first_messages: FirstMessages, authenticator: Authenticator | None
+) -> dict[str, "grpc.RpcMethodHandler[Any, Any]"]:
+    """Return a handler for each method of the reflection service.
 
     Args:
-        server: The server.
-        services: Full names.
+        services: Full names of the services to describe, beside reflection itself.
+        first_messages: Limits the time of each message, not only of the first one.
         authenticator: Checks tokens; None where calls need none.
     """
-    names = (*services, reflection.SERVICE_NAME)
-    reflection.enable_server_reflection(
-        names, server if authenticator is None else _GuardedServer(server, authenticator)
-    )
+    servicer = reflection.aio.ReflectionServicer((*services, REFLECTION_NAME))
 
+    async def requests(context: Context) -> AsyncIterator[Any]:
+        while (data := await first_messages.next(context)) is not None:
+            yield decode(Request, data)
 
-class _GuardedServer:
-    """A server to which handlers are added so that they answer only callers with a token."""
-
-    def __init__(self, server: grpc.aio.Server, authenticator: Authenticator) -> None:
-        self._server = server
-        self._authenticator = authenticator
-
-    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        self._server.add_generic_rpc_handlers(
-            [_GuardedHandler(each, self._authenticator) for each in handlers]
-        )
-
-    def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
-        """Do nothing: such handlers would be called without a check of the metadata."""
-
-
-class _GuardedHandler(grpc.GenericRpcHandler):
-    def __init__(self, handler: grpc.GenericRpcHandler, authenticator: Authenticator) -> None:
-        self._handler = handler
-        self._authenticator = authenticator
-
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        found = self._handler.service(handler_call_details)
-        if found is None:
-            return None
+    async def info(_: object, context: Context) -> None:
         try:
-            self._authenticator.identify(handler_call_details.invocation_metadata or ())
-        except UnauthenticatedError as error:
-            return grpc.stream_stream_rpc_method_handler(_reject(error))
-        return found
+            if authenticator is not None:
+                authenticator.identify(context.invocation_metadata() or ())
+            async for reply in servicer.ServerReflectionInfo(requests(context), context):
+                await context.write(reply)
+        except Re4Error as error:
+            await context.abort(status_of(type(error)), str(error))
 
-
-def _reject(error: UnauthenticatedError) -> Callable[[Any, Any], Awaitable[None]]:
-    code, details = status_of(type(error)), str(error)
-
-    async def reject(_: Any, context: Any) -> None:
-        await context.abort(code, details)
-
-    return reject
+    to_bytes = reflection_pb2.ServerReflectionResponse.SerializeToString
+    return {"ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(info, response_serializer=to_bytes)}

@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2
 from re4.common.errors import ServerError
 from re4.serving.api.first_message import FirstMessages
 from re4.serving.api.health import HEALTH_NAME, Health
-from re4.serving.api.reflection import add_reflection
+from re4.serving.api.reflection import REFLECTION_NAME, reflection_handlers
 from re4.serving.api.service import SERVICE_NAME, CallListener, RetrievalService
 from re4.serving.auth.authenticator import Authenticator
 from re4.serving.auth.certificates import CertificateReloader
@@ -104,7 +104,10 @@ class RetrievalServer:
         health_handlers = self._health.handlers(self._first_messages)
         self._server.add_registered_method_handlers(HEALTH_NAME, health_handlers)
         if settings.reflection:
-            add_reflection(self._server, (SERVICE_NAME, HEALTH_NAME), self._authenticator)
+            handlers = reflection_handlers(
+                (SERVICE_NAME, HEALTH_NAME), self._first_messages, self._authenticator
+            )
+            self._server.add_registered_method_handlers(REFLECTION_NAME, handlers)
         self._health_server = grpc.aio.server(options=[("grpc.so_reuseport", 1)])
         self._health_server.add_registered_method_handlers(HEALTH_NAME, health_handlers)
         self._following: asyncio.Task[None] | None = None

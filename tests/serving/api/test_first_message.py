@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from in_process_server import Held, call, drive, serving
 from running_server import DEADLINE_S
 
@@ -18,10 +19,12 @@ from re4.serving.versions.snapshot import Snapshot
 SHORT = Limits(message_timeout_s=0.2)
 UNARY_METHODS = [f"/re4.v1.Retrieval/{name}" for name in ("Retrieve", "BatchRetrieve", "Encode", "Info")]
 
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+
 
 def begin(channel: grpc.aio.Channel, method: str) -> Any:
     """Send the headers of a call, and nothing else."""
-    if method.endswith("Watch"):
+    if method.endswith("Watch") or method == REFLECTION:
         return channel.stream_stream(method)(timeout=DEADLINE_S)
     return channel.stream_unary(method)(timeout=DEADLINE_S)
 
@@ -32,7 +35,7 @@ async def until_waiting(server: RetrievalServer, num_calls: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "method", [*UNARY_METHODS, "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"]
+    "method", [*UNARY_METHODS, "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch", REFLECTION]
 )
 def test_a_call_without_a_message_ends_at_the_time_limit(snapshot: Snapshot, method: str) -> None:
     async def test(server: RetrievalServer, channel: grpc.aio.Channel) -> None:
@@ -45,7 +48,20 @@ def test_a_call_without_a_message_ends_at_the_time_limit(snapshot: Snapshot, met
         assert server._first_messages.num_waiting == 0
         assert (await call(channel)).items.strings
 
-    drive(serving(snapshot), test, limits=SHORT)
+    drive(serving(snapshot), test, limits=SHORT, reflection=True)
+
+
+def test_an_open_reflection_call_ends_at_the_time_limit_of_its_next_message(snapshot: Snapshot) -> None:
+    async def test(server: RetrievalServer, channel: grpc.aio.Channel) -> None:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        open_call = stub.ServerReflectionInfo(timeout=DEADLINE_S)
+        for _ in range(2):
+            await open_call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+            names = {each.name for each in (await open_call.read()).list_services_response.service}
+            assert "re4.v1.Retrieval" in names
+        assert await open_call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+    drive(serving(snapshot), test, limits=SHORT, reflection=True)
 
 
 def test_a_call_that_ends_without_a_message_gets_a_status(snapshot: Snapshot) -> None:
