@@ -1,9 +1,15 @@
-"""Failures that come from the operating system: how a process ended, and which errors are worth a retry."""
+"""Failures that come from the operating system: ends of processes, and errors that are worth a retry."""
 
+import asyncio
+import os
 import signal
+from contextlib import suppress
 from typing import Final
 
 from re4.common.errors import TRANSIENT_ERRNOS, BundleUnavailableError
+
+KILLED_WITHIN_S: Final = 5.0
+"""How long to wait for the end of a killed process."""
 
 _OUT_OF_MEMORY_TEXTS: Final = ("bad_alloc", "bad allocation", "Failed to allocate memory")
 """Parts of the messages of FAISS and ONNX Runtime where an allocation failed."""
@@ -17,6 +23,17 @@ def exit_reason(code: int | None) -> str:
         return f"signal {signal.Signals(-code).name}"
     except ValueError:
         return f"signal {-code}"
+
+
+def kill(process: asyncio.subprocess.Process) -> None:
+    """Kill a child process that may have ended already.
+
+    `Process.kill` of Python 3.11 and 3.12 may take the exit code of an ended child away from asyncio, which
+    then logs an unknown child process and reports the exit code 255.
+    """
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
 
 
 def is_transient(error: BaseException | None) -> bool:

@@ -9,11 +9,13 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import Final
 
 from re4.serving.host.backoff import Backoff
+from re4.serving.host.failures import KILLED_WITHIN_S, kill
 from re4.serving.host.threads import COMPUTE_ENVIRONMENT
 from re4.serving.observability.recall_sample import RecallSample
 from re4.serving.processes.messages import to_line
@@ -53,8 +55,9 @@ class RecallMonitor:
         if self._measuring is not None:
             self._measuring.cancel()
         if self._process is not None and self._process.returncode is None:
-            self._process.kill()
-            await self._process.wait()
+            kill(self._process)
+            with suppress(TimeoutError):  # it waits for a dead file system: the system ends it later
+                await asyncio.wait_for(self._process.wait(), KILLED_WITHIN_S)
 
     async def _measure(self, sample: RecallSample) -> None:
         try:
@@ -68,8 +71,8 @@ class RecallMonitor:
                 await stdin.drain()
                 recall = float(await stdout.readline())  # an empty line, where it died, is no number
         except Exception as error:  # no recall is worth a failure of the server
-            if self._process is not None and self._process.returncode is None:
-                self._process.kill()  # its answer may still come, and would be taken for the next one's
+            if self._process is not None:
+                kill(self._process)  # its answer may still come, and would be taken for the next one's
             delay_s = self._backoff.delay_s()
             self._retry_at_s = monotonic() + delay_s
             _log.warning("recall is not measured for %g seconds: %s", delay_s, error or "no answer")

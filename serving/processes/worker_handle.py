@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from re4.common.errors import ServerError
-from re4.serving.host.failures import exit_reason
+from re4.serving.host.failures import KILLED_WITHIN_S, exit_reason, kill
 from re4.serving.host.threads import COMPUTE_ENVIRONMENT, GRPC_LOG_OFF
 from re4.serving.processes.messages import (
     MAX_LINE_BYTES,
@@ -28,8 +28,6 @@ from re4.serving.processes.messages import (
 _MAX_UNREADABLE_LINES: Final = 3
 """After so many in a row the stream is unusable: the worker is killed, and its successor starts a new one."""
 _CHUNK_BYTES: Final = 1 << 16
-_KILLED_WITHIN_S: Final = 5.0
-"""How long to wait for the end of a killed process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +120,7 @@ class WorkerProcess:
             if isinstance(report, VersionLoaded):
                 self.thread_pools = report.thread_pools
             yield report
-        self._kill()
+        kill(self._process)
         while await stdout.read(_CHUNK_BYTES):  # its end is only noticed when the pipe is empty
             pass
 
@@ -156,11 +154,7 @@ class WorkerProcess:
 
         A process that waits for a dead device or file system may stay; it answers nothing.
         """
-        self._kill()
+        kill(self._process)
         with suppress(TimeoutError):
-            return await asyncio.wait_for(self.wait(), _KILLED_WITHIN_S)
+            return await asyncio.wait_for(self.wait(), KILLED_WITHIN_S)
         return "no end: the system cannot kill it yet"
-
-    def _kill(self) -> None:
-        with suppress(ProcessLookupError):
-            self._process.kill()

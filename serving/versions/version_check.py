@@ -22,12 +22,10 @@ from typing import Any, Final
 from re4.bundle.verify import MAX_HASHING_THREADS
 from re4.common.errors import BundleDamagedError, BundleError, BundleMismatchError, Re4Error, ServerError
 from re4.serving.host.cgroups import available_memory_bytes
-from re4.serving.host.failures import exit_reason, is_transient
+from re4.serving.host.failures import KILLED_WITHIN_S, exit_reason, is_transient, kill
 from re4.serving.host.threads import COMPUTE_ENVIRONMENT
 from re4.serving.settings import ServerSettings
 
-_KILLED_WITHIN_S: Final = 5.0
-"""How long to wait for the end of a killed child."""
 _MEMORY_SHARE: Final = 0.8
 """Of the memory that is free when a check begins, the part that the check may use."""
 _MIN_MEMORY_BYTES: Final = 512 << 20
@@ -69,9 +67,9 @@ async def check_version(path: Path, settings: ServerSettings) -> None:
         ) from None
     finally:
         if child.returncode is None:
-            child.kill()
+            kill(child)
             with suppress(TimeoutError):  # it waits for a dead file system: the system ends it later
-                await asyncio.wait_for(child.wait(), _KILLED_WITHIN_S)
+                await asyncio.wait_for(child.wait(), KILLED_WITHIN_S)
     _raise_failure(path, child.returncode, output)
 
 
