@@ -5,15 +5,19 @@ the whole hash, so no prefix can be guessed step by step. Callers' names reach t
 """
 
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Hashable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from re4.common.errors import UnauthenticatedError
-from re4.serving.auth.tokens import Caller, Metadata, Scope, read_tokens, token_hash
+from re4.common.errors import SecurityError, UnauthenticatedError
+from re4.serving.auth.tokens import Caller, Metadata, Scope, parse_tokens, read_token_file, token_hash
 from re4.serving.host.file_poller import FilePoller, file_mark, poll_forever
 
 _HEADER: Final = "authorization"
+_COPY: Final = "+tokens"
+"""Name of the copy of the last good file, for the next worker. No token bucket can have this name."""
 
 _log = logging.getLogger(__name__)
 
@@ -26,15 +30,25 @@ class Authenticator:
 
         Args:
             path: The file of tokens.
-            folder: Folder of the token buckets that all workers share; None for buckets of this process.
+            folder: Folder that all workers share, for token buckets and for a copy of the last good file;
+                None for a single worker.
 
         Raises:
-            SecurityError: the file cannot be used.
+            SecurityError: the file cannot be used, and no worker of this server has read a good one.
         """
         self._path = path
         self._folder = folder
         self._poller = FilePoller(lambda: file_mark(path), on_failure=_log_failure)
-        self._callers: Mapping[bytes, Caller] = read_tokens(path, folder)
+        self._callers: Mapping[bytes, Caller] = {}
+        try:
+            self._read()
+        except (SecurityError, OSError) as error:
+            if folder is None or not (folder / _COPY).exists():
+                raise
+            # The callers that every other worker admits.
+            self._callers = parse_tokens((folder / _COPY).read_bytes(), folder / _COPY, folder)
+            with self._poller.attempt():  # logs the error, and retries the file
+                raise error
 
     def identify(self, metadata: Metadata) -> Caller:
         """Return the caller whose token the metadata holds.
@@ -84,9 +98,26 @@ class Authenticator:
         """Read a file that changed; one that cannot be used leaves the known tokens as they are."""
         if self._poller.is_due():
             with self._poller.attempt():
-                self._callers = read_tokens(self._path, self._folder)
+                self._read()
                 names = sorted({caller.name for caller in self._callers.values()})
                 _log.info("tokens read again: %s", ", ".join(names))
+
+    def _read(self) -> None:
+        mark = file_mark(self._path)
+        content = read_token_file(self._path)
+        self._callers = parse_tokens(content, self._path, self._folder)
+        if self._folder is not None:
+            self._keep(content, mark, self._folder / _COPY)
+
+    def _keep(self, content: bytes, mark: Hashable, copy: Path) -> None:
+        """Write the copy for the next worker, unless the file has changed meanwhile."""
+        part = copy.with_suffix(f".{os.getpid()}")
+        with suppress(OSError):  # the folder is full: the next worker may have to wait for a good file
+            part.write_bytes(content)
+            if file_mark(self._path) == mark:
+                part.replace(copy)
+            else:
+                part.unlink()
 
 
 def _log_failure(failure: str) -> None:

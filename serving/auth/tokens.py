@@ -99,9 +99,26 @@ def read_tokens(path: Path, folder: Path | None = None) -> Mapping[bytes, Caller
     Raises:
         SecurityError: the file cannot be read, or an entry of it cannot be used.
     """
+    return parse_tokens(read_token_file(path), path, folder)
+
+
+def read_token_file(path: Path) -> bytes:
+    """Return the content of a file of tokens.
+
+    Raises:
+        SecurityError: the file cannot be read.
+    """
     try:
-        entries = tomllib.loads(read_followed(path).decode("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no TOML, too many digits
+        return read_followed(path)
+    except OSError as error:
+        raise SecurityError(f"tokens file {path} cannot be read: {error}") from None
+
+
+def parse_tokens(content: bytes, path: Path, folder: Path | None = None) -> Mapping[bytes, Caller]:
+    """Return the caller of each token's `token_hash`; arguments and errors as of `read_tokens`."""
+    try:
+        entries = tomllib.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:  # ValueError: no UTF-8, no TOML, too many digits
         raise SecurityError(f"tokens file {path} cannot be read: {error}") from None
     callers: dict[bytes, Caller] = {}
     for name, entry in entries.items():

@@ -300,12 +300,57 @@ def test_an_error_that_nobody_expected_does_not_end_the_following(
     authenticator = Authenticator(path, None)
     path.write_text(entry("ranking", GOOD))
     with monkeypatch.context() as broken:
-        broken.setattr("re4.serving.auth.authenticator.read_tokens", lambda *_: {}["SECRET"])
+        broken.setattr("re4.serving.auth.authenticator.parse_tokens", lambda *_: {}["SECRET"])
         asyncio.run(authenticator.poll())
     assert "the tokens known so far stay: the read failed with KeyError" in caplog.text
     assert "SECRET" not in caplog.text
     asyncio.run(authenticator.poll())
     assert authenticator.identify(Connection(token=GOOD).metadata).name == "ranking"
+
+
+@pytest.mark.parametrize("content", [b"[ranking", None], ids=["bad", "absent"])
+def test_a_worker_that_starts_while_the_file_is_bad_admits_the_last_good_callers(
+    content: bytes | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, shared = tmp_path / "tokens.toml", tmp_path / "shared"
+    shared.mkdir()
+    path.write_text(entry("ranking", OLD))
+    first = Authenticator(path, shared)
+    (tmp_path / "next").write_text(entry("ranking", GOOD))
+    (tmp_path / "next").replace(path)
+    asyncio.run(first.poll())
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    second = Authenticator(path, shared)
+    assert "the tokens known so far stay: tokens file" in caplog.text
+    assert second.identify(Connection(token=GOOD).metadata).name == "ranking"
+    with pytest.raises(UnauthenticatedError):
+        second.identify(Connection(token=OLD).metadata)
+    path.write_text(entry("mail", SLOW))
+    asyncio.run(second.poll())
+    assert second.identify(Connection(token=SLOW).metadata).name == "mail"
+    with pytest.raises(UnauthenticatedError):
+        second.identify(Connection(token=GOOD).metadata)
+    assert sorted(each.name for each in shared.iterdir()) == ["+tokens"]
+
+
+def test_a_copy_is_not_of_a_file_that_was_replaced_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another worker has read the newer file by then."""
+    path = tmp_path / "tokens.toml"
+    path.write_text(entry("ranking", OLD))
+
+    def slow_read(path: Path) -> bytes:
+        content = path.read_bytes()
+        (tmp_path / "next").write_text(entry("ranking", GOOD))
+        (tmp_path / "next").replace(path)
+        return content
+
+    monkeypatch.setattr("re4.serving.auth.authenticator.read_token_file", slow_read)
+    Authenticator(path, tmp_path)
+    assert [each.name for each in tmp_path.iterdir()] == ["tokens.toml"]
 
 
 def test_bytes_that_are_no_text_are_no_token(tokens_file: Path) -> None:
