@@ -42,9 +42,6 @@ _NAMES: Mapping[str, Sequence[str]] = {
 }
 """The public names by module."""
 
-_CHOSEN_BY_EXTRA = ("faiss", "onnxruntime")
-"""Packages of which the extras `cpu` and `gpu` install different builds."""
-
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = sorted(_MODULES)
@@ -56,12 +53,11 @@ def __getattr__(name: str) -> Any:
         try:
             value = getattr(import_module(_MODULES[name]), name)
         except ModuleNotFoundError as error:
-            if error.name not in _CHOSEN_BY_EXTRA:
+            from re4.common.extras import missing_package
+
+            if (message := missing_package(error, f"re4.{name}")) is None:
                 raise
-            raise ImportError(
-                f"re4.{name} needs {error.name}, which is not installed: pip install 're4-retrieval[cpu]' "
-                "or, where an NVIDIA GPU is to be used, 're4-retrieval[gpu]'"
-            ) from error
+            raise ImportError(message) from error
     elif name == "__version__":
         value = _version()
     else:

@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from re4.common.console import log_to_terminal, stderr_console
 from re4.common.errors import Re4Error
+from re4.common.extras import missing_package
 
 # Subcommand, or group and subcommand -> module and function. A new subcommand is one line here.
 SUBCOMMANDS: Mapping[str, str] = {
@@ -61,6 +62,12 @@ def _load(place: str) -> Callable[..., Any]:
     return subcommand
 
 
+def _chosen(words: list[str]) -> list[str]:
+    """Return the subcommand that the words name; empty where they name none."""
+    named = " ".join(words[:2])
+    return [each for each in SUBCOMMANDS if f"{named} ".startswith(f"{each} ")]
+
+
 def build_app(words: list[str]) -> typer.Typer:
     """Build the command line: with the subcommand that the words name, or with all of them for the help."""
     app = typer.Typer(
@@ -75,8 +82,7 @@ def build_app(words: list[str]) -> typer.Typer:
         "`re4 demo` runs all of these on MovieLens-100k. The --help of each subcommand has an example.",
     )
     app.callback()(_root)
-    named = " ".join(words[:2])
-    chosen = [each for each in SUBCOMMANDS if f"{named} ".startswith(f"{each} ")] or list(SUBCOMMANDS)
+    chosen = _chosen(words) or list(SUBCOMMANDS)
     groups = {
         group: typer.Typer(no_args_is_help=True, help=text)
         for group, text in GROUPS.items()
@@ -114,6 +120,11 @@ def main() -> None:
     except (Re4Error, OSError) as error:  # a full disk, a folder that may not be written, …
         stderr_console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(error.exit_code if isinstance(error, Re4Error) else 1)
+    except ModuleNotFoundError as error:
+        if (message := missing_package(error, " ".join(["re4", *_chosen(sys.argv[1:])]))) is None:
+            raise
+        stderr_console.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+        sys.exit(2)
     except KeyboardInterrupt:
         stderr_console.print("interrupted")
         sys.exit(130)

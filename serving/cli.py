@@ -9,6 +9,7 @@ import typer
 
 from re4.common import console
 from re4.common.errors import UsageError
+from re4.common.extras import require
 from re4.serving.client.options import Address, AsJson, Ca, Certificate, Key, Tls, TokenFile
 from re4.serving.settings import (
     DEFAULT_ADDRESS,
@@ -44,6 +45,7 @@ def serve(
     environment = {name: text for name, text in os.environ.items() if name != f"{ENVIRONMENT_PREFIX}CONFIG"}
     chosen = ServerSettings.gather(settings, file=config, environment=environment)
     bundles = bundles_of(chosen)
+    require("re4 serve", "faiss", "onnxruntime")
     from re4.serving.auth.certificates import read_certificates
     from re4.serving.auth.tokens import read_tokens
     from re4.serving.host.addresses import parse_address

@@ -83,3 +83,55 @@ def test_users_folders_of_the_same_names_do_not_matter(wheel: Path, project: Pat
     run(wheel, project, "-c", f"import {names.replace(' ', ', ')}; from re4 import RetrievalClient")
     assert "serve" in run(wheel, project, "-m", "re4.cli", "--help")
     assert run(wheel, project, "-m", "re4.cli", "--version") == "re4 0.1.0\n"
+
+
+BLOCK = (
+    "import sys\n"
+    "for name in {modules!r}:\n    sys.modules[name] = None\n"
+    "from re4.cli import main\nsys.argv = ['re4', *{words!r}]\nmain()"
+)
+CLIENT = (
+    "faiss",
+    "onnxruntime",
+    "torch",
+    "polars",
+    "onnx",
+    "onnxscript",
+    "matplotlib",
+    "jinja2",
+    "safetensors",
+)
+"""Modules that an installation without extras lacks, beside those of benchmarks."""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["retrieve", "--help"], ["info", "--help"], ["train", "--help"], ["prune", "--help"]],
+)
+def test_the_client_needs_no_extra(wheel: Path, project: Path, words: list[str]) -> None:
+    run(wheel, project, "-c", BLOCK.format(modules=(*CLIENT, "hdrh", "psutil"), words=words))
+
+
+@pytest.mark.parametrize(
+    ("words", "extra"),
+    [
+        (["train", "data", "--out", "run"], "train"),
+        (["serve", "--bundles", "."], "serve"),
+        (["export", "run", "--bundles", "."], "serve"),
+    ],
+)
+def test_a_missing_extra_is_one_line(wheel: Path, project: Path, words: list[str], extra: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": f"{wheel}:{sysconfig.get_path('purelib')}"}
+    code = BLOCK.format(modules=CLIENT, words=words)
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: re4 {words[0]} needs ")
+    assert f"re4-retrieval[{extra}]'" in done.stderr
+    assert "Traceback" not in done.stderr

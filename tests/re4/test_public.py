@@ -77,7 +77,7 @@ def test_a_missing_extra_is_named(package: str, tmp_path: Path) -> None:
         "try:\n    re4.Retriever\nexcept ImportError as error:\n    print(error)"
     )
     assert run_python(code, tmp_path).startswith(
-        f"re4.Retriever needs {package}, which is not installed: pip install 're4-retrieval[cpu]'"
+        f"re4.Retriever needs {package}, which is not installed: pip install 're4-retrieval[serve]'"
     )
 
 

@@ -1,0 +1,46 @@
+"""Packages that an extra of this project installs, and the message where one is missing."""
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Final
+
+from re4.common.errors import UsageError
+
+_EXTRAS: Final[Mapping[str, str]] = {
+    "faiss": "serve",
+    "onnxruntime": "serve",
+    **dict.fromkeys(
+        ("jinja2", "matplotlib", "onnx", "onnxscript", "polars", "safetensors", "torch"), "train"
+    ),
+    **dict.fromkeys(("hdrh", "psutil"), "bench"),
+}
+"""The extra of each module."""
+
+
+def missing_package(error: ModuleNotFoundError, what: str) -> str | None:
+    """Return what to install for a module that was not found; None for one that no extra installs.
+
+    Args:
+        error: The failed import.
+        what: The subcommand or public name that needs the module.
+    """
+    module = (error.name or "").partition(".")[0]
+    return _message(module, what) if module in _EXTRAS else None
+
+
+def require(what: str, *modules: str) -> None:
+    """Check that modules are installed, without importing them.
+
+    Raises:
+        UsageError: one is not; the message names its extra.
+    """
+    for module in modules:
+        if find_spec(module) is None:
+            raise UsageError(_message(module, what))
+
+
+def _message(module: str, what: str) -> str:
+    return (
+        f"{what} needs {module}, which is not installed: pip install 're4-retrieval[{_EXTRAS[module]}]' (all "
+        "subcommands: 're4-retrieval[cpu]', or 're4-retrieval[gpu]' where an NVIDIA GPU is to be used)"
+    )
