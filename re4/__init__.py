@@ -12,7 +12,8 @@ _NAMES: Mapping[str, Sequence[str]] = {
     "re4.common.errors": (
         *("BundleBusyError", "BundleDamagedError", "BundleError", "BundleMismatchError"),
         *("BundleUnavailableError", "DataError"),
-        *("ExportError", "FetchError", "GateError", "NoUsableHistoryError", "NotReadyError", "OverloadError"),
+        *("ExportError", "FetchError", "GateError", "HistoryStoreError", "NoUsableHistoryError"),
+        *("NotReadyError", "OverloadError"),
         *(
             "PermissionDeniedError",
             "RateError",

@@ -7,6 +7,7 @@ from re4.common.errors import DataError as DataError
 from re4.common.errors import ExportError as ExportError
 from re4.common.errors import FetchError as FetchError
 from re4.common.errors import GateError as GateError
+from re4.common.errors import HistoryStoreError as HistoryStoreError
 from re4.common.errors import NotReadyError as NotReadyError
 from re4.common.errors import NoUsableHistoryError as NoUsableHistoryError
 from re4.common.errors import OverloadError as OverloadError

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -58,6 +59,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     num_left_out = config.stash.get(_LEFT_OUT, 0)
     if num_left_out:
         terminalreporter.write_line(f"{num_left_out} GPU tests were left out: there is no GPU here")
+    if not (shutil.which("valkey-server") or shutil.which("redis-server")):
+        terminalreporter.write_line(
+            "the tests of histories in Redis were left out: no valkey-server or redis-server is installed"
+        )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -41,7 +41,7 @@ class AttributeFilter(_message.Message):
     def __init__(self, attribute: _Optional[str] = ..., values: _Optional[_Iterable[str]] = ..., drop: _Optional[bool] = ...) -> None: ...
 
 class RetrieveRequest(_message.Message):
-    __slots__ = ("history", "num_candidates", "exclude", "exclude_history", "return_interests", "merge_policy", "filters", "diversity", "diversity_attribute", "search_effort", "num_reasons")
+    __slots__ = ("history", "num_candidates", "exclude", "exclude_history", "return_interests", "merge_policy", "filters", "diversity", "diversity_attribute", "search_effort", "num_reasons", "user_id")
     HISTORY_FIELD_NUMBER: _ClassVar[int]
     NUM_CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
@@ -53,6 +53,7 @@ class RetrieveRequest(_message.Message):
     DIVERSITY_ATTRIBUTE_FIELD_NUMBER: _ClassVar[int]
     SEARCH_EFFORT_FIELD_NUMBER: _ClassVar[int]
     NUM_REASONS_FIELD_NUMBER: _ClassVar[int]
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
     history: ItemIds
     num_candidates: int
     exclude: ItemIds
@@ -64,10 +65,11 @@ class RetrieveRequest(_message.Message):
     diversity_attribute: str
     search_effort: float
     num_reasons: int
-    def __init__(self, history: _Optional[_Union[ItemIds, _Mapping]] = ..., num_candidates: _Optional[int] = ..., exclude: _Optional[_Union[ItemIds, _Mapping]] = ..., exclude_history: _Optional[bool] = ..., return_interests: _Optional[bool] = ..., merge_policy: _Optional[_Union[MergePolicy, str]] = ..., filters: _Optional[_Iterable[_Union[AttributeFilter, _Mapping]]] = ..., diversity: _Optional[float] = ..., diversity_attribute: _Optional[str] = ..., search_effort: _Optional[float] = ..., num_reasons: _Optional[int] = ...) -> None: ...
+    user_id: str
+    def __init__(self, history: _Optional[_Union[ItemIds, _Mapping]] = ..., num_candidates: _Optional[int] = ..., exclude: _Optional[_Union[ItemIds, _Mapping]] = ..., exclude_history: _Optional[bool] = ..., return_interests: _Optional[bool] = ..., merge_policy: _Optional[_Union[MergePolicy, str]] = ..., filters: _Optional[_Iterable[_Union[AttributeFilter, _Mapping]]] = ..., diversity: _Optional[float] = ..., diversity_attribute: _Optional[str] = ..., search_effort: _Optional[float] = ..., num_reasons: _Optional[int] = ..., user_id: _Optional[str] = ...) -> None: ...
 
 class RetrieveReply(_message.Message):
-    __slots__ = ("items", "scores", "interest_numbers", "version", "num_unknown_history_ids", "is_popularity_fallback", "interests", "stage_times", "reasons", "search_effort")
+    __slots__ = ("items", "scores", "interest_numbers", "version", "num_unknown_history_ids", "is_popularity_fallback", "interests", "stage_times", "reasons", "search_effort", "is_history_missing")
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     INTEREST_NUMBERS_FIELD_NUMBER: _ClassVar[int]
@@ -78,6 +80,7 @@ class RetrieveReply(_message.Message):
     STAGE_TIMES_FIELD_NUMBER: _ClassVar[int]
     REASONS_FIELD_NUMBER: _ClassVar[int]
     SEARCH_EFFORT_FIELD_NUMBER: _ClassVar[int]
+    IS_HISTORY_MISSING_FIELD_NUMBER: _ClassVar[int]
     items: ItemIds
     scores: _containers.RepeatedScalarFieldContainer[float]
     interest_numbers: _containers.RepeatedScalarFieldContainer[int]
@@ -88,7 +91,8 @@ class RetrieveReply(_message.Message):
     stage_times: StageTimes
     reasons: Reasons
     search_effort: float
-    def __init__(self, items: _Optional[_Union[ItemIds, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., interest_numbers: _Optional[_Iterable[int]] = ..., version: _Optional[str] = ..., num_unknown_history_ids: _Optional[int] = ..., is_popularity_fallback: _Optional[bool] = ..., interests: _Optional[_Union[Interests, _Mapping]] = ..., stage_times: _Optional[_Union[StageTimes, _Mapping]] = ..., reasons: _Optional[_Union[Reasons, _Mapping]] = ..., search_effort: _Optional[float] = ...) -> None: ...
+    is_history_missing: bool
+    def __init__(self, items: _Optional[_Union[ItemIds, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., interest_numbers: _Optional[_Iterable[int]] = ..., version: _Optional[str] = ..., num_unknown_history_ids: _Optional[int] = ..., is_popularity_fallback: _Optional[bool] = ..., interests: _Optional[_Union[Interests, _Mapping]] = ..., stage_times: _Optional[_Union[StageTimes, _Mapping]] = ..., reasons: _Optional[_Union[Reasons, _Mapping]] = ..., search_effort: _Optional[float] = ..., is_history_missing: _Optional[bool] = ...) -> None: ...
 
 class Reasons(_message.Message):
     __slots__ = ("num_items", "items", "weights")
@@ -107,7 +111,7 @@ class BatchRetrieveRequest(_message.Message):
     def __init__(self, users: _Optional[_Iterable[_Union[RetrieveRequest, _Mapping]]] = ...) -> None: ...
 
 class BatchRetrieveReply(_message.Message):
-    __slots__ = ("items", "scores", "interest_numbers", "num_candidates", "num_unknown_history_ids", "is_popularity_fallback", "interests", "errors", "version", "reasons")
+    __slots__ = ("items", "scores", "interest_numbers", "num_candidates", "num_unknown_history_ids", "is_popularity_fallback", "interests", "errors", "version", "reasons", "users_without_history")
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     INTEREST_NUMBERS_FIELD_NUMBER: _ClassVar[int]
@@ -118,6 +122,7 @@ class BatchRetrieveReply(_message.Message):
     ERRORS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REASONS_FIELD_NUMBER: _ClassVar[int]
+    USERS_WITHOUT_HISTORY_FIELD_NUMBER: _ClassVar[int]
     items: ItemIds
     scores: _containers.RepeatedScalarFieldContainer[float]
     interest_numbers: _containers.RepeatedScalarFieldContainer[int]
@@ -128,7 +133,8 @@ class BatchRetrieveReply(_message.Message):
     errors: _containers.RepeatedCompositeFieldContainer[UserError]
     version: str
     reasons: _containers.RepeatedCompositeFieldContainer[Reasons]
-    def __init__(self, items: _Optional[_Union[ItemIds, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., interest_numbers: _Optional[_Iterable[int]] = ..., num_candidates: _Optional[_Iterable[int]] = ..., num_unknown_history_ids: _Optional[_Iterable[int]] = ..., is_popularity_fallback: _Optional[_Iterable[bool]] = ..., interests: _Optional[_Iterable[_Union[Interests, _Mapping]]] = ..., errors: _Optional[_Iterable[_Union[UserError, _Mapping]]] = ..., version: _Optional[str] = ..., reasons: _Optional[_Iterable[_Union[Reasons, _Mapping]]] = ...) -> None: ...
+    users_without_history: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, items: _Optional[_Union[ItemIds, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., interest_numbers: _Optional[_Iterable[int]] = ..., num_candidates: _Optional[_Iterable[int]] = ..., num_unknown_history_ids: _Optional[_Iterable[int]] = ..., is_popularity_fallback: _Optional[_Iterable[bool]] = ..., interests: _Optional[_Iterable[_Union[Interests, _Mapping]]] = ..., errors: _Optional[_Iterable[_Union[UserError, _Mapping]]] = ..., version: _Optional[str] = ..., reasons: _Optional[_Iterable[_Union[Reasons, _Mapping]]] = ..., users_without_history: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class UserError(_message.Message):
     __slots__ = ("user", "code", "message")
@@ -186,12 +192,58 @@ class StageTimes(_message.Message):
     batch_size: int
     def __init__(self, queue_us: _Optional[int] = ..., gather_us: _Optional[int] = ..., encode_us: _Optional[int] = ..., search_us: _Optional[int] = ..., merge_us: _Optional[int] = ..., batch_size: _Optional[int] = ...) -> None: ...
 
+class RecordEventsRequest(_message.Message):
+    __slots__ = ("user_ids", "items", "times_ms", "event_ids")
+    USER_IDS_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    TIMES_MS_FIELD_NUMBER: _ClassVar[int]
+    EVENT_IDS_FIELD_NUMBER: _ClassVar[int]
+    user_ids: _containers.RepeatedScalarFieldContainer[str]
+    items: ItemIds
+    times_ms: _containers.RepeatedScalarFieldContainer[int]
+    event_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, user_ids: _Optional[_Iterable[str]] = ..., items: _Optional[_Union[ItemIds, _Mapping]] = ..., times_ms: _Optional[_Iterable[int]] = ..., event_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class RecordEventsReply(_message.Message):
+    __slots__ = ("num_recorded", "num_duplicates")
+    NUM_RECORDED_FIELD_NUMBER: _ClassVar[int]
+    NUM_DUPLICATES_FIELD_NUMBER: _ClassVar[int]
+    num_recorded: int
+    num_duplicates: int
+    def __init__(self, num_recorded: _Optional[int] = ..., num_duplicates: _Optional[int] = ...) -> None: ...
+
+class GetHistoryRequest(_message.Message):
+    __slots__ = ("user_id", "num_events")
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    NUM_EVENTS_FIELD_NUMBER: _ClassVar[int]
+    user_id: str
+    num_events: int
+    def __init__(self, user_id: _Optional[str] = ..., num_events: _Optional[int] = ...) -> None: ...
+
+class GetHistoryReply(_message.Message):
+    __slots__ = ("items", "times_ms")
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    TIMES_MS_FIELD_NUMBER: _ClassVar[int]
+    items: ItemIds
+    times_ms: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, items: _Optional[_Union[ItemIds, _Mapping]] = ..., times_ms: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class ForgetUserRequest(_message.Message):
+    __slots__ = ("user_id",)
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    user_id: str
+    def __init__(self, user_id: _Optional[str] = ...) -> None: ...
+
+class ForgetUserReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class InfoRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class InfoReply(_message.Message):
-    __slots__ = ("version", "created_at", "model", "num_interests", "embedding_dim", "index", "num_items", "item_id_kind", "max_history_length", "max_num_candidates", "max_num_history_ids", "max_num_excluded_ids", "max_message_bytes", "failed_version", "failure", "server_version", "num_processes", "max_num_users", "settings", "attributes", "max_num_filters", "max_num_filter_values", "min_search_effort", "max_search_effort", "max_num_reasons", "num_hidden_items", "hidden_failure", "brown_out_effort", "is_browned_out", "thread_pools")
+    __slots__ = ("version", "created_at", "model", "num_interests", "embedding_dim", "index", "num_items", "item_id_kind", "max_history_length", "max_num_candidates", "max_num_history_ids", "max_num_excluded_ids", "max_message_bytes", "failed_version", "failure", "server_version", "num_processes", "max_num_users", "settings", "attributes", "max_num_filters", "max_num_filter_values", "min_search_effort", "max_search_effort", "max_num_reasons", "num_hidden_items", "hidden_failure", "brown_out_effort", "is_browned_out", "thread_pools", "history_store", "history_failure", "max_num_events", "max_history_events")
     class ThreadPoolsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -229,6 +281,10 @@ class InfoReply(_message.Message):
     BROWN_OUT_EFFORT_FIELD_NUMBER: _ClassVar[int]
     IS_BROWNED_OUT_FIELD_NUMBER: _ClassVar[int]
     THREAD_POOLS_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_STORE_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_FAILURE_FIELD_NUMBER: _ClassVar[int]
+    MAX_NUM_EVENTS_FIELD_NUMBER: _ClassVar[int]
+    MAX_HISTORY_EVENTS_FIELD_NUMBER: _ClassVar[int]
     version: str
     created_at: str
     model: str
@@ -259,7 +315,11 @@ class InfoReply(_message.Message):
     brown_out_effort: float
     is_browned_out: bool
     thread_pools: _containers.ScalarMap[str, int]
-    def __init__(self, version: _Optional[str] = ..., created_at: _Optional[str] = ..., model: _Optional[str] = ..., num_interests: _Optional[int] = ..., embedding_dim: _Optional[int] = ..., index: _Optional[str] = ..., num_items: _Optional[int] = ..., item_id_kind: _Optional[str] = ..., max_history_length: _Optional[int] = ..., max_num_candidates: _Optional[int] = ..., max_num_history_ids: _Optional[int] = ..., max_num_excluded_ids: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., failed_version: _Optional[str] = ..., failure: _Optional[str] = ..., server_version: _Optional[str] = ..., num_processes: _Optional[int] = ..., max_num_users: _Optional[int] = ..., settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ..., attributes: _Optional[_Iterable[_Union[Attribute, _Mapping]]] = ..., max_num_filters: _Optional[int] = ..., max_num_filter_values: _Optional[int] = ..., min_search_effort: _Optional[float] = ..., max_search_effort: _Optional[float] = ..., max_num_reasons: _Optional[int] = ..., num_hidden_items: _Optional[int] = ..., hidden_failure: _Optional[str] = ..., brown_out_effort: _Optional[float] = ..., is_browned_out: _Optional[bool] = ..., thread_pools: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    history_store: str
+    history_failure: str
+    max_num_events: int
+    max_history_events: int
+    def __init__(self, version: _Optional[str] = ..., created_at: _Optional[str] = ..., model: _Optional[str] = ..., num_interests: _Optional[int] = ..., embedding_dim: _Optional[int] = ..., index: _Optional[str] = ..., num_items: _Optional[int] = ..., item_id_kind: _Optional[str] = ..., max_history_length: _Optional[int] = ..., max_num_candidates: _Optional[int] = ..., max_num_history_ids: _Optional[int] = ..., max_num_excluded_ids: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., failed_version: _Optional[str] = ..., failure: _Optional[str] = ..., server_version: _Optional[str] = ..., num_processes: _Optional[int] = ..., max_num_users: _Optional[int] = ..., settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ..., attributes: _Optional[_Iterable[_Union[Attribute, _Mapping]]] = ..., max_num_filters: _Optional[int] = ..., max_num_filter_values: _Optional[int] = ..., min_search_effort: _Optional[float] = ..., max_search_effort: _Optional[float] = ..., max_num_reasons: _Optional[int] = ..., num_hidden_items: _Optional[int] = ..., hidden_failure: _Optional[str] = ..., brown_out_effort: _Optional[float] = ..., is_browned_out: _Optional[bool] = ..., thread_pools: _Optional[_Mapping[str, int]] = ..., history_store: _Optional[str] = ..., history_failure: _Optional[str] = ..., max_num_events: _Optional[int] = ..., max_history_events: _Optional[int] = ...) -> None: ...
 
 class Attribute(_message.Message):
     __slots__ = ("name", "num_values", "is_multi_valued")

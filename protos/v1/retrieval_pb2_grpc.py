@@ -54,6 +54,21 @@ class RetrievalStub:
                 request_serializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.InfoRequest.SerializeToString,
                 response_deserializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.InfoReply.FromString,
                 _registered_method=True)
+        self.RecordEvents = channel.unary_unary(
+                '/re4.v1.Retrieval/RecordEvents',
+                request_serializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.RecordEventsRequest.SerializeToString,
+                response_deserializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.RecordEventsReply.FromString,
+                _registered_method=True)
+        self.GetHistory = channel.unary_unary(
+                '/re4.v1.Retrieval/GetHistory',
+                request_serializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.GetHistoryRequest.SerializeToString,
+                response_deserializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.GetHistoryReply.FromString,
+                _registered_method=True)
+        self.ForgetUser = channel.unary_unary(
+                '/re4.v1.Retrieval/ForgetUser',
+                request_serializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.ForgetUserRequest.SerializeToString,
+                response_deserializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.ForgetUserReply.FromString,
+                _registered_method=True)
 
 
 class RetrievalServicer:
@@ -87,6 +102,27 @@ class RetrievalServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecordEvents(self, request, context):
+        """Events of users, for their histories and for the next training. The reply comes when they are durable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetHistory(self, request, context):
+        """The stored history of a user.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForgetUser(self, request, context):
+        """Remove all that is stored of a user. The reply comes when that is durable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RetrievalServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -109,6 +145,21 @@ def add_RetrievalServicer_to_server(servicer, server):
                     servicer.Info,
                     request_deserializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.InfoRequest.FromString,
                     response_serializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.InfoReply.SerializeToString,
+            ),
+            'RecordEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordEvents,
+                    request_deserializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.RecordEventsRequest.FromString,
+                    response_serializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.RecordEventsReply.SerializeToString,
+            ),
+            'GetHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetHistory,
+                    request_deserializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.GetHistoryRequest.FromString,
+                    response_serializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.GetHistoryReply.SerializeToString,
+            ),
+            'ForgetUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetUser,
+                    request_deserializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.ForgetUserRequest.FromString,
+                    response_serializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.ForgetUserReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -219,6 +270,87 @@ class Retrieval:
             '/re4.v1.Retrieval/Info',
             re4_dot_protos_dot_v1_dot_retrieval__pb2.InfoRequest.SerializeToString,
             re4_dot_protos_dot_v1_dot_retrieval__pb2.InfoReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/re4.v1.Retrieval/RecordEvents',
+            re4_dot_protos_dot_v1_dot_retrieval__pb2.RecordEventsRequest.SerializeToString,
+            re4_dot_protos_dot_v1_dot_retrieval__pb2.RecordEventsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/re4.v1.Retrieval/GetHistory',
+            re4_dot_protos_dot_v1_dot_retrieval__pb2.GetHistoryRequest.SerializeToString,
+            re4_dot_protos_dot_v1_dot_retrieval__pb2.GetHistoryReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/re4.v1.Retrieval/ForgetUser',
+            re4_dot_protos_dot_v1_dot_retrieval__pb2.ForgetUserRequest.SerializeToString,
+            re4_dot_protos_dot_v1_dot_retrieval__pb2.ForgetUserReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,12 @@ class RetrievalStub:
     """The interest vectors of a user, without a search."""
     Info: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.InfoRequest, _retrieval_pb2.InfoReply]
     """The live model, index and version, and the limits of requests."""
+    RecordEvents: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.RecordEventsRequest, _retrieval_pb2.RecordEventsReply]
+    """Events of users, for their histories and for the next training. The reply comes when they are durable."""
+    GetHistory: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.GetHistoryRequest, _retrieval_pb2.GetHistoryReply]
+    """The stored history of a user."""
+    ForgetUser: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.ForgetUserRequest, _retrieval_pb2.ForgetUserReply]
+    """Remove all that is stored of a user. The reply comes when that is durable."""
 
 @_typing.type_check_only
 class RetrievalAsyncStub(RetrievalStub):
@@ -56,6 +62,12 @@ class RetrievalAsyncStub(RetrievalStub):
     """The interest vectors of a user, without a search."""
     Info: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.InfoRequest, _retrieval_pb2.InfoReply]  # type: ignore[assignment]
     """The live model, index and version, and the limits of requests."""
+    RecordEvents: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.RecordEventsRequest, _retrieval_pb2.RecordEventsReply]  # type: ignore[assignment]
+    """Events of users, for their histories and for the next training. The reply comes when they are durable."""
+    GetHistory: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.GetHistoryRequest, _retrieval_pb2.GetHistoryReply]  # type: ignore[assignment]
+    """The stored history of a user."""
+    ForgetUser: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.ForgetUserRequest, _retrieval_pb2.ForgetUserReply]  # type: ignore[assignment]
+    """Remove all that is stored of a user. The reply comes when that is durable."""
 
 class RetrievalServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -89,5 +101,29 @@ class RetrievalServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_pb2.InfoReply, _abc.Awaitable[_retrieval_pb2.InfoReply]]:
         """The live model, index and version, and the limits of requests."""
+
+    @_abc_1.abstractmethod
+    def RecordEvents(
+        self,
+        request: _retrieval_pb2.RecordEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retrieval_pb2.RecordEventsReply, _abc.Awaitable[_retrieval_pb2.RecordEventsReply]]:
+        """Events of users, for their histories and for the next training. The reply comes when they are durable."""
+
+    @_abc_1.abstractmethod
+    def GetHistory(
+        self,
+        request: _retrieval_pb2.GetHistoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retrieval_pb2.GetHistoryReply, _abc.Awaitable[_retrieval_pb2.GetHistoryReply]]:
+        """The stored history of a user."""
+
+    @_abc_1.abstractmethod
+    def ForgetUser(
+        self,
+        request: _retrieval_pb2.ForgetUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retrieval_pb2.ForgetUserReply, _abc.Awaitable[_retrieval_pb2.ForgetUserReply]]:
+        """Remove all that is stored of a user. The reply comes when that is durable."""
 
 def add_RetrievalServicer_to_server(servicer: RetrievalServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -24,6 +24,7 @@
     │   ├── UnreadRepliesError   earlier replies, not read yet, take the allowed memory    RESOURCE_EXHAUSTED
     │   └── TooLateError         its deadline passes before its turn                      DEADLINE_EXCEEDED
     ├── NotReadyError            the server has no version to answer from                 UNAVAILABLE
+    ├── HistoryStoreError        the store of histories is away, slow, full or read-only  UNAVAILABLE
     └── ServerError              in a client: a call failed, or no server answered
 
 Messages name the thing, the value seen, the value allowed, and the next step. The command prints them
@@ -195,6 +196,10 @@ class TooLateError(OverloadError):
 
 class NotReadyError(Re4Error):
     """The server has no verified version yet."""
+
+
+class HistoryStoreError(Re4Error):
+    """The store of histories cannot be used at this moment. The message holds no user id."""
 
 
 class ServerError(Re4Error):

@@ -11,6 +11,7 @@ from typing import Final
 import grpc
 
 from re4.common.errors import (
+    HistoryStoreError,
     NotReadyError,
     NoUsableHistoryError,
     OverloadError,
@@ -31,6 +32,7 @@ STATUS_CODES: Final[Mapping[type[Re4Error], grpc.StatusCode]] = MappingProxyType
         OverloadError: grpc.StatusCode.RESOURCE_EXHAUSTED,
         TooLateError: grpc.StatusCode.DEADLINE_EXCEEDED,
         NotReadyError: grpc.StatusCode.UNAVAILABLE,
+        HistoryStoreError: grpc.StatusCode.UNAVAILABLE,
     }
 )
 

@@ -28,6 +28,7 @@ EXPECTED = {
     "ShedError": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "SecurityError": INTERNAL,
     "UnauthenticatedError": grpc.StatusCode.UNAUTHENTICATED,
+    "HistoryStoreError": grpc.StatusCode.UNAVAILABLE,
     "PermissionDeniedError": grpc.StatusCode.PERMISSION_DENIED,
     "UnreadRepliesError": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "RateError": grpc.StatusCode.RESOURCE_EXHAUSTED,

@@ -1,0 +1,133 @@
+"""The embedded store of histories: LMDB in a folder of this machine.
+
+The histories and the event log are written in one transaction: an event is in both, or in neither.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from re4.serving.histories.event_log import EventLog
+from re4.serving.histories.lmdb_environment import LmdbEnvironment
+from re4.serving.histories.store import Bounds, Event, Item, LogEntry, StoredEvent, StoreHealth
+from re4.serving.histories.user_record import events_of, items_of, newest_ms, with_events
+
+_HISTORIES: Final = b"histories"
+_CHUNK_USERS: Final = 10_000
+
+
+class LmdbStore:
+    """Histories in LMDB."""
+
+    is_local: Final = True
+
+    def __init__(self, environment: LmdbEnvironment, bounds: Bounds) -> None:
+        """Use an environment; nothing is read yet.
+
+        Args:
+            environment: Of the folder.
+            bounds: What is kept of a user.
+        """
+        self.event_log = EventLog(environment)
+        self._environment = environment
+        self._bounds = bounds
+
+    def newest_items(self, user_ids: Sequence[str], now_ms: int) -> list[list[Item]]:
+        """Return the items of the newest events of each user, oldest first."""
+        with self._environment.reading(_HISTORIES) as transaction:
+            if transaction is None:
+                return [[] for _ in user_ids]
+            records = [transaction.get(user_id.encode()) for user_id in user_ids]
+        bounds = self._bounds
+        return [[] if record is None else items_of(record, bounds, now_ms) for record in records]
+
+    def newest_events(self, user_id: str, now_ms: int) -> list[StoredEvent]:
+        """Return the newest events of a user, oldest first."""
+        with self._environment.reading(_HISTORIES) as transaction:
+            record = None if transaction is None else transaction.get(user_id.encode())
+        return [] if record is None else events_of(record, self._bounds, now_ms)
+
+    def append(self, events: Sequence[Event], now_ms: int, log: Sequence[LogEntry] = ()) -> int:
+        """Add events and the calls that hold them, durably, and return how many events were new."""
+        places: dict[str, list[int]] = {}
+        for place, event in enumerate(events):
+            places.setdefault(event.user_id, []).append(place)
+        known: set[int] = set()
+        with self._environment.writing() as (transaction, databases):
+            histories = databases[_HISTORIES]
+            for user_id, own in places.items():
+                key = user_id.encode()
+                new = [StoredEvent(*events[place][1:]) for place in own]
+                record, are_new = with_events(transaction.get(key, db=histories), new, self._bounds, now_ms)
+                known.update(place for place, is_new in zip(own, are_new, strict=True) if not is_new)
+                if any(are_new):
+                    transaction.put(key, record, db=histories)
+            self._log(transaction, databases, log, known)
+        return len(events) - len(known)
+
+    def forget(self, user_id: str, now_ms: int) -> None:
+        """Remove all that is stored of a user, durably, and note it in the event log."""
+        key = user_id.encode()
+        with self._environment.writing() as (transaction, databases):
+            record = transaction.pop(key, db=databases[_HISTORIES])
+            # A clock that was set back must not let events of its future survive.
+            until_ms = max(now_ms, newest_ms(record)) if record else now_ms
+            self.event_log.add_tombstone(transaction, databases, now_ms, user_id, until_ms)
+
+    def users(self) -> Iterator[tuple[str, list[StoredEvent]]]:
+        """Yield every user with the stored events, oldest first."""
+        after = b""
+        while chunk := self._chunk(after):
+            for key, record in chunk:
+                yield key.decode(), events_of(record, self._bounds, self._bounds.max_age_ms)
+            after = chunk[-1][0]
+
+    def remove_expired(self, now_ms: int) -> int:
+        """Remove the users whose newest event has expired, and return their number."""
+        oldest_ms, num_removed, after = now_ms - self._bounds.max_age_ms, 0, b""
+        while chunk := self._chunk(after):
+            expired = [key for key, record in chunk if newest_ms(record) <= oldest_ms]
+            if expired:
+                with self._environment.writing() as (transaction, databases):
+                    histories = databases[_HISTORIES]
+                    for key in expired:
+                        record = transaction.get(key, db=histories)
+                        if record is not None and newest_ms(record) <= oldest_ms:
+                            num_removed += transaction.delete(key, db=histories)
+            after = chunk[-1][0]
+        return num_removed
+
+    def health(self) -> StoreHealth:
+        """Return the number of users and the size of the file."""
+        with self._environment.reading(_HISTORIES) as transaction:
+            num_users = 0 if transaction is None else int(transaction.stat()["entries"])
+        return StoreHealth(kind="lmdb", num_users=num_users, num_bytes=self._environment.size())
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._environment.close()
+
+    def _chunk(self, after: bytes) -> list[tuple[bytes, bytes]]:
+        """Return some users after a key, in a transaction of their own: a long one would keep old pages."""
+        with self._environment.reading(_HISTORIES) as transaction:
+            if transaction is None:
+                return []
+            found: list[tuple[bytes, bytes]] = []
+            cursor = transaction.cursor()
+            if not (cursor.set_range(after + b"\0") if after else cursor.first()):
+                return []
+            for entry in cursor:
+                found.append(entry)
+                if len(found) == _CHUNK_USERS:
+                    break
+            return found
+
+    def _log(
+        self, transaction: Any, databases: dict[bytes, Any], log: Sequence[LogEntry], known: set[int]
+    ) -> None:
+        start = 0
+        for entry in log:
+            end = start + entry.num_events
+            left_out = [place - start for place in range(start, end) if place in known] if known else []
+            if len(left_out) < entry.num_events:
+                self.event_log.add_call(transaction, databases, entry.received_ms, entry.request, left_out)
+            start = end
