@@ -9,6 +9,9 @@ from re4.common.errors import UsageError
 _EXTRAS: Final[Mapping[str, str]] = {
     "faiss": "serve",
     "onnxruntime": "serve",
+    "lmdb": "serve",
+    "redis": "redis",
+    "confluent_kafka": "kafka",
     **dict.fromkeys(
         ("jinja2", "matplotlib", "onnx", "onnxscript", "polars", "safetensors", "torch"), "train"
     ),

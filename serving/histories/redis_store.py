@@ -12,6 +12,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from re4.common.errors import HistoryStoreError, UsageError
+from re4.common.extras import require
 from re4.serving.histories.event_log import EventLog
 from re4.serving.histories.lmdb_environment import LmdbEnvironment
 from re4.serving.histories.store import MARK_BYTES, Bounds, Event, Item, LogEntry, StoredEvent, StoreHealth
@@ -186,15 +187,11 @@ class RedisStore:
 
 def _client(url: str, timeout_s: float, password: str | None) -> Any:
     """Return a client that connects with its first command."""
-    try:
-        import redis
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
-    except ImportError:
-        raise UsageError(
-            f"--histories {urlsplit(url).scheme}://… needs the package redis: pip install "
-            "'re4-retrieval[redis]'"
-        ) from None
+    require(f"--histories {urlsplit(url).scheme}://…", "redis")
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
     options: dict[str, Any] = {
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
