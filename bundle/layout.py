@@ -13,6 +13,12 @@ CURRENT = "CURRENT"
 HIDDEN = "HIDDEN"
 """In the bundle directory: the ids of items that no answer may contain, whichever version is live."""
 
+LIVE = "LIVE"
+"""In the bundle directory: the list of the segments of live items; see `live_items/`."""
+
+LIVE_FOLDER = "live"
+"""In the bundle directory: the segments of live items."""
+
 STAGING_PREFIX = ".staging-"
 """In the bundle directory: folders of publishers that are at work, or that died."""
 

@@ -138,6 +138,8 @@ class Manifest(_Strict):
     """Metrics of the run by split; empty for a run without evaluation."""
     lineage: Facts
     """Origin of the version: run, configuration, versions of code and libraries."""
+    live_sequence: Annotated[int, Field(ge=0)] = 0
+    """Changes of live items up to this sequence number are part of this version; see `live_items/`."""
     checksum: Sha256 | None = None
     """SHA-256 of all other fields, independent of layout; None in versions older than this field."""
 
@@ -190,7 +192,7 @@ def parse_manifest(data: bytes, *, where: str) -> Manifest:
 
 def dump_manifest(manifest: Manifest) -> bytes:
     """Return the manifest as indented JSON."""
-    text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(_written(manifest), indent=2, ensure_ascii=False, allow_nan=False)
     data = (text + "\n").encode()
     if len(data) > MAX_MANIFEST_BYTES:
         raise BundleError(
@@ -210,7 +212,15 @@ def build_manifest(**fields: Any) -> Manifest:
         manifest = Manifest(schema_version=SCHEMA_VERSION, **fields)
     except ValidationError as error:
         raise BundleError(f"the manifest cannot be written: {first_problem(error)}") from None
-    return manifest.model_copy(update={"checksum": checksum_of(manifest.model_dump(mode="json"))})
+    return manifest.model_copy(update={"checksum": checksum_of(_written(manifest))})
+
+
+def _written(manifest: Manifest) -> dict[str, Any]:
+    """Return the fields as they are written: without live items, older code reads them too."""
+    fields = manifest.model_dump(mode="json")
+    if not manifest.live_sequence:
+        del fields["live_sequence"]
+    return fields
 
 
 def checksum_of(facts: Mapping[str, Any]) -> str:

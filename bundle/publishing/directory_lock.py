@@ -2,6 +2,8 @@
 
     bundles/.changing      a roll-back, a pruning or a change of hidden items: each waits for the others
     bundles/.rebuilding    a rebuild: a second one does not wait, but reports which process is at work
+    bundles/.live-writing  a write of live items: each waits for the others
+    bundles/.live-compacting  a compaction of live items: a second one does not wait
 
 A lock is a small file that names its owner. It is written under a name of its own and gets the lock's name by
 a hard link, which only one process can win and which network file systems do atomically. While the lock is
@@ -36,6 +38,8 @@ _log = logging.getLogger(__name__)
 
 CHANGING: Final = ".changing"
 REBUILDING: Final = ".rebuilding"
+LIVE_WRITING: Final = ".live-writing"
+LIVE_COMPACTING: Final = ".live-compacting"
 
 STALE_AFTER_S: Final = 300.0
 """A lock whose owner cannot be looked up is stale when it was not renewed for so long."""
@@ -44,6 +48,8 @@ _HEARTBEAT_S: Final = 15.0
 _PATIENCE_S: Final = 60.0
 """How long a change waits for another one."""
 _POLL_S: Final = 0.05
+_LIVE_POLL_S: Final = 0.002
+"""A write of live items holds its lock for some milliseconds."""
 _MAX_BYTES: Final = 10_000
 
 
@@ -94,8 +100,9 @@ class _LockFile(NamedTuple):
 class DirectoryLock:
     """A lock of a bundle directory, held while its `with` block runs."""
 
-    def __init__(self, path: Path, command: str, *, patience_s: float) -> None:
+    def __init__(self, path: Path, command: str, *, patience_s: float, poll_s: float = _POLL_S) -> None:
         self._path = path
+        self._poll_s = poll_s
         self._owner = _this_process(command)
         self._own_file = path.with_name(f"{path.name}.{self._owner.token}")
         self._patience_s = patience_s
@@ -154,7 +161,7 @@ class DirectoryLock:
                 elif monotonic() >= until:
                     raise BundleBusyError(_busy(self._path, found))
                 else:
-                    sleep(_POLL_S)
+                    sleep(self._poll_s)
         finally:
             self._own_file.unlink(missing_ok=True)
 
@@ -199,6 +206,18 @@ def rebuild_lock(bundles: Path, command: str) -> DirectoryLock:
         command: The name by which others report this process.
     """
     return DirectoryLock(bundles / REBUILDING, command, patience_s=0)
+
+
+def live_items_lock(bundles: Path, *, patience_s: float = _PATIENCE_S) -> DirectoryLock:
+    """Return the lock of the only writer of live items. Entering waits for others, as `change_lock`."""
+    return DirectoryLock(
+        bundles / LIVE_WRITING, "a write of live items", patience_s=patience_s, poll_s=_LIVE_POLL_S
+    )
+
+
+def live_compaction_lock(bundles: Path) -> DirectoryLock:
+    """Return the lock of the only compaction of live items. Entering fails where another one is at work."""
+    return DirectoryLock(bundles / LIVE_COMPACTING, "a compaction of live items", patience_s=0)
 
 
 def _break(path: Path, own_file: Path) -> None:

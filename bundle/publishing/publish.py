@@ -68,8 +68,17 @@ class StagedVersion:
         items: ItemsInfo,
         evaluation: Mapping[str, JsonValue],
         lineage: Mapping[str, JsonValue],
+        live_sequence: int = 0,
     ) -> str:
         """Make the staged files the live version.
+
+        Args:
+            model: The model.
+            index: The index.
+            items: The catalogue.
+            evaluation: Metrics of the run.
+            lineage: Origin of the version.
+            live_sequence: Changes of live items up to this sequence number are part of the version.
 
         Returns:
             The version's name.
@@ -92,6 +101,7 @@ class StagedVersion:
                 items=items,
                 evaluation=dict(evaluation),
                 lineage=dict(lineage),
+                live_sequence=live_sequence,
             )
             check_spaces(manifest, where=str(self.path))
             if self._rename(manifest):
