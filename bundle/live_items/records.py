@@ -14,6 +14,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from mmap import mmap
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -191,26 +192,27 @@ def encode_record(record: Record) -> bytes:
 
 
 def decode_records(
-    content: bytes | memoryview, *, where: str, start: int = 0
+    content: bytes | mmap, *, where: str, start: int = 0, first: int = 0
 ) -> Iterator[tuple[int, Record]]:
-    """Yield each record and the place behind it. Each is checked before it is parsed.
+    """Yield each record and the place behind it in the file. Each is checked before it is parsed.
 
     Args:
         content: Whole records.
         where: Name of the file in error messages.
         start: Place of the content in the file.
+        first: Place of the first record in the content.
 
     Raises:
         BundleDamagedError: a record was changed or cut off after it was written.
     """
-    place = 0
+    place = first
     while place < len(content):
         body_at = place + _FRAME.size
         end = body_at
         if body_at <= len(content):
             num_bytes, checksum = _FRAME.unpack_from(content, place)
             end = body_at + num_bytes
-        body = bytes(content[body_at:end])
+        body = content[body_at:end]
         if (
             body_at > len(content)
             or not _HEAD.size <= end - body_at <= MAX_RECORD_BYTES
