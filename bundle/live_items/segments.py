@@ -55,5 +55,5 @@ def _read(descriptor: int, end: int, start: int, where: str) -> Iterator[tuple[i
             raise BundleDamagedError(f"{where}: {start + len(content)} bytes, {end} are listed: cut off")
         yield from decode_records(content, where=where, start=start)
         return
-    with mmap.mmap(descriptor, end, access=mmap.ACCESS_READ) as content:
-        yield from decode_records(content, where=where, first=start)
+    with mmap.mmap(descriptor, end, access=mmap.ACCESS_READ) as mapped:
+        yield from decode_records(mapped, where=where, first=start)
