@@ -15,7 +15,7 @@ import numpy as np
 
 from re4.benchmarks.common.machine import describe_machine
 from re4.benchmarks.common.report import Content, command_line, now_utc, write_report
-from re4.benchmarks.index.frontiers import PEERS, frontier_of, peer_frontiers
+from re4.benchmarks.index.frontiers import PEERS, frontiers_of, peer_frontiers
 from re4.benchmarks.index.inputs import INTERESTS, VECTORS, Source, prepare
 from re4.benchmarks.index.options import IndexOptions
 from re4.benchmarks.index.report import draw, pareto_only, render_markdown
@@ -41,14 +41,22 @@ def run(options: IndexOptions) -> dict[str, Any]:
     except ValueError:
         raise UsageError(f"--threads {options.threads}: numbers or all, by commas") from None
     machine, work = describe_machine(), options.work
-    source = Source(num_items=options.num_items, run=options.run, bundles=options.bundles)
+    source = Source(
+        num_items=options.num_items,
+        num_interests=options.num_interests,
+        run=options.run,
+        bundles=options.bundles,
+    )
     _log.info(f"vectors, interests, exact answers: {source}")
     question = {"num_requests": options.num_requests, "num_candidates": options.num_candidates}
     prepare(source, work, **question)
     engines: list[dict[str, Any]] = []
     for kind in split_kinds(options.kinds):
         _log.info(f"{kind} …")
-        engines.append(_keep(frontier_of(kind, work, **question, threads=threads), work, question))
+        for found in frontiers_of(
+            kind, work, **question, threads=threads, has_equal_budget=options.equal_budget
+        ):
+            engines.append(_keep(found, work, question))
     for found in peer_frontiers(peers, work, **question, threads=threads, limit_s=options.peer_limit_s):
         _log.info(f"{found['engine']}: {found.get('skipped', 'measured')}")
         engines.append(_keep({**found, "is_peer": True}, work, question))

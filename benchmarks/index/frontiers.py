@@ -34,37 +34,50 @@ _TOO_SLOW = 4
 _SLOWEST_US = 20_000
 
 
-def frontier_of(
-    kind: str, folder: Path, *, num_requests: int, num_candidates: int, threads: list[int]
-) -> dict[str, Any]:
+def frontiers_of(
+    kind: str,
+    folder: Path,
+    *,
+    num_requests: int,
+    num_candidates: int,
+    threads: list[int],
+    has_equal_budget: bool,
+) -> Iterator[dict[str, Any]]:
     """Build a kind, a name in `RECIPES` or a factory string, unless it is built; measure its settings.
 
     The folder is as `inputs.prepare` fills it, and keeps the built index. The first requests are used.
+
+    Yields:
+        The figures of the kind, and with `has_equal_budget` those without a budget that the interests share.
     """
     vectors_ND = np.load(folder / VECTORS, mmap_mode="r")
     interests_QKD = np.load(folder / INTERESTS)[:num_requests]
     built, facts = _build(kind, vectors_ND, folder)
     thresholds_Q = np.load(folder / THRESHOLDS)[:num_requests]
     queries = Queries(interests_QKD, vectors_ND, num_candidates, thresholds_Q)
-    return {
-        "engine": kind,
-        "version": f"faiss {faiss.__version__}",
-        **facts,
-        "points": [
-            {
-                "threads": num_threads,
-                "search_parameters": dict(point.settings),
-                "recall": point.recall,
-                "request_us": point.request_us,
-            }
-            for num_threads in threads
-            for point in _points(built, queries, num_threads)
-        ],
-    }
+    budgets = {kind: interests_QKD.shape[1]}
+    if has_equal_budget and built.family.shared_settings is not None:
+        budgets[f"{kind} (equal budget)"] = 1
+    for engine, num_sharing in budgets.items():
+        yield {
+            "engine": engine,
+            "version": f"faiss {faiss.__version__}",
+            **facts,
+            "points": [
+                {
+                    "threads": num_threads,
+                    "search_parameters": dict(point.settings),
+                    "recall": point.recall,
+                    "request_us": point.request_us,
+                }
+                for num_threads in threads
+                for point in _points(built, queries, num_threads, num_sharing)
+            ],
+        }
 
 
-def _points(built: BuiltIndex, queries: Queries, num_threads: int) -> Iterator[Any]:
-    ladders = built.ladders(queries.num_candidates)
+def _points(built: BuiltIndex, queries: Queries, num_threads: int, num_sharing: int) -> Iterator[Any]:
+    ladders = built.ladders(queries.num_candidates, num_sharing)
     queries.measure(built, ladders[0][0], num_threads=num_threads)  # warms up: pages and caches
     fastest = np.inf
     for ladder in ladders:

@@ -34,6 +34,8 @@ class Source:
     """The origin of vectors and interests: a run, a bundle's live version, or else a synthetic catalogue."""
 
     num_items: int
+    num_interests: int = 4
+    """Of the synthetic catalogue."""
     run: Path | None = None
     bundles: Path | None = None
 
@@ -74,7 +76,7 @@ def _write_vectors(source: Source, folder: Path, num_requests: int) -> NDArray[n
         return GoldenQueries.read(version / GOLDEN).interests_QKD[:num_requests]
     space = VectorSpace(num_items=source.num_items)
     space.write_items(folder / VECTORS)
-    return space.interests(num_requests)
+    return space.interests(num_requests, source.num_interests)
 
 
 def _of_run(run: Run, folder: Path, num_requests: int) -> NDArray[np.float32]:

@@ -32,6 +32,13 @@ class IndexOptions:
         "1", "Threads to search with, separated by commas; all: as many as there are CPUs."
     )
     num_candidates: int = setting(100, "Candidates of a request.", low=1)
+    num_interests: int = setting(4, "Interests of a request on the synthetic catalogue.", low=1)
+    equal_budget: bool = setting(
+        False,
+        "Measure kinds with lists also without a shared budget: every interest reads as many lists.",
+        option="--equal-budget",
+        default_text="off",
+    )
     num_requests: int = setting(200, "Number of requests.", low=8)
     peer_limit_s: float = setting(3600.0, "Seconds that a peer may take in all.")
     combine: bool = setting(

@@ -6,6 +6,7 @@ M candidates.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -17,6 +18,7 @@ from re4.bundle.manifest import IndexInfo
 from re4.bundle.scoring.rescoring import best_candidates, rescore
 from re4.common.errors import BundleMismatchError
 from re4.common.faiss_settings import use_matrix_products
+from re4.common.shared_list_search import SharedListSearch
 from re4.exporting.index.families import FAMILIES, IndexFamily, SearchParameters
 from re4.exporting.index.index_file import read_mapped
 from re4.exporting.storage.mapped_vectors import release_pages
@@ -58,13 +60,15 @@ class BuiltIndex:
         """The kind's name in the manifest."""
         return self.family.name
 
-    def ladders(self, num_candidates: int) -> list[Sequence[SearchParameters]]:
+    def ladders(self, num_candidates: int, num_interests: int = 1) -> list[Sequence[SearchParameters]]:
         """Return the settings to try for a number of candidates: lists, each from cheap to expensive.
 
-        SearchParameters of an index that is not exact lack the `pool_factor`.
+        Several interests share one budget where the family allows it. SearchParameters of an index that is not
+        exact lack the `pool_factor`.
         """
         if self.family.is_exact:
             return [self.family.settings(self.index, num_candidates)]
+        shared = self.family.shared_settings if num_interests > 1 else None
         factors = [
             k_factor
             for k_factor in _K_FACTORS
@@ -73,7 +77,11 @@ class BuiltIndex:
         return [
             [
                 {**settings, "k_factor": k_factor}
-                for settings in self.family.settings(self.index, ceil(num_candidates * k_factor))
+                for settings in (
+                    self.family.settings(self.index, ceil(num_candidates * k_factor))
+                    if shared is None
+                    else shared(self.index, num_interests)
+                )
             ]
             for k_factor in factors
         ]
@@ -81,15 +89,22 @@ class BuiltIndex:
     def search(
         self, settings: SearchParameters, interests_BKD: NDArray[np.float32], num_candidates: int
     ) -> SearchResults:
-        """Search for each interest."""
+        """Search for each interest, or with a shared budget for the promising ones."""
         num_requests, num_interests, embedding_dim = interests_BKD.shape
+        num_found = min(ceil(num_candidates * settings.get("k_factor", 1)), self.index.ntotal)
+        if "shared_nprobe" in settings:
+            return self._shared_search.search(interests_BKD, num_found, int(settings["shared_nprobe"]))
         scores_QS, rows_QS = self.index.search(
             np.ascontiguousarray(interests_BKD.reshape(-1, embedding_dim)),
-            min(ceil(num_candidates * settings.get("k_factor", 1)), self.index.ntotal),
+            num_found,
             params=self.family.parameters(settings),
         )
         shape = (num_requests, num_interests, -1)
         return scores_QS.reshape(shape), rows_QS.reshape(shape)
+
+    @cached_property
+    def _shared_search(self) -> SharedListSearch:
+        return SharedListSearch(self.index)
 
     def candidates(
         self,

@@ -23,7 +23,7 @@ from re4.exporting.index.index_file import write_index
 from re4.exporting.index.index_names import NAMED, RECIPES, choose_index
 from re4.exporting.index.memory_estimate import release_freed_memory
 from re4.exporting.index.tuning import Queries, tune
-from re4.exporting.settings import AUTO, RecallTarget, VersionSettings
+from re4.exporting.settings import AUTO, RecallTarget, TargetDevice, VersionSettings
 from re4.exporting.storage.build_cache import Checkpoints
 from re4.exporting.storage.eta import OnProgress, no_progress
 
@@ -98,7 +98,15 @@ def make_index(
     if checkpoints is not None and checkpoints.has(tuned):
         info = IndexInfo.model_validate_json(checkpoints.path(tuned).read_bytes())
     else:
-        info = tune(built, vectors_ND, interests_QKD, target, num_bytes=num_bytes, reason=reason)
+        info = tune(
+            built,
+            vectors_ND,
+            interests_QKD,
+            target,
+            num_bytes=num_bytes,
+            reason=reason,
+            shares_budget=settings.device is TargetDevice.CPU,
+        )
         if checkpoints is not None:
             with checkpoints.finishing(tuned) as part:
                 part.write_text(info.model_dump_json(), encoding="utf-8")

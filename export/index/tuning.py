@@ -10,6 +10,7 @@ worker thread runs them. They are CPU time, so that other load on the machine do
 Legend: Q requests, K interests, D embedding, N items.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -145,8 +146,12 @@ def tune(
     *,
     num_bytes: int,
     reason: str | None = None,
+    shares_budget: bool = True,
 ) -> IndexInfo:
     """Find the fastest setting that reaches the target.
+
+    Interests share one budget of lists where the index allows it. Then the setting also has the `nprobe` with
+    which each interest, searched with a budget of its own, reaches the target.
 
     Args:
         built: A filled index.
@@ -156,6 +161,7 @@ def tune(
         target: The recall to reach.
         num_bytes: Size of the index file.
         reason: The reason for this kind of index, for the manifest.
+        shares_budget: Whether the interests of a request may share a budget; a GPU's index cannot.
 
     Returns:
         The manifest's facts about the index.
@@ -166,7 +172,7 @@ def tune(
     half = interests_QKD[1::2] if len(interests_QKD) > 1 else interests_QKD
     choosing = Queries(interests_QKD[::2], vectors_ND, target.num_candidates)
     judging = Queries(half, vectors_ND, target.num_candidates)
-    measured = _climb(built, choosing, target)
+    measured = _climb(built, choosing, target, interests_QKD.shape[1] if shares_budget else 1)
     judged: list[Measurement] = []
     for point in sorted(measured, key=lambda point: point.request_us):
         if point.recall >= target.recall:
@@ -180,7 +186,7 @@ def tune(
         kind=built.kind,
         factory=built.factory,
         reason=reason,
-        search_parameters=dict(chosen.settings),
+        search_parameters=_with_equal_budget(built, choosing, chosen.settings, target),
         recall=chosen.recall,
         recall_target=target.recall,
         num_candidates=choosing.num_candidates,
@@ -197,6 +203,22 @@ def tune(
     )
 
 
+def _with_equal_budget(
+    built: BuiltIndex, queries: Queries, settings: SearchParameters, target: RecallTarget
+) -> dict[str, int | float]:
+    """Add to a setting with a shared budget the least `nprobe` that reaches the target without sharing.
+
+    Searches that need the complete list of each interest read so many lists, and so do searches on a GPU. It is
+    the highest one where none reaches the target.
+    """
+    if "shared_nprobe" not in settings:
+        return dict(settings)
+    factors = {name: value for name, value in settings.items() if name != "shared_nprobe"}
+    rungs = [{**factors, **rung} for rung in built.family.settings(built.index, queries.num_candidates)]
+    place = bisect_left(rungs, target.recall, key=lambda rung: queries.measure(built, rung)[0].recall)
+    return {"nprobe": rungs[min(place, len(rungs) - 1)]["nprobe"], **settings}
+
+
 def pareto(measured: list[Measurement]) -> list[Measurement]:
     """Return the measurements that no other one beats in both recall and time, fastest first."""
     best: list[Measurement] = []
@@ -206,9 +228,9 @@ def pareto(measured: list[Measurement]) -> list[Measurement]:
     return best
 
 
-def _climb(built: BuiltIndex, queries: Queries, target: RecallTarget) -> list[Measurement]:
+def _climb(built: BuiltIndex, queries: Queries, target: RecallTarget, num_sharing: int) -> list[Measurement]:
     """Measure settings from cheap to expensive, ladder by ladder, while recall grows."""
-    ladders = built.ladders(queries.num_candidates)
+    ladders = built.ladders(queries.num_candidates, num_sharing)
     queries.measure(built, ladders[0][0])  # warms up the pages that the others use
     measured: list[Measurement] = []
     first = 0

@@ -230,9 +230,9 @@ def _found_by_own_vector(
     """Return which items exact search finds by their own vector, and which the index finds so."""
     vectors_ND = assembled.inputs.vectors_ND
     vectors_SD = read_rows(vectors_ND, sample_S)
-    rows_SM = built.candidates(
-        assembled.index.search_parameters, vectors_SD[:, None, :], vectors_ND, num_candidates
-    )
+    # A vector has the budget of one interest: that of all would find items that requests hardly find.
+    settings = {k: v for k, v in assembled.index.search_parameters.items() if k != "shared_nprobe"}
+    rows_SM = built.candidates(settings, vectors_SD[:, None, :], vectors_ND, num_candidates)
     is_found_S = (rows_SM == sample_S[:, None]).any(axis=1)
     return is_found_S | _found_exactly(vectors_SD, vectors_ND, num_candidates), is_found_S
 

@@ -29,7 +29,9 @@ def lowest_effort(info: IndexInfo, recall_floor: float) -> float | None:
         info: The index as the manifest describes it.
         recall_floor: Of the merged list, 0 to 1, as the index was tuned.
     """
-    chosen = info.search_parameters
+    # Default searches read no list with `nprobe` where interests share a budget.
+    unused = {"nprobe"} if "shared_nprobe" in info.search_parameters else set()
+    chosen = {name: value for name, value in info.search_parameters.items() if name not in unused}
     efforts = [
         max(point.search_parameters[name] / value for name, value in chosen.items())
         for point in info.frontier

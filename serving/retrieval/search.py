@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from re4.bundle.scoring.rescoring import CandidatePool, best_by_interest, best_candidates, rescore
 from re4.common.faiss_settings import use_matrix_products
+from re4.common.shared_list_search import SharedListSearch
 from re4.serving.retrieval.indexes.kinds import SearchPlan
 from re4.serving.retrieval.indexes.part_check import check_parts
 
@@ -48,6 +49,7 @@ class Searcher:
         check_parts(index, plan)
         use_matrix_products()
         self._index = index
+        self._shared_search = _shared_search(index)
         self._plan = plan
         self._plan_at = plan_at
         self._vectors_ND = vectors_ND
@@ -56,6 +58,7 @@ class Searcher:
     def convert_index(self, convert: Callable[[Any], Any]) -> None:
         """Replace the index by another form of it, such as its copy on a GPU."""
         self._index = convert(self._index)
+        self._shared_search = _shared_search(self._index)
 
     def search(
         self,
@@ -69,7 +72,8 @@ class Searcher:
         """Return the best items of each query, with true scores.
 
         With an approximate index, all items that a request's interests found are scored for each of
-        these interests. So an interest's list may hold items that another interest found.
+        these interests. So an interest's list may hold items that another interest found. Where lists need
+        not be complete, the interests of a request share one budget of an IVF index, if it was tuned so.
 
         Args:
             queries_QD: Finite query vectors, the K of a request beside each other. FAISS's answer
@@ -121,16 +125,19 @@ class Searcher:
         self, queries_QD: NDArray[np.float32], num_results: int, plan: SearchPlan, *, needs_each_list: bool
     ) -> CandidatePool:
         num_found = min(ceil(num_results * plan.k_factor), self._index.ntotal)
-        scores_QS, rows_QS = self._index.search(queries_QD, num_found, params=plan.parameters)
         interests_BKD = queries_QD.reshape(-1, self.num_interests, queries_QD.shape[1])
-        shape = (*interests_BKD.shape[:2], num_found)
-        return rescore(
-            scores_QS.reshape(shape),
-            rows_QS.reshape(shape),
-            interests_BKD,
-            self._vectors_ND,
-            shape[1] * num_found if needs_each_list else ceil(num_results * plan.pool_factor),
-        )
+        pool_size = ceil(num_results * plan.pool_factor)
+        if plan.shared_nprobe is not None and self._shared_search is not None and not needs_each_list:
+            scores_BKS, rows_BKS = self._shared_search.search(
+                interests_BKD, num_found, plan.shared_nprobe, selector=plan.parameters.sel
+            )
+        else:
+            scores_QS, rows_QS = self._index.search(queries_QD, num_found, params=plan.parameters)
+            shape = (*interests_BKD.shape[:2], num_found)
+            scores_BKS, rows_BKS = scores_QS.reshape(shape), rows_QS.reshape(shape)
+        if needs_each_list:
+            pool_size = rows_BKS.shape[1] * num_found
+        return rescore(scores_BKS, rows_BKS, interests_BKD, self._vectors_ND, pool_size)
 
     def _other_plan(self, effort: float, selector: Any) -> SearchPlan | None:
         """Return a plan for one call; it only refers to the selector, which the caller must keep."""
@@ -138,3 +145,8 @@ class Searcher:
         if plan is not None and selector is not None:
             plan.parameters.sel = selector
         return plan
+
+
+def _shared_search(index: Any) -> SharedListSearch | None:
+    """Return the search with a shared budget; None where the index is no IVF index on the CPU."""
+    return SharedListSearch(index) if isinstance(index, _faiss.IndexIVF) else None

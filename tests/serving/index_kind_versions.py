@@ -23,8 +23,16 @@ KIND_SETTINGS = {
     "hnsw of codes": ("HNSW6_SQ8", {"ef_search": 60, "k_factor": 2, "pool_factor": 3}),
     "hnsw of a GPU": ("CAGRA16", {"ef_search": 60, "k_factor": 1, "pool_factor": 2}),
     "ivf": ("IVF16,Flat", {"nprobe": 4, "k_factor": 1, "pool_factor": 2}),
+    "ivf, one budget": (
+        "IVF16,Flat",
+        {"nprobe": 4, "shared_nprobe": 9, "k_factor": 1, "pool_factor": 2},
+    ),
     "ivf of codes": ("IVF16,PQ8x4fsr", {"nprobe": 4, "k_factor": 3, "pool_factor": 4.5}),
     "ivf of codes, many lists": ("IVF256,PQ8x4fsr", {"nprobe": 60, "k_factor": 3, "pool_factor": 4.5}),
+    "ivf of codes, many lists, one budget": (
+        "IVF256,PQ8x4fsr",
+        {"nprobe": 60, "shared_nprobe": 120, "k_factor": 3, "pool_factor": 4.5},
+    ),
 }
 
 
@@ -71,7 +79,7 @@ class VersionOfKind(SmallVersion):
 @cache
 def built(kind: str) -> VersionOfKind:
     factory, settings = KIND_SETTINGS[kind]
-    info = IndexInfo(kind=kind.split()[0], factory=factory, search_parameters=settings)
+    info = IndexInfo(kind=kind.split()[0].rstrip(","), factory=factory, search_parameters=settings)
     return VersionOfKind(factory, info)
 
 

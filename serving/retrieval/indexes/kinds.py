@@ -16,6 +16,7 @@ a version; an index below this floor holds other items."""
 
 _MAX_VALUE: Final = (1 << 31) - 1
 _MAX_FACTOR_EFFORT: Final = 4
+_SHARED: Final = "shared_nprobe"
 _faiss: Any = faiss  # its type hints are incomplete
 
 
@@ -33,6 +34,9 @@ class SearchPlan:
     pool_factor: float
     """Results of all interests together that are rescored with the item vectors, for each wanted
     candidate."""
+    shared_nprobe: int | None = None
+    """Lists that all interests of a request read together, where only the best candidates are needed;
+    None where each interest has a budget of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +83,14 @@ def _one_parameter(
     """
 
     def plan(parameters: Mapping[str, int | float]) -> SearchPlan:
-        _check_values(parameters, name, "k_factor", "pool_factor")
+        optional = {_SHARED} & parameters.keys() if name == "nprobe" else set()
+        _check_values(parameters, name, *optional, "k_factor", "pool_factor")
         return SearchPlan(
             parameters=faiss_parameters(parameters[name]),
             types=types,
             k_factor=parameters["k_factor"],
             pool_factor=parameters["pool_factor"],
+            shared_nprobe=int(parameters[_SHARED]) if _SHARED in parameters else None,
         )
 
     return plan
@@ -131,7 +137,8 @@ _HNSW: Final = IndexKind(
 )
 
 # IVF: vectors, or codes of them, in lists around centroids. `nprobe` is the number of lists that a
-# search reads.
+# search reads. Newer versions have a `shared_nprobe` too, the number that all interests of a request
+# read together.
 _IVF_SIGNATURES: Final = {
     b"IwFl": "IndexIVFFlat",
     b"IwSq": "IndexIVFScalarQuantizer",

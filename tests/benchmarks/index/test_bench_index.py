@@ -63,6 +63,17 @@ def test_parts_that_were_measured_one_after_another_make_one_report(tmp_path: Pa
     assert len(again["engines"][2]["points"]) == 1, "the newer measurement takes the older one's place"
 
 
+def test_the_budget_of_lists_is_compared_with_an_equal_one(tmp_path: Path) -> None:
+    words = ("--kinds", "flat,ivf", "--equal-budget", "--num-interests", "3")
+    report = bench(tmp_path, *words)
+    assert report["num_interests"] == 3
+    assert [one["engine"] for one in report["engines"]] == ["flat", "ivf", "ivf (equal budget)"]
+    _, shared, equal = (
+        {name for point in one["points"] for name in point["search_parameters"]} for one in report["engines"]
+    )
+    assert (shared - equal, equal - shared) == ({"shared_nprobe"}, {"nprobe"})
+
+
 def test_wrong_words_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--peers milvus: there are hnswlib"):
         bench(tmp_path, "--peers", "milvus")

@@ -6,6 +6,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
+from plain_search import plain_search
 from run_samples import FakeRun, publish_run
 from typer.testing import CliRunner
 
@@ -42,7 +43,7 @@ def published(large_run: FakeRun, tmp_path_factory: pytest.TempPathFactory) -> P
 def test_the_manifest_holds_the_choice_and_the_alternatives(published: Path) -> None:
     info = verify_version(published).index
     assert (info.kind, info.factory) == ("ivf", "IVF64,PQ8x4fsr")
-    assert set(info.search_parameters) == {"nprobe", "k_factor", "pool_factor"}
+    assert set(info.search_parameters) == {"nprobe", "shared_nprobe", "k_factor", "pool_factor"}
     assert info.recall >= info.recall_target == TARGET.recall
     assert (info.num_candidates, info.num_queries) == (20, 40)
     assert len(info.frontier) > 3
@@ -55,16 +56,18 @@ def test_the_plot_is_a_listed_file_of_the_version(published: Path) -> None:
     assert (published / FRONTIER).read_bytes().startswith(b"\x89PNG\r\n")
 
 
-def test_the_published_index_reaches_the_target(published: Path) -> None:
-    """On the golden queries, with the manifest's parameters, by the plainest count."""
+@pytest.mark.parametrize("budget", ["nprobe", "shared_nprobe"])
+def test_the_published_index_reaches_the_target(budget: str, published: Path) -> None:
+    """On the golden queries, with the manifest's parameters, by the plainest count: with either budget."""
     info, vectors = verify_version(published).index, np.load(published / VECTORS)
     index = faiss.read_index(str(published / INDEX))
+    settings = {budget: info.search_parameters[budget]}
     parameters = faiss.SearchParametersIVF(nprobe=info.search_parameters["nprobe"])
     num_found = int(np.ceil(20 * info.search_parameters["k_factor"]))
     shares = []
     for interests_KD in GoldenQueries.read(published / GOLDEN).interests_QKD:
-        pool = np.unique(index.search(interests_KD, num_found, params=parameters)[1])
-        pool = pool[pool >= 0]
+        results = plain_search(index, interests_KD, num_found, settings, parameters)
+        pool = np.unique([row for row, _ in results])
         found = pool[np.argsort(-(vectors[pool] @ interests_KD.T).max(axis=1))][:20].tolist()
         exact = np.argsort(-(vectors @ interests_KD.T).max(axis=1))[:20]
         shares.append(len(set(found) & set(exact.tolist())) / 20)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from plain_search import plain_search
 
 from re4.benchmarks.synthetic.vectors import VectorSpace
 from re4.common.errors import ExportError
@@ -36,11 +37,10 @@ def plain_recall(built: BuiltIndex, settings: dict, interests: np.ndarray, vecto
     shares = []
     num_found = min(int(np.ceil(NUM_CANDIDATES * settings.get("k_factor", 1))), NUM_ITEMS)
     for interests_KD in interests:
-        scores, rows = built.index.search(interests_KD, num_found, params=built.family.parameters(settings))
+        parameters = None if "shared_nprobe" in settings else built.family.parameters(settings)
         rough: dict[int, float] = {}
-        for row, score in zip(rows.ravel().tolist(), scores.ravel().tolist(), strict=True):
-            if row >= 0:
-                rough[row] = max(score, rough.get(row, -np.inf))
+        for row, score in plain_search(built.index, interests_KD, num_found, settings, parameters):
+            rough[row] = max(score, rough.get(row, -np.inf))
         size = int(np.ceil(NUM_CANDIDATES * settings.get("pool_factor", len(rough))))
         pool = np.array(sorted(rough, key=lambda row: -rough[row])[:size])
         true = (vectors @ interests_KD.T).max(axis=1)
@@ -76,12 +76,28 @@ def test_the_target_is_reached_on_requests_that_had_no_part(
         assert point.recall == pytest.approx(again, abs=0.002)
 
 
+def test_without_sharing_each_interest_has_its_own_budget(vectors: np.ndarray, interests: np.ndarray) -> None:
+    """For a GPU, whose indexes cannot share one, and for one interest."""
+    built = build_index("IVF64,Flat", vectors)
+    for given, words in ((interests, {"shares_budget": False}), (interests[:, :1], {})):
+        info = tune(built, vectors, given, TARGET, num_bytes=1, **words)
+        assert set(info.search_parameters) == {"nprobe", "k_factor", "pool_factor"}
+
+
+def test_a_shared_budget_reads_fewer_lists(vectors: np.ndarray, interests: np.ndarray) -> None:
+    built = build_index("IVF64,Flat", vectors)
+    chosen = tune(built, vectors, interests, TARGET, num_bytes=1).search_parameters
+    assert chosen["shared_nprobe"] < interests.shape[1] * chosen["nprobe"]
+    equal = {name: value for name, value in chosen.items() if name != "shared_nprobe"}
+    assert plain_recall(built, equal, interests[::2], vectors) >= TARGET.recall
+
+
 def test_more_recall_costs_more_effort(vectors: np.ndarray, interests: np.ndarray) -> None:
     built = build_index("IVF64,Flat", vectors)
     little, much = (
         tune(
             built, vectors, interests, RecallTarget(recall=recall, num_candidates=NUM_CANDIDATES), num_bytes=1
-        ).search_parameters["nprobe"]
+        ).search_parameters["shared_nprobe"]
         for recall in (0.6, 0.99)
     )
     assert little < much

@@ -50,6 +50,15 @@ def test_no_parameter_goes_below_those_of_a_setting_that_was_measured() -> None:
     assert lowest_effort(refined, 0.8) == 0.75
 
 
+def test_with_one_budget_for_all_interests_only_that_budget_counts() -> None:
+    shared = IndexInfo(
+        kind="ivf",
+        search_parameters={"nprobe": 16, "shared_nprobe": 40},
+        frontier=(point(0.85, shared_nprobe=20), point(0.95, shared_nprobe=40)),
+    )
+    assert lowest_effort(shared, 0.8) == 0.5
+
+
 @given(
     st.lists(st.tuples(st.integers(1, 512), st.integers(1, 32), st.floats(0, 1)), min_size=1, max_size=8),
     st.floats(0, 1),

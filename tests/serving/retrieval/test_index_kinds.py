@@ -7,6 +7,7 @@ import faiss
 import numpy as np
 import pytest
 from index_kind_versions import KIND_SETTINGS, NUM_ITEMS, VersionOfKind, version_of
+from plain_search import plain_search
 from running_server import RunningServer
 from small_bundles import SmallVersion
 
@@ -32,11 +33,9 @@ def expected_rows(
     interests_KD = interests_KD.astype(np.float32)
     num_found = int(num_candidates * settings["k_factor"])
     parameters = version.built.family.parameters(settings)
-    scores, rows = version.built.index.search(interests_KD, num_found, params=parameters)
     rough: dict[int, float] = {}
-    for row, score in zip(rows.ravel().tolist(), scores.ravel().tolist(), strict=True):
-        if row >= 0:
-            rough[row] = max(score, rough.get(row, -np.inf))
+    for row, score in plain_search(version.built.index, interests_KD, num_found, settings, parameters):
+        rough[row] = max(score, rough.get(row, -np.inf))
     pool = sorted(rough, key=lambda row: -rough[row])[: int(num_candidates * settings["pool_factor"])]
     true = {row: (version.vectors_ND[row] @ interests_KD.T).max() for row in pool}
     return sorted(true, key=lambda row: (-true[row], row))[:num_candidates]
@@ -258,6 +257,13 @@ def test_an_index_of_other_parts_is_refused(name: str, tmp_path: Path) -> None:
         ("ivf", {}, "nprobe, k_factor, pool_factor are needed, found none"),
         ("ivf", {"nprobe": 0, "k_factor": 1, "pool_factor": 1}, "nprobe is 0"),
         ("ivf", {"nprobe": 2.5, "k_factor": 1, "pool_factor": 1}, r"nprobe is 2\.5"),
+        ("ivf", {"shared_nprobe": 2, "k_factor": 1, "pool_factor": 1}, "nprobe, k_factor, pool_factor are"),
+        ("hnsw", {"ef_search": 2, "shared_nprobe": 2, "k_factor": 1, "pool_factor": 1}, "are needed, found"),
+        (
+            "ivf",
+            {"nprobe": 2, "shared_nprobe": 1.5, "k_factor": 1, "pool_factor": 1},
+            r"shared_nprobe is 1\.5",
+        ),
         ("ivf", {"nprobe": 2, "ef_search": 3}, "pool_factor are needed, found ef_search, nprobe"),
         ("ivf", {"nprobe": 2, "k_factor": 0.5, "pool_factor": 1}, r"k_factor is 0\.5"),
         ("ivf", {"nprobe": 2, "k_factor": 1.5, "pool_factor": 0}, r"pool_factor is 0"),

@@ -99,9 +99,10 @@ def test_everything_excluded_leaves_nothing() -> None:
     st.integers(1, 5),
     st.integers(1, 60),
     st.lists(st.integers(0, 199), max_size=30),
+    st.sampled_from([{}, {"shared_nprobe": 5}]),
 )
 def test_the_best_of_an_approximate_index_are_those_of_a_merge_of_its_lists(
-    seed: int, num_interests: int, num_candidates: int, excluded: list[int]
+    seed: int, num_interests: int, num_candidates: int, excluded: list[int], budget: dict[str, int]
 ) -> None:
     """The shorter way by maximum score, from the pool at once: ties and missing results alike."""
     rng = np.random.default_rng(seed)
@@ -109,7 +110,7 @@ def test_the_best_of_an_approximate_index_are_those_of_a_merge_of_its_lists(
     index = faiss.index_factory(4, "IVF8,Flat", faiss.METRIC_INNER_PRODUCT)
     index.train(items_ND)
     index.add(items_ND)
-    plan = KINDS["ivf"].search_parameters({"nprobe": 2, "k_factor": 1.5, "pool_factor": 2.0})
+    plan = KINDS["ivf"].search_parameters({"nprobe": 2, "k_factor": 1.5, "pool_factor": 2.0} | budget)
     searcher = Searcher(index, plan, vectors_ND=items_ND, num_interests=num_interests)
     interests_QD = rng.integers(-2, 3, (3 * num_interests, 4)).astype(np.float32)
     excluded_rows = np.unique(np.array(excluded, np.int64))
