@@ -63,8 +63,8 @@ class BuiltIndex:
     def ladders(self, num_candidates: int, num_interests: int = 1) -> list[Sequence[SearchParameters]]:
         """Return the settings to try for a number of candidates: lists, each from cheap to expensive.
 
-        Several interests share one budget where the family allows it. SearchParameters of an index that is not
-        exact lack the `pool_factor`.
+        Several interests share one budget where the family allows it. SearchParameters of an index that is
+        not exact lack the `pool_factor`.
         """
         if self.family.is_exact:
             return [self.family.settings(self.index, num_candidates)]

@@ -208,8 +208,8 @@ def _with_equal_budget(
 ) -> dict[str, int | float]:
     """Add to a setting with a shared budget the least `nprobe` that reaches the target without sharing.
 
-    Searches that need the complete list of each interest read so many lists, and so do searches on a GPU. It is
-    the highest one where none reaches the target.
+    Searches that need the complete list of each interest read so many lists, and so do searches on a GPU. It
+    is the highest one where none reaches the target.
     """
     if "shared_nprobe" not in settings:
         return dict(settings)

@@ -65,7 +65,8 @@ class SharedListSearch:
         lists_QP = np.ascontiguousarray(lists_QP[searched_Q, :most])
         reaches_QP = np.ascontiguousarray(reaches_QP[searched_Q, :most])
         is_unused_QP = np.arange(most) >= counts_Q[:, None]
-        # FAISS skips the list -1, but each distance counts in the scale of its tables: a real one is repeated.
+        # FAISS skips the list -1, but each distance counts in the scale of its tables: a real one is
+        # repeated.
         np.copyto(lists_QP, lists_QP[:, :1], where=is_unused_QP)
         np.copyto(reaches_QP, reaches_QP[:, :1], where=is_unused_QP)
         products_QP = self._products(queries_QD, lists_QP, reaches_QP)
