@@ -16,6 +16,7 @@ from re4.training.config import CHECKPOINT_MINUTES, TrainConfig, read_settings
 if TYPE_CHECKING:
     from re4.training.data.dataset import Dataset
     from re4.training.evaluation.run_evaluation import RunEvaluation
+    from re4.training.evaluation.simple_models import SimpleModels
     from re4.training.trainer.loop import TrainResult
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -161,6 +162,28 @@ def evaluate(
         name = f"{split}_history_excluded" if exclude_history else split
         write_evaluation(opened.path, name, evaluation.to_json())
     return evaluation
+
+
+def simple_models(run: Path | str, *, data: "Dataset | Path | str | None" = None) -> "SimpleModels":
+    """Compare a run with the most popular items, item-item cosine and EASE, on its validation users.
+
+    The comparison is also stored in the run, as `simple_models` in `evaluation.json`.
+
+    Args:
+        run: The run's folder.
+        data: The data set, where it has moved since training.
+
+    Raises:
+        RunError: The run is missing, unfinished or damaged.
+        DataError: The data set is missing, damaged, or another one.
+    """
+    from re4.training.evaluation.simple_models import compare_with_simple_models
+    from re4.training.run.run import Run, write_evaluation
+
+    opened = Run.open(Path(run))
+    found = compare_with_simple_models(opened, opened.open_dataset(data))
+    write_evaluation(opened.path, "simple_models", found.to_json())
+    return found
 
 
 def report(

@@ -12,7 +12,6 @@ from re4.training import api
 from re4.training.config import CHECKPOINT_MINUTES, TrainConfig
 
 if TYPE_CHECKING:
-    from re4.training.evaluation.run_evaluation import Interval
     from re4.training.trainer.loop import TrainResult
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, made by `re4 train`.")]
@@ -33,6 +32,13 @@ DataMoved = Annotated[Path | None, typer.Option(help="The data set, if it has mo
 Tensorboard = Annotated[
     bool,
     typer.Option("--tensorboard", help="Write TensorBoard events into the run as well (an extra)."),
+]
+Compare = Annotated[
+    bool,
+    typer.Option(
+        "--compare/--no-compare",
+        help="At the end, compare with the most popular items, item-item and EASE on the validation users.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for a machine to read.")]
 
@@ -57,14 +63,15 @@ def train(
     precision: Precision = "auto",
     checkpoint_minutes: CheckpointMinutes = CHECKPOINT_MINUTES,
     tensorboard: Tensorboard = False,
+    compare: Compare = True,
     as_json: AsJson = False,
     **settings: Any,
 ) -> None:
     """Train a multi-interest model on a prepared data set.
 
-    Every epoch is validated; the one with the best Recall@50 is saved, and training stops when it
-    has not improved for `--patience` epochs. The run holds weights, resolved configuration and
-    metrics.
+    The start (epoch 0) and every epoch are validated; the one with the best Recall@50 is saved, and
+    training stops when it has not improved for `--patience` epochs. The run holds weights, resolved
+    configuration and metrics.
 
     Example: re4 train data/ml-100k --out runs/first --num-interests 4
 
@@ -81,7 +88,7 @@ def train(
         tensorboard=tensorboard,
         **settings,
     )
-    _print_result(out, result, as_json=as_json)
+    _print_result(out, result, data=data, compare=compare, as_json=as_json)
 
 
 def resume(
@@ -91,6 +98,7 @@ def resume(
     precision: PrecisionOfResumed = "auto",
     checkpoint_minutes: CheckpointMinutes = CHECKPOINT_MINUTES,
     tensorboard: Tensorboard = False,
+    compare: Compare = True,
     as_json: AsJson = False,
 ) -> None:
     """Continue a training that was stopped or killed, with its settings.
@@ -107,17 +115,24 @@ def resume(
         checkpoint_minutes=checkpoint_minutes,
         tensorboard=tensorboard,
     )
-    _print_result(run, result, as_json=as_json)
+    _print_result(run, result, data=data, compare=compare, as_json=as_json)
 
 
-def _print_result(run: Path, result: "TrainResult", *, as_json: bool) -> None:
+def _print_result(
+    run: Path, result: "TrainResult", *, data: Path | None, compare: bool, as_json: bool
+) -> None:
+    simple = api.simple_models(run, data=data) if compare else None
     if as_json:
-        print_json({"run": str(run), **asdict(result)})
-    else:
-        print_line(
-            f"best epoch {result.best_epoch}: validation Recall@50 {result.valid.recall_50:.4f}; "
-            f"{result.seconds_per_epoch:.1f} s an epoch. Next: re4 evaluate {run}"
-        )
+        compared = None if simple is None else simple.to_json()
+        print_json({"run": str(run), **asdict(result), "doubt": result.doubt, "simple_models": compared})
+        return
+    width = "" if result.valid_half_width is None else f" ± {result.valid_half_width:.4f}"
+    print_line(
+        f"best epoch {result.best_epoch}: validation Recall@50 {result.valid.recall_50:.4f}{width}; "
+        f"{result.seconds_per_epoch:.1f} s an epoch. Next: re4 evaluate {run}"
+    )
+    for sentence in filter(None, [result.doubt, *(simple.sentences() if simple else [])]):
+        print_line(sentence)
 
 
 def evaluate(
@@ -191,16 +206,10 @@ def evaluate(
             f"{run} minus {against}, on the same users, with 95 % intervals",
             ["", "@20", "@50"],
             [
-                [label, *(_signed(evaluation.difference[f"{key}_{cut}"]) for cut in (20, 50))]
+                [label, *(str(evaluation.difference[f"{key}_{cut}"]) for cut in (20, 50))]
                 for label, key in (("Recall", "recall"), ("HitRate", "hit_rate"), ("NDCG", "ndcg"))
             ],
         )
-
-
-def _signed(interval: "Interval") -> str:
-    if interval.low is None or interval.high is None:
-        return f"{interval.mean:+.4f}"
-    return f"{interval.mean:+.4f} ({interval.low:+.4f} to {interval.high:+.4f})"
 
 
 def report(

@@ -20,7 +20,7 @@ SVD_ITEMS = 2_000_000
 """Largest catalogue that starts from SVD vectors by default: the SVD takes some 1,600 bytes an item."""
 CHECKPOINT_MINUTES = 10.0
 """Default interval of the checkpoints within an epoch."""
-ADDED_SINCE = {"averaging": 0.0, "history_weight": 0.0}
+ADDED_SINCE = {"averaging": 0.0, "history_weight": 0.0, "warm_up": 0.0}
 """Settings that runs of earlier versions lack, with the values by which those versions trained."""
 
 
@@ -120,6 +120,9 @@ class TrainConfig:
         low=1e-8,
         default_text=f"0.008; comirec-sa, and re4 up to {SMALL_CATALOGUE:,} items: 0.002",
     )
+    warm_up: float = setting(
+        0.0, "Epochs over which the learning rate rises evenly from 0; 0 begins with the full rate.", low=0
+    )
     weight_decay: float = setting(1e-6, "L2 penalty on every weight.", low=0)
     averaging: float = setting(
         2.0, "Epochs over which weights are averaged to be judged and kept; 0 takes them as they are.", low=0
@@ -128,7 +131,10 @@ class TrainConfig:
         40, "Most passes over the training events; 0 keeps what training starts from.", low=0
     )
     patience: int = setting(
-        5, "Epochs without a better validation Recall@50 after which training stops.", low=1
+        5,
+        "Epochs without a better validation Recall@50 after which training stops. One that is not clearly "
+        "behind the best (95 % interval over users) counts half.",
+        low=1,
     )
     seed: int = setting(0, "Seed of every random choice.", low=0)
 

@@ -104,7 +104,7 @@ def _figures(run: Run, evaluation: Any) -> dict[str, float]:
     return {
         "recall_50": evaluation.recall_50,
         "ndcg_50": evaluation.ndcg_50,
-        "num_epochs": len(epochs),
+        "num_epochs": epochs[-1]["epoch"],
         "best_epoch": run.best_epoch,
         "training_s": round(sum(epoch["seconds"] for epoch in epochs), 1),
     }

@@ -10,12 +10,12 @@ import torch
 
 from re4 import __version__
 from re4.benchmarks.common.machine import describe_machine
-from re4.benchmarks.quality.baselines import fit_baselines, rank_baseline
 from re4.benchmarks.quality.ledger import PROTOCOLS, Entry, Ledger, TestResult, pack_hits
 from re4.benchmarks.quality.variants import variant_name
 from re4.common.errors import RunError
 from re4.training.config import TrainConfig
 from re4.training.data.dataset import Dataset
+from re4.training.evaluation.baselines import fit_baselines, rank_baseline
 from re4.training.evaluation.protocol import Ranking, rank, summarise
 from re4.training.run.run import CONFIG, Run
 from re4.training.trainer.checkpoint import CHECKPOINT, read_facts
@@ -54,7 +54,7 @@ def trained_entry(ledger: Ledger, dataset: Dataset, config: TrainConfig, runs: P
             valid=_rounded(run.evaluation()["valid"]),
             test=_test_results(dataset, functools.partial(rank, model, dataset.test, title=title)),
             best_epoch=run.best_epoch,
-            num_epochs=len(epochs),
+            num_epochs=epochs[-1]["epoch"],
             train_seconds=round(sum(epoch["seconds"] for epoch in epochs), 1),
             made_by=_made_by(),
         )

@@ -5,10 +5,51 @@ HitRate = 1 where the list contains a target, NDCG = Σ 1/log2(rank + 1) over th
 their true rank, divided by the best possible for min(|T|, n) targets.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A mean over users, with its 95 % interval (normal approximation)."""
+
+    mean: float
+    low: float | None
+    """None for a single user, as `high`."""
+    high: float | None
+
+    @property
+    def half_width(self) -> float | None:
+        """Half of the interval's width; None for a single user."""
+        return None if self.high is None else self.high - self.mean
+
+    @classmethod
+    def of(cls, values_U: NDArray[np.floating]) -> "Interval":
+        """Return the mean of a value of each user."""
+        mean = float(values_U.mean())
+        if len(values_U) < 2:
+            return cls(mean=mean, low=None, high=None)
+        half = 1.96 * float(values_U.std(ddof=1)) / math.sqrt(len(values_U))
+        return cls(mean=mean, low=mean - half, high=mean + half)
+
+    @property
+    def is_above_zero(self) -> bool:
+        """Whether the whole interval lies above 0."""
+        return self.low is not None and self.low > 0
+
+    @property
+    def is_below_zero(self) -> bool:
+        """Whether the whole interval lies below 0."""
+        return self.high is not None and self.high < 0
+
+    def __str__(self) -> str:
+        """Return the signed mean with its interval, as a difference is shown."""
+        if self.low is None or self.high is None:
+            return f"{self.mean:+.4f}"
+        return f"{self.mean:+.4f} ({self.low:+.4f} to {self.high:+.4f})"
 
 
 @dataclass(frozen=True, kw_only=True)

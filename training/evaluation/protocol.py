@@ -117,6 +117,11 @@ def summarise(ranking: Ranking, held_out: Sequences, num_items: int) -> Evaluati
     )
 
 
+def recall_50_U(ranking: Ranking, held_out: Sequences) -> NDArray[np.float64]:
+    """Return the Recall@50 of each user, float64 [U]."""
+    return user_metrics(ranking.top_UM, held_out)[50].recall_U
+
+
 def history_and_targets(held_out: Sequences, user: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return a held-out user's whole history and later events, as item rows, oldest first."""
     start, stop = int(held_out.offsets_U1[user]), int(held_out.offsets_U1[user + 1])

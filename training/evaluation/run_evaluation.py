@@ -6,10 +6,8 @@ trained on are left out.
 """
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,21 +16,12 @@ from numpy.typing import NDArray
 from re4.common.errors import DataError, UsageError
 from re4.training.data.dataset import Dataset, Sequences
 from re4.training.data.layout import SplitName
+from re4.training.evaluation.metrics import Interval
 from re4.training.evaluation.protocol import Evaluation, Ranking, rank, summarise, user_metrics
 from re4.training.run.run import Run
 from re4.training.run.trained_on import TrainedOn, unseen_users
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """A mean over users, with its 95 % interval (normal approximation)."""
-
-    mean: float
-    low: float | None
-    """None for a single user, as `high`."""
-    high: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +76,12 @@ def _trained_elsewhere(run: Run, dataset: Dataset) -> Sequence[TrainedOn]:
     return run.trained_on()[1:] if run.is_trained_on(dataset) else run.trained_on()
 
 
-def unseen_part(earlier: Sequence[TrainedOn], dataset: Dataset, split: SplitName) -> tuple[Sequences, bool]:
+def unseen_part(
+    earlier: Sequence[TrainedOn], dataset: Dataset, split: SplitName, *, quiet: bool = False
+) -> tuple[Sequences, bool]:
     """Return the users of a split that no earlier training has seen, and whether that is uncertain.
 
-    Left-out users and uncertainty are logged as warnings.
+    Left-out users and uncertainty are logged as warnings, unless `quiet`.
 
     Raises:
         DataError: No user is left.
@@ -104,13 +95,13 @@ def unseen_part(earlier: Sequence[TrainedOn], dataset: Dataset, split: SplitName
             "on. Prepare both data sets by the same split (`re4 data prepare`, users by the same --seed, or "
             "--split time), or train without --from."
         )
-    if found.num_seen:
+    if found.num_seen and not quiet:
         _log.warning(
             f"{found.num_seen:,} of {held_out.num_users:,} {split} users were in an earlier training: they "
             f"are left out, and the figures are those of the other {num_left:,}. Data sets that are prepared "
             "with the same --seed avoid this."
         )
-    if found.unknown:
+    if found.unknown and not quiet:
         _log.warning(
             f"It cannot be known whether {split} users were in the training on {', '.join(found.unknown)} "
             "(gone or changed, and not split by the same hash of user ids): the figures may be too high."
@@ -185,17 +176,9 @@ def _known_histories(held_out: Sequences, rows_N: NDArray[np.int64]) -> tuple[Se
 def _difference(ours: Ranking, theirs: Ranking, held_out: Sequences) -> dict[str, Interval]:
     by_cut = [user_metrics(ranking.top_UM, held_out) for ranking in (ours, theirs)]
     return {
-        f"{kind}_{cut}": _interval(
+        f"{kind}_{cut}": Interval.of(
             getattr(by_cut[0][cut], f"{kind}_U") - getattr(by_cut[1][cut], f"{kind}_U")
         )
         for kind in ("recall", "hit_rate", "ndcg")
         for cut in by_cut[0]
     }
-
-
-def _interval(values_U: NDArray[Any]) -> Interval:
-    mean = float(values_U.mean())
-    if len(values_U) < 2:
-        return Interval(mean=mean, low=None, high=None)
-    half = 1.96 * float(values_U.std(ddof=1)) / math.sqrt(len(values_U))
-    return Interval(mean=mean, low=mean - half, high=mean + half)

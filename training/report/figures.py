@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from re4.training.data.dataset import Dataset, Sequences
+from re4.training.evaluation.metrics import Interval
 from re4.training.evaluation.protocol import history_and_targets, rank
 from re4.training.model.model import MultiInterestModel
 from re4.training.run.run import Run
@@ -54,7 +55,9 @@ class ReportFigures:
     """A record of each epoch, as in `metrics.jsonl`."""
     best_epoch: int
     num_users: int
-    recall_50: float
+    recall_50: Interval
+    start: str
+    """The kept epoch's gain over the start in validation, in words; empty where nothing was trained."""
     share_of_list_K: list[float]
     """For each interest, its share of all candidates in the users' first 50."""
     share_of_hits_K: list[float]
@@ -84,7 +87,8 @@ def gather_figures(run: Run, dataset: Dataset, held_out: Sequences) -> ReportFig
         records=run.metrics(),
         best_epoch=run.best_epoch,
         num_users=held_out.num_users,
-        recall_50=float(np.mean(is_hit_UM.sum(axis=1) / [len(targets) for targets in targets_U])),
+        recall_50=Interval.of(is_hit_UM.sum(axis=1) / [len(targets) for targets in targets_U]),
+        start=_start(run),
         share_of_list_K=_shares(found_by_UM.ravel(), num_interests),
         share_of_hits_K=_shares(found_by_UM[is_hit_UM], num_interests),
         recall_by_interests_K=_recall_by_interests(model, interests_UKD, held_out, targets_U, found_by_UM),
@@ -94,6 +98,15 @@ def gather_figures(run: Run, dataset: Dataset, held_out: Sequences) -> ReportFig
         by_history_length=_recall_by_length(top_UM, targets_U, held_out),
         examples=_examples(run, held_out, top_UM, found_by_UM, is_hit_UM, attention_UKL),
     )
+
+
+def _start(run: Run) -> str:
+    best = next(record for record in run.metrics() if record["epoch"] == run.best_epoch)
+    if best.get("over_start") is None or len(run.metrics()) == 1:
+        return ""
+    if run.best_epoch == 0:
+        return "Training did not help: no epoch found more than the start, epoch 0."
+    return f"In validation Recall@50 it is ahead of the start, epoch 0, by {Interval(**best['over_start'])}."
 
 
 def _encoded(model: MultiInterestModel, held_out: Sequences) -> tuple[Tensor, NDArray[np.float32]]:

@@ -58,7 +58,11 @@ def _metrics(figures: ReportFigures) -> Figure:
     epochs = [record["epoch"] for record in figures.records]
     for axis, (title, names) in zip(figure.subplots(1, len(groups)), groups.items(), strict=True):
         for name in names:
-            axis.plot(epochs, [record["valid"][name] for record in figures.records], marker=".", label=name)
+            values = [record["valid"][name] for record in figures.records]
+            # Runs of earlier versions have no interval.
+            widths = [record.get("recall_50_half_width") or 0.0 for record in figures.records]
+            bars = widths if name == "recall_50" else None
+            axis.errorbar(epochs, values, bars, marker=".", capsize=2, label=name)
         _mark_best(axis, figures)
         axis.set(title=title, xlabel="epoch")
         axis.legend()

@@ -5,9 +5,12 @@ generator's state is saved: the weights, their mean, the optimiser's moments and
 epoch suffice.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from re4 import __version__
 from re4.common.errors import DataError, RunError
@@ -61,12 +64,18 @@ def save_checkpoint(
     optimiser: Optimiser,
     mean: WeightAverage | None,
     progress: Progress,
+    recalls: Mapping[str, Tensor],
     dataset: Dataset,
 ) -> None:
-    """Replace the run's checkpoint by the present state."""
+    """Replace the run's checkpoint by the present state.
+
+    `recalls` has the validation Recall@50 of each user, float64 [U], of the start and of the best
+    epoch.
+    """
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"optimiser.{name}": value for name, value in optimiser.state().items()}
     tensors |= {f"mean.{name}": value for name, value in (mean.state() if mean else {}).items()}
+    tensors |= {f"recall.{name}": value for name, value in recalls.items()}
     facts = {
         "code_version": __version__,
         "config": model.config.to_json(),
@@ -116,8 +125,13 @@ def check_unchanged(run: Path, facts: CheckpointFacts, dataset: Dataset) -> None
         )
 
 
-def restore(run: Path, model: MultiInterestModel, optimiser: Optimiser, mean: WeightAverage | None) -> None:
+def restore(
+    run: Path, model: MultiInterestModel, optimiser: Optimiser, mean: WeightAverage | None
+) -> dict[str, Tensor]:
     """Load the weights, their mean and the optimiser's moments from the run's checkpoint.
+
+    Returns:
+        The recalls that `save_checkpoint` was given; none in a checkpoint of an earlier version.
 
     Raises:
         RunError: where they are damaged, or do not fit.
@@ -127,7 +141,7 @@ def restore(run: Path, model: MultiInterestModel, optimiser: Optimiser, mean: We
     except ValueError as error:
         raise RunError(f"{run / CHECKPOINT} is damaged: {error}. Train again, to another --out.") from error
     try:
-        parts: dict[str, dict[str, Any]] = {"model": {}, "optimiser": {}, "mean": {}}
+        parts: dict[str, dict[str, Any]] = {"model": {}, "optimiser": {}, "mean": {}, "recall": {}}
         for name, value in tensors.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = value
@@ -135,6 +149,8 @@ def restore(run: Path, model: MultiInterestModel, optimiser: Optimiser, mean: We
         optimiser.restore(parts["optimiser"])
         if mean:
             mean.restore(parts["mean"])
+        # Copied, because they are views of the mapped checkpoint, which is replaced.
+        return {name: value.clone() for name, value in parts["recall"].items()}
     except (RuntimeError, KeyError) as error:
         raise RunError(f"{run / CHECKPOINT} does not fit its own configuration: {error}") from error
 

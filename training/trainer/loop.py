@@ -14,13 +14,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from re4.common.console import progress as progress_bar
 from re4.common.errors import TrainingError
 from re4.training.config import CHECKPOINT_MINUTES, TrainConfig
 from re4.training.data.batches import TrainingBatches
 from re4.training.data.dataset import Dataset
-from re4.training.evaluation.protocol import Evaluation, evaluate, summarise
+from re4.training.evaluation.metrics import Interval
+from re4.training.evaluation.protocol import Evaluation, rank, recall_50_U, summarise
 from re4.training.evaluation.run_evaluation import match_items, rank_matched, unseen_part
 from re4.training.kernels import has_kernels
 from re4.training.kernels.precision import arithmetic, check_precision, is_bf16
@@ -63,7 +65,7 @@ class TrainResult:
     """The outcome of a finished training."""
 
     best_epoch: int
-    """The epoch whose weights the run holds, from 1."""
+    """The epoch whose weights the run holds, from 1; 0 for the weights that training starts from."""
     num_epochs: int
     """Epochs that were trained."""
     seconds_per_epoch: float
@@ -72,6 +74,27 @@ class TrainResult:
     """Training examples in a second of those steps."""
     valid: Evaluation
     """Validation metrics of the best epoch."""
+    valid_half_width: float | None
+    """Half of the 95 % interval, over users, of its Recall@50; None for a single user."""
+    over_start: Interval | None
+    """Its Recall@50 minus that of the start (epoch 0), paired by user; None where nothing was trained, or the
+    training began with an earlier version."""
+
+    @property
+    def doubt(self) -> str:
+        """A sentence that training did not help, or may not have; empty where it did."""
+        if self.over_start is None or not self.num_epochs or self.over_start.is_above_zero:
+            return ""
+        users = f"{self.valid.num_users:,} validation users"
+        if self.best_epoch == 0:
+            return (
+                f"Training did not help: on {users} no epoch found more than the start, which the run keeps. "
+                "Try a lower --learning-rate, or more events."
+            )
+        return (
+            f"Training may not have helped: on {users} the kept epoch is ahead of the start by "
+            f"{self.over_start} in Recall@50, which is within the 95 % interval."
+        )
 
 
 def choose_device(name: str) -> torch.device:
@@ -106,8 +129,9 @@ def train(
 ) -> TrainResult:
     """Train a model and leave a run at `out`; `re4.training.api.train` describes the arguments.
 
-    The epoch with the highest validation Recall@50 (history left in the list) is saved. The state
-    is saved before the first step, after every epoch and every `checkpoint_minutes`; `resume`
+    The epoch with the highest validation Recall@50 (history left in the list) is saved; epoch 0 is
+    the start. The state is saved before the first step, after every epoch and every
+    `checkpoint_minutes`; `resume`
     continues a training that was killed at any moment. An earlier run, `previous`, makes a warm
     start (`warm_start.py`), and is evaluated on the same users.
 
@@ -216,6 +240,7 @@ class _Trainer:
             progress.precision if precision == "auto" else precision, model.item_embedding.weight.device
         )
         progress.precision = "bf16" if self._is_bf16 else "float32"
+        self._recalls: dict[str, Tensor] = {}  # by user, of the start and of the best epoch
         self._optimiser = Optimiser(model)
         self._mean = WeightAverage(model, config.averaging) if config.averaging else None
         self._batches = TrainingBatches(
@@ -229,7 +254,7 @@ class _Trainer:
         )
 
     def restore(self) -> None:
-        restore(self._out, self._model, self._optimiser, self._mean)
+        self._recalls = restore(self._out, self._model, self._optimiser, self._mean)
         write_metrics(self._out, self._progress.records)
 
     def run(self) -> TrainResult:
@@ -246,8 +271,8 @@ class _Trainer:
         config, progress = self._model.config, self._progress
         if not (self._out / CHECKPOINT).exists():
             self._save()  # so that a training killed within the first minutes can be resumed
-        if config.num_epochs == 0 and not progress.records:
-            progress.epoch = 0  # the initial weights are evaluated and saved
+        if not progress.records and (progress.epoch, progress.step) == (1, 0):
+            progress.epoch = 0  # the initial weights are a candidate as well
             self._close_epoch()
         with stop_requested() as is_stopped:
             while progress.epoch <= config.num_epochs and not self._has_stalled():
@@ -268,13 +293,17 @@ class _Trainer:
             trained_before=[TrainedOn(**each) for each in trained_before],
         )
         remove_checkpoint(self._out)
-        mean_seconds = sum(record["seconds"] for record in progress.records) / len(progress.records)
+        num_epochs = progress.epoch - 1
+        mean_seconds = sum(record["seconds"] for record in progress.records) / max(1, num_epochs)
+        over_start = best.get("over_start")
         return TrainResult(
             best_epoch=best["epoch"],
-            num_epochs=progress.epoch - 1,
+            num_epochs=num_epochs,
             seconds_per_epoch=mean_seconds,
             examples_per_second=self._examples_per_second(mean_seconds),
             valid=valid,
+            valid_half_width=best.get("recall_50_half_width"),
+            over_start=over_start and Interval(**over_start),
         )
 
     def _best_record(self) -> dict[str, Any]:
@@ -284,7 +313,13 @@ class _Trainer:
         if not self._progress.records:
             return False
         best_epoch = int(self._best_record()["epoch"])
-        has_stalled = self._progress.epoch - 1 - best_epoch >= self._model.config.patience
+        # With few validation users, an epoch can be behind by chance alone: it counts half.
+        waited = sum(
+            1.0 if record.get("is_behind", True) else 0.5
+            for record in self._progress.records
+            if record["epoch"] > best_epoch
+        )
+        has_stalled = waited >= self._model.config.patience
         if has_stalled:
             _log.info(f"no better epoch since {best_epoch}: stopping")
         return has_stalled
@@ -312,7 +347,7 @@ class _Trainer:
                     config=self._model.config,
                     run=self._out,
                 )
-                self._optimiser.step(losses)
+                self._optimiser.step(losses, rate=self._rate())
                 num_examples = len(batch.targets_B)
                 for name, value in {"total": losses.total, **losses.terms}.items():
                     progress.sums[name] = progress.sums.get(name, 0.0) + value.item() * num_examples
@@ -331,27 +366,50 @@ class _Trainer:
                     self._save()
                     saved = now
 
+    def _rate(self) -> float:
+        """Return the share of the learning rate that the warm-up allows at the present step."""
+        num_steps = self._model.config.warm_up * self._batches.num_steps
+        done = (self._progress.epoch - 1) * self._batches.num_steps + self._progress.step
+        return min(1.0, (done + 1) / num_steps) if num_steps else 1.0
+
     def _close_epoch(self) -> None:
         """Validate, save the weights of a best epoch, record the epoch, and save the state."""
         progress, num_examples = self._progress, self._batches.num_examples
         epoch = progress.epoch
         model = self._mean.model if self._mean else self._model
-        valid = evaluate(model, self.valid, exclude_history=False, title=f"epoch {epoch} validation")
+        title = f"epoch {epoch} validation"
+        ranking = rank(model, self.valid, exclude_history=False, title=title)
+        valid = summarise(ranking, self.valid, self._dataset.num_items)
+        recall_U = torch.from_numpy(recall_50_U(ranking, self.valid))
+        half_width = Interval.of(recall_U.numpy()).half_width
+        if epoch == 0:
+            self._recalls["start"] = recall_U
+        over_start, over_best = (
+            Interval.of((recall_U - self._recalls[name]).numpy()) if name in self._recalls else None
+            for name in ("start", "best")
+        )
         record: dict[str, Any] = {
             "epoch": epoch,
             "seconds": round(progress.seconds, 3),
             "examples_per_second": round(self._examples_per_second(progress.seconds), 1),
             "losses": {name: value / num_examples for name, value in progress.sums.items()},
             "valid": valid.to_json(),
+            "recall_50_half_width": half_width,
+            "over_start": over_start and asdict(over_start),
+            "is_behind": over_best is None or over_best.is_below_zero,
         }
         progress.records.append(record)
         is_best = self._best_record() is record
         if is_best:
+            self._recalls["best"] = recall_U.clone()  # a file of tensors refuses shared memory
             write_weights(self._out, model)
-        trained = f"loss {record['losses']['total']:.4f}  " if epoch else ""
+        trained = f"loss {record['losses']['total']:.4f}  " if epoch else "the start  "
+        width = "" if half_width is None else f" ± {half_width:.4f}"
         speed = f"  {record['examples_per_second']:,.0f} examples/s" if epoch else ""
         star = "  *" if is_best else ""
-        _log.info(f"epoch {epoch:>3}  {trained}validation Recall@50 {valid.recall_50:.4f}{speed}{star}")
+        _log.info(
+            f"epoch {epoch:>3}  {trained}validation Recall@50 {valid.recall_50:.4f}{width}{speed}{star}"
+        )
         write_metrics(self._out, progress.records)
         if self._tensorboard:
             write_events(self._out, [record])
@@ -368,6 +426,7 @@ class _Trainer:
             optimiser=self._optimiser,
             mean=self._mean,
             progress=self._progress,
+            recalls=self._recalls,
             dataset=self._dataset,
         )
 

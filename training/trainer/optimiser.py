@@ -25,6 +25,7 @@ class Optimiser:
     def __init__(self, model: MultiInterestModel) -> None:
         config = model.config
         assert config.learning_rate is not None, "resolve comes first"
+        self._learning_rate = config.learning_rate
         dense = [parameter for parameter in model.parameters() if parameter.requires_grad]
         # Some encoders have no weights. PyTorch accepts an empty group, but no empty list of groups.
         self._dense = torch.optim.Adam(
@@ -58,12 +59,19 @@ class Optimiser:
         self._dense.load_state_dict({**self._dense.state_dict(), "state": dense})
         self._items.restore(items)
 
-    def step(self, losses: Losses) -> None:
-        """Run the backward pass of the total loss, and update every parameter that has a gradient."""
+    def step(self, losses: Losses, *, rate: float = 1.0) -> None:
+        """Run the backward pass of the total loss, and update every parameter that has a gradient.
+
+        Args:
+            losses: Of the batch.
+            rate: The share of the configured learning rate, for its warm-up.
+        """
         self._dense.zero_grad(set_to_none=True)
         losses.total.backward()  # type: ignore[no-untyped-call]
+        for group in self._dense.param_groups:
+            group["lr"] = rate * self._learning_rate
         self._dense.step()
-        self._items.step(losses.touched)
+        self._items.step(losses.touched, rate=rate)
 
 
 class RowWiseAdam:
@@ -93,10 +101,10 @@ class RowWiseAdam:
         self._second_N.copy_(state["second"])
 
     @torch.no_grad()
-    def step(self, touched: TouchedRows) -> None:
-        """Update the touched rows by their gradient."""
+    def step(self, touched: TouchedRows, *, rate: float = 1.0) -> None:
+        """Update the touched rows by their gradient, with a share of the learning rate."""
         self._num_steps += 1
-        scale = self._learning_rate / (1 - _BETA_1**self._num_steps)
+        scale = rate * self._learning_rate / (1 - _BETA_1**self._num_steps)
         bias = 1 - _BETA_2**self._num_steps
         compiled = kernel_for(self._weight_ND, "row_adam.c", {"DIM": self._weight_ND.shape[1]})
         if compiled is not None:

@@ -8,12 +8,12 @@ import torch
 from planted_tastes import write_planted
 from user_sequences import sequences
 
-from re4.benchmarks.quality.baselines import ease, fit_baselines, item_cosine, most_popular, rank_baseline
 from re4.benchmarks.quality.cli import quality
 from re4.benchmarks.quality.ledger import Ledger
 from re4.benchmarks.quality.variants import alternatives, parse_variant, variant_name
 from re4.common.errors import DataError, RunError, UsageError
 from re4.training.config import ADDED_SINCE, TrainConfig
+from re4.training.evaluation.baselines import ease, fit_baselines, item_cosine, most_popular, rank_baseline
 from re4.training.evaluation.protocol import history_and_targets, summarise
 from re4.training.presets import SMALL_CATALOGUE
 

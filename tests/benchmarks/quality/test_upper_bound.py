@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from re4.benchmarks.quality.baselines import fit_baselines, rank_baseline
 from re4.benchmarks.quality.cluster_proximity import cluster_proximity
 from re4.benchmarks.quality.upper_bound import chosen_UN, evaluate_scores, free_vectors_UN, oracle_UN
 from re4.benchmarks.synthetic.event_log import EventSpace, write_event_log
 from re4.training.config import TrainConfig
 from re4.training.data.prepare import prepare_data
+from re4.training.evaluation.baselines import fit_baselines, rank_baseline
 from re4.training.evaluation.protocol import history_and_targets, summarise
 from re4.training.model.model import MultiInterestModel
 

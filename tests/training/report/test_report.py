@@ -37,8 +37,10 @@ def figures(run):
 def test_the_numbers_agree_with_the_evaluation_and_with_each_other(run, figures):
     dataset = Dataset.open(run.parent / "data")
     model = Run.open(run).load_model()
-    assert figures.recall_50 == pytest.approx(evaluate(model, dataset.valid, exclude_history=True).recall_50)
-    assert figures.recall_by_interests_K[-1] == pytest.approx(figures.recall_50)
+    assert figures.recall_50.mean == pytest.approx(
+        evaluate(model, dataset.valid, exclude_history=True).recall_50
+    )
+    assert figures.recall_by_interests_K[-1] == pytest.approx(figures.recall_50.mean)
     assert sum(figures.share_of_list_K) == pytest.approx(1)
     assert sum(figures.share_of_hits_K) == pytest.approx(1)
     assert sum(figures.tenths_of_events) == pytest.approx(1)
@@ -99,3 +101,12 @@ def test_titles_are_text_whatever_they_hold(run, tmp_path, monkeypatch):
     page.feed(write_page(tmp_path, figures, title="<b>mine</b>", config={}).read_text("utf-8"))
     assert "script" not in page.tags
     assert "<script>alert(1)</script>" in page.words
+
+
+def test_the_page_states_the_interval_and_the_gain_over_the_start(run, figures, tmp_path):
+    page = _Words()
+    page.feed(write_page(tmp_path, figures, title="it", config={}).read_text("utf-8"))
+    text = " ".join(" ".join(page.words).split())
+    assert f"{figures.recall_50.mean:.4f} ± {figures.recall_50.half_width:.4f}" in text
+    assert figures.start in text
+    assert "the start, epoch 0" in figures.start

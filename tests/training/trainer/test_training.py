@@ -3,7 +3,7 @@
 import json
 import shutil
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -15,12 +15,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from re4.common.errors import DataError, RunError, TrainingError, UsageError
 from re4.training.config import ADDED_SINCE, TrainConfig
 from re4.training.data.dataset import Dataset
-from re4.training.evaluation.protocol import evaluate
+from re4.training.evaluation.metrics import Interval
+from re4.training.evaluation.protocol import Evaluation, evaluate
 from re4.training.presets import PRESETS
 from re4.training.run.run import Run
 from re4.training.samplers import SAMPLERS
-from re4.training.trainer.loop import choose_device, train
+from re4.training.trainer.loop import TrainResult, choose_device, train
 from re4.training.trainer.loss_guard import FAILED_STEP
+from re4.training.trainer.optimiser import Optimiser
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +61,9 @@ def test_learns_the_planted_tastes(planted, run):
 
 def test_a_run_holds_the_best_epoch_and_the_resolved_configuration(planted, run):
     lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in lines] == list(range(1, len(lines) + 1))
-    assert set(lines[0]["losses"]) == {"total", "recommend", "history", "contrast", "attend", "construct"}
+    assert [line["epoch"] for line in lines] == list(range(len(lines)))
+    assert lines[0]["losses"] == {}, "epoch 0 is the start"
+    assert set(lines[1]["losses"]) == {"total", "recommend", "history", "contrast", "attend", "construct"}
     best = max(lines, key=lambda line: line["valid"]["recall_50"])
     assert run.best_epoch == best["epoch"]
     again = evaluate(run.load_model(), planted.valid, exclude_history=False)
@@ -137,16 +140,16 @@ def test_every_encoder_trains_with_every_kind_of_negatives(
     options = {**small_options, "model": model, "negatives": negatives, "num_negatives": 60, "num_epochs": 2}
     result = train(planted, TrainConfig(**{**options, **own}), tmp_path / "run", device="cpu")
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    losses = [json.loads(line)["losses"]["recommend"] for line in lines]
+    losses = [json.loads(line)["losses"]["recommend"] for line in lines[1:]]
     assert losses[-1] < losses[0]
     assert result.valid.recall_50 > 50 / planted.num_items * 0.9
 
 
 def test_stops_when_nothing_improves(planted, small_options, tmp_path):
+    """Epochs that are not clearly behind the best one count half."""
     options = {**small_options, "learning_rate": 1e-8, "num_epochs": 30, "patience": 2}
     result = train(planted, TrainConfig(**options), tmp_path / "run", device="cpu")
-    assert result.num_epochs < 30
-    assert result.num_epochs == result.best_epoch + 2
+    assert result.num_epochs == result.best_epoch + 4
 
 
 def test_an_exploding_loss_stops_the_run_and_leaves_none(planted, small_options, tmp_path):
@@ -345,3 +348,64 @@ def test_another_data_set_is_refused(planted, run, tmp_path):
     with pytest.raises(DataError, match="their items differ"):
         run.check_dataset(other)
     run.check_dataset(planted)
+
+
+def test_a_start_that_no_epoch_betters_is_kept_and_stated(planted, small_options, tmp_path):
+    options = {**small_options, "learning_rate": 1.0, "num_epochs": 2, "averaging": 0.0}
+    result = train(planted, TrainConfig(**options), tmp_path / "run", device="cpu")
+    start = train(planted, TrainConfig(**{**options, "num_epochs": 0}), tmp_path / "start", device="cpu")
+    assert (result.best_epoch, result.num_epochs) == (0, 2)
+    assert result.valid == start.valid
+    ours, theirs = (load_file(tmp_path / name / "weights.safetensors") for name in ("run", "start"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert result.doubt.startswith("Training did not help: on ")
+    assert start.doubt == "", "nothing was trained"
+
+
+def test_the_interval_of_each_epoch_is_recorded(run):
+    _, *epochs = records = run.metrics()
+    assert all(0 <= record["recall_50_half_width"] < 0.1 for record in records)
+    for record in epochs:
+        gain = record["valid"]["recall_50"] - records[0]["valid"]["recall_50"]
+        assert record["over_start"]["mean"] == pytest.approx(gain)
+        assert record["over_start"]["low"] <= gain <= record["over_start"]["high"]
+
+
+def result_with(best_epoch, over_start):
+    valid = Evaluation(num_users=100, **dict.fromkeys([field.name for field in fields(Evaluation)][1:], 0.5))
+    return TrainResult(
+        best_epoch=best_epoch,
+        num_epochs=6,
+        seconds_per_epoch=1.0,
+        examples_per_second=1.0,
+        valid=valid,
+        valid_half_width=0.1,
+        over_start=over_start,
+    )
+
+
+def test_a_gain_within_its_interval_is_doubted():
+    small, clear = Interval(mean=0.01, low=-0.01, high=0.03), Interval(mean=0.02, low=0.01, high=0.03)
+    assert "may not have helped: on 100 validation users" in result_with(3, small).doubt
+    assert "+0.0100 (-0.0100 to +0.0300)" in result_with(3, small).doubt
+    assert result_with(3, clear).doubt == ""
+    assert result_with(3, None).doubt == "", "a training of an earlier version"
+
+
+@pytest.mark.parametrize(("warm_up", "shares"), [(0.0, [1, 1]), (1.5, [2 / 3, 1]), (1.0, [1, 1])])
+def test_the_learning_rate_rises_over_the_warm_up(
+    planted, small_options, tmp_path, monkeypatch, warm_up, shares
+):
+    """The shares of the rate at the end of the first and of the second epoch."""
+    rates, step = [], Optimiser.step
+    monkeypatch.setattr(
+        Optimiser,
+        "step",
+        lambda self, losses, *, rate: (rates.append(rate), step(self, losses, rate=rate))[1],
+    )
+    options = {**small_options, "num_epochs": 2, "warm_up": warm_up}
+    train(planted, TrainConfig(**options), tmp_path / "run", device="cpu")
+    half = len(rates) // 2
+    assert [rates[half - 1], rates[-1]] == pytest.approx(shares)
+    assert rates[0] == pytest.approx(1 / (warm_up * half) if warm_up else 1)
+    assert rates == sorted(rates)

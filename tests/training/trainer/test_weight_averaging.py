@@ -66,7 +66,13 @@ def test_a_few_times_an_epoch(model, num_steps, times):
 def test_what_is_kept_is_what_was_judged(planted, tmp_path):
     for averaging in (0.0, 2.0):
         out = tmp_path / str(averaging)
-        small = {"embedding_dim": 8, "attention_dim": 8, "num_epochs": 2, "averaging": averaging}
+        small = {
+            "embedding_dim": 8,
+            "attention_dim": 8,
+            "num_epochs": 2,
+            "averaging": averaging,
+            "initial_vectors": "random",
+        }
         result = train(planted, TrainConfig(**small), out)
         kept = evaluate(Run.open(out).load_model(), planted.valid, exclude_history=False)
         assert kept.to_json() == result.valid.to_json()

@@ -26,10 +26,10 @@ from re4.training.trainer.optimiser import Optimiser
 def train_until(data: Path, order: dict[str, Any]) -> None:
     whole_step, num_steps = Optimiser.step, 0
 
-    def step(self: Optimiser, losses: Any) -> None:
+    def step(self: Optimiser, losses: Any, *, rate: float) -> None:
         nonlocal num_steps
         num_steps += 1
-        whole_step(self, losses)
+        whole_step(self, losses, rate=rate)
         if num_steps == order["last_step"]:
             os.kill(os.getpid(), order["signal_number"])
 

@@ -1,7 +1,7 @@
 """The baselines that a multi-interest model must beat: most popular, item-item cosine, EASE.
 
-Each is fitted to the training users' sequences and scores the whole catalogue for a history. All of a history
-counts, each item once. Sources: cosine of co-occurrence as in Sarwar et al., WWW 2001;
+Each is fitted to the training users' sequences and scores the whole catalogue for a history. All of
+a history counts, each item once. Sources: cosine of co-occurrence as in Sarwar et al., WWW 2001;
 EASE: Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019.
 """
 
@@ -17,7 +17,7 @@ from re4.training.data.dataset import Sequences
 from re4.training.evaluation.protocol import CUTS, Ranking, history_and_targets, summarise
 
 MAX_EASE_ITEMS = 20_000
-"""Beyond this size the matrix that EASE inverts is too large for an ordinary machine."""
+"""Beyond this size a matrix of items by items is too large for an ordinary machine."""
 EASE_PENALTIES = (50.0, 200.0, 800.0)
 CHUNK_USERS = 256
 Baseline: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
@@ -35,7 +35,7 @@ def item_cosine(train: Sequences, num_items: int) -> Baseline:
     together_NN = _gram(_user_items(train, num_items))
     length_N = together_NN.diagonal().clamp_min(1).sqrt()
     weights_NN = (together_NN / length_N[:, None] / length_N[None, :]).fill_diagonal_(0)
-    return lambda chosen_BN: chosen_BN @ weights_NN
+    return lambda chosen_BN: torch.sparse.mm(chosen_BN.to_sparse(), weights_NN)
 
 
 def ease(train: Sequences, num_items: int, *, penalty: float) -> Baseline:
@@ -44,7 +44,7 @@ def ease(train: Sequences, num_items: int, *, penalty: float) -> Baseline:
     gram_NN.diagonal().add_(penalty)
     inverse_NN = torch.cholesky_inverse(torch.linalg.cholesky(gram_NN))
     weights_NN = inverse_NN.div_(-inverse_NN.diagonal()[None, :].clone()).fill_diagonal_(0)
-    return lambda chosen_BN: chosen_BN @ weights_NN
+    return lambda chosen_BN: torch.sparse.mm(chosen_BN.to_sparse(), weights_NN)
 
 
 def fit_baselines(
