@@ -31,6 +31,7 @@ SUBCOMMANDS: Mapping[str, str] = {
     "serve": "re4.serving.cli:serve",
     "retrieve": "re4.serving.client.cli:retrieve",
     "info": "re4.serving.cli:info",
+    "health": "re4.serving.client.cli:health",
     "token": "re4.serving.auth.cli:token",
     "versions": "re4.bundle.publishing.cli:versions",
     "rollback": "re4.bundle.publishing.cli:rollback",

@@ -1,11 +1,13 @@
-"""The subcommand `re4 retrieve`."""
+"""The subcommands `re4 retrieve` and `re4 health`."""
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from re4.common import console
-from re4.common.errors import UsageError
+from re4.common.errors import ServerError, UsageError
 from re4.serving.client.options import Address, AsJson, Ca, Certificate, Key, Tls, TokenFile
 from re4.serving.settings import DEFAULT_ADDRESS
 
@@ -14,11 +16,16 @@ if TYPE_CHECKING:
 
 
 def retrieve(
-    history: Annotated[str, typer.Option(help="The user's item ids, oldest first: ID,ID,…")],
+    history: Annotated[
+        str,
+        typer.Option(
+            help="The user's item ids, oldest first: ID,ID,… or @FILE with one id a line (@- for stdin)."
+        ),
+    ],
     address: Address = DEFAULT_ADDRESS,
     num_candidates: Annotated[int, typer.Option(help="Number of candidates.")] = 50,
     exclude: Annotated[
-        str, typer.Option(help="Item ids that must not be among the candidates: ID,ID,…")
+        str, typer.Option(help="Item ids that must not be among the candidates: ID,ID,… or @FILE.")
     ] = "",
     exclude_history: Annotated[
         bool, typer.Option("--exclude-history/--keep-history", help="Leave out the items of the history.")
@@ -118,6 +125,41 @@ def retrieve(
     )
 
 
+def health(
+    address: Address = DEFAULT_ADDRESS,
+    timeout_s: Annotated[float, typer.Option(help="Time limit of the question.")] = 3.0,
+    tls: Tls = False,
+    ca: Ca = None,
+    certificate: Certificate = None,
+    key: Key = None,
+) -> None:
+    """Ask the health service of a server; no token is needed. For container health checks and scripts.
+
+    Exit codes: 0 the server answers calls, 1 it does not.
+
+    Example: re4 health --address 127.0.0.1:8701
+    """
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    from re4.protos.v1 import retrieval_pb2
+    from re4.serving.client.connection import Connection, server_error
+
+    connection = Connection.read(tls=tls, ca=ca, certificate=certificate, key=key)
+    service = retrieval_pb2.DESCRIPTOR.services_by_name["Retrieval"].full_name
+    with connection.channel(address) as channel:
+        try:
+            reply = health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(service=service), timeout=timeout_s
+            )
+        except grpc.RpcError as error:
+            raise server_error(error, address, timeout_s) from None
+    status = health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status)
+    if reply.status != health_pb2.HealthCheckResponse.SERVING:
+        raise ServerError(f"{address} is {status}")
+    console.print_line(f"{address} is {status}")
+
+
 def _candidates(found: "Candidates") -> list[tuple[str | int, float, int]]:
     """Return the id, score and interest of each."""
     return list(zip(found.item_ids, found.scores.tolist(), found.interest_index.tolist(), strict=True))
@@ -164,13 +206,24 @@ def _filter(text: str, option: str, *, is_drop: bool) -> "AttributeFilter":
 
 
 def _split_ids(text: str, option: str, kind: str) -> list[str] | list[int]:
-    """Split a comma-separated list into ids of the catalogue's kind."""
-    words = [word.strip() for word in text.split(",")] if text else []
+    """Return the ids of a comma-separated list, or of the lines of @FILE, in the catalogue's kind."""
+    if text.startswith("@"):
+        words = [line for line in _lines(text[1:], option) if line]
+    else:
+        words = [word.strip() for word in text.split(",")] if text else []
     if kind == "string":
         return words
     try:
         return [int(word) for word in words]
     except ValueError:
         raise UsageError(
-            f"{option} {text!r}: this catalogue's ids are integers, separated by commas"
+            f"{option} {text!r}: this catalogue's ids are integers, separated by commas or one a line"
         ) from None
+
+
+def _lines(file: str, option: str) -> list[str]:
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{option} @{file}: {error}") from None
+    return text.splitlines()

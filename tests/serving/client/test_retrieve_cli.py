@@ -1,13 +1,14 @@
 """`re4 retrieve` against a running server."""
 
 import json
+from pathlib import Path
 
 import pytest
 from running_server import RunningServer
 from small_bundles import SmallVersion
 
-from re4 import UsageError
-from re4.serving.client.cli import retrieve
+from re4 import ServerError, UsageError
+from re4.serving.client.cli import health, retrieve
 
 
 def test_retrieve_as_json(
@@ -90,3 +91,24 @@ def test_variety(
     found = json.loads(capsys.readouterr().out)["candidates"]
     colours = [small_version.attributes["colour"][small_version.ids.index(one["item_id"])] for one in found]
     assert len(set(colours)) == 4
+
+
+def test_ids_of_a_file_may_contain_commas(
+    server: RunningServer, small_version: SmallVersion, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = tmp_path / "ids.txt"
+    ids.write_text(f"{small_version.ids[4]}\nan id, with a comma\n\n{small_version.ids[9]}\n")
+    retrieve(f"@{ids}", address=server.address, num_candidates=5, as_json=True)
+    answer = json.loads(capsys.readouterr().out)
+    expected = [small_version.ids[row] for row in small_version.best([4, 9], 5)]
+    assert [one["item_id"] for one in answer["candidates"]] == expected
+    assert answer["num_unknown_history_ids"] == 1
+    with pytest.raises(UsageError, match=r"--history @.*missing\.txt: .*No such file"):
+        retrieve(f"@{tmp_path / 'missing.txt'}", address=server.address)
+
+
+def test_health_of_a_server(server: RunningServer, capsys: pytest.CaptureFixture[str]) -> None:
+    health(address=server.address)
+    assert capsys.readouterr().err == f"{server.address} is SERVING\n"
+    with pytest.raises(ServerError, match=r"UNAVAILABLE from 127\.0\.0\.1:9"):
+        health(address="127.0.0.1:9")
