@@ -117,7 +117,7 @@ class Attribute:
             rows = self._rows[start : self._starts[code + 1]]
             if len(rows) and not (rows[0] >= 0 and rows[-1] < self.num_items and (np.diff(rows) > 0).all()):
                 self._refuse(
-                    f"the rows with value {self._value(code)!r} do not rise from 0 to {self.num_items}"
+                    f"the rows with value {self.value(code)!r} do not rise from 0 to {self.num_items}"
                 )
 
     def _refuse(self, what: str) -> NoReturn:
@@ -125,7 +125,7 @@ class Attribute:
 
     def values(self) -> list[str]:
         """Return all values, ascending: the code of a value is its position."""
-        return [self._value(code) for code in range(self.num_values)]
+        return [self.value(code) for code in range(self.num_values)]
 
     def value_codes(self, values: Sequence[str]) -> NDArray[np.int64]:
         """Return the codes of values, -1 for a value that no item has: int64 [number of values]."""
@@ -181,15 +181,16 @@ class Attribute:
         places_E = np.repeat(starts_R - before_R, lengths_R) + np.arange(int(lengths_R.sum()))
         return self._codes[places_E], lengths_R
 
-    def _value(self, code: int) -> str:
+    def value(self, code: int) -> str:
+        """Return the value of a code."""
         return self._text[int(self._text_offsets[code]) : int(self._text_offsets[code + 1])].decode()
 
     def _value_code(self, value: str) -> int:
         low, high = 0, self.num_values
         while low < high:
             middle = (low + high) // 2
-            if self._value(middle) < value:  # code points and their UTF-8 have the same order
+            if self.value(middle) < value:  # code points and their UTF-8 have the same order
                 low = middle + 1
             else:
                 high = middle
-        return low if low < self.num_values and self._value(low) == value else -1
+        return low if low < self.num_values and self.value(low) == value else -1

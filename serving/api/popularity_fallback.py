@@ -31,7 +31,7 @@ def popular_items(query: Query, snapshot: Snapshot) -> MergedList:
         return rows if allowed is None else rows[allowed.contains(rows)]
 
     found = allowed_of(snapshot.popular_rows)[: query.num_candidates]
-    for rows in _chunks(allowed, snapshot.manifest.items.num_items):
+    for rows in _chunks(allowed, snapshot):
         if len(found) == query.num_candidates:
             break
         others = allowed_of(rows[~np.isin(rows, found)])
@@ -39,10 +39,13 @@ def popular_items(query: Query, snapshot: Snapshot) -> MergedList:
     return MergedList(found, np.zeros(len(found), np.float32), np.zeros(len(found), np.int64))
 
 
-def _chunks(allowed: AllowedItems | None, num_items: int) -> Iterator[NDArray[np.int64]]:
+def _chunks(allowed: AllowedItems | None, snapshot: Snapshot) -> Iterator[NDArray[np.int64]]:
     """Yield all rows that may be allowed, in chunks."""
     if allowed is not None and allowed.few_rows_S is not None:
         yield allowed.few_rows_S
         return
+    num_items = snapshot.manifest.items.num_items
     for start in range(0, num_items, _CHUNK_ROWS):
         yield np.arange(start, min(start + _CHUNK_ROWS, num_items))
+    if snapshot.live is not None:
+        yield snapshot.live.visible_rows()

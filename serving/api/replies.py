@@ -68,7 +68,7 @@ def info_reply(
 ) -> retrieval_pb2.InfoReply:
     """Return the reply of Info."""
     manifest, limits = snapshot.manifest, settings.limits
-    floor, hidden = settings.brown_out_recall_floor, snapshot.filter_cache.hidden
+    floor, hidden, live = settings.brown_out_recall_floor, snapshot.hidden, snapshot.live
     return retrieval_pb2.InfoReply(
         version=manifest.version,
         created_at=manifest.created_at,
@@ -76,7 +76,7 @@ def info_reply(
         num_interests=manifest.model.num_interests,
         embedding_dim=manifest.model.embedding_dim,
         index=manifest.index.factory or manifest.index.kind,
-        num_items=manifest.items.num_items,
+        num_items=snapshot.num_items,
         item_id_kind=manifest.items.id_kind,
         max_history_length=manifest.model.max_history_length,
         max_num_candidates=limits.max_num_candidates,
@@ -86,7 +86,8 @@ def info_reply(
         max_message_bytes=limits.max_message_bytes,
         failed_version=failed_version,
         failure=failure,
-        num_hidden_items=0 if hidden is None else hidden.num_rows,
+        num_hidden_items=(0 if hidden is None else hidden.num_rows)
+        + (0 if live is None else live.num_hidden),
         hidden_failure=hidden_failure,
         server_version=server_version,
         num_processes=settings.num_processes,

@@ -358,7 +358,12 @@ class RetrievalService:
         if self._on_sample is None or self._random.random() >= self._settings.recall_sample:
             return
         found = result.query_result
-        if found is None or not len(found.merged.rows_M) or snapshot.filter_cache.hidden is not None:
+        if found is None or snapshot.filter_cache.hidden is not None:
+            return
+        # Without hidden items, the version's items of an answer are the best ones among its own.
+        rows = found.merged.rows_M[found.merged.rows_M < snapshot.manifest.items.num_items]
+        excluded = found.query.excluded_rows
+        if not len(rows):
             return
         options = found.query.options
         if found.query.merge_policy is MAX_SCORE and not (options and options.conditions):
@@ -366,7 +371,7 @@ class RetrievalService:
                 RecallSample(
                     path=str(snapshot.path),
                     interests=b64encode(found.interests_KD.tobytes()).decode(),
-                    rows=found.merged.rows_M.tolist(),
-                    excluded=found.query.excluded_rows.tolist(),
+                    rows=rows.tolist(),
+                    excluded=excluded[excluded < snapshot.manifest.items.num_items].tolist(),
                 )
             )

@@ -61,13 +61,14 @@ def search_with_options(
 
     Returns:
         `scores_QS` best first, `rows_QS`, -1 where an interest found no further item, and the items
-        among which was searched; None for all.
+        among which was searched, live ones included; None for all. Live items are not searched.
     """
     hidden = filter_cache.hidden
     if options.conditions:
         allowed = filter_cache.allowed_by(options.conditions)
         if allowed.few_rows_S is not None:
-            found = exact_search(queries_QD[:, None], vectors_ND, num_results, among_rows=allowed.few_rows_S)
+            rows_S = allowed.few_rows_S[allowed.few_rows_S < len(vectors_ND)]  # without live items
+            found = exact_search(queries_QD[:, None], vectors_ND, num_results, among_rows=rows_S)
             return *found, allowed
         effort = options.effort * (len(vectors_ND) / allowed.num_rows) ** _EFFORT_EXPONENT
         found = searcher.search(

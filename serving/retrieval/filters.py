@@ -60,6 +60,32 @@ class AllowedItems:
             return cls(rows_S=np.flatnonzero(mask_N))
         return cls(mask_N=mask_N)
 
+    @classmethod
+    def of_bits(cls, bits: NDArray[np.uint8]) -> "AllowedItems":
+        """Hold the items of a bitmap, as rows where they are few."""
+        num_rows = int.from_bytes(bits.tobytes(), "little").bit_count()
+        if num_rows <= MAX_EXACT_ROWS:
+            return cls(rows_S=np.flatnonzero(np.unpackbits(bits, bitorder="little")))
+        allowed = cls()
+        allowed._bits, allowed.num_rows, allowed.num_bytes = bits, num_rows, bits.nbytes
+        return allowed
+
+    def bits(self, num_rows: int) -> NDArray[np.uint8]:
+        """Return the set as a bitmap over so many rows, a multiple of eight."""
+        if self.few_rows_S is None:
+            return self._bits[: num_rows // 8]
+        mask = np.zeros(num_rows, np.bool_)
+        mask[self.few_rows_S] = True
+        return np.packbits(mask, bitorder="little")
+
+    def mask_from(self, first_row: int, num_rows: int) -> NDArray[np.bool_]:
+        """Return which rows of a range are in the set. The range begins at a multiple of eight."""
+        if self.few_rows_S is not None:
+            mask = np.zeros(num_rows, np.bool_)
+            mask[self.few_rows_S[np.searchsorted(self.few_rows_S, first_row) :] - first_row] = True
+            return mask
+        return np.unpackbits(self._bits[first_row // 8 :], bitorder="little", count=num_rows).view(np.bool_)
+
     @cached_property
     def selector(self) -> Any:
         """The bitmap as a FAISS selector, which reads this object's memory."""

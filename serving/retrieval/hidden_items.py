@@ -30,7 +30,9 @@ class HiddenItems:
     """The hidden items of one version. Immutable and thread-safe."""
 
     mask_N: NDArray[np.bool_]
+    """Over the version's rows; with live items, over theirs too."""
     num_rows: int
+    """Hidden rows of the version."""
 
     @classmethod
     def of(cls, hidden: HiddenIds, item_ids: ItemIds, num_items: int) -> "HiddenItems | None":
@@ -104,7 +106,12 @@ def search_visible(
                 selector=visible.selector,
             )
             if visible.few_rows_S is None
-            else exact_search(again_QD[:, None], vectors_ND, num_results, among_rows=visible.few_rows_S)
+            else exact_search(
+                again_QD[:, None],
+                vectors_ND,
+                num_results,
+                among_rows=visible.few_rows_S[visible.few_rows_S < len(vectors_ND)],
+            )
         )
         scores_QS[is_short_Q], rows_QS[is_short_Q] = -np.inf, -1
         scores_QS[is_short_Q, : scores.shape[1]], rows_QS[is_short_Q, : rows.shape[1]] = scores, rows

@@ -87,6 +87,7 @@ class Pipeline:
         filter_cache: FilterCache,
         max_history_length: int,
     ) -> None:
+        self._live = filter_cache.live
         self._vectors_ND = vectors_ND
         self._encoder = encoder
         self._searcher = searcher
@@ -94,7 +95,7 @@ class Pipeline:
         self._max_history_length = max_history_length
 
     def with_filter_cache(self, filter_cache: FilterCache) -> "Pipeline":
-        """Return the same pipeline with another filter cache, thus with other hidden items."""
+        """Return the same pipeline with another filter cache, thus with other hidden and live items."""
         return Pipeline(
             vectors_ND=self._vectors_ND,
             encoder=self._encoder,
@@ -130,13 +131,8 @@ class Pipeline:
             if len(merged[place].rows_M) < min(
                 query.num_candidates, self._num_eligible(query, found.allowed)
             ):
-                exact = exact_search(
-                    interests_BKD[place][:, None],
-                    self._vectors_ND,
-                    query.search_depth,
-                    among_rows=None if found.allowed is None else found.allowed.rows(),
-                )
-                merged[place] = _merge(query, SearchResults(*exact), attention_BKL[place])
+                exact = self._search_exactly(query, found.allowed, interests_BKD[place])
+                merged[place] = _merge(query, exact, attention_BKL[place])
                 num_exact_searches += 1
         times = StageTimes(
             gather_us=(gathered - began) // 1000,
@@ -166,7 +162,12 @@ class Pipeline:
             length = len(query.history_rows_L)
             rows_BL[place, :length] = query.history_rows_L
             lengths_B[place] = length
-        return self._vectors_ND.take(rows_BL, axis=0), lengths_B
+        if self._live is None:
+            return self._vectors_ND.take(rows_BL, axis=0), lengths_B
+        of_version_BL = np.where(rows_BL < len(self._vectors_ND), rows_BL, 0)
+        history_BLD = self._vectors_ND.take(of_version_BL, axis=0)
+        self._live.replace_vectors(history_BLD, rows_BL)
+        return history_BLD, lengths_B
 
     def _search(
         self, queries: Sequence[Query], places: Sequence[int], interests_BKD: NDArray[np.float32]
@@ -196,19 +197,54 @@ class Pipeline:
             else:
                 best = None if needs_each_list else self._searcher.search_best(queries_QD, max(depths))
                 if best is not None:
+                    if self._live is not None:
+                        best = self._live.merge_best(*best, queries_QD, max(depths))
                     for place, *columns in zip(group, *best, strict=True):
                         results[place] = SearchResults(best=MergedList(*columns))
                     continue
                 scores_QS, rows_QS = self._searcher.search(
                     queries_QD, max(depths), needs_each_list=needs_each_list
                 )
+            if self._live is not None:
+                scores_QS, rows_QS = self._live.merge_lists(
+                    scores_QS,
+                    rows_QS,
+                    queries_QD,
+                    max(depths),
+                    num_interests=num_interests,
+                    allowed=allowed,
+                )
             for number, (place, depth) in enumerate(zip(group, depths, strict=True)):
                 own = slice(number * num_interests, (number + 1) * num_interests)
                 results[place] = SearchResults(scores_QS[own, :depth], rows_QS[own, :depth], allowed=allowed)
         return results
 
+    def _search_exactly(
+        self, query: Query, allowed: AllowedItems | None, interests_KD: NDArray[np.float32]
+    ) -> SearchResults:
+        """Score all items that may be candidates of a query."""
+        rows_S = None
+        if allowed is not None:
+            rows_S = allowed.rows()
+            rows_S = rows_S[rows_S < len(self._vectors_ND)]
+        found = exact_search(interests_KD[:, None], self._vectors_ND, query.search_depth, among_rows=rows_S)
+        if self._live is not None:
+            found = self._live.merge_lists(
+                *found,
+                interests_KD,
+                query.search_depth,
+                num_interests=len(interests_KD),
+                allowed=allowed,
+                is_exact=True,
+            )
+        return SearchResults(*found)
+
     def _num_eligible(self, query: Query, allowed: AllowedItems | None) -> int:
         """Return how many items may be candidates of a query."""
+        if allowed is None and self._live is not None:
+            is_eligible = ~np.isin(self._live.visible_rows(), query.excluded_rows)
+            num_excluded = np.count_nonzero(query.excluded_rows < len(self._vectors_ND))
+            return len(self._vectors_ND) - int(num_excluded) + int(np.count_nonzero(is_eligible))
         if allowed is None:
             return len(self._vectors_ND) - len(query.excluded_rows)
         return allowed.num_rows - int(np.count_nonzero(allowed.contains(query.excluded_rows)))

@@ -26,6 +26,9 @@ from re4.serving.retrieval.encoder import Encoder, bucket_sizes
 from re4.serving.retrieval.filter_cache import FilterCache
 from re4.serving.retrieval.hidden_items import HiddenItems
 from re4.serving.retrieval.indexes.kinds import KINDS, IndexKind, SearchPlan, scaled
+from re4.serving.retrieval.live_items.overlay import LiveOverlay
+from re4.serving.retrieval.live_items.starting_vectors import StartingVectors
+from re4.serving.retrieval.live_items.view import LiveItems
 from re4.serving.retrieval.pipeline import Pipeline
 from re4.serving.retrieval.search import Searcher
 
@@ -50,15 +53,64 @@ class Snapshot:
     popular_rows: NDArray[np.int64]
     """Rows of the most popular items, most popular first."""
     pipeline: Pipeline
+    starting_vectors: StartingVectors
+    """Makes vectors of live items."""
+    hidden: HiddenItems | None = None
+    """Hidden items of the version; None for none."""
+    live: LiveItems | None = None
+    """Live items; None for none."""
+    loaded: "Snapshot | None" = None
+    """The version as it was loaded; None where this is it."""
+
+    @property
+    def num_items(self) -> int:
+        """Items that the version and its live items have, hidden ones too."""
+        num_items = self.manifest.items.num_items
+        if self.live is None:
+            return num_items
+        return num_items - self.live.num_replaced + self.live.num_visible + self.live.num_hidden
 
     def with_hidden(self, hidden: HiddenIds) -> "Snapshot":
-        """Return the same version without these items in any answer, and no others. Loads nothing."""
-        rows = HiddenItems.of(hidden, self.item_ids, self.manifest.items.num_items)
-        if rows is None and self.filter_cache.hidden is None:
+        """Return the same version without these items in any answer, and no others. Loads nothing.
+
+        The view of live items must leave them out itself (`LiveOverlay.hide`).
+        """
+        loaded = self.loaded or self
+        rows = HiddenItems.of(hidden, loaded.item_ids, self.manifest.items.num_items)
+        if rows is None and self.hidden is None:
             return self
-        filter_cache = FilterCache(self.attributes, self.manifest.items.num_items, hidden=rows)
+        return loaded._with_changes(rows, self.live)
+
+    def with_live(self, live: LiveItems | None) -> "Snapshot":
+        """Return the same version with these live items, and no others. Loads nothing."""
+        return (self.loaded or self)._with_changes(self.hidden, live)
+
+    def new_overlay(self) -> LiveOverlay:
+        """Return the overlay of this version without any live item."""
+        loaded = self.loaded or self
+        return LiveOverlay(
+            item_ids=loaded.item_ids,
+            attributes=loaded.attributes,
+            vectors_ND=loaded.vectors_ND,
+            starting_vectors=self.starting_vectors,
+            space=self.manifest.items.space,
+            live_sequence=self.manifest.live_sequence,
+        )
+
+    def _with_changes(self, hidden: HiddenItems | None, live: LiveItems | None) -> "Snapshot":
+        if hidden is None and live is None:
+            return self
+        all_hidden = hidden if live is None else live.hidden_over(hidden)
+        filter_cache = self.filter_cache.with_changes(all_hidden, live)
         return replace(
-            self, filter_cache=filter_cache, pipeline=self.pipeline.with_filter_cache(filter_cache)
+            self,
+            filter_cache=filter_cache,
+            pipeline=self.pipeline.with_filter_cache(filter_cache),
+            item_ids=self.item_ids if live is None else live.item_ids,
+            attributes=self.attributes if live is None else live.attributes,
+            hidden=hidden,
+            live=live,
+            loaded=self,
         )
 
 
@@ -123,6 +175,7 @@ def load_snapshot(
             filter_cache=filter_cache,
             max_history_length=manifest.model.max_history_length,
         ),
+        starting_vectors=StartingVectors.open(path, manifest, attributes, vectors_ND),
     )
 
 

@@ -1,0 +1,296 @@
+"""The live items of one version, change by change. Belongs to the event loop; its views may be shared.
+
+Each change of an item fills a new slot, so that a view that is in use never changes. Slots that later changes
+replaced are dropped when they are as many as the others.
+
+Legend: N items of the version, R slots, D embedding.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from re4.bundle.attributes.reader import Attributes
+from re4.bundle.hidden_ids import HiddenIds
+from re4.bundle.ids.id_map import ItemIds
+from re4.bundle.layout import IS_COLD
+from re4.bundle.live_items.records import Evidence, Record, Upsert
+from re4.bundle.live_items.state import LiveState, SummedEvidence, as_kind
+from re4.serving.retrieval.live_items.attributes import LiveAttributes, LiveColumn
+from re4.serving.retrieval.live_items.graph import MIN_ROWS, LiveGraph, grow_graph
+from re4.serving.retrieval.live_items.growing import GrowingArray
+from re4.serving.retrieval.live_items.ids import LiveIds, SlotMap
+from re4.serving.retrieval.live_items.starting_vectors import StartingVectors
+from re4.serving.retrieval.live_items.view import LiveItems
+
+_ROW_MULTIPLE: Final = 8
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GraphJob:
+    """A graph to make beside the calls."""
+
+    vectors_RD: NDArray[np.float32]
+    start: LiveGraph | None
+    slots: NDArray[np.int64] | None
+    """The slots to keep, where others are dropped with the new graph; None for all."""
+    num_slots: int
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> LiveGraph:
+        """Make the graph, in a thread."""
+        return grow_graph(self.start, self.vectors_RD, self.cancelled)
+
+
+class LiveOverlay:
+    """The live items of a version."""
+
+    def __init__(
+        self,
+        *,
+        item_ids: ItemIds,
+        attributes: Attributes,
+        vectors_ND: NDArray[np.float32],
+        starting_vectors: StartingVectors,
+        space: str,
+        live_sequence: int,
+    ) -> None:
+        """Start with no live item.
+
+        Args:
+            item_ids: The version's ids.
+            attributes: Its attributes.
+            vectors_ND: Its item vectors.
+            starting_vectors: Makes vectors for live items without one.
+            space: Fingerprint of its embedding space.
+            live_sequence: Changes up to this one are part of the version.
+        """
+        self._item_ids = item_ids
+        self._attributes = attributes
+        self._vectors_ND = vectors_ND
+        self._starting_vectors = starting_vectors
+        self._space = space
+        self._live_sequence = live_sequence
+        self._num_items = len(vectors_ND)
+        self._first_row = -(-self._num_items // _ROW_MULTIPLE) * _ROW_MULTIPLE
+        self._columns = {name: LiveColumn(attributes[name]) for name in attributes.names}
+        self._slots = SlotMap()
+        self._ids: list[Any] = []
+        self._vectors = GrowingArray(np.float32, vectors_ND.shape[1])
+        self._priors = GrowingArray(np.float32, vectors_ND.shape[1])
+        """Vectors before the evidence of users."""
+        self._folds = GrowingArray(np.bool_)
+        """Whether evidence counts: the item was not trained, and has no vector of its own."""
+        self._is_visible = GrowingArray(np.bool_)
+        self._is_newest = GrowingArray(np.bool_)
+        """Whether the slot holds the present state of an item that is not removed."""
+        self._replaced_N: NDArray[np.bool_] | None = None
+        self._is_shared = False
+        """Whether a view has that mask."""
+        self._removed: set[Any] = set()
+        self._evidence = LiveState()
+        self._hidden: set[Any] = set()
+        self._graph: LiveGraph | None = None
+        self._num_dead = 0
+        self._cold_code: tuple[int, ...] = ()
+        if IS_COLD in attributes:
+            self._cold_code = tuple(attributes[IS_COLD].value_codes(["true"]).tolist())
+        self.sequence = 0
+
+    @property
+    def num_slots(self) -> int:
+        """Slots in use, with those that later changes replaced."""
+        return len(self._ids)
+
+    def hide(self, hidden: HiddenIds) -> None:
+        """Leave these items out of every later view, and no others."""
+        now = set(hidden.of_kind(self._item_ids.kind))
+        for id_ in now ^ self._hidden:
+            slot = self._slots.get(id_)
+            if slot is not None:
+                self._show(slot, self._is_newest.view()[slot] and id_ not in now)
+        self._hidden = now
+
+    def apply(self, records: Sequence[Record]) -> None:
+        """Apply changes, in the order of their sequence numbers."""
+        kind = self._item_ids.kind
+        own = [(as_kind(record.change.id, kind), record) for record in records]
+        ids: list[Any] = [id_ for id_, _ in own if id_ is not None]
+        rows = self._item_ids.rows(ids)
+        places = iter(rows.tolist())
+        touched: dict[Any, int] = {}
+        for id_, record in own:
+            self.sequence = max(self.sequence, record.sequence)
+            if id_ is None:
+                continue  # an id that no catalogue of this kind has
+            row, change = next(places), record.change
+            if isinstance(change, Evidence):
+                if change.space == self._space:
+                    self._evidence.apply([record._replace(change=replace(change, id=id_))])
+                    touched[id_] = row
+            elif record.sequence > self._live_sequence:
+                if isinstance(change, Upsert):
+                    self._upsert(id_, row, change)
+                else:
+                    self._removed.add(id_)
+                    self._retire(id_, row)
+        for id_, row in touched.items():
+            self._fold_in(id_, row)
+
+    def _upsert(self, id_: Any, row: int, change: Upsert) -> None:
+        values = dict(change.attributes)
+        given_D = change.vector_D if change.space == self._space else None
+        if given_D is not None and len(given_D) != self._vectors_ND.shape[1]:
+            given_D = None
+        folds = False
+        if given_D is not None:
+            prior_D = vector_D = given_D
+        elif row >= 0 and not self._is_cold(row):
+            prior_D = vector_D = self._vectors_ND[row]
+        else:
+            folds = True
+            prior_D = self._starting_vectors.from_attributes(values)
+            vector_D = self._starting_vectors.folded_in(prior_D, self._evidence_of(id_))
+        self._removed.discard(id_)
+        if IS_COLD in self._columns:
+            values[IS_COLD] = ("true" if folds else "false",)
+        codes = {name: column.codes_for(values.get(name, ())) for name, column in self._columns.items()}
+        self._fill(id_, row, vector_D, prior_D, codes, folds=folds)
+
+    def _fold_in(self, id_: Any, row: int) -> None:
+        """Give an item that was not trained the vector by all of its evidence."""
+        slot = self._slots.get(id_)
+        if slot is None:
+            if row < 0 or id_ in self._removed or not self._is_cold(row):
+                return
+            prior_D = self._vectors_ND[row]
+            codes = {
+                name: column.codes_for(column.values_of_row(row)) for name, column in self._columns.items()
+            }
+        elif not self._folds.view()[slot] or not self._is_newest.view()[slot]:
+            return
+        else:
+            prior_D = self._priors.view()[slot]
+            codes = {name: column.codes_of_slot(slot) for name, column in self._columns.items()}
+        vector_D = self._starting_vectors.folded_in(prior_D, self._evidence_of(id_))
+        self._fill(id_, row, vector_D, prior_D, codes, folds=True)
+
+    def _fill(
+        self,
+        id_: Any,
+        row: int,
+        vector_D: NDArray[np.float32],
+        prior_D: NDArray[np.float32],
+        codes: dict[str, NDArray[np.int64]],
+        *,
+        folds: bool,
+    ) -> None:
+        """Fill the next slot with the present state of an item."""
+        self._retire(id_, row)
+        for name, column in self._columns.items():
+            column.append(codes[name])
+        self._slots.set(id_, len(self._ids))
+        self._ids.append(id_)
+        self._vectors.append(np.asarray(vector_D)[None])
+        self._priors.append(np.asarray(prior_D)[None])
+        self._folds.append(np.array([folds]))
+        self._is_visible.append(np.array([id_ not in self._hidden]))
+        self._is_newest.append(np.array([True]))
+
+    def _retire(self, id_: Any, row: int) -> None:
+        """Leave the present state of an item out of every later view."""
+        slot = self._slots.get(id_)
+        if slot is not None and self._is_newest.view()[slot]:
+            self._is_newest.view()[slot] = False
+            self._show(slot, False)
+            self._num_dead += 1
+        if row >= 0 and (self._replaced_N is None or not self._replaced_N[row]):
+            replaced_N = np.zeros(self._num_items, np.bool_) if self._replaced_N is None else self._replaced_N
+            self._replaced_N = replaced_N.copy() if self._is_shared else replaced_N
+            self._is_shared = False
+            self._replaced_N[row] = True
+
+    def _show(self, slot: int, is_visible: bool) -> None:
+        self._is_visible.view()[slot] = is_visible
+
+    def _evidence_of(self, id_: Any) -> SummedEvidence | None:
+        return self._evidence.evidence.get((id_, self._space))
+
+    def _is_cold(self, row: int) -> bool:
+        """Return whether an item of the version was not trained."""
+        if not self._cold_code or self._cold_code[0] < 0:
+            return False
+        codes, _ = self._attributes[IS_COLD].codes_of(np.array([row]))
+        return self._cold_code[0] in codes.tolist()
+
+    def view(self) -> LiveItems | None:
+        """Return the live items as they are now; None where no change counts for the version."""
+        if not self._ids and self._replaced_N is None:
+            return None
+        self._is_shared = True
+        num_rows = len(self._ids)
+        slots = self._slots.frozen()
+        is_newest_R = self._is_newest.view()
+        is_visible_R = self._is_visible.view().copy()
+        return LiveItems(
+            num_items=self._num_items,
+            first_row=self._first_row,
+            item_ids=LiveIds(self._item_ids, slots, self._ids, first_row=self._first_row, num_rows=num_rows),
+            attributes=LiveAttributes(self._columns, self._first_row),
+            vectors_RD=self._vectors.view(),
+            is_visible_R=is_visible_R,
+            replaced_N=self._replaced_N,
+            graph=self._graph,
+            num_hidden=int(np.count_nonzero(is_newest_R & ~is_visible_R)),
+            sequence=self.sequence,
+        )
+
+    def next_job(self) -> GraphJob | None:
+        """Return the graph to make now; None where there is none. Drops slots where no graph is needed."""
+        num_alive = len(self._ids) - self._num_dead
+        if self._num_dead > max(MIN_ROWS, num_alive):
+            slots = np.flatnonzero(self._is_newest.view())
+            if len(slots) < MIN_ROWS:
+                self._renumber(slots, None)
+                return None
+            return GraphJob(
+                vectors_RD=self._vectors.view()[slots], start=None, slots=slots, num_slots=len(self._ids)
+            )
+        num_in_graph = 0 if self._graph is None else self._graph.num_rows
+        if len(self._ids) - num_in_graph <= max(MIN_ROWS, num_in_graph // 8):
+            return None
+        return GraphJob(
+            vectors_RD=self._vectors.view(), start=self._graph, slots=None, num_slots=len(self._ids)
+        )
+
+    def finish(self, job: GraphJob, graph: LiveGraph) -> None:
+        """Search with a new graph from the next view on."""
+        if job.slots is None:
+            self._graph = graph
+            return
+        later = np.arange(job.num_slots, len(self._ids))
+        self._renumber(np.concatenate([job.slots, later]), graph)
+
+    def _renumber(self, slots: NDArray[np.int64], graph: LiveGraph | None) -> None:
+        """Keep these slots, in this order. Views that are in use keep the others."""
+        now = SlotMap()
+        is_last = {}
+        for new, old in enumerate(slots.tolist()):
+            is_last[self._ids[old]] = new
+        for id_, slot in is_last.items():
+            now.set(id_, slot)
+        for name in ("_vectors", "_priors", "_folds", "_is_visible", "_is_newest"):
+            old_array: GrowingArray = getattr(self, name)
+            kept = old_array.view()[slots]
+            array = GrowingArray(kept.dtype, kept.shape[1] if kept.ndim > 1 else None)
+            array.append(kept)
+            setattr(self, name, array)
+        for column in self._columns.values():
+            column.renumber(slots)
+        self._ids = [self._ids[slot] for slot in slots.tolist()]
+        self._slots, self._graph = now, graph
+        self._num_dead = int(np.count_nonzero(~self._is_newest.view()))
