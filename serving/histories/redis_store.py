@@ -225,6 +225,7 @@ class _LazyCluster:
 
     def close(self) -> None:
         if self._client is not None:
+            self._client.disconnect_connection_pools()
             self._client.close()
 
 
