@@ -32,7 +32,7 @@ _NAMES: Mapping[str, Sequence[str]] = {
     "re4.serving.client.client": ("AsyncRetrievalClient", "RetrievalClient"),
     "re4.serving.client.connection": ("Connection",),
     "re4.serving.client.values": (
-        *("AttributeFilter", "Candidates", "Interests", "Reasons", "RetrieveOptions"),
+        *("AttributeFilter", "Candidates", "Interests", "Reasons", "RecordedEvent", "RetrieveOptions"),
     ),
     "re4.training.api": ("evaluate", "train"),
     "re4.training.data.dataset": ("Dataset",),

@@ -37,6 +37,7 @@ from re4.serving.client.values import AttributeFilter as AttributeFilter
 from re4.serving.client.values import Candidates as Candidates
 from re4.serving.client.values import Interests as Interests
 from re4.serving.client.values import Reasons as Reasons
+from re4.serving.client.values import RecordedEvent as RecordedEvent
 from re4.serving.client.values import RetrieveOptions as RetrieveOptions
 from re4.training.api import evaluate as evaluate
 from re4.training.api import train as train

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from re4.common.errors import UsageError
 from re4.serving.auth.certificates import CertificateFiles
+from re4.serving.histories.settings import HistorySettings
 from re4.serving.host.cgroups import usable_cores
 from re4.serving.retrieval.devices.device import Device
 from re4.settings.fields import check, construct, declared, flat, option_name, plain, setting
@@ -44,6 +45,7 @@ class Limits:
     )
     max_num_excluded_ids: int = setting(10_000, "Most excluded ids of one request.", low=1)
     max_num_users: int = setting(256, "Most users of one BatchRetrieve.", low=1)
+    max_num_events: int = setting(1_000, "Most events of one RecordEvents.", low=1)
     max_num_filters: int = setting(16, "Most attribute filters of one request.", low=1)
     max_num_filter_values: int = setting(1_000, "Most values of all filters of one request together.", low=1)
     min_search_effort: float = setting(
@@ -291,6 +293,7 @@ class ServerSettings:
     limits: Limits = field(default_factory=Limits)
     access: Access = field(default_factory=Access)
     observation: Observation = field(default_factory=Observation)
+    history: HistorySettings = field(default_factory=HistorySettings)
     sources: Mapping[str, str] = field(default_factory=dict)
     """Origins of the values that are not defaults, in words, by name."""
 

@@ -6,7 +6,7 @@ The call is admitted or rejected as a whole. After that, an error of one user is
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -27,13 +27,15 @@ _log = logging.getLogger(__name__)
 Queued: TypeAlias = QueuedRequest[CheckedRequest, RequestResult]
 Enqueue: TypeAlias = Callable[[Sequence[CheckedRequest], bool], list[Queued]]
 """Queues requests of a call; the flag is set where the call was admitted before."""
+LookUp: TypeAlias = Callable[[Sequence[CheckedRequest]], Awaitable[list[CheckedRequest | Re4Error]]]
+"""Returns the requests with the stored histories of their users, or the error of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Part:
     """Some consecutive users, checked and queued."""
 
-    users: list[CheckedRequest | RequestError]
+    users: list[CheckedRequest | Re4Error]
     queued: list[Queued]
     """One for each user without an error."""
 
@@ -43,6 +45,7 @@ async def batch_retrieve(
     snapshot: Snapshot,
     settings: ServerSettings,
     enqueue: Enqueue,
+    look_up: LookUp,
     charge: Callable[[int], None],
     hold: Callable[[int], None],
 ) -> "BatchReply":
@@ -53,6 +56,7 @@ async def batch_retrieve(
         snapshot: The version that answers it.
         settings: For the limits and the size of a part.
         enqueue: Queues requests.
+        look_up: Looks up the stored histories of a part's users.
         charge: Charges the caller for so many users. A rejected call and the parts that a call did not
             reach are not charged.
         hold: Counts bytes of the reply, part by part.
@@ -74,10 +78,13 @@ async def batch_retrieve(
     is_admitted = False
     try:
         for start in range(0, num_users, settings.max_batch_size):
-            users = [
+            users: list[CheckedRequest | Re4Error] = [
                 check_user(user, snapshot, settings)
                 for user in request.users[start : start + settings.max_batch_size]
             ]
+            if any(isinstance(user, CheckedRequest) and user.user_id for user in users):
+                found = iter(await look_up([user for user in users if isinstance(user, CheckedRequest)]))
+                users = [next(found) if isinstance(user, CheckedRequest) else user for user in users]
             valid = [user for user in users if isinstance(user, CheckedRequest)]
             parts.append(_Part(users=users, queued=enqueue(valid, is_admitted)))
             is_admitted = is_admitted or bool(valid)
@@ -118,19 +125,21 @@ class BatchReply:
         finally:
             _abandon(part.queued)
         for user in part.users:
-            self._add_user(user, None if isinstance(user, RequestError) else next(outcomes))
+            self._add_user(user, None if isinstance(user, Re4Error) else next(outcomes))
 
     def to_bytes(self) -> bytes:
         """Return the whole reply, serialised."""
         return b"".join((*self._candidates, self.message.SerializeToString()))
 
     def _add_user(
-        self, user: CheckedRequest | RequestError, outcome: RequestResult | BaseException | None
+        self, user: CheckedRequest | Re4Error, outcome: RequestResult | BaseException | None
     ) -> None:
         """Add a user's candidates, and one entry to each list that has one for each user."""
         interests, reasons = retrieval_pb2.Interests(), retrieval_pb2.Reasons()
         num_candidates, num_unknown, is_popular = 0, 0, False
-        if isinstance(user, RequestError):
+        if isinstance(user, CheckedRequest) and user.is_history_missing:
+            self.message.users_without_history.append(len(self.message.num_candidates))
+        if isinstance(user, Re4Error):
             self._add_error(user)
         elif isinstance(outcome, BaseException):
             self._add_error(outcome)

@@ -26,7 +26,10 @@ def _without_candidates(
     version, num_unknown = snapshot.manifest.version, result.num_unknown_history_ids
     if found is None:
         return retrieval_pb2.RetrieveReply(
-            version=version, num_unknown_history_ids=num_unknown, is_popularity_fallback=True
+            version=version,
+            num_unknown_history_ids=num_unknown,
+            is_popularity_fallback=True,
+            is_history_missing=request.is_history_missing,
         )
     times = found.times
     return retrieval_pb2.RetrieveReply(
@@ -43,6 +46,7 @@ def _without_candidates(
             batch_size=times.batch_size,
         ),
         search_effort=1.0 if request.options is None else request.options.effort,
+        is_history_missing=request.is_history_missing,
     )
 
 
@@ -65,6 +69,8 @@ def info_reply(
     hidden_failure: str,
     server_version: str,
     is_browned_out: bool,
+    history_store: str,
+    history_failure: str,
 ) -> retrieval_pb2.InfoReply:
     """Return the reply of Info."""
     manifest, limits = snapshot.manifest, settings.limits
@@ -105,6 +111,10 @@ def info_reply(
         brown_out_effort=0.0 if floor is None else lowest_effort(manifest.index, floor) or 1.0,
         is_browned_out=is_browned_out,
         thread_pools=thread_pools(),
+        history_store=history_store,
+        history_failure=history_failure,
+        max_num_events=limits.max_num_events,
+        max_history_events=settings.history.max_history_events,
         settings=[
             retrieval_pb2.Setting(name=name, value=value, source=source)
             for name, value, source in settings.effective()

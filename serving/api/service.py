@@ -23,6 +23,7 @@ from re4.serving.api.batch_handler import RequestResult, answer_batch, batch_gro
 from re4.serving.api.batch_retrieve import batch_retrieve
 from re4.serving.api.decoding import decode
 from re4.serving.api.first_message import FirstMessages
+from re4.serving.api.history_calls import HistoryCalls
 from re4.serving.api.reply_memory import ReplyMemory
 from re4.serving.api.validation import CheckedRequest, check_encode, check_retrieve
 from re4.serving.auth.authenticator import Authenticator
@@ -141,6 +142,7 @@ class RetrievalService:
             on_thread_start=limit_openmp_threads,
             worker_thread=worker_thread,
         )
+        self._histories = HistoryCalls(settings, metrics)
         self._rejections = RejectionPacer()
         self._on_sample = on_sample
         self._random = Random()  # noqa: S311 (nothing secret)
@@ -162,6 +164,9 @@ class RetrievalService:
             "BatchRetrieve": (self._batch_retrieve, Scope.RETRIEVE),
             "Encode": (self._encode, Scope.RETRIEVE),
             "Info": (self._info, Scope.RETRIEVE),
+            "RecordEvents": (self._record_events, Scope.RECORD_EVENTS),
+            "GetHistory": (self._get_history, Scope.READ_HISTORIES),
+            "ForgetUser": (self._forget_user, Scope.RECORD_EVENTS),
         }
         return {
             name: grpc.stream_unary_rpc_method_handler(self._guarded(name, method, scope))
@@ -178,8 +183,9 @@ class RetrievalService:
         return self._idle.is_set()
 
     def close(self) -> None:
-        """End the worker thread."""
+        """End the threads."""
         self._batcher.close()
+        self._histories.close()
 
     def _run(self, requests: Sequence[CheckedRequest]) -> Sequence[RequestResult | Exception]:
         """Answer a batch of one version, in the worker thread or the event loop's."""
@@ -268,6 +274,8 @@ class RetrievalService:
         admitted = self._admit(snapshot, time_left)
         message = decode(retrieval_pb2.RetrieveRequest, data)
         request = self._with_current_effort(check_retrieve(message, snapshot, self._settings))
+        if request.user_id:
+            request = await self._histories.with_history(request, time_left, CURRENT_CALL.get())
         result, queue_us = await self._submit(request, time_left, admitted, began_s)
         self._sample_recall(result, snapshot)
         began_s = perf_counter()
@@ -293,7 +301,12 @@ class RetrievalService:
                 queued[0].add_done_callback(partial(_add_stages, call, perf_counter()))
             return queued
 
-        reply = await batch_retrieve(message, snapshot, self._settings, enqueue, call.charge, call.hold)
+        def look_up(requests: Sequence[CheckedRequest]) -> Awaitable[list[CheckedRequest | Re4Error]]:
+            return self._histories.with_histories(requests, time_left, call)
+
+        reply = await batch_retrieve(
+            message, snapshot, self._settings, enqueue, look_up, call.charge, call.hold
+        )
         for error in reply.message.errors:
             self._metrics.user_error(STATUS_NAMES[error.code])
         return reply.to_bytes()
@@ -320,8 +333,20 @@ class RetrievalService:
             hidden_failure=self._live.hidden_failure,
             server_version=__version__,
             is_browned_out=self._brown_out.is_on,
+            history_store=self._histories.kind,
+            history_failure=self._histories.failure,
         )
         return reply.SerializeToString()
+
+    async def _record_events(self, data: bytes, time_left: TimeLeft) -> bytes:
+        call = CURRENT_CALL.get()
+        return await self._histories.record_events(data, time_left, self._live.current(), call)
+
+    async def _get_history(self, data: bytes, time_left: TimeLeft) -> bytes:
+        return await self._histories.get_history(data, time_left)
+
+    async def _forget_user(self, data: bytes, time_left: TimeLeft) -> bytes:
+        return await self._histories.forget_user(data, time_left)
 
     def _admit(self, snapshot: Snapshot, time_left: TimeLeft) -> BatchGroup:
         """Reject a call before it is parsed, where even a default search would be rejected."""

@@ -13,6 +13,7 @@ from re4.bundle.attributes.reader import Attribute
 from re4.bundle.ids.string_keys import MAX_ID_BYTES
 from re4.common.errors import RequestError
 from re4.protos.v1 import retrieval_pb2
+from re4.serving.histories.store import MAX_EVENT_ID_BYTES, MAX_USER_ID_BYTES
 from re4.serving.protocol.policy_names import enum_name
 from re4.serving.retrieval.filtered_search import SearchOptions
 from re4.serving.retrieval.filters import Condition
@@ -32,6 +33,8 @@ POLICY_OF: Final[Mapping[int, MergePolicy]] = MappingProxyType(
 _DIVERSITY: Final = retrieval_pb2.MERGE_POLICY_CATEGORY_DIVERSITY
 _FIELDS: Final = {"string": "strings", "int": "ints"}
 _KINDS: Final = {"string": "strings", "int": "integers"}
+_MAX_FUTURE_MS: Final = 2 * 86_400_000
+"""Clocks of machines may be a day apart, and time zones another one."""
 _MAX_CHARACTERS: Final = MAX_ID_BYTES // 4
 """A character is at most four bytes of UTF-8, so a shorter id is never too long."""
 
@@ -52,6 +55,10 @@ class CheckedRequest(NamedTuple):
     return_interests: bool = False
     num_reasons: int = 0
     """How many history items to name for each interest."""
+    user_id: str = ""
+    """Whose stored events begin the history; empty for nobody's."""
+    is_history_missing: bool = False
+    """Whether the stored events could not be read, and are left out."""
 
     @property
     def search_depth(self) -> int:
@@ -93,6 +100,7 @@ def check_retrieve(
         merge_policy=merge_policy,
         return_interests=request.return_interests,
         num_reasons=request.num_reasons,
+        user_id=_user_id(request.user_id, "user_id") if request.user_id else "",
     )
 
 
@@ -116,6 +124,72 @@ def check_encode(
     """
     ids = _ids(request.history, "history", settings.limits.max_num_history_ids, snapshot)
     return CheckedRequest(snapshot=snapshot, history_ids=ids, num_candidates=0, return_interests=True)
+
+
+def check_record_events(
+    request: retrieval_pb2.RecordEventsRequest, snapshot: Snapshot, max_num_events: int, now_ms: int
+) -> None:
+    """Check a RecordEvents request.
+
+    Raises:
+        RequestError: no events, too many, columns of different lengths, an id that is empty, too long or
+            of the wrong kind, a time out of range, or an event id without a time. No message holds a user id.
+    """
+    num_events = len(request.user_ids)
+    if not 1 <= num_events <= max_num_events:
+        raise RequestError(f"user_ids has {num_events} ids; it may have from 1 to {max_num_events}")
+    items = _ids(request.items, "items", max_num_events, snapshot)
+    times_ms, event_ids = request.times_ms, request.event_ids
+    for name, column, may_be_empty in (
+        ("items", items, False),
+        ("times_ms", times_ms, True),
+        ("event_ids", event_ids, True),
+    ):
+        if len(column) != num_events and (column or not may_be_empty):
+            raise RequestError(
+                f"{name} has {len(column)} entries for the {num_events} of user_ids; each event needs one"
+            )
+    _check_texts(request.user_ids, "user_ids", MAX_USER_ID_BYTES)
+    latest_ms = now_ms + _MAX_FUTURE_MS
+    if times_ms and not 0 <= min(times_ms) <= max(times_ms) <= latest_ms:
+        place = next(place for place, time_ms in enumerate(times_ms) if not 0 <= time_ms <= latest_ms)
+        raise RequestError(
+            f"times_ms[{place}] is {times_ms[place]}; a time is in milliseconds since 1970, from 1 to two "
+            f"days from now, {latest_ms}, or 0 for the time of receipt"
+        )
+    if event_ids:
+        _check_texts([text for text in event_ids if text], "event_ids", MAX_EVENT_ID_BYTES)
+        if not times_ms or any(
+            text and not time_ms for text, time_ms in zip(event_ids, times_ms, strict=True)
+        ):
+            raise RequestError(
+                "event_ids has an id for an event without a time in times_ms; give both, so that a repeated "
+                "call is the same in the training data, too"
+            )
+
+
+def check_user_id(user_id: str) -> str:
+    """Check the user id of a GetHistory or ForgetUser request, and return it.
+
+    Raises:
+        RequestError: it is empty or too long. The message does not hold it.
+    """
+    return _user_id(user_id, "user_id")
+
+
+def _user_id(user_id: str, field: str) -> str:
+    _check_texts([user_id], field, MAX_USER_ID_BYTES)
+    return user_id
+
+
+def _check_texts(texts: Sequence[str], field: str, max_bytes: int) -> None:
+    if not texts or (min(map(len, texts)) > 0 and max(map(len, texts)) <= max_bytes // 4):
+        return
+    for place, text in enumerate(texts):
+        num_bytes = len(text.encode())
+        if not 1 <= num_bytes <= max_bytes:
+            where = field if field == "user_id" else f"{field}[{place}]"
+            raise RequestError(f"{where} is {num_bytes} bytes of UTF-8; an id has from 1 to {max_bytes}")
 
 
 def _search_options(

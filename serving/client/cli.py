@@ -21,7 +21,10 @@ def retrieve(
         typer.Option(
             help="The user's item ids, oldest first: ID,ID,… or @FILE with one id a line (@- for stdin)."
         ),
-    ],
+    ] = "",
+    user_id: Annotated[
+        str, typer.Option(help="User whose recorded events come before the ids of --history.")
+    ] = "",
     address: Address = DEFAULT_ADDRESS,
     num_candidates: Annotated[int, typer.Option(help="Number of candidates.")] = 50,
     exclude: Annotated[
@@ -84,18 +87,23 @@ def retrieve(
 
     Example: re4 retrieve --history 50,172,181 --num-candidates 20 --exclude-history
 
+    Example: re4 retrieve --user-id u-7 --exclude-history
+
     Only dramas and comedies, none of 1996, with three reasons each:
     re4 retrieve --history 50,172 --filter genres=Drama,Comedy --drop year=1996 --reasons 3
     """
     from re4.serving.client.client import RetrievalClient
     from re4.serving.client.connection import Connection
 
+    if not history and not user_id:
+        raise UsageError("whose candidates? Give --history ID,ID,… or --user-id USER, or both")
     connection = Connection.read(tls=tls, ca=ca, certificate=certificate, key=key, token_file=token_file)
     with RetrievalClient(address, connection=connection) as client:
         kind = str(client.info()["item_id_kind"])
         found = client.retrieve(
             _split_ids(history, "--history", kind),
             num_candidates,
+            user_id=user_id,
             exclude=_split_ids(exclude, "--exclude", kind),
             exclude_history=exclude_history,
             merge_policy=merge,
@@ -113,6 +121,8 @@ def retrieve(
         return
     if found.num_unknown_history_ids:
         console.print_line(f"{found.num_unknown_history_ids} ids of the history are unknown to this version")
+    if found.is_history_missing:
+        console.print_line("the store of histories cannot be used: the ids of --history alone count")
     if found.is_popularity_fallback:
         console.print_line("nothing in the history is usable: these are the most popular items")
     console.table(
@@ -181,6 +191,7 @@ def _facts(found: "Candidates") -> dict[str, Any]:
         ],
         "num_unknown_history_ids": found.num_unknown_history_ids,
         "is_popularity_fallback": found.is_popularity_fallback,
+        "is_history_missing": found.is_history_missing,
         "stage_times": found.stage_times,
     }
     if found.reasons is not None:

@@ -12,13 +12,18 @@ from re4.serving.client.connection import Connection, server_error
 from re4.serving.client.values import (
     Candidates,
     Interests,
+    RecordedEvent,
     RetrieveOptions,
     encode_request,
+    forget_user_request,
+    get_history_request,
+    record_events_request,
     retrieve_request,
     retrieve_requests,
     to_batch,
     to_candidates,
     to_facts,
+    to_history,
     to_interests,
 )
 
@@ -58,9 +63,10 @@ class RetrievalClient:
 
     def retrieve(
         self,
-        history: Sequence[str] | Sequence[int],
+        history: Sequence[str] | Sequence[int] = (),
         num_candidates: int = 50,
         *,
+        user_id: str = "",
         exclude: Sequence[str] | Sequence[int] = (),
         **options: Unpack[RetrieveOptions],
     ) -> Candidates:
@@ -69,6 +75,7 @@ class RetrievalClient:
         Args:
             history: Item ids of the user's events, oldest first.
             num_candidates: Number of candidates; fewer come only where the catalogue has no more.
+            user_id: The user whose events, recorded before, come before those of `history`; empty for none.
             exclude: Item ids that must not be among the candidates.
             options: Filters, merge policy and more: see `RetrieveOptions`.
 
@@ -76,7 +83,7 @@ class RetrievalClient:
             RequestError: ids that are neither all strings nor all integers, or an unknown merge policy.
             ServerError: the server answered with an error, or none answered.
         """
-        request = retrieve_request(history, num_candidates, exclude, options)
+        request = retrieve_request(history, num_candidates, exclude, options, user_id)
         return to_candidates(self._call(self._stub.Retrieve, request))
 
     def retrieve_batch(
@@ -84,6 +91,7 @@ class RetrievalClient:
         histories: Sequence[Sequence[str] | Sequence[int]],
         num_candidates: int = 50,
         *,
+        user_ids: Sequence[str] | None = None,
         exclude: Sequence[Sequence[str] | Sequence[int]] | None = None,
         **options: Unpack[RetrieveOptions],
     ) -> list[Candidates | ServerError]:
@@ -92,6 +100,7 @@ class RetrievalClient:
         Args:
             histories: One history for each user; at most `max_num_users` of `info`.
             num_candidates: Number of candidates for each user.
+            user_ids: One user id for each history, as in `retrieve`; None for none.
             exclude: One list of excluded item ids for each user; None for no exclusions.
             options: See `RetrieveOptions`; the same for all users.
 
@@ -99,10 +108,10 @@ class RetrievalClient:
             One entry for each user: candidates (with empty `stage_times`), or the error of that user.
 
         Raises:
-            RequestError: as in `retrieve`, or `exclude` and `histories` differ in length.
+            RequestError: as in `retrieve`, or `exclude` or `user_ids` has another length than `histories`.
             ServerError: the server rejected the whole call, or none answered.
         """
-        users = retrieve_requests(histories, num_candidates, exclude, options)
+        users = retrieve_requests(histories, num_candidates, exclude, options, user_ids)
         reply = self._call(self._stub.BatchRetrieve, retrieval_pb2.BatchRetrieveRequest(users=users))
         return to_batch(reply)
 
@@ -115,6 +124,51 @@ class RetrievalClient:
         """
         reply = self._call(self._stub.Encode, encode_request(history))
         return to_interests(reply.interests, reply.version, reply.num_unknown_history_ids)
+
+    def record_events(
+        self,
+        user_ids: Sequence[str],
+        item_ids: Sequence[str] | Sequence[int],
+        *,
+        times_ms: Sequence[int] | None = None,
+        event_ids: Sequence[str] | None = None,
+    ) -> int:
+        """Record events of users, durably, and return how many of them were new.
+
+        Args:
+            user_ids: The user of each event.
+            item_ids: The item of each event.
+            times_ms: The time of each event, in milliseconds since 1970; None for the time of receipt.
+            event_ids: An id of each event, so that a call can be repeated; None for none. Ids need times.
+
+        Raises:
+            RequestError: a value that no request can carry.
+            ServerError: the server answered with an error, or none answered.
+        """
+        request = record_events_request(user_ids, item_ids, times_ms, event_ids)
+        return int(self._call(self._stub.RecordEvents, request).num_recorded)
+
+    def get_history(self, user_id: str, num_events: int = 0) -> list[RecordedEvent]:
+        """Return the stored events of a user, oldest first.
+
+        Args:
+            user_id: The user.
+            num_events: Number of the newest events; 0 for all that are stored.
+
+        Raises:
+            RequestError: a value that no request can carry.
+            ServerError: the server answered with an error, or none answered.
+        """
+        return to_history(self._call(self._stub.GetHistory, get_history_request(user_id, num_events)))
+
+    def forget_user(self, user_id: str) -> None:
+        """Remove all that is stored of a user, durably; training leaves the earlier events out.
+
+        Raises:
+            RequestError: a value that no request can carry.
+            ServerError: the server answered with an error, or none answered.
+        """
+        self._call(self._stub.ForgetUser, forget_user_request(user_id))
 
     def info(self) -> dict[str, Any]:
         """Return the server's live version, model, index, limits and settings: the fields of `InfoReply`.
@@ -164,14 +218,15 @@ class AsyncRetrievalClient:
 
     async def retrieve(
         self,
-        history: Sequence[str] | Sequence[int],
+        history: Sequence[str] | Sequence[int] = (),
         num_candidates: int = 50,
         *,
+        user_id: str = "",
         exclude: Sequence[str] | Sequence[int] = (),
         **options: Unpack[RetrieveOptions],
     ) -> Candidates:
         """Return candidates for one user, as `RetrievalClient.retrieve` does."""
-        request = retrieve_request(history, num_candidates, exclude, options)
+        request = retrieve_request(history, num_candidates, exclude, options, user_id)
         return to_candidates(await self._call(self._stub.Retrieve, request))
 
     async def retrieve_batch(
@@ -179,11 +234,12 @@ class AsyncRetrievalClient:
         histories: Sequence[Sequence[str] | Sequence[int]],
         num_candidates: int = 50,
         *,
+        user_ids: Sequence[str] | None = None,
         exclude: Sequence[Sequence[str] | Sequence[int]] | None = None,
         **options: Unpack[RetrieveOptions],
     ) -> list[Candidates | ServerError]:
         """Return candidates for many users in one call, as `RetrievalClient.retrieve_batch` does."""
-        users = retrieve_requests(histories, num_candidates, exclude, options)
+        users = retrieve_requests(histories, num_candidates, exclude, options, user_ids)
         request = retrieval_pb2.BatchRetrieveRequest(users=users)
         return to_batch(await self._call(self._stub.BatchRetrieve, request))
 
@@ -191,6 +247,26 @@ class AsyncRetrievalClient:
         """Return the interests of one user without a search, as `RetrievalClient.encode` does."""
         reply = await self._call(self._stub.Encode, encode_request(history))
         return to_interests(reply.interests, reply.version, reply.num_unknown_history_ids)
+
+    async def record_events(
+        self,
+        user_ids: Sequence[str],
+        item_ids: Sequence[str] | Sequence[int],
+        *,
+        times_ms: Sequence[int] | None = None,
+        event_ids: Sequence[str] | None = None,
+    ) -> int:
+        """Record events of users, durably, as `RetrievalClient.record_events` does."""
+        request = record_events_request(user_ids, item_ids, times_ms, event_ids)
+        return int((await self._call(self._stub.RecordEvents, request)).num_recorded)
+
+    async def get_history(self, user_id: str, num_events: int = 0) -> list[RecordedEvent]:
+        """Return the stored events of a user, as `RetrievalClient.get_history` does."""
+        return to_history(await self._call(self._stub.GetHistory, get_history_request(user_id, num_events)))
+
+    async def forget_user(self, user_id: str) -> None:
+        """Remove all that is stored of a user, as `RetrievalClient.forget_user` does."""
+        await self._call(self._stub.ForgetUser, forget_user_request(user_id))
 
     async def info(self) -> dict[str, Any]:
         """Return the fields of the server's `InfoReply` by name, as `RetrievalClient.info` does."""

@@ -95,6 +95,8 @@ class Candidates:
     """The number of history ids that this version does not know."""
     is_popularity_fallback: bool
     """Whether these are the most popular items, because no item of the history is known."""
+    is_history_missing: bool
+    """Whether the stored events of `user_id` could not be read, and the given history alone counted."""
     interests: Interests | None
     """The interests, if `return_interests` was set."""
     reasons: Reasons | None
@@ -103,11 +105,22 @@ class Candidates:
     """Time of each stage in microseconds, and the number of users that shared the batch."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RecordedEvent:
+    """An event of a user, as the server's store holds it."""
+
+    item_id: str | int
+    """The item's id, as it was recorded."""
+    time_ms: int
+    """The time of the event, in milliseconds since 1970."""
+
+
 def retrieve_request(
     history: Sequence[str] | Sequence[int],
     num_candidates: int,
     exclude: Sequence[str] | Sequence[int],
     options: RetrieveOptions,
+    user_id: str = "",
 ) -> retrieval_pb2.RetrieveRequest:
     """Return the request of Retrieve.
 
@@ -123,6 +136,7 @@ def retrieve_request(
             history=_item_ids(history, "history"),
             num_candidates=num_candidates,
             exclude=_item_ids(exclude, "exclude"),
+            user_id=user_id,
             merge_policy=policy,
             filters=[
                 retrieval_pb2.AttributeFilter(attribute=each.attribute, values=each.values, drop=each.drop)
@@ -138,20 +152,24 @@ def retrieve_requests(
     num_candidates: int,
     exclude: Sequence[Sequence[str] | Sequence[int]] | None,
     options: RetrieveOptions,
+    user_ids: Sequence[str] | None = None,
 ) -> list[retrieval_pb2.RetrieveRequest]:
     """Return one request of Retrieve for each user.
 
     Raises:
-        RequestError: a value that no request can carry, or `exclude` and `histories` differ in length.
+        RequestError: a value that no request can carry, or `exclude` or `user_ids` has another length than
+            `histories`.
     """
     exclusions = exclude if exclude is not None else [()] * len(histories)
-    if len(exclusions) != len(histories):
-        raise RequestError(
-            f"exclude has {len(exclusions)} entries for {len(histories)} histories; give one for each"
-        )
+    users = user_ids if user_ids is not None else [""] * len(histories)
+    for name, entries in (("exclude", exclusions), ("user_ids", users)):
+        if len(entries) != len(histories):
+            raise RequestError(
+                f"{name} has {len(entries)} entries for {len(histories)} histories; give one for each"
+            )
     return [
-        retrieve_request(history, num_candidates, excluded, options)
-        for history, excluded in zip(histories, exclusions, strict=True)
+        retrieve_request(history, num_candidates, excluded, options, user_id)
+        for history, excluded, user_id in zip(histories, exclusions, users, strict=True)
     ]
 
 
@@ -164,6 +182,54 @@ def encode_request(history: Sequence[str] | Sequence[int]) -> retrieval_pb2.Enco
     return _request(lambda: retrieval_pb2.EncodeRequest(history=_item_ids(history, "history")))
 
 
+def record_events_request(
+    user_ids: Sequence[str],
+    item_ids: Sequence[str] | Sequence[int],
+    times_ms: Sequence[int] | None,
+    event_ids: Sequence[str] | None,
+) -> retrieval_pb2.RecordEventsRequest:
+    """Return the request of RecordEvents.
+
+    Raises:
+        RequestError: a value that no request can carry.
+    """
+    return _request(
+        lambda: retrieval_pb2.RecordEventsRequest(
+            user_ids=user_ids,
+            items=_item_ids(item_ids, "item_ids"),
+            times_ms=times_ms or (),
+            event_ids=event_ids or (),
+        )
+    )
+
+
+def get_history_request(user_id: str, num_events: int) -> retrieval_pb2.GetHistoryRequest:
+    """Return the request of GetHistory.
+
+    Raises:
+        RequestError: a value that no request can carry.
+    """
+    return _request(lambda: retrieval_pb2.GetHistoryRequest(user_id=user_id, num_events=num_events))
+
+
+def forget_user_request(user_id: str) -> retrieval_pb2.ForgetUserRequest:
+    """Return the request of ForgetUser.
+
+    Raises:
+        RequestError: a value that no request can carry.
+    """
+    return _request(lambda: retrieval_pb2.ForgetUserRequest(user_id=user_id))
+
+
+def to_history(reply: retrieval_pb2.GetHistoryReply) -> list[RecordedEvent]:
+    """Convert a reply of GetHistory."""
+    item_ids: Sequence[str | int] = _id_list(reply.items)
+    return [
+        RecordedEvent(item_id=item_id, time_ms=time_ms)
+        for item_id, time_ms in zip(item_ids, reply.times_ms, strict=True)
+    ]
+
+
 def to_candidates(reply: retrieval_pb2.RetrieveReply) -> Candidates:
     """Convert a reply of Retrieve."""
     has_interests, num_unknown = reply.HasField("interests"), reply.num_unknown_history_ids
@@ -174,6 +240,7 @@ def to_candidates(reply: retrieval_pb2.RetrieveReply) -> Candidates:
         version=reply.version,
         num_unknown_history_ids=num_unknown,
         is_popularity_fallback=reply.is_popularity_fallback,
+        is_history_missing=reply.is_history_missing,
         interests=to_interests(reply.interests, reply.version, num_unknown) if has_interests else None,
         reasons=_reasons(reply.reasons),
         stage_times={
@@ -188,6 +255,7 @@ def to_batch(reply: retrieval_pb2.BatchRetrieveReply) -> list[Candidates | Serve
     item_ids = _id_list(reply.items)
     scores, interest_numbers = np.array(reply.scores, np.float32), np.array(reply.interest_numbers, np.int64)
     errors = {error.user: error for error in reply.errors}
+    without_history = set(reply.users_without_history)
     found: list[Candidates | ServerError] = []
     end = 0
     for user, num_candidates in enumerate(reply.num_candidates):
@@ -205,6 +273,7 @@ def to_batch(reply: retrieval_pb2.BatchRetrieveReply) -> list[Candidates | Serve
                 version=reply.version,
                 num_unknown_history_ids=num_unknown,
                 is_popularity_fallback=reply.is_popularity_fallback[user],
+                is_history_missing=user in without_history,
                 interests=to_interests(interests, reply.version, num_unknown)
                 if interests is not None and interests.num_interests
                 else None,

@@ -46,8 +46,8 @@ class LmdbStore:
             record = None if transaction is None else transaction.get(user_id.encode())
         return [] if record is None else events_of(record, self._bounds, now_ms)
 
-    def append(self, events: Sequence[Event], now_ms: int, log: Sequence[LogEntry] = ()) -> int:
-        """Add events and the calls that hold them, durably, and return how many events were new."""
+    def append(self, events: Sequence[Event], now_ms: int, log: Sequence[LogEntry] = ()) -> list[bool]:
+        """Add events and the calls that hold them, durably, and return for each event whether it was new."""
         places: dict[str, list[int]] = {}
         for place, event in enumerate(events):
             places.setdefault(event.user_id, []).append(place)
@@ -62,7 +62,7 @@ class LmdbStore:
                 if any(are_new):
                     transaction.put(key, record, db=histories)
             self._log(transaction, databases, log, known)
-        return len(events) - len(known)
+        return [place not in known for place in range(len(events))]
 
     def forget(self, user_id: str, now_ms: int) -> None:
         """Remove all that is stored of a user, durably, and note it in the event log."""

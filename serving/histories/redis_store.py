@@ -90,30 +90,24 @@ class RedisStore:
             (found,) = pipeline.execute()
         return [_event(member, score) for member, score in found[::-1]]
 
-    def append(self, events: Sequence[Event], now_ms: int, log: Sequence[LogEntry] = ()) -> int:
-        """Add events, and return how many were new. The event log of this machine is durable first."""
+    def append(self, events: Sequence[Event], now_ms: int, log: Sequence[LogEntry] = ()) -> list[bool]:
+        """Add events, and return for each whether it was new. This machine's event log is durable first."""
         if log and self.event_log is not None and self._log_environment is not None:
             self._check_connection()
             with self._log_environment.writing() as (transaction, databases):
                 for entry in log:
                     self.event_log.add_call(transaction, databases, entry.received_ms, entry.request)
-        places: dict[str, list[int]] = {}
-        for place, event in enumerate(events):
-            places.setdefault(event.user_id, []).append(place)
-        bounds = self._bounds
+        bounds, keys = self._bounds, {user_id: _key(user_id) for user_id, *_ in events}
         with self._errors():
             pipeline = self._client.pipeline(transaction=False)
-            for user_id, own in places.items():
-                key = _key(user_id)
-                members: dict[bytes, float] = {}
-                for place in own:
-                    _, time_ms, mark, item = events[place]
-                    score = time_ms + (len(members) % _PLACES) / _PLACES
-                    members.setdefault(mark + json.dumps(item, ensure_ascii=False).encode(), score)
-                pipeline.zadd(key, members, nx=True)
+            for place, (user_id, time_ms, mark, item) in enumerate(events):
+                member = mark + json.dumps(item, ensure_ascii=False).encode()
+                score = time_ms + (place % _PLACES) / _PLACES
+                pipeline.zadd(keys[user_id], {member: score}, nx=True)
+            for key in keys.values():
                 pipeline.zremrangebyrank(key, 0, -bounds.max_events - 1)
                 pipeline.pexpire(key, bounds.max_age_ms)
-            return sum(pipeline.execute()[::3])
+            return [bool(num_added) for num_added in pipeline.execute()[: len(events)]]
 
     def forget(self, user_id: str, now_ms: int) -> None:
         """Remove all that is stored of a user, and note it in this machine's event log."""

@@ -75,8 +75,10 @@ class HistoryStore(Protocol):
     Every method raises `HistoryStoreError` where the store is away, full or slow.
     """
 
-    is_local: bool
-    """Whether a look-up takes microseconds, so that the event loop can wait for it."""
+    @property
+    def is_local(self) -> bool:
+        """Whether a look-up takes microseconds, so that the event loop can wait for it."""
+        ...
 
     def newest_items(self, user_ids: Sequence[str], now_ms: int) -> list[list[Item]]:
         """Return the items of the newest events of each user, oldest first; one look-up for all."""
@@ -86,8 +88,8 @@ class HistoryStore(Protocol):
         """Return the newest events of a user, oldest first."""
         ...
 
-    def append(self, events: Sequence[Event], now_ms: int, log: Sequence[LogEntry] = ()) -> int:
-        """Add events, durably, and return how many of them were new.
+    def append(self, events: Sequence[Event], now_ms: int, log: Sequence[LogEntry] = ()) -> list[bool]:
+        """Add events, durably, and return for each whether it was new.
 
         An event is known if one with its mark is stored. Events may come in any order of time.
 

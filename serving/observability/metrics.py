@@ -4,7 +4,7 @@ A worker counts calls in `CallMetrics`. The supervisor, which answers no call, r
 `SupervisorMetrics`. `metrics_page.py` publishes both.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -97,7 +97,52 @@ class CallMetrics:
             "Samples of live answers that a worker dropped because the supervisor did not read them.",
             registry=registry,
         )
+        self._events = Counter(
+            "re4_events",
+            "Events of RecordEvents that are durable: new, or known before.",
+            ["result"],
+            registry=registry,
+        )
+        for result in ("new", "duplicate"):
+            self._events.labels(result)
+        self._event_lag_seconds = Histogram(
+            "re4_event_lag_seconds",
+            "Seconds from the time of a RecordEvents call's newest event until the call is durable.",
+            buckets=(*CALL_SECONDS_BUCKETS, 10.0, 60.0, 600.0),
+            registry=registry,
+        )
+        history_seconds = Histogram(
+            "re4_history_store_seconds",
+            "Seconds of a use of the store of histories: a look-up (read), a commit (append), or forget.",
+            ["operation"],
+            buckets=(0.00001, 0.00003, *STAGE_SECONDS_BUCKETS),
+            registry=registry,
+        )
+        history_errors = Counter(
+            "re4_history_store_errors",
+            "Uses of the store of histories that failed.",
+            ["operation"],
+            registry=registry,
+        )
+        self._history_store = {
+            operation: (history_seconds.labels(operation), history_errors.labels(operation))
+            for operation in ("read", "append", "forget")
+        }
         self.registry = registry
+
+    def recorded(self, num_events: int, num_duplicates: int, lags_s: Sequence[float]) -> None:
+        """Count events that are durable; for each call, the seconds since its newest event."""
+        self._events.labels("new").inc(num_events)
+        self._events.labels("duplicate").inc(num_duplicates)
+        for lag_s in lags_s:
+            self._event_lag_seconds.observe(lag_s)
+
+    def store_call(self, operation: str, seconds: float, *, is_error: bool) -> None:
+        """Count a use of the store of histories: `read`, `append` or `forget`."""
+        duration, errors = self._history_store[operation]
+        duration.observe(seconds)
+        if is_error:
+            errors.inc()
 
     def call(self, method: str, code: str, seconds: float) -> None:
         """Count a call that ended."""

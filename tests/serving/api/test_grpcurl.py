@@ -13,7 +13,10 @@ def test_list_and_describe(server: RunningServer) -> None:
     assert grpcurl(server.address, "list", "re4.v1.Retrieval").stdout.split() == [
         "re4.v1.Retrieval.BatchRetrieve",
         "re4.v1.Retrieval.Encode",
+        "re4.v1.Retrieval.ForgetUser",
+        "re4.v1.Retrieval.GetHistory",
         "re4.v1.Retrieval.Info",
+        "re4.v1.Retrieval.RecordEvents",
         "re4.v1.Retrieval.Retrieve",
     ]
     described = grpcurl(server.address, "describe", "re4.v1.RetrieveRequest").stdout

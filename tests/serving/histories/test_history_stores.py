@@ -36,7 +36,7 @@ def test_a_user_that_nobody_recorded_has_no_history(store: HistoryStore, user: s
 def test_recorded_events_are_found_oldest_first_by_every_store(open_store: OpenStore, user: str) -> None:
     other = f"{user}-other"
     events = [event(user, NOW_MS - 5, "b"), event(other, NOW_MS, 7), event(user, NOW_MS - 9, "a")]
-    assert open_store().append(events, NOW_MS) == 3
+    assert sum(open_store().append(events, NOW_MS)) == 3
     found = open_store().newest_items([other, user, "nobody"], NOW_MS)
     assert found == [[7], ["a", "b"], []]
     times = [each.time_ms for each in open_store().newest_events(user, NOW_MS)]
@@ -52,14 +52,14 @@ def test_item_ids_come_back_as_they_were(store: HistoryStore, user: str) -> None
 
 def test_an_event_with_an_id_is_recorded_once(store: HistoryStore, user: str) -> None:
     one = event(user, NOW_MS, "a", "order-1")
-    assert store.append([one, one], NOW_MS) == 1
-    assert store.append([one, event(user, NOW_MS + 1, "b", "order-2")], NOW_MS) == 1
+    assert sum(store.append([one, one], NOW_MS)) == 1
+    assert sum(store.append([one, event(user, NOW_MS + 1, "b", "order-2")], NOW_MS)) == 1
     assert store.newest_items([user], NOW_MS) == [["a", "b"]]
-    assert store.append([event(f"{user}-2", NOW_MS, "a", "order-1")], NOW_MS) == 1
+    assert sum(store.append([event(f"{user}-2", NOW_MS, "a", "order-1")], NOW_MS)) == 1
 
 
 def test_events_without_an_id_are_each_recorded(store: HistoryStore, user: str) -> None:
-    assert store.append([event(user, NOW_MS, "a"), event(user, NOW_MS, "a")], NOW_MS) == 2
+    assert sum(store.append([event(user, NOW_MS, "a"), event(user, NOW_MS, "a")], NOW_MS)) == 2
     assert store.newest_items([user], NOW_MS) == [["a", "a"]]
 
 
