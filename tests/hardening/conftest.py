@@ -24,6 +24,13 @@ def is_long(request: pytest.FixtureRequest) -> bool:
     return request.config.getoption("--hardening") == "long"
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the state machine for one seed, or for several."""
+    if "machine_seed" in metafunc.fixturenames:
+        num_seeds = 10 if metafunc.config.getoption("--hardening") == "long" else 1
+        metafunc.parametrize("machine_seed", range(num_seeds))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     found = config.stash[FINDINGS]
     report = config.getoption("--hardening-report")
