@@ -6,7 +6,7 @@ Nothing is unpickled.
 import mmap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -14,6 +14,9 @@ from numpy.typing import DTypeLike, NDArray
 from re4.bundle.safe_files import unavailable
 from re4.common.arrays import map_array, read_arrays
 from re4.common.errors import BundleDamagedError, BundleError
+
+_CHUNK_TEXTS: Final = 1 << 16
+"""Texts that are checked at once."""
 
 
 def open_array(path: Path, dtype: DTypeLike, shape: tuple[int | None, ...]) -> NDArray[Any]:
@@ -67,6 +70,38 @@ def map_text(path: Path, num_bytes: int) -> mmap.mmap:
     if num_bytes != len(text):
         raise BundleDamagedError(f"{path}: {len(text)} bytes, the offsets end at {num_bytes}")
     return text
+
+
+def check_texts(
+    offsets_N1: NDArray[np.uint64], text: NDArray[np.uint8], *, max_bytes: int, where: Path | str
+) -> None:
+    """Check N texts that follow each other as UTF-8.
+
+    Args:
+        offsets_N1: Where each text begins, and where the last one ends.
+        text: All bytes.
+        max_bytes: Most bytes of a text; it has at least one.
+        where: Name of the texts in error messages.
+
+    Raises:
+        BundleDamagedError: an offset is out of order, or a text is not UTF-8.
+    """
+    if offsets_N1[0] != 0:
+        raise BundleDamagedError(f"{where}: the first text begins at {offsets_N1[0]}, expected 0")
+    for start in range(0, len(offsets_N1) - 1, _CHUNK_TEXTS):
+        offsets = offsets_N1[start : start + _CHUNK_TEXTS + 1].astype(np.int64)
+        lengths = np.diff(offsets)
+        if lengths.min() < 1 or lengths.max() > max_bytes:
+            raise BundleDamagedError(
+                f"{where}: texts of {lengths.min()} to {lengths.max()} bytes, 1 to {max_bytes} are allowed"
+            )
+        are_continued = text[offsets[:-1]] & 0xC0 == 0x80
+        try:
+            text[offsets[0] : offsets[-1]].tobytes().decode()
+        except UnicodeDecodeError:
+            are_continued[0] = True
+        if are_continued.any():
+            raise BundleDamagedError(f"{where}: the texts from number {start} on are not all UTF-8")
 
 
 def read_archive(path: Path, forms: Mapping[str, tuple[str, str]]) -> dict[str, NDArray[Any]]:

@@ -103,7 +103,8 @@ def change_hidden(
 def write_hidden(bundles: Path, hidden: HiddenIds) -> None:
     """Replace the file."""
     value = {"schema_version": SCHEMA_VERSION, "id_kind": hidden.id_kind, "ids": list(hidden.ids)}
-    content = json.dumps(value, ensure_ascii=False).encode() + b"\n"
+    # Of an id with a lone surrogate, too: the file may hold one, and no catalogue does.
+    content = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
     if len(content) > MAX_BYTES:
         raise BundleError(f"{bundles / HIDDEN}: would be {len(content):,} bytes, {MAX_BYTES:,} are allowed")
     with replacing(bundles / HIDDEN) as part:

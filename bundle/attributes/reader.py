@@ -7,14 +7,15 @@ Legend: N items, V values, R given rows, E entries (values of those rows).
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.bundle.array_files import map_text, open_array
-from re4.bundle.attributes.columns import code_type
+from re4.bundle.array_files import check_texts, map_text, open_array
+from re4.bundle.attributes.columns import MAX_VALUE_BYTES, code_type
 from re4.bundle.layout import attribute_files
 from re4.bundle.manifest import AttributeInfo
 from re4.common.errors import BundleDamagedError, BundleError
@@ -108,6 +109,12 @@ class Attribute:
             self._refuse("codes by item and rows by value do not add up")
         if (np.diff(self._text_offsets.astype(np.int64)) <= 0).any() or self._text_offsets[0] != 0:
             self._refuse("its values are not told apart")
+        text = np.frombuffer(self._text, np.uint8)
+        check_texts(
+            self._text_offsets, text, max_bytes=MAX_VALUE_BYTES, where=f"attribute {self.name!r}: values"
+        )
+        if any(one >= other for one, other in pairwise(self.values())):
+            self._refuse("its values do not ascend")
         offsets = self._offsets
         if offsets is not None and (
             offsets[0] != 0 or offsets[-1] != len(self._codes) or (np.diff(offsets) < 0).any()

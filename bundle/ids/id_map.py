@@ -67,6 +67,14 @@ class ItemIds:
         lookup = StringIds(folder, num_items) if kind == "string" else IntIds(folder, num_items)
         return cls(lookup, kind, num_items)
 
+    def check(self) -> None:
+        """Read all files and check that they agree.
+
+        Raises:
+            BundleDamagedError: the files contradict each other.
+        """
+        self._lookup.check()
+
     def rows(self, ids: Sequence[str] | Sequence[int]) -> NDArray[np.int64]:
         """Return the rows of external ids.
 

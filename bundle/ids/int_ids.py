@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from re4.bundle.array_files import open_array
 from re4.bundle.layout import ID_KEYS, ID_ROWS, ID_VALUES
-from re4.common.errors import BundleError
+from re4.common.errors import BundleDamagedError, BundleError
 
 _RANGE: Final = f"{-(2**63)} to {2**63 - 1}"
 
@@ -42,9 +42,24 @@ class IntIds:
 
     def __init__(self, folder: Path, num_items: int) -> None:
         """Map the files; raise BundleDamagedError where an array has another type or length."""
+        self._folder = folder
         self._values = open_array(folder / ID_VALUES, "<i8", (num_items,))
         self._keys = open_array(folder / ID_KEYS, "<i8", (num_items,))
         self._rows = open_array(folder / ID_ROWS, "<i4", (num_items,))
+
+    def check(self) -> None:
+        """Read all files and check that every id is found in its row.
+
+        Raises:
+            BundleDamagedError: the files contradict each other.
+        """
+        rows_N, keys_N = self._rows, self._keys
+        if (
+            not 0 <= rows_N.min() <= rows_N.max() < len(rows_N)
+            or (self._values[rows_N] != keys_N).any()
+            or (keys_N[1:] <= keys_N[:-1]).any()
+        ):
+            raise BundleDamagedError(f"{self._folder / ID_ROWS}: not the row of each id, ids ascending")
 
     def rows(self, ids: Sequence[int]) -> NDArray[np.int64]:
         """Return the rows of ids, -1 where unknown: int64 [number of ids]."""

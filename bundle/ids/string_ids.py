@@ -13,10 +13,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.bundle.array_files import map_text, open_array
+from re4.bundle.array_files import check_texts, map_text, open_array
 from re4.bundle.ids.string_keys import MAX_ID_BYTES, WORD_BYTES, key_of, keys_of_words, words_of
 from re4.bundle.layout import ID_KEYS, ID_OFFSETS, ID_ROWS, ID_TEXT
-from re4.common.errors import BundleError
+from re4.common.errors import BundleDamagedError, BundleError
 
 _CHUNK_IDS: Final = 16_384
 
@@ -55,11 +55,25 @@ class StringIds:
 
     def __init__(self, folder: Path, num_items: int) -> None:
         """Map the files; raise BundleDamagedError where an array has another type or length."""
+        self._folder = folder
         self._keys = open_array(folder / ID_KEYS, "<u8", (num_items,))
         self._rows = open_array(folder / ID_ROWS, "<i4", (num_items,))
         self._offsets = open_array(folder / ID_OFFSETS, "<u8", (num_items + 1,))
         self._text = np.frombuffer(map_text(folder / ID_TEXT, int(self._offsets[-1])), np.uint8)
         self._key_numbers = self._keys.data
+
+    def check(self) -> None:
+        """Read all files and check that every row has an id and every key a row.
+
+        Raises:
+            BundleDamagedError: the files contradict each other.
+        """
+        check_texts(self._offsets, self._text, max_bytes=MAX_ID_BYTES, where=self._folder / ID_TEXT)
+        is_there_N = np.zeros(len(self._rows), np.bool_)
+        if self._rows.min() >= 0 and self._rows.max() < len(self._rows):
+            is_there_N[self._rows] = True
+        if not is_there_N.all() or (self._keys[1:] < self._keys[:-1]).any():
+            raise BundleDamagedError(f"{self._folder / ID_ROWS}: not one row for each key, keys ascending")
 
     def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """Return the rows of ids, -1 where unknown: int64 [number of ids]."""

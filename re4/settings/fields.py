@@ -4,7 +4,7 @@ A settings class may hold other settings classes as groups. A file, the environm
 all settings in one flat list.
 """
 
-import math
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from enum import Enum
@@ -143,13 +143,21 @@ def check_value(label: str, value: Any, item: Field[Any]) -> None:
         return
     low, high, choices = (item.metadata[name] for name in ("low", "high", "choices"))
     if choices and value not in choices:
-        raise UsageError(f"{label} is {value!r}; choose one of {', '.join(choices)}.")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UsageError(f"{label} is {value}; it must be a finite number.")
+        raise UsageError(f"{label} is {shown(value)}; choose one of {', '.join(choices)}.")
+    if isinstance(value, int | float) and not -sys.float_info.max <= value <= sys.float_info.max:
+        raise UsageError(f"{label} is {shown(value)}; it must be a finite number.")
     if low is not None and value < low:
         raise UsageError(f"{label} is {value}; the smallest value is {low}.")
     if high is not None and value > high:
         raise UsageError(f"{label} is {value}; the largest value is {high}.")
+
+
+def shown(value: Any) -> str:
+    """Return a value for an error message; Python writes no number of more than some thousand digits."""
+    try:
+        return repr(value)
+    except ValueError:
+        return "a number of too many digits"
 
 
 def option_name(field_name: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from re4.common.errors import UsageError
-from re4.settings.fields import Declared, check_value, declared, option_name
+from re4.settings.fields import Declared, check_value, declared, option_name, shown
 
 DEFAULT_SOURCE: Final = "default"
 _WORDS_FOR_BOOL: Final = {
@@ -69,7 +69,7 @@ def read_file(path: Path, kind: type) -> dict[str, Any]:
     """
     try:
         given = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no TOML, too many digits
         raise UsageError(f"--config {path} cannot be read: {error}") from error
     known = declared(kind)
     _refuse_unknown(f"--config {path}:", given, known)
@@ -142,13 +142,13 @@ def checked(label: str, value: Any, item: Declared) -> Any:
     if issubclass(kind, Enum):
         choices = [str(each.value) for each in kind]
         if value not in choices:
-            raise UsageError(f"{label} is {value!r}; choose one of {', '.join(choices)}.")
+            raise UsageError(f"{label} is {shown(value)}; choose one of {', '.join(choices)}.")
         return kind(value)
     if issubclass(kind, Path) and isinstance(value, str):
         return Path(value)
     fits = isinstance(value, (*item.types, int)) if float in item.types else isinstance(value, item.types)
     if not fits or (isinstance(value, bool) and bool not in item.types):
         wanted = " or ".join("text" if issubclass(each, Path) else each.__name__ for each in item.types)
-        raise UsageError(f"{label} is {value!r}; it must be of type {wanted}.")
+        raise UsageError(f"{label} is {shown(value)}; it must be of type {wanted}.")
     check_value(label, value, item.field)
     return value

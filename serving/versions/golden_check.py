@@ -29,9 +29,10 @@ def check_golden(snapshot: Snapshot, golden: GoldenQueries, *, max_batch_size: i
     Raises:
         BundleMismatchError: the queries do not fit the version, an item vector is not finite, or an
             answer is not the expected one. The message names it and the difference.
-        BundleDamagedError: the attributes' files contradict each other.
+        BundleDamagedError: the files of the ids or of an attribute contradict each other.
     """
     _check_vectors(snapshot)
+    snapshot.item_ids.check()
     snapshot.attributes.check()
     _check_fit(snapshot, golden)
     where = f"{snapshot.path}: golden query"

@@ -111,6 +111,12 @@ def test_a_damaged_file_is_refused_and_not_written_over(shop: Path, content: str
     assert (shop / HIDDEN).read_text() == content
 
 
+def test_an_id_that_is_no_text_does_not_stop_the_hiding_of_others(shop: Path) -> None:
+    (shop / HIDDEN).write_text('{"schema_version": 1, "id_kind": "string", "ids": ["\\ud800"]}')
+    run("hide", "item-1-é", "--bundles", shop)
+    assert read_hidden(shop).ids == ("item-1-é", "\ud800")
+
+
 def test_a_later_schema_is_refused(shop: Path) -> None:
     (shop / HIDDEN).write_text('{"schema_version": 2, "id_kind": "string", "ids": []}')
     with pytest.raises(BundleError, match="schema_version is 2"):

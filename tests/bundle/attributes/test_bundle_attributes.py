@@ -228,3 +228,14 @@ def test_files_that_contradict_each_other_are_noticed(
     np.save(path, array)
     with pytest.raises(BundleDamagedError, match=message):
         Attributes.open(tmp_path, infos, 4).check()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(b"\xc3bc", "values: the texts from number 0 on are not all"), (b"bac", "do not ascend")],
+)
+def test_values_that_no_search_would_find_are_noticed(text: bytes, message: str, tmp_path: Path) -> None:
+    infos = write_attributes(tmp_path, {"letter": ["a", "b", "c"]}, 3)
+    (tmp_path / "attribute_0.values.utf8").write_bytes(text)
+    with pytest.raises(BundleDamagedError, match=message):
+        Attributes.open(tmp_path, infos, 3).check()

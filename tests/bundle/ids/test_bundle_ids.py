@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from re4.bundle.ids import string_ids
 from re4.bundle.ids.id_map import ItemIds, write_item_ids
 from re4.bundle.ids.string_keys import MAX_ID_BYTES, key_of, keys_of_words, words_of
-from re4.bundle.layout import ID_KEYS, ID_OFFSETS, ID_TEXT, ID_VALUES
+from re4.bundle.layout import ID_KEYS, ID_OFFSETS, ID_ROWS, ID_TEXT, ID_VALUES
 from re4.common.errors import BundleDamagedError, BundleError
 
 valid_text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
@@ -201,6 +201,33 @@ def test_arrays_of_another_shape_are_refused(
     np.save(tmp_path / name, array)
     with pytest.raises(BundleDamagedError, match=r"item_ids\."):
         ItemIds.open(tmp_path, kind, len(ids))
+
+
+@pytest.mark.parametrize(
+    ("ids", "name", "array", "message"),
+    [
+        (["a", "b", "cé"], ID_OFFSETS, np.array([1, 2, 3, 5], "<u8"), "first text begins at 1"),
+        (["a", "b", "cé"], ID_OFFSETS, np.array([0, 2, 1, 5], "<u8"), "texts of -1 to 4 bytes"),
+        (["a", "b", "cé"], ID_OFFSETS, np.array([0, 2**63, 2, 5], "<u8"), "1 to 1024 are allowed"),
+        (["a", "b", "cé"], ID_OFFSETS, np.array([0, 1, 4, 5], "<u8"), "number 0 on are not all UTF-8"),
+        (["a", "b", "cé"], ID_ROWS, np.array([0, 1, 3], "<i4"), "not one row for each key"),
+        (["a", "b", "cé"], ID_ROWS, np.array([0, 1, -1], "<i4"), "not one row for each key"),
+        (["a", "b", "cé"], ID_ROWS, np.array([0, 1, 1], "<i4"), "not one row for each key"),
+        (["a", "b", "cé"], ID_KEYS, np.array([2, 1, 3], "<u8"), "keys ascending"),
+        ([7, 5], ID_ROWS, np.array([0, 2], "<i4"), "not the row of each id"),
+        ([7, 5], ID_ROWS, np.array([0, 1], "<i4"), "not the row of each id"),
+        ([7, 5], ID_KEYS, np.array([7, 5], "<i8"), "not the row of each id"),
+        ([7, 5], ID_VALUES, np.array([5, 5], "<i8"), "not the row of each id"),
+    ],
+)
+def test_files_that_contradict_each_other_are_noticed(
+    tmp_path: Path, ids: list[Any], name: str, array: NDArray[Any], message: str
+) -> None:
+    kind = write_item_ids(tmp_path, ids)
+    ItemIds.open(tmp_path, kind, len(ids)).check()
+    np.save(tmp_path / name, array)
+    with pytest.raises(BundleDamagedError, match=message):
+        ItemIds.open(tmp_path, kind, len(ids)).check()
 
 
 @pytest.mark.parametrize("content", [b"", b"more", b"\x93NUMPY"])

@@ -97,6 +97,11 @@ def test_a_variable_that_does_not_belong_is_refused_by_name(variable, text, mess
         ("mood = [1]", r"mood is \[1\]; choose one of calm, wild"),
         ("folder = 3", "folder is 3; it must be of type text"),
         ("[inner]\ndepth = 2", "unknown inner"),
+        ("depth = " + "[" * 5000, "cannot be read: maximum recursion depth"),
+        ("depth = " + "9" * 5000, "cannot be read: Exceeds the limit"),
+        ("depth = 0x" + "f" * 5000, "depth is a number of too many digits; it must be a finite number"),
+        ("folder = 0x" + "f" * 5000, "folder is a number of too many digits; it must be of type text"),
+        ("rate = 0x" + "f" * 300, "rate is 1[0-9]+; it must be a finite number"),
     ],
 )
 def test_a_line_that_does_not_belong_is_refused_by_name(line, message, tmp_path):

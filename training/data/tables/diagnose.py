@@ -60,6 +60,8 @@ def _look_through_jsonl(part: Path) -> None:
             raise DataError(
                 f"{part}, line {number:,}: not JSON, {error.msg} ({_shown(line)}); correct the line"
             ) from error
+        except (ValueError, RecursionError) as error:  # a number of too many digits, or deep nesting
+            raise DataError(f"{part}, line {number:,}: {error} ({_shown(line)}); correct the line") from error
         if not isinstance(value, dict):
             raise DataError(f"{part}, line {number:,}: not a JSON object ({_shown(line)}); correct the line")
 

@@ -1,0 +1,112 @@
+"""Fuzz the parsers of the project, guided by coverage (atheris).
+
+    python tests/fuzzing/fuzz.py [--seconds N] [--grow] [TARGET ...]
+
+The time is divided among the targets. Each runs in a process of its own, from the corpus in the repository.
+An input that makes a target raise, hang for 10 s or take 2 GiB of memory is written to `build/fuzz/`, and
+the exit code is 1. `--grow` adds the inputs that reach more code to the corpus; a merge drops the rest.
+"""
+
+import argparse
+import importlib.util
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+HERE = Path(__file__).resolve().parent
+CORPUS = HERE / "corpus"
+FOUND = HERE.parents[1] / "build" / "fuzz"
+MAX_INPUT_BYTES = 8192
+LIMITS = ("-timeout=10", "-rss_limit_mb=2048", f"-max_len={MAX_INPUT_BYTES}", "-print_final_stats=1")
+
+
+def fuzz_one(name: str, arguments: list[str]) -> None:
+    """Run one target in this process; does not return."""
+    import atheris
+
+    sys.path[:0] = [str(HERE), str(HERE.parent)]
+    with atheris.instrument_imports(include=["re4", "tomllib", "json", "csv"]):
+        from fuzz_targets import TARGETS
+
+    with TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+        parse = TARGETS[name](Path(folder))
+        atheris.Setup([sys.argv[0], *arguments], parse)
+        atheris.Fuzz()
+
+
+def run(name: str, arguments: list[str]) -> tuple[int, str]:
+    """Run one target in a process; its exit code and the end of what it reported."""
+    command = [sys.executable, str(Path(__file__).resolve()), "--inside", name, *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    return done.returncode, done.stdout.decode(errors="replace")
+
+
+def fuzz(name: str, seconds: float) -> bool:
+    """Fuzz a target for a time; whether nothing was found."""
+    fresh = FOUND / name
+    fresh.mkdir(parents=True, exist_ok=True)
+    began_s = time.monotonic()
+    code, output = run(
+        name,
+        [
+            *(f"-max_total_time={max(1, round(seconds))}", f"-artifact_prefix={FOUND}/{name}-", *LIMITS),
+            *(str(fresh), str(CORPUS / name)),
+        ],
+    )
+    num_runs = next(
+        (line.split()[-1] for line in output.splitlines() if "number_of_executed_units" in line), "?"
+    )
+    took_s = time.monotonic() - began_s
+    result = "nothing found" if code == 0 else f"FAILED (exit code {code}), input in {FOUND}/{name}-*"
+    print(f"{name:<22}{num_runs:>12} inputs in {took_s:4.0f} s: {result}", flush=True)
+    if code:
+        print("\n".join(line for line in output.splitlines()[-60:] if not line.startswith("stat::")))
+    return code == 0
+
+
+def grow(name: str) -> None:
+    """Merge the inputs that were found into the corpus: the fewest and smallest that reach the same code."""
+    with TemporaryDirectory() as folder:
+        code, output = run(name, ["-merge=1", *LIMITS, folder, str(CORPUS / name), str(FOUND / name)])
+        merged = sorted(Path(folder).iterdir())
+        if code or not merged:
+            sys.exit(f"{name}: the corpus cannot be merged:\n{output[-2000:]}")
+        shutil.rmtree(CORPUS / name)
+        (CORPUS / name).mkdir()
+        for file in merged:
+            shutil.copy(file, CORPUS / name / file.name[:16])
+    shutil.rmtree(FOUND / name)
+    print(f"{name:<22}{len(merged):>6} inputs in the corpus")
+
+
+def main() -> int:
+    """Fuzz, and return the exit code."""
+    if sys.argv[1:2] == ["--inside"]:
+        fuzz_one(sys.argv[2], sys.argv[3:])
+    targets = sorted(folder.name for folder in CORPUS.iterdir())
+    parser = argparse.ArgumentParser(description="Fuzz the parsers of the project, guided by coverage.")
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"default: all of {', '.join(targets)}")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="for all targets (default: an hour)")
+    parser.add_argument("--grow", action="store_true", help="add what was found to the corpus")
+    chosen = parser.parse_args()
+    names = chosen.targets or targets
+    if unknown := sorted(set(names) - set(targets)):
+        parser.error(f"unknown {', '.join(unknown)}; known are {', '.join(targets)}")
+    if importlib.util.find_spec("atheris") is None:
+        print(
+            f"nothing is fuzzed: atheris has no build for Python {sys.version_info.major}."
+            f"{sys.version_info.minor} here. The tests run the corpus through every parser all the same"
+        )
+        return 0
+    are_good = [fuzz(name, chosen.seconds / len(names)) for name in names]
+    if chosen.grow and all(are_good):
+        for name in names:
+            grow(name)
+    return 0 if all(are_good) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
