@@ -11,13 +11,16 @@ EXTRA ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(EXTRA)
 DOCS_READY := $(VENV)/.docs-ready
+FUZZ_READY := $(VENV)/.fuzz-ready
+# How long make fuzz runs. An hour before a release; CI runs a minute.
+FUZZ_SECONDS ?= 3600
 
-.PHONY: help setup demo bench docs gpu-check harden soak test check format protos lint types imports stubs clean peers
+.PHONY: help setup demo bench docs gpu-check harden fuzz soak test check format protos lint types imports stubs clean peers
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  Variables: EXTRA=cpu|gpu (now: $(EXTRA)), PYTHON=python3.11 …, VENV=$(VENV)"
+	@echo "  Variables: EXTRA=cpu|gpu (now: $(EXTRA)), PYTHON=python3.11 …, VENV=$(VENV), FUZZ_SECONDS=$(FUZZ_SECONDS)"
 
 setup: $(READY) ## Create .venv with everything installed (cpu or gpu builds, selected automatically)
 
@@ -55,6 +58,13 @@ peers: ## Install the peers of re4 bench index and re4 bench peers; lists those 
 
 harden: $(READY) ## Robustness tests at full size: swaps, damage, kills, a fuzzer; minutes
 	$(BIN)/pytest tests/hardening --hardening long --hardening-report hardening.json
+
+fuzz: $(FUZZ_READY) ## Fuzz every parser, an hour by default: make fuzz FUZZ_SECONDS=60
+	$(BIN)/python tests/fuzzing/fuzz.py --seconds $(FUZZ_SECONDS)
+
+$(FUZZ_READY): $(READY)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(EXTRA),fuzz]'
+	@touch $@
 
 soak: $(READY) ## Load the demo's bundle at 70 % for half an hour: latency and memory by minute
 	@test -e demo/bundles/CURRENT || $(BIN)/re4 demo
