@@ -98,8 +98,9 @@ def prepare(
     max_user_events: Annotated[
         int | None,
         typer.Option(
-            help="Most events of a user; older ones are dropped. An account with more is a robot or is "
-            f"shared. Default: {DEFAULT_MAX_USER_EVENTS:,}."
+            help="Most events of a user, before anything is counted; older ones are dropped. Default: users "
+            "with more than 1,000 events, and more than 10 times the 99th percentile of events a user, are "
+            f"dropped as robots; of the others the newest {DEFAULT_MAX_USER_EVENTS:,} stay."
         ),
     ] = None,
     split: Annotated[
@@ -124,6 +125,23 @@ def prepare(
     timestamp_column: Annotated[
         str, typer.Option(help="The event log's column of times: since 1970, ISO 8601, or dates.")
     ] = "timestamp",
+    event_column: Annotated[
+        str | None, typer.Option(help="The event log's column of types of events. Default: all count.")
+    ] = None,
+    event_types: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TYPE,TYPE", help="The types of --event-column that count, such as purchase,click."
+        ),
+    ] = None,
+    drop_invalid: Annotated[
+        bool,
+        typer.Option(
+            "--drop-invalid",
+            help="Drop, count and show damaged lines, events without a user, item or time, and times in "
+            "another notation than that of most events. Without it, they stop the command.",
+        ),
+    ] = False,
     catalogue_item_column: Annotated[
         str | None, typer.Option(help="The catalogue's column of item ids. Default: as --item-column.")
     ] = None,
@@ -146,6 +164,9 @@ def prepare(
         "split": split,
         "seed": seed,
         "cuts": cuts,
+        "event_column": event_column,
+        "event_types": None if event_types is None else event_types.split(","),
+        "drop_invalid": drop_invalid or None,
     }
     given: dict[str, Any] = {name: value for name, value in for_events.items() if value is not None}
     files = _sequence_files(input_format, {"events": events, **for_events}, train, valid, test)
@@ -217,6 +238,8 @@ def _report(dataset: "Dataset", as_json: bool) -> None:
     examples = info.prepared.get("examples_of_what_was_dropped")
     for example in examples if isinstance(examples, list) else []:
         print_line(f"dropped, {example}")
+    if "advice" in info.prepared:
+        print_line(str(info.prepared["advice"]))
     if "timestamp_notation" in info.prepared:
         first, last = info.prepared["first_event"], info.prepared["last_event"]
         print_line(f"timestamps: {info.prepared['timestamp_notation']}, from {first} to {last}")

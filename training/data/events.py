@@ -5,7 +5,7 @@ keep memory low: the first one checks every value and decides the types, the sec
 columns in these types.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +14,16 @@ import numpy.typing as npt
 import polars as pl
 
 from re4.common.errors import DataError
+from re4.training.data.invalid_events import drop_invalid_events
 from re4.training.data.layout import TYPE_OF_KIND, IdKind
 from re4.training.data.tables.ids import encode, is_canonical_int, is_missing, kind_of_type
-from re4.training.data.tables.open_table import Table, TableSource, check_columns, open_table, reading
+from re4.training.data.tables.open_table import Table, TableSource, check_columns, reading
+from re4.training.data.tables.readable_table import readable_table
 from re4.training.data.timestamps import Timestamps, parse_timestamps
 
 _NUM_SHOWN = 3
+_NUM_TYPES = 20
+"""Types of events in a message."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +36,22 @@ class Columns:
     """Item ids."""
     timestamp: str = "timestamp"
     """Times."""
+    event: str | None = None
+    """Types of events, such as view and purchase; None where all events count."""
 
     def by_option(self) -> Mapping[str, str]:
         """Return the names by the command-line option that sets them."""
-        return {
+        names = {
             "--user-column": self.user,
             "--item-column": self.item,
             "--timestamp-column": self.timestamp,
         }
+        return names if self.event is None else {**names, "--event-column": self.event}
+
+    @property
+    def by_role(self) -> Mapping[str, str]:
+        """Return the names of the columns that every event needs, by `user`, `item` and `timestamp`."""
+        return {"user": self.user, "item": self.item, "timestamp": self.timestamp}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,38 +85,61 @@ class EventLog:
     """The notation of the timestamps, and their values in file order."""
     file: Path | str
     """The file, its folder, or how a data frame is named."""
-    num_duplicates: int
-    """Exact duplicates (same user, item and timestamp) that were dropped."""
+    dropped: Mapping[str, int]
+    """Counts of dropped events by reason: exact duplicates (same user, item and timestamp), events of other
+    types, invalid events."""
+    examples: list[str]
+    """The first invalid events that were dropped, a line of text each."""
 
 
-def read_events(source: TableSource, columns: Columns) -> EventLog:
+def read_events(
+    source: TableSource, columns: Columns, *, event_types: Sequence[str] = (), drop_invalid: bool = False
+) -> EventLog:
     """Read an event log: a file, a folder of files, or a data frame.
 
     Ids are kept exactly as given. In csv and tsv files, a column is of integers only if every one
     of its ids is a canonical 64-bit integer.
 
+    Args:
+        source: The event log.
+        columns: The names of its columns.
+        event_types: The types of events that count, where `columns.event` is given.
+        drop_invalid: Whether invalid events are dropped and counted; otherwise they are an error.
+
     Raises:
         DataError: The file cannot be read, columns or values are missing, timestamps cannot be
-            understood.
+            understood, there is no event of a type, or no event is valid.
     """
-    table = open_table(source)
-    check_columns(table, columns.by_option())
-    lines = table.frame.select(pl.col(columns.user), pl.col(columns.item), pl.col(columns.timestamp))
-    if table.untyped:
-        lines = lines.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines
-    kinds = _survey(table, lines, columns)
-    with reading(table.file):
-        frame = lines.select(
-            user=pl.col(columns.user).cast(TYPE_OF_KIND[kinds["user"]]),
-            item=pl.col(columns.item).cast(TYPE_OF_KIND[kinds["item"]]),
-            timestamp=pl.col(columns.timestamp),
-        ).collect(engine="streaming")
+    dropped: dict[str, int] = {}
+    examples: list[str] = []
+    with readable_table(source, drop_damaged=drop_invalid) as (table, damage):
+        check_columns(table, columns.by_option())
+        if damage.num_lines:
+            dropped["damaged_lines"] = damage.num_lines
+            examples += damage.examples
+        lines = _lines(table, columns)
+        if columns.event is not None:
+            lines, dropped["events_of_other_types"] = _of_types(table, lines, columns.event, event_types)
+        if drop_invalid:
+            invalid = drop_invalid_events(table.file, lines, columns.by_role)
+            lines = invalid.valid.lazy()
+            dropped |= invalid.dropped
+            examples += invalid.examples
+        kinds = _survey(table, lines, columns)
+        with reading(table.file):
+            frame = lines.select(
+                user=pl.col("user").cast(TYPE_OF_KIND[kinds["user"]]),
+                item=pl.col("item").cast(TYPE_OF_KIND[kinds["item"]]),
+                timestamp="timestamp",
+            ).collect(engine="streaming")
     timestamps = parse_timestamps(f"{table.file}: column {columns.timestamp!r}", frame["timestamp"])
     user_codes, user_ids = encode(frame["user"])
     item_codes, item_ids = encode(frame["item"])
     del frame
     coded = pl.DataFrame({"user": user_codes, "item": item_codes, "timestamp": timestamps.values})
-    coded, num_duplicates = _without_duplicates(coded.sort("user", "timestamp", maintain_order=True))
+    coded, dropped["duplicate_events"] = _without_duplicates(
+        coded.sort("user", "timestamp", maintain_order=True)
+    )
     events = Events(
         users_E=coded["user"].to_numpy(),
         items_E=coded["item"].to_numpy(),
@@ -112,27 +147,60 @@ def read_events(source: TableSource, columns: Columns) -> EventLog:
         user_ids=user_ids,
         item_ids=item_ids,
     )
-    return EventLog(events=events, timestamps=timestamps, file=table.file, num_duplicates=num_duplicates)
+    return EventLog(events=events, timestamps=timestamps, file=table.file, dropped=dropped, examples=examples)
+
+
+def _lines(table: Table, columns: Columns) -> pl.LazyFrame:
+    """Return the columns of the events as `user`, `item`, `timestamp` and, where it is given, `type`."""
+    roles = {**columns.by_role, **({} if columns.event is None else {"type": columns.event})}
+    lines = table.frame.select(**{role: pl.col(name) for role, name in roles.items()})
+    return lines.filter(~pl.all_horizontal(pl.all().is_null())) if table.untyped else lines  # no blank lines
+
+
+def _of_types(
+    table: Table, lines: pl.LazyFrame, column: str, event_types: Sequence[str]
+) -> tuple[pl.LazyFrame, int]:
+    """Return the events of the given types, and the number of the others.
+
+    Raises:
+        DataError: No types are given, or there is no event of one of them; the message has the types.
+    """
+    kind = pl.col("type").cast(pl.String)
+    with reading(table.file):
+        counts = dict(
+            lines.group_by(kind).len().sort("len", descending=True).collect(engine="streaming").iter_rows()
+        )
+    shown = ", ".join(f"{name!r} ({number:,} events)" for name, number in list(counts.items())[:_NUM_TYPES])
+    missing = [name for name in event_types if name not in counts]
+    if not event_types or missing:
+        problem = f"has no {missing[0]!r}" if missing else "holds the types of the events"
+        raise DataError(
+            f"{table.file}: column {column!r} {problem}; it has {shown}; choose those that count with "
+            "--event-types"
+        )
+    num_others = sum(counts.values()) - sum(counts[name] for name in set(event_types))
+    return lines.filter(kind.is_in(list(event_types))), num_others
 
 
 def _survey(table: Table, lines: pl.LazyFrame, columns: Columns) -> dict[str, IdKind]:
     """Check every event for missing values, and return the kind of both ids."""
     kinds: dict[str, IdKind] = {}
     looks = {"events": pl.len()}
-    missing = {name: is_missing(name, table.schema[name]) for name in (columns.user, columns.item)}
-    missing[columns.timestamp] = pl.col(columns.timestamp).is_null()
-    for role, name in (("user", columns.user), ("item", columns.item)):
-        kinds[role] = kind_of_type(f"{table.file}: column {name!r}", table.schema[name])
+    schema = lines.collect_schema()
+    missing = {role: is_missing(role, schema[role]) for role in ("user", "item")}
+    missing["timestamp"] = pl.col("timestamp").is_null()
+    for role in ("user", "item"):
+        kinds[role] = kind_of_type(f"{table.file}: column {columns.by_role[role]!r}", schema[role])
         if table.untyped:
-            looks[f"{role} is int"] = is_canonical_int(pl.col(name)).all()
-    looks |= {f"missing {name}": mask.sum() for name, mask in missing.items()}
+            looks[f"{role} is int"] = is_canonical_int(pl.col(role)).all()
+    looks |= {f"missing {role}": mask.sum() for role, mask in missing.items()}
     with reading(table.file):
         seen = lines.select(**looks).collect(engine="streaming").row(0, named=True)
     if seen["events"] == 0:
         raise DataError(f"{table.file} has a header but no events")
-    for name, mask in missing.items():
-        if seen[f"missing {name}"]:
-            _refuse_missing(table, lines, name, mask, seen[f"missing {name}"])
+    for role, mask in missing.items():
+        if seen[f"missing {role}"]:
+            _refuse_missing(table, lines, columns.by_role[role], mask, seen[f"missing {role}"])
     return {role: "int" if seen.get(f"{role} is int") else kind for role, kind in kinds.items()}
 
 
@@ -142,7 +210,7 @@ def _refuse_missing(table: Table, lines: pl.LazyFrame, name: str, mask: pl.Expr,
     raise DataError(
         f"{table.file}: column {name!r} is empty in {num_missing:,} events (the first: event "
         f"{', '.join(f'{event:,}' for event in first)}); every event needs a user, an item and a timestamp: "
-        "correct or remove these events"
+        "correct or remove these events, or leave them out with --drop-invalid"
     )
 
 

@@ -1,7 +1,7 @@
 """From an event log, or ready-split files, to a prepared data set on disk: the steps, in order."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -14,9 +14,9 @@ from re4.training.data import DEFAULT_MAX_USER_EVENTS, DEFAULT_MIN_EVENTS, DEFAU
 from re4.training.data.catalogue import Catalogue, join_catalogue, read_catalogue
 from re4.training.data.dataset import Dataset, Sequences
 from re4.training.data.event_cleaning import clean_events
-from re4.training.data.events import Columns, read_events
+from re4.training.data.events import Columns, Events, read_events
 from re4.training.data.item_order import order_items
-from re4.training.data.k_core import k_core
+from re4.training.data.k_core import Filtered, k_core
 from re4.training.data.layout import SPLITS, SplitName
 from re4.training.data.sequences import read_sequences
 from re4.training.data.split import HASH_RULE, split_by_time, split_by_user
@@ -27,6 +27,8 @@ from re4.training.data.writing import refuse_existing, write_dataset
 
 SplitBy = Literal["user", "time"]
 _NUM_STEPS = 4
+_MANY_ITEMS = 0.5
+"""Share of dropped items above which the summary has advice."""
 
 
 def prepare_data(
@@ -39,7 +41,10 @@ def prepare_data(
     timestamp_column: str = "timestamp",
     catalogue_item_column: str | None = None,
     min_events: int = DEFAULT_MIN_EVENTS,
-    max_user_events: int = DEFAULT_MAX_USER_EVENTS,
+    max_user_events: int | None = None,
+    event_column: str | None = None,
+    event_types: Sequence[str] = (),
+    drop_invalid: bool = False,
     split: SplitBy = "user",
     seed: int = DEFAULT_SEED,
     cuts: tuple[str, str] | None = None,
@@ -59,7 +64,12 @@ def prepare_data(
         catalogue_item_column: The catalogue's column of item ids; None for `item_column`.
         min_events: Users and items with fewer events are dropped, until none are left; 1 drops
             nothing.
-        max_user_events: Of users with more events, only the newest ones stay.
+        max_user_events: Of users with more events, only the newest ones stay. None drops users that
+            stand out (`event_cleaning.py`), and keeps the newest 10,000 events of the others.
+        event_column: The event log's column of types of events; None where all events count.
+        event_types: The types that count, such as "purchase".
+        drop_invalid: Whether damaged lines, events without a user, item or time, and times in another
+            notation than that of most events are dropped and counted; otherwise they are an error.
         split: How train, valid and test are separated: by user (80, 10 and 10 % of the users, by a
             hash of the id and the seed), or by time.
         seed: Of the hash that holds out users.
@@ -74,17 +84,20 @@ def prepare_data(
     """
     if min_events < 1:
         raise UsageError(f"--min-events is {min_events}; it must be at least 1, which drops nothing")
-    if max_user_events < 1:
+    if max_user_events is not None and max_user_events < 1:
         raise UsageError(f"--max-user-events is {max_user_events}; it must be at least 1")
     if split not in get_args(SplitBy):
         raise UsageError(f"--split is {split!r}; choose one of {', '.join(get_args(SplitBy))}")
+    if event_types and event_column is None:
+        raise UsageError("--event-types needs --event-column, the log's column of types of events")
     if cuts is not None and split != "time":
         raise UsageError("--cuts belongs to --split time")
     out = Path(out)
     refuse_existing(out)
     described = _read_catalogue(catalogue, catalogue_item_column or item_column)
     with progress(f"preparing {out}", _NUM_STEPS) as bar:
-        log = read_events(events, Columns(user=user_column, item=item_column, timestamp=timestamp_column))
+        columns = Columns(user=user_column, item=item_column, timestamp=timestamp_column, event=event_column)
+        log = read_events(events, columns, event_types=event_types, drop_invalid=drop_invalid)
         bar.advance()
         cut_times = None if cuts is None else _cut_times(log.timestamps, cuts)
         cleaned = clean_events(
@@ -109,17 +122,23 @@ def prepare_data(
             "first_event": date_of(float(kept.times_E.min())),
             "last_event": date_of(float(kept.times_E.max())),
             "min_events": min_events,
-            "max_user_events": max_user_events,
+            "max_user_events": DEFAULT_MAX_USER_EVENTS if max_user_events is None else max_user_events,
             "split": split,
         }
+        if cleaned.stand_out_bound is not None:
+            prepared["stand_out_bound"] = cleaned.stand_out_bound
+        if event_column is not None:
+            prepared |= {"event_column": event_column, "event_types": list(event_types)}
         if parts.cuts is None:
             prepared |= {"split_rule": HASH_RULE, "seed": seed}
         else:
             prepared["cuts"] = [date_of(cut, precise=True) for cut in parts.cuts]
-        if cleaned.examples:
-            prepared["examples_of_what_was_dropped"] = list(cleaned.examples)
+        if examples := [*log.examples, *cleaned.examples]:
+            prepared["examples_of_what_was_dropped"] = list(examples)
+        if advice := _advice(cleaned.events, filtered, min_events):
+            prepared["advice"] = advice
         dropped = {
-            "duplicate_events": log.num_duplicates,
+            **log.dropped,
             **cleaned.dropped,
             "users_below_min_events": filtered.num_users_dropped,
             "items_below_min_events": filtered.num_items_dropped,
@@ -130,6 +149,21 @@ def prepare_data(
         dataset = _write(out, kept.item_ids, parts.sequences, users, prepared, dropped, described)
         bar.advance()
     return dataset
+
+
+def _advice(events: Events, filtered: Filtered, min_events: int) -> str:
+    """Return advice where most items have fewer events than `--min-events`; else an empty text."""
+    num_items = len(events.item_ids)
+    share = filtered.num_items_dropped / num_items
+    if share <= _MANY_ITEMS or min_events <= 2:
+        return ""
+    num_left = num_items - k_core(events, 2).num_items_dropped
+    return (
+        f"--min-events {min_events} drops {share:.0%} of the items ({filtered.num_items_dropped:,} of "
+        f"{num_items:,}). With --min-events 2, {num_left:,} items would stay: more of them are found, with "
+        "vectors that rest on fewer events. Items that are dropped can still be served by their attributes: "
+        "re4 rebuild --catalogue."
+    )
 
 
 def prepare_sequences(

@@ -5,6 +5,7 @@ milliseconds, …) is inferred from their size, for the report. Text is read as 
 8601, in UTC unless it has a zone.
 """
 
+import itertools
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import cast
@@ -105,6 +106,32 @@ def parse_timestamps(where: str, column: pl.Series) -> Timestamps:
     raise DataError(f"{where} holds {column.dtype}; timestamps must be numbers, ISO 8601 text or dates")
 
 
+def are_readable(column: pl.Series) -> pl.Series:
+    """Return which timestamps can be read together: in the notation, and the unit, of most of them.
+
+    Args:
+        column: At least one value, none null.
+
+    Returns:
+        A mask, Boolean.
+    """
+    if column.dtype == pl.String:
+        numbers = column.cast(pl.Float64, strict=False)
+        is_date = _parse_iso(column).is_not_null()
+        if is_date.sum() > numbers.is_not_null().sum():
+            return is_date
+    elif column.dtype.is_numeric():
+        numbers = column.cast(pl.Float64)
+    else:
+        return column.is_not_null()
+    sizes = numbers.abs()
+    is_finite = sizes.is_finite().fill_null(False)
+    limits = [0.0, *(limit for _, limit, _ in _UNITS)]
+    # 0 is a time of every unit.
+    of_unit = [is_finite & (sizes >= low) & (sizes < high) for low, high in itertools.pairwise(limits)]
+    return max(of_unit, key=lambda mask: cast(int, mask.sum())) | (is_finite & (sizes == 0))
+
+
 def _numeric(where: str, values: pl.Series, given: pl.Series) -> Timestamps:
     _refuse(where, given, values.is_null() | ~values.is_finite(), "finite numbers of at most 64 bits")
     sizes = values.cast(pl.Float64).abs()
@@ -114,7 +141,8 @@ def _numeric(where: str, values: pl.Series, given: pl.Series) -> Timestamps:
     if _unit_of(smallest)[1] != limit:
         raise DataError(
             f"{where} holds numbers from {smallest:g} to {largest:g}, which look like "
-            f"{_unit_of(smallest)[0]} and {unit} mixed; write all timestamps in one unit"
+            f"{_unit_of(smallest)[0]} and {unit} mixed; write all timestamps in one unit, or keep those "
+            "of the unit of most of them with --drop-invalid"
         )
     return Timestamps(values=values, notation=f"{unit} since 1970", units_per_second=per_second)
 
@@ -152,5 +180,5 @@ def _refuse(where: str, given: pl.Series, bad: pl.Series, allowed: str) -> None:
     shown = ", ".join(f"event {row + 1:,}: {given[row]!r}" for row in rows.head(_NUM_SHOWN))
     raise DataError(
         f"{where} holds {len(rows):,} timestamps that cannot be read ({shown}); they must be {allowed}; "
-        "correct or remove these events"
+        "correct or remove these events, or leave them out with --drop-invalid"
     )

@@ -25,7 +25,7 @@ def test_a_log_is_repeatable_and_can_be_prepared(tmp_path: Path) -> None:
         "other.parquet",
     ]
     log = read_events(tmp_path / "log.parquet", Columns())
-    assert log.events.num_events + log.num_duplicates == written
+    assert log.events.num_events + log.dropped["duplicate_events"] == written
 
 
 def test_few_items_get_many_events_and_users_differ_in_length() -> None:

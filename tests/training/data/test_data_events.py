@@ -61,7 +61,7 @@ def test_every_format_gives_the_same_events_sorted_by_user_and_time(name: str, t
         file = write_text(tmp_path, name, separated("\t" if "tsv" in name else ","))
     log = read_events(file, Columns())
     assert decoded(log) == [("ann", 3, 100), ("ann", 7, 300), ("bob", 3, 200), ("bob", 9, 250)]
-    assert log.num_duplicates == 0
+    assert log.dropped["duplicate_events"] == 0
 
 
 events = st.tuples(st.integers(0, 3), st.sampled_from("abc"), st.integers(0, 4))
@@ -79,7 +79,7 @@ def test_order_and_duplicates_against_a_plain_python_reading(
     items = list(dict.fromkeys(item for _, item, _ in rows))
     # Python's sort is stable, as ours must be: at equal times, the file's order stays.
     assert decoded(log) == sorted(distinct, key=lambda row: (users.index(row[0]), row[2]))
-    assert log.num_duplicates == len(rows) - len(distinct)
+    assert log.dropped["duplicate_events"] == len(rows) - len(distinct)
     assert log.events.user_ids.to_list() == users
     assert log.events.item_ids.to_list() == items
 
