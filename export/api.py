@@ -27,6 +27,9 @@ class ExportOptions(TypedDict, total=False):
     """Candidates of a request, for which the index is tuned."""
     attributes: Sequence[str] | None
     """Columns of the catalogue that callers can filter by; None to choose those that describe items."""
+    cold_share: float | None
+    """Share of the places in lists of held-out users that items without a trained vector get; None for their
+    share of the catalogue, at most 0.1."""
     memory_limit: str | None
     """Most memory that building the index may take, such as `8GiB`; None for what it needs."""
     device: Literal["cpu", "cuda"]

@@ -1,4 +1,4 @@
-"""The files of a version, written stage by stage: item vectors, encoder, golden queries, index.
+"""The files of a version, written stage by stage: vectors, encoder, cold start, golden queries, index.
 
 `re4 export` and `re4 rebuild` share these stages. The module knows neither the source of the inputs nor what
 is done with the version.
@@ -7,7 +7,7 @@ Legend: P histories, Q queries, L history length, K interests, D embedding, N it
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -19,16 +19,18 @@ from pydantic import JsonValue
 
 from re4 import __version__
 from re4.bundle.array_files import open_array
+from re4.bundle.attributes.reader import Attributes
 from re4.bundle.attributes.writer import write_attributes
 from re4.bundle.golden import GoldenQueries
 from re4.bundle.histories import write_histories
 from re4.bundle.ids.id_map import write_item_ids
-from re4.bundle.layout import ENCODER, GOLDEN, HISTORIES, POPULAR, VECTORS
+from re4.bundle.layout import COLD_START, ENCODER, GOLDEN, HISTORIES, POPULAR, VECTORS
 from re4.bundle.manifest import IndexInfo, ItemsInfo
 from re4.bundle.publishing.publish import StagedVersion
 from re4.bundle.scoring.exact_search import exact_search
 from re4.common.errors import ExportError
 from re4.exporting.catalogue.attributes import choose_attributes
+from re4.exporting.catalogue.cold_start import fit_cold_start, fitted_rows, write_cold_vectors
 from re4.exporting.catalogue.histories import evenly_spaced
 from re4.exporting.catalogue.items import NO_ITEMS
 from re4.exporting.encoder.onnx_runner import OnnxEncoder
@@ -51,8 +53,10 @@ MAX_NUM_POPULAR: Final = 10_000
 ENCODER_DIFFERENCE: Final = "encoder_max_abs_difference"
 """Key in the manifest's lineage: largest difference between PyTorch and ONNX Runtime."""
 
-NUM_STAGES: Final = 4
+NUM_STAGES: Final = 5
 _CHUNK_HISTORIES: Final = 64
+_NUM_SCALE_HISTORIES: Final = 256
+"""Histories on which the scale of vectors made from attributes is chosen, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +70,8 @@ class AssembledVersion:
     index: IndexInfo
     items: ItemsInfo
     encoder_difference: float
+    cold_start: Mapping[str, JsonValue]
+    """Facts about the vectors that are made from attributes."""
     interests_QKD: NDArray[np.float32]
     """Interests of the histories that the index was tuned with."""
 
@@ -85,6 +91,7 @@ class AssembledVersion:
                 "code_version": __version__,
                 "faiss": faiss.__version__,
                 ENCODER_DIFFERENCE: self.encoder_difference,
+                "cold_start": dict(self.cold_start),
                 **self.inputs.lineage,
                 **(extra or {}),
             },
@@ -131,6 +138,8 @@ def assemble(
     for name, why in chosen_attributes.left_out.items():
         _log.info(f"catalogue column {name} is no attribute: {why}")
     np.save(folder / POPULAR, _most_popular(inputs.counts_N))
+    fitted = fitted_rows(inputs.trained_rows(np.arange(inputs.num_trained)))
+    events_R = inputs.counts_N[fitted]
     # The items are in files now. Where the caller keeps no reference, this frees their memory.
     inputs = replace(inputs, vectors_ND=vectors_ND, items=NO_ITEMS, counts_N=np.empty(0, np.int64))
     del chosen_attributes
@@ -142,8 +151,32 @@ def assemble(
     difference = inputs.encoder.write(folder / ENCODER, model)
     encoder = OnnxEncoder((folder / ENCODER).read_bytes())
 
-    begin_stage("golden queries")
+    begin_stage("cold start")
     rows_PL, lengths_P = inputs.rows_PL, inputs.lengths_P
+    judging = evenly_spaced(len(rows_PL), _NUM_SCALE_HISTORIES)
+    attributes = Attributes.open(folder, attribute_infos, len(vectors_ND))
+    map_of_attributes = fit_cold_start(
+        vectors_ND,
+        inputs.cold_rows,
+        fitted,
+        events_R,
+        attributes,
+        attribute_infos,
+        interests_of(encoder, vectors_ND, rows_PL[judging], lengths_P[judging]),
+        share=settings.cold_share,
+        num_places=settings.num_candidates,
+    )
+    map_of_attributes.cold_start.write(folder / COLD_START)
+    num_at_mean = write_cold_vectors(
+        folder / VECTORS, inputs.cold_rows, map_of_attributes.cold_start, attributes
+    )
+    cold_start: dict[str, JsonValue] = {
+        "scale": map_of_attributes.scale,
+        "share": map_of_attributes.share,
+        "num_at_mean": num_at_mean,
+    }
+
+    begin_stage("golden queries")
     chosen = evenly_spaced(len(rows_PL), NUM_GOLDEN_QUERIES)
     rows_QL, lengths_Q = rows_PL[chosen], lengths_P[chosen]
     golden = _golden_queries(encoder, vectors_ND, rows_QL, lengths_Q)
@@ -177,6 +210,7 @@ def assemble(
             num_items=len(vectors_ND), id_kind=id_kind, space=model.space, attributes=attribute_infos
         ),
         encoder_difference=difference,
+        cold_start=cold_start,
         interests_QKD=interests_QKD,
     )
 

@@ -54,6 +54,12 @@ class VersionSettings:
         "items to a value and at most 100,000 values, so no titles",
         metavar="NAME,NAME",
     )
+    cold_share: float | None = setting(
+        None,
+        "Share of the places in the lists of held-out users that items without a trained vector get, by the "
+        "scale of the vectors that are made from their attributes; 0 to 1.",
+        default_text="their share of the catalogue, at most 0.1",
+    )
     memory_limit: str | None = setting(
         None,
         "Most memory that building the index may take, such as 8GiB; an index that needs more is refused "
@@ -77,6 +83,8 @@ class VersionSettings:
             raise UsageError(f"--recall is {self.recall:g}; choose {MIN_RECALL:g} to 1")
         if self.num_candidates < 1:
             raise UsageError(f"--num-candidates is {self.num_candidates}; at least 1 is needed")
+        if self.cold_share is not None and not 0 <= self.cold_share <= 1:
+            raise UsageError(f"--cold-share is {self.cold_share:g}; choose 0 to 1")
         _ = self.memory_limit_bytes
 
     @property

@@ -1,157 +1,297 @@
-"""Starting vectors for items that were never trained, from trained items with the same attributes.
+"""The map from attributes to vectors: effects of values by ridge regression on trained items, and a scale.
 
-For a value a (such as genre = drama) that n trained items share, with mean m, and the mean g of all trained
-vectors:
+    vector(i) = mean + scale * sum over the item's values v of effect(v)
 
-    effect(a)  = n / (n + SHRINKAGE) * (m - g)              shrunk to the global mean where few share it
-    vector(i)  = g + mean over the columns c of [ mean over the item's values a in c of effect(a) ]
+Mean and effects minimise, over trained items with vectors x and w = min(events, MAX_EVENTS),
 
-Shrinkage is the usual one of a random effect: the best linear estimate of a group's mean from n members
-weighs the observed mean by n / (n + k), where k is the variance within groups over the variance between them
-(Efron and Morris, 1975, James-Stein estimation). `SHRINKAGE` is k; docs/export-and-rebuild.md says how it was
-chosen. A column in which an item has no value, or only values that no trained item has, is left out of the
-mean. An item without any usable column starts at g.
+    sum of w(i) |x(i) - mean - sum of effect(v)|² + PENALTY * sum of |effect(v)|²
 
-Legend: N trained items, C cold items, D embedding, V values, E entries (one for each value of each item).
+Effects of rare values are shrunk, as in a random-effects model; items with many events have better vectors.
+Predictions deviate less from the mean than trained vectors, so without a scale they are in nobody's list.
+The scale gives new items a chosen share of the places in the lists of held-out users.
+
+Legend: N items, R trained items, C cold items, D embedding, W weights (the mean, then the effects),
+E values of items, Q queries, K interests, M places.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn.functional import embedding_bag
 
-from re4.bundle.attributes.columns import CodedColumn
-from re4.exporting.catalogue.attributes import describes, encode_column, survey_column
-from re4.exporting.catalogue.items import ItemColumn
-from re4.exporting.storage.mapped_vectors import map_unnamed_file
+from re4.bundle.attributes.reader import Attributes
+from re4.bundle.cold_start import ColdStart, first_weights, num_weights, weights_of
+from re4.bundle.manifest import AttributeInfo
+from re4.bundle.scoring.exact_search import exact_search
+from re4.exporting.catalogue.histories import evenly_spaced
+from re4.exporting.storage.mapped_vectors import chunks, read_rows
 
-SHRINKAGE: Final = 10.0
-"""Trained items that a value must have for half of its effect to count."""
+PENALTY: Final = 10.0
+MAX_EVENTS: Final = 50
+"""Events beyond which an item's vector does not count more."""
+MAX_SHARE: Final = 0.1
+"""Most that the default gives: the share of the places is the cold items' share of the catalogue."""
 
+_MAX_FITTED_ITEMS: Final = 1_000_000
+_MIN_COLD_ITEMS: Final = 100
+_MIN_COLD_PLACES: Final = 200
+"""With fewer cold items or places of theirs, trained items stand in for them to choose the scale …"""
+_STAND_IN_STEP: Final = 10
+"""… one of so many: their vectors are predicted from the others."""
+_MAX_CATALOGUE_SHARE: Final = 0.05
+"""Places counted, at most this share of the catalogue: in a tiny one every item is in every list."""
 _CHUNK_ROWS: Final = 65_536
 
+_MAX_STEPS: Final = 200
+_TOLERANCE: Final = 1e-5
+_NUM_SCALES: Final = 65
+_BISECTIONS: Final = 20
 
-def start_cold_items(
-    vectors_MD: NDArray[np.float32],
-    num_trained: int,
-    columns: Mapping[str, ItemColumn],
-    folder: Path,
+
+class FittedColdStart(NamedTuple):
+    """The map of a version."""
+
+    cold_start: ColdStart
+    scale: float
+    """The factor of all deviations from the mean; it is part of the map's weights."""
+    share: float
+    """Share of the places of held-out users that the items have by which the scale was chosen."""
+
+
+def fit_cold_start(
+    vectors_ND: NDArray[np.float32],
+    cold_rows: NDArray[np.int64],
+    fitted_rows: NDArray[np.int64],
+    events_R: NDArray[np.integer],
+    attributes: Attributes,
+    infos: Sequence[AttributeInfo],
+    interests_QKD: NDArray[np.float32],
     *,
-    shrinkage: float = SHRINKAGE,
-) -> NDArray[np.int32]:
-    """Make a vector for every cold item.
+    share: float | None,
+    num_places: int,
+) -> FittedColdStart:
+    """Fit the map to trained items and choose its scale.
+
+    The scale is chosen on the cold items. Where they are few, every tenth trained item stands in for them.
 
     Args:
-        vectors_MD: Vectors of trained items, then rows for cold ones, which are filled; may be mapped.
-        num_trained: How many items are trained, N.
-        columns: Columns of the items, N and then C; types that do not describe items are ignored. The places
-            of cold items in a column's table ascend.
-        folder: Temporary sums are kept there, in files without a name.
-        shrinkage: As `SHRINKAGE`.
+        vectors_ND: Vectors of all items; those of cold items are not read.
+        cold_rows: The cold items, ascending.
+        fitted_rows: Trained items, ascending.
+        events_R: Training events of each of those.
+        attributes: The attributes of all items.
+        infos: The same, as in the manifest.
+        interests_QKD: Interests of held-out users.
+        share: Share of the places that the cold items, or those that stand in for them, are to have; None for
+            their share of the catalogue, at most `MAX_SHARE`.
+        num_places: Length of a list.
+    """
+    firsts, num_all = first_weights(infos), num_weights(infos)
+    num_places = max(1, min(num_places, int(_MAX_CATALOGUE_SHARE * len(vectors_ND))))
+
+    def fit(is_used_R: NDArray[np.bool_]) -> NDArray[np.float32]:
+        rows = fitted_rows[is_used_R]
+        owners, weights = weights_of(attributes, firsts, rows)
+        return fit_weights(read_rows(vectors_ND, rows), events_R[is_used_R], owners, weights, num_all)
+
+    weights_WD = fit(np.ones(len(fitted_rows), np.bool_))
+    trained_RD = read_rows(vectors_ND, fitted_rows)
+    typical_norm = float(np.median(np.linalg.norm(trained_RD, axis=1)))
+    trained_size = _root_mean_square(trained_RD - weights_WD[0])
+    del trained_RD
+
+    judged_rows, judging_WD = cold_rows, weights_WD
+    expected_places = len(cold_rows) / len(vectors_ND) * len(interests_QKD) * num_places
+    if len(cold_rows) < _MIN_COLD_ITEMS or expected_places < _MIN_COLD_PLACES:
+        stands_in_R = np.arange(len(fitted_rows)) % _STAND_IN_STEP == _STAND_IN_STEP // 2
+        judged_rows, judging_WD = fitted_rows[stands_in_R], fit(~stands_in_R)
+    unscaled = ColdStart(weights_WD=judging_WD, typical_norm=typical_norm, firsts=firsts)
+    deviations_CD = unscaled.vectors_of_rows(attributes, judged_rows) - judging_WD[0]
+    size = _root_mean_square(deviations_CD)
+    found = Scale(1.0, 0.0)
+    if size > 0:
+        others_QM, _ = exact_search(
+            interests_QKD,
+            vectors_ND,
+            num_places,
+            excluded_rows=np.union1d(judged_rows, cold_rows),
+            read_chunks=chunks,
+        )
+        found = scale_for_share(
+            interests_QKD,
+            others_QM,
+            judging_WD[0],
+            deviations_CD,
+            share=min(MAX_SHARE, len(judged_rows) / len(vectors_ND)) if share is None else share,
+            max_scale=trained_size / size,
+        )
+    weights_WD[1:] *= found.scale
+    fitted = ColdStart(weights_WD=weights_WD, typical_norm=typical_norm, firsts=firsts)
+    return FittedColdStart(fitted, *found)
+
+
+def fitted_rows(trained_rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the trained items to fit the map to: all, or as many as memory is meant for."""
+    return trained_rows[evenly_spaced(len(trained_rows), min(len(trained_rows), _MAX_FITTED_ITEMS))]
+
+
+def write_cold_vectors(
+    path: Path, cold_rows: NDArray[np.int64], cold_start: ColdStart, attributes: Attributes
+) -> int:
+    """Write the vectors of cold items into a file of all vectors.
 
     Returns:
-        The number of columns used for each cold item, [C]; 0 for those that start at the global mean.
+        How many of the vectors are the mean: no trained item has a value of theirs, or the scale is 0.
     """
-    num_cold, width = len(vectors_MD) - num_trained, vectors_MD.shape[1]
-    num_columns_C = np.zeros(num_cold, np.int32)
-    if not num_cold:
-        return num_columns_C
-    mean_D = _mean(vectors_MD[:num_trained])
-    sums_CD = map_unnamed_file(folder, (num_cold, width), "<f8")
-    for column in columns.values():
-        if not describes(column.kind):
-            continue
-        places_N = column.places_N
-        cold_places = np.arange(num_trained, len(vectors_MD)) if places_N is None else places_N[num_trained:]
-        values = survey_column(column, cold_places).values
-        if values.is_empty():
-            continue
-        coded = encode_column(column, values)
-        effects_VD, counts_V = _effects(vectors_MD, num_trained, coded, mean_D, shrinkage, folder)
-        for rows, owners_E, codes_E in _entries(coded, num_trained, len(vectors_MD)):
-            is_known_E = counts_V[codes_E] > 0
-            owners_E, codes_E = owners_E[is_known_E], codes_E[is_known_E]
-            num_values_R = np.bincount(owners_E, minlength=rows.stop - rows.start)
-            has_any_R = num_values_R > 0
-            of_column_RD = np.zeros((len(num_values_R), width))
-            np.add.at(of_column_RD, owners_E, effects_VD[codes_E])
-            cold = slice(rows.start - num_trained, rows.stop - num_trained)
-            sums_CD[cold][has_any_R] += of_column_RD[has_any_R] / num_values_R[has_any_R, None]
-            num_columns_C[cold] += has_any_R
-    for start in range(0, num_cold, _CHUNK_ROWS):
-        some = slice(start, start + _CHUNK_ROWS)
-        vectors_MD[num_trained:][some] = mean_D + sums_CD[some] / np.maximum(num_columns_C[some], 1)[:, None]
-    return num_columns_C
+    vectors_ND = np.load(path, mmap_mode="r+")
+    has_effect_W = np.asarray(cold_start.weights_WD != 0).any(axis=1)
+    num_at_mean = 0
+    for start in range(0, len(cold_rows), _CHUNK_ROWS):
+        rows = cold_rows[start : start + _CHUNK_ROWS]
+        vectors_ND[rows] = cold_start.vectors_of_rows(attributes, rows)
+        owners, weights = weights_of(attributes, cold_start.firsts, rows)
+        num_at_mean += len(rows) - len(np.unique(owners[np.take(has_effect_W, weights)]))
+    vectors_ND.flush()
+    return num_at_mean
 
 
-def _effects(
-    vectors_MD: NDArray[np.float32],
-    num_trained: int,
-    coded: CodedColumn,
-    mean_D: NDArray[np.float64],
-    shrinkage: float,
-    folder: Path,
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return effects of values [V, D], and the number of trained items that have each."""
-    counts_V = np.zeros(len(coded.values), np.int64)
-    effects_VD = map_unnamed_file(folder, (len(counts_V), vectors_MD.shape[1]), "<f8")
-    for rows_E, codes_E in _in_parts(_entries(coded, 0, num_trained)):
-        by_code = np.argsort(codes_E, kind="stable")
-        codes = codes_E[by_code]
-        firsts = np.flatnonzero(np.diff(codes, prepend=-1))
-        effects_VD[codes[firsts]] += np.add.reduceat(
-            vectors_MD[rows_E[by_code]].astype(np.float64), firsts, axis=0
-        )
-        counts_V[codes[firsts]] += np.diff(firsts, append=len(codes))
-    for start in range(0, len(counts_V), _CHUNK_ROWS):
-        some = slice(start, start + _CHUNK_ROWS)
-        num_V1 = counts_V[some, None]
-        # Values that no trained item has get no effect, and are not used.
-        effects_VD[some] = (effects_VD[some] - num_V1 * mean_D) / np.maximum(num_V1 + shrinkage, 1)
-    return effects_VD, counts_V
+def _root_mean_square(vectors_RD: NDArray[np.float32]) -> float:
+    """Return the root mean square of norms."""
+    if not len(vectors_RD):
+        return 0.0
+    return float(np.sqrt(np.einsum("rd,rd->r", vectors_RD, vectors_RD, dtype=np.float64).mean()))
 
 
-def _entries(
-    coded: CodedColumn, first: int, stop: int
-) -> Iterator[tuple[slice, NDArray[np.int64], NDArray[np.int64]]]:
-    """Go through every value of every item from a row to before another, each once, in chunks.
+def fit_weights(
+    vectors_ND: NDArray[np.float32],
+    events_N: NDArray[np.integer],
+    owners_E: NDArray[np.int64],
+    weights_E: NDArray[np.int64],
+    num_weights: int,
+    *,
+    penalty: float = PENALTY,
+) -> NDArray[np.float32]:
+    """Return the mean and the effects of all values, unscaled: [W, D].
 
-    Yields:
-        The rows of a chunk, and of its entries the owners, counted from the chunk's first row, and the codes.
+    The normal equations are solved by conjugate gradients, so that cost and memory grow with the number of
+    values of items, not with the square of the number of different values.
+
+    Args:
+        vectors_ND: Vectors of trained items.
+        events_N: Events of each in training.
+        owners_E: The item of each of its values.
+        weights_E: The weight of each value, 1 to W - 1.
+        num_weights: W.
+        penalty: As `PENALTY`.
     """
-    for start in range(first, stop, _CHUNK_ROWS):
-        rows = slice(start, min(start + _CHUNK_ROWS, stop))
-        if coded.offsets_N1 is None:
-            codes = coded.codes_E[rows].astype(np.int64)
-            owners = np.arange(len(codes))
-        else:
-            offsets = coded.offsets_N1[rows.start : rows.stop + 1]
-            codes = coded.codes_E[offsets[0] : offsets[-1]].astype(np.int64)
-            owners = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-            pairs = owners * (len(coded.values) + 1) + codes
-            kept = np.sort(np.unique(pairs, return_index=True)[1])
-            owners, codes = owners[kept], codes[kept]
-        yield rows, owners[codes >= 0], codes[codes >= 0]
+    num_items = len(vectors_ND)
+    owners = np.concatenate([np.arange(num_items), owners_E])
+    weights = np.concatenate([np.zeros(num_items, np.int64), weights_E])
+    precision_N1 = torch.from_numpy(np.clip(events_N, 1, MAX_EVENTS).astype(np.float32))[:, None]
+    to_items = _bags(owners, weights, num_items)
+    to_weights = _bags(weights, owners, num_weights)
+    penalty_W1 = torch.full((num_weights, 1), penalty)
+    penalty_W1[0] = 0
+
+    def gather(bags: tuple[torch.Tensor, torch.Tensor], values: torch.Tensor) -> torch.Tensor:
+        sums: torch.Tensor = embedding_bag(bags[0], values, bags[1], mode="sum")
+        return sums
+
+    diagonal_W1 = gather(to_weights, precision_N1) + penalty_W1
+    right_WD = gather(to_weights, precision_N1 * torch.from_numpy(np.ascontiguousarray(vectors_ND)))
+    found_WD = torch.zeros_like(right_WD)
+    rest_WD = right_WD.clone()
+    step_WD = rest_WD / diagonal_W1
+    size_D = (rest_WD * step_WD).sum(dim=0)
+    wanted_D = _TOLERANCE * right_WD.norm(dim=0)
+    for _ in range(_MAX_STEPS):
+        image_WD = gather(to_weights, precision_N1 * gather(to_items, step_WD)) + penalty_W1 * step_WD
+        length_D = size_D / (step_WD * image_WD).sum(dim=0).clamp_min(torch.finfo(torch.float32).tiny)
+        found_WD += length_D * step_WD
+        rest_WD -= length_D * image_WD
+        if (rest_WD.norm(dim=0) <= wanted_D).all():
+            break
+        scaled_WD = rest_WD / diagonal_W1
+        before_D, size_D = size_D, (rest_WD * scaled_WD).sum(dim=0)
+        step_WD = scaled_WD + size_D / before_D.clamp_min(torch.finfo(torch.float32).tiny) * step_WD
+    return np.asarray(found_WD.numpy())
 
 
-def _in_parts(
-    entries: Iterator[tuple[slice, NDArray[np.int64], NDArray[np.int64]]],
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield rows and codes of entries, as many at a time as vectors are summed at a time."""
-    rows_E, codes_E = np.empty(0, np.int64), np.empty(0, np.int64)
-    for rows, owners, codes in entries:
-        rows_E, codes_E = np.append(rows_E, rows.start + owners), np.append(codes_E, codes)
-        while len(rows_E) >= _CHUNK_ROWS:
-            yield rows_E[:_CHUNK_ROWS], codes_E[:_CHUNK_ROWS]
-            rows_E, codes_E = rows_E[_CHUNK_ROWS:], codes_E[_CHUNK_ROWS:]
-    if len(rows_E):
-        yield rows_E, codes_E
+def _bags(
+    owners_E: NDArray[np.int64], values_E: NDArray[np.int64], num_owners: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the values of each owner one after another, and where each owner's begin."""
+    ends = np.cumsum(np.bincount(owners_E, minlength=num_owners))
+    starts = np.concatenate([[0], ends[:-1]])
+    return torch.from_numpy(values_E[np.argsort(owners_E, kind="stable")]), torch.from_numpy(starts)
 
 
-def _mean(vectors_ND: NDArray[np.float32]) -> NDArray[np.float64]:
-    total_D = np.zeros(vectors_ND.shape[1])
-    for start in range(0, len(vectors_ND), _CHUNK_ROWS):
-        total_D += vectors_ND[start : start + _CHUNK_ROWS].sum(axis=0, dtype=np.float64)
-    return total_D / len(vectors_ND)
+class Scale(NamedTuple):
+    """The scale of the deviations of cold items."""
+
+    scale: float
+    share: float
+    """Share of the places of held-out users that cold items get with it."""
+
+
+def scale_for_share(
+    interests_QKD: NDArray[np.float32],
+    other_scores_QM: NDArray[np.float32],
+    mean_D: NDArray[np.float32],
+    deviations_CD: NDArray[np.float32],
+    *,
+    share: float,
+    max_scale: float,
+) -> Scale:
+    """Return the smallest scale with which cold items get a share of the places of held-out users.
+
+    Where no scale gives it, return the one with the largest share.
+
+    The order of the deviations by one interest's inner products does not depend on the scale. So the best M
+    deviations of each interest hold all items that can be among the first M with any scale, and one search
+    is enough.
+
+    Args:
+        interests_QKD: Interests of held-out users.
+        other_scores_QM: The best M scores of each user among the other items, best first.
+        mean_D: The vector of a cold item with the scale 0.
+        deviations_CD: Unscaled deviations of the cold items.
+        share: The share wanted, 0 to 1.
+        max_scale: The largest scale allowed.
+    """
+    num_queries, num_interests, dim = interests_QKD.shape
+    num_places = other_scores_QM.shape[1]
+    products, rows = exact_search(interests_QKD.reshape(-1, 1, dim), deviations_CD, num_places)
+    products_QKM = products.reshape(num_queries, num_interests, -1)
+    rows_QP = rows.reshape(num_queries, -1)
+    by_row_QP = np.argsort(rows_QP, axis=1, kind="stable")
+    rows_QP = np.take_along_axis(rows_QP, by_row_QP, 1)
+    is_first_QP = np.diff(rows_QP, prepend=-1, axis=1) > 0
+    starts = np.flatnonzero(is_first_QP)
+    base_QK1 = (interests_QKD @ mean_D)[:, :, None]
+
+    def share_at(scale: float) -> float:
+        scores_QP = (base_QK1 + scale * products_QKM).reshape(num_queries, -1)
+        best = np.maximum.reduceat(np.take_along_axis(scores_QP, by_row_QP, 1).reshape(-1), starts)
+        cold_QP = np.full(rows_QP.shape, -np.inf, np.float32)
+        cold_QP[is_first_QP] = best
+        both = np.concatenate([other_scores_QM, cold_QP], axis=1)
+        first = np.argsort(-both, axis=1, kind="stable")[:, :num_places]
+        return float((first >= num_places).mean())
+
+    # Very long deviations win few users only, so the share may fall again: the first crossing counts.
+    scales = np.linspace(0.0, max_scale, _NUM_SCALES)
+    shares = [share_at(scale) for scale in scales]
+    crossing = next((number for number, found in enumerate(shares) if found >= share), None)
+    if crossing is None:
+        best = int(np.argmax(shares))
+        return Scale(float(scales[best]), shares[best])
+    low, high = float(scales[max(crossing - 1, 0)]), float(scales[crossing])
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if share_at(middle) < share else (low, middle)
+    return Scale(high, share_at(high))

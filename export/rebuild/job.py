@@ -76,6 +76,8 @@ def rebuild(request: RebuildRequest, report: RebuildReport, command: str) -> str
                 cache=cache,
                 on_progress=on_progress,
             )
+            report.facts["cold_start"] = dict(assembled.cold_start)
+            report.facts["num_cold_without_relatives"] = assembled.cold_start["num_at_mean"]
             report.facts["index"] = assembled.index.factory or assembled.index.kind
             begin_stage("gates")
             target = request.version.target
@@ -239,14 +241,13 @@ def _report_selection(selected: LiveItems, report: RebuildReport) -> None:
     report.facts |= {
         "num_live": num_live,
         "num_cold": selected.num_cold,
-        "num_cold_without_relatives": selected.num_unknown,
         "num_removed": selected.num_removed,
         "num_unusable_catalogue_rows": selected.num_unusable,
         "num_histories": len(selected.inputs.rows_PL),
     }
     _log.info(
         f"{num_live:,} items are live: {selected.num_removed:,} left, {selected.num_cold:,} are new and "
-        f"start from their attributes ({selected.num_unknown:,} of them share none with a trained item)"
+        f"start from their attributes"
     )
     if selected.num_unusable:
         _log.info(

@@ -1,7 +1,7 @@
-"""Selection of the live items: others are removed, attributes are refreshed, new ones get a starting vector.
+"""Selection of the live items: others are removed, attributes are refreshed, new ones get a row.
 
-Inputs and a catalogue go in, inputs with the most popular items first come out. Histories lose removed items
-too.
+Vectors of new items are made later (`export/assemble.py`). Inputs and a catalogue go in, inputs with the most
+popular items first come out. Histories lose removed items too.
 
 Legend: P histories, L history length, N items before, M items after, T rows of the catalogue, D embedding,
 C cold items.
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from re4.bundle.ids.id_map import ItemIds
 from re4.bundle.layout import IS_COLD
 from re4.common.errors import DataError
-from re4.exporting.catalogue.cold_start import SHRINKAGE, start_cold_items
 from re4.exporting.catalogue.histories import remap_histories
 from re4.exporting.catalogue.items import Ids, ItemColumn, Items, columns_of, map_ids
 from re4.exporting.sources.version_inputs import CATALOGUE, VersionInputs
@@ -46,8 +45,6 @@ class LiveItems:
     """Items with a vector that are not in the catalogue."""
     num_cold: int
     """Items of the catalogue without a vector."""
-    num_unknown: int
-    """Cold items without an attribute value of any trained item: they start at the global mean."""
     num_unusable: int
     """Rows of the catalogue whose id is of the wrong kind (text where ids are integers)."""
 
@@ -60,7 +57,7 @@ def select_live_items(
     Args:
         inputs: All items that have a vector.
         catalogue: The live items.
-        vectors_file: Gets the vectors, `.npy`; the result's vectors are mapped from it.
+        vectors_file: Gets the vectors, `.npy`, zeros for new items; the result's vectors are mapped from it.
         folder: Holds temporary files.
 
     Raises:
@@ -80,9 +77,8 @@ def select_live_items(
             f"look like {catalogue.an_id!r}, theirs like {inputs.items.ids[0]!r}); check "
             f"--catalogue-item-column"
         )
-    vectors_MD = _write_vectors(vectors_file, inputs.vectors_ND, live.kept_rows_M, num_all - num_kept)
+    _write_vectors(vectors_file, inputs.vectors_ND, live.kept_rows_M, num_all - num_kept)
     columns = columns_of(catalogue.rows, live.places_M, live.is_used_T)
-    num_columns_C = start_cold_items(vectors_MD, num_kept, columns, folder)
     items = Items(
         ids=_kept_then_new(ids, live.kept_rows_M, live.new_ids),
         columns={**columns, IS_COLD: _is_cold(num_kept, num_all)},
@@ -96,12 +92,10 @@ def select_live_items(
                 **inputs.lineage,
                 CATALOGUE: Path(catalogue.file).name,
                 "cold_items": num_all - num_kept,
-                "cold_shrinkage": SHRINKAGE,
             },
         ),
         num_removed=len(inputs.counts_N) - num_kept,
         num_cold=num_all - num_kept,
-        num_unknown=int((num_columns_C == 0).sum()),
         num_unusable=catalogue.num_rows - num_all,
     )
 
@@ -135,7 +129,7 @@ def keep_all_items(inputs: VersionInputs, vectors_file: Path, folder: Path) -> L
         _in_rows(inputs, rows_N, items, vectors_file),
         counts_N=_counts(inputs.counts_N, rows_N, len(rows_N), folder),
     )
-    return LiveItems(inputs=ordered, num_removed=0, num_cold=0, num_unknown=0, num_unusable=0)
+    return LiveItems(inputs=ordered, num_removed=0, num_cold=0, num_unusable=0)
 
 
 class _Live(NamedTuple):
@@ -233,8 +227,8 @@ def _in_rows(
 
 def _write_vectors(
     path: Path, vectors_ND: NDArray[np.float32], kept_rows_M: NDArray[np.int32], num_new: int
-) -> NDArray[np.float32]:
-    """Map a new file for writing and copy the kept vectors into its first rows."""
+) -> None:
+    """Write the kept vectors, then zeros for new items."""
     shape = (len(kept_rows_M) + num_new, vectors_ND.shape[1])
     with path.open("w+b") as file:
         write_npy_header(file, shape)
@@ -243,4 +237,3 @@ def _write_vectors(
         part = kept_rows_M[start : start + _CHUNK_ROWS]
         written_MD[start : start + len(part)] = vectors_ND[part]
         release_pages(vectors_ND)
-    return written_MD

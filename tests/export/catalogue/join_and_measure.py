@@ -18,7 +18,6 @@ from re4.benchmarks.scale.stage_monitor import StageMonitor
 from re4.bundle.attributes.writer import write_attributes
 from re4.bundle.ids.id_map import write_item_ids
 from re4.exporting.catalogue import attributes, items
-from re4.exporting.catalogue import cold_start as cold
 from re4.exporting.catalogue.attributes import choose_attributes
 from re4.exporting.rebuild import live_items as selecting
 from re4.exporting.sources.given_vectors import read_npy
@@ -28,7 +27,7 @@ from re4.training.data.tables import row_store
 
 for module in (row_store, items, attributes):
     module.CHUNK_ROWS = 16_384
-cold._CHUNK_ROWS = selecting._CHUNK_ROWS = 16_384
+selecting._CHUNK_ROWS = 16_384
 
 
 def join(folder: Path) -> None:

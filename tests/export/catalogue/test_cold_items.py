@@ -1,104 +1,175 @@
-"""Starting vectors for new items, against their definition; and their use."""
+"""The map from attributes to vectors: the regression against its definition, the scale, and their use."""
 
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from re4.exporting.catalogue import attributes
+from re4.bundle.attributes.reader import Attributes
+from re4.bundle.attributes.writer import write_attributes
+from re4.bundle.cold_start import ColdStart
+from re4.bundle.layout import VECTORS
 from re4.exporting.catalogue import cold_start as cold
-from re4.exporting.catalogue.cold_start import SHRINKAGE, start_cold_items
-from re4.exporting.catalogue.items import columns_of
+from re4.exporting.catalogue.cold_start import (
+    MAX_EVENTS,
+    PENALTY,
+    FittedColdStart,
+    fit_cold_start,
+    fit_weights,
+    scale_for_share,
+    write_cold_vectors,
+)
 from re4.exporting.sources.version_inputs import VersionInputs
-from re4.training.data.tables import row_store
 
-TRAINED = pl.DataFrame(
-    {
-        "item_id": [1, 2, 3, 4, 5],
-        "colour": ["red", "red", "blue", None, "blue"],
-        "tags": [["a", "b"], ["a"], [], None, ["b", "b"]],
-        "size": [1, 2, 1, 1, 3],
-        "price": [0.1, 0.2, 0.3, 0.4, 0.5],
-    }
-)
-COLD = pl.DataFrame(
-    {
-        "item_id": [6, 7, 8, 9],
-        "colour": ["red", "green", None, ""],
-        "tags": [["a", "b", "new"], ["new"], None, []],
-        "size": [1, 9, None, 9],
-        "price": [0.1, 0.1, 0.1, 0.1],
-    },
-    schema=TRAINED.schema,
-)
-VECTORS = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
+DIM = 8
 
 
-def starting_vectors(
-    vectors: np.ndarray, trained: pl.DataFrame, cold: pl.DataFrame, folder: Path, **options: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors of cold items, and the number of columns used for each."""
-    vectors_MD = np.concatenate([vectors, np.full((len(cold), vectors.shape[1]), np.nan, np.float32)])
-    columns = columns_of(pl.concat([trained, cold]).lazy())
-    num_columns = start_cold_items(vectors_MD, len(trained), columns, folder, **options)
-    np.testing.assert_array_equal(vectors_MD[: len(trained)], vectors)
-    return vectors_MD[len(trained) :], num_columns
+@given(seed=st.integers(0, 1000), num_values=st.integers(0, 40))
+@settings(max_examples=20, deadline=None)
+def test_effects_solve_the_normal_equations(seed: int, num_values: int) -> None:
+    rng = np.random.default_rng(seed)
+    is_of_NV = rng.random((60, num_values)) < 0.2
+    vectors = rng.standard_normal((60, DIM)).astype(np.float32) + 1
+    events = rng.integers(0, 2 * MAX_EVENTS, 60)
+    owners, values = np.nonzero(is_of_NV)
+    found = fit_weights(vectors, events, owners, 1 + values, 1 + num_values)
+    inputs = np.concatenate([np.ones((60, 1)), is_of_NV], axis=1)
+    precision = np.clip(events, 1, MAX_EVENTS)[:, None]
+    penalty = np.diag([0.0] + [PENALTY] * num_values)
+    expected = np.linalg.solve(inputs.T @ (precision * inputs) + penalty, inputs.T @ (precision * vectors))
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert (found[1:][~is_of_NV.any(axis=0)] == 0).all()
 
 
-def effect(rows: list[int]) -> np.ndarray:
-    """The definition: the mean of those who share it, less the mean of all, shrunk."""
-    return len(rows) / (len(rows) + SHRINKAGE) * (VECTORS[rows].mean(axis=0) - VECTORS.mean(axis=0))
+@given(seed=st.integers(0, 1000), share=st.floats(0.02, 0.6), num_interests=st.integers(1, 3))
+@settings(max_examples=20, deadline=None)
+def test_the_scale_gives_the_share_of_places(seed: int, share: float, num_interests: int) -> None:
+    rng = np.random.default_rng(seed)
+    interests = rng.standard_normal((40, num_interests, DIM)).astype(np.float32)
+    others = rng.standard_normal((200, DIM)).astype(np.float32)
+    mean, deviations = others.mean(axis=0), (0.2 * rng.standard_normal((80, DIM))).astype(np.float32)
+    num_places = 10
+    other_scores = (interests @ others.T).max(axis=1)
+    best = -np.sort(-other_scores, axis=1)[:, :num_places]
+    found = scale_for_share(interests, best, mean, deviations, share=share, max_scale=100.0)
+    scores = (interests @ (mean + found.scale * deviations).T).max(axis=1)
+    lists = np.argsort(-np.concatenate([other_scores, scores], axis=1), axis=1)[:, :num_places]
+    assert (lists >= len(others)).mean() == pytest.approx(found.share, abs=0.01)
+    assert found.share == pytest.approx(share, abs=0.02)
+    bounded = scale_for_share(interests, best, mean, deviations, share=share, max_scale=found.scale / 2)
+    assert bounded.scale <= found.scale / 2
+    assert bounded.share < share
 
 
-def test_the_definition(tmp_path: Path) -> None:
-    found, num_columns = starting_vectors(VECTORS, TRAINED, COLD, tmp_path)
-    of_columns = [effect([0, 1]), (effect([0, 1]) + effect([0, 4])) / 2, effect([0, 2, 3])]
-    np.testing.assert_allclose(found[0], VECTORS.mean(axis=0) + np.mean(of_columns, axis=0), rtol=1e-5)
-    assert num_columns.tolist() == [3, 0, 0, 0]
-    np.testing.assert_allclose(found[1:], np.tile(VECTORS.mean(axis=0), (3, 1)), rtol=1e-5)
-    assert not list(tmp_path.iterdir())
+class Catalogue:
+    """Items in groups that an attribute names; users of one group each; the last items are cold."""
+
+    def __init__(self, folder: Path, num_trained: int = 2000, num_cold: int = 400) -> None:
+        rng = np.random.default_rng(3)
+        num_items = num_trained + num_cold
+        centres = 2 * rng.standard_normal((20, DIM))
+        self.groups = rng.integers(20, size=num_items)
+        self.true = (centres[self.groups] + rng.standard_normal((num_items, DIM))).astype(np.float32)
+        self.vectors = self.true.copy()
+        self.vectors[num_trained:] = 0
+        self.cold_rows = np.arange(num_trained, num_items)
+        values = [f"g{group}" for group in self.groups]
+        if num_cold:
+            values[-1] = "unknown"
+        self.infos = write_attributes(folder, {"group": values, "is_cold": [False] * num_items}, num_items)
+        self.attributes = Attributes.open(folder, self.infos, num_items)
+        users = centres[rng.integers(20, size=300)] + rng.standard_normal((300, DIM))
+        self.interests = users[:, None].astype(np.float32)
+
+    def fit(self, share: float | None = None) -> FittedColdStart:
+        trained = np.arange(len(self.vectors) - len(self.cold_rows))
+        return fit_cold_start(
+            self.vectors,
+            self.cold_rows,
+            trained,
+            np.full(len(trained), 5),
+            self.attributes,
+            self.infos,
+            self.interests,
+            share=share,
+            num_places=100,
+        )
+
+    def share(self, vectors: np.ndarray, rows: np.ndarray) -> float:
+        """Share of the places that some items get."""
+        scores = (self.interests @ vectors.T).max(axis=1)
+        return float(np.isin(np.argsort(-scores, axis=1)[:, :100], rows).mean())
+
+
+@pytest.mark.parametrize("share", [None, 0.0, 0.05, 0.15])
+def test_cold_items_get_the_share_and_lie_in_their_groups(share: float | None, tmp_path: Path) -> None:
+    catalogue = Catalogue(tmp_path)
+    fitted = catalogue.fit(share)
+    np.save(tmp_path / VECTORS, catalogue.vectors)
+    num_at_mean = write_cold_vectors(
+        tmp_path / VECTORS, catalogue.cold_rows, fitted.cold_start, catalogue.attributes
+    )
+    written = np.load(tmp_path / VECTORS)
+    np.testing.assert_array_equal(written[:2000], catalogue.vectors[:2000])
+    assert num_at_mean == (400 if share == 0 else 1)
+    np.testing.assert_allclose(written[-1], fitted.cold_start.weights_WD[0], rtol=1e-5)
+    wanted = cold.MAX_SHARE if share is None else share
+    assert catalogue.share(written, catalogue.cold_rows) == pytest.approx(wanted, abs=0.01)
+    if wanted:
+        deviations = written[2000:-1] - fitted.cold_start.weights_WD[0]
+        true = catalogue.true[2000:-1] - fitted.cold_start.weights_WD[0]
+        cosines = (deviations * true).sum(axis=1)
+        cosines /= np.linalg.norm(deviations, axis=1) * np.linalg.norm(true, axis=1)
+        assert np.median(cosines) > 0.8
+    norms = np.linalg.norm(catalogue.vectors[:2000], axis=1)
+    assert fitted.cold_start.typical_norm == pytest.approx(np.median(norms))
 
 
 @pytest.mark.parametrize("num_cold", [0, 3])
-def test_without_attributes_they_start_at_the_mean(num_cold: int, tmp_path: Path) -> None:
-    items = pl.DataFrame({"item_id": list(range(num_cold))}, schema={"item_id": pl.Int64})
-    found, _ = starting_vectors(VECTORS, TRAINED.select("item_id"), items, tmp_path)
-    assert found.shape == (num_cold, 4)
-    np.testing.assert_allclose(found, np.tile(VECTORS.mean(axis=0), (num_cold, 1)), rtol=1e-5)
+def test_trained_items_stand_in_for_few_cold_ones(num_cold: int, tmp_path: Path) -> None:
+    catalogue = Catalogue(tmp_path, num_cold=num_cold)
+    fitted = catalogue.fit()
+    stands_in = np.arange(2000) % 10 == 5
+    assert fitted.share == pytest.approx(0.1, abs=0.01)
+    vectors = catalogue.vectors[:2000].copy()
+    vectors[stands_in] = fitted.cold_start.vectors_of_rows(catalogue.attributes, np.flatnonzero(stands_in))
+    # The map is that of all trained items, the scale that of a map without the items that stand in.
+    assert catalogue.share(vectors, np.flatnonzero(stands_in)) == pytest.approx(0.1, abs=0.03)
+    few = catalogue.fit(share=0.02)
+    assert few.scale < fitted.scale
 
 
-@pytest.mark.parametrize("num_rows", [1, 2, 3])
-def test_chunks_change_nothing(num_rows: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    whole, _ = starting_vectors(VECTORS, TRAINED, COLD, tmp_path)
-    monkeypatch.setattr(cold, "_CHUNK_ROWS", num_rows)
-    monkeypatch.setattr(row_store, "CHUNK_ROWS", num_rows + 1)
-    monkeypatch.setattr(attributes, "_MIN_SEEN_AGAIN", 1)
-    found, _ = starting_vectors(VECTORS, TRAINED, COLD, tmp_path)
-    np.testing.assert_allclose(found, whole, rtol=1e-5)
+@pytest.mark.parametrize("num_items", [1, 7, 60])
+def test_a_tiny_catalogue_without_attributes_starts_at_the_mean(num_items: int, tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).standard_normal((num_items, DIM)).astype(np.float32)
+    fitted = fit_cold_start(
+        vectors,
+        np.empty(0, np.int64),
+        np.arange(num_items),
+        np.ones(num_items, np.int64),
+        Attributes([]),
+        (),
+        vectors[:, None],
+        share=None,
+        num_places=100,
+    )
+    np.testing.assert_allclose(fitted.cold_start.weights_WD, [vectors.mean(axis=0)], rtol=1e-3, atol=1e-5)
 
 
-def test_shrinkage_goes_from_the_mean_of_those_who_share_to_the_mean_of_all(tmp_path: Path) -> None:
-    columns = ["item_id", "colour"]
-    trained, cold = TRAINED.select(columns), COLD.select(columns)
-    none, _ = starting_vectors(VECTORS, trained, cold, tmp_path, shrinkage=0)
-    np.testing.assert_allclose(none[0], VECTORS[:2].mean(axis=0), rtol=1e-5)
-    much, _ = starting_vectors(VECTORS, trained, cold, tmp_path, shrinkage=1e9)
-    np.testing.assert_allclose(much[0], VECTORS.mean(axis=0), rtol=1e-5)
-
-
-def test_they_lie_near_the_items_of_their_kind(tmp_path: Path) -> None:
-    """Items in groups that an attribute names: each new one is nearest to its own group's centre."""
-    rng = np.random.default_rng(1)
-    centres = 3 * rng.standard_normal((10, 16))
-    groups = rng.integers(10, size=500)
-    vectors = (centres[groups] + rng.standard_normal((500, 16))).astype(np.float32)
-    trained = pl.DataFrame({"item_id": range(500), "group": [f"g{group}" for group in groups]})
-    cold = pl.DataFrame({"item_id": range(500, 510), "group": [f"g{group}" for group in range(10)]})
-    found, _ = starting_vectors(vectors, trained, cold, tmp_path)
-    distances = np.linalg.norm(found[:, None] - centres[None], axis=2)
-    assert distances.argmin(axis=1).tolist() == list(range(10))
+def test_cold_vectors_are_written_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalogue = Catalogue(tmp_path, num_cold=50)
+    weights = np.random.default_rng(1).standard_normal((22, DIM)).astype(np.float32)
+    weights[-1] = 0
+    made = ColdStart(weights_WD=weights, typical_norm=1.0, firsts={"group": 1})
+    expected = made.vectors_of_rows(catalogue.attributes, catalogue.cold_rows)
+    for num_rows in (7, 1000):
+        monkeypatch.setattr(cold, "_CHUNK_ROWS", num_rows)
+        np.save(tmp_path / VECTORS, catalogue.vectors)
+        assert write_cold_vectors(tmp_path / VECTORS, catalogue.cold_rows, made, catalogue.attributes) == 1
+        np.testing.assert_array_equal(np.load(tmp_path / VECTORS)[catalogue.cold_rows], expected)
 
 
 @pytest.mark.parametrize("cold", [[], [0], [4, 5], [0, 1, 3], [1, 2, 4]])

@@ -13,15 +13,14 @@ import pytest
 from typer.testing import CliRunner
 
 from re4.bundle.attributes.reader import Attributes
+from re4.bundle.cold_start import ColdStart
 from re4.bundle.ids.id_map import ItemIds
-from re4.bundle.layout import IS_COLD, VECTORS
+from re4.bundle.layout import COLD_START, IS_COLD, VECTORS
 from re4.bundle.publishing.current import live_version
 from re4.bundle.verify import verify_version
 from re4.cli import build_app
 from re4.common.errors import ExportError, GateError
 from re4.exporting import assemble as assembling
-from re4.exporting.catalogue.cold_start import start_cold_items
-from re4.exporting.catalogue.items import columns_of
 from re4.exporting.sources import version_inputs
 from re4.exporting.storage.mapped_vectors import sha256_of
 from re4.serving.settings import ServerSettings
@@ -62,11 +61,11 @@ def test_a_run_and_the_catalogue_of_the_day(tiny_run: Path, tmp_path: Path) -> N
     assert item_ids.ids(np.arange(29)) == [*ids[3:], 1, 2]  # in the run's order of popularity, then the new
     vectors = np.load(path / VECTORS)
     np.testing.assert_array_equal(vectors[:27], trained[3:])
-    expected = np.concatenate([trained[3:], np.empty((2, trained.shape[1]), np.float32)])
-    parity = pl.LazyFrame({"parity": [f"p{number % 2}" for number in [*ids[3:], 1, 2]]})
-    start_cold_items(expected, 27, columns_of(parity), tmp_path)
-    np.testing.assert_allclose(vectors[27:], expected[27:], rtol=1e-5)
     attributes = Attributes.open(path, manifest.items.attributes, 29)
+    cold_start = ColdStart.read(path / COLD_START, manifest.items.attributes, trained.shape[1])
+    expected = cold_start.vectors_of_values(attributes, [{"parity": ["p1"]}, {"parity": ["p0"]}])
+    np.testing.assert_allclose(vectors[27:], expected, rtol=1e-5)
+    assert manifest.lineage["cold_start"].keys() == {"scale", "share", "num_at_mean"}
     assert attributes.names == ("parity", IS_COLD)
     assert np.flatnonzero(
         attributes[IS_COLD].mask_with(attributes[IS_COLD].value_codes(["true"]))
