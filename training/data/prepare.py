@@ -43,7 +43,7 @@ def prepare_data(
     min_events: int = DEFAULT_MIN_EVENTS,
     max_user_events: int | None = None,
     event_column: str | None = None,
-    event_types: Sequence[str] = (),
+    event_types: Sequence[str] | None = None,
     drop_invalid: bool = False,
     split: SplitBy = "user",
     seed: int = DEFAULT_SEED,
@@ -97,7 +97,7 @@ def prepare_data(
     described = _read_catalogue(catalogue, catalogue_item_column or item_column)
     with progress(f"preparing {out}", _NUM_STEPS) as bar:
         columns = Columns(user=user_column, item=item_column, timestamp=timestamp_column, event=event_column)
-        log = read_events(events, columns, event_types=event_types, drop_invalid=drop_invalid)
+        log = read_events(events, columns, event_types=event_types or (), drop_invalid=drop_invalid)
         bar.advance()
         cut_times = None if cuts is None else _cut_times(log.timestamps, cuts)
         cleaned = clean_events(
@@ -128,7 +128,7 @@ def prepare_data(
         if cleaned.stand_out_bound is not None:
             prepared["stand_out_bound"] = cleaned.stand_out_bound
         if event_column is not None:
-            prepared |= {"event_column": event_column, "event_types": list(event_types)}
+            prepared |= {"event_column": event_column, "event_types": list(event_types or ())}
         if parts.cuts is None:
             prepared |= {"split_rule": HASH_RULE, "seed": seed}
         else:
