@@ -35,6 +35,14 @@ class Fallback(StrEnum):
     """The version's most popular items, marked as such in the reply."""
 
 
+class TransportName(StrEnum):
+    """The implementation of gRPC."""
+
+    AUTO = "auto"
+    NATIVE = "native"
+    GRPCIO = "grpcio"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """The limits of one request; `Info` reports them."""
@@ -216,6 +224,11 @@ class ServerSettings:
     )
     reflection: bool | None = setting(
         None, "Serve gRPC reflection, for tools such as grpcurl.", default_text="on loopback only"
+    )
+    transport: TransportName = setting(
+        TransportName.AUTO,
+        "Implementation of gRPC: native (HTTP/2 in Rust; needs the extra native; without TLS), grpcio, or "
+        "auto: native for calls of this machine without TLS, else grpcio.",
     )
     num_processes: int = setting(
         usable_cores(),

@@ -37,6 +37,21 @@ def _log_of_the_library() -> Iterator[None]:
     console._draws_progress.set(False)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def transport(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The transport of the servers under test; `mark.transports` runs a test on each that it names."""
+    name: str = getattr(request, "param", "auto")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RE4_SERVE_TRANSPORT", name)
+        yield name
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    marker = metafunc.definition.get_closest_marker("transports")
+    if marker is not None:
+        metafunc.parametrize("transport", marker.args, indirect=True, scope="session")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect GPU tests where there is no GPU, and report their number."""
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]

@@ -5,21 +5,19 @@ off.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import grpc
 from grpc_health.v1 import health_pb2
 
 from re4.common.errors import RequestError
 from re4.serving.api.decoding import decode
-from re4.serving.api.first_message import FirstMessages
+from re4.serving.transports.transport import Method, ServerCall, StatusError
 
 HEALTH_NAME: Final = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 Request: TypeAlias = health_pb2.HealthCheckRequest
 Response: TypeAlias = health_pb2.HealthCheckResponse
-Context: TypeAlias = "grpc.aio.ServicerContext[Request, Response]"
 
 
 class Health:
@@ -36,28 +34,12 @@ class Health:
         self._is_ending = False
         self._changed = asyncio.Condition()
 
-    def handlers(self, first_messages: FirstMessages) -> dict[str, "grpc.RpcMethodHandler[Any, Any]"]:
-        """Return a handler for each method."""
-
-        def with_request(method: Callable[[Request, Context], Awaitable[Any]]) -> Any:
-            async def handler(_: object, context: Context) -> Any:
-                try:
-                    request = decode(Request, await first_messages.read(context))
-                except RequestError as error:
-                    return await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-                return await method(request, context)
-
-            return handler
-
-        to_bytes = Response.SerializeToString
-        return {
-            "Check": grpc.stream_unary_rpc_method_handler(
-                with_request(self.Check), response_serializer=to_bytes
-            ),
-            "Watch": grpc.stream_stream_rpc_method_handler(
-                with_request(self.Watch), response_serializer=to_bytes
-            ),
-        }
+    def methods(self) -> list[Method]:
+        """Return the methods of the service, for any transport."""
+        return [
+            Method(path=f"/{HEALTH_NAME}/Check", answer=self.Check),
+            Method(path=f"/{HEALTH_NAME}/Watch", answer_stream=self.Watch),
+        ]
 
     async def set(self, status: int) -> None:
         """Set the status, and send it to every Watch."""
@@ -71,20 +53,22 @@ class Health:
             self._is_ending = True
             self._changed.notify_all()
 
-    async def Check(self, request: Request, context: Context) -> Response:
+    async def Check(self, call: ServerCall) -> bytes:
         """Return the current status; NOT_FOUND for an unknown service."""
+        request = await _request(call)
         if request.service not in self._names:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.service!r} here")
-        return Response(status=self._status)
+            raise StatusError(grpc.StatusCode.NOT_FOUND, f"no service {request.service!r} here")
+        reply: bytes = Response(status=self._status).SerializeToString()
+        return reply
 
-    async def Watch(self, request: Request, context: Context) -> None:
+    async def Watch(self, call: ServerCall) -> None:
         """Send the status now and after every change, until the call ends or the server stops."""
-        is_known = request.service in self._names
+        is_known = (await _request(call)).service in self._names
         sent: int | None = None
         while True:
             status = self._status if is_known else Response.SERVICE_UNKNOWN
             if status != sent:
-                await context.write(Response(status=status))
+                await call.write(Response(status=status).SerializeToString())
                 sent = status
                 continue  # the status may have changed during the write
             async with self._changed:
@@ -93,3 +77,10 @@ class Health:
                 if is_known and self._status != sent:
                     continue
                 await self._changed.wait()
+
+
+async def _request(call: ServerCall) -> Request:
+    try:
+        return decode(Request, await call.read())
+    except RequestError as error:
+        raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from None

@@ -8,9 +8,9 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from re4.common.errors import Re4Error
 from re4.serving.api.decoding import decode
-from re4.serving.api.first_message import Context, FirstMessages
 from re4.serving.auth.authenticator import Authenticator
 from re4.serving.protocol.status_codes import status_of
+from re4.serving.transports.first_message import Context, FirstMessages
 
 REFLECTION_NAME: Final[str] = reflection.SERVICE_NAME
 Request = reflection_pb2.ServerReflectionRequest

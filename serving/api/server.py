@@ -8,23 +8,22 @@ from pathlib import Path
 from time import monotonic
 from typing import Final
 
-import grpc
 from grpc_health.v1 import health_pb2
 
-from re4.common.errors import ServerError
-from re4.serving.api.first_message import FirstMessages
 from re4.serving.api.health import HEALTH_NAME, Health
 from re4.serving.api.reflection import REFLECTION_NAME, reflection_handlers
 from re4.serving.api.service import SERVICE_NAME, CallListener, RetrievalService
 from re4.serving.auth.authenticator import Authenticator
 from re4.serving.auth.certificates import CertificateReloader
-from re4.serving.batching.rejection_pacing import QUEUE_OPTIONS
 from re4.serving.host.addresses import Address, parse_address
 from re4.serving.observability.access_log import AccessLog
 from re4.serving.observability.metrics import CallMetrics
 from re4.serving.observability.recall_sample import RecallSample
 from re4.serving.observability.tracing import Tracer, otlp_provider
-from re4.serving.settings import AccessLogKind, ServerSettings
+from re4.serving.settings import AccessLogKind, ServerSettings, TransportName
+from re4.serving.transports.choice import choose_transport
+from re4.serving.transports.grpcio_transport import GrpcioTransport, OwnHandlers
+from re4.serving.transports.transport import Method, Transport
 from re4.serving.versions.live_version import LiveVersion
 
 _QUIET_S: Final = 0.2
@@ -33,8 +32,6 @@ _GAP_S: Final = 0.002
 """An idle time between two calls of steady callers, after which gRPC holds no further call."""
 _LEAVE_S: Final = 1.0
 """How long a stop waits for each of the two idle times."""
-_REPLIES_S: Final = 0.5
-"""From the last handler's return to the end of the stop, where an open stream delays it."""
 
 
 class RetrievalServer:
@@ -76,41 +73,41 @@ class RetrievalServer:
         if watched.access_log is not AccessLogKind.OFF:
             errors_only = watched.access_log is AccessLogKind.ERRORS
             listeners.append(AccessLog(errors_only=errors_only, lines_per_s=watched.access_log_per_s))
-        self._first_messages = FirstMessages(settings.limits.message_timeout_s)
+        transport, _ = choose_transport(settings)
         self._service = RetrievalService(
             live,
             settings,
             self.metrics,
-            self._first_messages,
             self._authenticator,
             listeners,
             has_stages=self._tracer is not None,
+            has_batch_transport=transport is TransportName.NATIVE,
             worker_thread=worker_thread,
             on_sample=on_sample,
         )
         self._health = Health((SERVICE_NAME,))
-        self._server = grpc.aio.server(
-            options=[
-                ("grpc.max_receive_message_length", settings.limits.max_message_bytes),
-                ("grpc.max_send_message_length", -1),
-                # Calls that were reset count until the event loop has accepted them, so that one
-                # connection cannot fill the queue that all connections share.
-                ("grpc.max_concurrent_streams", settings.limits.max_concurrent_calls),
-                ("grpc.so_reuseport", 1),
-                *QUEUE_OPTIONS,
-            ]
-        )
-        self._server.add_registered_method_handlers(SERVICE_NAME, self._service.handlers())
-        health_handlers = self._health.handlers(self._first_messages)
-        self._server.add_registered_method_handlers(HEALTH_NAME, health_handlers)
-        if settings.reflection:
-            handlers = reflection_handlers(
-                (SERVICE_NAME, HEALTH_NAME), self._first_messages, self._authenticator
-            )
-            self._server.add_registered_method_handlers(REFLECTION_NAME, handlers)
-        self._health_server = grpc.aio.server(options=[("grpc.so_reuseport", 1)])
-        self._health_server.add_registered_method_handlers(HEALTH_NAME, health_handlers)
+        methods = [*self._service.methods(), *self._health.methods()]
+        self._transport = self._open_transport(transport, methods)
+        self._health_transport: Transport | None = None
+        if settings.access.health_address is not None:
+            self._health_transport = GrpcioTransport(self._health.methods(), settings.limits)
         self._following: asyncio.Task[None] | None = None
+
+    def _open_transport(self, name: TransportName, methods: list[Method]) -> Transport:
+        limits = self._settings.limits
+        own_handlers: dict[str, OwnHandlers] = {}
+        if self._settings.reflection:
+            own_handlers[REFLECTION_NAME] = lambda first_messages: reflection_handlers(
+                (SERVICE_NAME, HEALTH_NAME), first_messages, self._authenticator
+            )
+        if name is TransportName.GRPCIO:
+            return GrpcioTransport(
+                methods, limits, certificates=self._certificates, own_handlers=own_handlers
+            )
+        from re4.serving.transports.native_transport import NativeTransport
+
+        fallback = GrpcioTransport((), limits, own_handlers=own_handlers) if own_handlers else None
+        return NativeTransport(methods, limits, fallback=fallback)
 
     async def start(self, address: Address) -> Address:
         """Listen; the health status is NOT_SERVING until `set_serving`.
@@ -121,20 +118,9 @@ class RetrievalServer:
         Raises:
             ServerError: the address cannot be listened on.
         """
-        try:
-            if self._certificates is None:
-                port = self._server.add_insecure_port(str(address))
-            else:
-                port = self._server.add_secure_port(str(address), self._certificates.credentials())
-            if self._settings.access.health_address is not None:
-                self._health_server.add_insecure_port(
-                    str(parse_address(self._settings.access.health_address))
-                )
-        except RuntimeError as error:
-            raise ServerError(f"cannot listen on {address}: {error}") from None
-        await self._server.start()
-        if self._settings.access.health_address is not None:
-            await self._health_server.start()
+        port = await self._transport.start(address)
+        if self._health_transport is not None:
+            await self._health_transport.start(parse_address(self._settings.access.health_address or ""))
         if self._authenticator is not None:
             self._following = asyncio.create_task(self._authenticator.follow(self._settings.poll_interval_s))
         return Address(host=address.host, port=port)
@@ -163,16 +149,9 @@ class RetrievalServer:
                 await asyncio.wait_for(self._idle_for(idle_s), leave_s)
                 break
         await self._health.end_watches()
-        stopping = asyncio.create_task(self._server.stop(max(0.0, began_s + grace_s - monotonic())))
-        idle = asyncio.create_task(self._service.wait_idle())
-        await asyncio.wait({stopping, idle}, return_when=asyncio.FIRST_COMPLETED)
-        # The last replies are being sent. Only a stream that a caller keeps open takes longer.
-        await asyncio.wait({stopping}, timeout=_REPLIES_S)
-        if not stopping.done():
-            await self._server.stop(None)
-        await stopping
-        idle.cancel()
-        await self._health_server.stop(None)
+        await self._transport.stop(max(0.0, began_s + grace_s - monotonic()), self._service.wait_idle())
+        if self._health_transport is not None:
+            await self._health_transport.stop(0.0, self._service.wait_idle())
         if self._following is not None:
             self._following.cancel()
         self._service.close()

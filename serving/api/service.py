@@ -5,12 +5,14 @@ Handlers take and return bytes, so that a message that cannot be parsed gets the
 
 import asyncio
 import logging
+import math
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from random import Random
-from time import perf_counter
+from time import perf_counter, perf_counter_ns
 from typing import Final, Protocol, TypeAlias
 
 import grpc
@@ -22,7 +24,6 @@ from re4.serving.api import replies
 from re4.serving.api.batch_handler import RequestResult, answer_batch, batch_group
 from re4.serving.api.batch_retrieve import batch_retrieve
 from re4.serving.api.decoding import decode
-from re4.serving.api.first_message import FirstMessages
 from re4.serving.api.history_calls import HistoryCalls
 from re4.serving.api.reply_memory import ReplyMemory
 from re4.serving.api.validation import CheckedRequest, check_encode, check_retrieve
@@ -41,6 +42,14 @@ from re4.serving.protocol.status_codes import STATUS_NAMES, status_of
 from re4.serving.retrieval.filtered_search import SearchOptions
 from re4.serving.retrieval.merging import MAX_SCORE
 from re4.serving.settings import ServerSettings
+from re4.serving.transports.transport import (
+    Answer,
+    Method,
+    ResponseMetadata,
+    ServerCall,
+    StatusError,
+    WholeCall,
+)
 from re4.serving.versions.live_version import LiveVersion
 from re4.serving.versions.snapshot import Snapshot
 
@@ -63,9 +72,18 @@ _log = logging.getLogger(__name__)
 
 TimeLeft: TypeAlias = Callable[[], float | None]
 """Seconds until the caller's deadline; None where there is none."""
-Method: TypeAlias = Callable[[bytes, TimeLeft], Awaitable[bytes]]
+AnswerBytes: TypeAlias = Callable[[bytes, TimeLeft], Awaitable[bytes]]
 """From a request to a reply, both bytes."""
-Handler: TypeAlias = Callable[[object, "grpc.aio.ServicerContext[bytes, bytes]"], Awaitable[bytes]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Batched:
+    """A method with one request for the pipeline a call. Calls of all such methods share batches."""
+
+    check: Callable[[bytes, Snapshot], CheckedRequest]
+    """Decodes and checks a message."""
+    reply: Callable[[RequestResult, int, CheckedRequest], bytes]
+    """Returns the reply of a result that waited so many microseconds for its batch."""
 
 
 class CallListener(Protocol):
@@ -101,11 +119,11 @@ class RetrievalService:
         live: LiveVersion,
         settings: ServerSettings,
         metrics: CallMetrics,
-        first_messages: FirstMessages,
         authenticator: Authenticator | None = None,
         listeners: Sequence[CallListener] = (),
         *,
         has_stages: bool = False,
+        has_batch_transport: bool = False,
         worker_thread: ThreadPoolExecutor | None = None,
         on_sample: Callable[[RecallSample], None] | None = None,
     ) -> None:
@@ -115,22 +133,23 @@ class RetrievalService:
             live: The version that answers.
             settings: Of the server.
             metrics: Counts the calls.
-            first_messages: Receives the message of each call.
             authenticator: Checks tokens; None where calls need none.
             listeners: Observers of calls that ended.
             has_stages: Whether a listener uses `Call.stages`.
+            has_batch_transport: Whether the transport hands over many calls at once.
             worker_thread: The only thread that may run the pipeline; None to make one.
             on_sample: Takes results whose recall can be measured; None to measure none.
         """
         self._live = live
         self._settings = settings
         self._metrics = metrics
-        self._first_messages = first_messages
         self._authenticator = authenticator
         self._listeners = tuple(listeners)
         self._has_stages = has_stages
+        # A batch transport reads calls in threads of its own while the event loop runs a batch.
         has_own_core = worker_thread is not None or settings.num_processes < usable_cores()
-        max_block_ms = _MAX_BLOCK_OWN_CORE_MS if has_own_core else _MAX_BLOCK_SHARED_CORE_MS
+        needs_loop = has_own_core and not has_batch_transport
+        max_block_ms = _MAX_BLOCK_OWN_CORE_MS if needs_loop else _MAX_BLOCK_SHARED_CORE_MS
         self._batcher: Batcher[CheckedRequest, RequestResult] = Batcher(
             self._run,
             max_batch_size=settings.max_batch_size,
@@ -138,12 +157,13 @@ class RetrievalService:
             max_delay_ms=settings.max_batch_delay_ms,
             max_block_ms=max_block_ms if worker_thread is None else 0.0,
             has_own_core=has_own_core,
+            waits_for_quiet=not has_batch_transport,
             group_of=batch_group,
             on_thread_start=limit_openmp_threads,
             worker_thread=worker_thread,
         )
         self._histories = HistoryCalls(settings, metrics)
-        self._rejections = RejectionPacer()
+        self._rejections = None if has_batch_transport else RejectionPacer()
         self._on_sample = on_sample
         self._random = Random()  # noqa: S311 (nothing secret)
         self._brown_out = BrownOut(settings.max_queue_ms, settings.brown_out_recall_floor)
@@ -152,26 +172,37 @@ class RetrievalService:
         self._num_in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self._ended: list[tuple[Call, str, float]] = []
 
     async def wait_for_worker_thread(self) -> None:
         """Return when the thread that runs batches has finished its present one."""
         await self._batcher.wait_for_worker_thread()
 
-    def handlers(self) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
-        """Return a handler for each method."""
-        methods: dict[str, tuple[Method, Scope]] = {
-            "Retrieve": (self._retrieve, Scope.RETRIEVE),
+    def methods(self) -> list[Method]:
+        """Return the methods of the service, for any transport."""
+        batched = {
+            "Retrieve": (_Batched(check=self._check_retrieve, reply=self._retrieve_reply), Scope.RETRIEVE),
+            "Encode": (_Batched(check=self._check_encode, reply=_encode_reply), Scope.RETRIEVE),
+        }
+        answers: dict[str, tuple[AnswerBytes, Scope]] = {
             "BatchRetrieve": (self._batch_retrieve, Scope.RETRIEVE),
-            "Encode": (self._encode, Scope.RETRIEVE),
             "Info": (self._info, Scope.RETRIEVE),
             "RecordEvents": (self._record_events, Scope.RECORD_EVENTS),
             "GetHistory": (self._get_history, Scope.READ_HISTORIES),
             "ForgetUser": (self._forget_user, Scope.RECORD_EVENTS),
         }
-        return {
-            name: grpc.stream_unary_rpc_method_handler(self._guarded(name, method, scope))
-            for name, (method, scope) in methods.items()
-        }
+        methods = [
+            Method(
+                path=f"/{SERVICE_NAME}/{name}",
+                answer=self._guarded(name, partial(self._answer_batched, method), scope),
+                answer_many=partial(self._answer_many, name, method, scope),
+            )
+            for name, (method, scope) in batched.items()
+        ]
+        return methods + [
+            Method(path=f"/{SERVICE_NAME}/{name}", answer=self._guarded(name, answer, scope))
+            for name, (answer, scope) in answers.items()
+        ]
 
     async def wait_idle(self) -> None:
         """Return when no call is in flight; one whose message has not come is none."""
@@ -199,66 +230,95 @@ class RetrievalService:
                 self._metrics.batch(times)
         return results
 
-    def _guarded(self, name: str, method: Method, scope: Scope) -> Handler:
-        """Return a handler that turns a method's errors into statuses, and counts its calls."""
+    def _guarded(self, name: str, answer_bytes: AnswerBytes, scope: Scope) -> Answer:
+        """Return the answer to a call that turns errors into statuses, and counts the call."""
 
-        async def guarded(_: object, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
-            began_s = perf_counter()
-            loop = asyncio.get_running_loop()
-            call = Call(name, context.invocation_metadata)
-            CURRENT_CALL.set(call)
+        async def answer(server_call: ServerCall) -> bytes:
+            running = _RunningCall(self, name, server_call)
             code, details = grpc.StatusCode.CANCELLED, ""
-            pushback: tuple[tuple[str, str], ...] = ()
-            num_begun = 0
             try:
-                if self._authenticator is not None:
-                    call.caller = self._authenticator.admit(call.metadata, scope, name)
-                data = await self._first_messages.read(context)
-                began_s = perf_counter()
-                num_begun = 1
-                self._num_in_flight += 1
-                self._idle.clear()
-                held = self._reply_memory.begin(context.peer() if call.caller is None else call.caller.name)
-                context.add_done_callback(lambda _: held.release())  # type: ignore[arg-type]  # inexact stub
-                call.hold = held.grow
-                reply = await method(data, context.time_remaining)
-                held.finish(len(reply))
+                running.admit_caller(scope)
+                data = await server_call.read()
+                running.begin()
+                reply = await answer_bytes(data, server_call.time_left)
+                running.finish(reply)
                 code = grpc.StatusCode.OK
                 return reply
-            except Re4Error as error:
-                code, details = status_of(type(error)), str(error)
-                if isinstance(error, ShedError) and self._batcher.is_batch_running:
-                    self._rejections.pace()
-                if isinstance(error, OverloadError):
-                    self._metrics.shed(_shed_reason(error))
-                    if error.retry_after_ms is not None:
-                        pushback = ((RETRY_PUSHBACK, str(error.retry_after_ms)),)
-                if code is grpc.StatusCode.INTERNAL:
-                    _log.error("%s: %s", name, error)
-            except grpc.aio.AbortError:  # no message came in time, and the caller has the status
-                code, details = grpc.StatusCode.DEADLINE_EXCEEDED, self._first_messages.late_details
-                raise
-            except Exception:
-                _log.exception("%s failed", name)
-                code, details = grpc.StatusCode.INTERNAL, f"{name} failed; the server's log says why"
+            except Exception as error:
+                status = running.status_of(error)
+                code, details = status.code, status.details
+                raise status from None
             finally:
-                took_s = perf_counter() - began_s
-                self._num_in_flight -= num_begun
-                if not self._num_in_flight:
-                    self._idle.set()
-                loop.call_soon(self._count, call, code.name, took_s)
-                self._notify(call, code.name, details, took_s)
-            return await context.abort(code, details, (*pushback, (REQUEST_ID, call.request_id)))
+                running.end(code, details)
 
-        return guarded
+        return answer
 
-    def _count(self, call: Call, code: str, seconds: float) -> None:
-        """Count a call that ended."""
-        self._metrics.call(call.method, code, seconds)
-        for stage, took_s in call.seconds:
-            self._metrics.stage(stage, took_s)
-        if call.caller is not None:
-            self._metrics.caller(call.caller.name, code)
+    def _answer_many(
+        self, name: str, method: _Batched, scope: Scope, server_calls: Sequence[WholeCall]
+    ) -> None:
+        """Queue calls that arrived together, without a task for each, and start a batch."""
+        for server_call in server_calls:
+            running = _RunningCall(self, name, server_call)
+            try:
+                running.admit_caller(scope)
+                running.begin()
+                snapshot, time_left_s = self._live.current(), server_call.time_left()
+                admitted = self._admit(snapshot, time_left_s)
+                request = method.check(server_call.message, snapshot)
+                if request.user_id:
+                    queueing = self._queue_with_history(running, method, server_call, request, admitted)
+                    server_call.on_cancel(asyncio.get_running_loop().create_task(queueing).cancel)
+                else:
+                    self._queue(running, method, server_call, request, admitted)
+            except Exception as error:
+                running.fail(server_call, error)
+        self._batcher.start()
+
+    def _queue(
+        self,
+        running: "_RunningCall",
+        method: _Batched,
+        server_call: WholeCall,
+        request: CheckedRequest,
+        admitted: BatchGroup,
+    ) -> None:
+        """Queue a checked request, without a start of a batch."""
+        group, time_left_s = batch_group(request), server_call.time_left()
+        if group != admitted:
+            self._batcher.admit(group, time_left_s=time_left_s)
+        entry = _QueuedCall(running, method, server_call, request, group, time_left_s)
+        server_call.on_cancel(entry.cancel)
+        self._batcher.add(entry)
+
+    async def _queue_with_history(
+        self,
+        running: "_RunningCall",
+        method: _Batched,
+        server_call: WholeCall,
+        request: CheckedRequest,
+        admitted: BatchGroup,
+    ) -> None:
+        """Queue a request with the stored history of its user, and start a batch."""
+        try:
+            request = await self._histories.with_history(request, server_call.time_left, running.call)
+            self._queue(running, method, server_call, request, admitted)
+        except asyncio.CancelledError:
+            running.end(grpc.StatusCode.CANCELLED, "")
+            raise
+        except Exception as error:
+            running.fail(server_call, error)
+        else:
+            self._batcher.start()
+
+    def _count_ended(self) -> None:
+        """Count the calls that ended since the last turn of the event loop."""
+        ended, self._ended = self._ended, []
+        for call, code, seconds in ended:
+            self._metrics.call(call.method, code, seconds)
+            for stage, took_s in call.seconds:
+                self._metrics.stage(stage, took_s)
+            if call.caller is not None:
+                self._metrics.caller(call.caller.name, code)
 
     def _notify(self, call: Call, code: str, details: str, seconds: float) -> None:
         """Notify the listeners that a call ended. An error of a listener does not fail the call."""
@@ -268,24 +328,34 @@ class RetrievalService:
             except Exception:
                 _log.exception("%s cannot observe a call", type(listener).__name__)
 
-    async def _retrieve(self, data: bytes, time_left: TimeLeft) -> bytes:
+    def _check_retrieve(self, data: bytes, snapshot: Snapshot) -> CheckedRequest:
+        message = decode(retrieval_pb2.RetrieveRequest, data)
+        return self._with_current_effort(check_retrieve(message, snapshot, self._settings))
+
+    def _retrieve_reply(self, result: RequestResult, queue_us: int, request: CheckedRequest) -> bytes:
+        self._sample_recall(result, request.snapshot)
+        return replies.retrieve_reply(result, queue_us, request)
+
+    def _check_encode(self, data: bytes, snapshot: Snapshot) -> CheckedRequest:
+        return check_encode(decode(retrieval_pb2.EncodeRequest, data), snapshot, self._settings)
+
+    async def _answer_batched(self, method: _Batched, data: bytes, time_left: TimeLeft) -> bytes:
+        """Answer one call of a method whose calls share batches."""
         began_s = perf_counter()
         snapshot = self._live.current()
-        admitted = self._admit(snapshot, time_left)
-        message = decode(retrieval_pb2.RetrieveRequest, data)
-        request = self._with_current_effort(check_retrieve(message, snapshot, self._settings))
+        admitted = self._admit(snapshot, time_left())
+        request = method.check(data, snapshot)
         if request.user_id:
             request = await self._histories.with_history(request, time_left, CURRENT_CALL.get())
         result, queue_us = await self._submit(request, time_left, admitted, began_s)
-        self._sample_recall(result, snapshot)
         began_s = perf_counter()
-        reply = replies.retrieve_reply(result, queue_us, request)
+        reply = method.reply(result, queue_us, request)
         CURRENT_CALL.get().seconds.append(("reply", perf_counter() - began_s))
         return reply
 
     async def _batch_retrieve(self, data: bytes, time_left: TimeLeft) -> bytes:
         snapshot = self._live.current()
-        self._admit(snapshot, time_left)
+        self._admit(snapshot, time_left())
         message = decode(retrieval_pb2.BatchRetrieveRequest, data)
         call = CURRENT_CALL.get()
 
@@ -310,18 +380,6 @@ class RetrievalService:
         for error in reply.message.errors:
             self._metrics.user_error(STATUS_NAMES[error.code])
         return reply.to_bytes()
-
-    async def _encode(self, data: bytes, time_left: TimeLeft) -> bytes:
-        began_s = perf_counter()
-        snapshot = self._live.current()
-        admitted = self._admit(snapshot, time_left)
-        message = decode(retrieval_pb2.EncodeRequest, data)
-        request = check_encode(message, snapshot, self._settings)
-        result, _ = await self._submit(request, time_left, admitted, began_s)
-        began_s = perf_counter()
-        reply = replies.encode_reply(result, snapshot).SerializeToString()
-        CURRENT_CALL.get().seconds.append(("reply", perf_counter() - began_s))
-        return reply
 
     async def _info(self, data: bytes, _: TimeLeft) -> bytes:
         decode(retrieval_pb2.InfoRequest, data)
@@ -348,12 +406,12 @@ class RetrievalService:
     async def _forget_user(self, data: bytes, time_left: TimeLeft) -> bytes:
         return await self._histories.forget_user(data, time_left)
 
-    def _admit(self, snapshot: Snapshot, time_left: TimeLeft) -> BatchGroup:
+    def _admit(self, snapshot: Snapshot, time_left_s: float | None) -> BatchGroup:
         """Reject a call before it is parsed, where even a default search would be rejected."""
         group = BatchGroup(version=id(snapshot), relative_cost=1)
         wait_ms = self._batcher.wait_ms(group)
         self._brown_out.observe(wait_ms)
-        self._batcher.admit(group, time_left_s=time_left(), wait_ms=wait_ms)
+        self._batcher.admit(group, time_left_s=time_left_s, wait_ms=wait_ms)
         return group
 
     def _with_current_effort(self, request: CheckedRequest) -> CheckedRequest:
@@ -400,3 +458,168 @@ class RetrievalService:
                     excluded=excluded[excluded < snapshot.manifest.items.num_items].tolist(),
                 )
             )
+
+
+def _encode_reply(result: RequestResult, _: int, request: CheckedRequest) -> bytes:
+    return replies.encode_reply(result, request.snapshot).SerializeToString()
+
+
+class _RunningCall:
+    """One call of a service from its arrival to its end: admission, accounts, status, metrics."""
+
+    __slots__ = ("_has_begun", "_held", "_server_call", "_service", "began_s", "call")
+
+    def __init__(self, service: RetrievalService, name: str, server_call: ServerCall) -> None:
+        self.began_s = perf_counter()
+        self.call = Call(name, server_call.metadata)
+        self._service = service
+        self._server_call = server_call
+        self._has_begun = False
+        CURRENT_CALL.set(self.call)
+
+    def admit_caller(self, scope: Scope) -> None:
+        """Check the caller's token, its scope and its rate.
+
+        Raises:
+            UnauthenticatedError, PermissionDeniedError, RateError: the call is rejected.
+        """
+        authenticator = self._service._authenticator
+        if authenticator is not None:
+            self.call.caller = authenticator.admit(self.call.metadata, scope, self.call.method)
+
+    def begin(self) -> None:
+        """Begin the answer: the message is there.
+
+        Raises:
+            UnreadRepliesError: too many earlier replies are not read yet.
+        """
+        service, caller = self._service, self.call.caller
+        self.began_s = perf_counter()
+        self._has_begun = True
+        service._num_in_flight += 1
+        service._idle.clear()
+        self._held = service._reply_memory.begin(self._server_call.peer if caller is None else caller.name)
+        self._server_call.on_end(self._held.release)
+        self.call.hold = self._held.grow
+
+    def finish(self, reply: bytes) -> None:
+        """Count the bytes of a reply that is about to be sent.
+
+        Raises:
+            UnreadRepliesError: as for `begin`.
+        """
+        self._held.finish(len(reply))
+
+    def status_of(self, error: BaseException) -> StatusError:
+        """Return the status of a call that failed; count, log and pace where that is due."""
+        service, name = self._service, self.call.method
+        if isinstance(error, StatusError):
+            return error
+        pushback: ResponseMetadata = ()
+        if isinstance(error, Re4Error):
+            code, details = status_of(type(error)), str(error)
+            if isinstance(error, ShedError) and service._rejections and service._batcher.is_batch_running:
+                service._rejections.pace()
+            if isinstance(error, OverloadError):
+                service._metrics.shed(_shed_reason(error))
+                if error.retry_after_ms is not None:
+                    pushback = ((RETRY_PUSHBACK, str(error.retry_after_ms)),)
+            if code is grpc.StatusCode.INTERNAL:
+                _log.error("%s: %s", name, error)
+        else:
+            _log.error("%s failed", name, exc_info=error)
+            code, details = grpc.StatusCode.INTERNAL, f"{name} failed; the server's log says why"
+        return StatusError(code, details, (*pushback, (REQUEST_ID, self.call.request_id)))
+
+    def fail(self, server_call: WholeCall, error: BaseException) -> None:
+        """End a whole call with the status of an error."""
+        status = self.status_of(error)
+        server_call.fail(status)
+        self.end(status.code, status.details)
+
+    def add_stages(self, result: RequestResult, queue_us: int, queued_s: float) -> None:
+        """Note the stages of the call where a listener uses them."""
+        if self._service._has_stages and result.query_result is not None:
+            self.call.stages = stages_of(result.query_result.times, queue_us, queued_s)
+
+    def discard(self, entry: "_QueuedCall") -> None:
+        """Remove the call from the queue of the batcher."""
+        self._service._batcher.discard(entry)
+
+    def end(self, code: grpc.StatusCode, details: str) -> None:
+        """Account for the end of the call."""
+        service, took_s = self._service, perf_counter() - self.began_s
+        if self._has_begun:
+            service._num_in_flight -= 1
+        if not service._num_in_flight:
+            service._idle.set()
+        if not service._ended:  # after this turn of the event loop, for the caller waits for the reply
+            asyncio.get_running_loop().call_soon(service._count_ended)
+        service._ended.append((self.call, code.name, took_s))
+        service._notify(self.call, code.name, details, took_s)
+
+
+class _QueuedCall:
+    """A call in the queue of the batcher, answered without a task."""
+
+    __slots__ = (
+        "_check_s", "_is_done", "_method", "_running", "_server_call",
+        "deadline_ns", "group", "queue_us", "request", "since_ns",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        running: _RunningCall,
+        method: _Batched,
+        server_call: WholeCall,
+        request: CheckedRequest,
+        group: BatchGroup,
+        time_left_s: float | None,
+    ) -> None:
+        self.request = request
+        self.group = group
+        self.since_ns = perf_counter_ns()
+        self.deadline_ns = math.inf if time_left_s is None else self.since_ns + time_left_s * 1e9
+        self.queue_us = 0
+        self._running = running
+        self._method = method
+        self._server_call = server_call
+        self._is_done = False
+        self._check_s = self.since_ns / 1e9 - running.began_s
+
+    def done(self) -> bool:
+        """Return whether the call has ended."""
+        return self._is_done
+
+    def cancel(self) -> None:
+        """End a call whose caller left, or whose deadline passed."""
+        if not self._is_done:
+            self._is_done = True
+            self._running.discard(self)
+            self._running.end(grpc.StatusCode.CANCELLED, "")
+
+    def set_result(self, result: RequestResult) -> None:
+        """Send the reply."""
+        running, began_s = self._running, perf_counter()
+        self._is_done = True
+        CURRENT_CALL.set(running.call)
+        try:
+            reply = self._method.reply(result, self.queue_us, self.request)
+            running.call.seconds += (
+                ("check", self._check_s),
+                ("queue", self.queue_us / 1e6),
+                ("reply", perf_counter() - began_s),
+            )
+            running.add_stages(result, self.queue_us, self.since_ns / 1e9)
+            running.finish(reply)
+        except Exception as error:
+            running.fail(self._server_call, error)
+            return
+        self._server_call.respond(reply)
+        running.end(grpc.StatusCode.OK, "")
+
+    def set_exception(self, error: BaseException) -> None:
+        """Send the status of an error."""
+        self._is_done = True
+        CURRENT_CALL.set(self._running.call)
+        self._running.fail(self._server_call, error)

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import inf
 from time import perf_counter_ns
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from re4.common.errors import ShedError, TooLateError
 from re4.serving.batching.queue import BatchGroup, BatchQueue, LatencyEstimate
@@ -33,6 +33,47 @@ accept and reject a call is work, too. The transport ends the other calls, at a 
 
 RequestT = TypeVar("RequestT")
 ResultT = TypeVar("ResultT")
+EntryRequestT = TypeVar("EntryRequestT", covariant=True)
+EntryResultT = TypeVar("EntryResultT", contravariant=True)
+
+
+class Entry(Protocol[EntryRequestT, EntryResultT]):
+    """A request in the queue. Hashable by identity."""
+
+    queue_us: int
+    """How long it waited for its batch to start; set with the result."""
+
+    @property
+    def request(self) -> EntryRequestT:
+        """The request."""
+        ...
+
+    @property
+    def group(self) -> BatchGroup:
+        """The group of the request."""
+        ...
+
+    @property
+    def since_ns(self) -> int:
+        """When it was queued."""
+        ...
+
+    @property
+    def deadline_ns(self) -> float:
+        """When it is too late for its batch to start; infinite for none."""
+        ...
+
+    def done(self) -> bool:
+        """Return whether it needs no answer any more."""
+        ...
+
+    def set_result(self, result: EntryResultT, /) -> None:
+        """Take the result."""
+        ...
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """Take the error in place of a result."""
+        ...
 
 
 class QueuedRequest(asyncio.Future[ResultT], Generic[RequestT, ResultT]):
@@ -42,7 +83,7 @@ class QueuedRequest(asyncio.Future[ResultT], Generic[RequestT, ResultT]):
         self,
         request: RequestT,
         group: BatchGroup,
-        queue: "BatchQueue[QueuedRequest[RequestT, ResultT]]",
+        queue: "BatchQueue[Entry[RequestT, ResultT]]",
         since_ns: int,
         deadline_ns: float,
     ) -> None:
@@ -80,6 +121,7 @@ class Batcher(Generic[RequestT, ResultT]):
         max_delay_ms: float = 0.0,
         max_block_ms: float = 0.0,
         has_own_core: bool = True,
+        waits_for_quiet: bool = True,
         group_of: Callable[[RequestT], BatchGroup],
         on_thread_start: Callable[[], None],
         worker_thread: ThreadPoolExecutor | None = None,
@@ -98,6 +140,9 @@ class Batcher(Generic[RequestT, ResultT]):
                 for none.
             has_own_core: Whether the worker thread has its own core. Otherwise it takes turns with
                 the event loop on one core, and batches are limited to `max_block_ms`.
+            waits_for_quiet: Whether calls arrive one by one in turns of the event loop, so that a
+                batch starts when none has arrived for some turns. Otherwise the transport hands over
+                all calls that it holds, and then calls `start`.
             group_of: Returns the group of a request.
             on_thread_start: Called once in each thread that may run a batch.
             worker_thread: An executor of one thread, which the batcher will shut down; None to make
@@ -117,14 +162,14 @@ class Batcher(Generic[RequestT, ResultT]):
             on_thread_start()
         self._estimate = LatencyEstimate()
         max_turn_ms = inf if has_own_core else max_block_ms
-        self._queue = BatchQueue[QueuedRequest[RequestT, ResultT]](
-            max_batch_size, self._estimate.ms, max_turn_ms
-        )
+        self._queue = BatchQueue[Entry[RequestT, ResultT]](max_batch_size, self._estimate.ms, max_turn_ms)
         self._is_busy = False
         self._num_arrived = 0
         self._num_rejected = 0  # since the last batch started
         self._has_own_core = has_own_core
+        self._waits_for_quiet = waits_for_quiet
         self._is_quiet = True
+        self._starting: asyncio.Handle | None = None
         self._delayed: asyncio.TimerHandle | None = None
         self._running: _RunningBatch | None = None
 
@@ -204,7 +249,6 @@ class Batcher(Generic[RequestT, ResultT]):
             ShedError: the first request would wait longer than is allowed.
             TooLateError: the first one's turn would come after the caller's deadline.
         """
-        loop = asyncio.get_running_loop()
         now_ns = self._clock_ns()
         groups = [self._group_of(request) for request in requests]
         if not is_admitted:
@@ -214,19 +258,44 @@ class Batcher(Generic[RequestT, ResultT]):
         queued: list[QueuedRequest[RequestT, ResultT]] = []
         for request, group in zip(requests, groups, strict=True):
             entry = QueuedRequest[RequestT, ResultT](request, group, self._queue, now_ns, deadline_ns)
-            self._queue.add(group, entry)
+            self.add(entry)
             queued.append(entry)
-        self._num_arrived += len(queued)
-        if queued and not self._is_busy:
+        if queued and not self._waits_for_quiet:
+            self._start_soon()
+        elif queued and not self._is_busy and self._delayed is None:
             self._is_busy = True
-            if self._delay_s:
-                self._delayed = loop.call_later(self._delay_s, self._start_next)
-            else:
-                num_turns = _QUIET_TURNS if self._is_quiet else 0
-                loop.call_soon(self._start_when_quiet, self._num_arrived, num_turns)
+            num_turns = _QUIET_TURNS if self._is_quiet else 0
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self._start_when_quiet, self._num_arrived, num_turns)
+        return queued
+
+    def add(self, entry: Entry[RequestT, ResultT]) -> None:
+        """Queue a request that was admitted. Does not start a batch, unless one is full."""
+        self._queue.add(entry.group, entry)
+        self._num_arrived += 1
+        if not self._delay_s:
+            return
+        if not self._is_busy:
+            self._is_busy = True
+            self._delayed = asyncio.get_running_loop().call_later(self._delay_s, self._start_next)
         if self._delayed is not None and len(self._queue) >= self._max_batch_size:
             self._start_next()
-        return queued
+
+    def discard(self, entry: Entry[RequestT, ResultT]) -> None:
+        """Remove a request from the queue; do nothing where its batch has started."""
+        self._queue.discard(entry.group, entry)
+
+    def start(self) -> None:
+        """Start a batch of the waiting requests, unless one is running."""
+        if self._starting is not None:
+            self._starting.cancel()
+            self._starting = None
+        if not self._is_busy:
+            self._start_next()
+
+    def _start_soon(self) -> None:
+        if self._starting is None:
+            self._starting = asyncio.get_running_loop().call_soon(self.start)
 
     @property
     def is_batch_running(self) -> bool:
@@ -306,7 +375,7 @@ class Batcher(Generic[RequestT, ResultT]):
             raise result
         return result
 
-    def _next_batch(self, now_ns: int) -> list[QueuedRequest[RequestT, ResultT]]:
+    def _next_batch(self, now_ns: int) -> list[Entry[RequestT, ResultT]]:
         while taken := self._queue.take():
             batch = []
             for entry in taken:
@@ -327,7 +396,7 @@ class Batcher(Generic[RequestT, ResultT]):
 
     def _finish(
         self,
-        batch: Sequence[QueuedRequest[RequestT, ResultT]],
+        batch: Sequence[Entry[RequestT, ResultT]],
         started_ns: int,
         outcomes: Sequence[ResultT | BaseException],
     ) -> None:
@@ -349,7 +418,11 @@ class Batcher(Generic[RequestT, ResultT]):
         self._running = None
         self._is_quiet = False
         loop = asyncio.get_running_loop()
-        if self._queue:
+        if not self._waits_for_quiet:
+            self._is_busy = False
+            if self._queue:
+                self._start_soon()
+        elif self._queue:
             loop.call_soon(self._start_when_quiet, 0, 0)
         else:
             self._is_busy = False

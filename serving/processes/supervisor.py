@@ -39,6 +39,7 @@ from re4.serving.processes.recall_monitor import RecallMonitor
 from re4.serving.processes.report_stream import HEARTBEATS_PER_TIMEOUT
 from re4.serving.processes.worker_handle import Unreadable, WorkerProcess
 from re4.serving.settings import ServerSettings
+from re4.serving.transports.choice import choose_transport
 from re4.serving.versions.changed_files import FileMarks, file_marks
 from re4.serving.versions.memory_check import require_memory
 from re4.serving.versions.version_check import check_version
@@ -67,8 +68,12 @@ def run_server(
     Raises:
         BundleError: the first version cannot be served.
         ServerError: the address cannot be listened on, or a worker does not start.
+        UsageError: the transport that the settings demand cannot be used.
     """
     log_to_stderr("server", settings.observation.log_format)
+    transport, reason = choose_transport(settings)
+    _log.info("transport %s: %s", transport, reason)
+    settings = replace(settings, transport=transport)
     asyncio.run(_Supervisor(bundles, settings, metrics_address).run(address))
 
 

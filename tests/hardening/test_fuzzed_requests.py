@@ -25,6 +25,8 @@ from steady_callers import latency_ms, said
 
 from re4.protos.v1 import retrieval_pb2 as pb
 
+pytestmark = pytest.mark.transports("native", "grpcio")
+
 PROPER = {
     grpc.StatusCode.OK,
     grpc.StatusCode.INVALID_ARGUMENT,

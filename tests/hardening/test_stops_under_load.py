@@ -13,6 +13,8 @@ from running_server import RunningServer
 from small_bundles import SmallVersion
 from steady_callers import HEED_HEALTH, SteadyCallers, latency_ms, said
 
+pytestmark = pytest.mark.transports("native", "grpcio")
+
 RATE_PER_S = 200
 GRACE_S = 10
 HEARD_WITHIN_S = 1.0

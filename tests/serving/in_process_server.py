@@ -1,6 +1,7 @@
 """A server of one process, driven in the test's process."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from re4.protos.v1 import retrieval_pb2 as pb
 from re4.serving.api.server import RetrievalServer
 from re4.serving.host.addresses import Address
 from re4.serving.retrieval.pipeline import Query
-from re4.serving.settings import ServerSettings
+from re4.serving.settings import ServerSettings, TransportName
 from re4.serving.versions.live_version import LiveVersion
 from re4.serving.versions.snapshot import Snapshot
 
@@ -60,6 +61,8 @@ def drive_port(
             patch.setattr("re4.serving.api.service._MAX_BLOCK_SHARED_CORE_MS", 0.0)
             patch.setattr("re4.serving.api.service._MAX_BLOCK_OWN_CORE_MS", 0.0)
             patch.setattr("re4.serving.api.service.usable_cores", lambda: 99)
+            transport = TransportName(os.environ["RE4_SERVE_TRANSPORT"])
+            settings.setdefault("transport", transport)
             server = RetrievalServer(live, ServerSettings(max_batch_size=8, **settings))
         address = await server.start(Address(host="127.0.0.1", port=0))
         async with grpc.aio.insecure_channel(str(address)) as channel:

@@ -15,6 +15,8 @@ from small_bundles import SmallVersion
 from re4 import RetrievalClient
 from re4.protos.v1 import retrieval_pb2 as pb
 
+pytestmark = pytest.mark.transports("native", "grpcio")
+
 BAD = grpc.StatusCode.INVALID_ARGUMENT
 NUM_GOOD_CALLERS = 2
 

@@ -21,6 +21,8 @@ from re4.serving.api.server import RetrievalServer
 from re4.serving.retrieval.pipeline import Query
 from re4.serving.versions.snapshot import Snapshot
 
+pytestmark = pytest.mark.transports("native", "grpcio")
+
 
 @pytest.fixture(scope="module")
 def client(server: RunningServer) -> Iterator[RetrievalClient]:

@@ -2,9 +2,12 @@
 
 import json
 
+import pytest
 from grpcurl_command import grpcurl
 from running_server import RunningServer
 from small_bundles import SmallVersion
+
+pytestmark = pytest.mark.transports("native", "grpcio")
 
 
 def test_list_and_describe(server: RunningServer) -> None:

@@ -17,6 +17,9 @@ from re4.serving.api.server import RetrievalServer
 from re4.serving.settings import Limits
 from re4.serving.versions.snapshot import Snapshot
 
+# `native` does not report when a reply was read.
+pytestmark = pytest.mark.transports("grpcio")
+
 NO_WINDOW = struct.pack(">HI", 4, 0)
 """SETTINGS_INITIAL_WINDOW_SIZE 0: the server may send no data."""
 MAX_BYTES = 50_000

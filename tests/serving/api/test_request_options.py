@@ -20,6 +20,8 @@ from re4.serving.batching.queue import BatchGroup
 from re4.serving.retrieval.filtered_search import SearchOptions
 from re4.serving.retrieval.filters import Condition
 
+pytestmark = pytest.mark.transports("native", "grpcio")
+
 HISTORY = [4, 9, 31]
 
 

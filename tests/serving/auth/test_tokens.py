@@ -22,6 +22,8 @@ from re4.serving.auth.authenticator import Authenticator
 from re4.serving.auth.rate_limit import TokenBucket
 from re4.serving.auth.tokens import Scope, read_tokens, token_hash
 
+pytestmark = pytest.mark.transports("native", "grpcio")
+
 GOOD, OLD, SLOW = "a-token-of-ranking", "an-older-token-of-ranking", "a-token-of-mail"
 
 

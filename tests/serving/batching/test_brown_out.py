@@ -20,6 +20,8 @@ from re4.serving.batching.brown_out import BrownOut, lowest_effort
 from re4.serving.retrieval.indexes.kinds import scaled
 from re4.serving.versions.snapshot import Snapshot
 
+pytestmark = pytest.mark.transports("native", "grpcio")
+
 
 def point(recall: float, **parameters: int | float) -> FrontierPoint:
     return FrontierPoint(

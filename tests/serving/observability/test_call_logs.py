@@ -17,6 +17,8 @@ from re4.serving.observability.call_context import CURRENT_CALL, Call
 from re4.serving.observability.logs import formatter, is_loggable
 from re4.serving.settings import LogFormat
 
+pytestmark = pytest.mark.transports("native", "grpcio")
+
 TOKEN = "a-token-that-nobody-logs"
 
 

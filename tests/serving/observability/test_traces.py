@@ -30,6 +30,8 @@ from re4.serving.settings import ServerSettings
 from re4.serving.versions.live_version import LiveVersion
 from re4.serving.versions.snapshot import Snapshot
 
+pytestmark = pytest.mark.transports("native", "grpcio")
+
 REQUEST = pb.RetrieveRequest(history=pb.ItemIds(strings=["item-1-é"]), num_candidates=5).SerializeToString()
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 

@@ -21,6 +21,8 @@ from re4.bundle.publishing.retention import prune
 from re4.common.errors import UsageError
 from re4.serving.cli import serve
 
+pytestmark = pytest.mark.transports("native", "grpcio")
+
 
 def test_the_running_server_never_loads_what_belongs_offline(tmp_path: Path) -> None:
     """Python itself lists what every process of the server imports: parent, check and worker."""

@@ -1,0 +1,146 @@
+"""The transport of gRPC's own library: every feature, and a task of the event loop for each call."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+import grpc
+
+from re4.common.errors import ServerError
+from re4.serving.auth.certificates import CertificateReloader
+from re4.serving.auth.tokens import Metadata
+from re4.serving.batching.rejection_pacing import QUEUE_OPTIONS
+from re4.serving.host.addresses import Address
+from re4.serving.settings import Limits
+from re4.serving.transports.first_message import FirstMessages
+from re4.serving.transports.transport import Method, StatusError
+
+_REPLIES_S: Final = 0.5
+"""From the last handler's return to the end of the stop, where an open stream delays it."""
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+OwnHandlers: TypeAlias = Callable[[FirstMessages], Mapping[str, Any]]
+"""Returns the handlers of a service that needs gRPC's own interface: streams in both directions."""
+
+
+class GrpcioTransport:
+    """A `grpc.aio` server."""
+
+    def __init__(
+        self,
+        methods: Sequence[Method],
+        limits: Limits,
+        *,
+        certificates: CertificateReloader | None = None,
+        own_handlers: Mapping[str, OwnHandlers] | None = None,
+    ) -> None:
+        """Assemble the server.
+
+        Args:
+            methods: What it answers.
+            limits: Of messages and connections.
+            certificates: For TLS; None for none.
+            own_handlers: Further handlers, by the name of their service.
+        """
+        self.first_messages = FirstMessages(limits.message_timeout_s)
+        self._certificates = certificates
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", limits.max_message_bytes),
+                ("grpc.max_send_message_length", -1),
+                # Calls that were reset count until the event loop has accepted them, so that one
+                # connection cannot fill the queue that all connections share.
+                ("grpc.max_concurrent_streams", limits.max_concurrent_calls),
+                ("grpc.so_reuseport", 1),
+                *QUEUE_OPTIONS,
+            ]
+        )
+        for service, handlers in self._handlers(methods).items():
+            self._server.add_registered_method_handlers(service, handlers)
+        for service, handlers_of in (own_handlers or {}).items():
+            self._server.add_registered_method_handlers(service, dict(handlers_of(self.first_messages)))
+
+    async def start(self, address: Address | str) -> int:
+        """Listen, and return the port. A text is a target of gRPC, such as `unix:PATH`."""
+        try:
+            if self._certificates is None:
+                port = self._server.add_insecure_port(str(address))
+            else:
+                port = self._server.add_secure_port(str(address), self._certificates.credentials())
+        except RuntimeError as error:
+            raise ServerError(f"cannot listen on {address}: {error}") from None
+        await self._server.start()
+        return port
+
+    async def stop(self, grace_s: float, idle: Awaitable[None]) -> None:
+        """Tell clients by GOAWAY to send no further call, wait for the calls in flight, and close."""
+        stopping = asyncio.create_task(self._server.stop(grace_s))
+        idling = asyncio.ensure_future(idle)
+        await asyncio.wait({stopping, idling}, return_when=asyncio.FIRST_COMPLETED)
+        # The last replies are being sent. Only a stream that a caller keeps open takes longer.
+        await asyncio.wait({stopping}, timeout=_REPLIES_S)
+        if not stopping.done():
+            await self._server.stop(None)
+        await stopping
+        idling.cancel()
+
+    def _handlers(self, methods: Sequence[Method]) -> dict[str, dict[str, Any]]:
+        """Return a handler for each method, by service and name."""
+        by_service: dict[str, dict[str, Any]] = {}
+        for method in methods:
+            _, service, name = method.path.split("/")
+            by_service.setdefault(service, {})[name] = self._handler(method)
+        return by_service
+
+    def _handler(self, method: Method) -> Any:
+        """Return the handler of a method, which reads its message itself."""
+        answer: Callable[[_Call], Awaitable[Any]] | None = method.answer or method.answer_stream
+        assert answer is not None
+
+        async def handle(_: object, context: Context) -> Any:
+            call = _Call(context, self.first_messages)
+            try:
+                return await answer(call)
+            except StatusError as error:
+                if call.is_ended:
+                    raise grpc.aio.AbortError from None
+                return await context.abort(error.code, error.details, error.metadata)
+
+        if method.answer is None:
+            return grpc.stream_stream_rpc_method_handler(handle)
+        return grpc.stream_unary_rpc_method_handler(handle)
+
+
+class _Call:
+    __slots__ = ("_context", "_first_messages", "is_ended")
+
+    def __init__(self, context: Context, first_messages: FirstMessages) -> None:
+        self._context = context
+        self._first_messages = first_messages
+        self.is_ended = False
+        """Whether the time limit for its message has ended it."""
+
+    @property
+    def peer(self) -> str:
+        peer: str = self._context.peer()
+        return peer
+
+    def metadata(self) -> Metadata:
+        return self._context.invocation_metadata() or ()
+
+    def time_left(self) -> float | None:
+        return self._context.time_remaining()
+
+    async def read(self) -> bytes:
+        try:
+            return await self._first_messages.read(self._context)
+        except grpc.aio.AbortError:
+            self.is_ended = True
+            late = self._first_messages.late_details
+            raise StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, late) from None
+
+    async def write(self, message: bytes) -> None:
+        await self._context.write(message)
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        self._context.add_done_callback(lambda _: callback())  # type: ignore[arg-type]  # inexact stub
