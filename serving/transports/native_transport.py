@@ -209,7 +209,7 @@ class _Call:
         self._transport = transport
         self._metadata = metadata
         self._deadline_s = None if time_left_s is None else monotonic() + time_left_s
-        self._on_cancel: Callable[[], None] | None = None
+        self._on_cancel: Callable[[], object] | None = None
         self._on_end: Callable[[], None] | None = None
         self.call_id = call_id
         self.is_ended = False
@@ -236,7 +236,7 @@ class _Call:
     def on_end(self, callback: Callable[[], None]) -> None:
         self._on_end = callback
 
-    def on_cancel(self, callback: Callable[[], None]) -> None:
+    def on_cancel(self, callback: Callable[[], object]) -> None:
         self._on_cancel = callback
 
     def respond(self, reply: bytes) -> None:

@@ -81,7 +81,7 @@ class WholeCall(ServerCall, Protocol):
         """End the call with a status."""
         ...
 
-    def on_cancel(self, callback: Callable[[], None]) -> None:
+    def on_cancel(self, callback: Callable[[], object]) -> None:
         """Set the callback for a call that ends, by its caller or its deadline, before its answer."""
         ...
 

@@ -24,7 +24,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory, small_version: SmallVersio
 
 
 @pytest.fixture(scope="session")
-def server(bundles: Path) -> Iterator[RunningServer]:
+def server(bundles: Path, transport: str) -> Iterator[RunningServer]:
     """One worker, string ids, everything at its default."""
     with RunningServer(bundles) as running:
         yield running
@@ -37,7 +37,7 @@ def int_version() -> SmallVersion:
 
 @pytest.fixture(scope="session")
 def int_server(
-    tmp_path_factory: pytest.TempPathFactory, int_version: SmallVersion
+    tmp_path_factory: pytest.TempPathFactory, int_version: SmallVersion, transport: str
 ) -> Iterator[RunningServer]:
     """Two workers, integer ids, the popular fallback, no reflection."""
     folder = tmp_path_factory.mktemp("int-bundles")

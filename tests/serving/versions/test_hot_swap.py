@@ -13,8 +13,6 @@ from small_bundles import SmallVersion
 from re4 import Candidates, RetrievalClient
 from re4.bundle.layout import CURRENT
 
-pytestmark = pytest.mark.transports("native", "grpcio")
-
 HISTORY = [4, 9, 30]
 
 
