@@ -36,6 +36,10 @@ SUBCOMMANDS: Mapping[str, str] = {
     "versions": "re4.bundle.publishing.cli:versions",
     "rollback": "re4.bundle.publishing.cli:rollback",
     "prune": "re4.bundle.publishing.cli:prune",
+    "histories load": "re4.histories.cli:load",
+    "histories export": "re4.histories.cli:export",
+    "histories rotate": "re4.histories.cli:rotate",
+    "histories erase": "re4.histories.cli:erase",
     "items hide": "re4.bundle.items_cli:hide",
     "items unhide": "re4.bundle.items_cli:unhide",
     "items list": "re4.bundle.items_cli:list_hidden",
@@ -52,6 +56,7 @@ SUBCOMMANDS: Mapping[str, str] = {
 }
 GROUPS: Mapping[str, str] = {
     "data": "Fetch public data sets; prepare event logs for training.",
+    "histories": "Fill, export and erase the stores of users' events; write the event log.",
     "items": "Hide items from running servers, between two rebuilds.",
     "bench": "Measure the system from outside.",
 }

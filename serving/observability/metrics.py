@@ -211,6 +211,8 @@ class SupervisorMetrics(Collector):
     num_unreadable_reports: int = 0
     num_hidden: int = 0
     num_hidden_failed: int = 0
+    num_rotations_ok: int = 0
+    num_rotations_failed: int = 0
     recalls: dict[str, tuple[int, float]] = field(default_factory=dict)
     """By version: number of measured answers, and the sum of their recall."""
     certificate: Path | None = None
@@ -252,6 +254,14 @@ class SupervisorMetrics(Collector):
             "Lists of hidden items that could not be used; the last good one stayed in force.",
             self.num_hidden_failed,
         )
+        rotations = CounterMetricFamily(
+            "re4_event_log_rotations",
+            "Rotations of the event log: its waiting events were written to parts (ok), or stay (failed).",
+            labels=["result"],
+        )
+        rotations.add_metric(["ok"], self.num_rotations_ok)
+        rotations.add_metric(["failed"], self.num_rotations_failed)
+        yield rotations
         recall = GaugeMetricFamily(
             "re4_online_recall",
             "Mean recall of sampled live answers, compared with exact search, by version.",

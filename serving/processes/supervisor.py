@@ -37,6 +37,7 @@ from re4.serving.processes.messages import (
 )
 from re4.serving.processes.recall_monitor import RecallMonitor
 from re4.serving.processes.report_stream import HEARTBEATS_PER_TIMEOUT
+from re4.serving.processes.rotation import EventLogRotation
 from re4.serving.processes.worker_handle import Unreadable, WorkerProcess
 from re4.serving.settings import ServerSettings
 from re4.serving.transports.choice import choose_transport
@@ -88,6 +89,7 @@ class _Supervisor:
         self._worker_environment: Mapping[str, str] = {}
         self._metrics = SupervisorMetrics(workers=self._workers, certificate=settings.access.tls_certificate)
         self._recall = RecallMonitor(settings.recall_cpu_share, self._metrics.observe_recall)
+        self._rotation = EventLogRotation(settings.history, bundles, self._metrics)
         self._hidden = HiddenWatcher(bundles, self._hide)
         self._versions = VersionWatcher(
             bundles,
@@ -156,6 +158,7 @@ class _Supervisor:
                     poll_forever(interval_s, self._versions.poll),
                     # Apart: the check of a version must not delay the hiding of items.
                     poll_forever(interval_s, self._hidden.poll),
+                    poll_forever(self._settings.history.event_part_s, self._rotation.poll),
                 ]
             )
 

@@ -6,7 +6,7 @@ columns in these types.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from re4.training.data.layout import TYPE_OF_KIND, IdKind
 from re4.training.data.tables.ids import encode, is_canonical_int, is_missing, kind_of_type
 from re4.training.data.tables.open_table import Table, TableSource, check_columns, reading
 from re4.training.data.tables.readable_table import readable_table
+from re4.training.data.tables.tombstones import covered, read_tombstones
 from re4.training.data.timestamps import Timestamps, parse_timestamps
 
 _NUM_SHOWN = 3
@@ -87,7 +88,7 @@ class EventLog:
     """The file, its folder, or how a data frame is named."""
     dropped: Mapping[str, int]
     """Counts of dropped events by reason: exact duplicates (same user, item and timestamp), events of other
-    types, invalid events."""
+    types, of forgotten users, invalid events."""
     examples: list[str]
     """The first invalid events that were dropped, a line of text each."""
 
@@ -133,6 +134,13 @@ def read_events(
                 timestamp="timestamp",
             ).collect(engine="streaming")
     timestamps = parse_timestamps(f"{table.file}: column {columns.timestamp!r}", frame["timestamp"])
+    if isinstance(table.file, Path) and (tombstones := read_tombstones(table.file)):
+        is_kept = ~covered(frame["user"], timestamps.values, timestamps.units_per_second, tombstones)
+        dropped["events_of_forgotten_users"] = len(frame) - int(is_kept.sum())
+        frame = frame.filter(is_kept)
+        timestamps = replace(timestamps, values=timestamps.values.filter(is_kept))
+        if frame.is_empty():
+            raise DataError(f"{table.file}: every event is of a user who was forgotten")
     user_codes, user_ids = encode(frame["user"])
     item_codes, item_ids = encode(frame["item"])
     del frame
