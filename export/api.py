@@ -61,16 +61,23 @@ class RebuildOptions(ExportOptions, total=False):
     """Do everything but publish and prune."""
     min_golden_recall: float
     """Gate `golden`: smallest share of the golden queries' exact answers that is found."""
-    min_reachable: float
-    """Gate `self_recall`: smallest share of sampled items that the index finds by their own vector."""
+    min_self_recall: float
+    """Gate `self_recall`: smallest share that the index finds of sampled items that exact search finds by
+    their own vector."""
     max_item_share: float
     """Gate `item_share`: largest share of real requests that have one and the same item among their first 10
     candidates."""
     max_item_share_rise: float
     """Gate `item_share`: largest difference of that share to the live version's."""
-    min_uncrowded: float
+    min_hubness_ratio: float
     """Gate `hubness`: smallest share of items that exact search finds by their own vector, as a multiple of
     the live version's."""
+    min_coverage_ratio: float
+    """Gate `coverage`: smallest share of the catalogue in the lists of held-out users, as a multiple of the
+    live version's."""
+    min_new_items_ratio: float
+    """Gate `new_items`: smallest share of the new items in those lists, as a multiple of the trained items'
+    share."""
     min_overlap: float
     """Gate `drift`: smallest share of the live version's answers that is given again."""
     min_agreement: float
@@ -137,6 +144,8 @@ def rebuild(bundles: Path | str, **options: Unpack[RebuildOptions]) -> "RebuildR
 
 def _settings(kind: type[_SettingsT], options: Mapping[str, Any], **others: Any) -> _SettingsT:
     known = declared(kind)
+    names = {item.field.metadata["former"]: name for name, item in known.items()}
+    options = {names.get(name, name): value for name, value in options.items()}
     problem = unknown_names("options:", options, known)
     if problem:
         raise UsageError(problem)

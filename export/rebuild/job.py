@@ -89,7 +89,12 @@ def rebuild(request: RebuildRequest, report: RebuildReport, command: str) -> str
             begin_stage("publish")
             lock.check()
             version = assembled.publish(
-                staged, {"gates": gate_figures(report.gates), "stages_s": dict(report.stages_s)}
+                staged,
+                {
+                    "gates": gate_figures(report.gates),
+                    **{gate.name: dict(gate.details) for gate in report.gates if gate.details},
+                    "stages_s": dict(report.stages_s),
+                },
             )
         report.facts["version"] = version
         begin_stage("prune")

@@ -6,10 +6,11 @@ that compare with the live version are left out where there is none.
 Legend: Q queries, K interests, D embedding, M candidates, N items, S sampled items.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +21,15 @@ from re4.common.errors import GateError
 from re4.exporting.assemble import AssembledVersion
 from re4.exporting.catalogue.histories import evenly_spaced
 from re4.exporting.index.built_index import BuiltIndex
+from re4.exporting.rebuild.coverage import Coverage
 from re4.exporting.rebuild.drift import SharedRequests
 from re4.exporting.rebuild.settings import Bounds
 from re4.exporting.settings import RecallTarget
 from re4.exporting.sources.published_version import PublishedVersion
-from re4.exporting.sources.version_inputs import CATALOGUE
+from re4.exporting.sources.version_inputs import CATALOGUE, VersionInputs
 from re4.exporting.storage.mapped_vectors import chunks, read_rows
+
+_log = logging.getLogger(__name__)
 
 _MAX_SAMPLED_ITEMS: Final = 2_000
 _MIN_SAMPLED_ITEMS: Final = 200
@@ -37,6 +41,8 @@ _MAX_FIRST_SHARE: Final = 0.01
 """… and at most this share of the catalogue: in a tiny one every item is among many requests' best ten."""
 _MIN_REQUESTS: Final = 20
 """With fewer requests the share of one item is left to chance."""
+_MIN_NEW_ITEMS: Final = 100
+"""With fewer new items it is left to chance whether one of them is in a list."""
 _SIZED: Final = (INDEX, VECTORS)
 _GOLDEN_SLACK: Final = 0.05
 
@@ -55,6 +61,8 @@ class GateResult:
     """The figure in words, for the operator."""
     advice: str
     """The next step where it failed."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Further figures, for the report."""
 
     @property
     def passed(self) -> bool:
@@ -117,6 +125,7 @@ def run_gates(
     num_items = len(inputs.vectors_ND)
     if live is None:
         yield from _item_share(rows_QM, num_items, None, bounds)
+        yield from _coverage(Coverage.of(rows_QM, num_items, inputs.cold_rows), None, inputs, bounds)
         return
     shared = SharedRequests.of(assembled, folder, live)
     ours_QM = shared.answers_of(assembled, built, target)
@@ -124,6 +133,14 @@ def run_gates(
     theirs_QM = shared.answers_of_live(live, target)
     before = _largest_item_share(theirs_QM, len(live.vectors_ND))
     yield from _item_share(rows_QM, num_items, before, bounds)
+    ours, theirs = (
+        Coverage.of(lists_QM[:, : target.num_candidates], num_all, cold_rows)
+        for lists_QM, num_all, cold_rows in (
+            (ours_QM, num_items, inputs.cold_rows),
+            (theirs_QM, len(live.vectors_ND), np.flatnonzero(live.is_cold_N())),
+        )
+    )
+    yield from _coverage(ours, theirs, inputs, bounds)
     yield _hubness(is_found_exactly_S, live, bounds, target)
     yield _drift(shared, ours_QM, theirs_QM, live, bounds, target)
     yield from _sizes(assembled, folder, live, bounds)
@@ -220,6 +237,38 @@ def _largest_item_share(rows_QM: NDArray[np.int64], num_items: int) -> float:
     return float(counts.max() / len(rows_QM)) if counts.size else 0.0
 
 
+def _coverage(
+    coverage: Coverage, before: Coverage | None, inputs: VersionInputs, bounds: Bounds
+) -> Iterator[GateResult]:
+    """Compare the share of the catalogue that is in anybody's list, and that of new items."""
+    if coverage.num_requests < _MIN_REQUESTS:
+        return
+    _log.info(str(coverage))
+    live = "" if before is None else f" (live version: {before.catalogue:.4g})"
+    yield GateResult(
+        name="coverage",
+        figure=coverage.catalogue,
+        low=None if before is None else bounds.min_coverage_ratio * before.catalogue,
+        meaning=f"share of the catalogue in the list of any of {coverage.num_requests} real requests{live}",
+        advice="few items take all places: look at the training, or lower --min-coverage-ratio for this once",
+        details=coverage.to_json(),
+    )
+    if coverage.new is not None and len(inputs.cold_rows) >= _MIN_NEW_ITEMS:
+        yield GateResult(
+            name="new_items",
+            figure=coverage.new / coverage.trained if coverage.trained else 0.0,
+            low=bounds.min_new_items_ratio,
+            meaning=(
+                f"share of {len(inputs.cold_rows):,} new items in the list of any real request, as a "
+                "multiple of the trained items' share"
+            ),
+            advice=(
+                "new items are in nobody's list: do they have attributes of trained items? Raise "
+                "--cold-share, or lower --min-new-items-ratio if that is meant"
+            ),
+        )
+
+
 def _num_sampled(num_items: int) -> int:
     return max(_MIN_SAMPLED_ITEMS, min(_MAX_SAMPLED_ITEMS, _MAX_COMPARISONS // num_items))
 
@@ -252,9 +301,9 @@ def _self_recall(
     return GateResult(
         name="self_recall",
         figure=float(is_found_S.sum() / num_exact) if num_exact else 0.0,
-        low=bounds.min_reachable,
+        low=bounds.min_self_recall,
         meaning=f"share that the index finds of {num_exact} items that exact search finds by their vector",
-        advice="parts of the index cannot be reached: another --index",
+        advice="the index does not find what it holds: another --index",
     )
 
 
@@ -270,7 +319,7 @@ def _hubness(
     return GateResult(
         name="hubness",
         figure=now,
-        low=bounds.min_uncrowded * before,
+        low=bounds.min_hubness_ratio * before,
         meaning=f"share of items that exact search finds by their own vector (live version: {before:.4g})",
         advice="few vectors crowd the others out, or many are alike: look at the training",
     )

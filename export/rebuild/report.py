@@ -151,6 +151,21 @@ class RebuildReport:
         for kind in ("live", "cold", "removed"):
             if f"num_{kind}" in self.facts:
                 counts.labels(kind).set(self.facts[f"num_{kind}"])
+        listed = Gauge(
+            "re4_rebuild_coverage",
+            "Share of items in the list of any held-out user: all, new, or a tenth by popularity.",
+            ["items"],
+            registry=registry,
+        )
+        for gate in self.gates:
+            if gate.details and gate.name == "coverage":
+                tenths = {
+                    f"tenth_{number + 1}": each for number, each in enumerate(gate.details["by_popularity"])
+                }
+                shares = {"all": gate.figure, "new": gate.details["new"], **tenths}
+                for name, share in shares.items():
+                    if share is not None:
+                        listed.labels(name).set(share)
         figures = Gauge("re4_rebuild_gate_figure", "Figure of each gate.", ["gate"], registry=registry)
         passed = Gauge("re4_rebuild_gate_passed", "1 where the gate passed.", ["gate"], registry=registry)
         for gate in self.gates:

@@ -87,10 +87,11 @@ class Bounds:
         "golden: share of the golden queries' exact answers found.",
         default_text="0.05 below --recall",
     )
-    min_reachable: float = setting(
+    min_self_recall: float = setting(
         0.9,
         "self_recall: share that the index finds of sampled items that exact search finds by their own "
         "vector.",
+        former="min_reachable",
     )
     max_item_share: float = setting(
         0.6,
@@ -99,10 +100,21 @@ class Bounds:
     max_item_share_rise: float = setting(
         0.2, "item_share: at most this much above the live version's share, as a difference."
     )
-    min_uncrowded: float = setting(
+    min_hubness_ratio: float = setting(
         0.8,
         "hubness: share of items that exact search finds by their own vector, as a multiple of the live "
         "version's.",
+        former="min_uncrowded",
+    )
+    min_coverage_ratio: float = setting(
+        0.5,
+        "coverage: share of the catalogue in the list of any held-out user, as a multiple of the live "
+        "version's.",
+    )
+    min_new_items_ratio: float = setting(
+        0.02,
+        "new_items: share of the items without a trained vector in those lists, as a multiple of the trained "
+        "items' share.",
     )
     min_overlap: float = setting(
         0.2, "drift: share of the live version's answers to real requests that are given again."
@@ -124,7 +136,7 @@ class Bounds:
         Raises:
             UsageError: naming the option.
         """
-        for name in ("min_golden_recall", "min_reachable", "min_overlap", "min_agreement"):
+        for name in ("min_golden_recall", "min_self_recall", "min_overlap", "min_agreement"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise UsageError(f"{option_name(name)} is {value:g}; it must be from 0 (off) to 1")
@@ -132,7 +144,10 @@ class Bounds:
             value = getattr(self, name)
             if not 0 < value <= 1:
                 raise UsageError(f"{option_name(name)} is {value:g}; it must be above 0, up to 1 (off)")
-        for name in ("min_uncrowded", "min_items_ratio", "min_bytes_ratio"):
+        for name in (
+            *("min_hubness_ratio", "min_coverage_ratio", "min_new_items_ratio"),
+            *("min_items_ratio", "min_bytes_ratio"),
+        ):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise UsageError(f"{option_name(name)} is {value:g}; it must be 0 (off) or more")

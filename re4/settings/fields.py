@@ -27,6 +27,7 @@ def setting(
     default_text: str | None = None,
     option: str | None = None,
     metavar: str | None = None,
+    former: str | None = None,
 ) -> Any:
     """Declare a field.
 
@@ -40,6 +41,7 @@ def setting(
         option: Spelling of the command-line option, where it is not the field's name. A boolean with a
             spelling of its own has no `--no-…` beside it.
         metavar: What the help shows for the option's value.
+        former: Earlier name of the setting, still accepted as an option.
     """
     metadata = {
         "help": help_text,
@@ -49,6 +51,7 @@ def setting(
         "default_text": default_text or str(plain(default)),
         "option": option,
         "metavar": metavar,
+        "former": former,
     }
     return field(default=default, metadata=metadata)
 

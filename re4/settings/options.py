@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from re4.settings.fields import Declared, declared
+from re4.settings.fields import Declared, declared, option_name
 
 _Subcommand = Callable[..., None]
 
@@ -47,6 +47,8 @@ def _option(name: str, item: Declared, panel: str) -> inspect.Parameter:
     metadata = item.field.metadata
     is_required = item.field.default is MISSING
     spelling = [metadata["option"]] if metadata["option"] else []
+    if metadata["former"]:
+        spelling = [metadata["option"] or option_name(name), option_name(metadata["former"])]
     info = typer.Option(*spelling, help=item.help, metavar=metadata["metavar"], rich_help_panel=panel)
     annotation: Any = Annotated[item.hint if is_required else item.hint | None, info]
     default = inspect.Parameter.empty if is_required else None

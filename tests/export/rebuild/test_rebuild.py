@@ -44,7 +44,8 @@ def test_vectors_made_elsewhere_become_the_live_version(shop: Shop) -> None:
     written = np.load(path / VECTORS)[ids.rows(shop.version.ids)]
     np.testing.assert_array_equal(written, shop.version.vectors_ND)
     assert {gate["name"] for gate in report["gates"]} == {
-        *("embedding_space", "recall", "golden", "self_recall", "item_share", "hubness", "drift"),
+        *("embedding_space", "recall", "golden", "self_recall", "item_share", "coverage", "hubness"),
+        "drift",
         *("count", "size"),
     }
     assert all(gate["passed"] for gate in report["gates"])
@@ -93,7 +94,7 @@ def test_a_dry_run_leaves_nothing(shop: Shop, tmp_path: Path) -> None:
     error, report = shop.rebuild("--dry-run", "--catalogue", shop.write_catalogue(shop.version.ids))
     assert error is None
     assert report["outcome"] == "dry run"
-    assert len(report["gates"]) == 9
+    assert len(report["gates"]) == 10
     assert "version" not in report
     assert shop.files() == before
     assert read_current(shop.bundles) == shop.first
@@ -108,9 +109,9 @@ def test_a_dry_run_leaves_nothing(shop: Shop, tmp_path: Path) -> None:
     ("option", "value", "gate"),
     [
         ("--min-golden-recall", 1, "golden"),
-        ("--min-reachable", 1, "self_recall"),
+        ("--min-self-recall", 1, "self_recall"),
         ("--max-item-share", 0.01, "item_share"),
-        ("--min-uncrowded", 5, "hubness"),
+        ("--min-hubness-ratio", 5, "hubness"),
         ("--min-items-ratio", 1.1, "count"),
         ("--max-items-ratio", 0.9, "count"),
         ("--min-bytes-ratio", 1.5, "size"),
@@ -188,6 +189,7 @@ def test_gates_that_compare_are_left_out_where_nothing_can_be_compared(shop: Sho
         "golden",
         "self_recall",
         "item_share",
+        "coverage",
     }
     assert "20200101T000000Z-01234567" in report["live_version_problem"]
 

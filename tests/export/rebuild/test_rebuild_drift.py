@@ -71,9 +71,9 @@ def test_a_model_that_was_trained_anew_is_another_one(tiny_run: Path, tmp_path: 
         words = ["rebuild", "--run", run, "--bundles", tmp_path / "bundles", "--num-candidates", 5]
         line = [
             *map(str, words),
-            "--min-reachable",
+            "--min-self-recall",
             "0",
-            "--min-uncrowded",
+            "--min-hubness-ratio",
             "0",
             "--min-overlap",
             "0.7",

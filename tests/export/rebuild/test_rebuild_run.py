@@ -44,7 +44,7 @@ def test_a_run_and_the_catalogue_of_the_day(tiny_run: Path, tmp_path: Path) -> N
     catalogue.write_parquet(tmp_path / "catalogue.parquet")
     line = ["rebuild", "--run", tiny_run.parent, "--bundles", tmp_path / "bundles", "--num-candidates", "10"]
     line += ["--catalogue", tmp_path / "catalogue.parquet", "--catalogue-item-column", "sku"]
-    words = [*map(str, line), "--json", "--min-reachable", "0.5", "--attributes", "parity"]
+    words = [*map(str, line), "--json", "--min-self-recall", "0.5", "--attributes", "parity"]
     done = CliRunner().invoke(build_app(words), words)
     assert done.exit_code == 0, (done.output, done.exception)
     report = json.loads(done.stdout)
@@ -121,7 +121,7 @@ def test_the_first_catalogue_may_have_many_new_items_and_the_columns_of_preparat
     ids = Run.open(run).items()["item_id"].to_list()
     pl.DataFrame({"sku": [*ids, *range(max(ids) + 1, max(ids) + 61)]}).write_parquet(catalogue)
     words = ["rebuild", "--run", str(run), "--bundles", str(bundles), "--num-candidates", "10"]
-    words += ["--min-reachable", "0", "--max-item-share", "1", "--json"]
+    words += ["--min-self-recall", "0", "--max-item-share", "1", "--json"]
     first = CliRunner().invoke(build_app(words), words)
     assert first.exit_code == 0, (first.output, first.exception)
     words += ["--catalogue", str(catalogue)]
