@@ -13,7 +13,7 @@ _NAMES: Mapping[str, Sequence[str]] = {
         *("BundleBusyError", "BundleDamagedError", "BundleError", "BundleMismatchError"),
         *("BundleUnavailableError", "DataError"),
         *("ExportError", "FetchError", "GateError", "HistoryStoreError", "NoUsableHistoryError"),
-        *("NotReadyError", "OverloadError"),
+        *("LiveItemsError", "NotReadyError", "OverloadError"),
         *(
             "PermissionDeniedError",
             "RateError",
@@ -31,6 +31,7 @@ _NAMES: Mapping[str, Sequence[str]] = {
     "re4.retriever": ("Retriever",),
     "re4.serving.client.client": ("AsyncRetrievalClient", "RetrievalClient"),
     "re4.serving.client.connection": ("Connection",),
+    "re4.serving.client.item_values": ("EditedItems", "LiveItem"),
     "re4.serving.client.values": (
         *("AttributeFilter", "Candidates", "Interests", "Reasons", "RecordedEvent", "RetrieveOptions"),
     ),

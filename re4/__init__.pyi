@@ -8,6 +8,7 @@ from re4.common.errors import ExportError as ExportError
 from re4.common.errors import FetchError as FetchError
 from re4.common.errors import GateError as GateError
 from re4.common.errors import HistoryStoreError as HistoryStoreError
+from re4.common.errors import LiveItemsError as LiveItemsError
 from re4.common.errors import NotReadyError as NotReadyError
 from re4.common.errors import NoUsableHistoryError as NoUsableHistoryError
 from re4.common.errors import OverloadError as OverloadError
@@ -33,6 +34,8 @@ from re4.retriever import Retriever as Retriever
 from re4.serving.client.client import AsyncRetrievalClient as AsyncRetrievalClient
 from re4.serving.client.client import RetrievalClient as RetrievalClient
 from re4.serving.client.connection import Connection as Connection
+from re4.serving.client.item_values import EditedItems as EditedItems
+from re4.serving.client.item_values import LiveItem as LiveItem
 from re4.serving.client.values import AttributeFilter as AttributeFilter
 from re4.serving.client.values import Candidates as Candidates
 from re4.serving.client.values import Interests as Interests

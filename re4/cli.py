@@ -43,6 +43,9 @@ SUBCOMMANDS: Mapping[str, str] = {
     "items hide": "re4.bundle.items_cli:hide",
     "items unhide": "re4.bundle.items_cli:unhide",
     "items list": "re4.bundle.items_cli:list_hidden",
+    "items add": "re4.bundle.items_cli:add",
+    "items remove": "re4.bundle.items_cli:remove",
+    "items repair": "re4.bundle.items_cli:repair",
     "bench serve": "re4.benchmarks.serve.cli:serve",
     "bench soak": "re4.benchmarks.soak.cli:soak",
     "bench overload": "re4.benchmarks.overload.cli:overload",
@@ -57,7 +60,7 @@ SUBCOMMANDS: Mapping[str, str] = {
 GROUPS: Mapping[str, str] = {
     "data": "Fetch public data sets; prepare event logs for training.",
     "histories": "Fill, export and erase the stores of users' events; write the event log.",
-    "items": "Hide items from running servers, between two rebuilds.",
+    "items": "Add, remove and hide items on running servers, between two rebuilds.",
     "bench": "Measure the system from outside.",
 }
 

@@ -8,6 +8,7 @@ from typing import Literal, Self, TypeVar, Unpack
 
 from re4.bundle.hidden_ids import read_hidden
 from re4.bundle.layout import MANIFEST
+from re4.bundle.live_items.reader import LiveItemsReader
 from re4.bundle.publishing.current import live_version
 from re4.bundle.publishing.version_lease import VersionLease
 from re4.bundle.verify import verify_version
@@ -71,7 +72,7 @@ class Retriever:
         fallback: Literal["none", "popular"] = "none",
         device: Literal["cpu", "cuda"] = "cpu",
     ) -> Self:
-        """Verify every byte of a version and load it; its hidden items are left out of all results.
+        """Verify every byte of a version and load it, with the hidden and live items of this moment.
 
         Args:
             path: A bundle directory, whose live version is loaded, or the folder of a version.
@@ -104,7 +105,12 @@ class Retriever:
                 verify_version(version),
                 max_batch_size=settings.max_batch_size,
                 backend=open_backend(settings.device),
-            ).with_hidden(read_hidden(version.parent))
+            )
+            hidden = read_hidden(version.parent)
+            overlay = snapshot.new_overlay()
+            overlay.hide(hidden)
+            overlay.apply(LiveItemsReader(version.parent).read().records)
+            snapshot = snapshot.with_hidden(hidden).with_live(overlay.view())
         except BaseException:
             lease.release()
             raise

@@ -54,6 +54,10 @@ class Limits:
     max_num_excluded_ids: int = setting(10_000, "Most excluded ids of one request.", low=1)
     max_num_users: int = setting(256, "Most users of one BatchRetrieve.", low=1)
     max_num_events: int = setting(1_000, "Most events of one RecordEvents.", low=1)
+    max_num_edited_items: int = setting(1_000, "Most items of one UpsertItems or RemoveItems.", low=1)
+    max_num_live_items: int = setting(
+        1_000_000, "Most live items; an UpsertItems beyond them is refused until a rebuild.", low=1
+    )
     max_num_filters: int = setting(16, "Most attribute filters of one request.", low=1)
     max_num_filter_values: int = setting(1_000, "Most values of all filters of one request together.", low=1)
     min_search_effort: float = setting(
@@ -274,6 +278,9 @@ class ServerSettings:
     )
     poll_interval_s: float = setting(
         1.0, "Seconds between two reads of CURRENT, the hidden items and the tokens.", low=0.001
+    )
+    live_poll_interval_s: float = setting(
+        0.1, "Seconds between two looks of a worker at the list of live items.", low=0.001
     )
     check_timeout_s: float = setting(
         600.0, "Seconds that the check of one version may take before it is stopped.", low=0.001

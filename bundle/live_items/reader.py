@@ -63,10 +63,11 @@ class LiveItemsReader:
         start = self._place if is_known else 0
         records: list[Record] = []
         for segment in live.segments[names.index(self._segment) if is_known else 0 :]:
+            place, start = start, 0
             if segment.is_compacted and not is_reset:
                 continue  # all of it was read before
             previous = 0
-            for _, record in read_segment(self._bundles, segment, start=start):
+            for _, record in read_segment(self._bundles, segment, start=place):
                 if record.sequence <= previous:
                     raise BundleDamagedError(
                         f"{self._bundles}/live/{segment.name}: sequence {record.sequence} follows {previous}"
@@ -74,7 +75,6 @@ class LiveItemsReader:
                 previous = record.sequence
                 if record.sequence > last:
                     records.append(record)
-            start = 0
         newest = max([last, *(record.sequence for record in records[-1:])])
         if newest > live.sequence or (newest < live.sequence and live.sequence > live.compacted_sequence):
             raise BundleDamagedError(

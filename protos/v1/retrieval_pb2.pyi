@@ -94,6 +94,48 @@ class RetrieveReply(_message.Message):
     is_history_missing: bool
     def __init__(self, items: _Optional[_Union[ItemIds, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., interest_numbers: _Optional[_Iterable[int]] = ..., version: _Optional[str] = ..., num_unknown_history_ids: _Optional[int] = ..., is_popularity_fallback: _Optional[bool] = ..., interests: _Optional[_Union[Interests, _Mapping]] = ..., stage_times: _Optional[_Union[StageTimes, _Mapping]] = ..., reasons: _Optional[_Union[Reasons, _Mapping]] = ..., search_effort: _Optional[float] = ..., is_history_missing: _Optional[bool] = ...) -> None: ...
 
+class LiveItem(_message.Message):
+    __slots__ = ("string_id", "int_id", "attributes", "vector")
+    STRING_ID_FIELD_NUMBER: _ClassVar[int]
+    INT_ID_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
+    VECTOR_FIELD_NUMBER: _ClassVar[int]
+    string_id: str
+    int_id: int
+    attributes: _containers.RepeatedCompositeFieldContainer[AttributeValues]
+    vector: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, string_id: _Optional[str] = ..., int_id: _Optional[int] = ..., attributes: _Optional[_Iterable[_Union[AttributeValues, _Mapping]]] = ..., vector: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class AttributeValues(_message.Message):
+    __slots__ = ("name", "values")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    values: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., values: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class UpsertItemsRequest(_message.Message):
+    __slots__ = ("items",)
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[LiveItem]
+    def __init__(self, items: _Optional[_Iterable[_Union[LiveItem, _Mapping]]] = ...) -> None: ...
+
+class RemoveItemsRequest(_message.Message):
+    __slots__ = ("items",)
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    items: ItemIds
+    def __init__(self, items: _Optional[_Union[ItemIds, _Mapping]] = ...) -> None: ...
+
+class EditItemsReply(_message.Message):
+    __slots__ = ("sequence", "version", "num_unknown")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    NUM_UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    version: str
+    num_unknown: int
+    def __init__(self, sequence: _Optional[int] = ..., version: _Optional[str] = ..., num_unknown: _Optional[int] = ...) -> None: ...
+
 class Reasons(_message.Message):
     __slots__ = ("num_items", "items", "weights")
     NUM_ITEMS_FIELD_NUMBER: _ClassVar[int]
@@ -243,7 +285,7 @@ class InfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class InfoReply(_message.Message):
-    __slots__ = ("version", "created_at", "model", "num_interests", "embedding_dim", "index", "num_items", "item_id_kind", "max_history_length", "max_num_candidates", "max_num_history_ids", "max_num_excluded_ids", "max_message_bytes", "failed_version", "failure", "server_version", "num_processes", "max_num_users", "settings", "attributes", "max_num_filters", "max_num_filter_values", "min_search_effort", "max_search_effort", "max_num_reasons", "num_hidden_items", "hidden_failure", "brown_out_effort", "is_browned_out", "thread_pools", "history_store", "history_failure", "max_num_events", "max_history_events")
+    __slots__ = ("version", "created_at", "model", "num_interests", "embedding_dim", "index", "num_items", "item_id_kind", "max_history_length", "max_num_candidates", "max_num_history_ids", "max_num_excluded_ids", "max_message_bytes", "failed_version", "failure", "server_version", "num_processes", "max_num_users", "settings", "attributes", "max_num_filters", "max_num_filter_values", "min_search_effort", "max_search_effort", "max_num_reasons", "num_hidden_items", "hidden_failure", "brown_out_effort", "is_browned_out", "thread_pools", "history_store", "history_failure", "max_num_events", "max_history_events", "num_live_items", "live_sequence", "live_failure", "max_num_edited_items")
     class ThreadPoolsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -285,6 +327,10 @@ class InfoReply(_message.Message):
     HISTORY_FAILURE_FIELD_NUMBER: _ClassVar[int]
     MAX_NUM_EVENTS_FIELD_NUMBER: _ClassVar[int]
     MAX_HISTORY_EVENTS_FIELD_NUMBER: _ClassVar[int]
+    NUM_LIVE_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    LIVE_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    LIVE_FAILURE_FIELD_NUMBER: _ClassVar[int]
+    MAX_NUM_EDITED_ITEMS_FIELD_NUMBER: _ClassVar[int]
     version: str
     created_at: str
     model: str
@@ -319,7 +365,11 @@ class InfoReply(_message.Message):
     history_failure: str
     max_num_events: int
     max_history_events: int
-    def __init__(self, version: _Optional[str] = ..., created_at: _Optional[str] = ..., model: _Optional[str] = ..., num_interests: _Optional[int] = ..., embedding_dim: _Optional[int] = ..., index: _Optional[str] = ..., num_items: _Optional[int] = ..., item_id_kind: _Optional[str] = ..., max_history_length: _Optional[int] = ..., max_num_candidates: _Optional[int] = ..., max_num_history_ids: _Optional[int] = ..., max_num_excluded_ids: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., failed_version: _Optional[str] = ..., failure: _Optional[str] = ..., server_version: _Optional[str] = ..., num_processes: _Optional[int] = ..., max_num_users: _Optional[int] = ..., settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ..., attributes: _Optional[_Iterable[_Union[Attribute, _Mapping]]] = ..., max_num_filters: _Optional[int] = ..., max_num_filter_values: _Optional[int] = ..., min_search_effort: _Optional[float] = ..., max_search_effort: _Optional[float] = ..., max_num_reasons: _Optional[int] = ..., num_hidden_items: _Optional[int] = ..., hidden_failure: _Optional[str] = ..., brown_out_effort: _Optional[float] = ..., is_browned_out: _Optional[bool] = ..., thread_pools: _Optional[_Mapping[str, int]] = ..., history_store: _Optional[str] = ..., history_failure: _Optional[str] = ..., max_num_events: _Optional[int] = ..., max_history_events: _Optional[int] = ...) -> None: ...
+    num_live_items: int
+    live_sequence: int
+    live_failure: str
+    max_num_edited_items: int
+    def __init__(self, version: _Optional[str] = ..., created_at: _Optional[str] = ..., model: _Optional[str] = ..., num_interests: _Optional[int] = ..., embedding_dim: _Optional[int] = ..., index: _Optional[str] = ..., num_items: _Optional[int] = ..., item_id_kind: _Optional[str] = ..., max_history_length: _Optional[int] = ..., max_num_candidates: _Optional[int] = ..., max_num_history_ids: _Optional[int] = ..., max_num_excluded_ids: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., failed_version: _Optional[str] = ..., failure: _Optional[str] = ..., server_version: _Optional[str] = ..., num_processes: _Optional[int] = ..., max_num_users: _Optional[int] = ..., settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ..., attributes: _Optional[_Iterable[_Union[Attribute, _Mapping]]] = ..., max_num_filters: _Optional[int] = ..., max_num_filter_values: _Optional[int] = ..., min_search_effort: _Optional[float] = ..., max_search_effort: _Optional[float] = ..., max_num_reasons: _Optional[int] = ..., num_hidden_items: _Optional[int] = ..., hidden_failure: _Optional[str] = ..., brown_out_effort: _Optional[float] = ..., is_browned_out: _Optional[bool] = ..., thread_pools: _Optional[_Mapping[str, int]] = ..., history_store: _Optional[str] = ..., history_failure: _Optional[str] = ..., max_num_events: _Optional[int] = ..., max_history_events: _Optional[int] = ..., num_live_items: _Optional[int] = ..., live_sequence: _Optional[int] = ..., live_failure: _Optional[str] = ..., max_num_edited_items: _Optional[int] = ...) -> None: ...
 
 class Attribute(_message.Message):
     __slots__ = ("name", "num_values", "is_multi_valued")

@@ -54,6 +54,16 @@ class RetrievalStub:
                 request_serializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.InfoRequest.SerializeToString,
                 response_deserializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.InfoReply.FromString,
                 _registered_method=True)
+        self.UpsertItems = channel.unary_unary(
+                '/re4.v1.Retrieval/UpsertItems',
+                request_serializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.UpsertItemsRequest.SerializeToString,
+                response_deserializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.EditItemsReply.FromString,
+                _registered_method=True)
+        self.RemoveItems = channel.unary_unary(
+                '/re4.v1.Retrieval/RemoveItems',
+                request_serializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.RemoveItemsRequest.SerializeToString,
+                response_deserializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.EditItemsReply.FromString,
+                _registered_method=True)
         self.RecordEvents = channel.unary_unary(
                 '/re4.v1.Retrieval/RecordEvents',
                 request_serializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.RecordEventsRequest.SerializeToString,
@@ -102,6 +112,21 @@ class RetrievalServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpsertItems(self, request, context):
+        """Add items, or replace all facts about items that are there. The reply comes when the changes are durable; every
+        server that follows the bundle directory answers with them within seconds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveItems(self, request, context):
+        """Leave items out of all answers from now on. The reply comes when that is durable. The items still count as history.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RecordEvents(self, request, context):
         """Events of users, for their histories and for the next training. The reply comes when they are durable.
         """
@@ -145,6 +170,16 @@ def add_RetrievalServicer_to_server(servicer, server):
                     servicer.Info,
                     request_deserializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.InfoRequest.FromString,
                     response_serializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.InfoReply.SerializeToString,
+            ),
+            'UpsertItems': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpsertItems,
+                    request_deserializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.UpsertItemsRequest.FromString,
+                    response_serializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.EditItemsReply.SerializeToString,
+            ),
+            'RemoveItems': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveItems,
+                    request_deserializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.RemoveItemsRequest.FromString,
+                    response_serializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.EditItemsReply.SerializeToString,
             ),
             'RecordEvents': grpc.unary_unary_rpc_method_handler(
                     servicer.RecordEvents,
@@ -270,6 +305,60 @@ class Retrieval:
             '/re4.v1.Retrieval/Info',
             re4_dot_protos_dot_v1_dot_retrieval__pb2.InfoRequest.SerializeToString,
             re4_dot_protos_dot_v1_dot_retrieval__pb2.InfoReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpsertItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/re4.v1.Retrieval/UpsertItems',
+            re4_dot_protos_dot_v1_dot_retrieval__pb2.UpsertItemsRequest.SerializeToString,
+            re4_dot_protos_dot_v1_dot_retrieval__pb2.EditItemsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/re4.v1.Retrieval/RemoveItems',
+            re4_dot_protos_dot_v1_dot_retrieval__pb2.RemoveItemsRequest.SerializeToString,
+            re4_dot_protos_dot_v1_dot_retrieval__pb2.EditItemsReply.FromString,
             options,
             channel_credentials,
             insecure,

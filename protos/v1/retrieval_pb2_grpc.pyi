@@ -44,6 +44,12 @@ class RetrievalStub:
     """The interest vectors of a user, without a search."""
     Info: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.InfoRequest, _retrieval_pb2.InfoReply]
     """The live model, index and version, and the limits of requests."""
+    UpsertItems: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.UpsertItemsRequest, _retrieval_pb2.EditItemsReply]
+    """Add items, or replace all facts about items that are there. The reply comes when the changes are durable; every
+    server that follows the bundle directory answers with them within seconds.
+    """
+    RemoveItems: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.RemoveItemsRequest, _retrieval_pb2.EditItemsReply]
+    """Leave items out of all answers from now on. The reply comes when that is durable. The items still count as history."""
     RecordEvents: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.RecordEventsRequest, _retrieval_pb2.RecordEventsReply]
     """Events of users, for their histories and for the next training. The reply comes when they are durable."""
     GetHistory: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.GetHistoryRequest, _retrieval_pb2.GetHistoryReply]
@@ -62,6 +68,12 @@ class RetrievalAsyncStub(RetrievalStub):
     """The interest vectors of a user, without a search."""
     Info: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.InfoRequest, _retrieval_pb2.InfoReply]  # type: ignore[assignment]
     """The live model, index and version, and the limits of requests."""
+    UpsertItems: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.UpsertItemsRequest, _retrieval_pb2.EditItemsReply]  # type: ignore[assignment]
+    """Add items, or replace all facts about items that are there. The reply comes when the changes are durable; every
+    server that follows the bundle directory answers with them within seconds.
+    """
+    RemoveItems: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.RemoveItemsRequest, _retrieval_pb2.EditItemsReply]  # type: ignore[assignment]
+    """Leave items out of all answers from now on. The reply comes when that is durable. The items still count as history."""
     RecordEvents: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.RecordEventsRequest, _retrieval_pb2.RecordEventsReply]  # type: ignore[assignment]
     """Events of users, for their histories and for the next training. The reply comes when they are durable."""
     GetHistory: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.GetHistoryRequest, _retrieval_pb2.GetHistoryReply]  # type: ignore[assignment]
@@ -101,6 +113,24 @@ class RetrievalServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_pb2.InfoReply, _abc.Awaitable[_retrieval_pb2.InfoReply]]:
         """The live model, index and version, and the limits of requests."""
+
+    @_abc_1.abstractmethod
+    def UpsertItems(
+        self,
+        request: _retrieval_pb2.UpsertItemsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retrieval_pb2.EditItemsReply, _abc.Awaitable[_retrieval_pb2.EditItemsReply]]:
+        """Add items, or replace all facts about items that are there. The reply comes when the changes are durable; every
+        server that follows the bundle directory answers with them within seconds.
+        """
+
+    @_abc_1.abstractmethod
+    def RemoveItems(
+        self,
+        request: _retrieval_pb2.RemoveItemsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retrieval_pb2.EditItemsReply, _abc.Awaitable[_retrieval_pb2.EditItemsReply]]:
+        """Leave items out of all answers from now on. The reply comes when that is durable. The items still count as history."""
 
     @_abc_1.abstractmethod
     def RecordEvents(

@@ -12,7 +12,8 @@
     │   ├── BundleBusyError      another job is at work on the directory                  exit 4
     │   ├── BundleDamagedError   files missing, extra, truncated, changed or swapped
     │   ├── BundleMismatchError  complete, but its parts do not belong together
-    │   └── BundleUnavailableError  cannot be read at this moment: try again
+    │   ├── BundleUnavailableError  cannot be read at this moment: try again
+    │   └── LiveItemsError       changes of items cannot be made durable                   UNAVAILABLE
     ├── SecurityError            a certificate, key or tokens file cannot be used
     ├── UnauthenticatedError     a call has no token, or a wrong one                      UNAUTHENTICATED
     ├── PermissionDeniedError    the token of a call lacks the scope of the call          PERMISSION_DENIED
@@ -98,6 +99,10 @@ class BundleUnavailableError(BundleError):
 
     It is no verdict on the files: a later try may succeed.
     """
+
+
+class LiveItemsError(BundleError):
+    """Changes of items cannot be made durable: a full disk, damaged live items, too many. None counts."""
 
 
 TRANSIENT_ERRNOS: Final = (

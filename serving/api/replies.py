@@ -67,6 +67,8 @@ def info_reply(
     failed_version: str,
     failure: str,
     hidden_failure: str,
+    live_sequence: int,
+    live_failure: str,
     server_version: str,
     is_browned_out: bool,
     history_store: str,
@@ -95,6 +97,10 @@ def info_reply(
         num_hidden_items=(0 if hidden is None else hidden.num_rows)
         + (0 if live is None else live.num_hidden),
         hidden_failure=hidden_failure,
+        num_live_items=0 if live is None else live.num_visible,
+        live_sequence=live_sequence,
+        live_failure=live_failure,
+        max_num_edited_items=limits.max_num_edited_items,
         server_version=server_version,
         num_processes=settings.num_processes,
         attributes=[

@@ -25,6 +25,7 @@ from re4.serving.api.batch_handler import RequestResult, answer_batch, batch_gro
 from re4.serving.api.batch_retrieve import batch_retrieve
 from re4.serving.api.decoding import decode
 from re4.serving.api.history_calls import HistoryCalls
+from re4.serving.api.item_calls import ItemCalls
 from re4.serving.api.reply_memory import ReplyMemory
 from re4.serving.api.validation import CheckedRequest, check_encode, check_retrieve
 from re4.serving.auth.authenticator import Authenticator
@@ -163,6 +164,7 @@ class RetrievalService:
             worker_thread=worker_thread,
         )
         self._histories = HistoryCalls(settings, metrics)
+        self._items = ItemCalls(live, settings, metrics)
         self._rejections = None if has_batch_transport else RejectionPacer()
         self._on_sample = on_sample
         self._random = Random()  # noqa: S311 (nothing secret)
@@ -187,6 +189,8 @@ class RetrievalService:
         answers: dict[str, tuple[AnswerBytes, Scope]] = {
             "BatchRetrieve": (self._batch_retrieve, Scope.RETRIEVE),
             "Info": (self._info, Scope.RETRIEVE),
+            "UpsertItems": (self._upsert_items, Scope.EDIT_ITEMS),
+            "RemoveItems": (self._remove_items, Scope.EDIT_ITEMS),
             "RecordEvents": (self._record_events, Scope.RECORD_EVENTS),
             "GetHistory": (self._get_history, Scope.READ_HISTORIES),
             "ForgetUser": (self._forget_user, Scope.RECORD_EVENTS),
@@ -217,6 +221,7 @@ class RetrievalService:
         """End the threads."""
         self._batcher.close()
         self._histories.close()
+        self._items.close()
 
     def _run(self, requests: Sequence[CheckedRequest]) -> Sequence[RequestResult | Exception]:
         """Answer a batch of one version, in the worker thread or the event loop's."""
@@ -389,6 +394,8 @@ class RetrievalService:
             failed_version=self._live.failed_version,
             failure=self._live.failure,
             hidden_failure=self._live.hidden_failure,
+            live_sequence=self._live.live_sequence,
+            live_failure=self._live.live_failure,
             server_version=__version__,
             is_browned_out=self._brown_out.is_on,
             history_store=self._histories.kind,
@@ -405,6 +412,12 @@ class RetrievalService:
 
     async def _forget_user(self, data: bytes, time_left: TimeLeft) -> bytes:
         return await self._histories.forget_user(data, time_left)
+
+    async def _upsert_items(self, data: bytes, time_left: TimeLeft) -> bytes:
+        return await self._items.upsert_items(data, time_left, CURRENT_CALL.get())
+
+    async def _remove_items(self, data: bytes, time_left: TimeLeft) -> bytes:
+        return await self._items.remove_items(data, time_left, CURRENT_CALL.get())
 
     def _admit(self, snapshot: Snapshot, time_left_s: float | None) -> BatchGroup:
         """Reject a call before it is parsed, where even a default search would be rejected."""

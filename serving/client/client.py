@@ -9,6 +9,13 @@ import grpc
 from re4.common.errors import ServerError
 from re4.protos.v1 import retrieval_pb2, retrieval_pb2_grpc
 from re4.serving.client.connection import Connection, server_error
+from re4.serving.client.item_values import (
+    EditedItems,
+    LiveItem,
+    remove_request,
+    to_edited,
+    upsert_request,
+)
 from re4.serving.client.values import (
     Candidates,
     Interests,
@@ -170,6 +177,27 @@ class RetrievalClient:
         """
         self._call(self._stub.ForgetUser, forget_user_request(user_id))
 
+    def upsert_items(self, items: Sequence[LiveItem]) -> EditedItems:
+        """Add items, or replace all facts about items that are there; durable when it returns.
+
+        Args:
+            items: At most `max_num_edited_items` of `info`.
+
+        Raises:
+            RequestError: a value that no request can carry.
+            ServerError: the server answered with an error, or none answered.
+        """
+        return to_edited(self._call(self._stub.UpsertItems, upsert_request(items)))
+
+    def remove_items(self, item_ids: Sequence[str] | Sequence[int]) -> EditedItems:
+        """Leave items out of all answers; durable when it returns.
+
+        Raises:
+            RequestError: ids that are neither all strings nor all integers.
+            ServerError: the server answered with an error, or none answered.
+        """
+        return to_edited(self._call(self._stub.RemoveItems, remove_request(item_ids)))
+
     def info(self) -> dict[str, Any]:
         """Return the server's live version, model, index, limits and settings: the fields of `InfoReply`.
 
@@ -267,6 +295,14 @@ class AsyncRetrievalClient:
     async def forget_user(self, user_id: str) -> None:
         """Remove all that is stored of a user, as `RetrievalClient.forget_user` does."""
         await self._call(self._stub.ForgetUser, forget_user_request(user_id))
+
+    async def upsert_items(self, items: Sequence[LiveItem]) -> EditedItems:
+        """Add items, or replace all facts about them, as `RetrievalClient.upsert_items` does."""
+        return to_edited(await self._call(self._stub.UpsertItems, upsert_request(items)))
+
+    async def remove_items(self, item_ids: Sequence[str] | Sequence[int]) -> EditedItems:
+        """Leave items out of all answers, as `RetrievalClient.remove_items` does."""
+        return to_edited(await self._call(self._stub.RemoveItems, remove_request(item_ids)))
 
     async def info(self) -> dict[str, Any]:
         """Return the fields of the server's `InfoReply` by name, as `RetrievalClient.info` does."""

@@ -131,11 +131,11 @@ def retrieve_request(
     policy = _policy(options.get("merge_policy"))
     filters = fields.pop("filters", ())
     fields.pop("merge_policy", None)
-    return _request(
+    return request_of(
         lambda: retrieval_pb2.RetrieveRequest(
-            history=_item_ids(history, "history"),
+            history=ids_message(history, "history"),
             num_candidates=num_candidates,
-            exclude=_item_ids(exclude, "exclude"),
+            exclude=ids_message(exclude, "exclude"),
             user_id=user_id,
             merge_policy=policy,
             filters=[
@@ -179,7 +179,7 @@ def encode_request(history: Sequence[str] | Sequence[int]) -> retrieval_pb2.Enco
     Raises:
         RequestError: ids that are neither all strings nor all integers.
     """
-    return _request(lambda: retrieval_pb2.EncodeRequest(history=_item_ids(history, "history")))
+    return request_of(lambda: retrieval_pb2.EncodeRequest(history=ids_message(history, "history")))
 
 
 def record_events_request(
@@ -193,10 +193,10 @@ def record_events_request(
     Raises:
         RequestError: a value that no request can carry.
     """
-    return _request(
+    return request_of(
         lambda: retrieval_pb2.RecordEventsRequest(
             user_ids=user_ids,
-            items=_item_ids(item_ids, "item_ids"),
+            items=ids_message(item_ids, "item_ids"),
             times_ms=times_ms or (),
             event_ids=event_ids or (),
         )
@@ -209,7 +209,7 @@ def get_history_request(user_id: str, num_events: int) -> retrieval_pb2.GetHisto
     Raises:
         RequestError: a value that no request can carry.
     """
-    return _request(lambda: retrieval_pb2.GetHistoryRequest(user_id=user_id, num_events=num_events))
+    return request_of(lambda: retrieval_pb2.GetHistoryRequest(user_id=user_id, num_events=num_events))
 
 
 def forget_user_request(user_id: str) -> retrieval_pb2.ForgetUserRequest:
@@ -218,7 +218,7 @@ def forget_user_request(user_id: str) -> retrieval_pb2.ForgetUserRequest:
     Raises:
         RequestError: a value that no request can carry.
     """
-    return _request(lambda: retrieval_pb2.ForgetUserRequest(user_id=user_id))
+    return request_of(lambda: retrieval_pb2.ForgetUserRequest(user_id=user_id))
 
 
 def to_history(reply: retrieval_pb2.GetHistoryReply) -> list[RecordedEvent]:
@@ -322,7 +322,8 @@ def _user_error(error: retrieval_pb2.UserError) -> ServerError:
     return ServerError(f"{code} for user {error.user}: {error.message}")
 
 
-def _request(build: Callable[[], _MessageT]) -> _MessageT:
+def request_of(build: Callable[[], _MessageT]) -> _MessageT:
+    """Return a request; raise RequestError for a value that it cannot carry."""
     try:
         return build()
     except (ValueError, TypeError) as error:  # from protobuf: out of range, a lone surrogate, not a number
@@ -337,7 +338,8 @@ def _policy(name: str | None) -> Any:
     return retrieval_pb2.MergePolicy.Value(enum_name(name))
 
 
-def _item_ids(ids: Sequence[str] | Sequence[int], field: str) -> retrieval_pb2.ItemIds:
+def ids_message(ids: Sequence[str] | Sequence[int], field: str) -> retrieval_pb2.ItemIds:
+    """Return ids as a message; raise RequestError where they are neither all strings nor all integers."""
     if isinstance(ids, str | bytes):
         raise RequestError(f"{field} is one text, {ids!r:.60}; give a list of ids")
     values: list[Any] = [id_.item() if isinstance(id_, np.generic) else id_ for id_ in ids]

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -128,7 +128,54 @@ class CallMetrics:
             operation: (history_seconds.labels(operation), history_errors.labels(operation))
             for operation in ("read", "append", "forget")
         }
+        self._live_items = Gauge(
+            "re4_live_items",
+            "Live items that answers may contain: added or changed since the version was made.",
+            multiprocess_mode="mostrecent",
+            registry=registry,
+        )
+        self._live_items_lag_seconds = Histogram(
+            "re4_live_items_lag_seconds",
+            "Seconds from a durable change of an item until this worker's answers show it.",
+            buckets=(*CALL_SECONDS_BUCKETS, 10.0, 60.0, 600.0),
+            registry=registry,
+        )
+        self._item_changes = Counter(
+            "re4_item_changes",
+            "Items that UpsertItems (upsert) and RemoveItems (removal) changed, durably.",
+            ["change"],
+            registry=registry,
+        )
+        for change in ("upsert", "removal"):
+            self._item_changes.labels(change)
+        self._item_commit_seconds = Histogram(
+            "re4_item_commit_seconds",
+            "Seconds of a commit of changed items, which many calls may share.",
+            buckets=STAGE_SECONDS_BUCKETS,
+            registry=registry,
+        )
+        self._item_commit_errors = Counter(
+            "re4_item_commit_errors", "Commits of changed items that failed.", registry=registry
+        )
         self.registry = registry
+
+    def live_items(self, num_items: int) -> None:
+        """Set the number of live items."""
+        self._live_items.set(num_items)
+
+    def live_items_lag(self, seconds: float) -> None:
+        """Record how long the oldest change of a read was durable before answers showed it."""
+        self._live_items_lag_seconds.observe(seconds)
+
+    def items_changed(self, num_items: int, *, is_removal: bool) -> None:
+        """Count items that a call changed."""
+        self._item_changes.labels("removal" if is_removal else "upsert").inc(num_items)
+
+    def items_committed(self, seconds: float, is_error: bool) -> None:
+        """Record a commit of changed items."""
+        self._item_commit_seconds.observe(seconds)
+        if is_error:
+            self._item_commit_errors.inc()
 
     def recorded(self, num_events: int, num_duplicates: int, lags_s: Sequence[float]) -> None:
         """Count events that are durable; for each call, the seconds since its newest event."""

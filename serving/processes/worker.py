@@ -36,6 +36,7 @@ from re4.serving.processes.report_stream import HEARTBEATS_PER_TIMEOUT, ReportSt
 from re4.serving.retrieval.devices.backend import open_backend
 from re4.serving.settings import ServerSettings
 from re4.serving.versions.changed_files import FileMarks, require_unchanged
+from re4.serving.versions.live_items_follower import FollowedItems, LiveItemsFollower
 from re4.serving.versions.live_version import LiveVersion
 from re4.serving.versions.snapshot import Snapshot, load_snapshot
 
@@ -59,6 +60,12 @@ class Worker:
             worker_thread=self._backend.worker_thread,
             on_sample=None if self._settings.metrics_address is None else reports.send,
         )
+        self._items = LiveItemsFollower(
+            self._live,
+            poll_interval_s=self._settings.live_poll_interval_s,
+            on_lag=self._server.metrics.live_items_lag,
+            on_changed=self._server.metrics.live_items,
+        )
         reports.on_dropped_sample = self._server.metrics.dropped_sample
 
     async def run(self, commands: asyncio.StreamReader, stop: asyncio.Event) -> None:
@@ -70,7 +77,7 @@ class Worker:
         # A replacement opens the port when it is warm: until then the other workers get the connections. At
         # the server's start there are no others, and callers learn at once that it is not ready yet.
         if self._start.path is not None:
-            self._live.swap(await self._load(self._start.path, self._start.files))
+            self._items.swap(*await self._load(self._start.path, self._start.files))
         await self._server.start(Address(host=self._start.host, port=self._start.port))
         try:
             if self._start.path is None:
@@ -80,11 +87,13 @@ class Worker:
                 self._report_loaded()
             beating = asyncio.create_task(self._beat())
             following = asyncio.create_task(self._follow(commands))
+            following_items = asyncio.create_task(self._items.follow())
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (beating, following, stopping):
+            for task in (beating, following, following_items, stopping):
                 task.cancel()
         finally:
+            self._items.stop()
             await self._server.stop()
 
     async def _beat(self) -> NoReturn:
@@ -111,7 +120,7 @@ class Worker:
             if current is not None and command.path == str(current.path):
                 self._live.swap(current)
             else:
-                self._live.swap(await self._load(command.path, command.files))
+                self._items.swap(*await self._load(command.path, command.files))
                 self._report_loaded()
         except Exception as error:  # the live version stays live after any error
             _log.exception("%s cannot be loaded", command.path)
@@ -123,14 +132,15 @@ class Worker:
         try:
             if snapshot is not None and hidden != self._live.hidden:
                 snapshot = await asyncio.to_thread(snapshot.with_hidden, hidden)
+                snapshot = self._items.hide(hidden, snapshot)
             self._live.hide(hidden, snapshot, command.failure)
         except Exception as error:  # the hidden items stay hidden after any error
             _log.exception("the list of hidden items cannot be used")
             self._live.hide(self._live.hidden, self._live.snapshot, str(error))
             self._reports.send(CommandFailed(failure=f"hidden items: {error}"))
 
-    async def _load(self, folder: str, files: FileMarks) -> Snapshot:
-        """Load a version in a thread: the event loop goes on answering calls."""
+    async def _load(self, folder: str, files: FileMarks) -> tuple[Snapshot, FollowedItems]:
+        """Load a version in a thread: the event loop goes on answering calls. Then read its live items."""
         path, settings, hidden = Path(folder), self._settings, self._live.hidden
 
         def load() -> Snapshot:
@@ -142,7 +152,8 @@ class Worker:
             )
             return snapshot.with_hidden(hidden)
 
-        return await asyncio.to_thread(load)
+        snapshot = await asyncio.to_thread(load)
+        return snapshot, await self._items.prepare(snapshot, hidden)
 
     def _report_loaded(self) -> None:
         limit_garbage_collection()

@@ -12,6 +12,7 @@ import grpc
 
 from re4.common.errors import (
     HistoryStoreError,
+    LiveItemsError,
     NotReadyError,
     NoUsableHistoryError,
     OverloadError,
@@ -33,6 +34,7 @@ STATUS_CODES: Final[Mapping[type[Re4Error], grpc.StatusCode]] = MappingProxyType
         TooLateError: grpc.StatusCode.DEADLINE_EXCEEDED,
         NotReadyError: grpc.StatusCode.UNAVAILABLE,
         HistoryStoreError: grpc.StatusCode.UNAVAILABLE,
+        LiveItemsError: grpc.StatusCode.UNAVAILABLE,
     }
 )
 

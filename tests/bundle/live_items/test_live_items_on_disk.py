@@ -193,6 +193,10 @@ def test_a_missing_list_is_no_empty_list(tmp_path: Path) -> None:
         append_changes(tmp_path, CHANGES)
     assert repair(tmp_path) == (2, [])
     assert read_live_state(tmp_path).sequence == 4
+    follower = LiveItemsReader(tmp_path)
+    assert len(follower.read().records) == 3, "the state, without the superseded change"
+    append_changes(tmp_path, CHANGES[:1])
+    assert [record.sequence for record in follower.read().records] == [5]
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])

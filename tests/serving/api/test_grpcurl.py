@@ -20,7 +20,9 @@ def test_list_and_describe(server: RunningServer) -> None:
         "re4.v1.Retrieval.GetHistory",
         "re4.v1.Retrieval.Info",
         "re4.v1.Retrieval.RecordEvents",
+        "re4.v1.Retrieval.RemoveItems",
         "re4.v1.Retrieval.Retrieve",
+        "re4.v1.Retrieval.UpsertItems",
     ]
     described = grpcurl(server.address, "describe", "re4.v1.RetrieveRequest").stdout
     assert "uint32 num_candidates = 2;" in described
