@@ -17,31 +17,42 @@ def plain_search(
     else:
         results = [
             _read(index, interest_D, lists, num_found)
-            for interest_D, lists in best_lists(index, interests_KD, settings["shared_nprobe"])
+            for interest_D, lists in best_lists(
+                index, interests_KD, settings["shared_nprobe"], settings["reach_drop"]
+            )
         ]
     for scores, rows in results:
         found += zip(rows.ravel().tolist(), scores.ravel().tolist(), strict=True)
     return [(row, score) for row, score in found if row >= 0]
 
 
-def best_lists(index: Any, interests_KD: np.ndarray, num_lists: int) -> list[tuple[np.ndarray, list[int]]]:
+def best_lists(
+    index: Any, interests_KD: np.ndarray, num_lists: int, reach_drop: float
+) -> list[tuple[np.ndarray, list[int]]]:
     """Return each interest with the lists that it reads: of all pairs, those of the largest reach."""
-    chooser = faiss.downcast_index(index.quantizer)
-    chooser = faiss.downcast_index(getattr(chooser, "base_index", chooser))
-    reaches, lists = chooser.search(interests_KD, index.nlist)
+    reaches_CD = reaches_of(index)
     pairs = sorted(
         (
-            (reach, k, number)
-            for k in range(len(interests_KD))
-            if k == 0 or not np.array_equal(interests_KD[k], interests_KD[0])
-            for reach, number in zip(reaches[k].tolist(), lists[k].tolist(), strict=True)
+            (float(reach), k, number)
+            for k, interest_D in enumerate(interests_KD)
+            if k == 0 or not np.array_equal(interest_D, interests_KD[0])
+            for number, reach in enumerate(reaches_CD @ interest_D)
         ),
         reverse=True,
-    )[:num_lists]
+    )
+    best = pairs[0][0]
+    read = [pair for pair in pairs[:num_lists] if pair[0] >= best - reach_drop * abs(best)]
     return [
-        (interest_D, [number for _, owner, number in pairs if owner == k])
+        (interest_D, [number for _, owner, number in read if owner == k])
         for k, interest_D in enumerate(interests_KD)
     ]
+
+
+def reaches_of(index: Any) -> np.ndarray:
+    """Return the reach of each list, as the index holds it."""
+    chooser = faiss.downcast_index(index.quantizer)
+    chooser = faiss.downcast_index(getattr(chooser, "base_index", chooser))
+    return faiss.downcast_index(getattr(chooser, "storage", chooser)).reconstruct_n(0, index.nlist)
 
 
 def _read(

@@ -55,10 +55,10 @@ def frontiers_of(
     built, facts = _build(kind, vectors_ND, folder)
     thresholds_Q = np.load(folder / THRESHOLDS)[:num_requests]
     queries = Queries(interests_QKD, vectors_ND, num_candidates, thresholds_Q)
-    budgets = {kind: interests_QKD.shape[1]}
-    if has_equal_budget and built.family.shared_settings is not None:
-        budgets[f"{kind} (equal budget)"] = 1
-    for engine, num_sharing in budgets.items():
+    budgets = {kind: True}
+    if has_equal_budget and built.family.shares_lists:
+        budgets[f"{kind} (equal budget)"] = False
+    for engine, shares in budgets.items():
         yield {
             "engine": engine,
             "version": f"faiss {faiss.__version__}",
@@ -71,13 +71,13 @@ def frontiers_of(
                     "request_us": point.request_us,
                 }
                 for num_threads in threads
-                for point in _points(built, queries, num_threads, num_sharing)
+                for point in _points(built, queries, num_threads, shares=shares)
             ],
         }
 
 
-def _points(built: BuiltIndex, queries: Queries, num_threads: int, num_sharing: int) -> Iterator[Any]:
-    ladders = built.ladders(queries.num_candidates, num_sharing)
+def _points(built: BuiltIndex, queries: Queries, num_threads: int, *, shares: bool) -> Iterator[Any]:
+    ladders = built.ladders(queries.num_candidates, queries.interests_QKD if shares else None)
     queries.measure(built, ladders[0][0], num_threads=num_threads)  # warms up: pages and caches
     fastest = np.inf
     for ladder in ladders:

@@ -14,7 +14,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-_MAX_INT32: Final = 0x7FFFFFFF
+from re4.common.sortable import MAX_SORTABLE, sortable
+
 _NOTHING: Final = (1 << 63) - 1
 """A key after all others; its lower half, as a row, is -1."""
 
@@ -68,7 +69,7 @@ def _most_promising(
     """Return the rows with the best approximate scores, unique, in no order; -1 where there are no more."""
     # Both sorts are of integers that hold row and score. The first, by row and then by score, groups the
     # results of an item, best first. The second, by score, separates the best items from the others.
-    keys_BR = (rows_BR.astype(np.int64) << 32) + (_MAX_INT32 - _rising(scores_BR))
+    keys_BR = (rows_BR.astype(np.int64) << 32) + (MAX_SORTABLE - sortable(scores_BR))
     keys_BR.sort(axis=1)
     rows_BR = (keys_BR >> 32).astype(np.int32)
     is_none_BR = rows_BR < 0
@@ -99,17 +100,11 @@ def best_first(scores_BP: NDArray[np.float32], num_best: int) -> NDArray[np.int6
     """Return the positions of the highest scores of each request, best first, ties in their order."""
     num_best = min(num_best, scores_BP.shape[1])
     # Score and position in one integer: NumPy partitions and sorts integers several times faster.
-    keys_BP = (~_rising(scores_BP) << 32) | np.arange(scores_BP.shape[1])
+    keys_BP = (~sortable(scores_BP) << 32) | np.arange(scores_BP.shape[1])
     if num_best < scores_BP.shape[1]:
         keys_BP = np.partition(keys_BP, num_best - 1, axis=1)[:, :num_best]
     keys_BP.sort(axis=1)
     return np.asarray(keys_BP & 0xFFFFFFFF)
-
-
-def _rising(scores: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Map scores to integers from -2³¹ to 2³¹ - 1 of the same order."""
-    bits = (np.ascontiguousarray(scores, np.float32) + np.float32(0)).view(np.int32)  # turns -0.0 into 0.0
-    return np.asarray(bits ^ ((bits >> 31) & np.int32(_MAX_INT32)), np.int64)
 
 
 def best_by_interest(pools: CandidatePool, num_results: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -18,13 +18,15 @@ from re4.bundle.manifest import IndexInfo
 from re4.bundle.scoring.rescoring import best_candidates, rescore
 from re4.common.errors import BundleMismatchError
 from re4.common.faiss_settings import use_matrix_products
-from re4.common.shared_list_search import SharedListSearch
-from re4.exporting.index.families import FAMILIES, IndexFamily, SearchParameters
+from re4.common.shared_list_search import SharedBudget, SharedListSearch
+from re4.exporting.index.families import FAMILIES, IndexFamily, SearchParameters, quarter_powers
 from re4.exporting.index.index_file import read_mapped
 from re4.exporting.storage.mapped_vectors import release_pages
 
 _K_FACTORS: Final = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _CHUNK_REQUESTS: Final = 64
+_MAX_SHARING: Final = 64
+"""Requests whose reaches determine the reach factors to try."""
 
 SearchResults: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int64]]
 """`scores_BKS`, which are approximate where the index holds codes, and `rows_BKS`, -1 where there is none."""
@@ -60,15 +62,27 @@ class BuiltIndex:
         """The kind's name in the manifest."""
         return self.family.name
 
-    def ladders(self, num_candidates: int, num_interests: int = 1) -> list[Sequence[SearchParameters]]:
+    def ladders(
+        self, num_candidates: int, sharing_QKD: NDArray[np.float32] | None = None
+    ) -> list[Sequence[SearchParameters]]:
         """Return the settings to try for a number of candidates: lists, each from cheap to expensive.
 
-        Several interests share one budget where the family allows it. SearchParameters of an index that is
-        not exact lack the `pool_factor`.
+        Settings of an index that is not exact lack the `pool_factor`.
+
+        Args:
+            num_candidates: Of a request.
+            sharing_QKD: Interests of requests that share one budget, where the family allows it; None for a
+                budget of each interest.
         """
         if self.family.is_exact:
             return [self.family.settings(self.index, num_candidates)]
-        shared = self.family.shared_settings if num_interests > 1 else None
+        shared = None
+        if sharing_QKD is not None and self.family.shares_lists:
+            numbers = quarter_powers(sharing_QKD.shape[1] * self.index.nlist)
+            shared = [
+                {"shared_nprobe": budget.num_lists, "reach_drop": budget.reach_drop}
+                for budget in self._shared_search.budgets(sharing_QKD[:_MAX_SHARING], numbers)
+            ]
         factors = [
             k_factor
             for k_factor in _K_FACTORS
@@ -77,11 +91,7 @@ class BuiltIndex:
         return [
             [
                 {**settings, "k_factor": k_factor}
-                for settings in (
-                    self.family.settings(self.index, ceil(num_candidates * k_factor))
-                    if shared is None
-                    else shared(self.index, num_interests)
-                )
+                for settings in shared or self.family.settings(self.index, ceil(num_candidates * k_factor))
             ]
             for k_factor in factors
         ]
@@ -93,7 +103,8 @@ class BuiltIndex:
         num_requests, num_interests, embedding_dim = interests_BKD.shape
         num_found = min(ceil(num_candidates * settings.get("k_factor", 1)), self.index.ntotal)
         if "shared_nprobe" in settings:
-            return self._shared_search.search(interests_BKD, num_found, int(settings["shared_nprobe"]))
+            budget = SharedBudget(int(settings["shared_nprobe"]), settings["reach_drop"])
+            return self._shared_search.search(interests_BKD, num_found, budget)
         scores_QS, rows_QS = self.index.search(
             np.ascontiguousarray(interests_BKD.reshape(-1, embedding_dim)),
             num_found,

@@ -6,7 +6,7 @@ search then reads the short vectors along with the long ones, several times as m
 Centroids are also nearer to their items, so that codes of the difference lose less.
 
 **Searching.** A centroid is the mean of its list, but a search looks for the items far out in its direction.
-So each list gets a *reach*: its centroid, lengthened by two standard deviations of its items along it. A
+So each list gets a *reach*: its centroid, lengthened by four standard deviations of its items along it. A
 search reads the lists whose reaches have the largest inner products with the interest. At N = 10⁶ half as
 many lists hold the same share of the best items as with centroids alone. Reaches only select lists, so that
 four-bit codes of them are enough, which take half the time; scores use the centroids themselves.
@@ -26,7 +26,7 @@ from re4.exporting.storage.mapped_vectors import read_rows
 _faiss: Any = faiss  # its type hints are incomplete
 _EF_SEARCH: Final = 64
 """Nodes that a search keeps in view in a graph over the centroids."""
-_DEVIATIONS: Final = 2.0
+_DEVIATIONS: Final = 4.0
 _SAMPLED_PER_LIST: Final = 32
 _PRIOR: Final = 4
 """Weight, in items, of the deviation over all lists in the estimate of each list's own deviation."""

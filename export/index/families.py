@@ -14,8 +14,8 @@ _faiss: Any = faiss  # its type hints are incomplete
 _EF_MULTIPLES: Final = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 SearchParameters: TypeAlias = Mapping[str, int | float]
-"""Search parameters as the manifest has them: `nprobe`, `shared_nprobe`, `ef_search`, `k_factor`,
-`pool_factor`."""
+"""Search parameters as the manifest has them: `nprobe`, `shared_nprobe`, `reach_drop`, `ef_search`,
+`k_factor`, `pool_factor`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +33,8 @@ class IndexFamily:
     """Settings to try for an index and a number of results, cheapest first."""
     parameters: Callable[[SearchParameters], Any]
     """The per-call FAISS search parameters of a setting; None where there are none."""
-    shared_settings: Callable[[Any, int], Sequence[SearchParameters]] | None = None
-    """Settings with one budget for all interests of a request, for an index and a number of interests,
-    cheapest first; None where each search has a budget of its own."""
+    shares_lists: bool = False
+    """Whether the interests of a request may share one budget of lists."""
     advice: str
     """A remedy where an index of this family does not reach the recall target; part of an error message."""
 
@@ -51,14 +50,10 @@ def _hnsw_settings(index: Any, num_results: int) -> Sequence[SearchParameters]:
 
 
 def _ivf_settings(index: Any, num_results: int) -> Sequence[SearchParameters]:
-    return [{"nprobe": nprobe} for nprobe in _quarter_powers(index.nlist)]
+    return [{"nprobe": nprobe} for nprobe in quarter_powers(index.nlist)]
 
 
-def _shared_ivf_settings(index: Any, num_interests: int) -> Sequence[SearchParameters]:
-    return [{"shared_nprobe": lists} for lists in _quarter_powers(num_interests * index.nlist)]
-
-
-def _quarter_powers(most: int) -> list[int]:
+def quarter_powers(most: int) -> list[int]:
     """Return numbers from 1 to `most`, four between one power of two and the next."""
     steps = {quarters << power >> 2 for power in range(most.bit_length()) for quarters in (4, 5, 6, 7)}
     return sorted({min(step, most) for step in steps | {most}})
@@ -99,10 +94,11 @@ IVF: Final = IndexFamily(
     is_exact=False,
     settings=_ivf_settings,
     parameters=lambda settings: _faiss.SearchParametersIVF(nprobe=settings["nprobe"]),
-    shared_settings=_shared_ivf_settings,
+    shares_lists=True,
     advice="codes that lose less, such as --index ivf-sq8, or none: --index ivf",
 )
 """Vectors in lists around centroids. A larger number of lists read raises recall and time: `nprobe` for each
-interest, `shared_nprobe` for all interests of a request together."""
+interest; `shared_nprobe` and `reach_drop` for all interests of a request
+(`re4.common.shared_list_search`)."""
 
 FAMILIES: Final = (FLAT, HNSW, IVF)

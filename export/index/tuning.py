@@ -172,7 +172,7 @@ def tune(
     half = interests_QKD[1::2] if len(interests_QKD) > 1 else interests_QKD
     choosing = Queries(interests_QKD[::2], vectors_ND, target.num_candidates)
     judging = Queries(half, vectors_ND, target.num_candidates)
-    measured = _climb(built, choosing, target, interests_QKD.shape[1] if shares_budget else 1)
+    measured = _climb(built, choosing, target, interests_QKD[::2] if shares_budget else None)
     judged: list[Measurement] = []
     for point in sorted(measured, key=lambda point: point.request_us):
         if point.recall >= target.recall:
@@ -213,7 +213,7 @@ def _with_equal_budget(
     """
     if "shared_nprobe" not in settings:
         return dict(settings)
-    factors = {name: value for name, value in settings.items() if name != "shared_nprobe"}
+    factors = {name: settings[name] for name in ("k_factor", "pool_factor")}
     rungs = [{**factors, **rung} for rung in built.family.settings(built.index, queries.num_candidates)]
     place = bisect_left(rungs, target.recall, key=lambda rung: queries.measure(built, rung)[0].recall)
     return {"nprobe": rungs[min(place, len(rungs) - 1)]["nprobe"], **settings}
@@ -228,9 +228,11 @@ def pareto(measured: list[Measurement]) -> list[Measurement]:
     return best
 
 
-def _climb(built: BuiltIndex, queries: Queries, target: RecallTarget, num_sharing: int) -> list[Measurement]:
+def _climb(
+    built: BuiltIndex, queries: Queries, target: RecallTarget, sharing_QKD: NDArray[np.float32] | None
+) -> list[Measurement]:
     """Measure settings from cheap to expensive, ladder by ladder, while recall grows."""
-    ladders = built.ladders(queries.num_candidates, num_sharing)
+    ladders = built.ladders(queries.num_candidates, sharing_QKD)
     queries.measure(built, ladders[0][0])  # warms up the pages that the others use
     measured: list[Measurement] = []
     first = 0

@@ -280,7 +280,8 @@ def _found_by_own_vector(
     vectors_ND = assembled.inputs.vectors_ND
     vectors_SD = read_rows(vectors_ND, sample_S)
     # A vector has the budget of one interest: that of all would find items that requests hardly find.
-    settings = {k: v for k, v in assembled.index.search_parameters.items() if k != "shared_nprobe"}
+    shared = {"shared_nprobe", "reach_drop"}
+    settings = {k: v for k, v in assembled.index.search_parameters.items() if k not in shared}
     rows_SM = built.candidates(settings, vectors_SD[:, None, :], vectors_ND, num_candidates)
     is_found_S = (rows_SM == sample_S[:, None]).any(axis=1)
     return is_found_S | _found_exactly(vectors_SD, vectors_ND, num_candidates), is_found_S

@@ -1,38 +1,75 @@
 """The search of an IVF index with one budget of lists for all interests of a request.
 
-All pairs of an interest and a list compete by the reach of the list (`export/index/coarse_quantizer.py`), and
-the best of them are read. An interest that gets no list is not searched.
+All pairs of an interest and a list compete by the reach of the list, the largest inner product to be
+expected there (`export/index/coarse_quantizer.py`). The best pairs are read, as far as they promise enough in
+comparison with the best one. An interest that gets no list is not searched.
 
-Legend: B requests, K interests, D embedding, C lists of the index, P lists of an interest, Q searched
-interests of all requests, A searched interests of a request, S results.
+Legend: B requests, K interests, D embedding, C lists of the index, E pairs to read, Q searched interests of
+all requests, P lists of an interest, A searched interests of a request, S results.
 """
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from re4.common.sortable import sortable
+
+REACH_DROP: Final = "reach_drop"
+"""The name in the manifest."""
+REACH_DROP_EXPONENT: Final = 0.2
+"""For a multiple of the lists that are read, the `reach_drop` is multiplied by the multiple to this power.
+Measured on synthetic catalogues."""
+NO_DROP_TOO_LARGE: Final = 1e6
+"""With this `reach_drop`, the number of lists alone is the budget."""
+
+
+class SharedBudget(NamedTuple):
+    """Lists that a request reads; a list that two interests read counts twice."""
+
+    num_lists: int
+    """The largest number, at least 1."""
+    reach_drop: float
+    """Only lists are read whose reach is at most so much below the best one, as a share of the latter."""
 
 
 class SharedListSearch:
     """Searches of one IVF index, which must be on the CPU and outlive this object. Thread-safe."""
 
     def __init__(self, index: Any) -> None:
-        """Open the coarse quantizer of the index."""
+        """Read the reaches of the lists from the coarse quantizer of the index."""
         import faiss
 
         self._faiss: Any = faiss
         self._index = index
-        self._quantizer: Any = faiss.downcast_index(index.quantizer)
-        self._centroids: Any = None
-        if isinstance(self._quantizer, faiss.IndexRefine):  # another index selects, by reach
-            self._centroids = faiss.downcast_index(self._quantizer.refine_index)
-            self._quantizer = faiss.downcast_index(self._quantizer.base_index)
+        self._centroids: Any = faiss.downcast_index(index.quantizer)
+        selector = self._centroids
+        if isinstance(selector, faiss.IndexRefine):  # reaches and centroids differ
+            self._centroids = faiss.downcast_index(selector.refine_index)
+            selector = faiss.downcast_index(selector.base_index)
+        if isinstance(selector, faiss.IndexHNSW):
+            selector = faiss.downcast_index(selector.storage)
+        if isinstance(self._centroids, faiss.IndexHNSW):
+            self._centroids = faiss.downcast_index(self._centroids.storage)
+        self._reaches_DC = np.ascontiguousarray(selector.reconstruct_n(0, index.nlist).T)
+
+    def budgets(
+        self, interests_BKD: NDArray[np.float32], nums_lists: Sequence[int]
+    ) -> Iterator[SharedBudget]:
+        """Yield budgets of these numbers of lists: on average such requests read half, or all of all lists."""
+        reaches_BE = np.sort(self._reaches(interests_BKD), axis=1)[:, ::-1]
+        best_B = reaches_BE[:, :1]
+        drops_BE = (best_B - reaches_BE) / np.maximum(np.abs(best_B), np.finfo(np.float32).tiny)
+        for num_lists in nums_lists:
+            half = round(float(np.median(drops_BE[:, :num_lists])), 4)
+            yield SharedBudget(num_lists, half if num_lists < drops_BE.shape[1] else NO_DROP_TOO_LARGE)
 
     def search(
         self,
         interests_BKD: NDArray[np.float32],
         num_results: int,
-        num_lists: int,
+        budget: SharedBudget,
         *,
         selector: Any = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -41,7 +78,7 @@ class SharedListSearch:
         Args:
             interests_BKD: Finite.
             num_results: Results of each searched interest, at least 1.
-            num_lists: Lists that a request reads, at least 1; one that two interests read counts twice.
+            budget: Of each request.
             selector: A FAISS selector of the items that may be found; None for all.
 
         Returns:
@@ -49,32 +86,19 @@ class SharedListSearch:
             no further result.
         """
         num_requests, num_interests, embedding_dim = interests_BKD.shape
-        most = min(num_lists, self._index.nlist)
-        reaches_QP, lists_QP = self._quantizer.search(interests_BKD.reshape(-1, embedding_dim), most)
-        shape = num_requests, num_interests, most
-        reaches_BKP, lists_BKP = reaches_QP.reshape(shape), lists_QP.reshape(shape)
-        # Encoders repeat the first interest of a user who has fewer: it is searched once.
-        is_repeated_BK = (interests_BKD[:, 1:] == interests_BKD[:, :1]).all(axis=2)
-        reaches_BKP[:, 1:][is_repeated_BK] = -np.inf
-        lists_BKP[:, 1:][is_repeated_BK] = -1
-        counts_BK = np.minimum(_shares(reaches_BKP, num_lists), (lists_BKP >= 0).sum(axis=2))
-        is_searched_BK = counts_BK > 0
-        counts_Q = counts_BK[is_searched_BK]
-        searched_Q, most = is_searched_BK.ravel(), int(counts_Q.max())
-        queries_QD = interests_BKD[is_searched_BK]
-        lists_QP = np.ascontiguousarray(lists_QP[searched_Q, :most])
-        reaches_QP = np.ascontiguousarray(reaches_QP[searched_Q, :most])
-        is_unused_QP = np.arange(most) >= counts_Q[:, None]
-        # FAISS skips the list -1, but each distance counts in the scale of its tables: a real one is
-        # repeated.
-        np.copyto(lists_QP, lists_QP[:, :1], where=is_unused_QP)
-        np.copyto(reaches_QP, reaches_QP[:, :1], where=is_unused_QP)
-        products_QP = self._products(queries_QD, lists_QP, reaches_QP)
-        lists_QP[is_unused_QP] = -1
-        scores_QS, rows_QS = self._read(queries_QD, num_results, lists_QP, products_QP, selector)
-        if len(queries_QD) == num_requests * num_interests:
+        lists_E, searches_E = self._promising(interests_BKD, budget)
+        counts = np.bincount(searches_E, minlength=num_requests * num_interests)
+        is_searched = counts > 0
+        counts_Q = counts[is_searched]
+        queries_QD = interests_BKD.reshape(-1, embedding_dim)[is_searched]
+        is_read_QP = np.arange(counts_Q.max()) < counts_Q[:, None]
+        lists_QP = np.full(is_read_QP.shape, -1, np.int64)
+        lists_QP[is_read_QP] = lists_E
+        scores_QS, rows_QS = self._read(queries_QD, num_results, lists_QP, is_read_QP, selector)
+        if is_searched.all():
             shape = num_requests, num_interests, num_results
             return scores_QS.reshape(shape), rows_QS.reshape(shape)
+        is_searched_BK = is_searched.reshape(num_requests, num_interests)
         places_BK = is_searched_BK.cumsum(axis=1)
         shape = num_requests, int(places_BK[:, -1].max()), num_results
         scores_BAS, rows_BAS = np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int64)
@@ -82,40 +106,61 @@ class SharedListSearch:
         scores_BAS[to], rows_BAS[to] = scores_QS, rows_QS
         return scores_BAS, rows_BAS
 
-    def _products(
-        self,
-        queries_QD: NDArray[np.float32],
-        lists_QP: NDArray[np.int64],
-        reaches_QP: NDArray[np.float32],
-    ) -> NDArray[np.float32]:
-        """Return the inner products of each query with the centroids of its lists."""
-        if self._centroids is None:
-            return reaches_QP
-        products_QP = np.empty(lists_QP.shape, np.float32)
-        as_pointer = self._faiss.swig_ptr
-        self._centroids.compute_distance_subset(
-            len(queries_QD),
-            as_pointer(queries_QD),
-            lists_QP.shape[1],
-            as_pointer(products_QP),
-            as_pointer(lists_QP),
-        )
-        return products_QP
+    def _promising(
+        self, interests_BKD: NDArray[np.float32], budget: SharedBudget
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the lists to read, and for each the number of its request's interest, 0 to B K - 1.
+
+        Ascending by interest, and for each interest the largest reach first.
+        """
+        reaches_BE = self._reaches(interests_BKD)
+        num_requests, num_pairs = reaches_BE.shape
+        best_B = reaches_BE.max(axis=1)
+        least_B = best_B - np.float32(budget.reach_drop) * np.abs(best_B)
+        pairs_E = np.flatnonzero(reaches_BE >= least_B[:, None])
+        reaches_E = reaches_BE.reshape(-1)[pairs_E]
+        sizes_B = np.bincount(pairs_E // num_pairs, minlength=num_requests)
+        stops_B = sizes_B.cumsum()
+        is_kept_E = np.ones(len(pairs_E), np.bool_)
+        for request in np.flatnonzero(sizes_B > budget.num_lists).tolist():
+            own = slice(stops_B[request] - sizes_B[request], stops_B[request])
+            is_kept_E[own][np.argpartition(-reaches_E[own], budget.num_lists)[budget.num_lists :]] = False
+        searches_E, lists_E = np.divmod(pairs_E[is_kept_E], self._index.nlist)
+        # Interest and reach in one integer: NumPy sorts integers several times faster than pairs of keys.
+        order = np.argsort((searches_E << 32) - sortable(reaches_E[is_kept_E]))
+        return lists_E[order], searches_E[order]
+
+    def _reaches(self, interests_BKD: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the reach of each pair of an interest and a list, [B, K C]."""
+        num_requests, num_interests, embedding_dim = interests_BKD.shape
+        reaches_QC = np.matmul(interests_BKD.reshape(-1, embedding_dim), self._reaches_DC)
+        reaches_BE = reaches_QC.reshape(num_requests, -1)
+        # Encoders repeat the first interest of a user who has fewer: it is searched once.
+        is_repeated_BK = (interests_BKD[:, 1:] == interests_BKD[:, :1]).all(axis=2)
+        if is_repeated_BK.any():
+            reaches_BE.reshape(num_requests, num_interests, -1)[:, 1:][is_repeated_BK] = -np.inf
+        return reaches_BE
 
     def _read(
         self,
         queries_QD: NDArray[np.float32],
         num_results: int,
         lists_QP: NDArray[np.int64],
-        products_QP: NDArray[np.float32],
+        is_read_QP: NDArray[np.bool_],
         selector: Any,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Search each query in its own lists, given its inner products with their centroids."""
+        """Search each query in its own lists."""
         as_pointer = self._faiss.swig_ptr
-        num_queries, most = lists_QP.shape
+        num_queries, num_lists = lists_QP.shape
+        products_QP = np.empty(lists_QP.shape, np.float32)
+        self._centroids.compute_distance_subset(
+            num_queries, as_pointer(queries_QD), num_lists, as_pointer(products_QP), as_pointer(lists_QP)
+        )
+        # FAISS skips the list -1, but each product counts in the scale of its tables: a real one is repeated.
+        np.copyto(products_QP, products_QP[:, :1], where=~is_read_QP)
         scores_QS = np.empty((num_queries, num_results), np.float32)
         rows_QS = np.empty((num_queries, num_results), np.int64)
-        parameters = self._faiss.SearchParametersIVF(nprobe=most, sel=selector)
+        parameters = self._faiss.SearchParametersIVF(nprobe=num_lists, sel=selector)
         # FAISS's own wrapper of this method takes no parameters.
         self._index.search_preassigned_c(
             num_queries,
@@ -129,20 +174,3 @@ class SharedListSearch:
             parameters,
         )
         return scores_QS, rows_QS
-
-
-def _shares(reaches_BKP: NDArray[np.float32], num_lists: int) -> NDArray[np.int64]:
-    """Return how many of its lists each interest may read, best first, [B, K].
-
-    Args:
-        reaches_BKP: Of each interest's lists, descending.
-        num_lists: Of a request.
-    """
-    num_requests, num_interests, most = reaches_BKP.shape
-    num_lists = min(num_lists, num_interests * most)
-    if num_interests == 1:
-        return np.full((num_requests, 1), num_lists)
-    by_reach = np.argpartition(reaches_BKP.reshape(num_requests, -1), -num_lists, axis=1)[:, -num_lists:]
-    owners = by_reach // most + num_interests * np.arange(num_requests)[:, None]
-    counts: NDArray[np.int64] = np.bincount(owners.ravel(), minlength=num_requests * num_interests)
-    return counts.reshape(num_requests, num_interests)

@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Final
 
 from re4.bundle.manifest import IndexInfo
+from re4.common.shared_list_search import REACH_DROP, REACH_DROP_EXPONENT
 
 _ON_SHARE: Final = 0.5
 _OFF_SHARE: Final = 0.1
@@ -33,7 +34,10 @@ def lowest_effort(info: IndexInfo, recall_floor: float) -> float | None:
     unused = {"nprobe"} if "shared_nprobe" in info.search_parameters else set()
     chosen = {name: value for name, value in info.search_parameters.items() if name not in unused}
     efforts = [
-        max(point.search_parameters[name] / value for name, value in chosen.items())
+        max(
+            (point.search_parameters[name] / value) ** (1 / REACH_DROP_EXPONENT if name == REACH_DROP else 1)
+            for name, value in chosen.items()
+        )
         for point in info.frontier
         if chosen and point.recall >= recall_floor and set(point.search_parameters) == set(chosen)
     ]

@@ -49,7 +49,7 @@ class Searcher:
         check_parts(index, plan)
         use_matrix_products()
         self._index = index
-        self._shared_search = _shared_search(index)
+        self._shared_search = _shared_search(index, plan)
         self._plan = plan
         self._plan_at = plan_at
         self._vectors_ND = vectors_ND
@@ -58,7 +58,7 @@ class Searcher:
     def convert_index(self, convert: Callable[[Any], Any]) -> None:
         """Replace the index by another form of it, such as its copy on a GPU."""
         self._index = convert(self._index)
-        self._shared_search = _shared_search(self._index)
+        self._shared_search = _shared_search(self._index, self._plan)
 
     def search(
         self,
@@ -127,9 +127,9 @@ class Searcher:
         num_found = min(ceil(num_results * plan.k_factor), self._index.ntotal)
         interests_BKD = queries_QD.reshape(-1, self.num_interests, queries_QD.shape[1])
         pool_size = ceil(num_results * plan.pool_factor)
-        if plan.shared_nprobe is not None and self._shared_search is not None and not needs_each_list:
+        if self._shared_search is not None and plan.budget is not None and not needs_each_list:
             scores_BKS, rows_BKS = self._shared_search.search(
-                interests_BKD, num_found, plan.shared_nprobe, selector=plan.parameters.sel
+                interests_BKD, num_found, plan.budget, selector=plan.parameters.sel
             )
         else:
             scores_QS, rows_QS = self._index.search(queries_QD, num_found, params=plan.parameters)
@@ -147,6 +147,7 @@ class Searcher:
         return plan
 
 
-def _shared_search(index: Any) -> SharedListSearch | None:
-    """Return the search with a shared budget; None where the index is no IVF index on the CPU."""
-    return SharedListSearch(index) if isinstance(index, _faiss.IndexIVF) else None
+def _shared_search(index: Any, plan: SearchPlan | None) -> SharedListSearch | None:
+    """Return the search with a shared budget; None without such a budget, and for an index on a GPU."""
+    has_budget = plan is not None and plan.budget is not None
+    return SharedListSearch(index) if has_budget and isinstance(index, _faiss.IndexIVF) else None

@@ -25,13 +25,13 @@ KIND_SETTINGS = {
     "ivf": ("IVF16,Flat", {"nprobe": 4, "k_factor": 1, "pool_factor": 2}),
     "ivf, one budget": (
         "IVF16,Flat",
-        {"nprobe": 4, "shared_nprobe": 9, "k_factor": 1, "pool_factor": 2},
+        {"nprobe": 4, "shared_nprobe": 9, "reach_drop": 0.7, "k_factor": 1, "pool_factor": 2},
     ),
     "ivf of codes": ("IVF16,PQ8x4fsr", {"nprobe": 4, "k_factor": 3, "pool_factor": 4.5}),
     "ivf of codes, many lists": ("IVF256,PQ8x4fsr", {"nprobe": 60, "k_factor": 3, "pool_factor": 4.5}),
     "ivf of codes, many lists, one budget": (
         "IVF256,PQ8x4fsr",
-        {"nprobe": 60, "shared_nprobe": 120, "k_factor": 3, "pool_factor": 4.5},
+        {"nprobe": 60, "shared_nprobe": 120, "reach_drop": 0.7, "k_factor": 3, "pool_factor": 4.5},
     ),
 }
 

@@ -10,13 +10,15 @@ from typing import Any, Final
 
 import faiss
 
+from re4.common.shared_list_search import REACH_DROP, REACH_DROP_EXPONENT, SharedBudget
+
 _MIN_APPROXIMATE_RECALL: Final = 0.5
 """The recall that golden queries require of an approximate index. The manifest states the recall of
 a version; an index below this floor holds other items."""
 
 _MAX_VALUE: Final = (1 << 31) - 1
 _MAX_FACTOR_EFFORT: Final = 4
-_SHARED: Final = "shared_nprobe"
+_SHARED: Final = ("shared_nprobe", REACH_DROP)
 _faiss: Any = faiss  # its type hints are incomplete
 
 
@@ -34,7 +36,7 @@ class SearchPlan:
     pool_factor: float
     """Results of all interests together that are rescored with the item vectors, for each wanted
     candidate."""
-    shared_nprobe: int | None = None
+    budget: SharedBudget | None = None
     """Lists that all interests of a request read together, where only the best candidates are needed;
     None where each interest has a budget of its own."""
 
@@ -60,15 +62,19 @@ class IndexKind:
 def scaled(parameters: Mapping[str, int | float], effort: float) -> dict[str, int | float]:
     """Return search parameters multiplied by an effort: every parameter raises recall.
 
-    Each stays at least 1, and an integer where it was one. Factors make up for the loss of codes,
-    for which a small increase is enough; so they are multiplied by at most 4.
+    Numbers and factors stay at least 1, and an integer stays one. Factors make up for the loss of
+    codes, for which a small increase is enough; so they are multiplied by at most 4. The number of
+    lists within the `reach_drop` is about in proportion to its fifth power.
     """
-    return {
-        name: max(1, value * min(effort, _MAX_FACTOR_EFFORT))
-        if name.endswith("_factor")
-        else min(max(1, round(value * effort)), _MAX_VALUE)
-        for name, value in parameters.items()
-    }
+
+    def scaled_value(name: str, value: int | float) -> int | float:
+        if name == REACH_DROP:
+            return value * effort**REACH_DROP_EXPONENT
+        if name.endswith("_factor"):
+            return max(1, value * min(effort, _MAX_FACTOR_EFFORT))
+        return min(max(1, round(value * effort)), _MAX_VALUE)
+
+    return {name: scaled_value(name, value) for name, value in parameters.items()}
 
 
 def _one_parameter(
@@ -83,14 +89,14 @@ def _one_parameter(
     """
 
     def plan(parameters: Mapping[str, int | float]) -> SearchPlan:
-        optional = {_SHARED} & parameters.keys() if name == "nprobe" else set()
-        _check_values(parameters, name, *optional, "k_factor", "pool_factor")
+        shared = _SHARED if name == "nprobe" and _SHARED[0] in parameters else ()
+        _check_values(parameters, name, *shared, "k_factor", "pool_factor")
         return SearchPlan(
             parameters=faiss_parameters(parameters[name]),
             types=types,
             k_factor=parameters["k_factor"],
             pool_factor=parameters["pool_factor"],
-            shared_nprobe=int(parameters[_SHARED]) if _SHARED in parameters else None,
+            budget=SharedBudget(int(parameters[shared[0]]), parameters[shared[1]]) if shared else None,
         )
 
     return plan
@@ -102,7 +108,7 @@ def _no_parameters(parameters: Mapping[str, int | float]) -> None:
 
 
 def _check_values(parameters: Mapping[str, int | float], *names: str) -> None:
-    """Require exactly these parameters, each at least 1 and small; all but factors are integers.
+    """Require exactly these parameters: factors, integers from 1, and a drop above 0; none of them large.
 
     Raises:
         ValueError: other parameters, missing ones, or a value out of range.
@@ -110,7 +116,10 @@ def _check_values(parameters: Mapping[str, int | float], *names: str) -> None:
     if set(parameters) != set(names):
         raise ValueError(f"{', '.join(names)} are needed, found {', '.join(sorted(parameters)) or 'none'}")
     for name, value in parameters.items():
-        if not 1 <= value <= _MAX_VALUE or (not name.endswith("_factor") and not isinstance(value, int)):
+        if name == REACH_DROP:
+            if not 0 < value <= _MAX_VALUE:
+                raise ValueError(f"{name} is {value}, a number above 0 and at most {_MAX_VALUE} is needed")
+        elif not 1 <= value <= _MAX_VALUE or (not name.endswith("_factor") and not isinstance(value, int)):
             raise ValueError(f"{name} is {value}, a number from 1 to {_MAX_VALUE} is needed")
 
 
@@ -137,8 +146,8 @@ _HNSW: Final = IndexKind(
 )
 
 # IVF: vectors, or codes of them, in lists around centroids. `nprobe` is the number of lists that a
-# search reads. Newer versions have a `shared_nprobe` too, the number that all interests of a request
-# read together.
+# search reads. Newer versions also have `shared_nprobe` and `reach_drop`, a budget of lists for all
+# interests of a request.
 _IVF_SIGNATURES: Final = {
     b"IwFl": "IndexIVFFlat",
     b"IwSq": "IndexIVFScalarQuantizer",

@@ -71,7 +71,7 @@ def test_the_budget_of_lists_is_compared_with_an_equal_one(tmp_path: Path) -> No
     _, shared, equal = (
         {name for point in one["points"] for name in point["search_parameters"]} for one in report["engines"]
     )
-    assert (shared - equal, equal - shared) == ({"shared_nprobe"}, {"nprobe"})
+    assert (shared - equal, equal - shared) == ({"shared_nprobe", "reach_drop"}, {"nprobe"})
 
 
 def test_wrong_words_are_refused(tmp_path: Path) -> None:

@@ -77,18 +77,17 @@ def test_the_target_is_reached_on_requests_that_had_no_part(
 
 
 def test_without_sharing_each_interest_has_its_own_budget(vectors: np.ndarray, interests: np.ndarray) -> None:
-    """For a GPU, whose indexes cannot share one, and for one interest."""
+    """For a GPU, whose indexes cannot share one."""
     built = build_index("IVF64,Flat", vectors)
-    for given, words in ((interests, {"shares_budget": False}), (interests[:, :1], {})):
-        info = tune(built, vectors, given, TARGET, num_bytes=1, **words)
-        assert set(info.search_parameters) == {"nprobe", "k_factor", "pool_factor"}
+    info = tune(built, vectors, interests, TARGET, num_bytes=1, shares_budget=False)
+    assert set(info.search_parameters) == {"nprobe", "k_factor", "pool_factor"}
 
 
 def test_a_shared_budget_reads_fewer_lists(vectors: np.ndarray, interests: np.ndarray) -> None:
     built = build_index("IVF64,Flat", vectors)
     chosen = tune(built, vectors, interests, TARGET, num_bytes=1).search_parameters
     assert chosen["shared_nprobe"] < interests.shape[1] * chosen["nprobe"]
-    equal = {name: value for name, value in chosen.items() if name != "shared_nprobe"}
+    equal = {name: value for name, value in chosen.items() if not name.startswith(("shared", "reach"))}
     assert plain_recall(built, equal, interests[::2], vectors) >= TARGET.recall
 
 

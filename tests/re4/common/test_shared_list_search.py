@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_search import best_lists, plain_search
 
-from re4.common.shared_list_search import SharedListSearch
+from re4.common.shared_list_search import NO_DROP_TOO_LARGE, SharedBudget, SharedListSearch
 from re4.exporting.index.build import build_index
 
 DIM, NUM_ITEMS, NUM_INTERESTS = 16, 3000, 4
@@ -25,6 +25,11 @@ def interests() -> np.ndarray:
     rng = np.random.default_rng(1)
     made = rng.standard_normal((12, NUM_INTERESTS, DIM)).astype(np.float32)
     return made * rng.uniform(0.3, 2, (12, NUM_INTERESTS, 1)).astype(np.float32)
+
+
+def everything(num_lists: int) -> SharedBudget:
+    """A budget that ends by its number of lists alone."""
+    return SharedBudget(num_lists, NO_DROP_TOO_LARGE)
 
 
 def results_of(found: tuple[np.ndarray, np.ndarray], request: int) -> dict[int, float]:
@@ -51,7 +56,7 @@ def test_with_all_lists_the_best_of_all_interests_are_exact(
     index.train(items_ND)
     index.add(items_ND)
     interests_BKD = rng.integers(-3, 4, (3, num_interests, 4)).astype(np.float32)
-    found = SharedListSearch(index).search(interests_BKD, num_results, num_interests * num_lists)
+    found = SharedListSearch(index).search(interests_BKD, num_results, everything(num_interests * num_lists))
     for request, interests_KD in enumerate(interests_BKD):
         best = results_of(found, request)
         true = (items_ND @ interests_KD.T).max(axis=1)
@@ -62,23 +67,31 @@ def test_with_all_lists_the_best_of_all_interests_are_exact(
 
 
 @pytest.mark.parametrize("factory", FACTORIES)
-@pytest.mark.parametrize("num_lists", [1, 3, 20, 50])
+@pytest.mark.parametrize(
+    ("num_lists", "reach_drop"), [(1, 9), (3, 9), (20, 0.3), (50, 0.5), (20, 1e-6), (200, 0.8)]
+)
 def test_the_pairs_of_the_largest_reach_are_read(
-    factory: str, num_lists: int, indexes: dict[str, faiss.IndexIVF], interests: np.ndarray
+    factory: str,
+    num_lists: int,
+    reach_drop: float,
+    indexes: dict[str, faiss.IndexIVF],
+    interests: np.ndarray,
 ) -> None:
     index = indexes[factory]
-    together = SharedListSearch(index).search(interests, 7, num_lists)
+    budget = SharedBudget(num_lists, reach_drop)
+    settings = {"shared_nprobe": num_lists, "reach_drop": reach_drop}
+    together = SharedListSearch(index).search(interests, 7, budget)
     num_searched = 0
     for request, interests_KD in enumerate(interests):
         expected: dict[int, float] = {}
-        for row, score in plain_search(index, interests_KD, 7, {"shared_nprobe": num_lists}, None):
+        for row, score in plain_search(index, interests_KD, 7, settings, None):
             expected[row] = max(score, expected.get(row, -np.inf))
         found = results_of(together, request)
         assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)
-        alone = SharedListSearch(index).search(interests_KD[None], 7, num_lists)
+        alone = SharedListSearch(index).search(interests_KD[None], 7, budget)
         assert results_of(alone, 0) == found
         num_searched = max(
-            num_searched, sum(bool(lists) for _, lists in best_lists(index, interests_KD, num_lists))
+            num_searched, sum(bool(lists) for _, lists in best_lists(index, interests_KD, *budget))
         )
     assert together[1].shape == (len(interests), num_searched, 7)
 
@@ -88,7 +101,7 @@ def test_an_interest_without_a_list_is_not_searched(
 ) -> None:
     weak = interests.copy()
     weak[:, 1:] *= 0.01
-    _, rows_BAS = SharedListSearch(indexes["IVF32,Flat"]).search(weak, 5, 4)
+    _, rows_BAS = SharedListSearch(indexes["IVF32,Flat"]).search(weak, 5, everything(4))
     assert rows_BAS.shape == (len(weak), 1, 5)
 
 
@@ -99,16 +112,48 @@ def test_a_repeated_interest_takes_no_share(
     """A user with one item has one interest, K times."""
     repeated = np.repeat(interests[:, :1], NUM_INTERESTS, axis=1)
     search = SharedListSearch(indexes[factory])
+    budget = everything(12)
+    results = search.search(interests[:, :1], 9, budget), search.search(repeated, 9, budget)
+    for once, more in zip(*results, strict=True):
+        np.testing.assert_array_equal(once, more)
+
+
+def test_lists_that_promise_little_beside_the_best_one_are_not_read(
+    indexes: dict[str, faiss.IndexIVF], interests: np.ndarray
+) -> None:
+    index = indexes["IVF300,Flat"]
+    one = SharedListSearch(index).search(interests, 5, SharedBudget(1, 9))
     for once, more in zip(
-        search.search(interests[:, :1], 9, 12), search.search(repeated, 9, 12), strict=True
+        one, SharedListSearch(index).search(interests, 5, SharedBudget(40, 1e-6)), strict=True
     ):
         np.testing.assert_array_equal(once, more)
+
+
+def test_where_every_reach_is_negative_a_larger_drop_still_reads_more() -> None:
+    rng = np.random.default_rng(0)
+    items = -1 - rng.random((500, 4)).astype(np.float32)
+    index = build_index("IVF20,Flat", items).index
+    interests = np.ones((3, 2, 4), np.float32)
+    interests[:, 1] += 0.1
+    found = [SharedListSearch(index).search(interests, 300, SharedBudget(40, f))[1] for f in (1e-6, 0.3, 1)]
+    counts = [int((rows >= 0).sum()) for rows in found]
+    assert 0 < counts[0] < counts[1] < counts[2]
+
+
+def test_budgets_read_half_of_their_lists_on_average(
+    indexes: dict[str, faiss.IndexIVF], interests: np.ndarray
+) -> None:
+    index = indexes["IVF300,Flat"]
+    for budget in SharedListSearch(index).budgets(interests, [4, 30, 200]):
+        read = [sum(len(lists) for _, lists in best_lists(index, each, *budget)) for each in interests]
+        assert np.mean(read) == pytest.approx(budget.num_lists / 2, rel=0.1)
+        assert max(read) <= budget.num_lists
 
 
 def test_a_selector_applies(indexes: dict[str, faiss.IndexIVF], interests: np.ndarray) -> None:
     allowed = np.arange(NUM_ITEMS) % 3 == 0
     selector = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
     for index in indexes.values():
-        _, rows = SharedListSearch(index).search(interests, 20, 60, selector=selector)
+        _, rows = SharedListSearch(index).search(interests, 20, everything(60), selector=selector)
         assert allowed[rows[rows >= 0]].all()
         assert (rows >= 0).any()

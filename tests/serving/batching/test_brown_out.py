@@ -55,10 +55,17 @@ def test_no_parameter_goes_below_those_of_a_setting_that_was_measured() -> None:
 def test_with_one_budget_for_all_interests_only_that_budget_counts() -> None:
     shared = IndexInfo(
         kind="ivf",
-        search_parameters={"nprobe": 16, "shared_nprobe": 40},
-        frontier=(point(0.85, shared_nprobe=20), point(0.95, shared_nprobe=40)),
+        search_parameters={"nprobe": 16, "shared_nprobe": 40, "reach_drop": 0.6},
+        frontier=(
+            point(0.85, shared_nprobe=20, reach_drop=0.5),
+            point(0.95, shared_nprobe=40, reach_drop=0.6),
+        ),
     )
-    assert lowest_effort(shared, 0.8) == 0.5
+    effort = lowest_effort(shared, 0.8)
+    assert effort == 0.5
+    used = scaled(shared.search_parameters, effort)
+    assert used["shared_nprobe"] == 20
+    assert 0.5 <= used["reach_drop"] < 0.6
 
 
 @given(

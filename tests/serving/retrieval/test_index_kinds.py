@@ -257,12 +257,21 @@ def test_an_index_of_other_parts_is_refused(name: str, tmp_path: Path) -> None:
         ("ivf", {}, "nprobe, k_factor, pool_factor are needed, found none"),
         ("ivf", {"nprobe": 0, "k_factor": 1, "pool_factor": 1}, "nprobe is 0"),
         ("ivf", {"nprobe": 2.5, "k_factor": 1, "pool_factor": 1}, r"nprobe is 2\.5"),
-        ("ivf", {"shared_nprobe": 2, "k_factor": 1, "pool_factor": 1}, "nprobe, k_factor, pool_factor are"),
+        (
+            "ivf",
+            {"shared_nprobe": 2, "k_factor": 1, "pool_factor": 1},
+            "nprobe, shared_nprobe, reach_drop, k",
+        ),
         ("hnsw", {"ef_search": 2, "shared_nprobe": 2, "k_factor": 1, "pool_factor": 1}, "are needed, found"),
         (
             "ivf",
-            {"nprobe": 2, "shared_nprobe": 1.5, "k_factor": 1, "pool_factor": 1},
+            {"nprobe": 2, "shared_nprobe": 1.5, "reach_drop": 0.5, "k_factor": 1, "pool_factor": 1},
             r"shared_nprobe is 1\.5",
+        ),
+        (
+            "ivf",
+            {"nprobe": 2, "shared_nprobe": 9, "reach_drop": 0, "k_factor": 1, "pool_factor": 1},
+            r"reach_drop is 0,",
         ),
         ("ivf", {"nprobe": 2, "ef_search": 3}, "pool_factor are needed, found ef_search, nprobe"),
         ("ivf", {"nprobe": 2, "k_factor": 0.5, "pool_factor": 1}, r"k_factor is 0\.5"),

@@ -99,7 +99,7 @@ def test_everything_excluded_leaves_nothing() -> None:
     st.integers(1, 5),
     st.integers(1, 60),
     st.lists(st.integers(0, 199), max_size=30),
-    st.sampled_from([{}, {"shared_nprobe": 5}]),
+    st.sampled_from([{}, {"shared_nprobe": 5, "reach_drop": 0.8}]),
 )
 def test_the_best_of_an_approximate_index_are_those_of_a_merge_of_its_lists(
     seed: int, num_interests: int, num_candidates: int, excluded: list[int], budget: dict[str, int]
