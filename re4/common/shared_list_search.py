@@ -57,7 +57,7 @@ class SharedListSearch:
     def budgets(
         self, interests_BKD: NDArray[np.float32], nums_lists: Sequence[int]
     ) -> Iterator[SharedBudget]:
-        """Yield budgets of these numbers of lists: on average such requests read half, or all of all lists."""
+        """Yield budgets of these numbers of lists: requests read half on average, or all of all lists."""
         reaches_BE = np.sort(self._reaches(interests_BKD), axis=1)[:, ::-1]
         best_B = reaches_BE[:, :1]
         drops_BE = (best_B - reaches_BE) / np.maximum(np.abs(best_B), np.finfo(np.float32).tiny)
