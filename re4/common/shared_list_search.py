@@ -134,7 +134,7 @@ class SharedListSearch:
         """Return the reach of each pair of an interest and a list, [B, K C]."""
         num_requests, num_interests, embedding_dim = interests_BKD.shape
         reaches_QC = np.matmul(interests_BKD.reshape(-1, embedding_dim), self._reaches_DC)
-        reaches_BE = reaches_QC.reshape(num_requests, -1)
+        reaches_BE: NDArray[np.float32] = reaches_QC.reshape(num_requests, -1)
         # Encoders repeat the first interest of a user who has fewer: it is searched once.
         is_repeated_BK = (interests_BKD[:, 1:] == interests_BKD[:, :1]).all(axis=2)
         if is_repeated_BK.any():

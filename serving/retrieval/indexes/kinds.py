@@ -69,7 +69,7 @@ def scaled(parameters: Mapping[str, int | float], effort: float) -> dict[str, in
 
     def scaled_value(name: str, value: int | float) -> int | float:
         if name == REACH_DROP:
-            return value * effort**REACH_DROP_EXPONENT
+            return float(value * effort**REACH_DROP_EXPONENT)
         if name.endswith("_factor"):
             return max(1, value * min(effort, _MAX_FACTOR_EFFORT))
         return min(max(1, round(value * effort)), _MAX_VALUE)
