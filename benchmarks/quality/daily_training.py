@@ -4,23 +4,34 @@ The first day has half of a log's events, each later day an equal part of the re
 so far is prepared, and trained on twice: cold, and from the warm run of the day before (the first day
 has one training). Both are evaluated on the same test users, which no run of the chain was trained on; so
 is the run of the day before. Finished runs are not trained again. Results go to daily_training.json.
+Intervals are over users, paired, each user's recall averaged over the seeds first.
+
+Legend: S seeds, U users, N items.
 """
 
+import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
 import typer
+from numpy.typing import NDArray
 
+from re4.benchmarks.common.confidence import half_width
 from re4.benchmarks.common.report import page_table
 from re4.common.console import print_line
 from re4.common.files import write_json
 from re4.training import api
 from re4.training.data.dataset import Dataset
 from re4.training.data.prepare import prepare_data
+from re4.training.evaluation.metrics import Interval
+from re4.training.evaluation.protocol import recall_50_U
+from re4.training.evaluation.run_evaluation import match_items, rank_matched
 from re4.training.run.run import Run
+from re4.training.run.trained_on import unseen_users
 
 _DAY_S = 86_400
 _CLUSTER_ITEMS = 30
@@ -62,59 +73,95 @@ def prepare_day(log: pl.DataFrame, day: int, num_days: int, out: Path) -> Datase
 
 
 def train_once(data: Dataset, out: Path, from_run: Path | None, settings: dict[str, Any]) -> Run:
-    """Train, unless the run is there."""
+    """Train, unless the run is there; its CPU time is kept beside it."""
     if not (out / "config.json").exists():
+        started = time.process_time()
         api.train(data, out, from_run=from_run, device="cpu", **settings)
+        write_json(_cpu_file(out), {"cpu_s": round(time.process_time() - started, 2)})
     return Run.open(out)
 
 
-def run_study(log: pl.DataFrame, out: Path, num_days: int, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Run the whole study; return a record for each day."""
+def run_study(
+    log: pl.DataFrame, out: Path, num_days: int, settings: dict[str, Any], num_seeds: int = 1
+) -> list[dict[str, Any]]:
+    """Run the whole study; return a record for each day, over all seeds."""
     records = []
-    before: Run | None = None
+    before: list[Run | None] = [None] * num_seeds
     for day in range(1, num_days + 1):
         data = prepare_day(log, day, num_days, out / f"data-{day}")
-        cold = train_once(data, out / f"cold-{day}", None, settings)
-        warm = cold if before is None else train_once(data, out / f"warm-{day}", before.path, settings)
-        compared = api.evaluate(warm.path, against=cold.path, data=data)
-        stale = None if before is None else api.evaluate(warm.path, against=before.path, data=data)
-        assert compared.num_users_left_out == 0, "the hash keeps every user in its part"
+        cold_runs, warm_runs = [], []
+        for seed, earlier in enumerate(before):
+            own = {**settings, "seed": seed}
+            cold_runs.append(train_once(data, out / f"cold-{day}-{seed}", None, own))
+            warm_runs.append(
+                cold_runs[-1]
+                if earlier is None
+                else train_once(data, out / f"warm-{day}-{seed}", earlier.path, own)
+            )
+        cold_SU, warm_SU = (
+            np.stack([_recalls(run, data) for run in runs]) for runs in (cold_runs, warm_runs)
+        )
+        stale_SU = np.stack(
+            [_recalls(run, data) for run in before if run is not None] or [warm_SU[0] * np.nan]
+        )
         records.append(
             {
                 "day": day,
                 "num_items": data.num_items,
-                "num_users": compared.num_users,
-                "cold": _figures(cold, compared.against),
-                "warm": _figures(warm, compared),
-                "warm_minus_cold": _recall(compared),
-                "warm_minus_day_before": None if stale is None else _recall(stale),
+                "num_users": data.test.num_users,
+                "cold": _figures(cold_runs, cold_SU),
+                "warm": _figures(warm_runs, warm_SU),
+                "warm_minus_cold": None if day == 1 else asdict(_paired(warm_SU, cold_SU)),
+                "warm_minus_day_before": None if day == 1 else asdict(_paired(warm_SU, stale_SU)),
             }
         )
-        before = warm
+        before = list(warm_runs)
     return records
 
 
-def _recall(compared: Any) -> dict[str, float]:
-    interval = compared.difference["recall_50"]
-    return {"mean": interval.mean, "low": interval.low, "high": interval.high}
+def _recalls(run: Run, data: Dataset) -> NDArray[np.float64]:
+    """Return the Recall@50 of each test user, none of whom the run or its chain was trained on."""
+    earlier = run.trained_on()[1:] if run.is_trained_on(data) else run.trained_on()
+    unseen = unseen_users(earlier, data, "test")
+    assert not unseen.num_seen, "the hash keeps every user in its part"
+    assert not unseen.unknown
+    rows_N = match_items(data, run)
+    ranking = rank_matched(run, rows_N, data.test, exclude_history=False, title=str(run.path))
+    return recall_50_U(ranking, data.test)
 
 
-def _figures(run: Run, evaluation: Any) -> dict[str, float]:
-    epochs = run.metrics()
+def _paired(ours_SU: NDArray[np.float64], theirs_SU: NDArray[np.float64]) -> Interval:
+    """Return the difference, paired by user, each user's recall averaged over the seeds first."""
+    return Interval.of(ours_SU.mean(axis=0) - theirs_SU.mean(axis=0))
+
+
+def _figures(runs: list[Run], recalls_SU: NDArray[np.float64]) -> dict[str, Any]:
+    by_seed = recalls_SU.mean(axis=1).tolist()
     return {
-        "recall_50": evaluation.recall_50,
-        "ndcg_50": evaluation.ndcg_50,
-        "num_epochs": epochs[-1]["epoch"],
-        "best_epoch": run.best_epoch,
-        "training_s": round(sum(epoch["seconds"] for epoch in epochs), 1),
+        "recall_50": float(np.mean(by_seed)),
+        "half_width_over_seeds": half_width(by_seed),
+        "best_epoch": float(np.mean([run.best_epoch for run in runs])),
+        "num_epochs": float(np.mean([run.metrics()[-1]["epoch"] for run in runs])),
+        "cpu_s": float(np.mean([_cpu_s(run.path) for run in runs])),
     }
+
+
+def _cpu_file(run: Path) -> Path:
+    return run.with_name(f"{run.name}.cpu.json")
+
+
+def _cpu_s(run: Path) -> float:
+    return float(json.loads(_cpu_file(run).read_text("utf-8"))["cpu_s"])
 
 
 def _row(record: dict[str, Any]) -> list[str]:
     def signed(interval: dict[str, float] | None) -> str:
-        if interval is None or interval["low"] == interval["high"]:
+        if interval is None:
             return ""
         return f"{interval['mean']:+.3f} ({interval['low']:+.3f} to {interval['high']:+.3f})"
+
+    def cost(figures: dict[str, float]) -> str:
+        return f"{figures['best_epoch']:.1f} of {figures['num_epochs']:.1f}, {figures['cpu_s']:.0f} s"
 
     cold, warm = record["cold"], record["warm"]
     return [
@@ -124,8 +171,8 @@ def _row(record: dict[str, Any]) -> list[str]:
         f"{warm['recall_50']:.3f}",
         signed(record["warm_minus_cold"]),
         signed(record["warm_minus_day_before"]),
-        f"{cold['best_epoch']} of {cold['num_epochs']}, {cold['training_s']:.0f} s",
-        f"{warm['best_epoch']} of {warm['num_epochs']}, {warm['training_s']:.0f} s",
+        cost(cold),
+        cost(warm) if record["day"] > 1 else "",
     ]
 
 
@@ -136,8 +183,10 @@ def main(
     ] = None,
     num_users: Annotated[int, typer.Option(help="Users of the generated log.")] = 3_000,
     num_days: Annotated[int, typer.Option(help="Days.", min=1)] = 5,
+    num_seeds: Annotated[int, typer.Option(help="Seeds 0, 1, … of every training.", min=1)] = 5,
     num_epochs: Annotated[int, typer.Option(help="Most epochs of a training.")] = 15,
     patience: Annotated[int, typer.Option(help="Epochs without a better one before it stops.")] = 3,
+    num_interests: Annotated[int | None, typer.Option(help="Default: the model's own.")] = None,
 ) -> None:
     """Compare warm with cold training over several days."""
     if events is None:
@@ -146,11 +195,11 @@ def main(
         log = pl.read_parquet(events) if events.suffix == ".parquet" else pl.read_csv(events)
         log = log.select("user", "item", "timestamp").sort("timestamp", maintain_order=True)
     out.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
-    records = run_study(log, out, num_days, {"num_epochs": num_epochs, "patience": patience})
-    write_json(out / "daily_training.json", {"seconds": time.perf_counter() - started, "days": records})
+    settings = {"num_epochs": num_epochs, "patience": patience, "num_interests": num_interests}
+    records = run_study(log, out, num_days, settings, num_seeds)
+    write_json(out / "daily_training.json", {"settings": settings, "num_seeds": num_seeds, "days": records})
     headings = ["day", "test users", "cold R@50", "warm R@50", "warm − cold", "warm − run of the day before"]
-    headings += ["cold: best epoch, time", "warm: best epoch, time"]
+    headings += ["cold: best epoch, CPU time", "warm: best epoch, CPU time"]
     print_line(page_table(headings, [_row(record) for record in records]))
 
 

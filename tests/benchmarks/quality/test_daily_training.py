@@ -20,10 +20,14 @@ def test_items_are_released_from_day_to_day():
 
 def test_two_days_are_compared_and_nothing_leaks(tmp_path):
     log = drifting_log(300, 6)
-    first, second = run_study(log, tmp_path, 2, SETTINGS)
+    first, second = run_study(log, tmp_path, 2, SETTINGS, num_seeds=2)
     assert first["warm"] == first["cold"]
     assert second["warm"] != second["cold"]
     assert second["warm_minus_cold"]["low"] < second["warm_minus_cold"]["high"]
     trained_on = set(Dataset.open(tmp_path / "data-1").users("train"))
     assert not trained_on & set(Dataset.open(tmp_path / "data-2").users("test"))
-    assert run_study(log, tmp_path, 2, SETTINGS) == [first, second], "finished runs are not trained again"
+    assert second["warm"]["cpu_s"] > 0
+    assert second["warm"]["half_width_over_seeds"] > 0
+    assert run_study(log, tmp_path, 2, SETTINGS, num_seeds=2) == [first, second], (
+        "finished runs are not trained again"
+    )
