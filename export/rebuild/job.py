@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
+from re4.bundle.ids.id_map import ItemIds
 from re4.bundle.layout import CURRENT, IS_COLD, VECTORS
 from re4.bundle.publishing.current import live_version
 from re4.bundle.publishing.directory_lock import rebuild_lock
@@ -17,11 +18,17 @@ from re4.bundle.publishing.publish import StagedVersion, stage_version
 from re4.bundle.publishing.retention import prune
 from re4.common.console import progress
 from re4.common.errors import BundleError, BundleUnavailableError, UsageError
-from re4.exporting.assemble import NUM_STAGES, assemble
+from re4.exporting.assemble import NUM_STAGES, AssembledVersion, assemble
 from re4.exporting.catalogue.items import ID
 from re4.exporting.index.index_names import check_index_name
 from re4.exporting.rebuild.live_items import LiveItems, keep_all_items, select_live_items
-from re4.exporting.rebuild.quality_gates import embedding_space_gate, raise_if_failed, run_gates
+from re4.exporting.rebuild.quality_gates import (
+    embedding_space_gate,
+    raise_if_failed,
+    recall_change_gate,
+    run_gates,
+)
+from re4.exporting.rebuild.recall_change import compare_with_live
 from re4.exporting.rebuild.report import RebuildReport, gate_figures
 from re4.exporting.rebuild.settings import LIVE, RebuildRequest
 from re4.exporting.sources.encoder_source import inputs_from_vectors, open_encoder_source
@@ -37,6 +44,7 @@ from re4.training.run.run import Run
 _log = logging.getLogger(__name__)
 
 _LAST_TIME: Final = "stages_s_last_time"
+_RUN: Final = "run"
 
 
 def rebuild(request: RebuildRequest, report: RebuildReport, command: str) -> str | None:
@@ -83,6 +91,7 @@ def rebuild(request: RebuildRequest, report: RebuildReport, command: str) -> str
             target = request.version.target
             for result in run_gates(assembled, staged.path, live, bounds=request.bounds, target=target):
                 report.gates.append(result)
+            _compare_with_live(request, assembled, staged, live, report)
             raise_if_failed(report.gates)
             if request.job.dry_run:
                 return None
@@ -201,6 +210,7 @@ def _read(
         run = newest_run(source.run)
         if run != source.run:
             _log.info(f"the newest finished run of {source.run} is {run.name}")
+        report.facts[_RUN] = str(run)
         return inputs_from_run(Run.open(run), scratch)
     assert source.vectors is not None  # one of the two is given
     encoder_path = _encoder_path(request, live)
@@ -212,6 +222,26 @@ def _read(
     inputs, agreement = inputs_from_vectors(given, open_encoder_source(encoder_path, scratch), scratch)
     report.gates.append(embedding_space_gate(agreement, request.bounds))
     return inputs
+
+
+def _compare_with_live(
+    request: RebuildRequest,
+    assembled: AssembledVersion,
+    staged: StagedVersion,
+    live: PublishedVersion | None,
+    report: RebuildReport,
+) -> None:
+    """Add the gate of the change of recall; where the versions cannot be compared, report the reason."""
+    if live is None or request.source.run is None or request.bounds.min_recall_change <= -1:
+        return
+    item_ids = ItemIds.open(staged.path, assembled.items.id_kind, assembled.items.num_items)
+    change = compare_with_live(assembled, item_ids, Run.open(Path(report.facts[_RUN])), live)
+    if isinstance(change, str):
+        _log.info(f"gate recall_change is left out: {change}")
+        report.facts["recall_change_left_out"] = change
+        return
+    if gate := recall_change_gate(change, request.bounds):
+        report.gates.append(gate)
 
 
 def _encoder_path(request: RebuildRequest, live: PublishedVersion | None) -> Path:

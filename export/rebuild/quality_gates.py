@@ -23,6 +23,7 @@ from re4.exporting.catalogue.histories import evenly_spaced
 from re4.exporting.index.built_index import BuiltIndex
 from re4.exporting.rebuild.coverage import Coverage
 from re4.exporting.rebuild.drift import SharedRequests
+from re4.exporting.rebuild.recall_change import RecallChange
 from re4.exporting.rebuild.settings import Bounds
 from re4.exporting.settings import RecallTarget
 from re4.exporting.sources.published_version import PublishedVersion
@@ -323,6 +324,31 @@ def _hubness(
         low=bounds.min_hubness_ratio * before,
         meaning=f"share of items that exact search finds by their own vector (live version: {before:.4g})",
         advice="few vectors crowd the others out, or many are alike: look at the training",
+    )
+
+
+def recall_change_gate(change: RecallChange, bounds: Bounds) -> GateResult | None:
+    """Return the gate of the change of Recall@50; None where the live version finds nothing.
+
+    It fails only where the whole interval lies below the bound: a version that may be as good passes.
+    """
+    high = change.change.high
+    if high is None or not change.live_recall_50:
+        return None
+    return GateResult(
+        name="recall_change",
+        figure=high / change.live_recall_50,
+        low=bounds.min_recall_change,
+        meaning=(
+            f"upper end of the 95 % interval of the change of Recall@50 on {change.num_users:,} held-out "
+            f"users (new {change.recall_50:.4f}, live version {change.live_recall_50:.4f}, change "
+            f"{change.change}), as a share of the live version's"
+        ),
+        advice=(
+            "the new model finds less than the live one: look at its training and its data. If that is "
+            "meant, lower --min-recall-change for this once"
+        ),
+        details=change.to_json(),
     )
 
 

@@ -119,6 +119,11 @@ class Bounds:
     min_overlap: float = setting(
         0.2, "drift: share of the live version's answers to real requests that are given again."
     )
+    min_recall_change: float = setting(
+        -0.05,
+        "recall_change: upper end of the 95 % interval of the change of Recall@50 from the live version, on "
+        "held-out users that neither training saw, as a share of the live version's; -1 is off.",
+    )
     min_agreement: float = setting(
         0.9,
         "embedding_space: median cosine between --vectors and those that the encoder was trained with.",
@@ -140,6 +145,11 @@ class Bounds:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise UsageError(f"{option_name(name)} is {value:g}; it must be from 0 (off) to 1")
+        if not -1 <= self.min_recall_change <= 1:
+            raise UsageError(
+                f"{option_name('min_recall_change')} is {self.min_recall_change:g}; it must be from -1 (off) "
+                "to 1"
+            )
         for name in ("max_item_share", "max_item_share_rise"):
             value = getattr(self, name)
             if not 0 < value <= 1:

@@ -5,8 +5,8 @@ Everything is checked against everything else here, so that later stages (`assem
 Legend: P histories, L history length, N items, D embedding, B batch.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -27,9 +27,14 @@ from re4.exporting.encoder.parity import compare
 from re4.exporting.storage.mapped_vectors import CHUNK_ROWS, map_unnamed_file, sha256_of
 from re4.training.config import TrainConfig
 from re4.training.run.run import CONFIG
+from re4.training.run.trained_on import TrainedOn
 
 CATALOGUE: Final = "catalogue"
 """Key in a manifest's lineage: the file of the live items; absent where every item with a vector is live."""
+
+
+TRAINED_ON: Final = "trained_on"
+"""Key in the manifest's lineage: the data sets of the model's training."""
 
 
 class ModelToExport(Protocol):
@@ -68,6 +73,9 @@ class RunToExport(Protocol):
 
     def evaluation(self) -> dict[str, Any]:
         """Return metrics by split."""
+
+    def trained_on(self) -> list[TrainedOn]:
+        """Return the data sets of its training and of the runs before it."""
 
 
 class VersionEncoder(Protocol):
@@ -180,10 +188,25 @@ def inputs_from_run(run: RunToExport, folder: Path) -> VersionInputs:
         lineage={
             "run": run.path.resolve().name,
             "config": config.to_json(),
+            TRAINED_ON: trained_on_facts(run.trained_on()),
             "torch": torch.__version__,
             "onnxruntime": onnxruntime.__version__,
         },
     )
+
+
+def trained_on_facts(trained_on: Sequence[TrainedOn]) -> list[JsonValue]:
+    """Return the data sets of a training for a manifest.
+
+    Data sets that were split by the same rule and seed held out the same users, so that one of them suffices.
+    """
+    facts: list[JsonValue] = []
+    rules = []
+    for each in trained_on:
+        if each.split is None or "split_rule" not in each.split or each.split not in rules:
+            rules.append(each.split)
+            facts.append(asdict(each))
+    return facts
 
 
 def newest_run(path: Path) -> Path:

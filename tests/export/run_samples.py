@@ -22,6 +22,7 @@ from re4.exporting.sources.version_inputs import RunToExport, inputs_from_run
 from re4.training.config import TrainConfig
 from re4.training.data.dataset import Sequences
 from re4.training.data.writing import write_dataset
+from re4.training.run.trained_on import TrainedOn
 from re4.training.trainer.loop import train
 
 SPACE = "5" * 64
@@ -88,6 +89,9 @@ class FakeRun:
 
     def evaluation(self) -> dict[str, Any]:
         return {"test": {"recall@50": 0.25}}
+
+    def trained_on(self) -> list[TrainedOn]:
+        return []
 
 
 def interrupted_run() -> FakeRun:

@@ -146,7 +146,7 @@ def rank_matched(
         exclude_history: Whether the items of the history leave the list.
         title: Of the progress bar.
     """
-    known, users_C = _known_histories(held_out, rows_N)
+    known, users_C = known_histories(held_out, rows_N)
     found = rank(run.load_model(), known, exclude_history=exclude_history, title=title)
     # From rows of the run to rows of the data set; items that it does not have become -1, no target.
     row_of = np.full(run.num_items, -1, np.int64)
@@ -156,7 +156,7 @@ def rank_matched(
     return replace(found, top_UM=top_UM)
 
 
-def _known_histories(held_out: Sequences, rows_N: NDArray[np.int64]) -> tuple[Sequences, NDArray[np.int64]]:
+def known_histories(held_out: Sequences, rows_N: NDArray[np.int64]) -> tuple[Sequences, NDArray[np.int64]]:
     """Return the known part of each history in the run's rows, and which users have any."""
     users_E = np.repeat(np.arange(held_out.num_users), np.diff(held_out.offsets_U1))
     place_E = np.arange(held_out.num_events) - held_out.offsets_U1[users_E]
