@@ -75,12 +75,19 @@ class AssembledVersion:
     interests_QKD: NDArray[np.float32]
     """Interests of the histories that the index was tuned with."""
 
-    def publish(self, staged: StagedVersion, extra: dict[str, JsonValue] | None = None) -> str:
+    def publish(
+        self,
+        staged: StagedVersion,
+        extra: dict[str, JsonValue] | None = None,
+        *,
+        live_sequence: int = 0,
+    ) -> str:
         """Make it the live version and return its name.
 
         Args:
             staged: The folder that the files were written to.
             extra: Further facts for the manifest's lineage.
+            live_sequence: Changes of live items up to this sequence number are part of the version.
         """
         return staged.publish(
             model=self.inputs.model,
@@ -95,6 +102,7 @@ class AssembledVersion:
                 **self.inputs.lineage,
                 **(extra or {}),
             },
+            live_sequence=live_sequence,
         )
 
 

@@ -12,6 +12,8 @@ from typing import Final
 
 from re4.bundle.ids.id_map import ItemIds
 from re4.bundle.layout import CURRENT, IS_COLD, VECTORS
+from re4.bundle.live_items.compaction import compact
+from re4.bundle.live_items.state import read_live_state
 from re4.bundle.publishing.current import live_version
 from re4.bundle.publishing.directory_lock import rebuild_lock
 from re4.bundle.publishing.publish import StagedVersion, stage_version
@@ -21,6 +23,7 @@ from re4.common.errors import BundleError, BundleUnavailableError, UsageError
 from re4.exporting.assemble import NUM_STAGES, AssembledVersion, assemble
 from re4.exporting.catalogue.items import ID
 from re4.exporting.index.index_names import check_index_name
+from re4.exporting.rebuild.live_changes import LiveChanges, rows_of, without_catalogue
 from re4.exporting.rebuild.live_items import LiveItems, keep_all_items, select_live_items
 from re4.exporting.rebuild.quality_gates import (
     embedding_space_gate,
@@ -73,10 +76,11 @@ def rebuild(request: RebuildRequest, report: RebuildReport, command: str) -> str
     ):
         begin_stage("live version")
         live = _live(request.bundles, report)
+        changes_of: list[LiveChanges] = []
         with stage_version(request.bundles) as staged:
             assembled = assemble(
                 # No reference is kept here: `assemble` frees the inputs that it has written.
-                _live_inputs(request, live, staged, report, begin_stage),
+                _live_inputs(request, live, staged, report, begin_stage, changes_of.append),
                 staged.path,
                 request.version,
                 begin_stage=begin_stage,
@@ -84,6 +88,7 @@ def rebuild(request: RebuildRequest, report: RebuildReport, command: str) -> str
                 cache=cache,
                 on_progress=on_progress,
             )
+            changes = changes_of[0]
             report.facts["cold_start"] = dict(assembled.cold_start)
             report.facts["num_cold_without_relatives"] = assembled.cold_start["num_at_mean"]
             report.facts["index"] = assembled.index.factory or assembled.index.kind
@@ -104,10 +109,12 @@ def rebuild(request: RebuildRequest, report: RebuildReport, command: str) -> str
                     **{gate.name: dict(gate.details) for gate in report.gates if gate.details},
                     "stages_s": dict(report.stages_s),
                 },
+                live_sequence=changes.sequence,
             )
         report.facts["version"] = version
         begin_stage("prune")
         _prune(request.bundles, request.job.keep, report)
+        _compact(request.bundles, changes, report)
     return version
 
 
@@ -191,12 +198,14 @@ def _live_inputs(
     staged: StagedVersion,
     report: RebuildReport,
     begin_stage: Callable[[str], None],
+    on_changes: Callable[[LiveChanges], None],
 ) -> VersionInputs:
-    """Read the inputs and select the live items."""
+    """Read the inputs and select the live items; report the changes of live items that are taken in."""
     begin_stage("read")
     inputs = _read(request, live, staged.scratch, report)
     begin_stage("select")
-    selected = _select(request, inputs, staged)
+    selected, changes = _select(request, inputs, live, staged, report)
+    on_changes(changes)
     _report_selection(selected, report)
     return selected.inputs
 
@@ -262,13 +271,46 @@ def _encoder_path(request: RebuildRequest, live: PublishedVersion | None) -> Pat
     )
 
 
-def _select(request: RebuildRequest, inputs: VersionInputs, staged: StagedVersion) -> LiveItems:
-    settings = request.catalogue
-    if settings.catalogue is None:
-        return keep_all_items(inputs, staged.path / VECTORS, staged.scratch)
-    item_column = settings.catalogue_item_column or inputs.catalogue_item_column or ID
-    catalogue = read_catalogue(settings.catalogue, item_column, in_folder(staged.scratch))
-    return select_live_items(inputs, catalogue, staged.path / VECTORS, staged.scratch)
+def _select(
+    request: RebuildRequest,
+    inputs: VersionInputs,
+    live: PublishedVersion | None,
+    staged: StagedVersion,
+    report: RebuildReport,
+) -> tuple[LiveItems, LiveChanges]:
+    """Select the live items: by the catalogue, and by the changes of live items in the bundle directory."""
+    settings, keep = request.catalogue, in_folder(staged.scratch)
+    catalogue = None
+    if settings.catalogue is not None:
+        item_column = settings.catalogue_item_column or inputs.catalogue_item_column or ID
+        catalogue = read_catalogue(settings.catalogue, item_column, keep)
+    changes = LiveChanges.of(
+        read_live_state(request.bundles),
+        "string" if isinstance(inputs.items.ids[0], str) else "int",
+        catalogue,
+        0 if live is None else live.manifest.live_sequence,
+    )
+    vectors_file = staged.path / VECTORS
+    if changes:
+        rows = rows_of(inputs) if catalogue is None else catalogue.rows
+        merged = changes.apply(rows, keep, inputs.where if catalogue is None else catalogue.file)
+        selected = select_live_items(inputs, merged, vectors_file, staged.scratch)
+        selected = changes.give_vectors(selected, staged.path, staged.scratch)
+        if catalogue is None:
+            selected = without_catalogue(selected)
+        report.facts |= {
+            "num_live_upserts": len(changes.upserts),
+            "num_live_removals": len(changes.removals),
+        }
+        _log.info(
+            f"live items: {len(changes.upserts):,} added or changed, {len(changes.removals):,} removed, up "
+            f"to change {changes.sequence}"
+        )
+    elif catalogue is None:
+        selected = keep_all_items(inputs, vectors_file, staged.scratch)
+    else:
+        selected = select_live_items(inputs, catalogue, vectors_file, staged.scratch)
+    return selected, changes
 
 
 def _report_selection(selected: LiveItems, report: RebuildReport) -> None:
@@ -298,3 +340,14 @@ def _prune(bundles: Path, num_kept: int, report: RebuildReport) -> None:
     except BundleError as error:
         _log.info(f"published, but old versions could not be removed: {error}")
         report.facts["prune_problem"] = str(error)
+
+
+def _compact(bundles: Path, changes: LiveChanges, report: RebuildReport) -> None:
+    """Drop changes of live items that every version and the catalogue have. A failure is only logged."""
+    if not changes.sequence:
+        return
+    try:
+        compact(bundles, adopted=changes.adopted)
+    except BundleError as error:
+        _log.info(f"published, but the live items could not be compacted: {error}")
+        report.facts["compaction_problem"] = str(error)
