@@ -41,7 +41,7 @@ class AttributeFilter(_message.Message):
     def __init__(self, attribute: _Optional[str] = ..., values: _Optional[_Iterable[str]] = ..., drop: _Optional[bool] = ...) -> None: ...
 
 class RetrieveRequest(_message.Message):
-    __slots__ = ("history", "num_candidates", "exclude", "exclude_history", "return_interests", "merge_policy", "filters", "diversity", "diversity_attribute", "search_effort", "num_reasons", "user_id")
+    __slots__ = ("history", "num_candidates", "exclude", "exclude_history", "return_interests", "merge_policy", "filters", "diversity", "diversity_attribute", "search_effort", "num_reasons", "user_id", "num_new_items")
     HISTORY_FIELD_NUMBER: _ClassVar[int]
     NUM_CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
@@ -54,6 +54,7 @@ class RetrieveRequest(_message.Message):
     SEARCH_EFFORT_FIELD_NUMBER: _ClassVar[int]
     NUM_REASONS_FIELD_NUMBER: _ClassVar[int]
     USER_ID_FIELD_NUMBER: _ClassVar[int]
+    NUM_NEW_ITEMS_FIELD_NUMBER: _ClassVar[int]
     history: ItemIds
     num_candidates: int
     exclude: ItemIds
@@ -66,10 +67,11 @@ class RetrieveRequest(_message.Message):
     search_effort: float
     num_reasons: int
     user_id: str
-    def __init__(self, history: _Optional[_Union[ItemIds, _Mapping]] = ..., num_candidates: _Optional[int] = ..., exclude: _Optional[_Union[ItemIds, _Mapping]] = ..., exclude_history: _Optional[bool] = ..., return_interests: _Optional[bool] = ..., merge_policy: _Optional[_Union[MergePolicy, str]] = ..., filters: _Optional[_Iterable[_Union[AttributeFilter, _Mapping]]] = ..., diversity: _Optional[float] = ..., diversity_attribute: _Optional[str] = ..., search_effort: _Optional[float] = ..., num_reasons: _Optional[int] = ..., user_id: _Optional[str] = ...) -> None: ...
+    num_new_items: int
+    def __init__(self, history: _Optional[_Union[ItemIds, _Mapping]] = ..., num_candidates: _Optional[int] = ..., exclude: _Optional[_Union[ItemIds, _Mapping]] = ..., exclude_history: _Optional[bool] = ..., return_interests: _Optional[bool] = ..., merge_policy: _Optional[_Union[MergePolicy, str]] = ..., filters: _Optional[_Iterable[_Union[AttributeFilter, _Mapping]]] = ..., diversity: _Optional[float] = ..., diversity_attribute: _Optional[str] = ..., search_effort: _Optional[float] = ..., num_reasons: _Optional[int] = ..., user_id: _Optional[str] = ..., num_new_items: _Optional[int] = ...) -> None: ...
 
 class RetrieveReply(_message.Message):
-    __slots__ = ("items", "scores", "interest_numbers", "version", "num_unknown_history_ids", "is_popularity_fallback", "interests", "stage_times", "reasons", "search_effort", "is_history_missing")
+    __slots__ = ("items", "scores", "interest_numbers", "version", "num_unknown_history_ids", "is_popularity_fallback", "interests", "stage_times", "reasons", "search_effort", "is_history_missing", "is_new")
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     INTEREST_NUMBERS_FIELD_NUMBER: _ClassVar[int]
@@ -81,6 +83,7 @@ class RetrieveReply(_message.Message):
     REASONS_FIELD_NUMBER: _ClassVar[int]
     SEARCH_EFFORT_FIELD_NUMBER: _ClassVar[int]
     IS_HISTORY_MISSING_FIELD_NUMBER: _ClassVar[int]
+    IS_NEW_FIELD_NUMBER: _ClassVar[int]
     items: ItemIds
     scores: _containers.RepeatedScalarFieldContainer[float]
     interest_numbers: _containers.RepeatedScalarFieldContainer[int]
@@ -92,7 +95,8 @@ class RetrieveReply(_message.Message):
     reasons: Reasons
     search_effort: float
     is_history_missing: bool
-    def __init__(self, items: _Optional[_Union[ItemIds, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., interest_numbers: _Optional[_Iterable[int]] = ..., version: _Optional[str] = ..., num_unknown_history_ids: _Optional[int] = ..., is_popularity_fallback: _Optional[bool] = ..., interests: _Optional[_Union[Interests, _Mapping]] = ..., stage_times: _Optional[_Union[StageTimes, _Mapping]] = ..., reasons: _Optional[_Union[Reasons, _Mapping]] = ..., search_effort: _Optional[float] = ..., is_history_missing: _Optional[bool] = ...) -> None: ...
+    is_new: _containers.RepeatedScalarFieldContainer[bool]
+    def __init__(self, items: _Optional[_Union[ItemIds, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., interest_numbers: _Optional[_Iterable[int]] = ..., version: _Optional[str] = ..., num_unknown_history_ids: _Optional[int] = ..., is_popularity_fallback: _Optional[bool] = ..., interests: _Optional[_Union[Interests, _Mapping]] = ..., stage_times: _Optional[_Union[StageTimes, _Mapping]] = ..., reasons: _Optional[_Union[Reasons, _Mapping]] = ..., search_effort: _Optional[float] = ..., is_history_missing: _Optional[bool] = ..., is_new: _Optional[_Iterable[bool]] = ...) -> None: ...
 
 class LiveItem(_message.Message):
     __slots__ = ("string_id", "int_id", "attributes", "vector")
@@ -153,7 +157,7 @@ class BatchRetrieveRequest(_message.Message):
     def __init__(self, users: _Optional[_Iterable[_Union[RetrieveRequest, _Mapping]]] = ...) -> None: ...
 
 class BatchRetrieveReply(_message.Message):
-    __slots__ = ("items", "scores", "interest_numbers", "num_candidates", "num_unknown_history_ids", "is_popularity_fallback", "interests", "errors", "version", "reasons", "users_without_history")
+    __slots__ = ("items", "scores", "interest_numbers", "num_candidates", "num_unknown_history_ids", "is_popularity_fallback", "interests", "errors", "version", "reasons", "users_without_history", "is_new")
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     INTEREST_NUMBERS_FIELD_NUMBER: _ClassVar[int]
@@ -165,6 +169,7 @@ class BatchRetrieveReply(_message.Message):
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REASONS_FIELD_NUMBER: _ClassVar[int]
     USERS_WITHOUT_HISTORY_FIELD_NUMBER: _ClassVar[int]
+    IS_NEW_FIELD_NUMBER: _ClassVar[int]
     items: ItemIds
     scores: _containers.RepeatedScalarFieldContainer[float]
     interest_numbers: _containers.RepeatedScalarFieldContainer[int]
@@ -176,7 +181,8 @@ class BatchRetrieveReply(_message.Message):
     version: str
     reasons: _containers.RepeatedCompositeFieldContainer[Reasons]
     users_without_history: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, items: _Optional[_Union[ItemIds, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., interest_numbers: _Optional[_Iterable[int]] = ..., num_candidates: _Optional[_Iterable[int]] = ..., num_unknown_history_ids: _Optional[_Iterable[int]] = ..., is_popularity_fallback: _Optional[_Iterable[bool]] = ..., interests: _Optional[_Iterable[_Union[Interests, _Mapping]]] = ..., errors: _Optional[_Iterable[_Union[UserError, _Mapping]]] = ..., version: _Optional[str] = ..., reasons: _Optional[_Iterable[_Union[Reasons, _Mapping]]] = ..., users_without_history: _Optional[_Iterable[int]] = ...) -> None: ...
+    is_new: _containers.RepeatedScalarFieldContainer[bool]
+    def __init__(self, items: _Optional[_Union[ItemIds, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., interest_numbers: _Optional[_Iterable[int]] = ..., num_candidates: _Optional[_Iterable[int]] = ..., num_unknown_history_ids: _Optional[_Iterable[int]] = ..., is_popularity_fallback: _Optional[_Iterable[bool]] = ..., interests: _Optional[_Iterable[_Union[Interests, _Mapping]]] = ..., errors: _Optional[_Iterable[_Union[UserError, _Mapping]]] = ..., version: _Optional[str] = ..., reasons: _Optional[_Iterable[_Union[Reasons, _Mapping]]] = ..., users_without_history: _Optional[_Iterable[int]] = ..., is_new: _Optional[_Iterable[bool]] = ...) -> None: ...
 
 class UserError(_message.Message):
     __slots__ = ("user", "code", "message")

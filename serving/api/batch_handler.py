@@ -6,7 +6,7 @@ for single calls is left to the event loop. All requests of a batch are answered
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Final
 
@@ -18,7 +18,8 @@ from re4.serving.api.candidate_encoding import encode_candidates
 from re4.serving.api.popularity_fallback import popular_items
 from re4.serving.api.validation import CheckedRequest
 from re4.serving.batching.queue import BatchGroup
-from re4.serving.retrieval.merging import MergedList
+from re4.serving.retrieval.merging import MAX_SCORE, MergedList
+from re4.serving.retrieval.merging.new_items import join_new_items
 from re4.serving.retrieval.merging.policy import NO_ROWS
 from re4.serving.retrieval.pipeline import Query, QueryResult
 from re4.serving.settings import Fallback
@@ -43,6 +44,8 @@ class RequestResult:
     candidates: bytes
     """As `encode_candidates` returns them."""
     num_candidates: int
+    is_new_M: NDArray[np.bool_] | None = None
+    """Which candidates are new items; None for a request without an exploration quota."""
 
 
 def batch_group(request: CheckedRequest) -> BatchGroup:
@@ -79,6 +82,7 @@ def answer_batch(requests: Sequence[CheckedRequest], fallback: Fallback) -> list
         found = snapshot.pipeline.run([queries[place] for place in known_places])
         for place, result in zip(known_places, found, strict=True):
             results[place] = result
+    marks = _join_new_items(requests, queries, results)
     merged = []
     for place, query in enumerate(queries):
         if results[place] is None and (fallback is Fallback.NONE or not query.num_candidates):
@@ -93,9 +97,56 @@ def answer_batch(requests: Sequence[CheckedRequest], fallback: Fallback) -> list
             num_unknown_history_ids=num_unknown,
             candidates=candidates,
             num_candidates=len(own.rows_M),
+            is_new_M=marks.get(place, np.zeros(len(own.rows_M), np.bool_))
+            if requests[place].num_new_items
+            else None,
         )
-        for result, num_unknown, own, candidates in zip(results, nums_unknown, merged, encoded, strict=True)
+        for place, (result, num_unknown, own, candidates) in enumerate(
+            zip(results, nums_unknown, merged, encoded, strict=True)
+        )
     ]
+
+
+def _join_new_items(
+    requests: Sequence[CheckedRequest],
+    queries: Sequence[Query],
+    results: list[QueryResult | Re4Error | None],
+) -> dict[int, NDArray[np.bool_]]:
+    """Search for the new items of requests with an exploration quota, and join them with their results.
+
+    Returns:
+        Which candidates are new items, by the request's place.
+    """
+    places = [
+        place
+        for place, request in enumerate(requests)
+        if request.new_item_options is not None and isinstance(results[place], QueryResult)
+    ]
+    if not places:
+        return {}
+    found = requests[0].snapshot.pipeline.run(
+        [
+            replace(
+                queries[place],
+                num_candidates=requests[place].num_new_items,
+                options=requests[place].new_item_options,
+                merge_policy=MAX_SCORE,
+            )
+            for place in places
+        ]
+    )
+    marks = {}
+    for place, new in zip(places, found, strict=True):
+        others = results[place]
+        if isinstance(others, QueryResult) and isinstance(new, QueryResult):
+            joined, marks[place] = join_new_items(
+                others.merged,
+                new.merged,
+                queries[place].num_candidates,
+                is_ordered_by_score=queries[place].merge_policy.is_ordered_by_score,
+            )
+            results[place] = replace(others, merged=joined, times=others.times.plus(new.times))
+    return marks
 
 
 def look_up_ids(requests: Sequence[CheckedRequest]) -> tuple[list[Query], list[int]]:

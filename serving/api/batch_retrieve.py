@@ -72,6 +72,7 @@ async def batch_retrieve(
         snapshot,
         has_interests=any(user.return_interests for user in request.users),
         has_reasons=any(user.num_reasons for user in request.users),
+        has_marks=any(user.num_new_items for user in request.users),
         hold=hold,
     )
     parts: list[_Part] = []
@@ -108,6 +109,7 @@ class BatchReply:
         *,
         has_interests: bool,
         has_reasons: bool,
+        has_marks: bool,
         hold: Callable[[int], None],
     ) -> None:
         self.message = retrieval_pb2.BatchRetrieveReply(version=snapshot.manifest.version)
@@ -115,6 +117,7 @@ class BatchReply:
         self._snapshot = snapshot
         self._has_interests = has_interests
         self._has_reasons = has_reasons
+        self._has_marks = has_marks
         self._hold = hold
         self._logged: BaseException | None = None
 
@@ -152,6 +155,8 @@ class BatchReply:
                 num_bytes += found.interests_KD.nbytes + found.attention_KL.nbytes
             self._hold(num_bytes)
             is_popular = found is None
+            if self._has_marks:
+                self.message.is_new.extend(replies.marks(outcome) or [False] * num_candidates)
             if found is not None and user.return_interests:
                 interests = replies.interests(found, self._snapshot)
             if found is not None and user.num_reasons:

@@ -30,6 +30,7 @@ def _without_candidates(
             num_unknown_history_ids=num_unknown,
             is_popularity_fallback=True,
             is_history_missing=request.is_history_missing,
+            is_new=marks(result),
         )
     times = found.times
     return retrieval_pb2.RetrieveReply(
@@ -47,7 +48,13 @@ def _without_candidates(
         ),
         search_effort=1.0 if request.options is None else request.options.effort,
         is_history_missing=request.is_history_missing,
+        is_new=marks(result),
     )
+
+
+def marks(result: RequestResult) -> list[bool]:
+    """Return whether each candidate is a new item; empty without an exploration quota."""
+    return [] if result.is_new_M is None else result.is_new_M.tolist()
 
 
 def encode_reply(result: RequestResult, snapshot: Snapshot) -> retrieval_pb2.EncodeReply:

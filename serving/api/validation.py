@@ -5,12 +5,13 @@ value and the allowed values. Ids are checked but not looked up.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, NamedTuple, TypeAlias
 
 from re4.bundle.attributes.reader import Attribute
 from re4.bundle.ids.string_keys import MAX_ID_BYTES
+from re4.bundle.layout import IS_COLD
 from re4.common.errors import RequestError
 from re4.protos.v1 import retrieval_pb2
 from re4.serving.histories.store import MAX_EVENT_ID_BYTES, MAX_USER_ID_BYTES
@@ -59,6 +60,10 @@ class CheckedRequest(NamedTuple):
     """Whose stored events begin the history; empty for nobody's."""
     is_history_missing: bool = False
     """Whether the stored events could not be read, and are left out."""
+    num_new_items: int = 0
+    """The exploration quota; `options` then leave new items out. 0 for none."""
+    new_item_options: SearchOptions | None = None
+    """The options of a search for new items; None where there are none."""
 
     @property
     def search_depth(self) -> int:
@@ -89,18 +94,32 @@ def check_retrieve(
         raise RequestError(
             f"num_reasons is {request.num_reasons}; it must be from 0 to {limits.max_num_reasons}"
         )
+    if request.num_new_items > request.num_candidates:
+        raise RequestError(
+            f"num_new_items is {request.num_new_items}; it must be from 0 to num_candidates, "
+            f"{request.num_candidates}"
+        )
     merge_policy = _merge_policy(request, snapshot, settings.merge_policy)
+    options, new_item_options = _search_options(request, snapshot, limits), None
+    if request.num_new_items and IS_COLD in snapshot.attributes:
+        codes = snapshot.attributes[IS_COLD].value_codes(["true"])
+        known = tuple(codes[codes >= 0].tolist())
+        if known:
+            new_item_options = _with_condition(options, Condition(IS_COLD, known, False))
+            options = _with_condition(options, Condition(IS_COLD, known, True))
     return CheckedRequest(
         snapshot=snapshot,
         history_ids=_ids(request.history, "history", limits.max_num_history_ids, snapshot),
         num_candidates=request.num_candidates,
         excluded_ids=_ids(request.exclude, "exclude", limits.max_num_excluded_ids, snapshot),
         exclude_history=request.exclude_history,
-        options=_search_options(request, snapshot, limits),
+        options=options,
         merge_policy=merge_policy,
         return_interests=request.return_interests,
         num_reasons=request.num_reasons,
         user_id=_user_id(request.user_id, "user_id") if request.user_id else "",
+        num_new_items=request.num_new_items,
+        new_item_options=new_item_options,
     )
 
 
@@ -223,8 +242,18 @@ def _search_options(
         effort = 1.0
     if not conditions and effort == 1:
         return None
+    return _ordered_options(conditions, effort)
+
+
+def _ordered_options(conditions: Iterable[Condition], effort: float) -> SearchOptions:
+    """Return options that are equal for equal conditions in any order."""
     in_order = sorted(conditions, key=lambda each: (each.attribute, each.is_drop, each.codes))
     return SearchOptions(tuple(in_order), effort)
+
+
+def _with_condition(options: SearchOptions | None, condition: Condition) -> SearchOptions:
+    options = options or SearchOptions()
+    return _ordered_options({*options.conditions, condition}, options.effort)
 
 
 def _merge_policy(request: retrieval_pb2.RetrieveRequest, snapshot: Snapshot, default: str) -> MergePolicy:

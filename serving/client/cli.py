@@ -73,6 +73,13 @@ def retrieve(
             help="Search effort of an approximate index, as a multiple of its tuned setting; 0 for 1."
         ),
     ] = 0.0,
+    new_items: Annotated[
+        int,
+        typer.Option(
+            help="Exploration quota: at most this number of candidates are items that no training has seen, "
+            "whatever their scores; 0 for no quota."
+        ),
+    ] = 0,
     reasons: Annotated[
         int, typer.Option(help="Also show this number of history items behind each candidate, by attention.")
     ] = 0,
@@ -114,6 +121,7 @@ def retrieve(
             diversity=diversity,
             diversity_attribute=diversity_attribute,
             search_effort=search_effort,
+            num_new_items=new_items,
             num_reasons=reasons,
         )
     if as_json:
@@ -127,10 +135,18 @@ def retrieve(
         console.print_line("nothing in the history is usable: these are the most popular items")
     console.table(
         f"{len(found.item_ids)} candidates from {found.version}",
-        ["item", "score", "interest", *(["because of"] if found.reasons else [])],
         [
-            [str(item_id), f"{score:.4f}", str(interest), *_because_of(found, interest)]
-            for item_id, score, interest in _candidates(found)
+            *("item", "score", "interest"),
+            *([] if found.is_new is None else ["new"]),
+            *(["because of"] if found.reasons else []),
+        ],
+        [
+            [
+                *(str(item_id), f"{score:.4f}", str(interest)),
+                *([] if found.is_new is None else ["new" if found.is_new[place] else ""]),
+                *_because_of(found, interest),
+            ]
+            for place, (item_id, score, interest) in enumerate(_candidates(found))
         ],
     )
 
@@ -186,8 +202,13 @@ def _facts(found: "Candidates") -> dict[str, Any]:
     facts: dict[str, Any] = {
         "version": found.version,
         "candidates": [
-            {"item_id": item_id, "score": score, "interest": interest}
-            for item_id, score, interest in _candidates(found)
+            {
+                "item_id": item_id,
+                "score": score,
+                "interest": interest,
+                **({} if found.is_new is None else {"is_new": bool(found.is_new[place])}),
+            }
+            for place, (item_id, score, interest) in enumerate(_candidates(found))
         ],
         "num_unknown_history_ids": found.num_unknown_history_ids,
         "is_popularity_fallback": found.is_popularity_fallback,

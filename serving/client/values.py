@@ -64,6 +64,9 @@ class RetrieveOptions(TypedDict, total=False):
     """For `category-diversity`: the name of the attribute that is the category."""
     search_effort: float
     """Search effort of an approximate index, as a multiple of its tuned setting; 0 for 1."""
+    num_new_items: int
+    """Exploration quota: at most this number of candidates are new items, which no training has seen,
+    whatever their scores. 0 for no quota."""
     num_reasons: int
     """For each interest, also return this number of the history items that it attends to most."""
 
@@ -97,6 +100,8 @@ class Candidates:
     """Whether these are the most popular items, because no item of the history is known."""
     is_history_missing: bool
     """Whether the stored events of `user_id` could not be read, and the given history alone counted."""
+    is_new: NDArray[np.bool_] | None
+    """For each candidate, whether it is a new item; None unless `num_new_items` was set."""
     interests: Interests | None
     """The interests, if `return_interests` was set."""
     reasons: Reasons | None
@@ -241,6 +246,7 @@ def to_candidates(reply: retrieval_pb2.RetrieveReply) -> Candidates:
         num_unknown_history_ids=num_unknown,
         is_popularity_fallback=reply.is_popularity_fallback,
         is_history_missing=reply.is_history_missing,
+        is_new=np.array(reply.is_new, np.bool_) if reply.is_new else None,
         interests=to_interests(reply.interests, reply.version, num_unknown) if has_interests else None,
         reasons=_reasons(reply.reasons),
         stage_times={
@@ -274,6 +280,7 @@ def to_batch(reply: retrieval_pb2.BatchRetrieveReply) -> list[Candidates | Serve
                 num_unknown_history_ids=num_unknown,
                 is_popularity_fallback=reply.is_popularity_fallback[user],
                 is_history_missing=user in without_history,
+                is_new=np.array(reply.is_new[start:end], np.bool_) if reply.is_new else None,
                 interests=to_interests(interests, reply.version, num_unknown)
                 if interests is not None and interests.num_interests
                 else None,

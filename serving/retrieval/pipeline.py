@@ -61,6 +61,17 @@ class StageTimes:
     """Queries for which the index found too few eligible items, so that the whole catalogue was
     scored."""
 
+    def plus(self, other: "StageTimes") -> "StageTimes":
+        """Return the times of this batch and a second search for queries of it."""
+        return StageTimes(
+            gather_us=self.gather_us + other.gather_us,
+            encode_us=self.encode_us + other.encode_us,
+            search_us=self.search_us + other.search_us,
+            merge_us=self.merge_us + other.merge_us,
+            batch_size=self.batch_size,
+            num_exact_searches=self.num_exact_searches + other.num_exact_searches,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class QueryResult:

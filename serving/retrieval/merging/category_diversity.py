@@ -57,7 +57,11 @@ def category_diversity(category: Attribute, factor: float) -> MergePolicy:
     if not factor:
         return MAX_SCORE
     return MergePolicy(
-        name="category-diversity", merge=merge, needs_each_list=False, depth_factor=POOL_FACTOR
+        name="category-diversity",
+        merge=merge,
+        needs_each_list=False,
+        depth_factor=POOL_FACTOR,
+        is_ordered_by_score=False,
     )
 
 

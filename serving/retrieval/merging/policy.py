@@ -80,6 +80,8 @@ class MergePolicy:
     an approximate index finds with less work."""
     depth_factor: int = 1
     """How many items `merge` chooses among, for each candidate."""
+    is_ordered_by_score: bool = True
+    """Whether the list is in order of score; otherwise in the order of choosing."""
 
     def search_depth(self, num_candidates: int, num_excluded: int) -> int:
         """Return how many results each interest must find; 0 where no candidates are wanted."""

@@ -86,4 +86,4 @@ def _merge(
     return take_turns(results, excluded_rows, num_candidates, no_limit_K)
 
 
-ROUND_ROBIN: Final = MergePolicy(name="round-robin", merge=_merge)
+ROUND_ROBIN: Final = MergePolicy(name="round-robin", merge=_merge, is_ordered_by_score=False)
