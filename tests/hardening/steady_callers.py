@@ -17,6 +17,7 @@ import numpy as np
 from running_server import DEADLINE_S
 
 from re4.protos.v1 import retrieval_pb2 as pb
+from re4.serving.client.connection import PLAIN, Connection
 
 OPTIONS = (
     # Otherwise all connections of one process to one address are one connection, and so one worker's.
@@ -66,6 +67,7 @@ class SteadyCallers:
         num_callers: int = 8,
         deadline_s: float = DEADLINE_S,
         options: Sequence[tuple[str, object]] = (),
+        connection: Connection = PLAIN,
     ) -> None:
         """Prepare the callers.
 
@@ -76,12 +78,14 @@ class SteadyCallers:
             num_callers: Threads, each with one connection and one call at a time.
             deadline_s: Seconds that a call may take.
             options: For the channels, beside the usual ones.
+            connection: TLS and token.
         """
         self._questions = [question.SerializeToString() for question in questions]
         self._interval_s = num_callers / rate_per_s
         self._deadline_s = deadline_s
+        self._metadata = connection.metadata
         self._channels = [
-            grpc.insecure_channel(address, options=(*OPTIONS, *options)) for _ in range(num_callers)
+            connection.channel(address, options=(*OPTIONS, *options)) for _ in range(num_callers)
         ]
         self._calls: list[list[Call]] = [[] for _ in range(num_callers)]
         self._stop = threading.Event()
@@ -139,7 +143,9 @@ class SteadyCallers:
             began = time.monotonic()
             code, details, reply = grpc.StatusCode.OK, "", b""
             try:
-                reply = _without_times(method(self._questions[question], timeout=self._deadline_s))
+                reply = _without_times(
+                    method(self._questions[question], timeout=self._deadline_s, metadata=self._metadata)
+                )
             except grpc.RpcError as error:
                 code, details = error.code(), error.details() or ""
             call = Call(

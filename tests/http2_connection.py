@@ -2,18 +2,34 @@
 
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Self
 
 from running_server import DEADLINE_S
 
-HEADERS, RST_STREAM, SETTINGS, PING, DATA = 1, 3, 4, 6, 0
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 8, 9
 ACK, END_HEADERS, END_STREAM = 1, 4, 1
 CANCEL = 8
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return struct.pack(">I", len(payload))[1:] + bytes((kind, flags)) + struct.pack(">I", stream) + payload
+
+
+def header_block(method: str, fields: Mapping[str, str] = {}) -> bytes:
+    """Encode the header fields of a call, none of them by the table of the connection."""
+    all_fields = {
+        ":path": f"/re4.v1.Retrieval/{method}",
+        ":authority": "a",
+        "content-type": "application/grpc",
+        "te": "trailers",
+        **fields,
+    }
+    return b"\x83\x86" + b"".join(
+        b"\x00" + bytes((len(name),)) + name.encode() + bytes((len(value),)) + value.encode()
+        for name, value in all_fields.items()
+    )
 
 
 class Http2Connection:
@@ -23,8 +39,7 @@ class Http2Connection:
         self._socket = socket.create_connection(("127.0.0.1", port), DEADLINE_S)
         self._file = self._socket.makefile("rb")
         self._next_stream = 1
-        preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-        self._socket.sendall(preface + frame(SETTINGS, 0, 0, settings))
+        self._socket.sendall(PREFACE + frame(SETTINGS, 0, 0, settings))
         while (SETTINGS, 0) not in ((kind, flags) for kind, flags, _ in self._frames(1)):
             pass
         self._socket.sendall(frame(SETTINGS, ACK, 0))
@@ -36,26 +51,24 @@ class Http2Connection:
         self._file.close()
         self._socket.close()
 
-    def begin(self, method: str) -> int:
-        """Send the headers of a call; its stream."""
-        stream = self._next_stream
-        self._next_stream += 2
-        fields = {
-            ":path": f"/re4.v1.Retrieval/{method}",
-            ":authority": "a",
-            "content-type": "application/grpc",
-            "te": "trailers",
-        }
-        block = b"\x83\x86" + b"".join(
-            b"\x00" + bytes((len(name),)) + name.encode() + bytes((len(value),)) + value.encode()
-            for name, value in fields.items()
-        )
-        self._socket.sendall(frame(HEADERS, END_HEADERS, stream, block))
+    def begin(self, method: str, fields: Mapping[str, str] = {}) -> int:
+        """Send the headers of a call, with any further fields; its stream."""
+        stream = self.next_stream()
+        self._socket.sendall(frame(HEADERS, END_HEADERS, stream, header_block(method, fields)))
         return stream
 
-    def send(self, stream: int, message: bytes) -> None:
+    def next_stream(self) -> int:
+        """Number of a new stream."""
+        self._next_stream += 2
+        return self._next_stream - 2
+
+    def write(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        self._socket.sendall(data)
+
+    def send(self, stream: int, message: bytes, *, is_compressed: bool = False) -> None:
         """Send the message of a call in frames, and end it."""
-        data = b"\x00" + struct.pack(">I", len(message)) + message
+        data = bytes((is_compressed,)) + struct.pack(">I", len(message)) + message
         for start in range(0, len(data), 1 << 14):
             self._socket.sendall(frame(DATA, 0, stream, data[start : start + (1 << 14)]))
         self._socket.sendall(frame(DATA, END_STREAM, stream))
