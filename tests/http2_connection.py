@@ -33,7 +33,7 @@ def header_block(method: str, fields: Mapping[str, str] = {}) -> bytes:
 
 
 class Http2Connection:
-    """Sends frames; reads only to wait for the answer to a ping."""
+    """Sends frames; reads only to wait for the answer to a ping. Answers the pings that it reads."""
 
     def __init__(self, port: int, settings: bytes = b"") -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), DEADLINE_S)
@@ -85,4 +85,7 @@ class Http2Connection:
     def _frames(self, num: int) -> Iterator[tuple[int, int, bytes]]:
         for _ in range(num):
             head = self._file.read(9)
-            yield head[3], head[4], self._file.read(int.from_bytes(head[:3], "big"))
+            kind, flags, payload = head[3], head[4], self._file.read(int.from_bytes(head[:3], "big"))
+            if kind == PING and not flags & ACK:  # a connection that does not answer is closed
+                self._socket.sendall(frame(PING, ACK, 0, payload))
+            yield kind, flags, payload

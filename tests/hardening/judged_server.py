@@ -36,6 +36,8 @@ MORE_DESCRIPTORS = 6
 """Of the supervisor, beside those at its start: pipes of a check and of the process that measures recall."""
 MORE_WORKER_DESCRIPTORS = 60
 """Of a worker, beside those at its start: connections that are closing, and a version that is loaded."""
+CHECK_DEADLINE_S = 3 * DEADLINE_S
+"""A busy machine starts a worker within seconds, and backoff delays the next try by up to half a minute."""
 DEFECTS = ("never retrieved", "Unknown child process", "was never awaited", "Exception in callback")
 """Words of asyncio in the log for an error that nobody handles."""
 
@@ -172,7 +174,7 @@ class JudgedServer:
         self.hidden_before.clear()
 
     def until(self, is_so: Callable[[], bool], what: str) -> None:
-        until = time.monotonic() + DEADLINE_S
+        until = time.monotonic() + CHECK_DEADLINE_S
         while not is_so():
             assert self.has_not_ended, f"the server ended:\n{self.server.log[-4000:]}"
             if time.monotonic() > until:
