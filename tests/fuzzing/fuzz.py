@@ -28,11 +28,11 @@ def fuzz_one(name: str, arguments: list[str]) -> None:
     import atheris
 
     sys.path[:0] = [str(HERE), str(HERE.parent)]
-    with atheris.instrument_imports(include=["re4", "tomllib", "json", "csv"]):
-        from fuzz_targets import TARGETS
-
     with TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
-        parse = TARGETS[name](Path(folder))
+        with atheris.instrument_imports(include=["re4", "tomllib", "json", "csv"]):
+            from fuzz_targets import TARGETS
+
+            parse = TARGETS[name](Path(folder))
         atheris.Setup([sys.argv[0], *arguments], parse)
         atheris.Fuzz()
 

@@ -75,7 +75,7 @@ class JudgedServer:
         self._caller.start()
 
     def start(self) -> None:
-        self.server = RunningServer(
+        server = RunningServer(
             self.bundles,
             *("--num-processes", str(NUM_WORKERS), "--poll-interval-s", "0.05", "--tokens", str(self.tokens)),
             *("--worker-timeout-s", WORKER_TIMEOUT_S, "--check-timeout-s", CHECK_TIMEOUT_S, "--grace-s", "1"),
@@ -85,7 +85,8 @@ class JudgedServer:
                 "TMPDIR": str(self.temporary),
             },
         )
-        self.server.__enter__()
+        server.__enter__()
+        self.server = server
         self.page = self.server.wait_for(r"metrics on (\S+)").group(1)
         self._num_descriptors = len(open_files(self.server.pid))
         self._num_worker_descriptors = max(len(open_files(pid)) for pid in self.workers())

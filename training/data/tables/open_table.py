@@ -243,7 +243,7 @@ def check_columns(table: Table, options: Mapping[str, str]) -> None:
 
 def _refuse_other_separator(table: Table) -> None:
     """Refuse a file whose whole header became the name of one column."""
-    header = next(iter(table.schema))
+    header = next(iter(table.schema), "")
     if table.untyped and len(table.schema) == 1 and any(sign in header for sign in ";,|\t"):
         raise DataError(
             f"{table.file} begins with {header!r}, taken for one column: columns are separated by commas in "
