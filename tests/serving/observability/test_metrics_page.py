@@ -165,6 +165,7 @@ def test_a_version_whose_name_is_no_time_has_no_age(digits: str) -> None:
 
 def test_slow_readers_hold_few_connections_and_none_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     page = "re4.serving.observability.metrics_page"
+    monkeypatch.setattr(f"{page}.CONNECTION_TIMEOUT_S", 2 * DEADLINE_S)
     with metrics_page(Address(host="127.0.0.1", port=0), SupervisorMetrics()) as (address, _):
         place = (address.host, address.port)
         with contextlib.ExitStack() as stack:
