@@ -9,7 +9,7 @@ from re4.benchmarks.common.report import write_report
 from re4.benchmarks.quality.entries import baseline_entries, trained_entry
 from re4.benchmarks.quality.ledger import Entry, Ledger
 from re4.benchmarks.quality.options import QualityOptions
-from re4.benchmarks.quality.summary import render_markdown, summarise_entries
+from re4.benchmarks.quality.summary import render_markdown, summarise_entries, verdict
 from re4.benchmarks.quality.variants import alternatives, variant_name
 from re4.training.config import TrainConfig
 from re4.training.data.dataset import Dataset
@@ -51,8 +51,13 @@ def run(options: QualityOptions) -> dict[str, Any]:
         "num_users": dataset.test.num_users,
         "reference": reference,
         "outcomes": summarise_entries(ledger, entries, reference),
+        "verdict": verdict(ledger, entries),
     }
-    page = render_markdown(options.data.name, summarise_entries(ledger, ledger.entries, reference))
+    page = render_markdown(
+        options.data.name,
+        summarise_entries(ledger, ledger.entries, reference),
+        verdict(ledger, ledger.entries),
+    )
     write_report(options.out, {"quality.json": report})
     write_report(ledger.path.parent, {ledger.path.with_suffix(".md").name: page})
     return report

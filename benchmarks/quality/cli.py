@@ -23,7 +23,8 @@ def quality(
     Every variant is trained with every seed; epochs and alternatives are chosen on validation, the test split
     is only reported. Finished runs go into a ledger and are not trained again, so a study can be stopped, and
     continued on another day and machine. With --num-seeds 0 nothing is trained: the table is made of the
-    ledger. The report is also written to quality.json in the folder.
+    ledger. It ends with a sentence: the best model by validation, its lead, how sure it is, and its cost. The
+    report is also written to quality.json in the folder.
 
     Example: re4 bench quality data/beauty --out runs/beauty --variants re4,re4:contrast_weight=0,comirec-sa
     """
@@ -35,4 +36,4 @@ def quality(
     if as_json:
         print_json(report)
     else:
-        print_summary(data.name, report["outcomes"])
+        print_summary(data.name, report["outcomes"], report["verdict"])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from re4.benchmarks.common.confidence import half_width
 from re4.benchmarks.common.report import join_parts, page_table
 from re4.benchmarks.quality.ledger import PROTOCOLS, Entry, Ledger
-from re4.common.console import table
+from re4.common.console import print_line, table
 
 METRICS: Final = {
     "recall_20": "Recall@20",
@@ -35,10 +35,7 @@ def summarise_entries(ledger: Ledger, entries: Sequence[Entry], reference: str) 
 
     They are compared with the reference variant; if that is unknown, with the best on validation.
     """
-    groups: dict[str, list[Entry]] = {}
-    for entry in entries:
-        groups.setdefault(entry.variant, []).append(entry)
-    ordered = sorted(groups.values(), key=_validation, reverse=True)
+    ordered = _by_variant(entries)
     compared_with = next((place for place, group in enumerate(ordered) if group[0].variant == reference), 0)
     outcomes = []
     for protocol in PROTOCOLS:
@@ -49,6 +46,74 @@ def summarise_entries(ledger: Ledger, entries: Sequence[Entry], reference: str) 
             for group, ours in zip(ordered, by_user, strict=True)
         ]
     return outcomes
+
+
+def verdict(ledger: Ledger, entries: Sequence[Entry]) -> str:
+    """Return the outcome in words: the best model by validation, its lead, how sure it is, and its cost."""
+    ordered = _by_variant(entries)
+    best = ordered[0]
+    means = " / ".join(
+        f"{np.mean([entry.test[protocol].metrics['recall_50'] for entry in best]):.4f}"
+        for protocol in PROTOCOLS
+    )
+    found = [
+        f"By validation `{best[0].variant}` is best: test Recall@50 {means}, history left in / left out."
+    ]
+    if len(ordered) == 1:
+        return found[0]
+    other = ordered[1]
+    leads, is_sure = [], []
+    for protocol in PROTOCOLS:
+        ours_U, theirs_U = (_by_user(ledger, group, protocol)["recall_50"] for group in (best, other))
+        scale = 100 / max(float(theirs_U.mean()), 1e-12)
+        mean, half = float((ours_U - theirs_U).mean()), half_width((ours_U - theirs_U).tolist()) or 0.0
+        leads.append(f"{scale * mean:+.1f} % ({scale * (mean - half):+.1f} to {scale * (mean + half):+.1f})")
+        is_sure.append(mean > half)
+    seeds = " and ".join(str(len(group)) for group in (best, other) if group[0].seed is not None)
+    found.append(
+        f"Its difference to the next, `{other[0].variant}`, is {' / '.join(leads)}, with 95 % intervals over "
+        f"{len(ledger.num_targets_U):,} users (seeds: {seeds or 'none'}): {_certainty(is_sure)}."
+    )
+    found.append(_cost(best, other))
+    if not any(is_sure) and _num_searches(other) < _num_searches(best):
+        found.append(f"`{other[0].variant}` finds as much for fewer searches.")
+    return " ".join(found)
+
+
+def _certainty(is_sure: Sequence[bool]) -> str:
+    if all(is_sure):
+        return "it is ahead beyond the interval in both"
+    if not any(is_sure):
+        return "the two cannot be told apart on these users"
+    return f"it is ahead beyond the interval with the {_IN_WORDS[list(is_sure).index(True)]} only"
+
+
+def _num_searches(group: Sequence[Entry]) -> int:
+    return int(group[0].settings.get("num_interests", 0))
+
+
+def _cost(best: Sequence[Entry], other: Sequence[Entry]) -> str:
+    """Compare the searches of a request and the training times."""
+    parts = []
+    for group in (best, other):
+        seconds = [entry.train_seconds for entry in group if entry.train_seconds is not None]
+        if not _num_searches(group):
+            parts.append("none: it is a baseline, which is not served")
+        else:
+            searches = _num_searches(group)
+            parts.append(
+                f"{searches} search{'es' if searches > 1 else ''} a request and {np.mean(seconds):,.0f} s of "
+                "training"
+            )
+    return f"Cost: {parts[0]}; of the next: {parts[1]}."
+
+
+def _by_variant(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """Return the entries by variant, the best on validation first."""
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.variant, []).append(entry)
+    return sorted(groups.values(), key=_validation, reverse=True)
 
 
 def _validation(group: Sequence[Entry]) -> float:
@@ -92,14 +157,15 @@ def _outcome(
     }
 
 
-def print_summary(title: str, outcomes: Sequence[dict[str, Any]]) -> None:
-    """Print both protocols on the terminal."""
+def print_summary(title: str, outcomes: Sequence[dict[str, Any]], verdict: str) -> None:
+    """Print both protocols on the terminal, and the outcome in words."""
     for words, of_protocol in zip(_IN_WORDS, _by_protocol(outcomes), strict=True):
         rows = [_cells(each, _COMPARED) for each in of_protocol]
         table(f"{title} · test · {words}", _columns(_COMPARED), rows)
+    print_line(verdict)
 
 
-def render_markdown(title: str, outcomes: Sequence[dict[str, Any]]) -> str:
+def render_markdown(title: str, outcomes: Sequence[dict[str, Any]], verdict: str) -> str:
     """Return the page of a ledger."""
     reference = next(each["name"] for each in outcomes if each["is_reference"])
     parts = [
@@ -107,6 +173,7 @@ def render_markdown(title: str, outcomes: Sequence[dict[str, Any]]) -> str:
         "Written from the ledger beside it by `re4 bench quality` (`docs/benchmarks.md`). Test users; ± is "
         "half of the 95 % interval: over seeds, and for differences over users, paired. Differences are from "
         f"`{reference}`. In order of validation Recall@50.",
+        verdict,
         f"## `{reference}` over the others",
         "In per cent, history left in / left out; bold is beyond the interval of the difference.",
         page_table(["", "seeds", *(METRICS[metric] for metric in _COMPARED)], _gains(outcomes)),

@@ -9,7 +9,9 @@ from planted_tastes import write_planted
 from user_sequences import sequences
 
 from re4.benchmarks.quality.cli import quality
-from re4.benchmarks.quality.ledger import Ledger
+from re4.benchmarks.quality.ledger import Entry, Ledger, pack_hits
+from re4.benchmarks.quality.ledger import TestResult as LedgerResult
+from re4.benchmarks.quality.summary import verdict
 from re4.benchmarks.quality.variants import alternatives, parse_variant, variant_name
 from re4.common.errors import DataError, RunError, UsageError
 from re4.training.config import ADDED_SINCE, TrainConfig
@@ -248,3 +250,76 @@ def test_the_folder_of_a_run_with_other_settings_is_refused(planted, tmp_path, c
     config.write_text(json.dumps(facts))
     with pytest.raises(RunError, match="Give another --out"):
         asked(capsys, planted.path, **options)
+
+
+def entry_with(planted, variant, found_of_ten, *, seed=0, valid, num_interests=1, seconds=10.0):
+    """A run that finds all targets of this many in ten users, and nothing of the others'."""
+    top_UM = np.full((planted.test.num_users, 50), -1, np.int64)
+    for user in range(planted.test.num_users):
+        targets = np.unique(history_and_targets(planted.test, user)[1])
+        if user % 10 < found_of_ten:
+            top_UM[user, : len(targets)] = targets
+    share = float(np.mean(np.arange(planted.test.num_users) % 10 < found_of_ten))
+    result = LedgerResult(
+        hits=pack_hits(top_UM, planted),
+        coverage_50=0.5,
+        interest_cosine=0.5,
+        metrics={f"{kind}_{cut}": share for kind in ("recall", "hit_rate", "ndcg") for cut in (20, 50)},
+    )
+    return Entry(
+        kind="baseline" if seed is None else "run",
+        variant=variant,
+        seed=seed,
+        settings={} if seed is None else {"num_interests": num_interests},
+        valid={"recall_50": valid},
+        test={"kept": result, "excluded": result},
+        train_seconds=None if seed is None else seconds,
+        made_by={},
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "lead", "certainty"),
+    [
+        (8, "+166.7 %", "it is ahead beyond the interval in both"),
+        (3, "+0.0 %", "the two cannot be told apart"),
+    ],
+)
+def test_the_verdict_names_the_best_its_lead_its_certainty_and_its_cost(
+    planted, tmp_path, found, lead, certainty
+):
+    ledger = Ledger(tmp_path / "ledger.jsonl", planted)
+    several = [
+        entry_with(planted, "several", found, seed=seed, valid=0.9, num_interests=4, seconds=30.0)
+        for seed in (0, 1)
+    ]
+    text = verdict(ledger, [entry_with(planted, "one", 3, valid=0.8), *several])
+    assert text.startswith(
+        f"By validation `several` is best: test Recall@50 0.{found}000 / 0.{found}000, history"
+    )
+    assert f"the next, `one`, is {lead} (" in text
+    assert f"over {planted.test.num_users} users (seeds: 2 and 1): {certainty}" in text
+    assert "Cost: 4 searches a request and 30 s of training; of the next: 1 search a request and 10 s" in text
+    assert ("`one` finds as much for fewer searches." in text) == (found == 3)
+
+
+def test_the_verdict_of_a_baseline_and_of_a_lone_model(planted, tmp_path):
+    ledger = Ledger(tmp_path / "ledger.jsonl", planted)
+    run, baseline = (
+        entry_with(planted, "one", 3, valid=0.8),
+        entry_with(planted, "EASE", 5, seed=None, valid=0.9),
+    )
+    assert "Cost: none: it is a baseline, which is not served; of the next: 1 search" in verdict(
+        ledger, [run, baseline]
+    )
+    assert verdict(ledger, [run]) == (
+        "By validation `one` is best: test Recall@50 0.3000 / 0.3000, history left in / left out."
+    )
+
+
+def test_the_command_ends_with_the_verdict(planted, tmp_path, capsys):
+    report = asked(capsys, planted.path, out=tmp_path, variants=f"re4:{SMALL}", num_seeds=1)
+    assert report["verdict"] in (tmp_path / "ledger.md").read_text()
+    quality(planted.path, out=tmp_path, variants=f"re4:{SMALL}", num_seeds=1, ledger=None, as_json=False)
+    words = " ".join(capsys.readouterr().err.split())
+    assert words.endswith(" ".join(report["verdict"].split()))
