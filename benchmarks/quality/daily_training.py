@@ -10,6 +10,7 @@ Legend: S seeds, U users, N items.
 """
 
 import json
+import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -73,8 +74,9 @@ def prepare_day(log: pl.DataFrame, day: int, num_days: int, out: Path) -> Datase
 
 
 def train_once(data: Dataset, out: Path, from_run: Path | None, settings: dict[str, Any]) -> Run:
-    """Train, unless the run is there; its CPU time is kept beside it."""
+    """Train, unless the run is there; its CPU time is kept beside it. An unfinished run is begun anew."""
     if not (out / "config.json").exists():
+        shutil.rmtree(out, ignore_errors=True)
         started = time.process_time()
         api.train(data, out, from_run=from_run, device="cpu", **settings)
         write_json(_cpu_file(out), {"cpu_s": round(time.process_time() - started, 2)})
