@@ -222,7 +222,6 @@ class Pipeline:
                     rows_QS,
                     queries_QD,
                     max(depths),
-                    num_interests=num_interests,
                     allowed=allowed,
                 )
             for number, (place, depth) in enumerate(zip(group, depths, strict=True)):
@@ -244,7 +243,6 @@ class Pipeline:
                 *found,
                 interests_KD,
                 query.search_depth,
-                num_interests=len(interests_KD),
                 allowed=allowed,
                 is_exact=True,
             )

@@ -15,8 +15,8 @@ from re4.bundle.hidden_ids import HiddenIds
 from re4.bundle.layout import LIVE
 from re4.bundle.live_items.reader import LiveItemsReader, NewChanges
 from re4.serving.host.file_poller import FilePoller, file_mark
-from re4.serving.retrieval.live_items.graph import Cancelled, LiveGraph
-from re4.serving.retrieval.live_items.overlay import GraphJob, LiveOverlay
+from re4.serving.retrieval.live_items.index import Cancelled, LiveIndex
+from re4.serving.retrieval.live_items.overlay import IndexJob, LiveOverlay
 from re4.serving.versions.live_version import LiveVersion
 from re4.serving.versions.snapshot import Snapshot
 
@@ -98,8 +98,8 @@ class LiveItemsFollower:
         self._on_changed = on_changed
         self._followed: FollowedItems | None = None
         self._poller: FilePoller | None = None
-        self._growing: asyncio.Task[LiveGraph] | None = None
-        self._job: GraphJob | None = None
+        self._growing: asyncio.Task[LiveIndex] | None = None
+        self._job: IndexJob | None = None
 
     async def prepare(self, snapshot: Snapshot, hidden: HiddenIds) -> FollowedItems:
         """Read the live items for a version that is about to go live.
@@ -179,7 +179,7 @@ class LiveItemsFollower:
         self._live.live_failure = failure
 
     def _start_job(self) -> None:
-        """Make the next graph in a thread, if it is time for one."""
+        """Make the next index in a thread, if it is time for one."""
         if self._growing is None and self._followed is not None:
             overlay = self._followed.overlay
             self._job = overlay.next_job()
@@ -187,12 +187,12 @@ class LiveItemsFollower:
                 self._growing = asyncio.create_task(asyncio.to_thread(self._job.run))
                 self._growing.add_done_callback(lambda task: self._finish_job(overlay, task))
 
-    def _finish_job(self, overlay: LiveOverlay, task: "asyncio.Task[LiveGraph]") -> None:
+    def _finish_job(self, overlay: LiveOverlay, task: "asyncio.Task[LiveIndex]") -> None:
         job, self._growing, self._job = self._job, None, None
         if task.cancelled() or isinstance(error := task.exception(), Cancelled):
             return
         if error is not None:
-            _log.error("the graph of live items is not made: they are compared one by one", exc_info=error)
+            _log.error("the index of live items is not made: they are compared one by one", exc_info=error)
             return
         if job is not None and self._followed is not None and self._followed.overlay is overlay:
             overlay.finish(job, task.result())

@@ -26,6 +26,7 @@ from re4.serving.retrieval.encoder import Encoder, bucket_sizes
 from re4.serving.retrieval.filter_cache import FilterCache
 from re4.serving.retrieval.hidden_items import HiddenItems
 from re4.serving.retrieval.indexes.kinds import KINDS, IndexKind, SearchPlan, scaled
+from re4.serving.retrieval.live_items.index import LiveIndexMaker
 from re4.serving.retrieval.live_items.overlay import LiveOverlay
 from re4.serving.retrieval.live_items.starting_vectors import StartingVectors
 from re4.serving.retrieval.live_items.view import LiveItems
@@ -35,6 +36,8 @@ from re4.serving.retrieval.search import Searcher
 _SIGNATURE_BYTES: Final = 4
 _MAX_TABLE_BYTES: Final = 1 << 26
 """Enough for 16,384 lists of 64 codes."""
+_NUM_NEIGHBOURS: Final = 32
+"""Of the graph of live items."""
 _MAX_LOOPS: Final = 1 << 20
 """Sub-structures (such as nested indexes) that FAISS may read from one file."""
 
@@ -55,6 +58,8 @@ class Snapshot:
     pipeline: Pipeline
     starting_vectors: StartingVectors
     """Makes vectors of live items."""
+    index_maker: LiveIndexMaker | None
+    """Makes indexes of live items; None for a version whose index is exact."""
     hidden: HiddenItems | None = None
     """Hidden items of the version; None for none."""
     live: LiveItems | None = None
@@ -95,6 +100,7 @@ class Snapshot:
             starting_vectors=self.starting_vectors,
             space=self.manifest.items.space,
             live_sequence=self.manifest.live_sequence,
+            index_maker=self.index_maker,
         )
 
     def _with_changes(self, hidden: HiddenItems | None, live: LiveItems | None) -> "Snapshot":
@@ -176,6 +182,7 @@ def load_snapshot(
             max_history_length=manifest.model.max_history_length,
         ),
         starting_vectors=StartingVectors.open(path, manifest, attributes, vectors_ND),
+        index_maker=_live_index_maker(path / INDEX, manifest),
     )
 
 
@@ -206,6 +213,36 @@ def _open_searcher(path: Path, manifest: Manifest, vectors_ND: NDArray[np.float3
     # A first search reads the pages before a caller waits for them.
     searcher.search(np.zeros((num_interests, embedding_dim), np.float32), 1)
     return searcher
+
+
+def _live_index_maker(path: Path, manifest: Manifest) -> LiveIndexMaker | None:
+    """Return the maker of indexes of live items, of the version's kind; None where that is exact."""
+    info, embedding_dim = manifest.index, manifest.model.embedding_dim
+    kind = KINDS[info.kind]
+    plan = kind.search_parameters(info.search_parameters)
+    if plan is None:
+        return None
+
+    def empty() -> Any:
+        if kind.name == "hnsw":
+            return faiss.IndexHNSWFlat(embedding_dim, _NUM_NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
+        index = _read_index(path, kind)
+        if isinstance(index, faiss.IndexIVFPQFastScan | faiss.IndexIVFRaBitQFastScan):
+            index.reset()
+            return index
+        # Lists that are mapped from the file cannot grow.
+        lists: Any = faiss.ArrayInvertedLists(index.nlist, index.code_size)
+        lists.this.disown()
+        index.replace_invlists(lists, True)
+        index.ntotal = 0
+        return index
+
+    return LiveIndexMaker(
+        empty=empty,
+        plan=plan,
+        plan_at=lambda effort: kind.search_parameters(scaled(info.search_parameters, effort)),
+        num_interests=manifest.model.num_interests,
+    )
 
 
 def _read_index(path: Path, kind: IndexKind) -> Any:

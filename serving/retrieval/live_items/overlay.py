@@ -21,9 +21,9 @@ from re4.bundle.layout import IS_COLD
 from re4.bundle.live_items.records import Evidence, Record, Upsert
 from re4.bundle.live_items.state import LiveState, SummedEvidence, as_kind
 from re4.serving.retrieval.live_items.attributes import LiveAttributes, LiveColumn
-from re4.serving.retrieval.live_items.graph import MIN_ROWS, LiveGraph, grow_graph
 from re4.serving.retrieval.live_items.growing import GrowingArray
 from re4.serving.retrieval.live_items.ids import LiveIds, SlotMap
+from re4.serving.retrieval.live_items.index import MIN_ROWS, LiveIndex, LiveIndexMaker
 from re4.serving.retrieval.live_items.starting_vectors import StartingVectors
 from re4.serving.retrieval.live_items.view import LiveItems
 
@@ -31,19 +31,20 @@ _ROW_MULTIPLE: Final = 8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class GraphJob:
-    """A graph to make beside the calls."""
+class IndexJob:
+    """An index to make beside the calls."""
 
+    maker: LiveIndexMaker
     vectors_RD: NDArray[np.float32]
-    start: LiveGraph | None
+    start: LiveIndex | None
     slots: NDArray[np.int64] | None
-    """The slots to keep, where others are dropped with the new graph; None for all."""
+    """The slots to keep, where others are dropped with the new index; None for all."""
     num_slots: int
     cancelled: threading.Event = field(default_factory=threading.Event)
 
-    def run(self) -> LiveGraph:
-        """Make the graph, in a thread."""
-        return grow_graph(self.start, self.vectors_RD, self.cancelled)
+    def run(self) -> LiveIndex:
+        """Make the index, in a thread."""
+        return self.maker.grow(self.start, self.vectors_RD, self.cancelled)
 
 
 class LiveOverlay:
@@ -58,6 +59,7 @@ class LiveOverlay:
         starting_vectors: StartingVectors,
         space: str,
         live_sequence: int,
+        index_maker: LiveIndexMaker | None = None,
     ) -> None:
         """Start with no live item.
 
@@ -68,7 +70,9 @@ class LiveOverlay:
             starting_vectors: Makes vectors for live items without one.
             space: Fingerprint of its embedding space.
             live_sequence: Changes up to this one are part of the version.
+            index_maker: Makes indexes of live items; None to compare them one by one, however many.
         """
+        self._index_maker = index_maker
         self._item_ids = item_ids
         self._attributes = attributes
         self._vectors_ND = vectors_ND
@@ -94,7 +98,7 @@ class LiveOverlay:
         self._removed: set[Any] = set()
         self._evidence = LiveState()
         self._hidden: set[Any] = set()
-        self._graph: LiveGraph | None = None
+        self._index: LiveIndex | None = None
         self._num_dead = 0
         self._cold_code: tuple[int, ...] = ()
         if IS_COLD in attributes:
@@ -244,38 +248,42 @@ class LiveOverlay:
             vectors_RD=self._vectors.view(),
             is_visible_R=is_visible_R,
             replaced_N=self._replaced_N,
-            graph=self._graph,
+            index=self._index,
             num_hidden=int(np.count_nonzero(is_newest_R & ~is_visible_R)),
             sequence=self.sequence,
         )
 
-    def next_job(self) -> GraphJob | None:
-        """Return the graph to make now; None where there is none. Drops slots where no graph is needed."""
+    def next_job(self) -> IndexJob | None:
+        """Return the index to make now; None where there is none. Drops slots where no index is needed."""
         num_alive = len(self._ids) - self._num_dead
+        maker, slots = self._index_maker, None
         if self._num_dead > max(MIN_ROWS, num_alive):
             slots = np.flatnonzero(self._is_newest.view())
-            if len(slots) < MIN_ROWS:
+            if maker is None or len(slots) <= MIN_ROWS:
                 self._renumber(slots, None)
                 return None
-            return GraphJob(
-                vectors_RD=self._vectors.view()[slots], start=None, slots=slots, num_slots=len(self._ids)
-            )
-        num_in_graph = 0 if self._graph is None else self._graph.num_rows
-        if len(self._ids) - num_in_graph <= max(MIN_ROWS, num_in_graph // 8):
+        num_indexed = 0 if self._index is None else self._index.num_rows
+        num_newer = len(self._ids) - num_indexed
+        if maker is None or (slots is None and num_newer <= max(MIN_ROWS, num_indexed // 32)):
             return None
-        return GraphJob(
-            vectors_RD=self._vectors.view(), start=self._graph, slots=None, num_slots=len(self._ids)
+        vectors_RD = self._vectors.view()
+        return IndexJob(
+            maker=maker,
+            vectors_RD=vectors_RD if slots is None else vectors_RD[slots],
+            start=self._index if slots is None else None,
+            slots=slots,
+            num_slots=len(self._ids),
         )
 
-    def finish(self, job: GraphJob, graph: LiveGraph) -> None:
-        """Search with a new graph from the next view on."""
+    def finish(self, job: IndexJob, index: LiveIndex) -> None:
+        """Search with a new index from the next view on."""
         if job.slots is None:
-            self._graph = graph
+            self._index = index
             return
         later = np.arange(job.num_slots, len(self._ids))
-        self._renumber(np.concatenate([job.slots, later]), graph)
+        self._renumber(np.concatenate([job.slots, later]), index)
 
-    def _renumber(self, slots: NDArray[np.int64], graph: LiveGraph | None) -> None:
+    def _renumber(self, slots: NDArray[np.int64], index: LiveIndex | None) -> None:
         """Keep these slots, in this order. Views that are in use keep the others."""
         now = SlotMap()
         is_last = {}
@@ -292,5 +300,5 @@ class LiveOverlay:
         for column in self._columns.values():
             column.renumber(slots)
         self._ids = [self._ids[slot] for slot in slots.tolist()]
-        self._slots, self._graph = now, graph
+        self._slots, self._index = now, index
         self._num_dead = int(np.count_nonzero(~self._is_newest.view()))

@@ -7,16 +7,19 @@ K interests, D embedding, S results, T further results.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
+import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.bundle.scoring.rescoring import rescore
 from re4.serving.retrieval.filters import MAX_EXACT_ROWS, AllowedItems, Condition
 from re4.serving.retrieval.hidden_items import HiddenItems
 from re4.serving.retrieval.live_items.attributes import LiveAttribute, LiveAttributes
-from re4.serving.retrieval.live_items.graph import MIN_ROWS, LiveGraph
 from re4.serving.retrieval.live_items.ids import LiveIds
+from re4.serving.retrieval.live_items.index import MIN_ROWS, LiveIndex
+
+_faiss: Any = faiss  # its type hints are incomplete
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,7 +37,7 @@ class LiveItems:
     """False for a slot that a later change replaced, and for an item that is removed or hidden."""
     replaced_N: NDArray[np.bool_] | None
     """The version's rows that live items replace or that were removed; None for none."""
-    graph: LiveGraph | None
+    index: LiveIndex | None
     num_hidden: int
     """Live items that are hidden."""
     sequence: int
@@ -109,7 +112,6 @@ class LiveItems:
         queries_QD: NDArray[np.float32],
         num_results: int,
         *,
-        num_interests: int,
         allowed: AllowedItems | None,
         is_exact: bool = False,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -120,7 +122,6 @@ class LiveItems:
             rows_QS: Their rows, -1 at the end where there are no more.
             queries_QD: The K of a request beside each other.
             num_results: How many each query wants.
-            num_interests: K.
             allowed: The items that may be found; None for all visible ones.
             is_exact: Whether every live item is compared, however many there are.
         """
@@ -129,8 +130,8 @@ class LiveItems:
             scores_QS = np.pad(scores_QS, missing, constant_values=-np.inf)
             rows_QS = np.pad(rows_QS, missing, constant_values=-1)
         thresholds_Q = scores_QS[:, num_results - 1]
-        for scores_QT, rows_QT in self._better(
-            queries_QD, thresholds_Q, num_results, num_interests, allowed, is_exact=is_exact
+        for scores_QT, rows_QT in self._lists(
+            queries_QD, thresholds_Q, num_results, allowed, is_exact=is_exact
         ):
             scores_QS = np.concatenate([scores_QS, scores_QT], axis=1)
             rows_QS = np.concatenate([rows_QS, rows_QT], axis=1)
@@ -158,91 +159,125 @@ class LiveItems:
             num_results: How many each request wants.
         """
         num_requests = len(rows_BM)
-        num_interests = len(queries_QD) // num_requests
         is_full = rows_BM.shape[1] >= num_results
         thresholds_B = (
             scores_BM[:, num_results - 1] if is_full else np.full(num_requests, -np.inf, np.float32)
         )
-        thresholds_Q = np.repeat(thresholds_B, num_interests)
-        parts = [(scores_BM, rows_BM, numbers_BM)]
-        for scores_QT, rows_QT in self._better(queries_QD, thresholds_Q, num_results, num_interests, None):
-            for number in range(num_interests):
-                own = slice(number, None, num_interests)
-                numbers = np.full(rows_QT[own].shape, number)
-                parts.append((scores_QT[own], rows_QT[own], numbers))
-        if len(parts) == 1:
-            return rows_BM, scores_BM, numbers_BM
-        scores, rows, numbers = (np.concatenate(each, axis=1) for each in zip(*parts, strict=True))
-        # Of an item that several interests found, the best score counts, then the lowest interest.
-        order = np.lexsort((numbers, rows, -scores), axis=1)
-        scores, rows, numbers = (np.take_along_axis(each, order, 1) for each in (scores, rows, numbers))
-        best = [_first_of_each_row(rows[place], num_results) for place in range(num_requests)]
-        shape = (num_requests, max(map(len, best)))
-        found_rows, found_numbers = np.full(shape, -1, np.int64), np.zeros(shape, np.int64)
-        found_scores = np.full(shape, -np.inf, np.float32)
-        for place, places in enumerate(best):
-            found_rows[place, : len(places)] = rows[place, places]
-            found_scores[place, : len(places)] = scores[place, places]
-            found_numbers[place, : len(places)] = numbers[place, places]
-        return found_rows, found_scores, found_numbers
+        for rows_BT, scores_BT, numbers_BT in self._best(queries_QD, thresholds_B, num_results):
+            rows_BM = np.concatenate([rows_BM, rows_BT], axis=1)
+            scores_BM = np.concatenate([scores_BM, scores_BT], axis=1)
+            numbers_BM = np.concatenate([numbers_BM, numbers_BT], axis=1)
+        if rows_BM.shape[1] > num_results:
+            order = np.argsort(-scores_BM, axis=1, kind="stable")[:, :num_results]
+            rows_BM = np.take_along_axis(rows_BM, order, 1)
+            scores_BM = np.take_along_axis(scores_BM, order, 1)
+            numbers_BM = np.take_along_axis(numbers_BM, order, 1)
+        return rows_BM, scores_BM, numbers_BM
 
-    def _better(
+    def _best(
+        self, queries_QD: NDArray[np.float32], thresholds_B: NDArray[np.float32], num_results: int
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]]:
+        """Return live items by their best score of a request: rows, scores and interests, in parts."""
+        if not self.num_visible:
+            return []
+        found = []
+        exact_R = self._visible_slots
+        index = self._index_for(self.num_visible)
+        if index is not None:
+            exact_R = exact_R[np.searchsorted(exact_R, index.num_rows) :]
+            if self._is_index_intact:
+                best = index.searcher.search_best(queries_QD, num_results)
+            else:
+                lists = self._indexed_lists(queries_QD, num_results, self.is_visible_R, needs_each_list=False)
+                best = _best_of_lists(*lists, len(thresholds_B))
+            if best is not None:
+                slots, scores, numbers = best
+                found.append((np.where(slots >= 0, slots + self.first_row, -1), scores, numbers))
+        if len(exact_R):
+            scores_QR = self._scores(queries_QD, exact_R)
+            scores_BKR = scores_QR.reshape(len(thresholds_B), -1, len(exact_R))
+            scores_BT, rows_BT, places = self._above(scores_BKR.max(axis=1), thresholds_B, exact_R)
+            numbers_BT = np.zeros(rows_BT.shape, np.int64)
+            requests, columns, slots = places
+            numbers_BT[requests, columns] = scores_BKR[requests, :, slots].argmax(axis=1)
+            found.append((rows_BT, scores_BT, numbers_BT))
+        return found
+
+    def _lists(
         self,
         queries_QD: NDArray[np.float32],
         thresholds_Q: NDArray[np.float32],
         num_results: int,
-        num_interests: int,
         allowed: AllowedItems | None,
         *,
-        is_exact: bool = False,
+        is_exact: bool,
     ) -> list[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-        """Return live items with scores above a threshold of each query: the best, and perhaps others."""
-        mask_R = self.is_visible_R
+        """Return live items by their score of each query: scores and rows, in parts."""
+        mask_R, exact_R = self.is_visible_R, self._visible_slots
         if allowed is not None:
             mask_R = allowed.mask_from(self.first_row, len(mask_R))
-        num_allowed = int(np.count_nonzero(mask_R))
-        if not num_allowed:
-            return []
-        if self.graph is None or is_exact or num_allowed <= MIN_ROWS:
-            slots = np.flatnonzero(mask_R) if num_allowed < len(mask_R) else np.arange(len(mask_R))
-            return [self._exact(queries_QD, thresholds_Q, slots)]
-        num_in_graph = self.graph.num_rows
-        is_all = bool(mask_R[:num_in_graph].all())
-        scores_QS, slots_QS = self.graph.search(queries_QD, num_results, None if is_all else mask_R)
-        shape = (-1, num_interests, slots_QS.shape[1])
-        pool = rescore(
-            scores_QS.reshape(shape),
-            slots_QS.reshape(shape),
-            queries_QD.reshape(-1, num_interests, queries_QD.shape[1]),
-            self.vectors_RD,
-            num_interests * slots_QS.shape[1],
-        )
-        slots_QP = np.repeat(pool.rows_BP, num_interests, axis=0)
-        found = [self._above(pool.scores_BKP.reshape(slots_QP.shape), thresholds_Q, slots_QP)]
-        newer = num_in_graph + np.flatnonzero(mask_R[num_in_graph:])
-        if len(newer):
-            found.append(self._exact(queries_QD, thresholds_Q, newer))
+            exact_R = np.flatnonzero(mask_R)
+        found = []
+        index = None if is_exact else self._index_for(len(exact_R))
+        if index is not None:
+            exact_R = exact_R[np.searchsorted(exact_R, index.num_rows) :]
+            scores_QS, slots_QS = self._indexed_lists(queries_QD, num_results, mask_R, needs_each_list=True)
+            found.append((scores_QS, np.where(slots_QS >= 0, slots_QS + self.first_row, -1)))
+        if len(exact_R):
+            scores_QT, rows_QT, _ = self._above(self._scores(queries_QD, exact_R), thresholds_Q, exact_R)
+            found.append((scores_QT, rows_QT))
         return found
 
-    def _exact(
+    def _index_for(self, num_allowed: int) -> LiveIndex | None:
+        """Return the index where it saves work among so many items; None where they are compared."""
+        return self.index if num_allowed > MIN_ROWS else None
+
+    def _indexed_lists(
         self,
         queries_QD: NDArray[np.float32],
-        thresholds_Q: NDArray[np.float32],
-        slots_R: NDArray[np.int64],
+        num_results: int,
+        mask_R: NDArray[np.bool_],
+        *,
+        needs_each_list: bool,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Search the index among the slots of a mask: scores and slots."""
+        assert self.index is not None
+        bits = np.packbits(mask_R[: self.index.num_rows], bitorder="little")
+        is_all = bool(mask_R[: self.index.num_rows].all())
+        return self.index.searcher.search(
+            queries_QD,
+            num_results,
+            needs_each_list=needs_each_list,
+            selector=None if is_all else _faiss.IDSelectorBitmap(bits),
+        )
+
+    @cached_property
+    def _visible_slots(self) -> NDArray[np.int64]:
+        return np.flatnonzero(self.is_visible_R)
+
+    @cached_property
+    def _is_index_intact(self) -> bool:
+        """Whether every slot of the index is visible."""
+        return self.index is not None and bool(self.is_visible_R[: self.index.num_rows].all())
+
+    def _scores(self, queries_QD: NDArray[np.float32], slots_R: NDArray[np.int64]) -> NDArray[np.float32]:
         """Compare some slots, ascending, one by one."""
         first, end = int(slots_R[0]), int(slots_R[-1]) + 1
         # A range is read where it lies; gathering many rows takes longer than the product.
-        vectors_RD = self.vectors_RD[first:end] if end - first == len(slots_R) else self.vectors_RD[slots_R]
-        return self._above(queries_QD @ vectors_RD.T, thresholds_Q, slots_R[None])
+        is_range = end - first == len(slots_R)
+        vectors_RD = self.vectors_RD[first:end] if is_range else self.vectors_RD[slots_R]
+        return np.asarray(queries_QD @ vectors_RD.T)
 
     def _above(
         self,
         scores_QR: NDArray[np.float32],
         thresholds_Q: NDArray[np.float32],
-        slots_QR: NDArray[np.int64],
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return scores and rows above each query's threshold, in the order of the slots."""
+        slots_R: NDArray[np.int64],
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], tuple[NDArray[np.intp], ...]]:
+        """Return scores and rows above each query's threshold, in the order of the slots.
+
+        The last value has the query, the column and the place of each of them.
+        """
         queries, places = np.nonzero(scores_QR > thresholds_Q[:, None])
         counts_Q = np.bincount(queries, minlength=len(scores_QR))
         width = int(counts_Q.max(initial=0))
@@ -250,13 +285,25 @@ class LiveItems:
         rows_QT = np.full((len(scores_QR), width), -1, np.int64)
         columns = np.arange(len(queries)) - np.repeat(np.cumsum(counts_Q) - counts_Q, counts_Q)
         scores_QT[queries, columns] = scores_QR[queries, places]
-        slots = slots_QR[0, places] if len(slots_QR) == 1 else slots_QR[queries, places]
-        rows_QT[queries, columns] = self.first_row + slots
-        return scores_QT, rows_QT
+        rows_QT[queries, columns] = self.first_row + slots_R[places]
+        return scores_QT, rows_QT, (queries, columns, places)
 
 
-def _first_of_each_row(rows: NDArray[np.int64], num_wanted: int) -> NDArray[np.int64]:
-    """Return the place of the first entry of each row, in order, at most so many; without row -1."""
-    _, firsts = np.unique(rows, return_index=True)
-    firsts = np.sort(firsts)
-    return np.asarray(firsts[rows[firsts] >= 0][:num_wanted])
+def _best_of_lists(
+    scores_QS: NDArray[np.float32], slots_QS: NDArray[np.int64], num_requests: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
+    """Return each item of a request's lists once, with its best score and interest; -1 at other places."""
+    num_interests = len(scores_QS) // num_requests
+    scores = scores_QS.reshape(num_requests, -1)
+    slots = slots_QS.reshape(num_requests, -1)
+    numbers = np.repeat(np.arange(num_interests), scores_QS.shape[1])[None].repeat(num_requests, axis=0)
+    order = np.lexsort((numbers, -scores, slots), axis=1)
+    scores, slots = np.take_along_axis(scores, order, 1), np.take_along_axis(slots, order, 1)
+    numbers = np.take_along_axis(numbers, order, 1)
+    is_again = np.zeros(slots.shape, np.bool_)
+    is_again[:, 1:] = slots[:, 1:] == slots[:, :-1]
+    return (
+        np.where(is_again, -1, slots),
+        np.where(is_again | (slots < 0), -np.inf, scores).astype(np.float32),
+        numbers,
+    )

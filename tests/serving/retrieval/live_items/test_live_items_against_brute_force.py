@@ -19,7 +19,7 @@ from re4.protos.v1 import retrieval_pb2
 from re4.serving.api import replies
 from re4.serving.api.batch_handler import RequestResult, answer_batch
 from re4.serving.api.validation import check_retrieve
-from re4.serving.retrieval.live_items import graph, overlay, view
+from re4.serving.retrieval.live_items import overlay, view
 from re4.serving.settings import Fallback, ServerSettings
 from re4.serving.versions.snapshot import Snapshot
 
@@ -158,14 +158,15 @@ def test_small_catalogues(data: st.DataObject, kind: str, has_hidden: bool) -> N
         assert snapshot.num_items == len(allowed)
 
 
-@pytest.mark.parametrize("index", ["hnsw", "ivf", "ivf of codes", "ivf, one budget"])
-@pytest.mark.parametrize("has_graph", [False, True])
-def test_with_approximate_indexes(index: str, has_graph: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "index", ["hnsw", "ivf", "ivf of codes", "ivf, one budget", "ivf of codes, many lists"]
+)
+@pytest.mark.parametrize("has_index", [False, True])
+def test_with_approximate_indexes(index: str, has_index: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Live items are all found, whatever the index of the version misses."""
     version, loaded = small("string", index)
     monkeypatch.setattr(overlay, "MIN_ROWS", 50)
     monkeypatch.setattr(view, "MIN_ROWS", 50)
-    monkeypatch.setattr(graph, "_MIN_EF_SEARCH", 400)
     rng = np.random.default_rng(5)
     catalogue, live = LiveCatalogue(version), loaded.new_overlay()
     for number in range(1, 301):
@@ -175,14 +176,14 @@ def test_with_approximate_indexes(index: str, has_graph: bool, monkeypatch: pyte
         )
         live.apply(records_of([change], start=number))
         catalogue.apply(change)
-        if has_graph and number % 100 == 0:
+        if has_index and number % 100 == 0:
             while (job := live.next_job()) is not None:
                 live.finish(job, job.run())
-    if has_graph:
+    if has_index:
         live.apply(records_of([upsert("the last", rng.standard_normal(EMBEDDING_DIM))], start=301))
         catalogue.apply(upsert("the last", live.view().vectors_RD[-1]))
     seen = live.view()
-    assert (seen.graph is not None) == has_graph
+    assert (seen.index is not None) == has_index
     snapshot = loaded.with_live(seen)
     is_live = set(catalogue.vectors) - {
         id_ for id_, vector in catalogue.vectors.items() if catalogue.trained.get(id_) is vector
@@ -202,7 +203,7 @@ def test_with_approximate_indexes(index: str, has_graph: bool, monkeypatch: pyte
                     best = {id_ for id_, _ in catalogue.best(history, 30)} & is_live
                     num_found += len(best & set(found))
                     num_expected += len(best)
-    assert num_found >= (0.97 if has_graph else 1.0) * num_expected
+    assert num_found >= (0.8 if has_index else 1.0) * num_expected
     assert num_expected > 100
 
 
