@@ -98,9 +98,17 @@ class Authenticator:
         """Read a file that changed; one that cannot be used leaves the known tokens as they are."""
         if self._poller.is_due():
             with self._poller.attempt():
+                before = self._names
                 self._read()
-                names = sorted({caller.name for caller in self._callers.values()})
-                _log.info("tokens read again: %s", ", ".join(names))
+                names = self._names
+                if self._folder is not None:
+                    for gone in before - names:
+                        (self._folder / gone).unlink(missing_ok=True)
+                _log.info("tokens read again: %s", ", ".join(sorted(names)))
+
+    @property
+    def _names(self) -> set[str]:
+        return {caller.name for caller in self._callers.values()}
 
     def _read(self) -> None:
         mark = file_mark(self._path)
@@ -113,11 +121,12 @@ class Authenticator:
         """Write the copy for the next worker, unless the file has changed meanwhile."""
         part = copy.with_suffix(f".{os.getpid()}")
         with suppress(OSError):  # the folder is full: the next worker may have to wait for a good file
-            part.write_bytes(content)
-            if file_mark(self._path) == mark:
-                part.replace(copy)
-            else:
-                part.unlink()
+            try:
+                part.write_bytes(content)
+                if file_mark(self._path) == mark:
+                    part.replace(copy)
+            finally:
+                part.unlink(missing_ok=True)
 
 
 def _log_failure(failure: str) -> None:

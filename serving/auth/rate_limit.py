@@ -6,6 +6,7 @@ write take well under a microsecond. There is no lock: two workers that charge o
 fraction of a microsecond may count two calls as one, so the limit is exceeded very slightly, never undercut.
 """
 
+import logging
 import mmap
 import os
 import re
@@ -17,6 +18,7 @@ from typing import Final
 from re4.common.errors import RateError
 
 _CELL_BYTES: Final = 8
+_log = logging.getLogger(__name__)
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """Pattern of callers' names: a name becomes a file name, and a label of metrics."""
 
@@ -72,11 +74,19 @@ class TokenBucket:
 
 
 def _cell(folder: Path | None, name: str) -> mmap.mmap:
+    """Map the shared cell of a caller, or one of this process, so that tokens are read on a full disk too."""
     if folder is None:
         return mmap.mmap(-1, _CELL_BYTES)
-    descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        os.ftruncate(descriptor, _CELL_BYTES)
-        return mmap.mmap(descriptor, _CELL_BYTES)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            # It takes the disk space: a process that maps a file without it is killed on a full disk.
+            os.posix_fallocate(descriptor, 0, _CELL_BYTES)
+            return mmap.mmap(descriptor, _CELL_BYTES)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        _log.error(
+            "the rate of %s is limited by each worker alone until the tokens are read again: %s", name, error
+        )
+        return mmap.mmap(-1, _CELL_BYTES)

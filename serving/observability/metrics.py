@@ -4,6 +4,7 @@ A worker counts calls in `CallMetrics`. The supervisor, which answers no call, r
 `SupervisorMetrics`. `metrics_page.py` publishes both.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -21,6 +22,9 @@ from re4.serving.auth.certificates import certificate_end
 if TYPE_CHECKING:  # the supervisor, which loads no parser, reads this file too
     from re4.serving.retrieval.pipeline import StageTimes
 
+FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+"""Environment variable with the folder of the workers' counts; prometheus-client reads it on import."""
+
 CALL_SECONDS_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 STAGE_SECONDS_BUCKETS: Final = (0.0001, 0.0002, 0.0005, *CALL_SECONDS_BUCKETS[:10])
 BATCH_SIZE_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -28,6 +32,15 @@ BATCH_SIZE_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 STAGES: Final = ("check", "queue", "gather", "encode", "search", "merge", "reply")
 """In the order of a call. `check`, `queue` and `reply` are measured for each Retrieve and Encode, the others
 once for each batch."""
+
+
+def count_as_worker(number: int) -> None:
+    """Count in the files of a worker's number: its successor continues them, so their number stays the same.
+
+    Without a folder of counts, that is, without a metrics page, nothing is shared.
+    """
+    if FOLDER_VARIABLE in os.environ:
+        values.ValueClass = values.MultiProcessValue(lambda: number)
 
 
 class CallMetrics:

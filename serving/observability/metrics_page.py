@@ -6,8 +6,10 @@ the counts of a worker outlive it.
 """
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from socket import AF_INET6, SHUT_RDWR
 from threading import Thread
 from time import monotonic
@@ -22,15 +24,15 @@ from prometheus_client.registry import Collector
 from re4.common.errors import ServerError
 from re4.serving.host.addresses import Address
 from re4.serving.host.temporary_folders import temporary_folder
-
-FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
-"""Environment variable with the folder; prometheus-client reads it on import."""
-
+from re4.serving.observability.metrics import FOLDER_VARIABLE
 
 _log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS: Final = 16
 """A connection beyond so many is closed at once."""
+
+_FILE_BYTES: Final = {"counter": 1 << 18, "histogram": 1 << 16}
+"""Disk space of a worker's counts, by kind; enough for a thousand callers."""
 
 CONNECTION_TIMEOUT_S: Final = 10.0
 """A connection that is not done by then is closed: Prometheus itself gives up after 10 s."""
@@ -80,20 +82,24 @@ def _server(address: Address) -> type[_Server]:
 
 
 @contextmanager
-def metrics_page(address: Address, own: Collector) -> Iterator[tuple[Address, Mapping[str, str]]]:
+def metrics_page(
+    address: Address, own: Collector, *, num_workers: int
+) -> Iterator[tuple[Address, Mapping[str, str]]]:
     """Serve the page while the block runs.
 
     Args:
         address: Where to listen; port 0 lets the system choose.
         own: Metrics of this process.
+        num_workers: Number of the worker processes that count.
 
     Yields:
         The address with its port, and the environment that worker processes need.
 
     Raises:
-        ServerError: the address cannot be listened on.
+        ServerError: the address cannot be listened on, or there is no space for the counts.
     """
     with temporary_folder("re4-serve-metrics-") as folder:
+        _allocate(folder, num_workers)
         registry = CollectorRegistry()
         MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
         registry.register(own)
@@ -115,3 +121,17 @@ def metrics_page(address: Address, own: Collector) -> Iterator[tuple[Address, Ma
             server.shutdown()
             server.server_close()
             thread.join()
+
+
+def _allocate(folder: Path, num_workers: int) -> None:
+    """Take the disk space of all counts: a worker that maps a file without it is killed on a full disk."""
+    try:
+        for number in range(1, num_workers + 1):
+            for kind, num_bytes in _FILE_BYTES.items():
+                with (folder / f"{kind}_{number}.db").open("wb") as file:
+                    os.posix_fallocate(file.fileno(), 0, num_bytes)
+    except OSError as error:
+        raise ServerError(
+            f"no space for the metrics of the workers in {folder}: {error.strerror}. Make room there, or let "
+            "TMPDIR name another folder"
+        ) from None

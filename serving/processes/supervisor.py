@@ -177,7 +177,9 @@ class _Supervisor:
         if self._metrics_address is None:
             yield
             return
-        with metrics_page(self._metrics_address, self._metrics) as (where, environment):
+        num_workers = self._settings.num_processes
+        page = metrics_page(self._metrics_address, self._metrics, num_workers=num_workers)
+        with page as (where, environment):
             self._worker_environment = environment
             _log.info("metrics on http://%s/metrics", where)
             yield

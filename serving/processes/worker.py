@@ -19,6 +19,7 @@ from re4.serving.api.server import RetrievalServer
 from re4.serving.host.addresses import Address
 from re4.serving.host.threads import limit_garbage_collection, thread_pools
 from re4.serving.observability.logs import log_to_stderr
+from re4.serving.observability.metrics import count_as_worker
 from re4.serving.processes.messages import (
     MAX_LINE_BYTES,
     CommandFailed,
@@ -53,6 +54,7 @@ class Worker:
         first = HideItems(**start.hidden)
         self._live = LiveVersion(hidden=_hidden_ids(first), hidden_failure=first.failure)
         self._backend = open_backend(self._settings.device)
+        count_as_worker(start.number)
         self._server = RetrievalServer(
             self._live,
             self._settings,

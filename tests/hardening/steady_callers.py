@@ -27,6 +27,9 @@ OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 200),
 )
 
+OVERLOAD = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED)
+"""gRPC's core ends calls that waited for a second with CANCELLED."""
+
 HEED_HEALTH = (
     (
         "grpc.service_config",
@@ -47,6 +50,8 @@ class Call:
     ended: float
     code: grpc.StatusCode
     details: str
+    num_tries: int
+    """More than 1 where the call was rejected under overload and sent again."""
     reply: bytes
     """Serialised, stage times removed, so that equal answers are equal bytes; empty where the call failed."""
 
@@ -68,6 +73,7 @@ class SteadyCallers:
         deadline_s: float = DEADLINE_S,
         options: Sequence[tuple[str, object]] = (),
         connection: Connection = PLAIN,
+        max_tries: int = 1,
     ) -> None:
         """Prepare the callers.
 
@@ -79,11 +85,13 @@ class SteadyCallers:
             deadline_s: Seconds that a call may take.
             options: For the channels, beside the usual ones.
             connection: TLS and token.
+            max_tries: How often a call is sent that is rejected under overload.
         """
         self._questions = [question.SerializeToString() for question in questions]
         self._interval_s = num_callers / rate_per_s
         self._deadline_s = deadline_s
         self._metadata = connection.metadata
+        self._max_tries = max_tries
         self._channels = [
             connection.channel(address, options=(*OPTIONS, *options)) for _ in range(num_callers)
         ]
@@ -141,13 +149,16 @@ class SteadyCallers:
         while not self._stop.wait(max(0.0, due - time.monotonic())):
             question = (question + 1) % len(self._questions)
             began = time.monotonic()
-            code, details, reply = grpc.StatusCode.OK, "", b""
-            try:
-                reply = _without_times(
-                    method(self._questions[question], timeout=self._deadline_s, metadata=self._metadata)
-                )
-            except grpc.RpcError as error:
-                code, details = error.code(), error.details() or ""
+            code, details, reply, num_tries = None, "", b"", 0
+            while num_tries == 0 or (code in OVERLOAD and num_tries < self._max_tries):
+                num_tries += 1
+                try:
+                    data = method(
+                        self._questions[question], timeout=self._deadline_s, metadata=self._metadata
+                    )
+                    code, details, reply = grpc.StatusCode.OK, "", _without_times(data)
+                except grpc.RpcError as error:
+                    code, details = error.code(), error.details() or ""
             call = Call(
                 question=question,
                 due=due,
@@ -155,6 +166,7 @@ class SteadyCallers:
                 ended=time.monotonic(),
                 code=code,
                 details=details,
+                num_tries=num_tries,
                 reply=reply,
             )
             with self._changed:

@@ -6,12 +6,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from file_systems import small_file_system
 from findings import Findings
 from rebuild_samples import Shop
 from right_answers import RightAnswers, questions
@@ -28,19 +29,6 @@ NUM_ITEMS = 2000
 FILE_SYSTEM_BYTES = 16 << 20
 COUNTS = {"killed": (200, 2), "disk-full": (100, 2), "two-at-once": (20, 1)}
 """Accidents of each kind, in the long and the short size."""
-
-
-@contextmanager
-def small_file_system(folder: Path) -> Iterator[bool]:
-    """Put a folder on a file system of its own; False where that is not allowed."""
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={FILE_SYSTEM_BYTES}", "tmpfs", str(folder)]
-    is_mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
-    try:
-        yield is_mounted
-    finally:
-        if is_mounted:
-            subprocess.run(["umount", str(folder)], check=True)
 
 
 class Watched:
@@ -87,7 +75,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
             yield Watched(Path(folder), can_be_full=False, stack=stack)
         return
     folder = tmp_path_factory.mktemp("rebuilt")
-    with small_file_system(folder / "bundles") as can_be_full, ExitStack() as stack:
+    with small_file_system(folder / "bundles", FILE_SYSTEM_BYTES) as can_be_full, ExitStack() as stack:
         yield Watched(folder, can_be_full=can_be_full, stack=stack)
 
 

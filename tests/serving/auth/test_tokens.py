@@ -1,6 +1,7 @@
 """Bearer tokens: who is refused, rates shared by all workers, changes taken up, no secret in a log."""
 
 import asyncio
+import errno
 import multiprocessing
 import os
 import subprocess
@@ -427,6 +428,34 @@ def _charge(folder: Path, results: "multiprocessing.Queue[int]") -> None:
         except RateError:
             break
     results.put(num_let_in)
+
+
+def test_a_full_disk_keeps_no_token_from_being_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first charge of a cell without disk space would be the end of the worker, by SIGBUS."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.posix_fallocate", fail)
+    rate = TokenBucket("mail", users_per_s=1, burst=2, folder=tmp_path)
+    assert "the rate of mail is limited by each worker alone" in caplog.text
+    rate.charge(2)
+    with pytest.raises(RateError):
+        rate.charge()
+
+
+def test_a_caller_that_is_gone_leaves_no_file(tmp_path: Path) -> None:
+    path, folder = tmp_path / "tokens.toml", tmp_path / "cells"
+    folder.mkdir()
+    limit = "users_per_s = 1"
+    path.write_text(entry("mail", SLOW, more=limit) + entry("ranking", GOOD, more=limit))
+    authenticator = Authenticator(path, folder)
+    assert {cell.name for cell in folder.iterdir()} == {"mail", "ranking"}
+    path.write_text(entry("ranking", OLD, more=limit))
+    asyncio.run(authenticator.poll())
+    assert {cell.name for cell in folder.iterdir()} == {"ranking"}
 
 
 def test_processes_share_a_bucket(tmp_path: Path) -> None:

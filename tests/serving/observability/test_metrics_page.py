@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import errno
 import os
+import re
 import signal
 import socket
 import time
@@ -92,6 +94,7 @@ def test_counts_outlive_a_worker_that_dies(measured: RunningServer, url: str) ->
     with RetrievalClient(measured.address) as client:
         client.retrieve(["item-1-é"], 5)
     before = scraped_with(url, start + 1)
+    files = count_files(measured)
     seen = measured.num_lines
     for worker in measured.workers():
         os.kill(worker, signal.SIGKILL)
@@ -105,6 +108,26 @@ def test_counts_outlive_a_worker_that_dies(measured: RunningServer, url: str) ->
             "re4_calls_total", method="Retrieve", code="OK"
         )
     assert after.value("re4_worker_restarts_total") - before.value("re4_worker_restarts_total") == 2
+    assert count_files(measured) == files  # otherwise each death would leave some
+
+
+def count_files(running: RunningServer) -> set[str]:
+    """The files that the workers map and count in."""
+    return {
+        name
+        for worker in running.workers()
+        for name in re.findall(r"/\S+\.db$", Path(f"/proc/{worker}/maps").read_text(), re.MULTILINE)
+    }
+
+
+def test_a_server_without_space_for_its_counts_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.posix_fallocate", fail)
+    page = metrics_page(Address(host="127.0.0.1", port=0), SupervisorMetrics(), num_workers=1)
+    with pytest.raises(ServerError, match=r"no space for the metrics .* No space left on device"), page:
+        pass
 
 
 def test_versions_that_went_live_or_were_refused_and_the_age_of_the_live_one(
@@ -166,7 +189,7 @@ def test_a_version_whose_name_is_no_time_has_no_age(digits: str) -> None:
 def test_slow_readers_hold_few_connections_and_none_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     page = "re4.serving.observability.metrics_page"
     monkeypatch.setattr(f"{page}.CONNECTION_TIMEOUT_S", 2 * DEADLINE_S)
-    with metrics_page(Address(host="127.0.0.1", port=0), SupervisorMetrics()) as (address, _):
+    with metrics_page(Address(host="127.0.0.1", port=0), SupervisorMetrics(), num_workers=1) as (address, _):
         place = (address.host, address.port)
         with contextlib.ExitStack() as stack:
             slow = [stack.enter_context(socket.create_connection(place, DEADLINE_S)) for _ in range(16)]
