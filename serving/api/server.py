@@ -129,6 +129,12 @@ class RetrievalServer:
         """Set the health status to SERVING."""
         await self._health.set(health_pb2.HealthCheckResponse.SERVING)
 
+    def read_files(self) -> None:
+        """Read the tokens again now, and the certificates before the next handshake."""
+        for followed in (self._authenticator, self._certificates):
+            if followed is not None:
+                followed.poller.read_now()
+
     async def wait_for_worker_thread(self) -> None:
         """Return when the thread that runs batches has finished its present one."""
         await self._service.wait_for_worker_thread()

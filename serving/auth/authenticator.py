@@ -38,7 +38,7 @@ class Authenticator:
         """
         self._path = path
         self._folder = folder
-        self._poller = FilePoller(lambda: file_mark(path), on_failure=_log_failure)
+        self.poller = FilePoller(lambda: file_mark(path), on_failure=_log_failure)
         self._callers: Mapping[bytes, Caller] = {}
         try:
             self._read()
@@ -47,7 +47,7 @@ class Authenticator:
                 raise
             # The callers that every other worker admits.
             self._callers = parse_tokens((folder / _COPY).read_bytes(), folder / _COPY, folder)
-            with self._poller.attempt():  # logs the error, and retries the file
+            with self.poller.attempt():  # logs the error, and retries the file
                 raise error
 
     def identify(self, metadata: Metadata) -> Caller:
@@ -92,12 +92,12 @@ class Authenticator:
 
     async def follow(self, poll_interval_s: float) -> None:
         """Read the file again whenever it changed, until cancelled."""
-        await poll_forever(poll_interval_s, self.poll)
+        await poll_forever(poll_interval_s, self.poll, self.poller.wake)
 
     async def poll(self) -> None:
         """Read a file that changed; one that cannot be used leaves the known tokens as they are."""
-        if self._poller.is_due():
-            with self._poller.attempt():
+        if self.poller.is_due():
+            with self.poller.attempt():
                 before = self._names
                 self._read()
                 names = self._names

@@ -108,7 +108,7 @@ class CertificateReloader:
             SecurityError: they cannot be used.
         """
         self._files = files
-        self._poller = FilePoller(files.marks, on_failure=_log_failure)
+        self.poller = FilePoller(files.marks, on_failure=_log_failure)
         self._current = read_certificates(files)
         self._log_use("serving with")
 
@@ -121,10 +121,10 @@ class CertificateReloader:
 
     def _fetch(self) -> Any:
         """Return changed certificates, or None. Called by gRPC's own threads, under the GIL."""
-        if not self._poller.is_due():
+        if not self.poller.is_due():
             return None
         changed = None
-        with self._poller.attempt():  # it fails where one of two files is still to come
+        with self.poller.attempt():  # it fails where one of two files is still to come
             self._current = read_certificates(self._files)
             changed = self._configuration()
             self._log_use("reloaded")

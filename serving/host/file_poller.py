@@ -8,7 +8,7 @@ import asyncio
 import os
 import stat
 from collections.abc import Awaitable, Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from errno import EFBIG, EINVAL
 from pathlib import Path
 from time import monotonic
@@ -74,6 +74,15 @@ class FilePoller:
         self._last_mark = mark()
         self._failure = ""
         self._retry_at_s = 0.0
+        self.wake = asyncio.Event()
+        """Ends the wait before the next poll."""
+
+    def read_now(self) -> None:
+        """Let the files count as changed, and end the wait before the next poll."""
+        self._last_mark = object()
+        self._retry_at_s = 0.0
+        self._backoff.reset()
+        self.wake.set()
 
     def is_due(self) -> bool:
         """Return whether the files changed, or a failed read is to be retried."""
@@ -100,11 +109,17 @@ class FilePoller:
             self._backoff.reset()
 
 
-async def poll_forever(interval_s: float, poll: Callable[[], Awaitable[None]]) -> NoReturn:
-    """Poll at an interval, until cancelled."""
+async def poll_forever(
+    interval_s: float, poll: Callable[[], Awaitable[None]], wake: asyncio.Event | None = None
+) -> NoReturn:
+    """Poll at an interval, and whenever `wake` is set, until cancelled."""
+    wake = wake or asyncio.Event()
     task = asyncio.current_task()
     while task is None or not task.cancelling():
-        await asyncio.sleep(interval_s)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(interval_s):
+                await wake.wait()
+        wake.clear()
         await poll()
     raise asyncio.CancelledError  # a call inside the poll took the cancellation for its own
 

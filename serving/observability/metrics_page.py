@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 MAX_CONNECTIONS: Final = 16
 """A connection beyond so many is closed at once."""
 
-_FILE_BYTES: Final = {"counter": 1 << 18, "histogram": 1 << 16}
+_FILE_BYTES: Final = {"counter": 1 << 18, "gauge_mostrecent": 1 << 16, "histogram": 1 << 16}
 """Disk space of a worker's counts, by kind; enough for a thousand callers."""
 
 CONNECTION_TIMEOUT_S: Final = 10.0

@@ -63,6 +63,11 @@ class SetServing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReadFiles:
+    """Command: read tokens and certificates again, also where they have not changed."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RecordRefusal:
     """Command: the newest version was refused; show that in `Info`. The live version stays live."""
 
@@ -96,14 +101,14 @@ class Heartbeat:
     """Report: the event loop runs, and the thread that runs batches has finished one or is idle."""
 
 
-Command: TypeAlias = StartWorker | LoadVersion | HideItems | SetServing | RecordRefusal
+Command: TypeAlias = StartWorker | LoadVersion | HideItems | SetServing | ReadFiles | RecordRefusal
 Report: TypeAlias = PortOpened | VersionLoaded | CommandFailed | Heartbeat | RecallSample
 Message: TypeAlias = Command | Report
 
 _TYPES: Final[dict[str, Any]] = {
     kind.__name__: kind
     for kind in (
-        *(StartWorker, LoadVersion, HideItems, SetServing, RecordRefusal),
+        *(StartWorker, LoadVersion, HideItems, SetServing, ReadFiles, RecordRefusal),
         *(PortOpened, VersionLoaded, CommandFailed, Heartbeat, RecallSample),
     )
 }

@@ -30,6 +30,7 @@ from re4.serving.processes.messages import (
     CommandFailed,
     HideItems,
     LoadVersion,
+    ReadFiles,
     RecordRefusal,
     SetServing,
     StartWorker,
@@ -111,6 +112,7 @@ class _Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop_once, serving)
+        loop.add_signal_handler(signal.SIGHUP, self._read_files)
         try:
             with suppress(asyncio.CancelledError):
                 await serving
@@ -124,6 +126,13 @@ class _Supervisor:
         if not serving.cancelling():
             _log.info("stopping: calls in flight have %g seconds to finish", self._settings.grace_s)
             serving.cancel()
+
+    def _read_files(self) -> None:
+        """Read every followed file again now, also one that has not changed since it was refused."""
+        _log.info("SIGHUP: reading CURRENT, HIDDEN, tokens and certificates again")
+        for watcher in (self._versions, self._hidden):
+            watcher.poller.read_now()
+        self._send_to_all(ReadFiles())
 
     async def _serve(self, address: Address) -> None:
         self._log_settings()
@@ -155,9 +164,9 @@ class _Supervisor:
             await _all_or_first_failure(
                 [
                     *(self._supervise(start) for start in starts),
-                    poll_forever(interval_s, self._versions.poll),
+                    poll_forever(interval_s, self._versions.poll, self._versions.poller.wake),
                     # Apart: the check of a version must not delay the hiding of items.
-                    poll_forever(interval_s, self._hidden.poll),
+                    poll_forever(interval_s, self._hidden.poll, self._hidden.poller.wake),
                     poll_forever(self._settings.history.event_part_s, self._rotation.poll),
                 ]
             )

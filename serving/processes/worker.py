@@ -27,6 +27,7 @@ from re4.serving.processes.messages import (
     HideItems,
     LoadVersion,
     PortOpened,
+    ReadFiles,
     RecordRefusal,
     SetServing,
     StartWorker,
@@ -113,6 +114,8 @@ class Worker:
                     await self._hide(command)
                 case SetServing():
                     await self._server.set_serving()
+                case ReadFiles():
+                    self._server.read_files()
                 case RecordRefusal():
                     self._live.refuse(command.version, command.failure)
 
@@ -179,8 +182,9 @@ async def _main(pipe: IO[bytes]) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    # Ctrl-C reaches every process of the terminal; the supervisor decides what follows from it.
-    loop.add_signal_handler(signal.SIGINT, lambda: None)
+    # Ctrl-C and the end of a terminal reach all its processes; the supervisor decides what follows.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, lambda: None)
     commands = asyncio.StreamReader(limit=MAX_LINE_BYTES)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
     start = from_line(await commands.readline())

@@ -62,7 +62,7 @@ class VersionWatcher:
         self._live: Path | None = None
         self._named = CURRENT
         self._has_refused = False
-        self._poller = FilePoller(
+        self.poller = FilePoller(
             self._mark,
             on_failure=self._refuse,
             backoff=Backoff(first_delay_s=_FIRST_RETRY_S, longest_delay_s=_LONGEST_RETRY_S),
@@ -83,9 +83,9 @@ class VersionWatcher:
 
     async def poll(self) -> None:
         """Check and report a change since the last poll, if there is one."""
-        if not self._poller.is_due():
+        if not self.poller.is_due():
             return
-        with self._poller.attempt():
+        with self.poller.attempt():
             try:
                 await self._read()
             except BundleError as error:
@@ -147,7 +147,7 @@ class HiddenWatcher:
         """
         self._bundles = bundles
         self._on_change = on_change
-        self._poller = FilePoller(lambda: file_mark(bundles / HIDDEN), on_failure=self._fail)
+        self.poller = FilePoller(lambda: file_mark(bundles / HIDDEN), on_failure=self._fail)
         self.hidden = HiddenIds()
         self.failure = ""
         """Why the newest file is not used; empty where it is."""
@@ -162,8 +162,8 @@ class HiddenWatcher:
 
     async def poll(self) -> None:
         """Read a file that changed since the last poll; a damaged one leaves the list as it was."""
-        if self._poller.is_due():
-            with self._poller.attempt():
+        if self.poller.is_due():
+            with self.poller.attempt():
                 self.hidden, self.failure = read_hidden(self._bundles), ""
                 self._on_change()
 
