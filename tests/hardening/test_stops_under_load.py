@@ -1,15 +1,18 @@
-"""SIGTERM, and a worker killed, while callers call at a steady rate: who loses an answer, for how long."""
+"""Stops, restarts and kills while callers call at a steady rate: who loses an answer, for how long."""
 
+import json
 import os
+import re
 import signal
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
 import pytest
 from findings import Findings
 from right_answers import RightAnswers, questions
-from running_server import RunningServer
+from running_server import DEADLINE_S, RunningServer
 from small_bundles import SmallVersion
 from steady_callers import HEED_HEALTH, SteadyCallers, latency_ms, said
 
@@ -20,6 +23,15 @@ GRACE_S = 10
 HEARD_WITHIN_S = 1.0
 """On a busy machine, a client may hear so late that its connection is closed."""
 VERSION = SmallVersion()
+PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
+
+
+def documented_retries() -> str:
+    """The service configuration of `docs/serving.md`, with time for a busy machine."""
+    (text,) = re.findall(r"```json\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    config = json.loads(text)
+    config["methodConfig"][0]["timeout"] = f"{DEADLINE_S}s"
+    return json.dumps(config)
 
 
 @pytest.fixture
@@ -128,3 +140,64 @@ def test_a_worker_killed_under_load(tmp_path: Path, name: str, is_long: bool, fi
     assert not unexplained, said(unexplained)
     assert len(failed) <= 16 * num_kills  # a caller has one call in flight
     assert not RightAnswers({name: VERSION}).wrong(calls)
+
+
+def start(bundles: Path, address: str = "127.0.0.1:0") -> RunningServer:
+    options = ("--num-processes", "1", "--grace-s", str(GRACE_S), "--max-queue-ms", "10000")
+    return RunningServer(bundles, *options, "--address", address)
+
+
+@pytest.mark.parametrize("num_servers", [1, 2], ids=["restart of a server", "rolling update of two replicas"])
+def test_restarts_under_load(
+    num_servers: int, tmp_path: Path, name: str, is_long: bool, findings: Findings
+) -> None:
+    """Each server gets SIGTERM and is started again when it has ended, as systemd and Kubernetes do it."""
+    proof = "rolling update" if num_servers > 1 else "restart"
+    num_rounds = 5 if is_long else 1
+    restarts_s: list[float] = []
+    with ExitStack() as stack:
+        servers = [stack.enter_context(start(tmp_path)) for _ in range(num_servers)]
+        addresses = [server.address for server in servers]
+        with SteadyCallers(
+            f"ipv4:{','.join(addresses)}",
+            questions(VERSION.ids),
+            rate_per_s=RATE_PER_S / 4,
+            num_callers=4,
+            options=(("grpc.service_config", documented_retries()),),
+        ) as callers:
+            callers.wait_for_answers(2)
+            for number in [*range(num_servers)] * num_rounds:
+                began = time.monotonic()
+                servers[number].signal(signal.SIGTERM)
+                assert servers[number].wait() == 0
+                servers[number] = stack.enter_context(start(tmp_path, addresses[number]))
+                restarts_s.append(time.monotonic() - began)
+                callers.wait_for_answers(2)
+    calls = callers.calls
+    failed = [call for call in calls if not call.is_answered]
+    findings.add(proof, "restarts", len(restarts_s))
+    findings.add(proof, "seconds from SIGTERM to SERVING, longest", max(restarts_s))
+    findings.add(proof, "calls", len(calls))
+    findings.add(proof, "failed calls of clients that retry as documented", len(failed), allowed="0")
+    findings.add(proof, "latency p99, ms", latency_ms(calls, 99))
+    assert not failed, said(failed)
+    assert not RightAnswers({name: VERSION}).wrong(calls)
+
+
+def test_sighup_under_load(tmp_path: Path, name: str, findings: Findings) -> None:
+    """As `systemctl reload` sends it."""
+    with (
+        start(tmp_path) as server,
+        SteadyCallers(
+            server.address, questions(VERSION.ids), rate_per_s=RATE_PER_S / 4, num_callers=4
+        ) as callers,
+    ):
+        for _ in range(10):
+            seen = server.num_lines
+            server.signal(signal.SIGHUP)
+            server.wait_for("SIGHUP: reading", after=seen)
+            callers.wait_for_answers(1)
+    failed = [call for call in callers.calls if not call.is_answered]
+    findings.add("SIGHUP", "failed calls", len(failed), allowed="0")
+    assert not failed, said(failed)
+    assert not RightAnswers({name: VERSION}).wrong(callers.calls)
