@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 import yaml
 
 from re4.serving.api.service import SERVICE_NAME
+from re4.serving.processes.supervisor import _KILL_AFTER_S
 from re4.serving.settings import ServerSettings
 from re4.settings.fields import declared, option_name
 
@@ -62,6 +65,32 @@ def test_the_parts_select_each_other(manifests: dict[str, Any]) -> None:
     assert manifests["PersistentVolumeClaim"]["metadata"]["name"] in {
         claim.get("claimName") for claim in claims
     }
+
+
+@pytest.fixture(scope="module")
+def unit() -> dict[str, str]:
+    """The last value of each entry of the systemd unit."""
+    lines = (DEPLOY / "systemd" / "re4-serve.service").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+
+
+def test_the_unit_stops_and_reloads_a_server_as_it_is_documented(unit: dict[str, str]) -> None:
+    words = unit["ExecStart"].split()[1:]
+    assert words[:2] == ["serve", "--config"]
+    assert (unit["KillMode"], unit["KillSignal"]) == ("mixed", "SIGTERM")
+    assert unit["ExecReload"] == "/bin/kill -HUP $MAINPID"
+    assert float(unit["TimeoutStopSec"]) > ServerSettings().grace_s + _KILL_AFTER_S
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here to ask")
+def test_systemd_accepts_the_unit(unit: dict[str, str], tmp_path: Path) -> None:
+    content = (DEPLOY / "systemd" / "re4-serve.service").read_text()
+    copy = tmp_path / "re4-serve.service"
+    copy.write_text(content.replace(unit["ExecStart"].split()[0], "/bin/true").replace("User=re4\n", ""))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(copy)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def metrics_of(expression: str) -> set[str]:
