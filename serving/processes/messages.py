@@ -64,7 +64,7 @@ class SetServing:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadFiles:
-    """Command: read tokens and certificates again, also where they have not changed."""
+    """Command: read tokens, certificates and live items again, also where they have not changed."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -129,7 +129,7 @@ class _Supervisor:
 
     def _read_files(self) -> None:
         """Read every followed file again now, also one that has not changed since it was refused."""
-        _log.info("SIGHUP: reading CURRENT, HIDDEN, tokens and certificates again")
+        _log.info("SIGHUP: reading CURRENT, HIDDEN, LIVE, tokens and certificates again")
         for watcher in (self._versions, self._hidden):
             watcher.poller.read_now()
         self._send_to_all(ReadFiles())

@@ -116,6 +116,7 @@ class Worker:
                     await self._server.set_serving()
                 case ReadFiles():
                     self._server.read_files()
+                    self._live.items_written.set()
                 case RecordRefusal():
                     self._live.refuse(command.version, command.failure)
 

@@ -163,7 +163,10 @@ def test_restarts_under_load(
             questions(VERSION.ids),
             rate_per_s=RATE_PER_S / 4,
             num_callers=4,
-            options=(("grpc.service_config", documented_retries()),),
+            options=(
+                ("grpc.service_config", documented_retries()),
+                ("grpc.default_authority", "re4-serve"),
+            ),
         ) as callers:
             callers.wait_for_answers(2)
             for number in [*range(num_servers)] * num_rounds:
