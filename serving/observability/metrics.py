@@ -40,7 +40,7 @@ def count_as_worker(number: int) -> None:
     Without a folder of counts, that is, without a metrics page, nothing is shared.
     """
     if FOLDER_VARIABLE in os.environ:
-        values.ValueClass = values.MultiProcessValue(lambda: number)
+        values.ValueClass = values.MultiProcessValue(lambda: number)  # type: ignore[no-untyped-call]
 
 
 class CallMetrics:
