@@ -106,7 +106,7 @@ def _build(kind: str, vectors_ND: NDArray[np.float32], folder: Path) -> tuple[Bu
         )
     found = json.loads(facts.read_text(encoding="utf-8"))
     index = faiss.read_index(str(path))
-    return BuiltIndex(index=index, factory=factory, family=family_of(factory, dim)), found
+    return BuiltIndex(index=index, factory=factory, family=family_of(factory, dim), is_native=True), found
 
 
 def peer_frontiers(

@@ -24,6 +24,7 @@ from re4.exporting.index.index_file import read_mapped
 from re4.exporting.storage.mapped_vectors import release_pages
 
 _K_FACTORS: Final = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+_NATIVE_POOL_FACTORS: Final = (1.5, 2, 3, 4, 6)
 _CHUNK_REQUESTS: Final = 64
 _MAX_SHARING: Final = 64
 """Requests whose reaches determine the reach factors to try."""
@@ -40,6 +41,9 @@ class BuiltIndex:
     factory: str
     """The factory string that it was made from."""
     family: IndexFamily
+    is_native: bool = False
+    """Whether compiled code may scan its lists. Tuning and gates use FAISS alone, so that their figures do
+    not depend on the machine; the compiled code of a server finds at least as much."""
 
     def __post_init__(self) -> None:
         """Set FAISS's way of comparing for all searches of this process."""
@@ -83,6 +87,11 @@ class BuiltIndex:
                 {"shared_nprobe": budget.num_lists, "reach_drop": budget.reach_drop}
                 for budget in self._shared_search.budgets(sharing_QKD[:_MAX_SHARING], numbers)
             ]
+        if shared is not None and self.is_native:  # one pool has no results of each interest
+            return [
+                [{**settings, "k_factor": 1, "pool_factor": factor} for settings in shared]
+                for factor in _NATIVE_POOL_FACTORS
+            ]
         factors = [
             k_factor
             for k_factor in _K_FACTORS
@@ -104,7 +113,8 @@ class BuiltIndex:
         num_found = min(ceil(num_candidates * settings.get("k_factor", 1)), self.index.ntotal)
         if "shared_nprobe" in settings:
             budget = SharedBudget(int(settings["shared_nprobe"]), settings["reach_drop"])
-            return self._shared_search.search(interests_BKD, num_found, budget)
+            pool_size = _pool_size(settings, num_candidates, num_interests * num_found)
+            return self._shared_search.search(interests_BKD, num_found, budget, pool_size=pool_size)
         scores_QS, rows_QS = self.index.search(
             np.ascontiguousarray(interests_BKD.reshape(-1, embedding_dim)),
             num_found,
@@ -115,7 +125,7 @@ class BuiltIndex:
 
     @cached_property
     def _shared_search(self) -> SharedListSearch:
-        return SharedListSearch(self.index)
+        return SharedListSearch(self.index, is_native=self.is_native)
 
     def candidates(
         self,
@@ -135,6 +145,10 @@ class BuiltIndex:
         return np.concatenate(found)
 
 
+def _pool_size(settings: SearchParameters, num_candidates: int, most: int) -> int:
+    return ceil(num_candidates * settings["pool_factor"]) if "pool_factor" in settings else most
+
+
 def merge_results(
     results: SearchResults,
     settings: SearchParameters,
@@ -144,7 +158,6 @@ def merge_results(
 ) -> NDArray[np.int64]:
     """Score results by the item vectors; return the best rows over all interests, [B, M], -1 for none."""
     scores_BKS, rows_BKS = results
-    most = rows_BKS.shape[1] * rows_BKS.shape[2]
-    size = ceil(num_candidates * settings["pool_factor"]) if "pool_factor" in settings else most
+    size = _pool_size(settings, num_candidates, rows_BKS.shape[1] * rows_BKS.shape[2])
     pool = rescore(scores_BKS, rows_BKS, interests_BKD, vectors_ND, size)
     return best_candidates(pool, num_candidates)[0]

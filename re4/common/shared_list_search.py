@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from re4.common.list_scan import open_list_scan
 from re4.common.sortable import sortable
 
 REACH_DROP: Final = "reach_drop"
@@ -37,8 +38,13 @@ class SharedBudget(NamedTuple):
 class SharedListSearch:
     """Searches of one IVF index, which must be on the CPU and outlive this object. Thread-safe."""
 
-    def __init__(self, index: Any) -> None:
-        """Read the reaches of the lists from the coarse quantizer of the index."""
+    def __init__(self, index: Any, *, is_native: bool = True) -> None:
+        """Read the reaches of the lists from the coarse quantizer of the index.
+
+        Args:
+            index: A FAISS index.
+            is_native: Whether compiled code may scan the lists; otherwise FAISS does.
+        """
         import faiss
 
         self._faiss: Any = faiss
@@ -52,6 +58,7 @@ class SharedListSearch:
             selector = faiss.downcast_index(selector.storage)
         if isinstance(self._centroids, faiss.IndexHNSW):
             self._centroids = faiss.downcast_index(self._centroids.storage)
+        self._scan = open_list_scan(index, self._centroids) if is_native else None
         self._reaches_DC = np.ascontiguousarray(selector.reconstruct_n(0, index.nlist).T)
 
     def budgets(
@@ -71,6 +78,7 @@ class SharedListSearch:
         num_results: int,
         budget: SharedBudget,
         *,
+        pool_size: int,
         selector: Any = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Search for the interests of each request in the lists of the largest reach.
@@ -79,14 +87,22 @@ class SharedListSearch:
             interests_BKD: Finite.
             num_results: Results of each searched interest, at least 1.
             budget: Of each request.
+            pool_size: Results of each request that will be used, at least 1.
             selector: A FAISS selector of the items that may be found; None for all.
 
         Returns:
             `scores_BAS`, which are approximate where the index holds codes, and `rows_BAS`, -1 where there is
-            no further result.
+            no further result. Where compiled code scans, A is 1: S results of all interests, no row twice.
         """
         num_requests, num_interests, embedding_dim = interests_BKD.shape
-        lists_E, searches_E = self._promising(interests_BKD, budget)
+        if self._scan is not None and selector is None:
+            requests_E, searches_E, lists_E = self._promising(interests_BKD, budget, num_interests)
+            starts = np.searchsorted(requests_E, np.arange(num_requests + 1))
+            scores_BP, rows_BP = self._scan.pool(
+                interests_BKD, searches_E - num_interests * requests_E, lists_E, starts, pool_size
+            )
+            return scores_BP[:, None], rows_BP[:, None]
+        _, searches_E, lists_E = self._promising(interests_BKD, budget, 1)
         counts = np.bincount(searches_E, minlength=num_requests * num_interests)
         is_searched = counts > 0
         counts_Q = counts[is_searched]
@@ -107,11 +123,12 @@ class SharedListSearch:
         return scores_BAS, rows_BAS
 
     def _promising(
-        self, interests_BKD: NDArray[np.float32], budget: SharedBudget
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the lists to read, and for each the number of its request's interest, 0 to B K - 1.
+        self, interests_BKD: NDArray[np.float32], budget: SharedBudget, group_size: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Return the pairs to read: their groups, numbers of their interests from 0 to B K - 1, and lists.
 
-        Ascending by interest, and for each interest the largest reach first.
+        A group is `group_size` interests: 1, or the K of a request. Pairs are ascending by group, and in each
+        group the largest reach comes first.
         """
         reaches_BE = self._reaches(interests_BKD)
         num_requests, num_pairs = reaches_BE.shape
@@ -126,9 +143,10 @@ class SharedListSearch:
             own = slice(stops_B[request] - sizes_B[request], stops_B[request])
             is_kept_E[own][np.argpartition(-reaches_E[own], budget.num_lists)[budget.num_lists :]] = False
         searches_E, lists_E = np.divmod(pairs_E[is_kept_E], self._index.nlist)
-        # Interest and reach in one integer: NumPy sorts integers several times faster than pairs of keys.
-        order = np.argsort((searches_E << 32) - sortable(reaches_E[is_kept_E]))
-        return lists_E[order], searches_E[order]
+        groups_E = searches_E // group_size
+        # Group and reach in one integer: NumPy sorts integers several times faster than pairs of keys.
+        order = np.argsort((groups_E << 32) - sortable(reaches_E[is_kept_E]))
+        return groups_E[order], searches_E[order], lists_E[order]
 
     def _reaches(self, interests_BKD: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the reach of each pair of an interest and a list, [B, K C]."""

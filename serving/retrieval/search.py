@@ -129,7 +129,7 @@ class Searcher:
         pool_size = ceil(num_results * plan.pool_factor)
         if self._shared_search is not None and plan.budget is not None and not needs_each_list:
             scores_BKS, rows_BKS = self._shared_search.search(
-                interests_BKD, num_found, plan.budget, selector=plan.parameters.sel
+                interests_BKD, num_found, plan.budget, pool_size=pool_size, selector=plan.parameters.sel
             )
         else:
             scores_QS, rows_QS = self._index.search(queries_QD, num_found, params=plan.parameters)

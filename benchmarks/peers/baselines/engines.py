@@ -126,7 +126,8 @@ class _Voyager(Engine):
 
 class _Scann(Engine):
     # As its documentation advises: about √N leaves, trained on a sample, two dimensions a code.
-    package, module, how = "scann", "scann.scann_ops_pybind", "tree of 2√N leaves, score_ah(2, 0.2), reorder"
+    package, module = "scann", "scann.scann_ops.py.scann_ops_pybind"
+    how = "tree of 2√N leaves, score_ah(2, 0.2), reorder"
     settings = tuple(
         {"leaves": leaves, "reordered": reordered}
         for leaves in (4, 5, 6, 7, 8, 10, 12, 15, 20, 30, 45, 60, 90, 130)

@@ -1,5 +1,8 @@
 """One budget of lists for all interests: the best pairs are read, and with all of them nothing is missed."""
 
+from collections.abc import Callable
+from functools import partial
+
 import faiss
 import numpy as np
 import pytest
@@ -25,6 +28,10 @@ def interests() -> np.ndarray:
     rng = np.random.default_rng(1)
     made = rng.standard_normal((12, NUM_INTERESTS, DIM)).astype(np.float32)
     return made * rng.uniform(0.3, 2, (12, NUM_INTERESTS, 1)).astype(np.float32)
+
+
+def search_of(index: faiss.IndexIVF) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    return partial(SharedListSearch(index, is_native=False).search, pool_size=1)
 
 
 def everything(num_lists: int) -> SharedBudget:
@@ -56,7 +63,7 @@ def test_with_all_lists_the_best_of_all_interests_are_exact(
     index.train(items_ND)
     index.add(items_ND)
     interests_BKD = rng.integers(-3, 4, (3, num_interests, 4)).astype(np.float32)
-    found = SharedListSearch(index).search(interests_BKD, num_results, everything(num_interests * num_lists))
+    found = search_of(index)(interests_BKD, num_results, everything(num_interests * num_lists))
     for request, interests_KD in enumerate(interests_BKD):
         best = results_of(found, request)
         true = (items_ND @ interests_KD.T).max(axis=1)
@@ -80,7 +87,7 @@ def test_the_pairs_of_the_largest_reach_are_read(
     index = indexes[factory]
     budget = SharedBudget(num_lists, reach_drop)
     settings = {"shared_nprobe": num_lists, "reach_drop": reach_drop}
-    together = SharedListSearch(index).search(interests, 7, budget)
+    together = search_of(index)(interests, 7, budget)
     num_searched = 0
     for request, interests_KD in enumerate(interests):
         expected: dict[int, float] = {}
@@ -88,7 +95,7 @@ def test_the_pairs_of_the_largest_reach_are_read(
             expected[row] = max(score, expected.get(row, -np.inf))
         found = results_of(together, request)
         assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)
-        alone = SharedListSearch(index).search(interests_KD[None], 7, budget)
+        alone = search_of(index)(interests_KD[None], 7, budget)
         assert results_of(alone, 0) == found
         num_searched = max(
             num_searched, sum(bool(lists) for _, lists in best_lists(index, interests_KD, *budget))
@@ -101,7 +108,7 @@ def test_an_interest_without_a_list_is_not_searched(
 ) -> None:
     weak = interests.copy()
     weak[:, 1:] *= 0.01
-    _, rows_BAS = SharedListSearch(indexes["IVF32,Flat"]).search(weak, 5, everything(4))
+    _, rows_BAS = search_of(indexes["IVF32,Flat"])(weak, 5, everything(4))
     assert rows_BAS.shape == (len(weak), 1, 5)
 
 
@@ -111,9 +118,9 @@ def test_a_repeated_interest_takes_no_share(
 ) -> None:
     """A user with one item has one interest, K times."""
     repeated = np.repeat(interests[:, :1], NUM_INTERESTS, axis=1)
-    search = SharedListSearch(indexes[factory])
+    search = search_of(indexes[factory])
     budget = everything(12)
-    results = search.search(interests[:, :1], 9, budget), search.search(repeated, 9, budget)
+    results = search(interests[:, :1], 9, budget), search(repeated, 9, budget)
     for once, more in zip(*results, strict=True):
         np.testing.assert_array_equal(once, more)
 
@@ -122,10 +129,8 @@ def test_lists_that_promise_little_beside_the_best_one_are_not_read(
     indexes: dict[str, faiss.IndexIVF], interests: np.ndarray
 ) -> None:
     index = indexes["IVF300,Flat"]
-    one = SharedListSearch(index).search(interests, 5, SharedBudget(1, 9))
-    for once, more in zip(
-        one, SharedListSearch(index).search(interests, 5, SharedBudget(40, 1e-6)), strict=True
-    ):
+    one = search_of(index)(interests, 5, SharedBudget(1, 9))
+    for once, more in zip(one, search_of(index)(interests, 5, SharedBudget(40, 1e-6)), strict=True):
         np.testing.assert_array_equal(once, more)
 
 
@@ -135,7 +140,7 @@ def test_where_every_reach_is_negative_a_larger_drop_still_reads_more() -> None:
     index = build_index("IVF20,Flat", items).index
     interests = np.ones((3, 2, 4), np.float32)
     interests[:, 1] += 0.1
-    found = [SharedListSearch(index).search(interests, 300, SharedBudget(40, f))[1] for f in (1e-6, 0.3, 1)]
+    found = [search_of(index)(interests, 300, SharedBudget(40, f))[1] for f in (1e-6, 0.3, 1)]
     counts = [int((rows >= 0).sum()) for rows in found]
     assert 0 < counts[0] < counts[1] < counts[2]
 
@@ -154,6 +159,6 @@ def test_a_selector_applies(indexes: dict[str, faiss.IndexIVF], interests: np.nd
     allowed = np.arange(NUM_ITEMS) % 3 == 0
     selector = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
     for index in indexes.values():
-        _, rows = SharedListSearch(index).search(interests, 20, everything(60), selector=selector)
+        _, rows = search_of(index)(interests, 20, everything(60), selector=selector)
         assert allowed[rows[rows >= 0]].all()
         assert (rows >= 0).any()

@@ -15,6 +15,7 @@ from re4 import RetrievalClient
 from re4.bundle.manifest import IndexInfo
 from re4.bundle.verify import verify_version
 from re4.common.errors import BundleError
+from re4.common.shared_list_search import SharedListSearch
 from re4.exporting.index.build import build_index
 from re4.exporting.index.coarse_quantizer import replace_quantizer
 from re4.serving.retrieval.indexes.kinds import KINDS
@@ -32,6 +33,8 @@ def expected_rows(
     """K searches in this process, their union, and its best by the vectors."""
     interests_KD = interests_KD.astype(np.float32)
     num_found = int(num_candidates * settings["k_factor"])
+    if "shared_nprobe" in settings and SharedListSearch(version.built.index)._scan is not None:
+        num_found = NUM_ITEMS  # compiled code makes one pool of all that it reads
     parameters = version.built.family.parameters(settings)
     rough: dict[int, float] = {}
     for row, score in plain_search(version.built.index, interests_KD, num_found, settings, parameters):

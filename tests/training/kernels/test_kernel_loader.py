@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import re4.training.kernels
+from re4.common.native_code import compiler
 from re4.training.losses.accidental_hits import AccidentalHits
 from re4.training.losses.fused_softmax import fused_softmax_sum
 
@@ -59,13 +60,13 @@ def test_a_failed_compilation_is_logged_once_and_torch_does_the_work(monkeypatch
 
 
 def test_no_compiler(monkeypatch):
-    re4.training.kernels._compiler.cache_clear()
+    compiler.cache_clear()
     monkeypatch.setenv("CC", "no-such-compiler")
     try:
         assert not re4.training.kernels.has_kernels()
         assert re4.training.kernels.load_kernel("fused_softmax.c", DIM=16, RIVALS=2) is None
     finally:
-        re4.training.kernels._compiler.cache_clear()
+        compiler.cache_clear()
 
 
 def _sum_is_finite():

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from re4.common import native_code
+from re4.common.native_code import compiler
 from re4.training import kernels
 
 pytestmark = pytest.mark.skipif(not kernels.has_kernels(), reason="there is no C compiler here")
@@ -31,15 +33,16 @@ def test_every_kernel_is_compiled_here():
 
 
 @pytest.mark.parametrize("cpu", CPUS, ids=" ".join)
-@pytest.mark.parametrize("source", CONSTANTS)
+@pytest.mark.parametrize("source", [*CONSTANTS, "list_scan.c"])
 def test_no_warning(source, cpu, tmp_path):
+    folder = FOLDER if source in CONSTANTS else Path(native_code.__file__).parent
     flags = [flag for flag in kernels._FLAGS if not flag.startswith("-march")]
     assert {"-Wall", "-Wextra"} <= set(flags)
-    for constants in CONSTANTS[source]:
+    for constants in CONSTANTS.get(source, [{}]):
         defines = [f"-D{name}={value}" for name, value in constants.items()]
         command = [
-            kernels._compiler(),
-            FOLDER / source,
+            compiler(),
+            folder / source,
             *flags,
             "-Werror",
             *cpu,

@@ -1,0 +1,138 @@
+"""The compiled scan of inverted lists of four-bit codes: all interests of a request fill one pool.
+
+FAISS searches for each interest by itself, and keeps results that the merged list cannot use. Here one
+threshold rises for all interests of a request, and an item enters the pool once. Searches with a selector,
+other kinds of index, and machines without a C compiler use FAISS.
+
+Legend: B requests, K interests, D embedding, E pairs of an interest and a list, P rows of a pool.
+"""
+
+import ctypes
+import logging
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from re4.common.native_code import is_native_allowed, load_library
+
+_log = logging.getLogger(__name__)
+
+_SOURCE: Final = Path(__file__).with_name("list_scan.c")
+_BLOCK: Final = 32
+_SUBS: Final = 4
+"""The number of sub-quantizers is a multiple of it."""
+
+
+class _Index(ctypes.Structure):
+    """`scan_index` of the C code."""
+
+    _fields_ = (
+        ("num_lists", ctypes.c_int64),
+        ("dim", ctypes.c_int64),
+        ("num_subs", ctypes.c_int64),
+        ("num_interests", ctypes.c_int64),
+        ("pool_size", ctypes.c_int64),
+        ("num_items", ctypes.c_int64),
+        ("codes", ctypes.c_void_p),
+        ("rows", ctypes.c_void_p),
+        ("sizes", ctypes.c_void_p),
+        ("centroids", ctypes.c_void_p),
+        ("codebook", ctypes.c_void_p),
+    )
+
+
+class ListScan:
+    """Scans of one IVF index of four-bit codes, which must outlive this object. Thread-safe."""
+
+    def __init__(self, library: ctypes.CDLL, index: Any, centroids: Any) -> None:
+        """Take the addresses of the lists.
+
+        Args:
+            library: The compiled code.
+            index: An `IndexIVFPQFastScan` that `can_scan` accepts.
+            centroids: Its centroids, a flat index.
+        """
+        import faiss
+
+        lists, numbers = index.invlists, range(index.nlist)
+        self._library = library
+        self._index = index
+        self._codes = np.array([int(lists.get_codes(number) or 0) for number in numbers], np.uint64)
+        self._rows = np.array([int(lists.get_ids(number) or 0) for number in numbers], np.uint64)
+        self._sizes = np.array([lists.list_size(number) for number in numbers], np.int64)
+        self._centroids_CD = centroids.reconstruct_n(0, index.nlist) if index.by_residual else None
+        self._codebook = faiss.vector_to_array(index.pq.centroids)
+
+    def pool(
+        self,
+        interests_BKD: NDArray[np.float32],
+        pair_interests_E: NDArray[np.int64],
+        pair_lists_E: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        size: int,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return the rows with the best approximate scores in the lists of each request.
+
+        Args:
+            interests_BKD: Finite.
+            pair_interests_E: The interest of each pair, 0 to K - 1, those of a request in one piece.
+            pair_lists_E: The list of each pair. No pair is there twice.
+            starts: B + 1 numbers: where the pairs of a request begin, and where the last one's end.
+            size: Rows of a pool, at least 1.
+
+        Returns:
+            `scores_BP` and `rows_BP` in no order, no row twice; -1 where the lists hold no more.
+        """
+        num_requests, num_interests, dim = interests_BKD.shape
+        interests_BKD = np.ascontiguousarray(interests_BKD, np.float32)
+        pair_interests_E = np.ascontiguousarray(pair_interests_E, np.int64)
+        pair_lists_E = np.ascontiguousarray(pair_lists_E, np.int64)
+        starts = np.ascontiguousarray(starts, np.int64)
+        scores_BP = np.empty((num_requests, size), np.float32)
+        rows_BP = np.empty((num_requests, size), np.int64)
+        index = _Index(
+            num_lists=len(self._sizes),
+            dim=dim,
+            num_subs=self._index.pq.M,
+            num_interests=num_interests,
+            pool_size=size,
+            num_items=self._index.ntotal,
+            codes=self._codes.ctypes.data,
+            rows=self._rows.ctypes.data,
+            sizes=self._sizes.ctypes.data,
+            centroids=None if self._centroids_CD is None else self._centroids_CD.ctypes.data,
+            codebook=self._codebook.ctypes.data,
+        )
+        arrays = (interests_BKD, starts, pair_interests_E, pair_lists_E, scores_BP, rows_BP)
+        failed = self._library.scan_lists(
+            ctypes.byref(index),
+            ctypes.c_int64(num_requests),
+            *(ctypes.c_void_p(array.ctypes.data) for array in arrays),
+        )
+        if failed:
+            raise MemoryError(f"no memory for a pool of {size} rows")
+        return scores_BP, rows_BP
+
+
+def open_list_scan(index: Any, centroids: Any) -> ListScan | None:
+    """Return the scan of an index; None where its kind has none, or there is no compiled code here."""
+    if type(index).__name__ != "IndexIVFPQFastScan" or index.pq.nbits != 4:
+        return None
+    if index.bbs != _BLOCK or index.pq.M % _SUBS or index.M2 != index.pq.M:
+        return None
+    library = _library() if is_native_allowed() else None
+    return None if library is None else ListScan(library, index, centroids)
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    try:
+        return load_library(_SOURCE)
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = str(getattr(error, "stderr", None) or error).strip()
+        _log.info(f"{_SOURCE.name} could not be compiled; FAISS scans the lists, more slowly: {reason}")
+        return None
