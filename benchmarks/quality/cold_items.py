@@ -28,14 +28,18 @@ from numpy.typing import NDArray
 
 from re4.benchmarks.common.confidence import half_width
 from re4.benchmarks.common.report import page_table, write_report
+from re4.benchmarks.quality.learned_attributes import AttributeModel, train_with_attributes
 from re4.bundle.cold_start import fold_in
 from re4.common.console import print_line
+from re4.common.files import replacing
 from re4.exporting.catalogue.cold_start import PENALTY, fit_weights, scale_for_share
 from re4.training import api
+from re4.training.config import TrainConfig
 from re4.training.data.dataset import Dataset, Sequences
 from re4.training.data.layout import SPLITS
 from re4.training.data.prepare import prepare_sequences
 from re4.training.evaluation.protocol import history_and_targets
+from re4.training.model.model import MultiInterestModel
 from re4.training.run.run import Run
 
 SHARE: Final = 0.1
@@ -43,6 +47,10 @@ SHARE: Final = 0.1
 PLACES: Final = 50
 PENALTIES: Final = (1.0, 3.0, 10.0, 30.0, 100.0)
 NUM_USERS: Final = (1, 5, 20)
+CEILING: Final = "trained with them (ceiling)"
+ABSENT: Final = "cold items not listed"
+LEARNED: Final = "attributes learned with the model"
+LEARNED_ABSENT: Final = f"{LEARNED}, cold items not listed"
 _SHRINKAGE: Final = 10.0
 _MAX_SCALE: Final = 50.0
 _CHUNK_USERS: Final = 256
@@ -64,7 +72,7 @@ class Users:
 class Trained:
     """A model, with the rows of the whole catalogue that it has."""
 
-    run: Run
+    model: MultiInterestModel
     row_N: NDArray[np.int64]
     """Its row of each item, -1 for none."""
     vectors_ND: Floats
@@ -72,17 +80,21 @@ class Trained:
 
     @classmethod
     def of(cls, run: Run, items: pl.DataFrame) -> "Trained":
-        """Open a run; match its items with the catalogue by id."""
-        own = run.scan_items().select("item_id").collect().with_row_index("row")
+        """Open a run."""
+        return cls.match(run.load_model(), run.items(), items)
+
+    @classmethod
+    def match(cls, model: MultiInterestModel, its_items: pl.DataFrame, items: pl.DataFrame) -> "Trained":
+        """Match a model's items with the catalogue by id."""
+        own = its_items.select("item_id").with_row_index("row")
         rows = items.select("item_id").join(own, on="item_id", how="left", maintain_order="left")["row"]
         row_N = rows.cast(pl.Int64).fill_null(-1).to_numpy()
-        vectors = run.load_model().item_vectors_ND().numpy()
-        return cls(run=run, row_N=row_N, vectors_ND=np.where(row_N[:, None] >= 0, vectors[row_N], 0))
+        vectors = model.item_vectors_ND().numpy()
+        return cls(model=model, row_N=row_N, vectors_ND=np.where(row_N[:, None] >= 0, vectors[row_N], 0))
 
     def interests(self, histories: Sequence[NDArray[np.int64]]) -> Floats:
         """Encode histories of rows of the whole catalogue, oldest first: [U, K, D]."""
-        model = self.run.load_model()
-        length = self.run.config.max_history_length
+        length = self.model.config.max_history_length
         rows_UL = np.zeros((len(histories), length), np.int64)
         lengths_U = np.array([min(length, len(history)) for history in histories])
         for user, history in enumerate(histories):
@@ -91,7 +103,9 @@ class Trained:
         with torch.inference_mode():
             for start in range(0, len(histories), _CHUNK_USERS):
                 some = slice(start, start + _CHUNK_USERS)
-                encoded = model.interests(torch.from_numpy(rows_UL[some]), torch.from_numpy(lengths_U[some]))
+                encoded = self.model.interests(
+                    torch.from_numpy(rows_UL[some]), torch.from_numpy(lengths_U[some])
+                )
                 parts.append(encoded.interests_BKD.numpy())
         return np.concatenate(parts)
 
@@ -280,86 +294,146 @@ def touching_interests(
     return sums_ND, seen_N
 
 
+class Contest:
+    """The figures of one model with vectors of cold items made in different ways."""
+
+    def __init__(
+        self, trained: Trained, splits: Mapping[str, Users], is_cold_N: NDArray[np.bool_], share: float
+    ) -> None:
+        """Encode the users of valid and test; `share` is that of the cold items in matched rows."""
+        self._vectors_ND, self._splits = trained.vectors_ND, splits
+        self._is_cold_N, self._share = is_cold_N, share
+        self.warm_rows = np.flatnonzero(trained.row_N >= 0)
+        self._is_warm_N = trained.row_N >= 0
+        self._interests = {name: trained.interests(users.histories) for name, users in splits.items()}
+        self.mean_D: Floats = self._vectors_ND[self.warm_rows].mean(axis=0)
+        self._warm_size = _rms(self._vectors_ND[self.warm_rows] - self.mean_D)
+        self._others_UM = best_places(
+            self._interests["valid"], self._vectors_ND, splits["valid"], self._is_warm_N & ~is_cold_N
+        )[0]
+
+    def judge(self, vectors_ND: Floats, split: str = "test", *, has_cold: bool = True) -> Figures:
+        """Return the figures of a split's users, with or without cold items in the catalogue."""
+        is_listed_N = self._is_warm_N | self._is_cold_N if has_cold else self._is_warm_N & ~self._is_cold_N
+        return figures(self._interests[split], vectors_ND, self._splits[split], self._is_cold_N, is_listed_N)
+
+    def rows(self, name: str, base_D: Floats, cold_ND: Floats) -> dict[str, Figures]:
+        """Return the figures of vectors as they are, and with the scale that gives cold items the share."""
+
+        def scaled(scale: float) -> Floats:
+            return np.where(self._is_cold_N[:, None], base_D + scale * (cold_ND - base_D), self._vectors_ND)
+
+        deviations = np.ascontiguousarray((cold_ND - base_D)[self._is_cold_N])
+        found = scale_for_share(
+            self._interests["valid"],
+            self._others_UM,
+            base_D,
+            deviations,
+            share=self._share,
+            max_scale=_MAX_SCALE,
+        )
+        norm = _rms(deviations) / self._warm_size
+        return {
+            name: {**self.judge(scaled(1)), "norm": norm},
+            f"{name}, matched": {
+                **self.judge(scaled(found.scale)),
+                "scale": found.scale,
+                "norm": found.scale * norm,
+                "cold_valid": self.judge(scaled(found.scale), "valid")["cold"],
+            },
+        }
+
+
 def run_seed(
     dataset: Dataset,
     out: Path,
     seed: int,
     settings: Mapping[str, Any],
     first_seen: Mapping[Any, float] | None,
+    *,
+    with_learned: bool = False,
 ) -> dict[str, Any]:
-    """Train both models of a seed unless they are there, and return the figures of all rows."""
+    """Train the models of a seed unless they are there, and return the figures of all rows."""
     items, events_N = dataset.items(), dataset.item_counts()
     is_cold_N = hold_out(dataset, seed, first_seen)
     reduced = without(dataset, is_cold_N, out / f"data-{seed}")
 
-    def model(name: str, data: Dataset) -> Trained:
+    def run(name: str, data: Dataset) -> Run:
         path = out / f"{name}-{seed}"
         if (path / "checkpoint.safetensors").exists():
             api.resume(path, data=data, device="cpu")
         elif not (path / "config.json").exists():
             api.train(data, path, device="cpu", seed=seed, **settings)
-        return Trained.of(Run.open(path), items)
+        return Run.open(path)
 
-    ours, ceiling = model("without", reduced), model("with", dataset)
-    warm_rows = np.flatnonzero(ours.row_N >= 0)
-    is_all_N = is_cold_N | (ours.row_N >= 0)
+    runs = run("without", reduced), run("with", dataset)
+    ours, ceiling = (Trained.of(each, items) for each in runs)
     splits = {name: held_out_users(dataset.split(name), is_cold_N) for name in ("valid", "test")}
-    interests = {name: ours.interests(users.histories) for name, users in splits.items()}
-
-    def judge(
-        vectors_ND: Floats,
-        split: str = "test",
-        by: Mapping[str, Floats] = interests,
-        is_listed_N: Any = is_all_N,
-    ) -> Figures:
-        return figures(by[split], vectors_ND, splits[split], is_cold_N, is_listed_N)
-
-    theirs = {name: ceiling.interests(users.histories) for name, users in splits.items()}
-    rows = {"trained with them (ceiling)": judge(ceiling.vectors_ND, by=theirs)}
-    rows["cold items not listed"] = judge(ours.vectors_ND, is_listed_N=is_all_N & ~is_cold_N)
-    share = judge(ceiling.vectors_ND, "valid", by=theirs)["share"]
-    others_UM = best_places(interests["valid"], ours.vectors_ND, splits["valid"], is_all_N & ~is_cold_N)[0]
-    mean_D = ours.vectors_ND[warm_rows].mean(axis=0)
-    warm_size = _rms(ours.vectors_ND[warm_rows] - mean_D)
-
-    def add(name: str, base_D: Floats, cold_ND: Floats) -> None:
-        def scaled(scale: float) -> Floats:
-            return np.where(is_cold_N[:, None], base_D + scale * (cold_ND - base_D), ours.vectors_ND)
-
-        deviations = np.ascontiguousarray((cold_ND - base_D)[is_cold_N])
-        found = scale_for_share(
-            interests["valid"], others_UM, base_D, deviations, share=share, max_scale=_MAX_SCALE
-        )
-        rows[name] = {**judge(scaled(1)), "norm": _rms(deviations) / warm_size}
-        rows[f"{name}, matched"] = {
-            **judge(scaled(found.scale)),
-            "scale": found.scale,
-            "norm": found.scale * _rms(deviations) / warm_size,
-            "cold_valid": judge(scaled(found.scale), "valid")["cold"],
-        }
-
-    rows["global mean"] = judge(np.where(is_cold_N[:, None], mean_D, ours.vectors_ND))
-    add("means", mean_D, group_means(ours.vectors_ND, warm_rows, items))
+    of_ceiling = Contest(ceiling, splits, is_cold_N, 0.0)
+    share = of_ceiling.judge(ceiling.vectors_ND, "valid")["share"]
+    contest = Contest(ours, splits, is_cold_N, share)
+    warm_rows = contest.warm_rows
+    rows = {
+        CEILING: of_ceiling.judge(ceiling.vectors_ND),
+        ABSENT: contest.judge(ours.vectors_ND, has_cold=False),
+        "global mean": contest.judge(np.where(is_cold_N[:, None], contest.mean_D, ours.vectors_ND)),
+        **contest.rows("means", contest.mean_D, group_means(ours.vectors_ND, warm_rows, items)),
+    }
     for penalty in PENALTIES:
         name = "ridge" if penalty == PENALTY else f"ridge, λ = {penalty:g}"
-        add(name, *regression(ours.vectors_ND, events_N, warm_rows, items, penalty))
-    add(
-        "ridge, equal weights",
-        *regression(ours.vectors_ND, np.ones_like(events_N), warm_rows, items, PENALTY),
-    )
+        rows |= contest.rows(name, *regression(ours.vectors_ND, events_N, warm_rows, items, penalty))
+    equal = regression(ours.vectors_ND, np.ones_like(events_N), warm_rows, items, PENALTY)
+    rows |= contest.rows("ridge, equal weights", *equal)
     base_D, predicted = regression(ours.vectors_ND, events_N, warm_rows, items, PENALTY)
     norm = float(np.median(np.linalg.norm(ours.vectors_ND[warm_rows], axis=1)))
     for num in NUM_USERS:
         sums_ND, num_N = touching_interests(ours, dataset, is_cold_N, predicted, num, seed)
-        add(f"folded in from {num} users", base_D, fold_in(predicted, sums_ND, num_N, norm))
+        folded = fold_in(predicted, sums_ND, num_N, norm)
+        rows |= contest.rows(f"folded in from {num} users", base_D, folded)
+    if with_learned:
+        rows |= learned_rows(
+            runs[0].config, reduced, items, splits, is_cold_N, share, out / f"learned-{seed}.pt"
+        )
     return {
         "seed": seed,
         "settings": dict(settings),
         "num_items": dataset.num_items,
         "num_cold": int(is_cold_N.sum()),
         "share_wanted": share,
-        "epochs": {"without": ours.run.best_epoch, "with": ceiling.run.best_epoch},
+        "epochs": [each.best_epoch for each in runs],
         "rows": rows,
+    }
+
+
+def learned_rows(
+    config: TrainConfig,
+    reduced: Dataset,
+    items: pl.DataFrame,
+    splits: Mapping[str, Users],
+    is_cold_N: NDArray[np.bool_],
+    share: float,
+    path: Path,
+) -> dict[str, Figures]:
+    """Train with attributes unless the file is there, and return the figures."""
+    owners, weights, _, num_weights = entries(items)
+    its_items = reduced.items()
+    rows = items.select("item_id").join(
+        its_items.select("item_id").with_row_index("row"), on="item_id", how="left", maintain_order="left"
+    )["row"]
+    row_N = rows.cast(pl.Int64).fill_null(-1).to_numpy()
+    is_trained = row_N[owners] >= 0
+    if not path.exists():
+        train_with_attributes(
+            reduced, config, row_N[owners[is_trained]], weights[is_trained], num_weights, path
+        )
+    model = AttributeModel.load(path, config, reduced.num_items, num_weights)
+    contest = Contest(trained := Trained.match(model, its_items, items), splits, is_cold_N, share)
+    weights_WD = model.weights_WD.detach().numpy()
+    from_attributes = np.tile(weights_WD[0], (len(items), 1))
+    np.add.at(from_attributes, owners, weights_WD[weights])
+    return {
+        LEARNED_ABSENT: contest.judge(trained.vectors_ND, has_cold=False),
+        **contest.rows(LEARNED, weights_WD[0], from_attributes),
     }
 
 
@@ -370,13 +444,13 @@ def _rms(vectors_RD: Floats) -> float:
 def render_page(name: str, records: Sequence[Mapping[str, Any]]) -> str:
     """Return the page of a data set: means over seeds, with 95 % intervals of differences paired by seed."""
     table = []
-    for row in records[0]["rows"]:
-        of_row = [record["rows"][row] for record in records]
-        ceilings = [record["rows"]["trained with them (ceiling)"] for record in records]
-        absent = [record["rows"]["cold items not listed"] for record in records]
+    for row in dict.fromkeys(row for record in records for row in record["rows"]):
+        of_both = [record["rows"] for record in records if row in record["rows"]]
+        of_row = [rows[row] for rows in of_both]
+        ceilings, absent = [rows[CEILING] for rows in of_both], [rows[ABSENT] for rows in of_both]
         table.append(
             [
-                row,
+                row if len(of_row) == len(records) else f"{row} ({len(of_row)} seeds)",
                 f"{fmean(each['cold'] for each in of_row):.3f}",
                 f"{fmean(e['cold'] / b['cold'] for e, b in zip(of_row, ceilings, strict=True)):.2f}",
                 f"{100 * fmean(each['share'] for each in of_row):.1f} %",
@@ -425,6 +499,9 @@ def main(
     num_interests: Annotated[int, typer.Option(help="K.")] = 1,
     num_epochs: Annotated[int, typer.Option(help="Most epochs of a training.")] = 6,
     patience: Annotated[int, typer.Option(help="Epochs without a better one before it stops.")] = 2,
+    learned: Annotated[
+        bool, typer.Option("--learned", help="Also train with attributes in the model.")
+    ] = False,
 ) -> None:
     """Compare the ways to make vectors of items that no training has seen."""
     dataset = Dataset.open(data)
@@ -438,10 +515,12 @@ def main(
     ledger = ledger or out / f"cold-{data.name}.jsonl"
     settings = {"num_interests": num_interests, "num_epochs": num_epochs, "patience": patience}
     for seed in map(int, seeds.split(",")):
-        if seed not in {int(record["seed"]) for record in read_records(ledger)}:
-            record = run_seed(dataset, out, seed, settings, first_seen)
-            with ledger.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+        records = {int(record["seed"]): record for record in read_records(ledger)}
+        if seed not in records or (learned and LEARNED not in records[seed]["rows"]):
+            records[seed] = run_seed(dataset, out, seed, settings, first_seen, with_learned=learned)
+            lines = [json.dumps(records[each]) + "\n" for each in sorted(records)]
+            with replacing(ledger) as part:
+                part.write_text("".join(lines), encoding="utf-8")
     page = render_page(data.name, read_records(ledger))
     write_report(ledger.parent, {ledger.with_suffix(".md").name: page})
     print_line(page)

@@ -249,7 +249,7 @@ def scale_for_share(
 ) -> Scale:
     """Return the smallest scale with which cold items get a share of the places of held-out users.
 
-    Where no scale gives it, return the one with the largest share.
+    Where no scale gives it, return the one with the nearest share, above 0.
 
     The order of the deviations by one interest's inner products does not depend on the scale. So the best M
     deviations of each interest hold all items that can be among the first M with any scale, and one search
@@ -260,7 +260,7 @@ def scale_for_share(
         other_scores_QM: The best M scores of each user among the other items, best first.
         mean_D: The vector of a cold item with the scale 0.
         deviations_CD: Unscaled deviations of the cold items.
-        share: The share wanted, 0 to 1.
+        share: The share wanted, 0 to 1; 0 for the scale 0.
         max_scale: The largest scale allowed.
     """
     num_queries, num_interests, dim = interests_QKD.shape
@@ -283,15 +283,19 @@ def scale_for_share(
         first = np.argsort(-both, axis=1, kind="stable")[:, :num_places]
         return float((first >= num_places).mean())
 
-    # Very long deviations win few users only, so the share may fall again: the first crossing counts.
+    if not share:
+        return Scale(0.0, share_at(0.0))
+    # The share need not rise: the mean may be in many lists, and very long deviations win few users only.
     scales = np.linspace(0.0, max_scale, _NUM_SCALES)
-    shares = [share_at(scale) for scale in scales]
-    crossing = next((number for number, found in enumerate(shares) if found >= share), None)
-    if crossing is None:
-        best = int(np.argmax(shares))
-        return Scale(float(scales[best]), shares[best])
-    low, high = float(scales[max(crossing - 1, 0)]), float(scales[crossing])
+    excess = np.array([share_at(scale) for scale in scales]) - share
+    is_crossing = (excess[:-1] < 0) != (excess[1:] < 0)
+    if not is_crossing.any():
+        nearest = 1 + int(np.abs(excess[1:]).argmin())
+        return Scale(float(scales[nearest]), float(excess[nearest] + share))
+    first = int(is_crossing.argmax())
+    low, high = float(scales[first]), float(scales[first + 1])
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        low, high = (middle, high) if share_at(middle) < share else (low, middle)
+        is_as_low = (share_at(middle) < share) == (excess[first] < 0)
+        low, high = (middle, high) if is_as_low else (low, middle)
     return Scale(high, share_at(high))

@@ -52,6 +52,15 @@ def test_a_study_has_all_rows_and_keeps_finished_seeds(
     assert rows["cold items not listed"]["share"] == rows["cold items not listed"]["cold"] == 0
     assert {f"folded in from {num} users, matched" for num in cold_items.NUM_USERS} < rows.keys()
     assert rows["ridge"]["among_cold"] > rows["cold items not listed"]["among_cold"]
-    main(shop.path, out, seeds="0", events=None, ledger=None, num_interests=1, num_epochs=1, patience=1)
+    options = {"events": None, "ledger": None, "num_interests": 1, "num_epochs": 1, "patience": 1}
+    main(shop.path, out, seeds="0", **options)
     assert [json.loads(line) for line in ledger.read_text().splitlines()] == [record]
     assert "| ridge, matched |" in (out / "cold-shop.md").read_text()
+    main(shop.path, out, seeds="0", learned=True, **options)
+    more = json.loads(ledger.read_text())["rows"]
+    assert more.keys() - rows.keys() == {
+        cold_items.LEARNED,
+        f"{cold_items.LEARNED}, matched",
+        cold_items.LEARNED_ABSENT,
+    }
+    assert more[cold_items.LEARNED]["among_cold"] > more[cold_items.LEARNED_ABSENT]["among_cold"]

@@ -60,8 +60,18 @@ def test_the_scale_gives_the_share_of_places(seed: int, share: float, num_intere
     assert (lists >= len(others)).mean() == pytest.approx(found.share, abs=0.01)
     assert found.share == pytest.approx(share, abs=0.02)
     bounded = scale_for_share(interests, best, mean, deviations, share=share, max_scale=found.scale / 2)
-    assert bounded.scale <= found.scale / 2
-    assert bounded.share < share
+    assert 0 < bounded.scale <= found.scale / 2
+
+
+def test_a_mean_in_every_list_is_no_reason_for_a_scale_of_zero() -> None:
+    rng = np.random.default_rng(0)
+    mean = np.full(DIM, 1.0, np.float32)
+    interests = (mean + 0.5 * rng.standard_normal((40, 1, DIM))).astype(np.float32)
+    scores = interests[:, 0] @ rng.standard_normal((200, DIM)).astype(np.float32).T
+    others = -np.sort(-scores, axis=1)[:, :10]
+    deviations = (0.2 * rng.standard_normal((80, DIM))).astype(np.float32)
+    found = scale_for_share(interests, others, mean, deviations, share=0.1, max_scale=1.0)
+    assert found.scale > 0
 
 
 class Catalogue:
