@@ -7,6 +7,7 @@ import asyncio
 import logging
 import math
 from base64 import b64encode
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -262,7 +263,8 @@ class RetrievalService:
         self, name: str, method: _Batched, scope: Scope, server_calls: Sequence[WholeCall]
     ) -> None:
         """Queue calls that arrived together, without a task for each, and start a batch."""
-        for server_call in server_calls:
+        num_admitted = self._batcher.num_admitted(_default_group(self._live.snapshot))
+        for server_call in server_calls[:num_admitted]:
             running = _RunningCall(self, name, server_call)
             try:
                 running.admit_caller(scope)
@@ -271,13 +273,46 @@ class RetrievalService:
                 admitted = self._admit(snapshot, time_left_s)
                 request = method.check(server_call.message, snapshot)
                 if request.user_id:
-                    queueing = self._queue_with_history(running, method, server_call, request, admitted)
-                    server_call.on_cancel(asyncio.get_running_loop().create_task(queueing).cancel)
+                    queueing = asyncio.get_running_loop().create_task(
+                        self._queue_with_history(running, method, server_call, request, admitted)
+                    )
+                    queueing.add_done_callback(running.end_cancelled)
+                    server_call.on_cancel(queueing.cancel)
                 else:
                     self._queue(running, method, server_call, request, admitted)
             except Exception as error:
                 running.fail(server_call, error)
+        self._reject_many(name, scope, server_calls[num_admitted:])
         self._batcher.start()
+
+    def _reject_many(self, name: str, scope: Scope, server_calls: Sequence[WholeCall]) -> None:
+        """Reject calls for which even a default search would wait too long, at a low cost for each.
+
+        Each would be rejected alone, too, by `Batcher.admit`.
+        """
+        if not server_calls:
+            return
+        group = _default_group(self._live.snapshot)
+        wait_ms = self._batcher.wait_ms(group)
+        self._brown_out.observe(wait_ms)
+        error = self._batcher.rejection(group, len(server_calls))
+        code, details = status_of(type(error)), str(error)
+        pushback = (RETRY_PUSHBACK, str(error.retry_after_ms))
+        num_rejected = 0
+        for server_call in server_calls:
+            running = _RunningCall(self, name, server_call)
+            try:
+                running.admit_caller(scope)
+                time_left_s = server_call.time_left()
+                if time_left_s is not None and time_left_s * 1e3 <= wait_ms:
+                    self._batcher.admit(group, time_left_s=time_left_s, wait_ms=wait_ms)
+                num_rejected += 1
+                call = running.call
+                server_call.fail(StatusError(code, details, (pushback, (REQUEST_ID, call.request_id))))
+                running.end(code, details)
+            except Exception as other:
+                running.fail(server_call, other)
+        self._metrics.shed(_shed_reason(error), num_rejected)
 
     def _queue(
         self,
@@ -307,9 +342,6 @@ class RetrievalService:
         try:
             request = await self._histories.with_history(request, server_call.time_left, running.call)
             self._queue(running, method, server_call, request, admitted)
-        except asyncio.CancelledError:
-            running.end(grpc.StatusCode.CANCELLED, "")
-            raise
         except Exception as error:
             running.fail(server_call, error)
         else:
@@ -318,12 +350,21 @@ class RetrievalService:
     def _count_ended(self) -> None:
         """Count the calls that ended since the last turn of the event loop."""
         ended, self._ended = self._ended, []
+        calls: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+        stages: defaultdict[str, list[float]] = defaultdict(list)
+        callers: Counter[tuple[str, str]] = Counter()
         for call, code, seconds in ended:
-            self._metrics.call(call.method, code, seconds)
+            calls[call.method, code].append(seconds)
             for stage, took_s in call.seconds:
-                self._metrics.stage(stage, took_s)
+                stages[stage].append(took_s)
             if call.caller is not None:
-                self._metrics.caller(call.caller.name, code)
+                callers[call.caller.name, code] += 1
+        for (method, code), took in calls.items():
+            self._metrics.calls(method, code, took)
+        for stage, took in stages.items():
+            self._metrics.stage(stage, took)
+        for (name, code), num_calls in callers.items():
+            self._metrics.caller(name, code, num_calls)
 
     def _notify(self, call: Call, code: str, details: str, seconds: float) -> None:
         """Notify the listeners that a call ended. An error of a listener does not fail the call."""
@@ -421,7 +462,7 @@ class RetrievalService:
 
     def _admit(self, snapshot: Snapshot, time_left_s: float | None) -> BatchGroup:
         """Reject a call before it is parsed, where even a default search would be rejected."""
-        group = BatchGroup(version=id(snapshot), relative_cost=1)
+        group = _default_group(snapshot)
         wait_ms = self._batcher.wait_ms(group)
         self._brown_out.observe(wait_ms)
         self._batcher.admit(group, time_left_s=time_left_s, wait_ms=wait_ms)
@@ -471,6 +512,11 @@ class RetrievalService:
                     excluded=excluded[excluded < snapshot.manifest.items.num_items].tolist(),
                 )
             )
+
+
+def _default_group(snapshot: Snapshot | None) -> BatchGroup:
+    """Return the group of default searches."""
+    return BatchGroup(id(snapshot), 1)
 
 
 def _encode_reply(result: RequestResult, _: int, request: CheckedRequest) -> bytes:
@@ -549,6 +595,11 @@ class _RunningCall:
         status = self.status_of(error)
         server_call.fail(status)
         self.end(status.code, status.details)
+
+    def end_cancelled(self, task: "asyncio.Task[None]") -> None:
+        """Account for the end of a call whose task was cancelled."""
+        if task.cancelled():
+            self.end(grpc.StatusCode.CANCELLED, "")
 
     def add_stages(self, result: RequestResult, queue_us: int, queued_s: float) -> None:
         """Note the stages of the call where a listener uses them."""

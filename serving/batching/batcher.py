@@ -10,6 +10,7 @@ arrival; one whose caller left or whose deadline passed is dropped when the batc
 
 import asyncio
 import os
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -201,6 +202,22 @@ class Batcher(Generic[RequestT, ResultT]):
             self._num_arrived += 1
             self._num_rejected += 1
             raise ShedError(wait_ms=wait_ms, max_wait_ms=self._max_wait_ms)
+
+    def num_admitted(self, group: BatchGroup) -> int:
+        """Return how many requests of this group `admit` would admit now, one after the other."""
+        ms_each = self._estimate.ms(group.cost_class)
+        free_ms = self._max_wait_ms - self.wait_ms(group)
+        if free_ms < 0:
+            return 0
+        return int(free_ms / ms_each) + 1 if ms_each else sys.maxsize
+
+    def rejection(self, group: BatchGroup, num_requests: int) -> ShedError:
+        """Return the error of some requests that would wait too long, and count them as rejected."""
+        self._num_arrived += num_requests
+        self._num_rejected += num_requests
+        ms_each = self._estimate.ms(group.cost_class)
+        wait_ms = max(self.wait_ms(group), self._max_wait_ms + ms_each)
+        return ShedError(wait_ms=wait_ms, max_wait_ms=self._max_wait_ms)
 
     def wait_ms(self, group: BatchGroup) -> float:
         """Return how long a request of this group would wait now, by the latency estimate."""

@@ -111,6 +111,8 @@ class BatchQueue(Generic[EntryT]):
     def wait_ms(self, group: BatchGroup) -> float:
         """Return how long a new entry of a group waits for the batches before its own."""
         num_own = len(self._groups.get(group, ()))
+        if len(self._groups) == (num_own > 0):  # no other group waits
+            return num_own * self._ms_each(group.cost_class)
         num_rounds = num_own // self._batch_size(group) + 1
         return num_own * self._ms_each(group.cost_class) + sum(
             min(num_others, num_rounds * self._batch_size(other)) * self._ms_each(other.cost_class)

@@ -4,9 +4,9 @@ Everything is computed on demand: a call that succeeds without logs and traces c
 """
 
 import re
-import secrets
 from collections.abc import Callable
 from contextvars import ContextVar
+from random import getrandbits
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from re4.serving.auth.tokens import Caller, Metadata
@@ -59,7 +59,7 @@ class Call:
         if self._request_id is None:
             given = dict(self.metadata).get(REQUEST_ID)
             fits = isinstance(given, str) and _PLAIN.fullmatch(given)
-            self._request_id = str(given) if fits else secrets.token_hex(8)
+            self._request_id = str(given) if fits else f"{getrandbits(64):016x}"
         return self._request_id
 
     def charge(self, num_users: int) -> None:

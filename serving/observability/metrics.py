@@ -5,6 +5,8 @@ A worker counts calls in `CallMetrics`. The supervisor, which answers no call, r
 """
 
 import os
+from bisect import bisect_left
+from collections import Counter as TallyCounter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -204,33 +206,33 @@ class CallMetrics:
         if is_error:
             errors.inc()
 
-    def call(self, method: str, code: str, seconds: float) -> None:
-        """Count a call that ended."""
+    def calls(self, method: str, code: str, seconds: Sequence[float]) -> None:
+        """Count calls that ended."""
         ended = self._ended.get((method, code))
         if ended is None:  # a look-up of labels costs as much as the count
             ended = self._calls.labels(method, code), self._call_seconds.labels(method)
             self._ended[method, code] = ended
-        ended[0].inc()
-        ended[1].observe(seconds)
+        ended[0].inc(len(seconds))
+        _observe(ended[1], seconds)
 
-    def caller(self, name: str, code: str) -> None:
-        """Count a call with a known token that ended."""
-        self._caller_calls.labels(name, code).inc()
+    def caller(self, name: str, code: str, num_calls: int) -> None:
+        """Count calls with a known token that ended."""
+        self._caller_calls.labels(name, code).inc(num_calls)
 
-    def stage(self, stage: str, seconds: float) -> None:
-        """Record the duration of a stage of `STAGES`."""
-        self._stage_seconds[stage].observe(seconds)
+    def stage(self, stage: str, seconds: Sequence[float]) -> None:
+        """Record durations of a stage of `STAGES`."""
+        _observe(self._stage_seconds[stage], seconds)
 
     def batch(self, times: "StageTimes") -> None:
         """Record a batch."""
         self._batch_size.observe(times.batch_size)
         self._exact_searches.inc(times.num_exact_searches)
         for stage in ("gather", "encode", "search", "merge"):
-            self.stage(stage, getattr(times, f"{stage}_us") / 1e6)
+            self.stage(stage, (getattr(times, f"{stage}_us") / 1e6,))
 
-    def shed(self, reason: str) -> None:
-        """Count a rejected or dropped call: `overload`, `deadline` or `rate`."""
-        self._shed.labels(reason).inc()
+    def shed(self, reason: str, num_calls: int = 1) -> None:
+        """Count rejected or dropped calls: `overload`, `deadline`, `rate` or `replies`."""
+        self._shed.labels(reason).inc(num_calls)
 
     def browned_out(self) -> None:
         """Count a default search at lower search effort."""
@@ -243,6 +245,18 @@ class CallMetrics:
     def user_error(self, code: str) -> None:
         """Count a user of a BatchRetrieve that got this gRPC status code instead of an answer."""
         self._user_errors.labels(code).inc()
+
+
+def _observe(histogram: Histogram, values: Sequence[float]) -> None:
+    """Observe many values. An update of a histogram costs more than a call's own arithmetic."""
+    if len(values) == 1:
+        histogram.observe(values[0])
+        return
+    bounds = histogram._upper_bounds
+    buckets = TallyCounter([bisect_left(bounds, value) for value in values])
+    for bucket, num_values in buckets.items():
+        histogram._buckets[bucket].inc(num_values)
+    histogram._sum.inc(sum(values))
 
 
 class WorkerUsage(Protocol):
