@@ -282,6 +282,9 @@ class ServerSettings:
     live_poll_interval_s: float = setting(
         0.1, "Seconds between two looks of a worker at the list of live items.", low=0.001
     )
+    fold_in: bool = setting(
+        True, "Improve the vectors of items that no training has seen by the recorded events of users."
+    )
     check_timeout_s: float = setting(
         600.0, "Seconds that the check of one version may take before it is stopped.", low=0.001
     )

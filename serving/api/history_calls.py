@@ -36,6 +36,8 @@ class HistoryCalls:
             UsageError: it needs a package that is not installed.
         """
         self._settings = settings
+        self.on_recorded: Callable[[retrieval_pb2.RecordEventsRequest], None] = lambda _: None
+        """Called with each request of which events were new, after they are durable."""
         self._recorder: Recorder | None = None
         self._lookups: HistoryLookups | None = None
         self.kind = ""
@@ -70,6 +72,8 @@ class HistoryCalls:
         self._recorder.check(num_events, time_left())
         call.charge(num_events)
         num_new = await self._recorder.record(message, data, time_left())
+        if num_new:
+            self.on_recorded(message)
         return retrieval_pb2.RecordEventsReply(
             num_recorded=num_new, num_duplicates=num_events - num_new
         ).SerializeToString()
@@ -148,6 +152,16 @@ class HistoryCalls:
             _extended(each, next(items_of)) if isinstance(each, CheckedRequest) and each.user_id else each
             for each in checked
         ]
+
+    async def newest_items(self, user_ids: Sequence[str]) -> list[list[Item]]:
+        """Return the items of the newest events of each user, oldest first.
+
+        Raises:
+            HistoryStoreError: the store cannot be used.
+        """
+        if self._lookups is None:
+            return [[] for _ in user_ids]
+        return await self._lookups.newest_items(user_ids, None)
 
     def close(self) -> None:
         """End the threads after the calls that wait, and close the store."""

@@ -71,6 +71,14 @@ class ItemCalls:
         num_unknown = int((snapshot.item_ids.rows(ids) < 0).sum())
         return await self._write(changes, snapshot, time_left, call, num_unknown)
 
+    async def write_evidence(self, snapshot: Snapshot, changes: Sequence[Change]) -> int:
+        """Make the evidence of recorded events durable.
+
+        Raises:
+            LiveItemsError: it cannot be written.
+        """
+        return await self._writer.write(snapshot.path.parent, changes, None)
+
     def close(self) -> None:
         """End the thread."""
         self._writer.close()

@@ -25,6 +25,7 @@ from re4.serving.api import replies
 from re4.serving.api.batch_handler import RequestResult, answer_batch, batch_group
 from re4.serving.api.batch_retrieve import batch_retrieve
 from re4.serving.api.decoding import decode
+from re4.serving.api.fold_in import FoldIn
 from re4.serving.api.history_calls import HistoryCalls
 from re4.serving.api.item_calls import ItemCalls
 from re4.serving.api.reply_memory import ReplyMemory
@@ -166,6 +167,14 @@ class RetrievalService:
         )
         self._histories = HistoryCalls(settings, metrics)
         self._items = ItemCalls(live, settings, metrics)
+        self._fold_in = FoldIn(
+            live,
+            histories=self._histories.newest_items,
+            encode=lambda requests: self._batcher.enqueue(requests, time_left_s=None, is_admitted=True),
+            write=self._items.write_evidence,
+        )
+        if settings.fold_in:
+            self._histories.on_recorded = self._fold_in.offer
         self._rejections = None if has_batch_transport else RejectionPacer()
         self._on_sample = on_sample
         self._random = Random()  # noqa: S311 (nothing secret)
@@ -222,6 +231,7 @@ class RetrievalService:
         """End the threads."""
         self._batcher.close()
         self._histories.close()
+        self._fold_in.close()
         self._items.close()
 
     def _run(self, requests: Sequence[CheckedRequest]) -> Sequence[RequestResult | Exception]:

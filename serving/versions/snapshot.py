@@ -18,7 +18,7 @@ from re4.bundle.array_files import open_array
 from re4.bundle.attributes.reader import Attributes
 from re4.bundle.hidden_ids import HiddenIds
 from re4.bundle.ids.id_map import ItemIds
-from re4.bundle.layout import ENCODER, INDEX, POPULAR, VECTORS
+from re4.bundle.layout import ENCODER, INDEX, IS_COLD, POPULAR, VECTORS
 from re4.bundle.manifest import Manifest
 from re4.common.errors import BundleDamagedError, BundleMismatchError
 from re4.serving.retrieval.devices.backend import CpuBackend, DeviceBackend
@@ -74,6 +74,27 @@ class Snapshot:
         if self.live is None:
             return num_items
         return num_items - self.live.num_replaced + self.live.num_visible + self.live.num_hidden
+
+    def vector_of(self, row: int) -> NDArray[np.float32]:
+        """Return the vector of an item, the version's or a live one."""
+        num_items = len(self.vectors_ND)
+        if self.live is None or row < num_items:
+            return np.asarray(self.vectors_ND[row])
+        return np.asarray(self.live.vectors_RD[row - self.live.first_row])
+
+    def is_untrained(self, rows_R: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which items get better with recorded events: bool [R]; False for row -1."""
+        is_untrained_R = np.zeros(len(rows_R), np.bool_)
+        loaded = self.loaded or self
+        of_version_R = (rows_R >= 0) & (rows_R < len(self.vectors_ND))
+        if IS_COLD in loaded.attributes and of_version_R.any():
+            is_cold = loaded.attributes[IS_COLD]
+            codes = [code for code in is_cold.value_codes(["true"]).tolist() if code >= 0]
+            is_untrained_R[of_version_R] = is_cold.have_any(rows_R[of_version_R], codes)
+        if self.live is not None:
+            is_live_R = rows_R >= self.live.first_row
+            is_untrained_R[is_live_R] = self.live.folds_R[rows_R[is_live_R] - self.live.first_row]
+        return is_untrained_R
 
     def with_hidden(self, hidden: HiddenIds) -> "Snapshot":
         """Return the same version without these items in any answer, and no others. Loads nothing.

@@ -249,6 +249,7 @@ class LiveOverlay:
             is_visible_R=is_visible_R,
             replaced_N=self._replaced_N,
             index=self._index,
+            folds_R=self._folds.view(),
             num_hidden=int(np.count_nonzero(is_newest_R & ~is_visible_R)),
             sequence=self.sequence,
         )

@@ -38,6 +38,8 @@ class LiveItems:
     replaced_N: NDArray[np.bool_] | None
     """The version's rows that live items replace or that were removed; None for none."""
     index: LiveIndex | None
+    folds_R: NDArray[np.bool_]
+    """Whether recorded events improve the vector: the item was not trained, and came without one."""
     num_hidden: int
     """Live items that are hidden."""
     sequence: int
