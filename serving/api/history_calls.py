@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from time import time
 from typing import TypeAlias
 
-from re4.common.errors import HistoryStoreError, Re4Error, RequestError
+from re4.common.errors import HistoryStoreError, NoUsableHistoryError, Re4Error
 from re4.protos.v1 import retrieval_pb2
 from re4.serving.api.decoding import decode
 from re4.serving.api.validation import CheckedRequest, check_record_events, check_user_id
@@ -63,7 +63,7 @@ class HistoryCalls:
     async def record_events(self, data: bytes, time_left: TimeLeft, snapshot: Snapshot, call: Call) -> bytes:
         """Answer RecordEvents."""
         if self._recorder is None:
-            raise RequestError(_NO_HISTORIES)
+            raise NoUsableHistoryError(_NO_HISTORIES)
         self._recorder.check(1, time_left())
         message = decode(retrieval_pb2.RecordEventsRequest, data)
         limits = self._settings.limits
@@ -81,7 +81,7 @@ class HistoryCalls:
     async def get_history(self, data: bytes, time_left: TimeLeft) -> bytes:
         """Answer GetHistory."""
         if self._lookups is None:
-            raise RequestError(_NO_HISTORIES)
+            raise NoUsableHistoryError(_NO_HISTORIES)
         message = decode(retrieval_pb2.GetHistoryRequest, data)
         events = await self._lookups.newest_events(check_user_id(message.user_id), time_left())
         if message.num_events:
@@ -98,7 +98,7 @@ class HistoryCalls:
     async def forget_user(self, data: bytes, time_left: TimeLeft) -> bytes:
         """Answer ForgetUser."""
         if self._recorder is None:
-            raise RequestError(_NO_HISTORIES)
+            raise NoUsableHistoryError(_NO_HISTORIES)
         message = decode(retrieval_pb2.ForgetUserRequest, data)
         user_id = check_user_id(message.user_id)
         self._recorder.check(1, time_left())
@@ -109,7 +109,7 @@ class HistoryCalls:
         """Return a request with the stored events of its user before the ids of the request.
 
         Raises:
-            RequestError: the server keeps no histories.
+            NoUsableHistoryError: the server keeps no histories.
             PermissionDeniedError: the reply would show stored items, and the token may not read them.
             HistoryStoreError, TooLateError: the store cannot be used, or not in time.
         """
@@ -174,7 +174,7 @@ class HistoryCalls:
         if not request.user_id:
             return
         if self._lookups is None:
-            raise RequestError(_NO_HISTORIES)
+            raise NoUsableHistoryError(_NO_HISTORIES)
         if call.caller is not None and (request.return_interests or request.num_reasons):
             what = "return_interests" if request.return_interests else "num_reasons"
             call.caller.require(Scope.READ_HISTORIES, f"{what} with user_id")

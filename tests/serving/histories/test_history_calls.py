@@ -267,7 +267,7 @@ def test_a_server_without_histories_says_so(bundles: Path) -> None:
             lambda: client.forget_user("u"),
             lambda: client.retrieve(user_id="u"),
         ):
-            with pytest.raises(ServerError, match=r"INVALID_ARGUMENT.*--histories none"):
+            with pytest.raises(ServerError, match=r"FAILED_PRECONDITION.*--histories none"):
                 call()
     assert not bundles.with_name(f"{bundles.name}.histories").exists()
 
