@@ -158,7 +158,7 @@ def test_a_topic_is_recorded_at_least_once_and_kept_once(recording: RunningServe
     cluster.send(*(line(user="k", item=f"i{n}", time_ms=NOW_MS + n) for n in range(20)), "no event", "{}")
 
     def topic() -> KafkaTopic:
-        # A mock broker gives the partitions of a consumer that left to the next one after the session's timeout.
+        # A mock broker keeps the partitions of a consumer that left until the session's timeout.
         timeouts = {"session.timeout.ms": "6000", "heartbeat.interval.ms": "500"}
         return KafkaTopic(cluster.servers, "events", "group", timeouts)
 
