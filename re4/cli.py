@@ -56,6 +56,7 @@ SUBCOMMANDS: Mapping[str, str] = {
     "bench train": "re4.benchmarks.train.cli:train",
     "bench quality": "re4.benchmarks.quality.cli:quality",
     "bench events": "re4.benchmarks.events.cli:events",
+    "bench live": "re4.benchmarks.live.cli:live",
     "bench scale": "re4.benchmarks.scale.cli:scale",
 }
 GROUPS: Mapping[str, str] = {
