@@ -98,7 +98,7 @@ def _throughput(
 
     def record(connection: int) -> int:
         num_events, place = 0, connection * 7919
-        with RetrievalClient(address) as client:
+        with RetrievalClient(address, timeout_s=60.0) as client:
             while time.monotonic() < end_s:
                 places = range(place, place + options.call_events)
                 users = [f"user-{each % 50_021}" for each in places]
@@ -199,7 +199,7 @@ def _other_calls(
 def _paced(address: str, histories: Sequence[Any], options: LiveOptions) -> list[float]:
     """Call at a rate; return each latency from the time at which the call was due."""
     num_calls = int(options.rate * options.duration_s)
-    with RetrievalClient(address) as client, ThreadPoolExecutor(16) as pool:
+    with RetrievalClient(address, timeout_s=60.0) as client, ThreadPoolExecutor(16) as pool:
         client.retrieve(histories[0], 10)
         began_s = time.monotonic()
 
@@ -265,7 +265,7 @@ def _users(options: LiveOptions, folder: Path) -> Figures:
 def _server(options: LiveOptions, *words: str) -> Iterator[tuple[ServerProcess, RetrievalClient]]:
     with (
         ServerProcess(options.bundles, "--num-processes", "1", "--max-queue-ms", "2000", *words) as server,
-        RetrievalClient(server.address) as client,
+        RetrievalClient(server.address, timeout_s=60.0) as client,
     ):
         yield server, client
 

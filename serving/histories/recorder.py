@@ -25,6 +25,7 @@ _MAX_GROUP_EVENTS: Final = 1_000
 """Events of one commit: the thread holds Python's lock for a part of it, and other calls wait for that."""
 _MAX_WAITING_EVENTS: Final = 200_000
 """Bounds the memory of a worker whose store does not keep up."""
+_FEW_EVENTS: Final = 50
 _NEWEST_WEIGHT: Final = 0.2
 
 _log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class Recorder:
         self._max_wait_ms = max_wait_ms
         self._waiting: deque[_Waiting] = deque()
         self._num_waiting_events = 0
+        self._ms_per_commit = 1.0
         self._ms_per_event = 0.02
         self._changed = threading.Condition()
         self._is_closed = False
@@ -87,7 +89,8 @@ class Recorder:
             TooLateError: the caller's deadline is too near.
         """
         self.breaker.check()
-        wait_ms = self._num_waiting_events * self._ms_per_event
+        num_commits = -(-self._num_waiting_events // _MAX_GROUP_EVENTS)
+        wait_ms = num_commits * self._ms_per_commit + self._num_waiting_events * self._ms_per_event
         if time_left_s is not None and wait_ms >= time_left_s * 1e3:
             raise TooLateError(
                 f"the caller's deadline is {max(time_left_s, 0) * 1e3:.0f} ms away, and these events would "
@@ -195,7 +198,11 @@ class Recorder:
         finally:
             self._metrics.store_call(operation, monotonic() - now_s, is_error=is_error)
         took_ms, num_events = (monotonic() - now_s) * 1e3, sum(call.num_events for call in live)
-        self._ms_per_event += _NEWEST_WEIGHT * (took_ms / max(num_events, 1) - self._ms_per_event)
+        if num_events < _FEW_EVENTS:  # the disk's time, which does not grow with the events
+            self._ms_per_commit += _NEWEST_WEIGHT * (took_ms - self._ms_per_commit)
+        else:
+            per_event_ms = max(0.0, took_ms - self._ms_per_commit) / num_events
+            self._ms_per_event += _NEWEST_WEIGHT * (per_event_ms - self._ms_per_event)
         of_call = dict(zip(map(id, live), counts, strict=True))
         return [of_call.get(id(call), late) for call in group]
 

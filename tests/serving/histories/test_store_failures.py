@@ -372,3 +372,21 @@ def until(holds: Callable[[], bool]) -> None:
             pass
         assert time.monotonic() < end_s
         time.sleep(PAUSE_S)
+
+
+def test_the_time_of_a_lone_commit_is_not_taken_for_that_of_each_event() -> None:
+    """A slow disk makes a lone event wait; calls of many events were rejected for its sake."""
+    store = HeldStore()
+
+    async def main() -> None:
+        recorder = Recorder(store, NoMetrics(), max_wait_ms=1_000)
+        recorder._ms_per_commit = 500.0
+        store.may_leave.release(2)
+        await recorder.record(*request("a"), None)
+        waiting = asyncio.create_task(recorder.record(*request(*["u"] * 900), None))
+        await asyncio.sleep(0)
+        recorder.check(100, None)
+        await waiting
+        recorder.close()
+
+    run(main)
