@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _NUM_USERS = 3
 _NUM_CANDIDATES = 10
+_DEMO_USER = "demo-user"
 
 
 def demo(
@@ -91,6 +92,7 @@ def _retrieve(address: str, data: Path) -> None:
     with RetrievalClient(address) as client:
         for user in _users(dataset):
             _show_user(client, dataset, user, titles)
+        _record_event(client, dataset, titles)
 
 
 def _users(dataset: "Dataset") -> Sequence[int]:
@@ -117,6 +119,30 @@ def _show_user(
         stdout_console.print(f"    {escape(titles[item])}")
     stdout_console.print(_interest_table(reply, titles))
     stdout_console.print(_candidate_table(reply, titles, later))
+
+
+def _record_event(client: "RetrievalClient", dataset: "Dataset", titles: Mapping[object, str]) -> None:
+    """Record the history of a user, then one event more, and show the answer before and after it."""
+    from re4.training.evaluation.protocol import history_and_targets
+
+    history_rows, _ = history_and_targets(dataset.test, _users(dataset)[0])
+    history = dataset.items()["item_id"].gather(history_rows).to_list()
+    client.forget_user(_DEMO_USER)  # of an earlier demo
+    client.record_events([_DEMO_USER] * len(history), history)
+    before = client.retrieve(user_id=_DEMO_USER, num_candidates=_NUM_CANDIDATES, exclude_history=True)
+    watched = before.item_ids[0]
+    client.record_events([_DEMO_USER], before.item_ids[:1])
+    after = client.retrieve(user_id=_DEMO_USER, num_candidates=_NUM_CANDIDATES, exclude_history=True)
+    stdout_console.print(
+        f"\n[bold]RecordEvents[/]: {_DEMO_USER} watches {escape(titles[watched])}; the next answer knows it:"
+    )
+    grid = Table(title="Candidates by user id (+: new)", title_justify="left", show_edge=False)
+    for heading in ("before", "after", ""):
+        grid.add_column(heading)
+    for one, other in zip(before.item_ids, after.item_ids, strict=False):
+        mark = "" if other in before.item_ids else "+"
+        grid.add_row(escape(titles[one]), escape(titles[other]), mark)
+    stdout_console.print(grid)
 
 
 def _interest_table(reply: "Candidates", titles: Mapping[object, str]) -> Table:
@@ -158,6 +184,7 @@ def _next_commands(folder: Path, data: Path, run: Path, bundles: Path) -> None:
   {re4} serve --bundles {bundles} --address 127.0.0.1:8700      (in one terminal)
   {re4} info --address 127.0.0.1:8700                           (in another)
   {re4} retrieve --address 127.0.0.1:8700 --history 50,181,172 --num-candidates 10
+  {re4} retrieve --user-id demo-user --exclude-history --num-candidates 10
   {re4} retrieve --history 50,181,172 --filter genres=Comedy,Drama --drop year=1996 --reasons 2
   {re4} train {data} --out {folder / "comirec"} --model comirec-sa
   {re4} evaluate {run} --exclude-history --json

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
+from time import time
 from types import TracebackType
 from typing import Literal, Self, TypeVar, Unpack
 
@@ -16,6 +17,7 @@ from re4.common.errors import Re4Error, RequestError, UsageError
 from re4.protos.v1 import retrieval_pb2
 from re4.serving.api import replies
 from re4.serving.api.batch_handler import RequestResult, answer_batch
+from re4.serving.api.history_calls import with_stored_items
 from re4.serving.api.validation import CheckedRequest, check_encode, check_user
 from re4.serving.client.values import (
     Candidates,
@@ -27,6 +29,7 @@ from re4.serving.client.values import (
     to_candidates,
     to_interests,
 )
+from re4.serving.histories.settings import HistorySettings, open_store
 from re4.serving.retrieval.devices.backend import open_backend
 from re4.serving.retrieval.merging import POLICIES
 from re4.serving.settings import Limits, ServerSettings
@@ -61,6 +64,7 @@ class Retriever:
         self._snapshot: Snapshot | None = snapshot
         self._settings = settings
         self._lease = lease
+        self._store = open_store(settings.history, None)
         self._lock = Lock()
 
     @classmethod
@@ -71,6 +75,7 @@ class Retriever:
         merge_policy: str = "max-score",
         fallback: Literal["none", "popular"] = "none",
         device: Literal["cpu", "cuda"] = "cpu",
+        histories: str | Path | None = None,
     ) -> Self:
         """Verify every byte of a version and load it, with the hidden and live items of this moment.
 
@@ -81,6 +86,8 @@ class Retriever:
             fallback: Result for a user of whose history no item is known: an error (`none`), or the most
                 popular items (`popular`).
             device: Where to encode and search. `cuda` needs the extra `gpu` and a flat or IVF index.
+            histories: A server's store of users' events, for `user_id` and `user_ids`: a folder, or the
+                address of a Redis server; None for none.
 
         Raises:
             BundleError: no version was published, or it is damaged or does not fit together.
@@ -93,6 +100,7 @@ class Retriever:
             merge_policy=merge_policy,
             fallback=checked("fallback", fallback, known["fallback"]),
             device=checked("device", device, known["device"]),
+            history=HistorySettings(histories=None if histories is None else str(histories)),
         )
         if merge_policy not in POLICIES:
             raise UsageError(f"merge_policy is {merge_policy!r}; there is {', '.join(POLICIES)}")
@@ -127,6 +135,8 @@ class Retriever:
     def close(self) -> None:
         """Free the version. `re4 prune` may delete its files from now on."""
         self._snapshot = None
+        if self._store is not None:
+            self._store.close()
         self._lease.release()
 
     @property
@@ -136,9 +146,10 @@ class Retriever:
 
     def retrieve(
         self,
-        history: Sequence[str] | Sequence[int],
+        history: Sequence[str] | Sequence[int] = (),
         num_candidates: int = 50,
         *,
+        user_id: str = "",
         exclude: Sequence[str] | Sequence[int] = (),
         **options: Unpack[RetrieveOptions],
     ) -> Candidates:
@@ -147,6 +158,7 @@ class Retriever:
         Args:
             history: Item ids of the user's events, oldest first.
             num_candidates: Number of candidates; fewer come only where the catalogue has no more.
+            user_id: The user whose stored events come before those of `history`; empty for none.
             exclude: Item ids that must not be among the candidates.
             options: Filters, merge policy and more: see `RetrieveOptions`.
 
@@ -154,13 +166,15 @@ class Retriever:
             RequestError: a wrong value; the message names it and the values allowed.
             NoUsableHistoryError: no item of the history is known, and there is no fallback.
         """
-        return _or_raise(*self._retrieve([retrieve_request(history, num_candidates, exclude, options)]))
+        request = retrieve_request(history, num_candidates, exclude, options, user_id)
+        return _or_raise(*self._retrieve([request]))
 
     def retrieve_batch(
         self,
         histories: Sequence[Sequence[str] | Sequence[int]],
         num_candidates: int = 50,
         *,
+        user_ids: Sequence[str] | None = None,
         exclude: Sequence[Sequence[str] | Sequence[int]] | None = None,
         **options: Unpack[RetrieveOptions],
     ) -> list[Candidates | Re4Error]:
@@ -169,6 +183,7 @@ class Retriever:
         Args:
             histories: One history for each user.
             num_candidates: Number of candidates for each user.
+            user_ids: One user id for each history, as in `retrieve`; None for none.
             exclude: One list of excluded item ids for each user; None for no exclusions.
             options: See `RetrieveOptions`; the same for all users.
 
@@ -179,7 +194,7 @@ class Retriever:
             RequestError: ids that are neither all strings nor all integers, an unknown merge policy, or
                 `exclude` and `histories` differ in length.
         """
-        users = retrieve_requests(histories, num_candidates, exclude, options)
+        users = retrieve_requests(histories, num_candidates, exclude, options, user_ids)
         size = self._settings.max_batch_size
         return [
             found
@@ -202,7 +217,7 @@ class Retriever:
     def _retrieve(self, requests: Sequence[retrieval_pb2.RetrieveRequest]) -> list[Candidates | Re4Error]:
         """Check, answer and convert at most one batch of requests."""
         snapshot = self._open_snapshot()
-        checked = [check_user(request, snapshot, self._settings) for request in requests]
+        checked = self._with_stored([check_user(request, snapshot, self._settings) for request in requests])
         results = iter(self._answer([each for each in checked if isinstance(each, CheckedRequest)]))
         found: list[Candidates | Re4Error] = []
         for request in checked:
@@ -213,6 +228,27 @@ class Retriever:
             elif isinstance(outcome, Re4Error):
                 found.append(outcome)
         return found
+
+    def _with_stored(
+        self, requests: Sequence[CheckedRequest | RequestError]
+    ) -> list[CheckedRequest | RequestError]:
+        """Return the requests with the stored histories of their users.
+
+        Raises:
+            HistoryStoreError: the store cannot be used.
+        """
+        named = [each for each in requests if isinstance(each, CheckedRequest) and each.user_id]
+        if not named:
+            return list(requests)
+        if self._store is None:
+            raise UsageError("user_id needs a store of histories: Retriever.open(…, histories=FOLDER)")
+        stored = iter(self._store.newest_items([each.user_id for each in named], int(time() * 1e3)))
+        return [
+            with_stored_items(each, next(stored))
+            if isinstance(each, CheckedRequest) and each.user_id
+            else each
+            for each in requests
+        ]
 
     def _answer(self, requests: Sequence[CheckedRequest]) -> Sequence[RequestResult | Re4Error]:
         with self._lock:  # a pipeline belongs to one thread at a time

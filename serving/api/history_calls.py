@@ -149,7 +149,9 @@ class HistoryCalls:
             ]
         items_of = iter(stored)
         return [
-            _extended(each, next(items_of)) if isinstance(each, CheckedRequest) and each.user_id else each
+            with_stored_items(each, next(items_of))
+            if isinstance(each, CheckedRequest) and each.user_id
+            else each
             for each in checked
         ]
 
@@ -180,7 +182,7 @@ class HistoryCalls:
             call.caller.require(Scope.READ_HISTORIES, f"{what} with user_id")
 
 
-def _extended(request: CheckedRequest, stored: list[Item]) -> CheckedRequest:
+def with_stored_items(request: CheckedRequest, stored: list[Item]) -> CheckedRequest:
     """Return the request with stored items before its own; items of another kind of id are left out."""
     kind = str if request.snapshot.item_ids.kind == "string" else int
     if set(map(type, stored)) - {kind}:

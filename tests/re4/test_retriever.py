@@ -1,6 +1,7 @@
 """`Retriever` answers as a server does: the same values, to the last bit."""
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ from re4 import (
 )
 from re4.bundle.hidden_ids import change_hidden
 from re4.bundle.publishing.version_lease import is_served
+from re4.serving.histories.lmdb_environment import LmdbEnvironment
+from re4.serving.histories.lmdb_store import LmdbStore
+from re4.serving.histories.settings import HistorySettings
+from re4.serving.histories.store import Event, event_mark
 
 HISTORY = ["item-4-é", "item-9-é"]
 
@@ -189,3 +194,26 @@ def test_threads_may_share_it(retriever: Retriever) -> None:
     for thread in threads:
         thread.join()
     assert found == [expected] * 80
+
+
+def test_stored_histories_count_as_those_of_a_request(tmp_path: Path) -> None:
+    version = SmallVersion()
+    version.publish(tmp_path / "bundles")
+    items = [str(item) for item in version.ids[:3]]
+    store = LmdbStore(LmdbEnvironment(tmp_path / "histories", 1 << 30), HistorySettings().bounds)
+    now_ms = int(time.time() * 1e3)
+    store.append([Event("u", now_ms, event_mark("", item), item) for item in items], now_ms)
+    store.close()
+    del store
+    with Retriever.open(tmp_path / "bundles", histories=tmp_path / "histories") as retriever:
+        assert retriever.retrieve(user_id="u").item_ids == retriever.retrieve(items).item_ids
+        one, other = retriever.retrieve_batch([(), items[:1]], user_ids=["u", ""])
+        assert one.item_ids == retriever.retrieve(items).item_ids
+        assert other.item_ids == retriever.retrieve(items[:1]).item_ids
+        with pytest.raises(NoUsableHistoryError):
+            retriever.retrieve(user_id="nobody")
+    with (
+        Retriever.open(tmp_path / "bundles") as retriever,
+        pytest.raises(UsageError, match="histories=FOLDER"),
+    ):
+        retriever.retrieve(user_id="u")
