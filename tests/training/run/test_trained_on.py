@@ -3,11 +3,15 @@
 import json
 import shutil
 from dataclasses import asdict
+from datetime import datetime
+from functools import cache
 
 import numpy as np
 import polars as pl
 import pytest
 from daily_logs import log, prepare, prepare_as_earlier_versions
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from re4.training.run.trained_on import TrainedOn, unseen_users
 
@@ -127,3 +131,52 @@ def test_only_some_users_keep_their_events(tmp_path):
             part.items_E[part.offsets_U1[place] : part.offsets_U1[place + 1]], theirs
         )
     np.testing.assert_array_equal(part.num_history_U, test.num_history_U[chosen_U])
+
+
+RULES = {
+    "user 0": {"seed": 0},
+    "user 1": {"seed": 1},
+    "time": {"split": "time"},
+    "early cuts": {"split": "time", "cuts": ("2023-11-15", "2023-11-16")},
+    "earlier version": None,
+}
+
+
+@pytest.fixture(scope="module")
+def day_of(tmp_path_factory):
+    """Prepare the log of a day by a rule, once."""
+
+    @cache
+    def prepared(day, name):
+        out = tmp_path_factory.mktemp("days") / "data"
+        frame = log(2 + day, users_per_day=20)
+        if RULES[name] is not None:
+            return prepare(frame, out, **RULES[name])
+        with pytest.MonkeyPatch.context() as patch:
+            return prepare_as_earlier_versions(frame, out, patch, seed=day)
+
+    return prepared
+
+
+chains = st.lists(st.sampled_from(sorted(RULES)), min_size=2, max_size=4)
+
+
+@settings(max_examples=20)
+@given(chain=chains, split=st.sampled_from(["valid", "test"]))
+def test_whatever_the_chain_the_judged_were_trained_on_nowhere_in_it(day_of, chain, split):
+    """By user: no judged user was in any training of the chain. By time: no target of a judged user was."""
+    *earlier, today = (day_of(day, name) for day, name in enumerate(chain))
+    found = unseen_users([TrainedOn.of(day) for day in earlier], today, split)
+    assert not found.unknown
+    judged = texts(today.users(split).filter(pl.Series(found.is_unseen_U)))
+    first_target = cut_of(today, 0 if split == "valid" else 1)
+    for day in earlier:
+        trained_until = cut_of(day, 0)
+        if first_target is None or trained_until is None or trained_until > first_target:
+            assert not judged & texts(day.users("train"))
+
+
+def cut_of(dataset, place):
+    """The time of a cut; None for a split by user."""
+    cuts = dataset.info.prepared.get("cuts")
+    return cuts and datetime.fromisoformat(cuts[place])
