@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
 import polars as pl
 from pydantic import JsonValue
 
@@ -153,16 +154,16 @@ def prepare_data(
 
 def _advice(events: Events, filtered: Filtered, min_events: int) -> str:
     """Return advice where most items have fewer events than `--min-events`; else an empty text."""
-    num_items = len(events.item_ids)
-    share = filtered.num_items_dropped / num_items
+    num_items = np.count_nonzero(np.bincount(events.items_E))
+    num_left = len(filtered.events.item_ids)
+    share = 1 - num_left / num_items
     if share <= _MANY_ITEMS or min_events <= 2:
         return ""
-    num_left = num_items - k_core(events, 2).num_items_dropped
     return (
-        f"--min-events {min_events} drops {share:.0%} of the items ({filtered.num_items_dropped:,} of "
-        f"{num_items:,}). With --min-events 2, {num_left:,} items would stay: more of them are found, with "
-        "vectors that rest on fewer events. Items that are dropped can still be served by their attributes: "
-        "re4 rebuild --catalogue."
+        f"--min-events {min_events} drops {share:.0%} of the items ({num_items - num_left:,} of "
+        f"{num_items:,}). With --min-events 2, {len(k_core(events, 2).events.item_ids):,} items would stay: "
+        "more of them are found, with vectors that rest on fewer events. Items that are dropped can still be "
+        "served by their attributes: re4 rebuild --catalogue."
     )
 
 

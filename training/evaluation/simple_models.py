@@ -64,18 +64,23 @@ class SimpleModels:
         found = [f"Recall@50 on {self.num_users:,} validation users, history left in / left out: {shown}."]
         if self.left_out:
             found.append(self.left_out)
+        level = []
         for each in self.models:
-            for words, lead in (("left in", each.lead), ("left out", each.lead_history_excluded)):
-                if lead.is_above_zero:
-                    found.append(
-                        f"{each.name}, a simpler model, is ahead of this run by {lead} with the history "
-                        f"{words}, beyond the 95 % interval: prefer it, or tune this model."
-                    )
-                elif lead.mean >= 0:
-                    found.append(
-                        f"This run is not ahead of {each.name}, a simpler model, with the history {words}: "
-                        f"the difference {lead} is within the 95 % interval."
-                    )
+            leads = {"left in": each.lead, "left out": each.lead_history_excluded}
+            ahead = [
+                f"{lead} with the history {words}" for words, lead in leads.items() if lead.is_above_zero
+            ]
+            if ahead:
+                found.append(
+                    f"{each.name}, a simpler model, is ahead of this run by {' and by '.join(ahead)}, beyond "
+                    "the 95 % interval: prefer it, or tune this model."
+                )
+            elif any(lead.mean >= 0 for lead in leads.values()):
+                level.append(f"{each.name} ({' / '.join(str(lead) for lead in leads.values())})")
+        if level:
+            found.append(
+                f"This run is not ahead of simpler models, within the 95 % interval: {', '.join(level)}."
+            )
         return found
 
 

@@ -202,5 +202,9 @@ class TestAdvice:
         assert advice.startswith("--min-events 5 drops 83% of the items (500 of 600).")
         assert "With --min-events 2, 600 items would stay" in advice
 
+    def test_items_of_a_robot_alone_are_not_counted(self, tmp_path):
+        dataset = prepare_data(frame(people() + robot(20_000)), tmp_path / "data", now_s=2e9)
+        assert "advice" not in dataset.info.prepared
+
     def test_where_few_are_dropped_there_is_none(self, tmp_path):
         assert "advice" not in prepare_data(frame(people()), tmp_path / "data", now_s=2e9).info.prepared
