@@ -1,8 +1,8 @@
 /* The scan of inverted lists of four-bit codes for all interests of a request, with one pool of results.
 
-   FAISS packs the codes of an IndexIVFPQFastScan in blocks of 32 vectors. For each pair of sub-quantizers a block
-   has 32 bytes: 16 of the first, 16 of the second one. The low half of byte j belongs to vector j / 2 + 8 (j % 2),
-   the high half to the vector 16 places later. */
+   FAISS packs the codes of an IndexIVFPQFastScan in blocks of 32 vectors. For each pair of sub-quantizers a
+   block has 32 bytes: 16 of the first, 16 of the second one. The low half of byte j belongs to vector
+   j / 2 + 8 (j % 2), the high half to the vector 16 places later. */
 
 #include <immintrin.h>
 #include <math.h>
@@ -154,8 +154,10 @@ static inline uint32_t scan_block(
     }
     a0 = _mm256_sub_epi16(a0, _mm256_slli_epi16(a1, 8)); /* only the even bytes */
     a2 = _mm256_sub_epi16(a2, _mm256_slli_epi16(a3, 8));
-    __m256i low = _mm256_add_epi16(_mm256_permute2x128_si256(a0, a1, 0x20), _mm256_permute2x128_si256(a0, a1, 0x31));
-    __m256i high = _mm256_add_epi16(_mm256_permute2x128_si256(a2, a3, 0x20), _mm256_permute2x128_si256(a2, a3, 0x31));
+    __m256i low = _mm256_add_epi16(
+        _mm256_permute2x128_si256(a0, a1, 0x20), _mm256_permute2x128_si256(a0, a1, 0x31));
+    __m256i high = _mm256_add_epi16(
+        _mm256_permute2x128_si256(a2, a3, 0x20), _mm256_permute2x128_si256(a2, a3, 0x31));
     __m256i bound = _mm256_set1_epi16((short)least);
     _mm256_storeu_si256((__m256i *)sums, low);
     _mm256_storeu_si256((__m256i *)(sums + 16), high);
@@ -203,7 +205,7 @@ static float scan_list(
                                                            readers[i].least, sums[i]);
             passing |= own[i];
         }
-        __builtin_prefetch(rows + first); __builtin_prefetch(rows + first + 8); __builtin_prefetch(rows + first + 16); __builtin_prefetch(rows + first + 24);
+        for (int place = 0; place < BLOCK; place += 8) __builtin_prefetch(rows + first + place);
         if (size - first < BLOCK) passing &= (1u << (size - first)) - 1;
         for (; passing; passing &= passing - 1) {
             int place = __builtin_ctz(passing);
@@ -225,46 +227,81 @@ static float scan_list(
     return threshold;
 }
 
+static int by_key_descending(const void *a, const void *b) {
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? 1 : x > y ? -1 : 0;
+}
+
+/* Find the pairs to read: at most `most`, of a reach at most `drop` below the best; the best pair comes
+   first. Return their number; `keys` has a place for every pair. */
+static int64_t promising(const float *reaches, int64_t num_pairs, int64_t most, float drop, uint64_t *keys) {
+    float lanes[16], best;
+    int64_t pair = 0, number = 0;
+    for (int lane = 0; lane < 16; lane++) lanes[lane] = -INFINITY;
+    for (; pair + 16 <= num_pairs; pair += 16)
+        for (int lane = 0; lane < 16; lane++)
+            lanes[lane] = reaches[pair + lane] > lanes[lane] ? reaches[pair + lane] : lanes[lane];
+    best = lanes[0];
+    for (int lane = 1; lane < 16; lane++) best = lanes[lane] > best ? lanes[lane] : best;
+    for (; pair < num_pairs; pair++) best = reaches[pair] > best ? reaches[pair] : best;
+    float least = best - drop * fabsf(best);
+    for (pair = 0; pair < num_pairs; pair++)
+        if (reaches[pair] >= least) keys[number++] = key_of(reaches[pair], pair);
+    if (number > most) {
+        select_largest(keys, number, most);
+        number = most;
+    }
+    qsort(keys, number, sizeof *keys, by_key_descending);
+    return number;
+}
+
 /* For each request, find the vectors with the best approximate scores in its lists.
 
-   `interests` is [num_requests, num_interests, dim]. The pairs of request r are those from starts[r] to
-   starts[r + 1], best first: the interest, and the list that it reads. `scores` and `rows` are [num_requests,
-   pool_size], in no order; rows are -1 where no more was found. Returns 0, or 1 without memory. */
+   `interests` is [num_requests, num_interests, dim]. `reaches` is [num_requests, num_interests, num_lists],
+   of which the pairs to read are chosen. `scores` and `rows` are [num_requests, pool_size], in no order; rows
+   are -1 where no more was found. Returns 0, or 1 without memory. */
 int scan_lists(
-    const scan_index *index, int64_t num_requests, const float *interests, const int64_t *starts,
-    const int64_t *pair_interests, const int64_t *pair_lists, float *scores, int64_t *rows) {
+    const scan_index *index, int64_t num_requests, const float *interests, const float *reaches,
+    int64_t most_pairs, float reach_drop, float *scores, int64_t *rows) {
     int64_t num_interests = index->num_interests, pool_size = index->pool_size, dim = index->dim;
+    int64_t all_pairs = num_interests * index->num_lists;
     uint8_t *bytes = malloc(16 * index->num_subs * num_interests);
     uint64_t *keys = malloc((2 * pool_size + BLOCK) * sizeof *keys);
+    uint64_t *pairs = malloc(all_pairs * sizeof *pairs);
     table *tables = malloc(num_interests * sizeof *tables);
     reader *readers = malloc(num_interests * sizeof *readers);
-    int64_t most_pairs = 1;
-    for (int64_t r = 0; r < num_requests; r++)
-        if (starts[r + 1] - starts[r] > most_pairs) most_pairs = starts[r + 1] - starts[r];
-    uint8_t *is_done = malloc(most_pairs);
-    int has_memory = bytes && keys && tables && readers && is_done;
+    uint8_t *is_done = malloc(all_pairs);
+    int32_t *pair_interests = malloc(all_pairs * sizeof *pair_interests);
+    int32_t *pair_lists = malloc(all_pairs * sizeof *pair_lists);
+    int has_memory = bytes && keys && pairs && pair_interests && pair_lists && tables && readers && is_done;
     for (int64_t r = 0; has_memory && r < num_requests; r++) {
         const float *own = interests + r * num_interests * dim;
-        int64_t start = starts[r], num_pairs = starts[r + 1] - start, number = 0;
+        int64_t num_pairs = promising(reaches + r * all_pairs, all_pairs, most_pairs, reach_drop, pairs);
+        int64_t number = 0;
         float threshold = -INFINITY;
         for (int64_t k = 0; k < num_interests; k++)
             tables[k] = (table){.bytes = bytes + 16 * index->num_subs * k};
-        memset(is_done, 0, num_pairs);
+        for (int64_t p = 0; p < num_pairs; p++) {
+            int64_t pair = 0xFFFFFFFFu - (uint32_t)pairs[p];
+            pair_interests[p] = pair / index->num_lists;
+            pair_lists[p] = pair % index->num_lists;
+            is_done[p] = 0;
+        }
         for (int64_t p = 0; p < num_pairs; p++) {
             if (is_done[p]) continue;
-            int64_t list = pair_lists[start + p];
+            int64_t list = pair_lists[p];
             int num_readers = 0;
             for (int64_t other = p; other < num_pairs; other++) {
-                if (pair_lists[start + other] != list) continue;
-                int64_t k = pair_interests[start + other];
+                if (pair_lists[other] != list) continue;
+                int64_t k = pair_interests[other];
                 is_done[other] = 1;
                 if (!tables[k].is_ready) fill_table(&tables[k], index, own + k * dim);
                 float product = index->centroids ? dot(own + k * dim, index->centroids + list * dim, dim) : 0;
                 readers[num_readers++] = (reader){.table = &tables[k], .offset = product + tables[k].base};
             }
             for (int64_t other = p + 1; other < num_pairs; other++)
-                if (!is_done[other]) {
-                    const uint8_t *next = index->codes[pair_lists[start + other]];
+                if (!is_done[other]) { /* the next list's first codes are loaded meanwhile */
+                    const uint8_t *next = index->codes[pair_lists[other]];
                     for (int line = 0; line < 2048; line += 64) __builtin_prefetch(next + line);
                     break;
                 }
@@ -278,6 +315,9 @@ int scan_lists(
     }
     free(bytes);
     free(keys);
+    free(pairs);
+    free(pair_interests);
+    free(pair_lists);
     free(tables);
     free(readers);
     free(is_done);

@@ -4,7 +4,8 @@ FAISS searches for each interest by itself, and keeps results that the merged li
 threshold rises for all interests of a request, and an item enters the pool once. Searches with a selector,
 other kinds of index, and machines without a C compiler use FAISS.
 
-Legend: B requests, K interests, D embedding, E pairs of an interest and a list, P rows of a pool.
+Legend: B requests, K interests, D embedding, E pairs of an interest and a list, interest by interest, P rows
+of a pool.
 """
 
 import ctypes
@@ -70,18 +71,18 @@ class ListScan:
     def pool(
         self,
         interests_BKD: NDArray[np.float32],
-        pair_interests_E: NDArray[np.int64],
-        pair_lists_E: NDArray[np.int64],
-        starts: NDArray[np.int64],
+        reaches_BE: NDArray[np.float32],
+        num_lists: int,
+        reach_drop: float,
         size: int,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return the rows with the best approximate scores in the lists of each request.
 
         Args:
             interests_BKD: Finite.
-            pair_interests_E: The interest of each pair, 0 to K - 1, those of a request in one piece.
-            pair_lists_E: The list of each pair. No pair is there twice.
-            starts: B + 1 numbers: where the pairs of a request begin, and where the last one's end.
+            reaches_BE: Reaches of all pairs; minus infinity for one that is not read.
+            num_lists: Pairs of a request that are read at most.
+            reach_drop: As in `SharedBudget`.
             size: Rows of a pool, at least 1.
 
         Returns:
@@ -89,9 +90,7 @@ class ListScan:
         """
         num_requests, num_interests, dim = interests_BKD.shape
         interests_BKD = np.ascontiguousarray(interests_BKD, np.float32)
-        pair_interests_E = np.ascontiguousarray(pair_interests_E, np.int64)
-        pair_lists_E = np.ascontiguousarray(pair_lists_E, np.int64)
-        starts = np.ascontiguousarray(starts, np.int64)
+        reaches_BE = np.ascontiguousarray(reaches_BE, np.float32)
         scores_BP = np.empty((num_requests, size), np.float32)
         rows_BP = np.empty((num_requests, size), np.int64)
         index = _Index(
@@ -107,11 +106,15 @@ class ListScan:
             centroids=None if self._centroids_CD is None else self._centroids_CD.ctypes.data,
             codebook=self._codebook.ctypes.data,
         )
-        arrays = (interests_BKD, starts, pair_interests_E, pair_lists_E, scores_BP, rows_BP)
         failed = self._library.scan_lists(
             ctypes.byref(index),
             ctypes.c_int64(num_requests),
-            *(ctypes.c_void_p(array.ctypes.data) for array in arrays),
+            ctypes.c_void_p(interests_BKD.ctypes.data),
+            ctypes.c_void_p(reaches_BE.ctypes.data),
+            ctypes.c_int64(num_lists),
+            ctypes.c_float(reach_drop),
+            ctypes.c_void_p(scores_BP.ctypes.data),
+            ctypes.c_void_p(rows_BP.ctypes.data),
         )
         if failed:
             raise MemoryError(f"no memory for a pool of {size} rows")

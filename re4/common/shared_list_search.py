@@ -96,13 +96,10 @@ class SharedListSearch:
         """
         num_requests, num_interests, embedding_dim = interests_BKD.shape
         if self._scan is not None and selector is None:
-            requests_E, searches_E, lists_E = self._promising(interests_BKD, budget, num_interests)
-            starts = np.searchsorted(requests_E, np.arange(num_requests + 1))
-            scores_BP, rows_BP = self._scan.pool(
-                interests_BKD, searches_E - num_interests * requests_E, lists_E, starts, pool_size
-            )
+            reaches_BE = self._reaches(interests_BKD)
+            scores_BP, rows_BP = self._scan.pool(interests_BKD, reaches_BE, *budget, pool_size)
             return scores_BP[:, None], rows_BP[:, None]
-        _, searches_E, lists_E = self._promising(interests_BKD, budget, 1)
+        searches_E, lists_E = self._promising(interests_BKD, budget)
         counts = np.bincount(searches_E, minlength=num_requests * num_interests)
         is_searched = counts > 0
         counts_Q = counts[is_searched]
@@ -123,12 +120,11 @@ class SharedListSearch:
         return scores_BAS, rows_BAS
 
     def _promising(
-        self, interests_BKD: NDArray[np.float32], budget: SharedBudget, group_size: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Return the pairs to read: their groups, numbers of their interests from 0 to B K - 1, and lists.
+        self, interests_BKD: NDArray[np.float32], budget: SharedBudget
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the pairs to read: numbers of their interests from 0 to B K - 1, ascending, and lists.
 
-        A group is `group_size` interests: 1, or the K of a request. Pairs are ascending by group, and in each
-        group the largest reach comes first.
+        For each interest the list of the largest reach comes first.
         """
         reaches_BE = self._reaches(interests_BKD)
         num_requests, num_pairs = reaches_BE.shape
@@ -143,10 +139,9 @@ class SharedListSearch:
             own = slice(stops_B[request] - sizes_B[request], stops_B[request])
             is_kept_E[own][np.argpartition(-reaches_E[own], budget.num_lists)[budget.num_lists :]] = False
         searches_E, lists_E = np.divmod(pairs_E[is_kept_E], self._index.nlist)
-        groups_E = searches_E // group_size
-        # Group and reach in one integer: NumPy sorts integers several times faster than pairs of keys.
-        order = np.argsort((groups_E << 32) - sortable(reaches_E[is_kept_E]))
-        return groups_E[order], searches_E[order], lists_E[order]
+        # Interest and reach in one integer: NumPy sorts integers several times faster than pairs of keys.
+        order = np.argsort((searches_E << 32) - sortable(reaches_E[is_kept_E]))
+        return searches_E[order], lists_E[order]
 
     def _reaches(self, interests_BKD: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the reach of each pair of an interest and a list, [B, K C]."""
