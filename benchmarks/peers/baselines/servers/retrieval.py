@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[4]))
 from re4.bundle.ids.id_map import ItemIds
 from re4.bundle.scoring.rescoring import best_candidates, rescore
 from re4.common.onnx_runtime import onnxruntime as ort
+from re4.common.shared_list_search import SharedBudget, SharedListSearch
 
 
 class Encoder:
@@ -62,6 +63,10 @@ class Retrieval(Encoder):
         found = dict(self.manifest["index"]["search_parameters"])
         self._k_factor = found.pop("k_factor", 1)
         self._pool_factor = found.pop("pool_factor", None)
+        self._shared_search, self._budget = None, None
+        if "shared_nprobe" in found:
+            self._shared_search = SharedListSearch(self._index)
+            self._budget = SharedBudget(found.pop("shared_nprobe"), found.pop("reach_drop"))
         for name, value in found.items():
             faiss.ParameterSpace().set_index_parameter(
                 self._index, {"ef_search": "efSearch"}.get(name, name), value
@@ -74,8 +79,12 @@ class Retrieval(Encoder):
         interests_BKD = self.encode(histories)
         num_requests, num_interests, dim = interests_BKD.shape
         num_found = min(ceil(num_candidates * self._k_factor), self._index.ntotal)
-        scores, rows = self._index.search(interests_BKD.reshape(-1, dim), num_found)
-        shape = (num_requests, num_interests, num_found)
         size = ceil(num_candidates * (self._pool_factor or num_interests * self._k_factor))
-        pools = rescore(scores.reshape(shape), rows.reshape(shape), interests_BKD, self.vectors_ND, size)
+        if self._shared_search is None:
+            shape = (num_requests, num_interests, num_found)
+            found = self._index.search(interests_BKD.reshape(-1, dim), num_found)
+            scores, rows = (part.reshape(shape) for part in found)
+        else:
+            scores, rows = self._shared_search.search(interests_BKD, num_found, self._budget, pool_size=size)
+        pools = rescore(scores, rows, interests_BKD, self.vectors_ND, size)
         return best_candidates(pools, num_candidates)
