@@ -231,7 +231,7 @@ class ServerSettings:
     )
     transport: TransportName = setting(
         TransportName.AUTO,
-        "Implementation of gRPC: native (HTTP/2 in Rust; needs the extra native; without TLS), grpcio, or "
+        "Implementation of gRPC: native (HTTP/2 in Rust, without TLS), grpcio, or "
         "auto: native for calls of this machine without TLS, else grpcio.",
     )
     num_processes: int = setting(

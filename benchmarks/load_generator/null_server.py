@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from typing import Final
 
@@ -12,6 +13,7 @@ import grpc
 from re4.benchmarks.common.child_process import child_process
 from re4.benchmarks.load_generator.transport import RETRIEVE, GrpcTransport, Transport
 
+_MAX_EVENTS: Final = 1024
 _START_TIMEOUT_S: Final = 60
 
 
@@ -30,7 +32,12 @@ async def _serve(reply: bytes, transport: Transport, pipe: Connection) -> None:
     closed = asyncio.Event()
     # Readable: the parent closed the pipe, or died.
     asyncio.get_running_loop().add_reader(pipe.fileno(), closed.set)
-    serving = _grpc(reply, transport.method) if isinstance(transport, GrpcTransport) else _http(reply)
+    if not isinstance(transport, GrpcTransport):
+        serving = _http(reply)
+    elif find_spec("pygrpc_native") is None:
+        serving = _grpc(reply, transport.method)
+    else:
+        serving = _native(reply, transport.method)
     async with serving as port:
         pipe.send(port)
         await closed.wait()
@@ -53,6 +60,28 @@ async def _grpc(reply: bytes, path: str) -> AsyncIterator[int]:
         yield port
     finally:
         await server.stop(0)
+
+
+@asynccontextmanager
+async def _native(reply: bytes, path: str) -> AsyncIterator[int]:
+    """Answer by the transport `native`, which `re4 serve` takes on the same addresses."""
+    from pygrpc_native import EVENT_CALL, NativeGrpcFront
+
+    front = NativeGrpcFront("127.0.0.1:0", [(path, False)], io_threads=1, call_details=True)
+    front.start()
+
+    def answer() -> None:
+        while (events := front.recv_batch_details(_MAX_EVENTS)) is not None:
+            for kind, call_id, *_ in events:
+                if kind == EVENT_CALL:
+                    front.respond(call_id, reply)
+
+    answering = asyncio.create_task(asyncio.to_thread(answer))
+    try:
+        yield front.bound_port
+    finally:
+        await asyncio.to_thread(front.close)
+        await answering
 
 
 @asynccontextmanager

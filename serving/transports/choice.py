@@ -1,12 +1,13 @@
 """The choice of a transport: `native` where it is safe and has what the settings ask for. Loads no gRPC."""
 
 from importlib.util import find_spec
+from typing import Final
 
 from re4.common.errors import UsageError
 from re4.serving.host.addresses import parse_address
 from re4.serving.settings import ServerSettings, TransportName
 
-_INSTALL = "pip install 're4-retrieval[native]'"
+_INSTALL: Final = "pip install pygrpc-native==0.5.0"
 
 
 def choose_transport(settings: ServerSettings) -> tuple[TransportName, str]:

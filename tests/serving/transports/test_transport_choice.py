@@ -1,0 +1,44 @@
+"""The transport of a server: what `auto` takes, and which demands are refused."""
+
+from pathlib import Path
+
+import pytest
+
+from re4.common.errors import UsageError
+from re4.serving.settings import Access, ServerSettings, TransportName
+from re4.serving.transports import choice
+from re4.serving.transports.choice import choose_transport
+
+TLS = Access(tls_certificate=Path("server.crt"), tls_key=Path("server.key"))
+NATIVE, GRPCIO = TransportName.NATIVE, TransportName.GRPCIO
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "reason"),
+    [
+        (ServerSettings(), NATIVE, "calls come from this machine, without TLS"),
+        (ServerSettings(address="[::1]:8700"), NATIVE, "calls come from this machine, without TLS"),
+        (ServerSettings(address="0.0.0.0:8700"), GRPCIO, "does not bound the memory"),
+        (ServerSettings(access=TLS), GRPCIO, "native has no TLS"),
+        (ServerSettings(transport=GRPCIO), GRPCIO, "by the settings"),
+        (ServerSettings(transport=NATIVE, address="0.0.0.0:8700"), NATIVE, "by the settings"),
+    ],
+)
+def test_the_choice_and_its_reason(settings: ServerSettings, name: TransportName, reason: str) -> None:
+    chosen, why = choose_transport(settings)
+    assert chosen is name
+    assert reason in why
+
+
+def test_native_with_tls_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"--transport native .*: native has no TLS; use grpcio or auto"):
+        choose_transport(ServerSettings(transport=NATIVE, access=TLS))
+
+
+def test_without_the_package_auto_takes_grpcio_and_native_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "find_spec", lambda _: None)
+    chosen, why = choose_transport(ServerSettings())
+    assert chosen is GRPCIO
+    assert "native is not installed (pip install" in why
+    with pytest.raises(UsageError, match="not installed"):
+        choose_transport(ServerSettings(transport=NATIVE))
