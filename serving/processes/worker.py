@@ -106,8 +106,17 @@ class Worker:
             await asyncio.sleep(self._settings.worker_timeout_s / HEARTBEATS_PER_TIMEOUT)
 
     async def _follow(self, commands: asyncio.StreamReader) -> None:
-        while line := await commands.readline():
-            match command := from_line(line):
+        """Carry out commands until their end, or until one cannot be read: the next worker gets them all."""
+        while True:
+            try:
+                line = await commands.readline()  # ValueError where it is longer than the limit
+                command = from_line(line) if line else None
+            except ValueError as error:
+                _log.error("a command cannot be read, so this worker ends: %s", error)
+                return
+            match command:
+                case None:
+                    return
                 case LoadVersion():
                     await self._go_live(command)
                 case HideItems():

@@ -1,4 +1,4 @@
-"""The supervisor's side of a worker's stream: no line of it, however wrong, raises."""
+"""The streams between supervisor and worker: no line, however wrong, raises."""
 
 import asyncio
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 
 from re4.serving.observability.recall_sample import RecallSample
 from re4.serving.processes.messages import CommandFailed, PortOpened, StartWorker, to_line
+from re4.serving.processes.worker import Worker
 from re4.serving.processes.worker_handle import Unreadable, WorkerProcess
 
 MAX_LINE = 1000
@@ -64,3 +65,18 @@ def test_a_worker_whose_stream_is_unusable_is_killed(tmp_path: Path, monkeypatch
     reports, ended = reports_of(b"junk\n" * 100_000, tmp_path, monkeypatch, then="sleep 1000")
     assert kinds(reports) == [Unreadable] * 3
     assert ended == "signal SIGKILL"
+
+
+@pytest.mark.parametrize(
+    "bad", [b"\n", b"[" * 900 + b"\n", b'{"HideItems": {}}\n', b"x" * 2 * MAX_LINE + b"\n"]
+)
+def test_a_command_that_cannot_be_read_ends_the_worker_with_a_reason(
+    bad: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        commands = asyncio.StreamReader(limit=MAX_LINE)
+        commands.feed_data(bad)
+        await asyncio.wait_for(object.__new__(Worker)._follow(commands), 30)
+
+    asyncio.run(main())
+    assert "a command cannot be read, so this worker ends" in caplog.text
