@@ -4,7 +4,7 @@
 
 The time is divided among the targets. Each runs in a process of its own, from the corpus in the repository.
 An input that makes a target raise, hang for 10 s or take 2 GiB of memory is written to `build/fuzz/`, and
-the exit code is 1. `--grow` adds the inputs that reach more code to the corpus; a merge drops the rest.
+the exit code is 1. `--grow` adds the inputs that reach more code to the corpus.
 """
 
 import argparse
@@ -13,14 +13,37 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 HERE = Path(__file__).resolve().parent
 CORPUS = HERE / "corpus"
 FOUND = HERE.parents[1] / "build" / "fuzz"
+"""A file for each target, an escaped input in each line."""
 MAX_INPUT_BYTES = 8192
 LIMITS = ("-timeout=10", "-rss_limit_mb=2048", f"-max_len={MAX_INPUT_BYTES}", "-print_final_stats=1")
+
+
+def read_corpus(name: str) -> list[bytes]:
+    """Return the inputs of a target."""
+    lines = (CORPUS / f"{name}.txt").read_text("ascii").splitlines()
+    return [line.encode().decode("unicode_escape").encode("latin-1") for line in lines]
+
+
+def write_corpus(name: str, inputs: Iterable[bytes]) -> None:
+    """Replace the inputs of a target."""
+    lines = [
+        data.decode("latin-1").encode("unicode_escape").decode()
+        for data in sorted(set(inputs), key=lambda data: (len(data), data))
+    ]
+    (CORPUS / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines), "ascii")
+
+
+def unpack_corpus(name: str, folder: Path) -> None:
+    """Write the inputs of a target into a folder, as the fuzzer reads them."""
+    for number, data in enumerate(read_corpus(name)):
+        (folder / f"{number:04}").write_bytes(data)
 
 
 def fuzz_one(name: str, arguments: list[str]) -> None:
@@ -33,8 +56,12 @@ def fuzz_one(name: str, arguments: list[str]) -> None:
             from fuzz_targets import TARGETS
 
             parse = TARGETS[name](Path(folder))
-        atheris.Setup([sys.argv[0], *arguments], parse)
-        atheris.Fuzz()
+        with TemporaryDirectory() as program:  # a merge starts this program again
+            again = Path(program) / "again"
+            again.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{Path(__file__)}" --inside {name} "$@"\n')
+            again.chmod(0o755)
+            atheris.Setup([str(again), *arguments], parse)
+            atheris.Fuzz()
 
 
 def run(name: str, arguments: list[str]) -> tuple[int, str]:
@@ -49,13 +76,10 @@ def fuzz(name: str, seconds: float) -> bool:
     fresh = FOUND / name
     fresh.mkdir(parents=True, exist_ok=True)
     began_s = time.monotonic()
-    code, output = run(
-        name,
-        [
-            *(f"-max_total_time={max(1, round(seconds))}", f"-artifact_prefix={FOUND}/{name}-", *LIMITS),
-            *(str(fresh), str(CORPUS / name)),
-        ],
-    )
+    limits = (f"-max_total_time={max(1, round(seconds))}", f"-artifact_prefix={FOUND}/{name}-", *LIMITS)
+    with TemporaryDirectory() as folder:
+        unpack_corpus(name, Path(folder))
+        code, output = run(name, [*limits, str(fresh), folder])
     num_runs = next(
         (line.split()[-1] for line in output.splitlines() if "number_of_executed_units" in line), "?"
     )
@@ -68,25 +92,23 @@ def fuzz(name: str, seconds: float) -> bool:
 
 
 def grow(name: str) -> None:
-    """Merge the inputs that were found into the corpus: the fewest and smallest that reach the same code."""
+    """Add the inputs that were found and that reach more code to the corpus; those that are there stay."""
     with TemporaryDirectory() as folder:
-        code, output = run(name, ["-merge=1", *LIMITS, folder, str(CORPUS / name), str(FOUND / name)])
-        merged = sorted(Path(folder).iterdir())
-        if code or not merged:
-            sys.exit(f"{name}: the corpus cannot be merged:\n{output[-2000:]}")
-        shutil.rmtree(CORPUS / name)
-        (CORPUS / name).mkdir()
-        for file in merged:
-            shutil.copy(file, CORPUS / name / file.name[:16])
+        unpack_corpus(name, Path(folder))
+        code, output = run(name, ["-merge=1", *LIMITS, folder, str(FOUND / name)])
+        inputs = [file.read_bytes() for file in Path(folder).iterdir()]
+    if code or "Permission denied" in output:
+        sys.exit(f"{name}: the corpus cannot be merged:\n{output[-2000:]}")
+    write_corpus(name, inputs)
     shutil.rmtree(FOUND / name)
-    print(f"{name:<22}{len(merged):>6} inputs in the corpus")
+    print(f"{name:<22}{len(inputs):>6} inputs in the corpus")
 
 
 def main() -> int:
     """Fuzz, and return the exit code."""
     if sys.argv[1:2] == ["--inside"]:
         fuzz_one(sys.argv[2], sys.argv[3:])
-    targets = sorted(folder.name for folder in CORPUS.iterdir())
+    targets = sorted(file.stem for file in CORPUS.iterdir())
     parser = argparse.ArgumentParser(description="Fuzz the parsers of the project, guided by coverage.")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"default: all of {', '.join(targets)}")
     parser.add_argument("--seconds", type=float, default=3600.0, help="for all targets (default: an hour)")
