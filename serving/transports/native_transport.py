@@ -9,11 +9,10 @@ transport behind a Unix socket.
 
 import asyncio
 import logging
-import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from contextvars import copy_context
-from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
@@ -23,6 +22,7 @@ from pygrpc_native import EVENT_CANCEL, STREAM_CLOSED, STREAM_FULL, NativeGrpcFr
 from re4.common.errors import ServerError
 from re4.serving.auth.tokens import Metadata
 from re4.serving.host.addresses import Address
+from re4.serving.host.temporary_folders import temporary_folder
 from re4.serving.settings import Limits
 from re4.serving.transports.grpcio_transport import GrpcioTransport
 from re4.serving.transports.transport import MESSAGE_TOO_LARGE, Method, ResponseMetadata, StatusError
@@ -63,6 +63,7 @@ class NativeTransport:
         self._limits = limits
         self._fallback = fallback
         self._calls: dict[int, _Call] = {}
+        self._open = ExitStack()
         self._is_stopping = False
         self._may_wait = threading.Semaphore(0)
 
@@ -83,8 +84,9 @@ class NativeTransport:
         except OSError as error:
             raise ServerError(f"cannot listen on {address}: {error}") from None
         if self._fallback is not None:
-            self._fallback_folder = tempfile.TemporaryDirectory(prefix="re4-fallback-")
-            path = str(Path(self._fallback_folder.name, "socket"))
+            # The next worker's start removes the folder of a killed one.
+            folder = self._open.enter_context(temporary_folder("re4-fallback-"))
+            path = str(folder / "socket")
             await self._fallback.start(f"unix:{path}")
             self._front.set_fallback(path)
         self._front.start()
@@ -110,7 +112,7 @@ class NativeTransport:
         await asyncio.to_thread(self._close)
         if self._fallback is not None:
             await self._fallback.stop(0.0, asyncio.sleep(0))
-            self._fallback_folder.cleanup()
+            self._open.close()
 
     def _close(self) -> None:
         self._front.close()

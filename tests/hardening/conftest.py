@@ -25,9 +25,9 @@ def is_long(request: pytest.FixtureRequest) -> bool:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run the state machine for one seed, or for several."""
+    """Run the state machine for few seeds, or for more; they take the transports in turn."""
     if "machine_seed" in metafunc.fixturenames:
-        num_seeds = 10 if metafunc.config.getoption("--hardening") == "long" else 1
+        num_seeds = 10 if metafunc.config.getoption("--hardening") == "long" else 2
         metafunc.parametrize("machine_seed", range(num_seeds))
 
 

@@ -51,7 +51,8 @@ def write_by_rename(path: Path, content: bytes) -> None:
 class JudgedServer:
     """A server with two workers, under the load of one caller."""
 
-    def __init__(self) -> None:
+    def __init__(self, transport: str) -> None:
+        self._transport = transport
         self._folder = TemporaryDirectory()
         self.home = Path(self._folder.name)
         self.bundles = self.home / "followed" / "bundles"
@@ -80,6 +81,7 @@ class JudgedServer:
             *("--num-processes", str(NUM_WORKERS), "--poll-interval-s", "0.05", "--tokens", str(self.tokens)),
             *("--worker-timeout-s", WORKER_TIMEOUT_S, "--check-timeout-s", CHECK_TIMEOUT_S, "--grace-s", "1"),
             *("--metrics-address", "127.0.0.1:0", "--recall-sample", "1", "--access-log", "off"),
+            *("--transport", self._transport),
             env={
                 "PYTHONPATH": f"{self.home}:{os.environ.get('PYTHONPATH') or Path(__file__).parents[2]}",
                 "TMPDIR": str(self.temporary),

@@ -88,3 +88,18 @@ def test_the_next_start_removes_the_folders_of_a_killed_server(temporary: Path, 
             with pytest.raises(BlockingIOError), folder_locked_exclusively(folder):
                 pass
     assert not folders()
+
+
+@pytest.mark.transports("native", "grpcio")
+def test_killed_workers_leave_no_folder_to_a_running_server(
+    temporary: Path, bundles: Path, transport: str
+) -> None:
+    with RunningServer(bundles) as server:
+        num_folders = len(list(temporary.iterdir()))
+        for _ in range(2):
+            (worker,) = server.workers()
+            seen = server.num_lines
+            os.kill(worker, signal.SIGKILL)
+            server.wait_for(r"worker 1: serving", after=seen)
+            assert len(list(temporary.iterdir())) == num_folders
+    assert not list(temporary.iterdir())
