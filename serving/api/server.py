@@ -87,13 +87,13 @@ class RetrievalServer:
         )
         self._health = Health((SERVICE_NAME,))
         methods = [*self._service.methods(), *self._health.methods()]
-        self._transport = self._open_transport(transport, methods)
+        self._transport = self._open_transport(transport, methods, folder)
         self._health_transport: Transport | None = None
         if settings.access.health_address is not None:
             self._health_transport = GrpcioTransport(self._health.methods(), settings.limits)
         self._following: asyncio.Task[None] | None = None
 
-    def _open_transport(self, name: TransportName, methods: list[Method]) -> Transport:
+    def _open_transport(self, name: TransportName, methods: list[Method], folder: Path | None) -> Transport:
         limits = self._settings.limits
         own_handlers: dict[str, OwnHandlers] = {}
         if self._settings.reflection:
@@ -107,7 +107,7 @@ class RetrievalServer:
         from re4.serving.transports.native_transport import NativeTransport
 
         fallback = GrpcioTransport((), limits, own_handlers=own_handlers) if own_handlers else None
-        return NativeTransport(methods, limits, fallback=fallback)
+        return NativeTransport(methods, limits, fallback=fallback, folder=folder)
 
     async def start(self, address: Address) -> Address:
         """Listen; the health status is NOT_SERVING until `set_serving`.

@@ -17,17 +17,18 @@ _FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @contextmanager
-def temporary_folder(prefix: str) -> Iterator[Path]:
+def temporary_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
     """Give a new folder, and remove it at the end.
 
     Args:
         prefix: Start of its name. Unlocked folders of this user with the same prefix are removed first.
+        parent: The folder that it is in; None for the system's folder of temporary files.
     """
-    for left in Path(gettempdir()).glob(f"{prefix}*"):
+    for left in (parent or Path(gettempdir())).glob(f"{prefix}*"):
         _remove_unlocked(left)
     descriptor = None
     while descriptor is None:
-        path = Path(mkdtemp(prefix=prefix))
+        path = Path(mkdtemp(prefix=prefix, dir=parent))
         descriptor = _lock_shared(path)
     try:
         yield path

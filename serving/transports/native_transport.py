@@ -13,6 +13,7 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from contextvars import copy_context
+from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
@@ -51,6 +52,7 @@ class NativeTransport:
         limits: Limits,
         *,
         fallback: GrpcioTransport | None = None,
+        folder: Path | None = None,
     ) -> None:
         """Assemble the server.
 
@@ -58,10 +60,12 @@ class NativeTransport:
             methods: What it answers.
             limits: Of messages and connections.
             fallback: Answers the calls of all other methods; None for none.
+            folder: For the socket of `fallback`; None for the system's folder of temporary files.
         """
         self._methods = list(methods)
         self._limits = limits
         self._fallback = fallback
+        self._folder = folder
         self._calls: dict[int, _Call] = {}
         self._open = ExitStack()
         self._is_stopping = False
@@ -85,7 +89,7 @@ class NativeTransport:
             raise ServerError(f"cannot listen on {address}: {error}") from None
         if self._fallback is not None:
             # The next worker's start removes the folder of a killed one.
-            folder = self._open.enter_context(temporary_folder("re4-fallback-"))
+            folder = self._open.enter_context(temporary_folder("+fallback-", self._folder))
             path = str(folder / "socket")
             await self._fallback.start(f"unix:{path}")
             self._front.set_fallback(path)

@@ -16,6 +16,7 @@ from urllib.request import urlopen
 
 from damaged_versions import point_current_at
 from faults import Faults
+from moved_clock import MovedClock
 from running_server import DEADLINE_S, RunningServer, open_files
 from small_bundles import SmallVersion
 
@@ -61,6 +62,7 @@ class JudgedServer:
         self.temporary.mkdir()
         self.tokens = self.home / "followed" / "tokens.toml"
         self.faults = Faults(self.home, self.home / "followed")
+        self.clock = MovedClock(self.home / "day")
         self.versions: dict[str, SmallVersion] = {}
         self.hidden: list[int] = []
         self.hidden_before: list[list[int]] = []
@@ -85,6 +87,7 @@ class JudgedServer:
             env={
                 "PYTHONPATH": f"{self.home}:{os.environ.get('PYTHONPATH') or Path(__file__).parents[2]}",
                 "TMPDIR": str(self.temporary),
+                **self.clock.environment,
             },
         )
         server.__enter__()
@@ -103,7 +106,7 @@ class JudgedServer:
             self.server.signal(signal.SIGCONT)
         try:
             assert self.server.stop() == 0
-            assert not list(self.temporary.iterdir())
+            assert list(self.temporary.iterdir()) == []
         finally:
             self.server._process.kill()
             self._folder.cleanup()

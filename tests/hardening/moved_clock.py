@@ -21,7 +21,7 @@ class MovedClock:
         self._file = file
         self._started_s = time.monotonic() - time.time()
         if not file.exists():
-            self._write(0)
+            self.jump_to(0)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -36,18 +36,20 @@ class MovedClock:
             "FAKETIME_CACHE_DURATION": str(_READ_EVERY_S),
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "FAKETIME_FORCE_MONOTONIC_FIX": "0",  # unset, waits of threads for each other spin
+            "FAKETIME_DISABLE_SHM": "1",  # a killed process would leave it
             "NO_FAKE_STAT": "1",  # a clock that is moved changes no time of a file
         }
 
     def move_to(self, day: int) -> None:
         """Go to a day, and wait until the clock of this process, which must be one of them, is there."""
-        self._write(day)
+        self.jump_to(day)
         until = time.monotonic() + 10 * _READ_EVERY_S
         while time.time() + self._started_s < time.monotonic() + (day - 0.5) * _DAY_S:
             assert time.monotonic() < until, "the clock does not move"
             time.sleep(0.05)
 
-    def _write(self, day: int) -> None:
+    def jump_to(self, day: int) -> None:
+        """Go to a day, forward or back; each process follows within a second."""
         new = self._file.with_suffix(".new")
-        new.write_text(f"+{day}d\n")
+        new.write_text(f"{day:+}d\n")
         new.replace(self._file)

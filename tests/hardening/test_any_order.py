@@ -1,4 +1,4 @@
-"""Files, messages, signals, stopped processes and transient errors in random order, while a client calls.
+"""Files, messages, signals, clock jumps, stopped processes and errors in random order, while a client calls.
 
 After each step the server must answer right, must have taken the newest good files by itself, and may hold no
 more processes, descriptors, temporary folders or mapped versions than before.
@@ -35,6 +35,7 @@ FAULT_S = 1.5
 """How long a fault stays where no call meets it."""
 SIGNALS = sorted({*range(1, 65)} - {32, 33})  # these two are the C library's own
 NOT_FATAL = {
+    signal.SIGHUP,  # the followed files are read again
     *(signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH),
     *(signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU),
     *(signal.SIGPIPE, signal.SIGXFSZ),  # Python ignores them
@@ -123,6 +124,20 @@ class Machine(RuleBasedStateMachine):
         version = SmallVersion(seed=1000 + self.events["bad version"])
         refused = publish(self.judged.bundles, version, CHANGED_FILES[name][0])
         self.judged.server.wait_for(f"version {refused} refused", after=seen)
+
+    # The clock.
+
+    @rule(day=st.sampled_from([-400, -30, -1, 0, 1, 30, 400]), is_next=st.booleans())
+    def clock_jump(self, day: int, is_next: bool) -> None:
+        """The wall clock of all processes jumps by days, forward or back, before a version or a worker."""
+        self.events["clock jump"] += 1
+        self.judged.clock.jump_to(day)
+        time.sleep(1.0)  # until every process has noticed
+        if is_next:
+            self.judged.publish_good()
+        else:
+            with suppress(ProcessLookupError):
+                os.kill(self.judged.workers()[0], signal.SIGKILL)
 
     # Signals.
 
