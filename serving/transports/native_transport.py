@@ -9,6 +9,7 @@ transport behind a Unix socket.
 
 import asyncio
 import logging
+import os
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
@@ -88,9 +89,12 @@ class NativeTransport:
         except OSError as error:
             raise ServerError(f"cannot listen on {address}: {error}") from None
         if self._fallback is not None:
-            # The next worker's start removes the folder of a killed one.
+            # The next worker's start removes the folder of a killed one. The path of a socket has at most
+            # 107 bytes, so the folder is named by its descriptor.
             folder = self._open.enter_context(temporary_folder("+fallback-", self._folder))
-            path = str(folder / "socket")
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._open.callback(os.close, descriptor)
+            path = f"/proc/self/fd/{descriptor}/socket"
             await self._fallback.start(f"unix:{path}")
             self._front.set_fallback(path)
         self._front.start()
