@@ -15,7 +15,12 @@ FUZZ_READY := $(VENV)/.fuzz-ready
 # How long make fuzz runs. An hour before a release; CI runs a minute.
 FUZZ_SECONDS ?= 3600
 
-.PHONY: help setup demo bench docs gpu-check harden fuzz soak test check format protos lint types imports stubs clean peers
+AUDIT_READY := $(VENV)/.audit-ready
+# Only files whose hashes are in locks/ are installed; packages are built by the setuptools of locks/pip.txt.
+INSTALL := $(BIN)/pip install --quiet --no-deps --no-build-isolation
+LOCKED := $(INSTALL) --require-hashes --requirement
+
+.PHONY: help audit sbom lock setup demo bench docs gpu-check harden fuzz soak test check format protos lint types imports stubs clean peers
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,15 +29,19 @@ help: ## List the targets
 
 setup: $(READY) ## Create .venv with everything installed (cpu or gpu builds, selected automatically)
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml locks/pip.txt locks/$(EXTRA).txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "$(PYTHON) is older than 3.11; name a newer one: make setup PYTHON=python3.12" >&2; exit 2; }
 	@test -x $(BIN)/python || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@if ls $(VENV)/.ready-* >/dev/null 2>&1 && ! test -e $@; then \
 		echo "switching to the $(EXTRA) builds"; \
 		$(BIN)/pip uninstall --quiet --yes faiss-cpu faiss-gpu onnxruntime onnxruntime-gpu 2>/dev/null; fi
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --constraint constraints.txt --editable '.[$(EXTRA),dev]'
+	$(LOCKED) locks/pip.txt
+	$(LOCKED) locks/$(EXTRA).txt
+	@# PyTorch's build for CUDA needs NVIDIA's libraries; its build for the CPU does not.
+	@if $(BIN)/pip check | grep -qE '^torch .* requires (nvidia|cuda|triton)'; then $(LOCKED) locks/cuda.txt; fi
+	$(INSTALL) --editable .
+	$(BIN)/pip check
 	@rm -f $(VENV)/.ready-*
 	@touch $@
 
@@ -49,8 +58,8 @@ docs: $(DOCS_READY) ## Build the documentation site into build/site; a broken li
 	git ls-files -z --cached --others --exclude-standard '*.md' '*.png' deploy protos/v1/retrieval.proto | xargs -0 cp --parents -t build/docs
 	$(BIN)/zensical build --clean --strict --config-file mkdocs.yml
 
-$(DOCS_READY): $(READY)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(EXTRA),docs]'
+$(DOCS_READY): $(READY) locks/docs.txt
+	$(LOCKED) locks/docs.txt
 	@touch $@
 
 peers: ## Install the peers of re4 bench index and re4 bench peers; lists those that are not available
@@ -62,8 +71,8 @@ harden: $(READY) ## Robustness tests at full size: swaps, damage, kills, a fuzze
 fuzz: $(FUZZ_READY) ## Fuzz every parser, an hour by default: make fuzz FUZZ_SECONDS=60
 	$(BIN)/python tests/fuzzing/fuzz.py --seconds $(FUZZ_SECONDS)
 
-$(FUZZ_READY): $(READY)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(EXTRA),fuzz]'
+$(FUZZ_READY): $(READY) locks/fuzz.txt
+	$(LOCKED) locks/fuzz.txt
 	@touch $@
 
 soak: $(READY) ## Load the demo's bundle at 70 % for half an hour: latency and memory by minute
@@ -75,6 +84,21 @@ gpu-check: $(READY) ## Tests and a short benchmark on a GPU; reports it where th
 
 # These tests put servers under load or kill them at given times, so they run alone.
 LOADED := tests/benchmarks tests/hardening
+
+audit: $(AUDIT_READY) ## Look for known vulnerabilities of everything that set-up installs (pip-audit)
+	$(BIN)/python tools/audit.py
+
+sbom: $(AUDIT_READY) ## Write the software bill of materials, build/sbom-cpu.cdx.json and -gpu (CycloneDX)
+	mkdir -p build
+	for extra in cpu gpu; do $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+		--output-format JSON --output-file build/sbom-$$extra.cdx.json locks/$$extra.txt; done
+
+lock: $(AUDIT_READY) ## Write locks/ after a change of pyproject.toml or constraints.txt (uv)
+	$(BIN)/python tools/lock.py
+
+$(AUDIT_READY): $(READY) locks/audit.txt
+	$(LOCKED) locks/audit.txt
+	@touch $@
 
 test: $(READY) ## Run the whole test suite
 	$(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist loadfile $(LOADED:%=--ignore %)

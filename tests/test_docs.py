@@ -116,6 +116,17 @@ def test_names_stand_in_the_files_that_are_named_with_them(page: str) -> None:
     ]
 
 
+def test_the_tests_of_the_threat_model_exist() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text_of("docs/threat-model.md"))
+    missing = [
+        f"{file}::{name}"
+        for file, name in named
+        if not (ROOT / file).exists() or not re.search(rf"^ *def {name}\(", text_of(file), re.MULTILINE)
+    ]
+    assert len(named) > 50
+    assert not missing
+
+
 @cache
 def command_line() -> Any:
     """All subcommands, as typer's own copy of click holds them."""
