@@ -37,9 +37,11 @@ $(READY): pyproject.toml locks/pip.txt locks/$(EXTRA).txt
 		echo "switching to the $(EXTRA) builds"; \
 		$(BIN)/pip uninstall --quiet --yes faiss-cpu faiss-gpu onnxruntime onnxruntime-gpu 2>/dev/null; fi
 	$(LOCKED) locks/pip.txt
+	@# A folder of the machine (find-links) may have PyTorch's build for the CPU, which is small and needs no CUDA.
+	@$(LOCKED) locks/torch.txt --no-index 2>/dev/null || true
 	$(LOCKED) locks/$(EXTRA).txt
-	@# PyTorch's build for CUDA needs NVIDIA's libraries; its build for the CPU does not.
-	@if $(BIN)/pip check | grep -qE '^torch .* requires (nvidia|cuda|triton)'; then $(LOCKED) locks/cuda.txt; fi
+	@if { $(BIN)/pip check || true; } | grep -qE '^torch .* requires (nvidia|cuda|triton)'; then \
+		echo "PyTorch's build for CUDA needs NVIDIA's libraries"; $(LOCKED) locks/cuda.txt; fi
 	$(INSTALL) --editable .
 	$(BIN)/pip check
 	@rm -f $(VENV)/.ready-*

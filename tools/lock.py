@@ -19,7 +19,8 @@ EXTRAS = {
     "fuzz": ("fuzz",),
     "audit": ("audit",),
 }
-"""The extras of each lock file. `pip.txt` has what builds the others, `cuda.txt` what only torch needs."""
+"""The extras of each lock file. `pip.txt` has what builds the others, `torch.txt` torch alone, `cuda.txt` what only its
+build for CUDA needs."""
 
 _HEADER = (
     "# Written by `make lock`; do not edit. pip --require-hashes installs nothing else than these files.\n"
@@ -33,9 +34,11 @@ _CPU_BUILDS = {"torch": ("981442fab184a8791f7724dda9196ffa723bb038c6059d1b04b5f8
 def main() -> int:
     """Write all files."""
     LOCKS.mkdir(exist_ok=True)
-    cuda = {name: text for name, text in _resolve("torch").items() if _CUDA.fullmatch(name)}
+    torch = _resolve("torch")
+    cuda = {name: text for name, text in torch.items() if _CUDA.fullmatch(name)}
     _write("pip", _resolve("pip\nsetuptools"))
     _write("cuda", cuda)
+    _write("torch", {"torch": torch["torch"]})
     for name, extras in EXTRAS.items():
         packages = _resolve(*extras, is_project=True, python="3.11.5" if name == "docs" else "3.11")
         _write(name, {package: text for package, text in packages.items() if package not in cuda})

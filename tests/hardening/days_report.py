@@ -114,7 +114,7 @@ The test allows 5 %.
 
 ![Descriptors and mappings by day](held.png)
 
-Temporary files of both servers on day {SETTLED_DAY}: {_files(first)}; on day {last["number"]}: {_files(last)}.
+Temporary files of both servers: {_files(first)} on day {SETTLED_DAY}, {_files(last)} on day {last["number"]}.
 Files in the bundle directories beside versions and `CURRENT`: {last["num_other_files"]}.
 Each worker has five descriptors and mappings more on days that end with a rebuilt version: it has more files.
 The second server has a process less on days that end before its process for recall has started.

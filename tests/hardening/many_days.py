@@ -38,7 +38,7 @@ from rebuild_samples import Shop
 from right_answers import RightAnswers, questions
 from running_server import DEADLINE_S, PAUSE_S, RunningServer
 from small_bundles import SmallVersion
-from steady_callers import HEED_HEALTH, Call, SteadyCallers, latency_ms, said
+from steady_callers import Call, SteadyCallers, latency_ms, said
 
 from re4.bundle.layout import CURRENT
 from re4.bundle.publishing.current import read_current
@@ -56,8 +56,15 @@ HEARD_WITHIN_S = 1.0
 """On a busy machine, a client may hear so late that its connection is closed."""
 HOST = "re4.test"
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
+SERVICE_CONFIG = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "healthCheckConfig": {"serviceName": ""},
+    # A call waits for a connection; one that was sent and lost is not sent again, and so is counted.
+    "methodConfig": [{"name": [{"service": "re4.v1.Retrieval"}], "waitForReady": True}],
+}
 OPTIONS = (
-    *HEED_HEALTH,
+    ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
+    ("grpc.min_reconnect_backoff_ms", 5000),  # also the time for a handshake
     ("grpc.ssl_target_name_override", HOST),
     ("grpc.default_authority", HOST),
 )
