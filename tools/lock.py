@@ -19,8 +19,8 @@ EXTRAS = {
     "fuzz": ("fuzz",),
     "audit": ("audit",),
 }
-"""The extras of each lock file. `pip.txt` has what builds the others, `torch.txt` torch alone, `cuda.txt` what only its
-build for CUDA needs."""
+"""The extras of each lock file. Beside them, `pip.txt` has what builds packages, `torch.txt` torch alone, and
+`cuda.txt` what only its build for CUDA needs."""
 
 _HEADER = (
     "# Written by `make lock`; do not edit. pip --require-hashes installs nothing else than these files.\n"
