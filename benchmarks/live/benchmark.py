@@ -73,10 +73,10 @@ def _events(options: LiveOptions, folder: Path) -> Figures:
             *_other_calls(server.address, histories, item_ids, options),
         ]
     if options.valkey is not None:
-        store = f"--histories={options.valkey}"
+        store = (f"--histories={options.valkey}", "--history-timeout-ms=5000")
         with (
-            _server(options, store, f"--event-log={folder / 'events-1'}") as (_, one),
-            _server(options, store, f"--event-log={folder / 'events-2'}") as (_, other),
+            _server(options, *store, f"--event-log={folder / 'events-1'}") as (_, one),
+            _server(options, *store, f"--event-log={folder / 'events-2'}") as (_, other),
         ):
             figures += _next_answer(one, other, histories, options, "another server, Redis store")
     return figures

@@ -102,7 +102,7 @@ def server_error(error: grpc.RpcError, address: str, timeout_s: float) -> Server
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return ServerError(f"{code.name}: {address} did not answer within {timeout_s:g} seconds")
     message = f"{code.name} from {address}: {details}"
-    if code is grpc.StatusCode.UNAVAILABLE:
+    if code is grpc.StatusCode.UNAVAILABLE and not str(details).startswith("the store of histories"):
         message += (
             ". Is a server running there, and does it speak TLS as this caller does? "
             f"Start one: re4 serve --bundles DIR --address {address}"

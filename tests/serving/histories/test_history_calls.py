@@ -221,6 +221,7 @@ def test_no_user_id_is_in_any_output(recording: RunningServer, small_version: Sm
         assert "nobody-may-see" not in place
 
 
+@pytest.mark.transports("native", "grpcio")
 def test_scopes_guard_events_and_histories(
     bundles: Path, small_version: SmallVersion, tmp_path: Path
 ) -> None:

@@ -133,7 +133,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         return trace_service_pb2.ExportTraceServiceResponse()
 
 
-def test_spans_reach_a_collector_before_a_server_stops(bundles: Path) -> None:
+def test_spans_reach_a_collector_before_a_server_stops(bundles: Path, tmp_path: Path) -> None:
     collector = Collector()
     taking = grpc.server(ThreadPoolExecutor(1))
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, taking)
@@ -141,13 +141,19 @@ def test_spans_reach_a_collector_before_a_server_stops(bundles: Path) -> None:
     taking.start()
     try:
         options = ("--trace-endpoint", f"http://127.0.0.1:{port}", "--trace-fraction", "1")
-        with RunningServer(bundles, *options, "--num-processes", "1") as running:
+        store = ("--histories", str(tmp_path / "histories"))
+        with RunningServer(bundles, *options, *store, "--num-processes", "1") as running:
             with RetrievalClient(running.address) as client:
                 client.retrieve(["item-1-é"], 3)
+                client.record_events(["nobody-may-see"], ["item-1-é"])
+                client.retrieve(user_id="nobody-may-see")
+                client.get_history("nobody-may-see")
+                client.forget_user("nobody-may-see")
             running.signal(signal.SIGTERM)
             assert running.wait() == 0
     finally:
         taking.stop(None).wait()
+    assert not [sent for sent in collector.requests if b"nobody-may-see" in sent.SerializeToString()]
     (resource,) = (each for request in collector.requests for each in request.resource_spans)
     named = {each.key: each.value.string_value for each in resource.resource.attributes}
     assert named["service.name"] == "re4"
