@@ -108,8 +108,8 @@ class SharedListSearch:
         lists_QP = np.full(is_read_QP.shape, -1, np.int64)
         lists_QP[is_read_QP] = lists_E
         scores_QS, rows_QS = self._read(queries_QD, num_results, lists_QP, is_read_QP, selector)
-        if is_searched.all():
-            shape = num_requests, num_interests, num_results
+        if num_requests == 1 or is_searched.all():
+            shape = num_requests, -1, num_results
             return scores_QS.reshape(shape), rows_QS.reshape(shape)
         is_searched_BK = is_searched.reshape(num_requests, num_interests)
         places_BK = is_searched_BK.cumsum(axis=1)
@@ -133,14 +133,16 @@ class SharedListSearch:
         pairs_E = np.flatnonzero(reaches_BE >= least_B[:, None])
         reaches_E = reaches_BE.reshape(-1)[pairs_E]
         sizes_B = np.bincount(pairs_E // num_pairs, minlength=num_requests)
-        stops_B = sizes_B.cumsum()
-        is_kept_E = np.ones(len(pairs_E), np.bool_)
-        for request in np.flatnonzero(sizes_B > budget.num_lists).tolist():
-            own = slice(stops_B[request] - sizes_B[request], stops_B[request])
-            is_kept_E[own][np.argpartition(-reaches_E[own], budget.num_lists)[budget.num_lists :]] = False
-        searches_E, lists_E = np.divmod(pairs_E[is_kept_E], self._index.nlist)
+        if sizes_B.max() > budget.num_lists:
+            stops_B = sizes_B.cumsum()
+            is_kept_E = np.ones(len(pairs_E), np.bool_)
+            for request in np.flatnonzero(sizes_B > budget.num_lists).tolist():
+                own = slice(stops_B[request] - sizes_B[request], stops_B[request])
+                is_kept_E[own][np.argpartition(-reaches_E[own], budget.num_lists)[budget.num_lists :]] = False
+            pairs_E, reaches_E = pairs_E[is_kept_E], reaches_E[is_kept_E]
+        searches_E, lists_E = np.divmod(pairs_E, self._index.nlist)
         # Interest and reach in one integer: NumPy sorts integers several times faster than pairs of keys.
-        order = np.argsort((searches_E << 32) - sortable(reaches_E[is_kept_E]))
+        order = np.argsort((searches_E << 32) - sortable(reaches_E))
         return searches_E[order], lists_E[order]
 
     def _reaches(self, interests_BKD: NDArray[np.float32]) -> NDArray[np.float32]:
