@@ -262,14 +262,17 @@ class _Call:
         """End a call whose caller left, or whose deadline passed."""
         if self.is_ended:
             return
+        on_cancel = self._on_cancel
         self.end()
         if self.task is not None:
             self.task.cancel()
-        if self._on_cancel is not None:
-            self._on_cancel()
+        if on_cancel is not None:
+            on_cancel()
 
     def end(self) -> None:
         self.is_ended = True
+        # It refers to this call, and the cycle would keep the version until the garbage collector runs.
+        self._on_cancel = None
         self._transport._calls.pop(self.call_id, None)
         if self._on_end is not None:
             self._on_end()

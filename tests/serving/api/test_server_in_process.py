@@ -1,6 +1,8 @@
 """One process's server, driven in this process: stopping under load, readiness, defects that leak nothing."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from in_process_server import REQUEST, Held, call, drive, health_of, serving, until_in_flight
 from running_server import DEADLINE_S
@@ -245,3 +248,32 @@ def test_deep_searches_share_no_batch_with_usual_ones(snapshot: Snapshot) -> Non
         await first
 
     drive(serving(replace(snapshot, pipeline=held)), test)
+
+
+def test_an_answered_call_keeps_no_version(tmp_path: Path) -> None:
+    """Not even until the garbage collector runs, which a worker lets run seldom."""
+    live = serving(load(SmallVersion(), tmp_path / "old"))
+    old = weakref.ref(live.current().item_ids)
+    one = pb.RetrieveRequest.FromString(REQUEST)
+    requests: dict[str, Message] = {
+        "Retrieve": one,
+        "BatchRetrieve": pb.BatchRetrieveRequest(users=[one, one]),
+        "Encode": pb.EncodeRequest(history=one.history),
+        "Info": pb.InfoRequest(),
+    }
+
+    async def test(server: RetrievalServer, channel: grpc.aio.Channel) -> None:
+        for name, request in requests.items():
+            method = channel.unary_unary(f"/re4.v1.Retrieval/{name}")
+            for _ in range(3):
+                assert await method(request.SerializeToString(), timeout=DEADLINE_S)
+        live.swap(load(SmallVersion(seed=1), tmp_path / "new"))
+        assert (await call(channel)).items.strings
+        while old() is not None:  # the last replies are being sent
+            await asyncio.sleep(0)
+
+    gc.disable()
+    try:
+        drive(live, lambda *given: asyncio.wait_for(test(*given), DEADLINE_S))
+    finally:
+        gc.enable()
