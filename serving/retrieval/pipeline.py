@@ -251,9 +251,8 @@ class Pipeline:
     def _num_eligible(self, query: Query, allowed: AllowedItems | None) -> int:
         """Return how many items may be candidates of a query."""
         if allowed is None and self._live is not None:
-            is_eligible = ~np.isin(self._live.visible_rows(), query.excluded_rows)
-            num_excluded = np.count_nonzero(query.excluded_rows < len(self._vectors_ND))
-            return len(self._vectors_ND) - int(num_excluded) + int(np.count_nonzero(is_eligible))
+            num_items = len(self._vectors_ND) + self._live.num_visible
+            return num_items - self._live.num_visible_among(query.excluded_rows)
         if allowed is None:
             return len(self._vectors_ND) - len(query.excluded_rows)
         return allowed.num_rows - int(np.count_nonzero(allowed.contains(query.excluded_rows)))

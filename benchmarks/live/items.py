@@ -1,0 +1,266 @@
+"""Live items: lag, latency and recall.
+
+Legend: N items of the version, R live items, D embedding.
+"""
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic, perf_counter, process_time, sleep
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from re4.benchmarks.common.machine import describe_machine
+from re4.benchmarks.common.report import command_line, now_utc, write_report
+from re4.bundle.golden import GoldenQueries
+from re4.bundle.histories import read_histories
+from re4.bundle.layout import CURRENT, GOLDEN, HISTORIES
+from re4.bundle.live_items.records import Record, Upsert
+from re4.bundle.publishing.current import live_version
+from re4.bundle.scoring.exact_search import exact_search
+from re4.bundle.verify import read_manifest
+from re4.common.server_process import ServerProcess
+from re4.serving.client.client import RetrievalClient
+from re4.serving.client.item_values import LiveItem
+from re4.serving.retrieval.pipeline import Query, QueryResult
+from re4.serving.versions.snapshot import Snapshot, load_snapshot
+
+REPORT_FILE: Final = "live-items.json"
+_NUM_CANDIDATES: Final = 100
+_NUM_RECALL_QUERIES: Final = 100
+_NUM_BATCHES: Final = 200
+_NUM_TURNS: Final = 3
+_POLL_S: Final = 0.005
+_NOISE: Final = 0.3
+"""A live vector is that of an item plus so many times that of another, at the norm of the first."""
+
+
+def measure(
+    bundles: Path,
+    out: Path,
+    *,
+    nums_items: Sequence[int],
+    num_changes: int,
+    updates_per_s: int,
+    rate: float,
+    seconds: float,
+) -> dict[str, Any]:
+    """Measure, and write and return the report."""
+    report: dict[str, Any] = {
+        "began_at": now_utc(),
+        "command": command_line(),
+        "machine": describe_machine(),
+        "load_average": os.getloadavg(),
+    }
+    with TemporaryDirectory(prefix="re4-live-items-") as folder:
+        linked = _linked(bundles, Path(folder))
+        report["version"] = read_manifest(live_version(linked)).model_dump(
+            include={"version", "index", "items"}, mode="json", exclude={"index": {"frontier"}}
+        )
+        report["pipeline"] = _pipeline(linked, nums_items)
+        with _servers(linked) as clients:
+            report["lag_ms"] = _lag(clients, num_changes)
+            report["under_updates"] = _under_updates(clients, updates_per_s, rate, seconds, linked)
+    write_report(out, {REPORT_FILE: report})
+    return report
+
+
+def _linked(bundles: Path, folder: Path) -> Path:
+    """Return a bundle directory with the live version, by hard links, so that changes go elsewhere."""
+    version = live_version(bundles)
+    (folder / version.name).mkdir()
+    for path in version.iterdir():
+        try:
+            os.link(path, folder / version.name / path.name)
+        except OSError:  # another file system
+            (folder / version.name / path.name).write_bytes(path.read_bytes())
+    (folder / CURRENT).write_text(f"{version.name}\n", encoding="ascii")
+    return folder
+
+
+@contextmanager
+def _servers(bundles: Path) -> Iterator[list[RetrievalClient]]:
+    with (
+        ServerProcess(bundles, "--num-processes", "1") as first,
+        ServerProcess(bundles, "--num-processes", "1") as second,
+        RetrievalClient(first.address) as one,
+        RetrievalClient(second.address) as other,
+    ):
+        yield [one, other]
+
+
+def _lag(clients: Sequence[RetrievalClient], num_changes: int) -> dict[str, float]:
+    """Measure from the reply of a change until both servers show it, with a pause of any length between."""
+    kind = str(clients[0].info()["item_id_kind"])
+    rng, lags_ms = np.random.default_rng(0), []
+    for number in range(num_changes):
+        item = LiveItem(item_id=_id(kind, number))
+        sequence = clients[number % 2].upsert_items([item]).sequence
+        acknowledged_s = perf_counter()
+        for client in clients:
+            while client.info()["live_sequence"] < sequence:
+                sleep(_POLL_S)
+        lags_ms.append((perf_counter() - acknowledged_s) * 1e3)
+        sleep(float(rng.uniform(0, 0.1)))
+    return {name: round(float(np.percentile(lags_ms, at)), 1) for name, at in (("p50", 50), ("p99", 99))}
+
+
+def _under_updates(
+    clients: Sequence[RetrievalClient], updates_per_s: int, rate: float, seconds: float, bundles: Path
+) -> dict[str, Any]:
+    """Measure Retrieve in windows with and without updates, in turns."""
+    kind, history = str(clients[0].info()["item_id_kind"]), _a_history(bundles)
+    stopped, is_updating = threading.Event(), threading.Event()
+    num_updates = 0
+
+    def update() -> None:
+        nonlocal num_updates
+        per_call, next_s = max(1, updates_per_s // 10), monotonic()
+        while not stopped.is_set():
+            if not is_updating.wait(0.05):
+                next_s = monotonic()
+                continue
+            items = [LiveItem(item_id=_id(kind, (num_updates + place) % 5_000)) for place in range(per_call)]
+            clients[1].upsert_items(items)
+            num_updates += per_call
+            next_s += per_call / updates_per_s
+            sleep(max(0.0, next_s - monotonic()))
+
+    updating = threading.Thread(target=update, daemon=True)
+    updating.start()
+    latencies: dict[bool, list[float]] = {False: [], True: []}
+    lengths_s = 0.0
+    try:
+        for turn in range(2 * _NUM_TURNS):
+            with_updates = turn % 2 == 1
+            (is_updating.set if with_updates else is_updating.clear)()
+            began_s = due_s = monotonic()
+            while monotonic() - began_s < seconds:
+                sleep(max(0.0, due_s - monotonic()))
+                clients[0].retrieve(history, _NUM_CANDIDATES)
+                latencies[with_updates].append((monotonic() - due_s) * 1e3)
+                due_s += 1 / rate
+            lengths_s += seconds if with_updates else 0.0
+    finally:
+        stopped.set()
+        updating.join()
+    p99 = {key: float(np.percentile(values, 99)) for key, values in latencies.items()}
+    return {
+        "updates_per_s": round(num_updates / lengths_s),
+        "rate": rate,
+        "num_calls": len(latencies[True]),
+        "p50_ms_without": round(float(np.median(latencies[False])), 2),
+        "p50_ms_with": round(float(np.median(latencies[True])), 2),
+        "p99_ms_without": round(p99[False], 2),
+        "p99_ms_with": round(p99[True], 2),
+        "ratio": round(p99[True] / p99[False], 2),
+    }
+
+
+def _pipeline(bundles: Path, nums_items: Sequence[int]) -> list[dict[str, Any]]:
+    """Measure the pipeline with live items, in turns with none."""
+    path = live_version(bundles)
+    manifest = read_manifest(path)
+    loaded = load_snapshot(path, manifest, max_batch_size=16)
+    queries = _queries(path)
+    snapshots = {0: loaded, **{num: _with_live(loaded, num) for num in nums_items}}
+    times_ms: dict[tuple[int, int], list[float]] = {}
+    for _ in range(_NUM_TURNS):
+        for num_users in (1, 16):
+            for num_items, snapshot in snapshots.items():
+                times = times_ms.setdefault((num_items, num_users), [])
+                for number in range(_NUM_BATCHES):
+                    batch = [
+                        queries[(number * num_users + place) % len(queries)] for place in range(num_users)
+                    ]
+                    began_s = process_time()
+                    snapshot.pipeline.run(batch)
+                    times.append((process_time() - began_s) * 1e3)
+    points = []
+    for (num_items, num_users), times in times_ms.items():
+        p99, without = (float(np.percentile(each, 99)) for each in (times, times_ms[0, num_users]))
+        recall = _recall(snapshots[num_items], queries) if num_items else (None, None)
+        points.append(
+            {
+                "num_items": num_items,
+                "num_users": num_users,
+                "p50_ms": round(float(np.median(times)), 3),
+                "p99_ms": round(p99, 3),
+                "p99_over_none": round(p99 / without, 2),
+                "recall": recall[0],
+                "recall_of_live_items": recall[1],
+            }
+        )
+    return points
+
+
+def _with_live(loaded: Snapshot, num_items: int) -> Snapshot:
+    """Return a version with so many live items, whose vectors are like those of the version."""
+    rng, vectors_ND = np.random.default_rng(0), loaded.vectors_ND
+    first, second = vectors_ND[rng.integers(0, len(vectors_ND), (2, num_items))]
+    mixed = first + _NOISE * second
+    mixed *= np.linalg.norm(first, axis=1, keepdims=True) / np.linalg.norm(mixed, axis=1, keepdims=True)
+    overlay, space = loaded.new_overlay(), loaded.manifest.items.space
+    kind = loaded.item_ids.kind
+    overlay.apply(
+        [
+            Record(number + 1, 0, Upsert(_id(kind, number), {}, vector_D, space))
+            for number, vector_D in enumerate(mixed.astype(np.float32))
+        ]
+    )
+    while (job := overlay.next_job()) is not None:
+        overlay.finish(job, job.run())
+    return loaded.with_live(overlay.view())
+
+
+def _recall(snapshot: Snapshot, queries: Sequence[Query]) -> tuple[float, float]:
+    """Return the share of the exact best items that are found: of all, and of live items."""
+    live = snapshot.live
+    assert live is not None
+    num_items = len(snapshot.vectors_ND)
+    vectors = np.concatenate([snapshot.vectors_ND, live.vectors_RD])
+    num_found, num_live_found, num_live = 0, 0, 0
+    chosen = queries[:_NUM_RECALL_QUERIES]
+    for query in chosen:
+        (result,) = snapshot.pipeline.run([query])
+        assert isinstance(result, QueryResult)
+        _, exact = exact_search(result.interests_KD[None], vectors, _NUM_CANDIDATES)
+        rows: NDArray[np.int64] = np.where(
+            exact[0] < num_items, exact[0], exact[0] - num_items + live.first_row
+        )
+        is_found = np.isin(rows, result.merged.rows_M)
+        is_live = rows >= live.first_row
+        num_found += int(is_found.sum())
+        num_live += int(is_live.sum())
+        num_live_found += int((is_found & is_live).sum())
+    return round(num_found / (len(chosen) * _NUM_CANDIDATES), 4), round(num_live_found / max(num_live, 1), 4)
+
+
+def _queries(path: Path) -> list[Query]:
+    if (path / HISTORIES).exists():
+        rows_PL, lengths_P = read_histories(path / HISTORIES)
+    else:
+        golden = GoldenQueries.read(path / GOLDEN)
+        rows_PL, lengths_P = golden.rows_QL, golden.lengths_Q
+    return [
+        Query(history_rows_L=rows_L[:length], num_candidates=_NUM_CANDIDATES)
+        for rows_L, length in zip(rows_PL, lengths_P.tolist(), strict=True)
+    ]
+
+
+def _a_history(bundles: Path) -> list[Any]:
+    path = live_version(bundles)
+    items = read_manifest(path).items
+    from re4.bundle.ids.id_map import ItemIds
+
+    ids: list[Any] = ItemIds.open(path, items.id_kind, items.num_items).ids(_queries(path)[0].history_rows_L)
+    return ids
+
+
+def _id(kind: str, number: int) -> Any:
+    return f"live {number}" if kind == "string" else -1 - number
