@@ -23,7 +23,7 @@ from re4.bundle.live_items.state import LiveState, SummedEvidence, as_kind
 from re4.serving.retrieval.live_items.attributes import LiveAttributes, LiveColumn
 from re4.serving.retrieval.live_items.growing import GrowingArray
 from re4.serving.retrieval.live_items.ids import LiveIds, SlotMap
-from re4.serving.retrieval.live_items.index import MIN_ROWS, LiveIndex, LiveIndexMaker
+from re4.serving.retrieval.live_items.index import MIN_NEWER_ROWS, MIN_ROWS, LiveIndex, LiveIndexMaker
 from re4.serving.retrieval.live_items.starting_vectors import StartingVectors
 from re4.serving.retrieval.live_items.view import LiveItems
 
@@ -265,7 +265,8 @@ class LiveOverlay:
                 return None
         num_indexed = 0 if self._index is None else self._index.num_rows
         num_newer = len(self._ids) - num_indexed
-        if maker is None or (slots is None and num_newer <= max(MIN_ROWS, num_indexed // 32)):
+        is_small = num_alive <= MIN_ROWS or num_newer <= max(MIN_NEWER_ROWS, num_indexed // 32)
+        if maker is None or (slots is None and is_small):
             return None
         vectors_RD = self._vectors.view()
         return IndexJob(

@@ -166,6 +166,7 @@ def test_with_approximate_indexes(index: str, has_index: bool, monkeypatch: pyte
     """Live items are all found, whatever the index of the version misses."""
     version, loaded = small("string", index)
     monkeypatch.setattr(overlay, "MIN_ROWS", 50)
+    monkeypatch.setattr(overlay, "MIN_NEWER_ROWS", 50)
     monkeypatch.setattr(view, "MIN_ROWS", 50)
     rng = np.random.default_rng(5)
     catalogue, live = LiveCatalogue(version), loaded.new_overlay()
