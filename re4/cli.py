@@ -50,7 +50,7 @@ SUBCOMMANDS: Mapping[str, str] = {
     "bench serve": "re4.benchmarks.serve.cli:serve",
     "bench soak": "re4.benchmarks.soak.cli:soak",
     "bench overload": "re4.benchmarks.overload.cli:overload",
-    "bench live-items": "re4.benchmarks.live.items_cli:live_items",
+    "bench live-items": "re4.benchmarks.live_items.cli:live_items",
     "bench index": "re4.benchmarks.index.cli:index",
     "bench overhead": "re4.benchmarks.overhead.cli:overhead",
     "bench peers": "re4.benchmarks.peers.cli:peers",

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import sleep
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 _NUM_USERS = 3
 _NUM_CANDIDATES = 10
 _DEMO_USER = "demo-user"
+_NEW_FILM = 1_000_000
+_POLL_S = 0.02
 
 
 def demo(
@@ -93,6 +96,7 @@ def _retrieve(address: str, data: Path) -> None:
         for user in _users(dataset):
             _show_user(client, dataset, user, titles)
         _record_event(client, dataset, titles)
+        _add_film(client, titles)
 
 
 def _users(dataset: "Dataset") -> Sequence[int]:
@@ -143,6 +147,27 @@ def _record_event(client: "RetrievalClient", dataset: "Dataset", titles: Mapping
         mark = "" if other in before.item_ids else "+"
         grid.add_row(escape(titles[one]), escape(titles[other]), mark)
     stdout_console.print(grid)
+
+
+def _add_film(client: "RetrievalClient", titles: Mapping[object, str]) -> None:
+    """Add a film that fits a user, show it in the next answer, and remove it again."""
+    from re4 import LiveItem
+
+    user = client.retrieve(
+        user_id=_DEMO_USER, num_candidates=_NUM_CANDIDATES, exclude_history=True, return_interests=True
+    )
+    assert user.interests is not None  # they were requested
+    interest_D = user.interests.vectors[user.interest_index[0]]
+    # Its score is a little above that of the user's first candidate.
+    vector_D = interest_D * (1.01 * float(user.scores[0]) / float(interest_D @ interest_D))
+    done = client.upsert_items([LiveItem(item_id=_NEW_FILM, vector=vector_D)])
+    while client.info()["live_sequence"] < done.sequence:
+        sleep(_POLL_S)
+    after = client.retrieve(user_id=_DEMO_USER, num_candidates=_NUM_CANDIDATES, exclude_history=True)
+    stdout_console.print("\n[bold]UpsertItems[/]: a new film is added; the next answer has it:")
+    for item in after.item_ids[:3]:
+        stdout_console.print(f"    {escape(titles.get(item, 'the new film'))}")
+    client.remove_items([_NEW_FILM])
 
 
 def _interest_table(reply: "Candidates", titles: Mapping[object, str]) -> Table:

@@ -1,1 +1,1 @@
-"""`re4 bench live` and `live-items`: what recorded events and live items cost, and how soon they count."""
+"""`re4 bench live`: what recorded events cost, how soon they count, and what they cost other calls."""

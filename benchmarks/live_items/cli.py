@@ -30,7 +30,7 @@ def live_items(
 
     Example: re4 bench live-items --bundles demo/bundles --num-items 10000 --num-items 100000
     """
-    from re4.benchmarks.live.items import REPORT_FILE, measure
+    from re4.benchmarks.live_items.benchmark import REPORT_FILE, measure
 
     report = measure(
         bundles,
