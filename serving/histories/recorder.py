@@ -185,8 +185,8 @@ class Recorder:
             return [late] * len(group)
         operation = "append" if live[0].request is not None else "forget"
         is_error = True
+        self.breaker.check()  # calls behind one that failed are no further tries
         try:
-            self.breaker.check()
             counts = self._append(live) if operation == "append" else self._forget(live[0])
             is_error = False
             self.breaker.succeeded()

@@ -206,6 +206,12 @@ def test_an_append_that_fails_fails_its_calls_and_the_next_try_heals() -> None:
         with pytest.raises(HistoryStoreError, match="the disk is full"):
             await recorder.record(*request("a"), None)
         assert recorder.breaker.failure == "the disk is full"
+        # A call that was queued before is refused without another try, and does not put the next one off.
+        recorder.breaker._retry_at_s = due_s = time.monotonic() + 1e6
+        with pytest.raises(HistoryStoreError, match="the disk is full"):
+            await recorder.record(*request("b"), None)
+        assert recorder.breaker._retry_at_s == due_s
+        recorder.breaker._retry_at_s = 0.0
         store.failure = ""
         store.may_leave.release(2)
         await recorder.record(*request("a"), None)
