@@ -129,7 +129,10 @@ class NativeTransport:
     def _wait_for_calls(self) -> None:
         """Wait for calls, in the helper thread, whenever the event loop has none to take."""
         while (events := self._front.recv_batch_details(_MAX_EVENTS)) is not None:
-            self._loop.call_soon_threadsafe(self._take, events)
+            try:
+                self._loop.call_soon_threadsafe(self._take, events)
+            except RuntimeError:  # the event loop was closed without a stop
+                return
             self._may_wait.acquire()
 
     def _take_waiting(self) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from running_server import RunningServer
 
 from re4.common.errors import UsageError
 from re4.serving.settings import Access, ServerSettings, TransportName
@@ -28,6 +29,10 @@ def test_the_choice_and_its_reason(settings: ServerSettings, name: TransportName
     chosen, why = choose_transport(settings)
     assert chosen is name
     assert reason in why
+
+
+def test_the_log_names_the_transport_and_the_reason(server: RunningServer) -> None:
+    assert "transport native: calls come from this machine, without TLS" in server.log
 
 
 def test_native_with_tls_is_refused() -> None:
