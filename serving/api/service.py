@@ -71,6 +71,11 @@ _MAX_BLOCK_OWN_CORE_MS: Final = 5.0
 """The same where the worker thread has its own core. The way of a lone call to a thread and back
 costs time; where many calls wait, it is better to read them meanwhile."""
 
+_MAX_BLOCK_BATCH_TRANSPORT_MS: Final = 250.0
+"""The same where the transport reads calls in threads of its own. A batch in the worker thread would
+take turns with rejections under the interpreter's lock: batches get slower, so more calls are
+rejected, and so on."""
+
 _log = logging.getLogger(__name__)
 
 TimeLeft: TypeAlias = Callable[[], float | None]
@@ -151,8 +156,9 @@ class RetrievalService:
         self._has_stages = has_stages
         # A batch transport reads calls in threads of its own while the event loop runs a batch.
         has_own_core = worker_thread is not None or settings.num_processes < usable_cores()
-        needs_loop = has_own_core and not has_batch_transport
-        max_block_ms = _MAX_BLOCK_OWN_CORE_MS if needs_loop else _MAX_BLOCK_SHARED_CORE_MS
+        max_block_ms = _MAX_BLOCK_OWN_CORE_MS if has_own_core else _MAX_BLOCK_SHARED_CORE_MS
+        if has_batch_transport:
+            max_block_ms = _MAX_BLOCK_BATCH_TRANSPORT_MS
         self._batcher: Batcher[CheckedRequest, RequestResult] = Batcher(
             self._run,
             max_batch_size=settings.max_batch_size,
@@ -175,7 +181,8 @@ class RetrievalService:
         )
         if settings.fold_in:
             self._histories.on_recorded = self._fold_in.offer
-        self._rejections = None if has_batch_transport else RejectionPacer()
+        self._rejections = RejectionPacer()
+        self._has_batch_transport = has_batch_transport
         self._on_sample = on_sample
         self._random = Random()  # noqa: S311 (nothing secret)
         self._brown_out = BrownOut(settings.max_queue_ms, settings.brown_out_recall_floor)
@@ -323,6 +330,12 @@ class RetrievalService:
             except Exception as other:
                 running.fail(server_call, other)
         self._metrics.shed(_shed_reason(error), num_rejected)
+        self.pace_rejections()
+
+    def pace_rejections(self) -> None:
+        """Leave the core to the worker thread for a moment, where that runs a batch."""
+        if self._batcher.is_batch_running:
+            self._rejections.pace()
 
     def _queue(
         self,
@@ -587,8 +600,8 @@ class _RunningCall:
         pushback: ResponseMetadata = ()
         if isinstance(error, Re4Error):
             code, details = status_of(type(error)), str(error)
-            if isinstance(error, ShedError) and service._rejections and service._batcher.is_batch_running:
-                service._rejections.pace()
+            if isinstance(error, ShedError) and not service._has_batch_transport:
+                service.pace_rejections()
             if isinstance(error, OverloadError):
                 service._metrics.shed(_shed_reason(error))
                 if error.retry_after_ms is not None:

@@ -60,6 +60,7 @@ def drive_port(
             # A held batch must not block the event loop, and the test with it.
             patch.setattr("re4.serving.api.service._MAX_BLOCK_SHARED_CORE_MS", 0.0)
             patch.setattr("re4.serving.api.service._MAX_BLOCK_OWN_CORE_MS", 0.0)
+            patch.setattr("re4.serving.api.service._MAX_BLOCK_BATCH_TRANSPORT_MS", 0.0)
             patch.setattr("re4.serving.api.service.usable_cores", lambda: 99)
             transport = TransportName(os.environ["RE4_SERVE_TRANSPORT"])
             settings.setdefault("transport", transport)
