@@ -147,13 +147,15 @@ def start(bundles: Path, address: str = "127.0.0.1:0") -> RunningServer:
     return RunningServer(bundles, *options, "--address", address)
 
 
+# `many_days.py` starts servers with `grpcio` again and again.
+@pytest.mark.transports("native")
 @pytest.mark.parametrize("num_servers", [1, 2], ids=["restart of a server", "rolling update of two replicas"])
 def test_restarts_under_load(
     num_servers: int, tmp_path: Path, name: str, is_long: bool, findings: Findings
 ) -> None:
     """Each server gets SIGTERM and is started again when it has ended, as systemd and Kubernetes do it."""
     proof = "rolling update" if num_servers > 1 else "restart"
-    num_rounds = 5 if is_long else 1
+    restarted = [*range(num_servers)] * 5 if is_long else [0]
     restarts_s: list[float] = []
     with ExitStack() as stack:
         servers = [stack.enter_context(start(tmp_path)) for _ in range(num_servers)]
@@ -169,7 +171,7 @@ def test_restarts_under_load(
             ),
         ) as callers:
             callers.wait_for_answers(2)
-            for number in [*range(num_servers)] * num_rounds:
+            for number in restarted:
                 began = time.monotonic()
                 servers[number].signal(signal.SIGTERM)
                 assert servers[number].wait() == 0
@@ -187,6 +189,7 @@ def test_restarts_under_load(
     assert not RightAnswers({name: VERSION}).wrong(calls)
 
 
+@pytest.mark.transports("native")
 def test_sighup_under_load(tmp_path: Path, name: str, findings: Findings) -> None:
     """As `systemctl reload` sends it."""
     with (
