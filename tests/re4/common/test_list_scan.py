@@ -19,7 +19,9 @@ FACTORIES = [
     "IVF300_HNSW8,PQ16x4fsr",
 ]
 
-pytestmark = pytest.mark.skipif(not is_native_allowed(), reason="there is no C compiler here")
+pytestmark = pytest.mark.skipif(
+    not is_native_allowed() or list_scan._library() is None, reason="there is no C compiler for AVX2 here"
+)
 
 
 @pytest.fixture(scope="module")
