@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from random import Random
 from time import perf_counter, perf_counter_ns
 from typing import Final, Protocol, TypeAlias
@@ -35,7 +36,7 @@ from re4.serving.auth.tokens import Scope
 from re4.serving.batching.batcher import Batcher, QueuedRequest
 from re4.serving.batching.brown_out import BrownOut
 from re4.serving.batching.queue import BatchGroup
-from re4.serving.batching.rejection_pacing import RejectionPacer
+from re4.serving.batching.rejection_pacing import SPACING_S, RejectionPacer, RejectionQuota
 from re4.serving.host.cgroups import usable_cores
 from re4.serving.host.threads import limit_openmp_threads
 from re4.serving.observability.call_context import CURRENT_CALL, REQUEST_ID, Call, stages_of
@@ -75,6 +76,12 @@ _MAX_BLOCK_BATCH_TRANSPORT_MS: Final = 250.0
 """The same where the transport reads calls in threads of its own. A batch in the worker thread would
 take turns with rejections under the interpreter's lock: batches get slower, so more calls are
 rejected, and so on."""
+
+_OVER_SHARE: Final = 0.1
+"""A flood is over when a new call would wait this share of the allowed time."""
+_MAX_HELD_BACK: Final = 8192
+_MAX_RELEASED: Final = 256
+"""Calls that are rejected at once after a flood."""
 
 _log = logging.getLogger(__name__)
 
@@ -182,6 +189,10 @@ class RetrievalService:
         if settings.fold_in:
             self._histories.on_recorded = self._fold_in.offer
         self._rejections = RejectionPacer()
+        self._quota = RejectionQuota()
+        self._held_back: dict[WholeCall, tuple[str, Scope]] = {}
+        """Calls that will be rejected, in order of arrival."""
+        self._releasing: asyncio.TimerHandle | None = None
         self._has_batch_transport = has_batch_transport
         self._on_sample = on_sample
         self._random = Random()  # noqa: S311 (nothing secret)
@@ -303,10 +314,38 @@ class RetrievalService:
         self._batcher.start()
 
     def _reject_many(self, name: str, scope: Scope, server_calls: Sequence[WholeCall]) -> None:
-        """Reject calls for which even a default search would wait too long, at a low cost for each.
+        """Reject calls for which even a default search would wait too long; hold back those beyond the quota.
 
         Each would be rejected alone, too, by `Batcher.admit`.
         """
+        num_now = self._quota.take(len(server_calls))
+        num_now = max(num_now, len(server_calls) - (_MAX_HELD_BACK - len(self._held_back)))
+        self._reject_now(name, scope, server_calls[:num_now])
+        for server_call in server_calls[num_now:]:
+            server_call.discard_message()
+            self._held_back[server_call] = name, scope
+            server_call.on_cancel(partial(self._forget_held_back, server_call))
+        if self._held_back and self._releasing is None:
+            self._releasing = asyncio.get_running_loop().call_later(SPACING_S, self._release)
+
+    def _forget_held_back(self, server_call: WholeCall) -> None:
+        """Count a call that ended before its rejection."""
+        name, _ = self._held_back.pop(server_call)
+        _RunningCall(self, name, server_call).end(grpc.StatusCode.CANCELLED, "")
+
+    def _release(self) -> None:
+        """Reject calls that were held back, oldest first: by the quota, or many after a flood."""
+        wait_ms = self._batcher.wait_ms(_default_group(self._live.snapshot))
+        is_over = wait_ms <= _OVER_SHARE * self._settings.max_queue_ms
+        num_now = _MAX_RELEASED if is_over else self._quota.take(len(self._held_back))
+        for server_call in list(islice(self._held_back, num_now)):
+            name, scope = self._held_back.pop(server_call)
+            self._reject_now(name, scope, [server_call])
+        self._releasing = None
+        if self._held_back:
+            self._releasing = asyncio.get_running_loop().call_later(SPACING_S, self._release)
+
+    def _reject_now(self, name: str, scope: Scope, server_calls: Sequence[WholeCall]) -> None:
         if not server_calls:
             return
         group = _default_group(self._live.snapshot)

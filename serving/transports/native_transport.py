@@ -252,6 +252,9 @@ class _Call:
     def on_cancel(self, callback: Callable[[], object]) -> None:
         self._on_cancel = callback
 
+    def discard_message(self) -> None:
+        self.message = b""
+
     def respond(self, reply: bytes) -> None:
         self._transport._front.respond(self.call_id, reply)
         self.end()

@@ -73,6 +73,10 @@ class WholeCall(ServerCall, Protocol):
         """The call's only message."""
         ...
 
+    def discard_message(self) -> None:
+        """Release the memory of the message: the call will fail."""
+        ...
+
     def respond(self, reply: bytes) -> None:
         """End the call with a reply."""
         ...

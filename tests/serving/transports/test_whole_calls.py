@@ -12,6 +12,7 @@ from re4.common.errors import ShedError
 from re4.serving.api.server import RetrievalServer
 from re4.serving.batching.batcher import Batcher
 from re4.serving.batching.queue import BatchGroup
+from re4.serving.batching.rejection_pacing import RejectionQuota
 from re4.serving.settings import Limits
 from re4.serving.versions.snapshot import Snapshot
 
@@ -61,6 +62,55 @@ def test_a_flood_is_answered_or_rejected_and_each_call_is_counted_once(snapshot:
         assert get("re4_call_seconds_count", {"method": "Retrieve"}) == len(flood) + 2
 
     drive(serving(replace(snapshot, pipeline=held)), test, max_queue_ms=0)
+
+
+def test_rejections_beyond_the_quota_come_after_the_flood(
+    snapshot: Snapshot, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if transport != "native":  # the core of gRPC holds such calls back itself
+        return
+    held = Held(snapshot.pipeline)
+    monkeypatch.setattr(RejectionQuota, "burst", 3.0)
+    monkeypatch.setattr(RejectionQuota, "per_s", 0.0)
+
+    async def test(server: RetrievalServer, channel: grpc.aio.Channel) -> None:
+        held.may_leave.set()
+        await call(channel)  # from now on the server knows that a call costs something
+        held.entered.clear()
+        held.may_leave.clear()
+        running = call(channel)
+        await asyncio.to_thread(held.entered.wait, DEADLINE_S)
+        flood = [call(channel) for _ in range(40)]
+        while len(server._service._held_back) < 30:
+            await asyncio.sleep(0)
+        for one in flood:
+            one.cancel()
+        await until_counted(server, "Retrieve", "CANCELLED", 30)
+        late = [call(channel) for _ in range(20)]
+        while len(server._service._held_back) < 10:
+            await asyncio.sleep(0)
+        held.may_leave.set()
+        outcomes = await asyncio.gather(*late, return_exceptions=True)
+        errors = [each for each in outcomes if isinstance(each, grpc.aio.AioRpcError)]
+        assert len(errors) >= 10
+        assert {error.code() for error in errors} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert (await running).items.strings
+        assert not server._service._held_back
+
+    drive(serving(replace(snapshot, pipeline=held)), test, max_queue_ms=0)
+
+
+def test_the_quota_is_refilled_by_time() -> None:
+    now = [5.0]
+    quota = RejectionQuota(lambda: now[0])
+    assert quota.take(1000) == quota.burst
+    assert quota.take(10) == 0
+    now[0] += 10.5 / quota.per_s
+    assert quota.take(100) == 10
+    now[0] -= 3.0
+    assert quota.take(1) == 0
+    now[0] += 100.0
+    assert quota.take(7) == 7
 
 
 def test_a_call_that_is_cancelled_in_the_queue_is_counted_and_forgotten(snapshot: Snapshot) -> None:
