@@ -130,7 +130,8 @@ def check_user(
     try:
         return check_retrieve(request, snapshot, settings)
     except RequestError as error:
-        return error
+        # Its frames refer to the list that gets it: a cycle, which would keep the version.
+        return error.with_traceback(None)
 
 
 def check_encode(

@@ -257,7 +257,7 @@ def test_an_answered_call_keeps_no_version(tmp_path: Path) -> None:
     one = pb.RetrieveRequest.FromString(REQUEST)
     requests: dict[str, Message] = {
         "Retrieve": one,
-        "BatchRetrieve": pb.BatchRetrieveRequest(users=[one, one]),
+        "BatchRetrieve": pb.BatchRetrieveRequest(users=[one, pb.RetrieveRequest()]),
         "Encode": pb.EncodeRequest(history=one.history),
         "Info": pb.InfoRequest(),
     }
