@@ -281,7 +281,10 @@ class RetrievalService:
             except Exception as error:
                 status = running.status_of(error)
                 code, details = status.code, status.details
-                raise status from None
+                try:
+                    raise status from None
+                finally:
+                    del status  # its traceback refers to this frame: a cycle, which would keep the version
             finally:
                 running.end(code, details)
 

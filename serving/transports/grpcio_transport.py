@@ -102,9 +102,12 @@ class GrpcioTransport:
             try:
                 return await answer(call)
             except StatusError as error:
-                if call.is_ended:
-                    raise grpc.aio.AbortError from None
-                return await context.abort(error.code, error.details, error.metadata)
+                status = error.code, error.details, error.metadata
+            # Outside of the block: gRPC keeps the raised error, and with it the error that was handled
+            # before, whose frames refer to the version.
+            if call.is_ended:
+                raise grpc.aio.AbortError
+            return await context.abort(*status)
 
         if method.answer is None:
             return grpc.stream_stream_rpc_method_handler(handle)

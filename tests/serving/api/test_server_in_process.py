@@ -267,6 +267,8 @@ def test_an_answered_call_keeps_no_version(tmp_path: Path) -> None:
             method = channel.unary_unary(f"/re4.v1.Retrieval/{name}")
             for _ in range(3):
                 assert await method(request.SerializeToString(), timeout=DEADLINE_S)
+                with pytest.raises(grpc.RpcError):
+                    await method(b"damaged", timeout=DEADLINE_S)
         live.swap(load(SmallVersion(seed=1), tmp_path / "new"))
         assert (await call(channel)).items.strings
         while old() is not None:  # the last replies are being sent
