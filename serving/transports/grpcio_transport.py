@@ -105,8 +105,8 @@ class GrpcioTransport:
                 status = error.code, error.details, error.metadata
             # Outside of the block: gRPC keeps the raised error, and with it the error that was handled
             # before, whose frames refer to the version.
-            if call.is_ended:
-                raise grpc.aio.AbortError
+            if call.aborted is not None:
+                raise call.aborted  # gRPC accepts no other error of an ended call
             return await context.abort(*status)
 
         if method.answer is None:
@@ -115,12 +115,12 @@ class GrpcioTransport:
 
 
 class _Call:
-    __slots__ = ("_context", "_first_messages", "is_ended")
+    __slots__ = ("_context", "_first_messages", "aborted")
 
     def __init__(self, context: Context, first_messages: FirstMessages) -> None:
         self._context = context
         self._first_messages = first_messages
-        self.is_ended = False
+        self.aborted: grpc.aio.AbortError | None = None
         """Whether the time limit for its message has ended it."""
 
     @property
@@ -137,8 +137,8 @@ class _Call:
     async def read(self) -> bytes:
         try:
             return await self._first_messages.read(self._context)
-        except grpc.aio.AbortError:
-            self.is_ended = True
+        except grpc.aio.AbortError as error:
+            self.aborted = error
             late = self._first_messages.late_details
             raise StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, late) from None
 

@@ -40,7 +40,9 @@ async def until_waiting(server: RetrievalServer, num_calls: int) -> None:
 @pytest.mark.parametrize(
     "method", [*UNARY_METHODS, "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch", REFLECTION]
 )
-def test_a_call_without_a_message_ends_at_the_time_limit(snapshot: Snapshot, method: str) -> None:
+def test_a_call_without_a_message_ends_at_the_time_limit(
+    snapshot: Snapshot, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async def test(server: RetrievalServer, channel: grpc.aio.Channel) -> None:
         silent = [begin(channel, method) for _ in range(5)]
         for one in silent:
@@ -52,6 +54,8 @@ def test_a_call_without_a_message_ends_at_the_time_limit(snapshot: Snapshot, met
         assert (await call(channel)).items.strings
 
     drive(serving(snapshot), test, limits=SHORT, reflection=True)
+    assert "Traceback" not in caplog.text
+    assert "replaced" not in caplog.text
 
 
 def test_an_open_reflection_call_ends_at_the_time_limit_of_its_next_message(snapshot: Snapshot) -> None:
