@@ -80,6 +80,9 @@ class RebuildOptions(ExportOptions, total=False):
     share."""
     min_overlap: float
     """Gate `drift`: smallest share of the live version's answers that is given again."""
+    min_recall_change: float
+    """Gate `recall_change`: smallest upper end of the 95 % interval of the change of Recall@50 from the live
+    version, as a share of the live version's; -1 is off."""
     min_agreement: float
     """Gate `embedding_space`: smallest median cosine between `vectors` and those that the encoder was
     trained with."""

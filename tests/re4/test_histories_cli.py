@@ -38,6 +38,8 @@ def test_a_store_is_filled_served_exported_rotated_and_erased(tmp_path: Path) ->
             server.wait_for("listening")  # fails where the server has ended
         (part,) = folder.glob("*.parquet")
         assert pl.read_parquet(part)["user"].to_list() == ["u3", "new"]
+    run("rotate", *options)  # writes the same part again if the server stopped before it had noted the part
+    assert [pl.read_parquet(each)["user"].to_list() for each in folder.glob("*.parquet")] == [["u3", "new"]]
     assert "0 calls were written" in run("rotate", *options)
     assert "61 events" not in run("erase", *options)
 

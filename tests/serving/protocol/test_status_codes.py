@@ -28,6 +28,7 @@ EXPECTED = {
     "ShedError": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "SecurityError": INTERNAL,
     "UnauthenticatedError": grpc.StatusCode.UNAUTHENTICATED,
+    "LiveItemsError": grpc.StatusCode.UNAVAILABLE,
     "HistoryStoreError": grpc.StatusCode.UNAVAILABLE,
     "PermissionDeniedError": grpc.StatusCode.PERMISSION_DENIED,
     "UnreadRepliesError": grpc.StatusCode.RESOURCE_EXHAUSTED,
