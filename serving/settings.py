@@ -231,8 +231,8 @@ class ServerSettings:
     )
     transport: TransportName = setting(
         TransportName.AUTO,
-        "Implementation of gRPC: native (HTTP/2 in Rust, without TLS), grpcio, or "
-        "auto: native for calls of this machine without TLS, else grpcio.",
+        "Implementation of gRPC: grpcio; native, HTTP/2 in Rust, faster, for trusted callers only; or auto, "
+        "which takes native only if it keeps every limit of the settings (no release does yet).",
     )
     num_processes: int = setting(
         usable_cores(),

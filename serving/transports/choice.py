@@ -1,13 +1,9 @@
-"""The choice of a transport: `native` where it is safe and has what the settings ask for. Loads no gRPC."""
+"""The choice of a transport: `native` only where it keeps every limit of the settings. Loads no gRPC."""
 
 from importlib.util import find_spec
-from typing import Final
 
 from re4.common.errors import UsageError
-from re4.serving.host.addresses import parse_address
 from re4.serving.settings import ServerSettings, TransportName
-
-_INSTALL: Final = "pip install pygrpc-native==0.5.0"
 
 
 def choose_transport(settings: ServerSettings) -> tuple[TransportName, str]:
@@ -17,19 +13,18 @@ def choose_transport(settings: ServerSettings) -> tuple[TransportName, str]:
         UsageError: the settings demand `native`, and it is not installed or has no TLS for them.
     """
     wanted = settings.transport
-    if wanted is TransportName.GRPCIO:
-        return wanted, "by the settings"
-    problem = None
-    if settings.access.certificate_files is not None:
-        problem = "native has no TLS"
-    elif find_spec("pygrpc_native") is None:
-        problem = f"native is not installed ({_INSTALL})"
+    if wanted is TransportName.AUTO:
+        # Every server has limits of messages and replies, and no release of pygrpc-native keeps them.
+        return (
+            TransportName.GRPCIO,
+            "native bounds neither messages before they are unpacked nor unread replies",
+        )
     if wanted is TransportName.NATIVE:
+        problem = None
+        if settings.access.certificate_files is not None:
+            problem = "native has no TLS"
+        elif find_spec("pygrpc_native") is None:
+            problem = "native is not installed (pip install 're4-retrieval[serve]')"
         if problem is not None:
             raise UsageError(f"{settings.described('transport')}: {problem}; use grpcio or auto")
-        return wanted, "by the settings"
-    if problem is None and not parse_address(settings.address).is_loopback:
-        problem = "native does not bound the memory of messages from other machines"
-    if problem is not None:
-        return TransportName.GRPCIO, problem
-    return TransportName.NATIVE, "calls come from this machine, without TLS"
+    return wanted, "by the settings"

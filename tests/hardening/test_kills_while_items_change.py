@@ -20,7 +20,21 @@ from re4.bundle.publishing.current import live_version
 from re4.bundle.verify import read_manifest
 
 NUM_IDS = 30
-BOUNDS = ("--min-overlap", 0, "--max-item-share", 1, "--keep", 1)
+BOUNDS: tuple[Any, ...] = (
+    *("--keep", 1, "--min-overlap", 0, "--max-item-share", 1, "--max-item-share-rise", 1),
+    # Any number of commits of the writer counts: some thousand items, or none, beside 200.
+    *("--max-items-ratio", 1000, "--min-items-ratio", 0, "--max-bytes-ratio", 1000, "--min-bytes-ratio", 0),
+    *(
+        "--min-hubness-ratio",
+        0,
+        "--min-coverage-ratio",
+        0,
+        "--min-new-items-ratio",
+        0,
+        "--min-self-recall",
+        0,
+    ),
+)
 OPTIONS = ("--num-processes", "2", "--max-num-candidates", "100000", "--histories", "none")
 
 
