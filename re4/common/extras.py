@@ -10,6 +10,7 @@ _EXTRAS: Final[Mapping[str, str]] = {
     "faiss": "serve",
     "onnxruntime": "serve",
     "lmdb": "serve",
+    "pygrpc_native": "serve",
     "redis": "redis",
     "confluent_kafka": "kafka",
     **dict.fromkeys(

@@ -1,8 +1,7 @@
 """The choice of a transport: `native` only where it keeps every limit of the settings. Loads no gRPC."""
 
-from importlib.util import find_spec
-
 from re4.common.errors import UsageError
+from re4.common.extras import require
 from re4.serving.settings import ServerSettings, TransportName
 
 
@@ -20,11 +19,7 @@ def choose_transport(settings: ServerSettings) -> tuple[TransportName, str]:
             "native bounds neither messages before they are unpacked nor unread replies",
         )
     if wanted is TransportName.NATIVE:
-        problem = None
         if settings.access.certificate_files is not None:
-            problem = "native has no TLS"
-        elif find_spec("pygrpc_native") is None:
-            problem = "native is not installed (pip install 're4-retrieval[serve]')"
-        if problem is not None:
-            raise UsageError(f"{settings.described('transport')}: {problem}; use grpcio or auto")
+            raise UsageError(f"{settings.described('transport')}: native has no TLS; use grpcio or auto")
+        require(settings.described("transport"), "pygrpc_native")
     return wanted, "by the settings"

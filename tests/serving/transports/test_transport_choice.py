@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from running_server import RunningServer
 
+from re4.common import extras
 from re4.common.errors import UsageError
 from re4.serving.settings import Access, ServerSettings, TransportName
-from re4.serving.transports import choice
 from re4.serving.transports.choice import choose_transport
 
 TLS = Access(tls_certificate=Path("server.crt"), tls_key=Path("server.key"))
@@ -39,6 +39,6 @@ def test_native_with_tls_is_refused() -> None:
 
 
 def test_without_the_package_native_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice, "find_spec", lambda _: None)
+    monkeypatch.setattr(extras, "find_spec", lambda _: None)
     with pytest.raises(UsageError, match="not installed"):
         choose_transport(ServerSettings(transport=NATIVE))
