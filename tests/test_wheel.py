@@ -48,13 +48,18 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(wheel: Path, project: Path, *words: str) -> str:
+def start(wheel: Path, project: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     """Run Python in the project: with the wheel and its dependencies, without the checkout."""
     path = os.pathsep.join([str(wheel), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
     environment = {**os.environ, "PYTHONPATH": path}
     # Without `site` no editable install adds the checkout.
     command = [sys.executable, "-S", *words]
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+
+
+def run(wheel: Path, project: Path, *words: str) -> str:
+    """Run Python as `start` does, without a failure; return its output."""
+    done = start(wheel, project, *words)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -121,16 +126,7 @@ def test_the_client_needs_no_extra(wheel: Path, project: Path, words: list[str])
     ],
 )
 def test_a_missing_extra_is_one_line(wheel: Path, project: Path, words: list[str], extra: str) -> None:
-    environment = {**os.environ, "PYTHONPATH": f"{wheel}:{sysconfig.get_path('purelib')}"}
-    code = BLOCK.format(modules=CLIENT, words=words)
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", code],
-        cwd=project,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = start(wheel, project, "-c", BLOCK.format(modules=CLIENT, words=words))
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: re4 {words[0]} needs ")
     assert f"re4-retrieval[{extra}]'" in done.stderr
