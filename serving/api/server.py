@@ -14,7 +14,7 @@ from re4.serving.api.health import HEALTH_NAME, Health
 from re4.serving.api.reflection import REFLECTION_NAME, reflection_handlers
 from re4.serving.api.service import SERVICE_NAME, CallListener, RetrievalService
 from re4.serving.auth.authenticator import Authenticator
-from re4.serving.auth.certificates import CertificateReloader
+from re4.serving.auth.certificates import CertificateReloader, Certificates
 from re4.serving.host.addresses import Address, parse_address
 from re4.serving.observability.access_log import AccessLog
 from re4.serving.observability.metrics import CallMetrics
@@ -45,6 +45,7 @@ class RetrievalServer:
         tracer: Tracer | None = None,
         worker_thread: ThreadPoolExecutor | None = None,
         on_sample: Callable[[RecallSample], None] | None = None,
+        certificates: Certificates | None = None,
     ) -> None:
         """Assemble the server; it listens from `start` on.
 
@@ -55,6 +56,7 @@ class RetrievalServer:
             tracer: Makes traces; None for one by the settings, if they have any.
             worker_thread: The only thread that may run the pipeline; None to make one.
             on_sample: Takes results whose recall can be measured; None to measure none.
+            certificates: Served while the files of certificates cannot be used; None where there are none.
 
         Raises:
             SecurityError: certificates or tokens cannot be used.
@@ -64,7 +66,7 @@ class RetrievalServer:
         access = settings.access
         self._authenticator = None if access.tokens is None else Authenticator(access.tokens, folder)
         files = access.certificate_files
-        self._certificates = None if files is None else CertificateReloader(files)
+        self._certificates = None if files is None else CertificateReloader(files, certificates)
         watched = settings.observation
         self._tracer = tracer
         if tracer is None and watched.trace_endpoint is not None:

@@ -1,12 +1,14 @@
 """TLS certificates from files: read, checked, and read again when they change, without dropping a call.
 
 Unusable files are reported in plain words at start, not by a library at the first handshake. While the server
-runs, unusable files change nothing: the last good ones stay in use.
+runs, unusable files change nothing: the last good ones stay in use. A worker that starts meanwhile gets them
+from the supervisor through a pipe, so that a private key is in no file but the operator's.
 """
 
 import logging
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +18,8 @@ from re4.serving.host.file_poller import FilePoller, file_mark, read_followed
 
 _EXPIRES_SOON: Final = timedelta(days=14)
 """A certificate with less time left is logged as a warning."""
+_MAX_FILE_BYTES: Final = 1 << 20
+"""Three files of this size fit into a message to a worker. All public authorities take some 220 KB."""
 
 _log = logging.getLogger(__name__)
 
@@ -41,10 +45,29 @@ class Certificates:
     """The content of checked files."""
 
     chain: bytes
-    key: bytes
+    key: bytes = field(repr=False)
     client_ca: bytes | None
     not_after: datetime
     """When the server's certificate ends."""
+
+    def to_message(self) -> dict[str, str]:
+        """Return the fields as texts, for a message to a worker."""
+        contents = {"chain": self.chain, "key": self.key, "client_ca": self.client_ca}
+        texts = {
+            name: b64encode(content).decode() for name, content in contents.items() if content is not None
+        }
+        return texts | {"not_after": self.not_after.isoformat()}
+
+    @classmethod
+    def from_message(cls, fields: Mapping[str, str]) -> "Certificates":
+        """Return what `to_message` was called on."""
+        contents = {name: b64decode(text) for name, text in fields.items() if name != "not_after"}
+        return cls(
+            chain=contents["chain"],
+            key=contents["key"],
+            client_ca=contents.get("client_ca"),
+            not_after=datetime.fromisoformat(fields["not_after"]),
+        )
 
 
 def read_certificates(files: CertificateFiles, *, now: datetime | None = None) -> Certificates:
@@ -101,15 +124,27 @@ def certificate_end(path: Path) -> datetime:
 class CertificateReloader:
     """The newest usable certificates of some files; gRPC fetches them before every handshake."""
 
-    def __init__(self, files: CertificateFiles) -> None:
+    def __init__(self, files: CertificateFiles, last_good: Certificates | None = None) -> None:
         """Read the files for the first time.
 
+        Args:
+            files: Their paths.
+            last_good: Served while the files cannot be used; None where nothing was read before.
+
         Raises:
-            SecurityError: they cannot be used.
+            SecurityError: the files cannot be used, and nothing was read before.
         """
         self._files = files
         self.poller = FilePoller(files.marks, on_failure=_log_failure)
-        self._current = read_certificates(files)
+        try:
+            self.current = read_certificates(files)
+            """The certificates in use."""
+        except SecurityError as error:
+            if last_good is None:
+                raise
+            self.current = last_good
+            with self.poller.attempt():  # logs the error, and retries the files
+                raise error
         self._log_use("serving with")
 
     def credentials(self) -> Any:
@@ -119,27 +154,34 @@ class CertificateReloader:
         is_mutual = self._files.client_ca is not None
         return grpc.dynamic_ssl_server_credentials(self._configuration(), self._fetch, is_mutual)
 
+    def refresh(self) -> bool:
+        """Read files that changed, and return whether other certificates are in use now."""
+        if not self.poller.is_due():
+            return False
+        before = self.current
+        with self.poller.attempt():  # it fails where one of two files is still to come
+            self.current = read_certificates(self._files)
+            self._log_use("reloaded")
+        return self.current is not before
+
+    async def poll(self) -> None:
+        """Read files that changed; for a process without handshakes."""
+        self.refresh()
+
     def _fetch(self) -> Any:
         """Return changed certificates, or None. Called by gRPC's own threads, under the GIL."""
-        if not self.poller.is_due():
-            return None
-        changed = None
-        with self.poller.attempt():  # it fails where one of two files is still to come
-            self._current = read_certificates(self._files)
-            changed = self._configuration()
-            self._log_use("reloaded")
-        return changed
+        return self._configuration() if self.refresh() else None
 
     def _configuration(self) -> Any:
         import grpc
 
-        pair = (self._current.key, self._current.chain)
-        return grpc.ssl_server_certificate_configuration([pair], self._current.client_ca)
+        pair = (self.current.key, self.current.chain)
+        return grpc.ssl_server_certificate_configuration([pair], self.current.client_ca)
 
     def _log_use(self, action: str) -> None:
-        left = self._current.not_after - datetime.now(UTC)
+        left = self.current.not_after - datetime.now(UTC)
         level = logging.WARNING if left < _EXPIRES_SOON else logging.INFO
-        until = f"{self._current.not_after:%Y-%m-%d}"
+        until = f"{self.current.not_after:%Y-%m-%d}"
         _log.log(level, "%s %s, valid until %s", action, self._files.certificate, until)
 
 
@@ -149,11 +191,17 @@ def _log_failure(failure: str) -> None:
 
 def _read(path: Path, what: str) -> bytes:
     try:
-        return read_followed(path)
+        content = read_followed(path)
     except OSError as error:
         raise SecurityError(
             f"{what} {path} cannot be read: {error.strerror}. Look at the path and at its permissions"
         ) from None
+    if len(content) > _MAX_FILE_BYTES:
+        raise SecurityError(
+            f"{what} {path} has {len(content):,} bytes, {_MAX_FILE_BYTES:,} are allowed; leave the "
+            "certificates that are needed"
+        )
+    return content
 
 
 def _first_of(path: Path, content: bytes) -> Any:

@@ -5,7 +5,7 @@ supervisor, and stops. Nothing else ties the two.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from re4.bundle.layout import IdKind
@@ -13,8 +13,8 @@ from re4.serving.observability.recall_sample import RecallSample
 from re4.serving.versions.changed_files import FileMarks
 
 MAX_LINE_BYTES: Final = 1 << 24
-"""Longest line in both directions. The largest file of hidden items fits twice; a worker drops longer
-reports."""
+"""Longest line in both directions. The largest list of hidden items fits with the largest certificates; a
+worker drops longer reports."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,9 @@ class StartWorker:
     """A folder that all workers share while the server runs."""
     hidden: dict[str, Any]
     """The fields of `HideItems`: what no answer may hold from the first one on."""
+    certificates: dict[str, str] | None = field(default=None, repr=False)
+    """`Certificates.to_message` of the last good ones, for the time in which the files cannot be used. None
+    without TLS."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from re4.bundle.publishing.version_lease import VersionLease
 from re4.common.errors import ServerError
+from re4.serving.auth.certificates import CertificateReloader
 from re4.serving.host.addresses import Address, parse_address, reserve_port
 from re4.serving.host.backoff import Backoff
 from re4.serving.host.cgroups import usable_cores
@@ -92,6 +93,9 @@ class _Supervisor:
         self._recall = RecallMonitor(settings.recall_cpu_share, self._metrics.observe_recall)
         self._rotation = EventLogRotation(settings.history, bundles, self._metrics)
         self._hidden = HiddenWatcher(bundles, self._hide)
+        files = settings.access.certificate_files
+        self._certificates = None if files is None else CertificateReloader(files)
+        """For workers that start while the files cannot be used."""
         self._versions = VersionWatcher(
             bundles,
             self._check,
@@ -130,8 +134,9 @@ class _Supervisor:
     def _read_files(self) -> None:
         """Read every followed file again now, also one that has not changed since it was refused."""
         _log.info("SIGHUP: reading CURRENT, HIDDEN, LIVE, tokens and certificates again")
-        for watcher in (self._versions, self._hidden):
-            watcher.poller.read_now()
+        for watcher in (self._versions, self._hidden, self._certificates):
+            if watcher is not None:
+                watcher.poller.read_now()
         self._send_to_all(ReadFiles())
 
     async def _serve(self, address: Address) -> None:
@@ -153,6 +158,7 @@ class _Supervisor:
                     files={},
                     folder=str(folder),
                     hidden=vars(self._hide_command()),
+                    certificates=self._last_good_certificates(),
                 )
                 for number in range(1, self._settings.num_processes + 1)
             ]
@@ -168,6 +174,7 @@ class _Supervisor:
                     # Apart: the check of a version must not delay the hiding of items.
                     poll_forever(interval_s, self._hidden.poll, self._hidden.poller.wake),
                     poll_forever(self._settings.history.event_part_s, self._rotation.poll),
+                    *self._follow_certificates(),
                 ]
             )
 
@@ -289,8 +296,13 @@ class _Supervisor:
                 _log.error("worker %d: waiting %g seconds before the next try", start.number, delay_s)
                 await asyncio.sleep(delay_s)
             try:
-                hidden = vars(self._hide_command())
-                await self._start(replace(start, **vars(self._load_command()), hidden=hidden))
+                present = replace(
+                    start,
+                    **vars(self._load_command()),
+                    hidden=vars(self._hide_command()),
+                    certificates=self._last_good_certificates(),
+                )
+                await self._start(present)
                 break
             except Exception as error:  # also where the system starts no further process or thread
                 _log.error("worker %d does not start: %s", start.number, error)
@@ -348,6 +360,17 @@ class _Supervisor:
         hidden = self._hidden.hidden
         self._metrics.num_hidden = len(hidden.ids)
         return HideItems(id_kind=hidden.id_kind, ids=list(hidden.ids), failure=self._hidden.failure)
+
+    def _follow_certificates(self) -> Iterator[Coroutine[Any, Any, None]]:
+        if self._certificates is not None:
+            poller = self._certificates.poller
+            yield poll_forever(self._settings.poll_interval_s, self._certificates.poll, poller.wake)
+
+    def _last_good_certificates(self) -> dict[str, str] | None:
+        if self._certificates is None:
+            return None
+        self._certificates.refresh()
+        return self._certificates.current.to_message()
 
     def _send_to_all(self, command: Command) -> None:
         for worker in self._workers.values():

@@ -16,6 +16,7 @@ from typing import IO, NoReturn
 from re4.bundle.hidden_ids import HiddenIds
 from re4.common.errors import Re4Error
 from re4.serving.api.server import RetrievalServer
+from re4.serving.auth.certificates import Certificates
 from re4.serving.host.addresses import Address
 from re4.serving.host.threads import limit_garbage_collection, thread_pools
 from re4.serving.observability.logs import log_to_stderr
@@ -56,12 +57,14 @@ class Worker:
         self._live = LiveVersion(hidden=_hidden_ids(first), hidden_failure=first.failure)
         self._backend = open_backend(self._settings.device)
         count_as_worker(start.number)
+        certificates = start.certificates
         self._server = RetrievalServer(
             self._live,
             self._settings,
             Path(start.folder),
             worker_thread=self._backend.worker_thread,
             on_sample=None if self._settings.metrics_address is None else reports.send,
+            certificates=None if certificates is None else Certificates.from_message(certificates),
         )
         self._items = LiveItemsFollower(
             self._live,

@@ -1,13 +1,18 @@
 """TLS: rejected clients, reports of unusable files, and a renewal that drops no call."""
 
+import contextlib
+import os
 import re
+import signal
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from base64 import b64encode
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import grpc
@@ -209,6 +214,48 @@ def test_certificates_are_replaced_while_calls_flow(
         assert failures == []
         assert min(num_answered) > 0
         running.wait_for("reloaded ")
+
+
+def bad_content(path: Path) -> None:
+    path.write_bytes(b"junk")
+
+
+@pytest.mark.parametrize("damage", [bad_content, Path.unlink])
+def test_workers_that_start_while_the_files_are_bad_serve_the_last_good_ones(
+    tls_server: RunningServer, authority: Authority, pair: Pair, damage: Callable[[Path], None]
+) -> None:
+    """The supervisor hands them over by a pipe: the key is in no file, environment or command line."""
+    how = connection(authority, authority.issue("me"))
+    seen = tls_server.num_lines
+    pair.replace(authority.issue())
+    tls_server.wait_for(r"server: reloaded ", after=seen)
+    good = {path: path.read_bytes() for path in (pair.certificate, pair.key, authority.path)}
+    seen = tls_server.num_lines
+    try:
+        for path in good:
+            damage(path)
+        for worker in tls_server.workers():
+            os.kill(worker, signal.SIGKILL)
+        for number in (1, 2):
+            tls_server.wait_for(
+                f"worker {number}: the certificates in use stay: .*{pair.certificate}", after=seen
+            )
+            tls_server.wait_for(rf"worker {number}: serving \S+: \w+ encoder", after=seen)
+        with RetrievalClient(tls_server.address, connection=how) as client:
+            client.info()
+    finally:
+        for path, content in good.items():
+            path.write_bytes(content)
+    secret = good[pair.key].splitlines()[1][:40]
+    seen_by_others = [
+        Path(f"/proc/{pid}/{what}") for pid in tls_server.workers() for what in ("environ", "cmdline")
+    ]
+    shared = [path for path in Path(gettempdir()).glob("re4-serve-*/**/*") if path.is_file()]
+    for path in (*seen_by_others, *shared):
+        with contextlib.suppress(FileNotFoundError):  # of another server
+            content = path.read_bytes()
+            assert secret not in content
+            assert b64encode(good[pair.key])[:60] not in content
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,21 @@
 """Lines between the supervisor and its workers: whatever is sent arrives, and nothing else is believed."""
 
+from datetime import UTC, datetime
+
 import pytest
 
 from re4.bundle.hidden_ids import MAX_BYTES
+from re4.serving.auth.certificates import _MAX_FILE_BYTES, Certificates
 from re4.serving.observability.recall_sample import RecallSample
-from re4.serving.processes.messages import MAX_LINE_BYTES, HideItems, LoadVersion, from_line, to_line
+from re4.serving.processes.messages import (
+    MAX_LINE_BYTES,
+    HideItems,
+    LoadVersion,
+    StartWorker,
+    from_line,
+    to_line,
+)
+from re4.serving.settings import ServerSettings
 
 
 @pytest.mark.parametrize(
@@ -22,10 +33,30 @@ def test_whatever_is_sent_arrives_on_one_line(message: LoadVersion) -> None:
     assert from_line(line) == message
 
 
-def test_the_largest_list_of_hidden_items_fits() -> None:
+def test_the_largest_list_of_hidden_items_fits_with_the_largest_certificates() -> None:
+    file = b"x" * _MAX_FILE_BYTES
+    certificates = Certificates(chain=file, key=file, client_ca=file, not_after=datetime.now(UTC))
     for character in ("a", "\x7f", "é", "\U0001f600"):
         id_ = character * (MAX_BYTES // len(character.encode()))
-        assert len(to_line(HideItems(id_kind="string", ids=[id_], failure=""))) < MAX_LINE_BYTES
+        command = StartWorker(
+            number=1,
+            host="127.0.0.1",
+            port=1,
+            path=None,
+            files={},
+            folder="/tmp",
+            settings=ServerSettings().to_json(),
+            hidden=vars(HideItems(id_kind="string", ids=[id_], failure="")),
+            certificates=certificates.to_message(),
+        )
+        assert len(to_line(command)) < MAX_LINE_BYTES
+
+
+def test_certificates_arrive_as_they_were_and_their_key_is_in_no_text() -> None:
+    for client_ca in (None, b"", b"authority\xff"):
+        sent = Certificates(chain=b"chain\0", key=b"KEY\n", client_ca=client_ca, not_after=datetime.now(UTC))
+        assert Certificates.from_message(sent.to_message()) == sent
+        assert "KEY" not in f"{sent!r}"
 
 
 @pytest.mark.parametrize(
