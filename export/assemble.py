@@ -28,11 +28,13 @@ from re4.bundle.layout import COLD_START, ENCODER, GOLDEN, HISTORIES, POPULAR, V
 from re4.bundle.manifest import IndexInfo, ItemsInfo
 from re4.bundle.publishing.publish import StagedVersion
 from re4.bundle.scoring.exact_search import exact_search
+from re4.bundle.titles import write_titles
 from re4.common.errors import ExportError
 from re4.exporting.catalogue.attributes import choose_attributes
 from re4.exporting.catalogue.cold_start import fit_cold_start, fitted_rows, write_cold_vectors
 from re4.exporting.catalogue.histories import evenly_spaced
 from re4.exporting.catalogue.items import NO_ITEMS
+from re4.exporting.catalogue.titles import find_titles, titles_of
 from re4.exporting.encoder.onnx_runner import OnnxEncoder
 from re4.exporting.index.index_stages import factory_for, make_index
 from re4.exporting.index.tuning import num_queries_for
@@ -145,12 +147,15 @@ def assemble(
     attribute_infos = write_attributes(folder, chosen_attributes.columns, len(vectors_ND))
     for name, why in chosen_attributes.left_out.items():
         _log.info(f"catalogue column {name} is no attribute: {why}")
+    titles = find_titles(inputs.items.columns, settings.title_column)
+    if titles is not None:
+        write_titles(folder, titles_of(titles))
     np.save(folder / POPULAR, _most_popular(inputs.counts_N))
     fitted = fitted_rows(inputs.trained_rows(np.arange(inputs.num_trained)))
     events_R = inputs.counts_N[fitted]
     # The items are in files now. Where the caller keeps no reference, this frees their memory.
     inputs = replace(inputs, vectors_ND=vectors_ND, items=NO_ITEMS, counts_N=np.empty(0, np.int64))
-    del chosen_attributes
+    del chosen_attributes, titles
     factory, reason = factory_for(settings, len(vectors_ND), model.embedding_dim)
     if reason is not None:
         _log.info(f"index {factory}: {reason}")

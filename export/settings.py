@@ -54,6 +54,13 @@ class VersionSettings:
         "items to a value and at most 100,000 values, so no titles",
         metavar="NAME,NAME",
     )
+    title_column: str | None = setting(
+        None,
+        "Column of the catalogue with the titles of the items, which `re4 inspect` and `re4 retrieve` show; "
+        '"" for none.',
+        default_text="`title`, or else `name`, where such a column holds texts",
+        metavar="NAME",
+    )
     cold_share: float | None = setting(
         None,
         "Share of the places in the lists of held-out users that items without a trained vector get, by the "

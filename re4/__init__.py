@@ -29,6 +29,7 @@ _NAMES: Mapping[str, Sequence[str]] = {
     "re4.exporting.api": ("ExportOptions", "RebuildOptions", "export", "rebuild"),
     "re4.exporting.rebuild.report": ("RebuildReport",),
     "re4.retriever": ("Retriever",),
+    "re4.serving.client.catalogue_values": ("CatalogueItem",),
     "re4.serving.client.client": ("AsyncRetrievalClient", "RetrievalClient"),
     "re4.serving.client.connection": ("Connection",),
     "re4.serving.client.item_values": ("EditedItems", "LiveItem"),

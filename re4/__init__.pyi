@@ -31,6 +31,7 @@ from re4.exporting.api import export as export
 from re4.exporting.api import rebuild as rebuild
 from re4.exporting.rebuild.report import RebuildReport as RebuildReport
 from re4.retriever import Retriever as Retriever
+from re4.serving.client.catalogue_values import CatalogueItem as CatalogueItem
 from re4.serving.client.client import AsyncRetrievalClient as AsyncRetrievalClient
 from re4.serving.client.client import RetrievalClient as RetrievalClient
 from re4.serving.client.connection import Connection as Connection

@@ -5,8 +5,9 @@ from pathlib import Path
 from threading import Lock
 from time import time
 from types import TracebackType
-from typing import Literal, Self, TypeVar, Unpack
+from typing import Any, Literal, Self, TypeVar, Unpack
 
+from re4 import __version__
 from re4.bundle.hidden_ids import read_hidden
 from re4.bundle.layout import MANIFEST
 from re4.bundle.live_items.reader import LiveItemsReader
@@ -17,16 +18,29 @@ from re4.common.errors import Re4Error, RequestError, UsageError
 from re4.protos.v1 import retrieval_pb2
 from re4.serving.api import replies
 from re4.serving.api.batch_handler import RequestResult, answer_batch
+from re4.serving.api.catalogue_calls import find_items, finish, get_items, list_values
 from re4.serving.api.history_calls import with_stored_items
 from re4.serving.api.validation import CheckedRequest, check_encode, check_user
+from re4.serving.client.catalogue_values import (
+    CatalogueItem,
+    find_items_request,
+    get_items_request,
+    list_values_request,
+    to_found,
+    to_items,
+    to_values,
+)
 from re4.serving.client.values import (
+    AttributeFilter,
     Candidates,
     Interests,
+    ItemIdList,
     RetrieveOptions,
     encode_request,
     retrieve_request,
     retrieve_requests,
     to_candidates,
+    to_facts,
     to_interests,
 )
 from re4.serving.histories.settings import HistorySettings, open_store
@@ -213,6 +227,44 @@ class Retriever:
         checked = check_encode(encode_request(history), snapshot, self._settings)
         reply = replies.encode_reply(_or_raise(*self._answer([checked])), snapshot)
         return to_interests(reply.interests, reply.version, reply.num_unknown_history_ids)
+
+    def get_items(
+        self, item_ids: Sequence[str] | Sequence[int], *, return_vectors: bool = False
+    ) -> list[CatalogueItem]:
+        """Return titles and attributes of items, as `RetrievalClient.get_items` does."""
+        request = get_items_request(item_ids, return_vectors=return_vectors)
+        steps = get_items(request, self._open_snapshot(), self._settings.limits)
+        return to_items(item_ids, finish(steps))
+
+    def find_items(
+        self, text: str = "", *, filters: Sequence[AttributeFilter] = (), num_items: int = 20
+    ) -> ItemIdList:
+        """Return the ids of items by title, id or attributes, as `RetrievalClient.find_items` does."""
+        request = find_items_request(text, filters, num_items)
+        return to_found(finish(find_items(request, self._open_snapshot(), self._settings.limits)))
+
+    def list_values(self, attribute: str, *, like: str = "", num_values: int = 20) -> dict[str, int]:
+        """Return values of an attribute and their numbers of items, as `RetrievalClient.list_values` does."""
+        request = list_values_request(attribute, like, num_values)
+        return to_values(finish(list_values(request, self._open_snapshot())))
+
+    def info(self) -> dict[str, Any]:
+        """Return the fields of a server's `InfoReply` for this version, as `RetrievalClient.info` does."""
+        snapshot = self._open_snapshot()
+        reply = replies.info_reply(
+            snapshot,
+            self._settings,
+            failed_version="",
+            failure="",
+            hidden_failure="",
+            live_sequence=0 if snapshot.live is None else snapshot.live.sequence,
+            live_failure="",
+            server_version=__version__,
+            is_browned_out=False,
+            history_store="" if self._store is None else self._store.health().kind,
+            history_failure="",
+        )
+        return to_facts(reply)
 
     def _retrieve(self, requests: Sequence[retrieval_pb2.RetrieveRequest]) -> list[Candidates | Re4Error]:
         """Check, answer and convert at most one batch of requests."""

@@ -18,6 +18,7 @@ from re4.bundle.ids.id_map import write_item_ids
 from re4.bundle.layout import ENCODER, GOLDEN, INDEX, POPULAR, VECTORS
 from re4.bundle.manifest import IndexInfo, ItemsInfo, ModelInfo
 from re4.bundle.publishing.publish import stage_version
+from re4.bundle.titles import write_titles
 from re4.bundle.verify import verify_version
 from re4.serving.versions.snapshot import Snapshot, load_snapshot
 
@@ -41,6 +42,7 @@ class SmallVersion:
     encoder: bytes | None = None
     index: bytes | None = None
     has_attributes: bool = False
+    has_titles: bool = False
     vectors_ND: np.ndarray = field(init=False)
     attributes: dict[str, list[object]] = field(init=False)
     """The attributes of each item: one colour or none, any number of tags, and whether its row is even."""
@@ -65,6 +67,12 @@ class SmallVersion:
         if self.id_kind == "int":
             return [1000 + 7 * row for row in range(self.num_items)]
         return [f"item-{row}-é" for row in range(self.num_items)]
+
+    @property
+    def titles(self) -> list[str]:
+        """A title for each item but the last; words repeat, and one has another case and accents."""
+        kinds = ("Red Bicycle", "Blue <b>Kettle</b>", "ÉCLAIR au café")
+        return [*(f"{kinds[row % 3]} {row}" for row in range(self.num_items - 1)), ""]
 
     def encode(self, rows: list[int]) -> tuple[np.ndarray, np.ndarray]:
         """Return interests [K, D] and attention [K, length] of a history, oldest row first, in float64."""
@@ -114,6 +122,8 @@ class SmallVersion:
         (folder / INDEX).write_bytes(self.index if self.index is not None else serialised)
         (folder / ENCODER).write_bytes(self.encoder if self.encoder is not None else self.encoder_bytes())
         write_item_ids(folder, self.ids)
+        if self.has_titles:
+            write_titles(folder, self.titles)
         self.golden().write(folder / GOLDEN)
 
     def golden(self) -> GoldenQueries:

@@ -134,6 +134,10 @@ class Attribute:
         """Return all values, ascending: the code of a value is its position."""
         return [self.value(code) for code in range(self.num_values)]
 
+    def counts(self) -> NDArray[np.int64]:
+        """Return the number of items with each value: int64 [V]."""
+        return np.diff(self._starts)
+
     def value_codes(self, values: Sequence[str]) -> NDArray[np.int64]:
         """Return the codes of values, -1 for a value that no item has: int64 [number of values]."""
         return np.array([self._value_code(value) for value in values], np.int64)

@@ -286,12 +286,84 @@ class ForgetUserReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class GetItemsRequest(_message.Message):
+    __slots__ = ("items", "return_vectors")
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    RETURN_VECTORS_FIELD_NUMBER: _ClassVar[int]
+    items: ItemIds
+    return_vectors: bool
+    def __init__(self, items: _Optional[_Union[ItemIds, _Mapping]] = ..., return_vectors: _Optional[bool] = ...) -> None: ...
+
+class GetItemsReply(_message.Message):
+    __slots__ = ("items", "version")
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[Item]
+    version: str
+    def __init__(self, items: _Optional[_Iterable[_Union[Item, _Mapping]]] = ..., version: _Optional[str] = ...) -> None: ...
+
+class Item(_message.Message):
+    __slots__ = ("is_known", "title", "attributes", "vector", "is_hidden", "is_live")
+    IS_KNOWN_FIELD_NUMBER: _ClassVar[int]
+    TITLE_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
+    VECTOR_FIELD_NUMBER: _ClassVar[int]
+    IS_HIDDEN_FIELD_NUMBER: _ClassVar[int]
+    IS_LIVE_FIELD_NUMBER: _ClassVar[int]
+    is_known: bool
+    title: str
+    attributes: _containers.RepeatedCompositeFieldContainer[AttributeValues]
+    vector: _containers.RepeatedScalarFieldContainer[float]
+    is_hidden: bool
+    is_live: bool
+    def __init__(self, is_known: _Optional[bool] = ..., title: _Optional[str] = ..., attributes: _Optional[_Iterable[_Union[AttributeValues, _Mapping]]] = ..., vector: _Optional[_Iterable[float]] = ..., is_hidden: _Optional[bool] = ..., is_live: _Optional[bool] = ...) -> None: ...
+
+class FindItemsRequest(_message.Message):
+    __slots__ = ("text", "filters", "num_items")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    FILTERS_FIELD_NUMBER: _ClassVar[int]
+    NUM_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    filters: _containers.RepeatedCompositeFieldContainer[AttributeFilter]
+    num_items: int
+    def __init__(self, text: _Optional[str] = ..., filters: _Optional[_Iterable[_Union[AttributeFilter, _Mapping]]] = ..., num_items: _Optional[int] = ...) -> None: ...
+
+class FindItemsReply(_message.Message):
+    __slots__ = ("items", "version", "has_more")
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    HAS_MORE_FIELD_NUMBER: _ClassVar[int]
+    items: ItemIds
+    version: str
+    has_more: bool
+    def __init__(self, items: _Optional[_Union[ItemIds, _Mapping]] = ..., version: _Optional[str] = ..., has_more: _Optional[bool] = ...) -> None: ...
+
+class ListValuesRequest(_message.Message):
+    __slots__ = ("attribute", "like", "num_values")
+    ATTRIBUTE_FIELD_NUMBER: _ClassVar[int]
+    LIKE_FIELD_NUMBER: _ClassVar[int]
+    NUM_VALUES_FIELD_NUMBER: _ClassVar[int]
+    attribute: str
+    like: str
+    num_values: int
+    def __init__(self, attribute: _Optional[str] = ..., like: _Optional[str] = ..., num_values: _Optional[int] = ...) -> None: ...
+
+class ListValuesReply(_message.Message):
+    __slots__ = ("values", "num_items", "version")
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    NUM_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedScalarFieldContainer[str]
+    num_items: _containers.RepeatedScalarFieldContainer[int]
+    version: str
+    def __init__(self, values: _Optional[_Iterable[str]] = ..., num_items: _Optional[_Iterable[int]] = ..., version: _Optional[str] = ...) -> None: ...
+
 class InfoRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class InfoReply(_message.Message):
-    __slots__ = ("version", "created_at", "model", "num_interests", "embedding_dim", "index", "num_items", "item_id_kind", "max_history_length", "max_num_candidates", "max_num_history_ids", "max_num_excluded_ids", "max_message_bytes", "failed_version", "failure", "server_version", "num_processes", "max_num_users", "settings", "attributes", "max_num_filters", "max_num_filter_values", "min_search_effort", "max_search_effort", "max_num_reasons", "num_hidden_items", "hidden_failure", "brown_out_effort", "is_browned_out", "thread_pools", "history_store", "history_failure", "max_num_events", "max_history_events", "num_live_items", "live_sequence", "live_failure", "max_num_edited_items")
+    __slots__ = ("version", "created_at", "model", "num_interests", "embedding_dim", "index", "num_items", "item_id_kind", "max_history_length", "max_num_candidates", "max_num_history_ids", "max_num_excluded_ids", "max_message_bytes", "failed_version", "failure", "server_version", "num_processes", "max_num_users", "settings", "attributes", "max_num_filters", "max_num_filter_values", "min_search_effort", "max_search_effort", "max_num_reasons", "num_hidden_items", "hidden_failure", "brown_out_effort", "is_browned_out", "thread_pools", "history_store", "history_failure", "max_num_events", "max_history_events", "num_live_items", "live_sequence", "live_failure", "max_num_edited_items", "index_recall", "has_titles")
     class ThreadPoolsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -337,6 +409,8 @@ class InfoReply(_message.Message):
     LIVE_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     LIVE_FAILURE_FIELD_NUMBER: _ClassVar[int]
     MAX_NUM_EDITED_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    INDEX_RECALL_FIELD_NUMBER: _ClassVar[int]
+    HAS_TITLES_FIELD_NUMBER: _ClassVar[int]
     version: str
     created_at: str
     model: str
@@ -375,7 +449,9 @@ class InfoReply(_message.Message):
     live_sequence: int
     live_failure: str
     max_num_edited_items: int
-    def __init__(self, version: _Optional[str] = ..., created_at: _Optional[str] = ..., model: _Optional[str] = ..., num_interests: _Optional[int] = ..., embedding_dim: _Optional[int] = ..., index: _Optional[str] = ..., num_items: _Optional[int] = ..., item_id_kind: _Optional[str] = ..., max_history_length: _Optional[int] = ..., max_num_candidates: _Optional[int] = ..., max_num_history_ids: _Optional[int] = ..., max_num_excluded_ids: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., failed_version: _Optional[str] = ..., failure: _Optional[str] = ..., server_version: _Optional[str] = ..., num_processes: _Optional[int] = ..., max_num_users: _Optional[int] = ..., settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ..., attributes: _Optional[_Iterable[_Union[Attribute, _Mapping]]] = ..., max_num_filters: _Optional[int] = ..., max_num_filter_values: _Optional[int] = ..., min_search_effort: _Optional[float] = ..., max_search_effort: _Optional[float] = ..., max_num_reasons: _Optional[int] = ..., num_hidden_items: _Optional[int] = ..., hidden_failure: _Optional[str] = ..., brown_out_effort: _Optional[float] = ..., is_browned_out: _Optional[bool] = ..., thread_pools: _Optional[_Mapping[str, int]] = ..., history_store: _Optional[str] = ..., history_failure: _Optional[str] = ..., max_num_events: _Optional[int] = ..., max_history_events: _Optional[int] = ..., num_live_items: _Optional[int] = ..., live_sequence: _Optional[int] = ..., live_failure: _Optional[str] = ..., max_num_edited_items: _Optional[int] = ...) -> None: ...
+    index_recall: float
+    has_titles: bool
+    def __init__(self, version: _Optional[str] = ..., created_at: _Optional[str] = ..., model: _Optional[str] = ..., num_interests: _Optional[int] = ..., embedding_dim: _Optional[int] = ..., index: _Optional[str] = ..., num_items: _Optional[int] = ..., item_id_kind: _Optional[str] = ..., max_history_length: _Optional[int] = ..., max_num_candidates: _Optional[int] = ..., max_num_history_ids: _Optional[int] = ..., max_num_excluded_ids: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., failed_version: _Optional[str] = ..., failure: _Optional[str] = ..., server_version: _Optional[str] = ..., num_processes: _Optional[int] = ..., max_num_users: _Optional[int] = ..., settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ..., attributes: _Optional[_Iterable[_Union[Attribute, _Mapping]]] = ..., max_num_filters: _Optional[int] = ..., max_num_filter_values: _Optional[int] = ..., min_search_effort: _Optional[float] = ..., max_search_effort: _Optional[float] = ..., max_num_reasons: _Optional[int] = ..., num_hidden_items: _Optional[int] = ..., hidden_failure: _Optional[str] = ..., brown_out_effort: _Optional[float] = ..., is_browned_out: _Optional[bool] = ..., thread_pools: _Optional[_Mapping[str, int]] = ..., history_store: _Optional[str] = ..., history_failure: _Optional[str] = ..., max_num_events: _Optional[int] = ..., max_history_events: _Optional[int] = ..., num_live_items: _Optional[int] = ..., live_sequence: _Optional[int] = ..., live_failure: _Optional[str] = ..., max_num_edited_items: _Optional[int] = ..., index_recall: _Optional[float] = ..., has_titles: _Optional[bool] = ...) -> None: ...
 
 class Attribute(_message.Message):
     __slots__ = ("name", "num_values", "is_multi_valued")

@@ -79,6 +79,21 @@ class RetrievalStub:
                 request_serializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.ForgetUserRequest.SerializeToString,
                 response_deserializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.ForgetUserReply.FromString,
                 _registered_method=True)
+        self.GetItems = channel.unary_unary(
+                '/re4.v1.Retrieval/GetItems',
+                request_serializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.GetItemsRequest.SerializeToString,
+                response_deserializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.GetItemsReply.FromString,
+                _registered_method=True)
+        self.FindItems = channel.unary_unary(
+                '/re4.v1.Retrieval/FindItems',
+                request_serializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.FindItemsRequest.SerializeToString,
+                response_deserializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.FindItemsReply.FromString,
+                _registered_method=True)
+        self.ListValues = channel.unary_unary(
+                '/re4.v1.Retrieval/ListValues',
+                request_serializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.ListValuesRequest.SerializeToString,
+                response_deserializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.ListValuesReply.FromString,
+                _registered_method=True)
 
 
 class RetrievalServicer:
@@ -148,6 +163,27 @@ class RetrievalServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetItems(self, request, context):
+        """Titles and attributes of items, for people who look at answers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindItems(self, request, context):
+        """Items by words of their titles, by id, or by attributes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListValues(self, request, context):
+        """Values of an attribute, with the number of items that have each.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RetrievalServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -195,6 +231,21 @@ def add_RetrievalServicer_to_server(servicer, server):
                     servicer.ForgetUser,
                     request_deserializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.ForgetUserRequest.FromString,
                     response_serializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.ForgetUserReply.SerializeToString,
+            ),
+            'GetItems': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetItems,
+                    request_deserializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.GetItemsRequest.FromString,
+                    response_serializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.GetItemsReply.SerializeToString,
+            ),
+            'FindItems': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindItems,
+                    request_deserializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.FindItemsRequest.FromString,
+                    response_serializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.FindItemsReply.SerializeToString,
+            ),
+            'ListValues': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListValues,
+                    request_deserializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.ListValuesRequest.FromString,
+                    response_serializer=re4_dot_protos_dot_v1_dot_retrieval__pb2.ListValuesReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -440,6 +491,87 @@ class Retrieval:
             '/re4.v1.Retrieval/ForgetUser',
             re4_dot_protos_dot_v1_dot_retrieval__pb2.ForgetUserRequest.SerializeToString,
             re4_dot_protos_dot_v1_dot_retrieval__pb2.ForgetUserReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/re4.v1.Retrieval/GetItems',
+            re4_dot_protos_dot_v1_dot_retrieval__pb2.GetItemsRequest.SerializeToString,
+            re4_dot_protos_dot_v1_dot_retrieval__pb2.GetItemsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/re4.v1.Retrieval/FindItems',
+            re4_dot_protos_dot_v1_dot_retrieval__pb2.FindItemsRequest.SerializeToString,
+            re4_dot_protos_dot_v1_dot_retrieval__pb2.FindItemsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListValues(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/re4.v1.Retrieval/ListValues',
+            re4_dot_protos_dot_v1_dot_retrieval__pb2.ListValuesRequest.SerializeToString,
+            re4_dot_protos_dot_v1_dot_retrieval__pb2.ListValuesReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -56,6 +56,12 @@ class RetrievalStub:
     """The stored history of a user."""
     ForgetUser: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.ForgetUserRequest, _retrieval_pb2.ForgetUserReply]
     """Remove all that is stored of a user. The reply comes when that is durable."""
+    GetItems: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.GetItemsRequest, _retrieval_pb2.GetItemsReply]
+    """Titles and attributes of items, for people who look at answers."""
+    FindItems: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.FindItemsRequest, _retrieval_pb2.FindItemsReply]
+    """Items by words of their titles, by id, or by attributes."""
+    ListValues: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.ListValuesRequest, _retrieval_pb2.ListValuesReply]
+    """Values of an attribute, with the number of items that have each."""
 
 @_typing.type_check_only
 class RetrievalAsyncStub(RetrievalStub):
@@ -80,6 +86,12 @@ class RetrievalAsyncStub(RetrievalStub):
     """The stored history of a user."""
     ForgetUser: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.ForgetUserRequest, _retrieval_pb2.ForgetUserReply]  # type: ignore[assignment]
     """Remove all that is stored of a user. The reply comes when that is durable."""
+    GetItems: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.GetItemsRequest, _retrieval_pb2.GetItemsReply]  # type: ignore[assignment]
+    """Titles and attributes of items, for people who look at answers."""
+    FindItems: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.FindItemsRequest, _retrieval_pb2.FindItemsReply]  # type: ignore[assignment]
+    """Items by words of their titles, by id, or by attributes."""
+    ListValues: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.ListValuesRequest, _retrieval_pb2.ListValuesReply]  # type: ignore[assignment]
+    """Values of an attribute, with the number of items that have each."""
 
 class RetrievalServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -155,5 +167,29 @@ class RetrievalServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_pb2.ForgetUserReply, _abc.Awaitable[_retrieval_pb2.ForgetUserReply]]:
         """Remove all that is stored of a user. The reply comes when that is durable."""
+
+    @_abc_1.abstractmethod
+    def GetItems(
+        self,
+        request: _retrieval_pb2.GetItemsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retrieval_pb2.GetItemsReply, _abc.Awaitable[_retrieval_pb2.GetItemsReply]]:
+        """Titles and attributes of items, for people who look at answers."""
+
+    @_abc_1.abstractmethod
+    def FindItems(
+        self,
+        request: _retrieval_pb2.FindItemsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retrieval_pb2.FindItemsReply, _abc.Awaitable[_retrieval_pb2.FindItemsReply]]:
+        """Items by words of their titles, by id, or by attributes."""
+
+    @_abc_1.abstractmethod
+    def ListValues(
+        self,
+        request: _retrieval_pb2.ListValuesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retrieval_pb2.ListValuesReply, _abc.Awaitable[_retrieval_pb2.ListValuesReply]]:
+        """Values of an attribute, with the number of items that have each."""
 
 def add_RetrievalServicer_to_server(servicer: RetrievalServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

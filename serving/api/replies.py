@@ -1,11 +1,12 @@
 """The replies: from results to messages, with ids in place of rows and histories oldest first."""
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from re4.protos.v1 import retrieval_pb2
 from re4.serving.api.batch_handler import RequestResult
-from re4.serving.api.explanations import top_attended
 from re4.serving.api.validation import CheckedRequest
 from re4.serving.batching.brown_out import lowest_effort
 from re4.serving.host.threads import thread_pools
@@ -108,6 +109,8 @@ def info_reply(
         live_sequence=live_sequence,
         live_failure=live_failure,
         max_num_edited_items=limits.max_num_edited_items,
+        index_recall=(manifest.index.recall or 0.0) if manifest.index.search_parameters else 1.0,
+        has_titles=snapshot.titles is not None,
         server_version=server_version,
         num_processes=settings.num_processes,
         attributes=[
@@ -163,3 +166,31 @@ def reasons(result: QueryResult, num_reasons: int, snapshot: Snapshot) -> retrie
         items=_item_ids(found.rows_KR.reshape(-1), snapshot),
         weights=found.weights_KR.reshape(-1).tolist(),
     )
+
+
+class TopAttended(NamedTuple):
+    """The history items to which each interest attends most, by falling attention."""
+
+    rows_KR: NDArray[np.int64]
+    weights_KR: NDArray[np.float32]
+
+
+def top_attended(
+    attention_KL: NDArray[np.float32], history_rows_L: NDArray[np.int64], num_reasons: int
+) -> TopAttended:
+    """Return the most attended items; among equally attended ones the newer are first.
+
+    The weights of an item that occurs more than once in the history are added.
+
+    Args:
+        attention_KL: Over the history, newest first.
+        history_rows_L: Item rows, newest first.
+        num_reasons: R; fewer are returned where the history has fewer items.
+    """
+    rows_I, first_I, items_L = np.unique(history_rows_L, return_index=True, return_inverse=True)
+    weights_KI = np.zeros((len(attention_KL), len(rows_I)), np.float32)
+    np.add.at(weights_KI.T, items_L, attention_KL.T)
+    newest_first = np.argsort(first_I)
+    weights_KI, rows_I = weights_KI[:, newest_first], rows_I[newest_first]
+    order_KR = np.argsort(-weights_KI, axis=1, kind="stable")[:, :num_reasons]
+    return TopAttended(rows_I[order_KR], np.take_along_axis(weights_KI, order_KR, 1))

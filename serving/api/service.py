@@ -18,13 +18,15 @@ from time import perf_counter, perf_counter_ns
 from typing import Final, Protocol, TypeAlias
 
 import grpc
+from google.protobuf.message import Message
 
 from re4 import __version__
-from re4.common.errors import OverloadError, RateError, Re4Error, ShedError, UnreadRepliesError
+from re4.common.errors import OverloadError, RateError, Re4Error, ShedError, TooLateError, UnreadRepliesError
 from re4.protos.v1 import retrieval_pb2
 from re4.serving.api import replies
 from re4.serving.api.batch_handler import RequestResult, answer_batch, batch_group
 from re4.serving.api.batch_retrieve import batch_retrieve
+from re4.serving.api.catalogue_calls import Steps, find_items, get_items, list_values
 from re4.serving.api.decoding import decode
 from re4.serving.api.fold_in import FoldIn
 from re4.serving.api.history_calls import HistoryCalls
@@ -222,6 +224,9 @@ class RetrievalService:
             "RecordEvents": (self._record_events, Scope.RECORD_EVENTS),
             "GetHistory": (self._get_history, Scope.READ_HISTORIES),
             "ForgetUser": (self._forget_user, Scope.RECORD_EVENTS),
+            "GetItems": (self._get_items, Scope.RETRIEVE),
+            "FindItems": (self._find_items, Scope.RETRIEVE),
+            "ListValues": (self._list_values, Scope.RETRIEVE),
         }
         methods = [
             Method(
@@ -524,6 +529,39 @@ class RetrievalService:
 
     async def _remove_items(self, data: bytes, time_left: TimeLeft) -> bytes:
         return await self._items.remove_items(data, time_left, CURRENT_CALL.get())
+
+    async def _get_items(self, data: bytes, time_left: TimeLeft) -> bytes:
+        request = decode(retrieval_pb2.GetItemsRequest, data)
+        return await self._in_steps(
+            get_items(request, self._live.current(), self._settings.limits), time_left
+        )
+
+    async def _find_items(self, data: bytes, time_left: TimeLeft) -> bytes:
+        request = decode(retrieval_pb2.FindItemsRequest, data)
+        return await self._in_steps(
+            find_items(request, self._live.current(), self._settings.limits), time_left
+        )
+
+    async def _list_values(self, data: bytes, time_left: TimeLeft) -> bytes:
+        request = decode(retrieval_pb2.ListValuesRequest, data)
+        return await self._in_steps(list_values(request, self._live.current()), time_left)
+
+    async def _in_steps(self, steps: Steps[Message], time_left: TimeLeft) -> bytes:
+        """Return the reply of a call that reads the catalogue, with a turn of the event loop after each step.
+
+        Raises:
+            TooLateError: the deadline passed meanwhile.
+        """
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                reply: Message = end.value
+                return reply.SerializeToString()
+            left_s = time_left()
+            if left_s is not None and left_s <= 0:
+                raise TooLateError("the deadline passed while the catalogue was read")
+            await asyncio.sleep(0)
 
     def _admit(self, snapshot: Snapshot, time_left_s: float | None) -> BatchGroup:
         """Reject a call before it is parsed, where even a default search would be rejected."""

@@ -109,9 +109,9 @@ def check_retrieve(
             options = _with_condition(options, Condition(IS_COLD, known, True))
     return CheckedRequest(
         snapshot=snapshot,
-        history_ids=_ids(request.history, "history", limits.max_num_history_ids, snapshot),
+        history_ids=check_ids(request.history, "history", limits.max_num_history_ids, snapshot),
         num_candidates=request.num_candidates,
-        excluded_ids=_ids(request.exclude, "exclude", limits.max_num_excluded_ids, snapshot),
+        excluded_ids=check_ids(request.exclude, "exclude", limits.max_num_excluded_ids, snapshot),
         exclude_history=request.exclude_history,
         options=options,
         merge_policy=merge_policy,
@@ -142,7 +142,7 @@ def check_encode(
     Raises:
         RequestError: ids that cannot be this catalogue's, or too many.
     """
-    ids = _ids(request.history, "history", settings.limits.max_num_history_ids, snapshot)
+    ids = check_ids(request.history, "history", settings.limits.max_num_history_ids, snapshot)
     return CheckedRequest(snapshot=snapshot, history_ids=ids, num_candidates=0, return_interests=True)
 
 
@@ -158,7 +158,7 @@ def check_record_events(
     num_events = len(request.user_ids)
     if not 1 <= num_events <= max_num_events:
         raise RequestError(f"user_ids has {num_events} ids; it may have from 1 to {max_num_events}")
-    items = _ids(request.items, "items", max_num_events, snapshot)
+    items = check_ids(request.items, "items", max_num_events, snapshot)
     times_ms, event_ids = request.times_ms, request.event_ids
     for name, column, may_be_empty in (
         ("items", items, False),
@@ -220,14 +220,31 @@ def _search_options(
     Raises:
         RequestError: an unknown attribute, too many filters or values, or an effort out of range.
     """
-    effort, filters = request.search_effort, request.filters
-    if not effort and not filters:
+    effort = request.search_effort
+    if not effort and not request.filters:
         return None
     if effort and not limits.min_search_effort <= effort <= limits.max_search_effort:
         raise RequestError(
             f"search_effort is {effort:g}; it must be from {limits.min_search_effort:g} to "
             f"{limits.max_search_effort:g}, or 0 for the default"
         )
+    conditions = check_filters(request.filters, snapshot, limits)
+    # An exact index has no search parameters: whatever the effort, its searches share a call.
+    if not effort or not snapshot.manifest.index.search_parameters:
+        effort = 1.0
+    if not conditions and effort == 1:
+        return None
+    return _ordered_options(conditions, effort)
+
+
+def check_filters(
+    filters: Sequence[retrieval_pb2.AttributeFilter], snapshot: Snapshot, limits: Limits
+) -> set[Condition]:
+    """Check filters, and return their conditions.
+
+    Raises:
+        RequestError: an unknown attribute, or too many filters or values.
+    """
     if len(filters) > limits.max_num_filters:
         raise RequestError(
             f"filters has {len(filters)} filters; it may have from 0 to {limits.max_num_filters}"
@@ -237,13 +254,16 @@ def _search_options(
         raise RequestError(
             f"filters has {num_values} values; it may have from 0 to {limits.max_num_filter_values}"
         )
-    conditions = {_condition(each, f"filters[{place}]", snapshot) for place, each in enumerate(filters)}
-    # An exact index has no search parameters: whatever the effort, its searches share a call.
-    if not effort or not snapshot.manifest.index.search_parameters:
-        effort = 1.0
-    if not conditions and effort == 1:
-        return None
-    return _ordered_options(conditions, effort)
+    return {_condition(each, f"filters[{place}]", snapshot) for place, each in enumerate(filters)}
+
+
+def check_attribute(name: str, field: str, snapshot: Snapshot) -> Attribute:
+    """Return the attribute of a name; raise RequestError where the version has none."""
+    if name not in snapshot.attributes:
+        names = snapshot.attributes.names
+        known = f"has {', '.join(names)}" if names else "has no attributes"
+        raise RequestError(f"{field} is {name[:200]!r}; version {snapshot.manifest.version} {known}")
+    return snapshot.attributes[name]
 
 
 def _ordered_options(conditions: Iterable[Condition], effort: float) -> SearchOptions:
@@ -267,7 +287,7 @@ def _merge_policy(request: retrieval_pb2.RetrieveRequest, snapshot: Snapshot, de
     if policy == _DIVERSITY:
         if not 0 <= request.diversity < math.inf:
             raise RequestError(f"diversity is {request.diversity:g}; it must be 0 or more, and finite")
-        category = _attribute(request.diversity_attribute, "diversity_attribute", snapshot)
+        category = check_attribute(request.diversity_attribute, "diversity_attribute", snapshot)
         return category_diversity(category, request.diversity)
     if request.diversity or request.diversity_attribute:
         raise RequestError(
@@ -285,22 +305,14 @@ def _merge_policy(request: retrieval_pb2.RetrieveRequest, snapshot: Snapshot, de
 
 
 def _condition(message: retrieval_pb2.AttributeFilter, field: str, snapshot: Snapshot) -> Condition:
-    attribute = _attribute(message.attribute, f"{field}.attribute", snapshot)
+    attribute = check_attribute(message.attribute, f"{field}.attribute", snapshot)
     if not message.values:
         raise RequestError(f"{field}.values is empty; give at least one value of {attribute.name!r}")
     codes = {int(code) for code in attribute.value_codes(message.values)} - {-1}
     return Condition(attribute.name, tuple(sorted(codes)), message.drop)
 
 
-def _attribute(name: str, field: str, snapshot: Snapshot) -> Attribute:
-    attributes = snapshot.attributes
-    if name not in attributes:
-        known = f"has {', '.join(attributes.names)}" if attributes.names else "has no attributes"
-        raise RequestError(f"{field} is {name[:200]!r}; version {snapshot.manifest.version} {known}")
-    return attributes[name]
-
-
-def _ids(ids: retrieval_pb2.ItemIds, field: str, max_num_ids: int, snapshot: Snapshot) -> Ids:
+def check_ids(ids: retrieval_pb2.ItemIds, field: str, max_num_ids: int, snapshot: Snapshot) -> Ids:
     """Return the ids of the field that fits the catalogue."""
     strings, ints = ids.strings, ids.ints
     num_ids = len(strings) + len(ints)

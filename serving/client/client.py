@@ -8,6 +8,15 @@ import grpc
 
 from re4.common.errors import ServerError
 from re4.protos.v1 import retrieval_pb2, retrieval_pb2_grpc
+from re4.serving.client.catalogue_values import (
+    CatalogueItem,
+    find_items_request,
+    get_items_request,
+    list_values_request,
+    to_found,
+    to_items,
+    to_values,
+)
 from re4.serving.client.connection import Connection, server_error
 from re4.serving.client.item_values import (
     EditedItems,
@@ -17,8 +26,10 @@ from re4.serving.client.item_values import (
     upsert_request,
 )
 from re4.serving.client.values import (
+    AttributeFilter,
     Candidates,
     Interests,
+    ItemIdList,
     RecordedEvent,
     RetrieveOptions,
     encode_request,
@@ -198,6 +209,52 @@ class RetrievalClient:
         """
         return to_edited(self._call(self._stub.RemoveItems, remove_request(item_ids)))
 
+    def get_items(
+        self, item_ids: Sequence[str] | Sequence[int], *, return_vectors: bool = False
+    ) -> list[CatalogueItem]:
+        """Return titles and attributes of items, one entry for each id, for people who look at answers.
+
+        Args:
+            item_ids: At most `max_num_candidates` of `info`; unknown ids are allowed.
+            return_vectors: Also return the items' vectors.
+
+        Raises:
+            RequestError: ids that are neither all strings nor all integers.
+            ServerError: the server answered with an error, or none answered.
+        """
+        request = get_items_request(item_ids, return_vectors=return_vectors)
+        return to_items(item_ids, self._call(self._stub.GetItems, request))
+
+    def find_items(
+        self, text: str = "", *, filters: Sequence[AttributeFilter] = (), num_items: int = 20
+    ) -> ItemIdList:
+        """Return the ids of items by the words of their titles, by id, or by attributes.
+
+        Args:
+            text: Words, all of which the title contains, in any case; or an item id. Empty for all items.
+            filters: Only items that pass all of these conditions.
+            num_items: Return at most this number; popular items first.
+
+        Raises:
+            RequestError: a value that no request can carry.
+            ServerError: the server answered with an error, or none answered.
+        """
+        return to_found(self._call(self._stub.FindItems, find_items_request(text, filters, num_items)))
+
+    def list_values(self, attribute: str, *, like: str = "", num_values: int = 20) -> dict[str, int]:
+        """Return values of an attribute, with the number of items that have each.
+
+        Args:
+            attribute: Name of the attribute, as `info` lists it.
+            like: Return the values that are most like this text; empty for those of most items.
+            num_values: Return at most this number.
+
+        Raises:
+            RequestError: a value that no request can carry.
+            ServerError: the server answered with an error, or none answered.
+        """
+        return to_values(self._call(self._stub.ListValues, list_values_request(attribute, like, num_values)))
+
     def info(self) -> dict[str, Any]:
         """Return the server's live version, model, index, limits and settings: the fields of `InfoReply`.
 
@@ -303,6 +360,25 @@ class AsyncRetrievalClient:
     async def remove_items(self, item_ids: Sequence[str] | Sequence[int]) -> EditedItems:
         """Leave items out of all answers, as `RetrievalClient.remove_items` does."""
         return to_edited(await self._call(self._stub.RemoveItems, remove_request(item_ids)))
+
+    async def get_items(
+        self, item_ids: Sequence[str] | Sequence[int], *, return_vectors: bool = False
+    ) -> list[CatalogueItem]:
+        """Return titles and attributes of items, as `RetrievalClient.get_items` does."""
+        request = get_items_request(item_ids, return_vectors=return_vectors)
+        return to_items(item_ids, await self._call(self._stub.GetItems, request))
+
+    async def find_items(
+        self, text: str = "", *, filters: Sequence[AttributeFilter] = (), num_items: int = 20
+    ) -> ItemIdList:
+        """Return the ids of items by title, id or attributes, as `RetrievalClient.find_items` does."""
+        request = find_items_request(text, filters, num_items)
+        return to_found(await self._call(self._stub.FindItems, request))
+
+    async def list_values(self, attribute: str, *, like: str = "", num_values: int = 20) -> dict[str, int]:
+        """Return values of an attribute and their numbers of items, as `RetrievalClient.list_values` does."""
+        request = list_values_request(attribute, like, num_values)
+        return to_values(await self._call(self._stub.ListValues, request))
 
     async def info(self) -> dict[str, Any]:
         """Return the fields of the server's `InfoReply` by name, as `RetrievalClient.info` does."""

@@ -143,10 +143,7 @@ def retrieve_request(
             exclude=ids_message(exclude, "exclude"),
             user_id=user_id,
             merge_policy=policy,
-            filters=[
-                retrieval_pb2.AttributeFilter(attribute=each.attribute, values=each.values, drop=each.drop)
-                for each in filters
-            ],
+            filters=filter_messages(filters),
             **fields,
         )
     )
@@ -228,7 +225,7 @@ def forget_user_request(user_id: str) -> retrieval_pb2.ForgetUserRequest:
 
 def to_history(reply: retrieval_pb2.GetHistoryReply) -> list[RecordedEvent]:
     """Convert a reply of GetHistory."""
-    item_ids: Sequence[str | int] = _id_list(reply.items)
+    item_ids: Sequence[str | int] = to_ids(reply.items)
     return [
         RecordedEvent(item_id=item_id, time_ms=time_ms)
         for item_id, time_ms in zip(item_ids, reply.times_ms, strict=True)
@@ -239,7 +236,7 @@ def to_candidates(reply: retrieval_pb2.RetrieveReply) -> Candidates:
     """Convert a reply of Retrieve."""
     has_interests, num_unknown = reply.HasField("interests"), reply.num_unknown_history_ids
     return Candidates(
-        item_ids=_id_list(reply.items),
+        item_ids=to_ids(reply.items),
         scores=np.array(reply.scores, np.float32),
         interest_index=np.array(reply.interest_numbers, np.int64),
         version=reply.version,
@@ -258,7 +255,7 @@ def to_candidates(reply: retrieval_pb2.RetrieveReply) -> Candidates:
 
 def to_batch(reply: retrieval_pb2.BatchRetrieveReply) -> list[Candidates | ServerError]:
     """Convert a reply of BatchRetrieve: one entry for each user."""
-    item_ids = _id_list(reply.items)
+    item_ids = to_ids(reply.items)
     scores, interest_numbers = np.array(reply.scores, np.float32), np.array(reply.interest_numbers, np.int64)
     errors = {error.user: error for error in reply.errors}
     without_history = set(reply.users_without_history)
@@ -296,7 +293,7 @@ def to_interests(found: retrieval_pb2.Interests, version: str, num_unknown_histo
     return Interests(
         vectors=np.array(found.vectors, np.float32).reshape(found.num_interests, found.embedding_dim),
         attention=np.array(found.attention, np.float32).reshape(found.num_interests, -1),
-        attended_item_ids=_id_list(found.attended_items),
+        attended_item_ids=to_ids(found.attended_items),
         version=version,
         num_unknown_history_ids=num_unknown_history_ids,
     )
@@ -315,7 +312,7 @@ def to_facts(reply: retrieval_pb2.InfoReply) -> dict[str, Any]:
 
 
 def _reasons(found: retrieval_pb2.Reasons) -> Reasons | None:
-    each, ids = found.num_items, _id_list(found.items)
+    each, ids = found.num_items, to_ids(found.items)
     if not each:
         return None
     return Reasons(
@@ -361,5 +358,14 @@ def ids_message(ids: Sequence[str] | Sequence[int], field: str) -> retrieval_pb2
     )
 
 
-def _id_list(ids: retrieval_pb2.ItemIds) -> ItemIdList:
+def filter_messages(filters: Sequence[AttributeFilter]) -> list[retrieval_pb2.AttributeFilter]:
+    """Return filters as messages."""
+    return [
+        retrieval_pb2.AttributeFilter(attribute=each.attribute, values=each.values, drop=each.drop)
+        for each in filters
+    ]
+
+
+def to_ids(ids: retrieval_pb2.ItemIds) -> ItemIdList:
+    """Return the ids of a message."""
     return list(ids.strings) or list(ids.ints)

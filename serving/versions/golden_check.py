@@ -34,6 +34,8 @@ def check_golden(snapshot: Snapshot, golden: GoldenQueries, *, max_batch_size: i
     _check_vectors(snapshot)
     snapshot.item_ids.check()
     snapshot.attributes.check()
+    if snapshot.titles is not None:
+        snapshot.titles.check()
     _check_fit(snapshot, golden)
     where = f"{snapshot.path}: golden query"
     num_queries, num_candidates = golden.candidate_rows_QM.shape

@@ -20,6 +20,7 @@ from re4.bundle.hidden_ids import HiddenIds
 from re4.bundle.ids.id_map import ItemIds
 from re4.bundle.layout import ENCODER, INDEX, IS_COLD, POPULAR, VECTORS
 from re4.bundle.manifest import Manifest
+from re4.bundle.titles import Titles
 from re4.common.errors import BundleDamagedError, BundleMismatchError
 from re4.serving.retrieval.devices.backend import CpuBackend, DeviceBackend
 from re4.serving.retrieval.encoder import Encoder, bucket_sizes
@@ -50,6 +51,8 @@ class Snapshot:
     manifest: Manifest
     item_ids: ItemIds
     attributes: Attributes
+    titles: Titles | None
+    """Titles of the version's items; None where it has none."""
     filter_cache: FilterCache
     vectors_ND: NDArray[np.float32]
     """Memory-mapped: processes on one machine share the pages."""
@@ -192,6 +195,7 @@ def load_snapshot(
         manifest=manifest,
         item_ids=item_ids,
         attributes=attributes,
+        titles=Titles.open(path, num_items),
         filter_cache=filter_cache,
         vectors_ND=vectors_ND,
         popular_rows=popular_rows,

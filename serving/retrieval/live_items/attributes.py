@@ -23,6 +23,7 @@ class LiveColumn:
         self._codes: dict[str, int] = {}
         """Of the values that live items have: of the version, or new ones from `num_values` + 1 on."""
         self._num_new = 0
+        self._new_values: list[str] = []
         self._codes_E = GrowingArray(np.int64)
         self._ends_S = GrowingArray(np.int64)
 
@@ -33,6 +34,7 @@ class LiveColumn:
             for value, code in zip(unseen, self.attribute.value_codes(unseen).tolist(), strict=True):
                 if code < 0:
                     self._num_new += 1
+                    self._new_values.append(value)
                     code = self.attribute.num_values + self._num_new
                 self._codes[value] = code
         return np.array(sorted(self._codes[value] for value in values), np.int64)
@@ -71,6 +73,10 @@ class LiveColumn:
     def code_of_new_value(self, value: str) -> int:
         """Return the code of a value that the version does not have; -1 where no live item has it."""
         return self._codes.get(value, -1)
+
+    def new_value(self, code: int) -> str:
+        """Return the value of a code that the version does not have."""
+        return self._new_values[code - self.attribute.num_values - 1]
 
     @property
     def num_new_values(self) -> int:
@@ -112,6 +118,10 @@ class LiveAttribute(Attribute):
         for place in np.flatnonzero(codes < 0).tolist():
             codes[place] = self._column.code_of_new_value(values[place])
         return codes
+
+    def value(self, code: int) -> str:
+        """Return the value of a code, the version's or a new one."""
+        return self._of_version.value(code) if code < self.num_values else self._column.new_value(code)
 
     def codes_of(self, rows_R: NDArray[np.integer]) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
         """Return the codes of the given items, as `Attribute.codes_of`."""

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from re4.serving.api.explanations import top_attended
+from re4.serving.api.replies import top_attended
 
 
 @given(st.integers(1, 9), st.integers(1, 4), st.integers(1, 12), st.integers(0, 2**32 - 1))

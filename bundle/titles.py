@@ -1,0 +1,89 @@
+"""Titles of a version's items, memory-mapped: for people who look at answers. Searches do not use them.
+
+    titles.utf8           the titles, one after another in row order
+    titles.offsets.npy    the start of each title, and the end of the last one    [N + 1]
+
+An item without a title has an empty one. Older versions lack the files, and so do those of catalogues without
+titles.
+
+Legend: N items.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from re4.bundle.array_files import map_text, open_array
+from re4.bundle.layout import TITLES, TITLES_OFFSETS
+from re4.common.errors import BundleDamagedError
+
+MAX_TITLE_BYTES: Final = 400
+"""Longer titles are cut."""
+CHUNK_TITLES: Final = 1024
+"""Titles that a search reads at once: a millisecond at most."""
+
+
+def write_titles(folder: Path, titles: Iterable[str | None]) -> None:
+    """Write the titles of a version's items into its folder, in row order; nothing where all are empty."""
+    lengths = [0]
+    with (folder / TITLES).open("wb") as file:
+        for title in titles:
+            lengths.append(file.write(_encode(title)))
+    offsets_N1 = np.cumsum(lengths, dtype=np.uint64)
+    if not offsets_N1[-1]:
+        (folder / TITLES).unlink()
+        return
+    np.save(folder / TITLES_OFFSETS, offsets_N1.astype("<u8"))
+
+
+class Titles:
+    """The titles of one version. Threads can share it."""
+
+    def __init__(self, folder: Path, num_items: int) -> None:
+        """Map the files of a verified version; raise BundleDamagedError where they do not fit it."""
+        self._offsets_N1: NDArray[np.uint64] = open_array(folder / TITLES_OFFSETS, "<u8", (num_items + 1,))
+        self._text = map_text(folder / TITLES, int(self._offsets_N1[-1]))
+        self._num_items = num_items
+        self._where = folder / TITLES
+
+    @classmethod
+    def open(cls, folder: Path, num_items: int) -> "Titles | None":
+        """Return the titles of a verified version; None where it has none."""
+        return cls(folder, num_items) if (folder / TITLES).exists() else None
+
+    def title(self, row: int) -> str:
+        """Return the title of an item, empty where it has none."""
+        return self._text[int(self._offsets_N1[row]) : int(self._offsets_N1[row + 1])].decode()
+
+    def chunks(self) -> Iterator[tuple[int, str]]:
+        """Yield the titles as joined texts: the first row of each chunk, and its text."""
+        for start in range(0, self._num_items, CHUNK_TITLES):
+            stop = min(start + CHUNK_TITLES, self._num_items)
+            yield start, self._text[int(self._offsets_N1[start]) : int(self._offsets_N1[stop])].decode()
+
+    def num_in_chunk(self, start: int) -> int:
+        """Return the number of titles of the chunk that begins at a row."""
+        return min(CHUNK_TITLES, self._num_items - start)
+
+    def check(self) -> None:
+        """Check that the texts follow each other and are UTF-8; raise BundleDamagedError where not."""
+        lengths_N = np.diff(self._offsets_N1.astype(np.int64))
+        if self._offsets_N1[0] != 0 or (len(lengths_N) and lengths_N.min() < 0):
+            raise BundleDamagedError(f"{self._where}: the offsets do not ascend. Publish the version again")
+        starts_N = self._offsets_N1[:-1][lengths_N > 0].astype(np.int64)
+        try:
+            for _ in self.chunks():
+                pass
+            is_split = (np.frombuffer(self._text, np.uint8)[starts_N] & 0xC0 == 0x80).any()
+        except UnicodeDecodeError:
+            is_split = True
+        if is_split:
+            raise BundleDamagedError(f"{self._where}: not all titles are UTF-8. Publish the version again")
+
+
+def _encode(title: str | None) -> bytes:
+    encoded = " ".join((title or "").split()).encode(errors="replace")[:MAX_TITLE_BYTES]
+    return encoded.decode(errors="ignore").encode()  # a character that was cut in two is dropped
