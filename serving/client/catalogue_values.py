@@ -54,6 +54,7 @@ def get_items_request(
 
 def to_items(ids: Sequence[str] | Sequence[int], reply: retrieval_pb2.GetItemsReply) -> list[CatalogueItem]:
     """Convert a reply of GetItems."""
+    requested: Sequence[str | int] = ids
     return [
         CatalogueItem(
             item_id=id_,
@@ -64,7 +65,7 @@ def to_items(ids: Sequence[str] | Sequence[int], reply: retrieval_pb2.GetItemsRe
             is_hidden=item.is_hidden,
             is_live=item.is_live,
         )
-        for id_, item in zip(ids, reply.items, strict=True)
+        for id_, item in zip(requested, reply.items, strict=True)
     ]
 
 
