@@ -16,9 +16,12 @@ def test_list_and_describe(server: RunningServer) -> None:
     assert grpcurl(server.address, "list", "re4.v1.Retrieval").stdout.split() == [
         "re4.v1.Retrieval.BatchRetrieve",
         "re4.v1.Retrieval.Encode",
+        "re4.v1.Retrieval.FindItems",
         "re4.v1.Retrieval.ForgetUser",
         "re4.v1.Retrieval.GetHistory",
+        "re4.v1.Retrieval.GetItems",
         "re4.v1.Retrieval.Info",
+        "re4.v1.Retrieval.ListValues",
         "re4.v1.Retrieval.RecordEvents",
         "re4.v1.Retrieval.RemoveItems",
         "re4.v1.Retrieval.Retrieve",
