@@ -20,7 +20,7 @@ SVD_ITEMS = 2_000_000
 """Largest catalogue that starts from SVD vectors by default: the SVD takes some 1,600 bytes an item."""
 CHECKPOINT_MINUTES = 10.0
 """Default interval of the checkpoints within an epoch."""
-ADDED_SINCE = {"averaging": 0.0, "history_weight": 0.0, "warm_up": 0.0}
+ADDED_SINCE = {"averaging": 0.0, "history_weight": 0.0, "warm_up": 0.0, "next_n": 1}
 """Settings that runs of earlier versions lack, with the values by which those versions trained."""
 
 
@@ -48,6 +48,12 @@ class TrainConfig:
     )
     history_dropout: float = setting(
         0.3, "Share of history events left out of each training example, at random.", low=0, high=0.95
+    )
+    next_n: int = setting(
+        1,
+        "The target of an example is drawn from the user's next n events; 1: the very next one.",
+        low=1,
+        high=1024,
     )
     position: bool | None = setting(
         None, "Add a learned recency position inside the attention.", default_text=_MODELS_OWN

@@ -1,7 +1,9 @@
-"""Training batches: in each epoch, every event after a user's first one is a target once.
+"""Training batches: in each epoch, every event after a user's first one is the place of an example.
 
-The history of an example is the up to L events before its target, without the events that history
-dropout removes. A batch is gathered from the memory-mapped events when it is needed.
+The history of an example is the up to L events before its place, without the events that history
+dropout removes. Its target is the event at the place or, with `next_n` = n, a random one of the n
+events from there on, as far as the user's training events go. A batch is gathered from the
+memory-mapped events when it is needed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,7 +30,7 @@ class Batch:
     """Valid positions of each history, int64, at least 1."""
 
     targets_B: Tensor
-    """Row of the item that came next, int64."""
+    """Row of the item that came next, or of one of the next n, int64."""
 
     def to(self, device: torch.device) -> "Batch":
         """Copy to a device; to a GPU from pinned memory, so that the copy overlaps the previous step."""
@@ -45,7 +47,13 @@ class TrainingBatches:
     """The shuffled batches of an epoch; its last batch may be smaller."""
 
     def __init__(
-        self, train: Sequences, *, max_history_length: int, batch_size: int, history_dropout: float = 0.0
+        self,
+        train: Sequences,
+        *,
+        max_history_length: int,
+        batch_size: int,
+        history_dropout: float = 0.0,
+        next_n: int = 1,
     ) -> None:
         """Find the targets.
 
@@ -57,6 +65,7 @@ class TrainingBatches:
         self._max_history_length = max_history_length
         self._batch_size = batch_size
         self._history_dropout = history_dropout
+        self._next_n = next_n
         # Targets are numbered without the users' first events: an epoch keeps nothing but an order of them.
         starts_V = self._offsets_U1[:-1][np.diff(self._offsets_U1) > 0]
         self._first_target_V = starts_V - np.arange(len(starts_V))
@@ -79,18 +88,19 @@ class TrainingBatches:
     def epoch(self, seed: Sequence[int], *, first_step: int = 0) -> Iterator[Batch]:
         """Yield the batches of one epoch, from the given step on.
 
-        Order and dropout depend on the seed and the step alone, so an epoch can be resumed at any
-        step.
+        Order, dropout and targets depend on the seed and the step alone, so an epoch can be resumed
+        at any step.
         """
         order = np.arange(self._num_targets, dtype=np.min_scalar_type(-self._num_targets))
         np.random.default_rng(seed).shuffle(order)
         for step in range(first_step, self.num_steps):
-            targets_B = order[step * self._batch_size : (step + 1) * self._batch_size].astype(np.int64)
-            users_B = np.searchsorted(self._first_target_V, targets_B, side="right")
-            yield self._gather(targets_B + users_B, np.random.default_rng([*seed, step + 1]))
+            places_B = order[step * self._batch_size : (step + 1) * self._batch_size].astype(np.int64)
+            users_B = np.searchsorted(self._first_target_V, places_B, side="right")
+            yield self._gather(places_B + users_B, np.random.default_rng([*seed, step + 1]))
 
     def _gather(self, events_B: NDArray[np.int64], generator: np.random.Generator) -> Batch:
-        first_B = self._offsets_U1[np.searchsorted(self._offsets_U1, events_B, side="right") - 1]
+        users_B = np.searchsorted(self._offsets_U1, events_B, side="right") - 1
+        first_B = self._offsets_U1[users_B]
         lengths_B = np.minimum(events_B - first_B, self._max_history_length)
         back_L = np.arange(1, lengths_B.max() + 1)
         valid_BL = back_L[None, :] <= lengths_B[:, None]
@@ -103,12 +113,16 @@ class TrainingBatches:
             rows_BL = np.take_along_axis(rows_BL, front_BL, axis=1)
             lengths_B = valid_BL.sum(axis=1)
             valid_BL = back_L[None, :] <= lengths_B[:, None]
+        targets_B = events_B
+        if self._next_n > 1:
+            num_possible_B = np.minimum(self._next_n, self._offsets_U1[users_B + 1] - events_B)
+            targets_B = events_B + generator.integers(0, num_possible_B)
         by_length = np.argsort(-lengths_B, kind="stable")
         rows_BL = np.where(valid_BL, rows_BL, 0)[by_length, : lengths_B.max()]
         return Batch(
             rows_BL=torch.from_numpy(rows_BL),
             lengths_B=torch.from_numpy(lengths_B[by_length]),
-            targets_B=torch.from_numpy(self._items_E[events_B[by_length]].astype(np.int64)),
+            targets_B=torch.from_numpy(self._items_E[targets_B[by_length]].astype(np.int64)),
         )
 
 

@@ -248,6 +248,7 @@ class _Trainer:
             max_history_length=config.max_history_length,
             batch_size=config.batch_size,
             history_dropout=config.history_dropout,
+            next_n=config.next_n,
         )
         self._sampler = build_sampler(
             config.negatives, config.num_negatives, torch.from_numpy(dataset.item_counts())

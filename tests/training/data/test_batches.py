@@ -9,6 +9,9 @@ from re4.common.errors import DataError
 from re4.training.data.batches import TrainingBatches
 
 USERS = [[1, 2, 3, 4, 5, 6], [7], [8, 9], [3, 3, 3]]
+# The epoch of seed [5, 1] with histories of 3 and dropout .5, as versions without next_n gave it.
+EARLIER_ROWS = [[5, 4], [3, 3], [3, 0], [8, 0], [1, 0], [3, 0], [4, 0], [2, 0]]
+EARLIER_TARGETS = [6, 3, 4, 9, 2, 3, 5, 3]
 
 
 def examples(batches, seed=0):
@@ -70,3 +73,52 @@ def test_an_epoch_can_be_entered_in_the_middle():
         later = [(batch.rows_BL, batch.targets_B) for batch in batches.epoch([4, 1], first_step=step)]
         for one, other in zip(later, whole[step:], strict=True):
             assert all(torch.equal(*pair) for pair in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("options", [{}, {"next_n": 1}])
+def test_the_very_next_event_is_the_target_by_default(options):
+    """The stream of earlier versions, bit for bit."""
+    batches = TrainingBatches(
+        sequences(*USERS), max_history_length=3, batch_size=64, history_dropout=0.5, **options
+    )
+    (whole,) = batches.epoch([5, 1])
+    assert whole.rows_BL.tolist() == EARLIER_ROWS
+    assert whole.targets_B.tolist() == EARLIER_TARGETS
+
+
+def test_histories_and_their_order_do_not_depend_on_next_n():
+    few, many = (
+        TrainingBatches(
+            sequences(*USERS), max_history_length=3, batch_size=3, history_dropout=0.5, next_n=next_n
+        )
+        for next_n in (1, 4)
+    )
+    for one, other in zip(few.epoch([5, 1]), many.epoch([5, 1]), strict=True):
+        assert torch.equal(one.rows_BL, other.rows_BL)
+        assert torch.equal(one.lengths_B, other.lengths_B)
+
+
+def test_next_n_draws_evenly_from_the_next_n_events_of_the_same_user():
+    user, other = list(range(1, 12)), [100, 101, 102]
+    batches = TrainingBatches(sequences(user, other), max_history_length=3, batch_size=64, next_n=4)
+    drawn: dict[int, list[int]] = {}
+    for seed in range(300):
+        for history, target in examples(batches, seed):
+            drawn.setdefault(history[0], []).append(target)
+    for newest, targets in drawn.items():
+        events = user if newest in user else other
+        later = events[events.index(newest) + 1 :][:4]
+        counts = [targets.count(item) for item in later]
+        assert sum(counts) == len(targets) == 300, (
+            "no event before, of another user, or later than the next 4"
+        )
+        expected = 300 / len(later)
+        assert max(abs(count - expected) for count in counts) < 5 * expected**0.5
+
+
+def test_targets_drawn_from_the_next_n_resume_at_any_step():
+    batches = TrainingBatches(sequences(*USERS), max_history_length=3, batch_size=2, next_n=3)
+    whole = [batch.targets_B for batch in batches.epoch([4, 1])]
+    for step in range(batches.num_steps):
+        later = [batch.targets_B for batch in batches.epoch([4, 1], first_step=step)]
+        assert all(torch.equal(*pair) for pair in zip(later, whole[step:], strict=True))

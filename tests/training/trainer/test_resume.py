@@ -59,7 +59,14 @@ def train_until(forks):
 
 @pytest.fixture(scope="module")
 def options(small_options):
-    return {**small_options, "num_epochs": 2, "batch_size": 1024, "negatives": "uniform", "num_negatives": 50}
+    return {
+        **small_options,
+        "num_epochs": 2,
+        "batch_size": 1024,
+        "negatives": "uniform",
+        "num_negatives": 50,
+        "next_n": 3,
+    }
 
 
 @pytest.fixture(scope="module")
