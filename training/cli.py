@@ -12,6 +12,7 @@ from re4.training import api
 from re4.training.config import CHECKPOINT_MINUTES, TrainConfig
 
 if TYPE_CHECKING:
+    from re4.training.evaluation.run_evaluation import RunEvaluation
     from re4.training.trainer.loop import TrainResult
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, made by `re4 train`.")]
@@ -131,7 +132,9 @@ def _print_result(
         f"best epoch {result.best_epoch}: validation Recall@50 {result.valid.recall_50:.4f}{width}; "
         f"{result.seconds_per_epoch:.1f} s an epoch. Next: re4 evaluate {run}"
     )
-    for sentence in filter(None, [result.doubt, *(simple.sentences() if simple else [])]):
+    for sentence in filter(
+        None, [result.doubt, result.valid.collapse, *(simple.sentences() if simple else [])]
+    ):
         print_line(sentence)
 
 
@@ -193,9 +196,11 @@ def evaluate(
         ]
         + [
             ["Coverage", "", f"{result['coverage_50']:.4f}"],
-            ["Cosine between interests", "", f"{result['interest_cosine']:.4f}"],
+            *_interest_rows(evaluation),
         ],
     )
+    if evaluation.collapse:
+        print_line(evaluation.collapse)
     if evaluation.num_users_left_out or evaluation.num_unknown_items:
         print_line(
             f"left out: {evaluation.num_users_left_out:,} users that were trained on; unknown to the run: "
@@ -210,6 +215,21 @@ def evaluate(
                 for label, key in (("Recall", "recall"), ("HitRate", "hit_rate"), ("NDCG", "ndcg"))
             ],
         )
+
+
+def _interest_rows(evaluation: "RunEvaluation") -> list[list[str]]:
+    """Return the rows about several interests; none for one interest."""
+    figures = evaluation.interests
+    if figures is None or len(figures.hit_shares) == 1:
+        return []
+    return [
+        ["Cosine between interests", "", f"{evaluation.interest_cosine:.4f}"],
+        ["Overlap of interests' own lists", "", f"{figures.interest_overlap:.4f}"],
+        ["Effective number of interests", "", f"{figures.effective_interests:.2f}"],
+        ["Lists from one interest", "", f"{figures.one_interest_lists:.4f}"],
+        ["Recall of the most used interest / of all", "", f"{figures.one_interest_recall:.4f}"],
+        ["Share of hits of each interest", "", " ".join(f"{share:.2f}" for share in figures.hit_shares)],
+    ]
 
 
 def report(

@@ -3,6 +3,7 @@
 import functools
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from re4.common.errors import RunError
 from re4.training.config import TrainConfig
 from re4.training.data.dataset import Dataset
 from re4.training.evaluation.baselines import fit_baselines, rank_baseline
-from re4.training.evaluation.protocol import Ranking, rank, summarise
+from re4.training.evaluation.protocol import Evaluation, Ranking, rank, summarise
 from re4.training.run.run import CONFIG, Run
 from re4.training.trainer.checkpoint import CHECKPOINT, read_facts
 from re4.training.trainer.loop import resume, train
@@ -100,13 +101,25 @@ def _test_results(dataset: Dataset, rank_test: Callable[..., Ranking]) -> dict[s
             hits=pack_hits(ranking.top_UM, dataset),
             coverage_50=round(means.coverage_50, 4),
             interest_cosine=round(means.interest_cosine, 4),
+            interests=_interests(means),
             metrics={name: value for name, value in metrics.items() if name.startswith(kinds)},
         )
     return results
 
 
-def _rounded(values: dict[str, float]) -> dict[str, float]:
-    return {name: round(value, 5) for name, value in values.items()}
+def _rounded(values: dict[str, Any]) -> dict[str, float]:
+    """Return the means over users, rounded, without the figures about interests."""
+    return {name: round(value, 5) for name, value in values.items() if name != "interests"}
+
+
+def _interests(means: Evaluation) -> dict[str, Any] | None:
+    """Return the figures about several interests, rounded; None for one interest."""
+    figures = means.interests
+    if figures is None or len(figures.hit_shares) == 1:
+        return None
+    values = asdict(figures)
+    shares = [round(share, 4) for share in values.pop("hit_shares")]
+    return {**{name: round(value, 4) for name, value in values.items()}, "hit_shares": shares}
 
 
 def _made_by() -> dict[str, Any]:

@@ -42,6 +42,8 @@ class TestResult:
     """Packed; see the module's docstring."""
     coverage_50: float
     interest_cosine: float
+    interests: dict[str, Any] | None = None
+    """The figures about several interests; None for one interest, and in lines of earlier versions."""
     metrics: dict[str, float]
     """Means over users, for readers of the file."""
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from re4.benchmarks.common.confidence import half_width
 from re4.benchmarks.common.report import join_parts, page_table
-from re4.benchmarks.quality.ledger import PROTOCOLS, Entry, Ledger
+from re4.benchmarks.quality.ledger import PROTOCOLS, Entry, Ledger, TestResult
 from re4.common.console import print_line, table
 
 METRICS: Final = {
@@ -26,6 +26,13 @@ METRICS: Final = {
 """Names in reports, and headings of tables."""
 _COMPARED: Final = ("recall_20", "recall_50", "ndcg_20", "ndcg_50")
 """Metrics of the terminal's table and of a page's first one: hit rate adds little to recall."""
+_INTEREST_COLUMNS: Final = {
+    "effective_interests": "effective",
+    "interest_overlap": "overlap",
+    "one_interest_recall": "one alone",
+}
+"""Figures about several interests, and headings: the effective number of interests, the overlap of own lists,
+and Recall@50 of the most used interest alone over that of all."""
 _IN_WORDS: Final = ("history left in", "history left out")
 """The protocols."""
 
@@ -153,8 +160,15 @@ def _outcome(
         },
         "coverage_50": float(np.mean([result.coverage_50 for result in results])),
         "interest_cosine": float(np.mean([result.interest_cosine for result in results])),
+        **{name: _mean_of_interests(results, name) for name in _INTEREST_COLUMNS},
         "num_epochs": None if group[0].num_epochs is None else float(np.mean([e.num_epochs for e in group])),
     }
+
+
+def _mean_of_interests(results: Sequence[TestResult], name: str) -> float | None:
+    """Return the mean of a figure about several interests; None where no entry has it."""
+    values = [result.interests[name] for result in results if result.interests is not None]
+    return float(np.mean(values)) if values else None
 
 
 def print_summary(title: str, outcomes: Sequence[dict[str, Any]], verdict: str) -> None:
@@ -211,7 +225,17 @@ def _gain(figures: dict[str, float]) -> str:
 
 def _columns(metrics: Iterable[str]) -> list[str]:
     headings = (METRICS[metric] for metric in metrics)
-    return ["", "seeds", "valid R@50", *headings, "Δ Recall@50", "Δ NDCG@20", "coverage", "cosine"]
+    return [
+        "",
+        "seeds",
+        "valid R@50",
+        *headings,
+        "Δ Recall@50",
+        "Δ NDCG@20",
+        "coverage",
+        "cosine",
+        *_INTEREST_COLUMNS.values(),
+    ]
 
 
 def _cells(outcome: dict[str, Any], shown: Iterable[str]) -> list[str]:
@@ -223,4 +247,6 @@ def _cells(outcome: dict[str, Any], shown: Iterable[str]) -> list[str]:
     for metric in ("recall_50", "ndcg_20"):
         figures = outcome["metrics"][metric]
         cells.append(f"{figures['difference']:+.4f} ±{figures['difference_half_width']:.4f}")
-    return [*cells, f"{outcome['coverage_50']:.3f}", f"{outcome['interest_cosine']:.3f}"]
+    cells += [f"{outcome['coverage_50']:.3f}", f"{outcome['interest_cosine']:.3f}"]
+    figures_of_interests = (outcome[name] for name in _INTEREST_COLUMNS)
+    return [*cells, *("" if value is None else f"{value:.3f}" for value in figures_of_interests)]

@@ -5,15 +5,27 @@ product with them. The list is compared with the user's later events. The items 
 in the list, as in ComiRec, or are taken out, as by a server with `exclude_history`.
 """
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from re4.common.console import progress
 from re4.training.data.dataset import Sequences
 from re4.training.encoders.encoder import Encoded
+from re4.training.evaluation.interests import (
+    MAX_USERS,
+    InterestFigures,
+    InterestLists,
+    are_nearly_one,
+    collapse_sentence,
+    interest_figures,
+    one_interest,
+)
 from re4.training.evaluation.metrics import UserMetrics, rank_metrics
 from re4.training.model.model import MultiInterestModel
 
@@ -44,10 +56,30 @@ class Evaluation:
     """Share of the catalogue within the first 50 of at least one user."""
     interest_cosine: float
     """Mean cosine between two interests of a user: 1 for equal ones, lower for more distinct ones."""
+    interests: InterestFigures | None = None
+    """How distinct the interests of some of the users are; None in evaluations of earlier versions."""
 
-    def to_json(self) -> dict[str, float]:
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Read the metrics from a JSON object, which may lack the figures about interests."""
+        interests = values.get("interests")
+        return cls(**{**values, "interests": interests and InterestFigures(**interests)})
+
+    def to_json(self) -> dict[str, Any]:
         """Return the metrics as a JSON object; a subclass's other fields are not in it."""
-        return {field.name: getattr(self, field.name) for field in fields(Evaluation)}
+        values = {field.name: getattr(self, field.name) for field in fields(Evaluation)}
+        return {**values, "interests": self.interests and asdict(self.interests)}
+
+    @property
+    def collapse(self) -> str:
+        """A sentence that the interests are nearly one; empty where they are not, or there is one only."""
+        figures = self.interests
+        if figures is None:
+            return ""
+        num_interests, overlap = len(figures.hit_shares), figures.interest_overlap
+        if not are_nearly_one(num_interests, overlap, figures.one_interest_recall):
+            return ""
+        return collapse_sentence(num_interests, overlap, figures.one_interest_recall)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,6 +90,8 @@ class Ranking:
     """Item rows, best first, as many as the largest cut-off; -1 for none."""
     interest_cosine: float
     """Mean cosine between two interests of a user; 1 for a model with one interest."""
+    lists: InterestLists | None = None
+    """The lists of some users' interests; None for a model with one interest."""
 
 
 def evaluate(
@@ -79,6 +113,7 @@ def rank(model: MultiInterestModel, held_out: Sequences, *, exclude_history: boo
     block = max(1, _SCORES_PER_BLOCK // (num_items * num_interests))
 
     top_UM = np.empty((held_out.num_users, depth), dtype=np.int64)
+    collected = _Collector(held_out.num_users, depth, num_interests) if num_interests > 1 else None
     sum_of_cosines, num_pairs = 0.0, 0
     training = model.training
     model.eval()
@@ -88,17 +123,52 @@ def rank(model: MultiInterestModel, held_out: Sequences, *, exclude_history: boo
             rows_BL = torch.from_numpy(rows_UL[start:stop]).to(device)
             lengths_B = torch.from_numpy(lengths_U[start:stop]).to(device)
             encoded = model.interests(rows_BL, lengths_B)
-            scores_BN = (encoded.interests_BKD @ vectors_ND.T).amax(dim=1)
+            scores_BKN = encoded.interests_BKD @ vectors_ND.T
             if exclude_history:
                 for user in range(start, stop):
                     history, _ = history_and_targets(held_out, user)
-                    scores_BN[user - start, torch.from_numpy(history).to(device)] = -torch.inf
-            top_UM[start:stop] = scores_BN.topk(depth, dim=1).indices.cpu().numpy()
+                    scores_BKN[user - start, :, torch.from_numpy(history).to(device)] = -torch.inf
+            top_BM = scores_BKN.amax(dim=1).topk(depth, dim=1).indices
+            top_UM[start:stop] = top_BM.cpu().numpy()
+            if collected is not None:
+                collected.add(start, scores_BKN, top_BM, encoded.active_BK)
             total, count = _cosines(encoded)
             sum_of_cosines, num_pairs = sum_of_cosines + total, num_pairs + count
             bar.advance(stop - start)
     model.train(training)
-    return Ranking(top_UM=top_UM, interest_cosine=sum_of_cosines / num_pairs if num_pairs else 1.0)
+    return Ranking(
+        top_UM=top_UM,
+        interest_cosine=sum_of_cosines / num_pairs if num_pairs else 1.0,
+        lists=None if collected is None else collected.lists,
+    )
+
+
+class _Collector:
+    """Collects the lists of the interests of at most `MAX_USERS` users, spread evenly."""
+
+    def __init__(self, num_users: int, depth: int, num_interests: int) -> None:
+        users_S = np.unique(np.linspace(0, num_users - 1, min(MAX_USERS, num_users)).astype(np.int64))
+        shape = (len(users_S), depth)
+        self.lists = InterestLists(
+            users_S=users_S,
+            top_SM=np.empty(shape, np.int64),
+            found_by_SM=np.empty(shape, np.int64),
+            own_SKM=np.empty((len(users_S), num_interests, depth), np.int64),
+            active_SK=np.ones((len(users_S), num_interests), np.bool_),
+        )
+
+    def add(self, start: int, scores_BKN: Tensor, top_BM: Tensor, active_BK: Tensor | None) -> None:
+        """Add the users of a block, whose first one has the number `start`."""
+        lists, depth = self.lists, top_BM.shape[1]
+        low, high = np.searchsorted(lists.users_S, [start, start + len(top_BM)])
+        for place in range(int(low), int(high)):
+            user = int(lists.users_S[place]) - start
+            scores_KN, top_M = scores_BKN[user], top_BM[user]
+            lists.top_SM[place] = top_M.cpu().numpy()
+            lists.found_by_SM[place] = scores_KN[:, top_M].argmax(dim=0).cpu().numpy()
+            lists.own_SKM[place] = scores_KN.topk(depth, dim=1).indices.cpu().numpy()
+            if active_BK is not None:
+                lists.active_SK[place] = active_BK[user].cpu().numpy()
 
 
 def summarise(ranking: Ranking, held_out: Sequences, num_items: int) -> Evaluation:
@@ -114,7 +184,16 @@ def summarise(ranking: Ranking, held_out: Sequences, num_items: int) -> Evaluati
         ndcg_50=float(by_cut[50].ndcg_U.mean()),
         coverage_50=len(np.unique(ranking.top_UM[ranking.top_UM >= 0])) / num_items,
         interest_cosine=ranking.interest_cosine,
+        interests=_interest_figures(ranking, held_out, num_items),
     )
+
+
+def _interest_figures(ranking: Ranking, held_out: Sequences, num_items: int) -> InterestFigures:
+    lists = ranking.lists
+    if lists is None:
+        return one_interest(held_out.num_users)
+    targets_S = [np.unique(history_and_targets(held_out, int(user))[1]) for user in lists.users_S]
+    return interest_figures(lists, targets_S, num_items)
 
 
 def recall_50_U(ranking: Ranking, held_out: Sequences) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ trained on are left out.
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import polars as pl
@@ -62,7 +62,7 @@ def evaluate_run(
     ]
     evaluations = [summarise(ranking, held_out, dataset.num_items) for ranking in rankings]
     return RunEvaluation(
-        **evaluations[0].to_json(),  # type: ignore[arg-type]
+        **{item.name: getattr(evaluations[0], item.name) for item in fields(Evaluation)},
         num_users_left_out=dataset.split(split).num_users - held_out.num_users,
         num_unknown_items=int((rows[0] < 0).sum()),
         is_leak_possible=is_leak_possible,
@@ -153,7 +153,15 @@ def rank_matched(
     row_of[rows_N[rows_N >= 0]] = np.flatnonzero(rows_N >= 0)
     top_UM = np.full((held_out.num_users, found.top_UM.shape[1]), -1, np.int64)
     top_UM[users_C] = row_of[found.top_UM]
-    return replace(found, top_UM=top_UM)
+    lists = found.lists
+    if lists is not None:
+        lists = replace(
+            lists,
+            users_S=users_C[lists.users_S],
+            top_SM=row_of[lists.top_SM],
+            own_SKM=row_of[lists.own_SKM],
+        )
+    return replace(found, top_UM=top_UM, lists=lists)
 
 
 def known_histories(held_out: Sequences, rows_N: NDArray[np.int64]) -> tuple[Sequences, NDArray[np.int64]]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from re4.training.data.dataset import Dataset, Sequences
 from re4.training.evaluation.metrics import Interval
-from re4.training.evaluation.protocol import history_and_targets, rank
+from re4.training.evaluation.protocol import Evaluation, history_and_targets, rank, summarise
 from re4.training.model.model import MultiInterestModel
 from re4.training.run.run import Run
 
@@ -58,6 +58,8 @@ class ReportFigures:
     recall_50: Interval
     start: str
     """The kept epoch's gain over the start in validation, in words; empty where nothing was trained."""
+    evaluation: Evaluation
+    """The metrics of the same lists, with those about several interests."""
     share_of_list_K: list[float]
     """For each interest, its share of all candidates in the users' first 50."""
     share_of_hits_K: list[float]
@@ -76,7 +78,8 @@ class ReportFigures:
 def gather_figures(run: Run, dataset: Dataset, held_out: Sequences) -> ReportFigures:
     """Compute the numbers for the users of a held-out split, with their histories left out of the lists."""
     model = run.load_model()
-    top_UM = rank(model, held_out, exclude_history=True, title="ranking").top_UM
+    ranking = rank(model, held_out, exclude_history=True, title="ranking")
+    top_UM = ranking.top_UM
     interests_UKD, attention_UKL = _encoded(model, held_out)
     found_by_UM = _best_interests(model, interests_UKD, top_UM)
     targets_U = [np.unique(history_and_targets(held_out, user)[1]) for user in range(held_out.num_users)]
@@ -89,6 +92,7 @@ def gather_figures(run: Run, dataset: Dataset, held_out: Sequences) -> ReportFig
         num_users=held_out.num_users,
         recall_50=Interval.of(is_hit_UM.sum(axis=1) / [len(targets) for targets in targets_U]),
         start=_start(run),
+        evaluation=summarise(ranking, held_out, dataset.num_items),
         share_of_list_K=_shares(found_by_UM.ravel(), num_interests),
         share_of_hits_K=_shares(found_by_UM[is_hit_UM], num_interests),
         recall_by_interests_K=_recall_by_interests(model, interests_UKD, held_out, targets_U, found_by_UM),

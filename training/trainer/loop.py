@@ -280,7 +280,7 @@ class _Trainer:
                 self._train_epoch(is_stopped)
                 self._close_epoch()
         best = self._best_record()
-        valid = Evaluation(**best["valid"])
+        valid = Evaluation.from_json(best["valid"])
         trained_before = progress.trained_before
         if trained_before is None:  # a checkpoint of an earlier version
             trained_before = [asdict(TrainedOn())] if progress.started_from else []
@@ -407,10 +407,15 @@ class _Trainer:
         trained = f"loss {record['losses']['total']:.4f}  " if epoch else "the start  "
         width = "" if half_width is None else f" ± {half_width:.4f}"
         speed = f"  {record['examples_per_second']:,.0f} examples/s" if epoch else ""
+        apart = ""
+        if valid.interests is not None and self._model.config.K > 1:
+            apart = (
+                f"  interests: {valid.interests.effective_interests:.1f} effective, overlap "
+                f"{valid.interests.interest_overlap:.2f}, cosine {valid.interest_cosine:.2f}"
+            )
         star = "  *" if is_best else ""
-        _log.info(
-            f"epoch {epoch:>3}  {trained}validation Recall@50 {valid.recall_50:.4f}{width}{speed}{star}"
-        )
+        recall = f"validation Recall@50 {valid.recall_50:.4f}{width}"
+        _log.info(f"epoch {epoch:>3}  {trained}{recall}{apart}{speed}{star}")
         write_metrics(self._out, progress.records)
         if self._tensorboard:
             write_events(self._out, [record])

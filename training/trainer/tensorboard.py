@@ -28,7 +28,11 @@ def write_events(run: Path, records: Sequence[dict[str, Any]]) -> None:
     with SummaryWriter(str(run / FOLDER)) as writer:
         for record in records:
             figures = {f"loss/{name}": value for name, value in record["losses"].items()}
-            figures |= {f"valid/{name}": value for name, value in record["valid"].items()}
+            valid = dict(record["valid"])
+            valid |= valid.pop("interests", None) or {}
+            shares = valid.pop("hit_shares", [])
+            valid |= {f"hit_share_{number}": share for number, share in enumerate(shares)}
+            figures |= {f"valid/{name}": value for name, value in valid.items()}
             figures["examples_per_second"] = record["examples_per_second"]
             for name, value in figures.items():
                 writer.add_scalar(name, value, record["epoch"])

@@ -372,7 +372,8 @@ def test_the_interval_of_each_epoch_is_recorded(run):
 
 
 def result_with(best_epoch, over_start):
-    valid = Evaluation(num_users=100, **dict.fromkeys([field.name for field in fields(Evaluation)][1:], 0.5))
+    names = {field.name for field in fields(Evaluation)} - {"num_users", "interests"}
+    valid = Evaluation(num_users=100, **dict.fromkeys(names, 0.5))
     return TrainResult(
         best_epoch=best_epoch,
         num_epochs=6,
