@@ -67,7 +67,7 @@ def test_a_run_holds_the_best_epoch_and_the_resolved_configuration(planted, run)
     best = max(lines, key=lambda line: line["valid"]["recall_50"])
     assert run.best_epoch == best["epoch"]
     again = evaluate(run.load_model(), planted.valid, exclude_history=False)
-    assert again.to_json() == pytest.approx(best["valid"])
+    assert again == Evaluation.from_json(best["valid"])
     assert None not in run.config.to_json().values()
     assert run.config.negatives == "all"
 
