@@ -59,6 +59,8 @@ class AttributeFiles(NamedTuple):
     """The rows of each value."""
     offsets: str | None
     """Start of each item's codes; None where every item has one code."""
+    positions: str
+    """Optional, where all values are numbers or all are dates: the numbers, or seconds since 1970."""
 
 
 def attribute_files(place: int, *, is_multi_valued: bool) -> AttributeFiles:
@@ -71,6 +73,7 @@ def attribute_files(place: int, *, is_multi_valued: bool) -> AttributeFiles:
         starts=f"{stem}.starts.npy",
         rows=f"{stem}.rows.npy",
         offsets=f"{stem}.offsets.npy" if is_multi_valued else None,
+        positions=f"{stem}.positions.npy",
     )
 
 
@@ -103,10 +106,8 @@ def required_files(id_kind: IdKind, attributes_are_multi_valued: Sequence[bool] 
         attributes_are_multi_valued: One entry for each catalogue attribute.
     """
     id_files = {ID_KEYS, ID_ROWS} | ({ID_TEXT, ID_OFFSETS} if id_kind == "string" else {ID_VALUES})
-    of_attributes = {
-        name
-        for place, is_multi_valued in enumerate(attributes_are_multi_valued)
-        for name in attribute_files(place, is_multi_valued=is_multi_valued)
-        if name is not None
-    }
+    of_attributes = set()
+    for place, is_multi_valued in enumerate(attributes_are_multi_valued):
+        files = attribute_files(place, is_multi_valued=is_multi_valued)
+        of_attributes |= {name for name in files if name not in (None, files.positions)}
     return frozenset({ENCODER, INDEX, VECTORS, GOLDEN, POPULAR} | id_files | of_attributes)

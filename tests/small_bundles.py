@@ -45,7 +45,7 @@ class SmallVersion:
     has_titles: bool = False
     vectors_ND: np.ndarray = field(init=False)
     attributes: dict[str, list[object]] = field(init=False)
-    """The attributes of each item: one colour or none, any number of tags, and whether its row is even."""
+    """Of each item: one colour or none, any number of tags, whether its row is even, and row / 4 as price."""
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.seed)
@@ -60,7 +60,13 @@ class SmallVersion:
         rng = np.random.default_rng(self.seed + 2)
         colours = rng.choice(["red", "green", "blue", ""], self.num_items).tolist()
         tags = [[tag for tag in "abcde" if rng.random() < 0.3] for _ in range(self.num_items)]
-        return {"colour": colours, "tags": tags, "is_even": [row % 2 == 0 for row in range(self.num_items)]}
+        rows = range(self.num_items)
+        return {
+            "colour": colours,
+            "tags": tags,
+            "is_even": [row % 2 == 0 for row in rows],
+            "price": [row / 4 for row in rows],
+        }
 
     @property
     def ids(self) -> list[str] | list[int]:

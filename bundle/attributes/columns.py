@@ -10,10 +10,10 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from re4.common.attribute_values import VALUE_TYPES, AttributeValue, value_text
 from re4.common.errors import BundleError
 
-Value: TypeAlias = str | int | bool
-Column: TypeAlias = Sequence[Value | None] | Sequence[Iterable[Value] | None] | NDArray[Any]
+Column: TypeAlias = Sequence[AttributeValue | None] | Sequence[Iterable[AttributeValue] | None] | NDArray[Any]
 """The values of each item, in row order: one value or None, or any number of values."""
 
 MAX_VALUE_BYTES: Final = 1024
@@ -32,10 +32,10 @@ class CodedColumn:
 
 
 def code_column(name: str, column: Column) -> CodedColumn:
-    """Code a column of plain values. Integers and booleans become their text: `7`, `true`, `false`.
+    """Code a column of plain values. All become their text: `7`, `12.5`, `true`, `2026-01-31`.
 
-    None and the empty text mean that an item has no value. A column that contains a list, set or tuple is
-    multi-valued; its plain values count as lists of one value.
+    None, the empty text and NaN mean that an item has no value. A column that contains a list, set or tuple
+    is multi-valued; its plain values count as lists of one value.
 
     Raises:
         BundleError: a value has another type; the message names the attribute and the row.
@@ -63,15 +63,10 @@ def code_type(num_values: int) -> DTypeLike:
 
 
 def _code(codes: dict[str, int], name: str, row: int, value: Any) -> int:
-    if value is None or value == "":
-        return -1
-    if isinstance(value, bool):
-        text = "true" if value else "false"
-    elif isinstance(value, str | int):
-        text = str(value)
-    else:
+    try:
+        text = value_text(value)
+    except TypeError as error:
         raise BundleError(
-            f"attribute {name!r}, row {row}: {value!r:.60} is {type(value).__name__}; values are texts, "
-            "integers, booleans, or lists of them"
-        )
-    return codes.setdefault(text, len(codes))
+            f"attribute {name!r}, row {row}: {error}; values are {VALUE_TYPES}, or lists of them"
+        ) from None
+    return -1 if text is None else codes.setdefault(text, len(codes))

@@ -9,7 +9,7 @@ Legend: N items, V values, R given rows, E entries (values of those rows).
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,16 @@ from re4.bundle.array_files import check_texts, map_text, open_array
 from re4.bundle.attributes.columns import MAX_VALUE_BYTES, code_type
 from re4.bundle.layout import attribute_files
 from re4.bundle.manifest import AttributeInfo
+from re4.common.attribute_values import Order, position, positions
 from re4.common.errors import BundleDamagedError, BundleError
 
 _CHUNK_CODES: Final = 1 << 20
 """Codes that are checked at once."""
+
+_MAX_SCANS: Final = 8
+"""The rows of more codes are gathered at once, and more codes are looked up in a table."""
+
+Codes: TypeAlias = Sequence[int] | NDArray[np.int64]
 
 
 class Attributes:
@@ -95,6 +101,9 @@ class Attribute:
             self._offsets = open_array(folder / files.offsets, "<i8", (num_items + 1,))
             num_codes = num_entries
         self._codes = open_array(folder / files.codes, code_type(info.num_values), (num_codes,))
+        self._positions_V: NDArray[Any] | None = None
+        if (folder / files.positions).exists():
+            self._positions_V = open_array(folder / files.positions, "<f8", (info.num_values,))
 
     def check(self) -> None:
         """Check that codes by item and rows by value agree; raise BundleDamagedError where not."""
@@ -115,6 +124,10 @@ class Attribute:
         )
         if any(one >= other for one, other in pairwise(self.values())):
             self._refuse("its values do not ascend")
+        if self._positions_V is not None and not np.array_equal(
+            self._positions_V, found if (found := positions(self.values())) is not None else []
+        ):
+            self._refuse("positions that are not those of its values")
         offsets = self._offsets
         if offsets is not None and (
             offsets[0] != 0 or offsets[-1] != len(self._codes) or (np.diff(offsets) < 0).any()
@@ -142,32 +155,58 @@ class Attribute:
         """Return the codes of values, -1 for a value that no item has: int64 [number of values]."""
         return np.array([self._value_code(value) for value in values], np.int64)
 
-    def num_with(self, codes: Sequence[int]) -> int:
-        """Return the sum of the numbers of items with each code: at least the number of items with any."""
-        return sum(int(self._starts[code + 1] - self._starts[code]) for code in codes)
+    @property
+    def order(self) -> Order | None:
+        """Whether ranges of the values are of numbers or of dates; None for values without an order."""
+        if self._positions_V is None:
+            return None
+        found = position(self.value(0))
+        return None if found is None else found[0]
 
-    def rows_with(self, codes: Sequence[int]) -> NDArray[np.int32]:
+    def codes_within(self, low: float, high: float) -> NDArray[np.int64]:
+        """Return the codes of the values from one position to another, both included, ascending.
+
+        An attribute without an order has none.
+        """
+        if self._positions_V is None:
+            return np.empty(0, np.int64)
+        return np.flatnonzero((self._positions_V >= low) & (self._positions_V <= high))
+
+    def num_with(self, codes: Codes) -> int:
+        """Return the sum of the numbers of items with each code: at least the number of items with any."""
+        codes = np.asarray(codes, np.int64)
+        return int((self._starts[codes + 1] - self._starts[codes]).sum())
+
+    def rows_with(self, codes: Codes) -> NDArray[np.int32]:
         """Return the rows of the items with any of the codes, ascending and unique. Reads no other item."""
-        lists = [self._rows[self._starts[code] : self._starts[code + 1]] for code in codes]
-        if len(lists) == 1:
-            return np.asarray(lists[0])
-        if not lists:
-            return np.empty(0, np.int32)
-        together = np.concatenate(lists)
+        if len(codes) == 1:
+            return np.asarray(self._rows[self._starts[codes[0]] : self._starts[codes[0] + 1]])
+        together = self._entries_with(codes)
         return np.unique(together) if self.is_multi_valued else np.sort(together)
 
-    def mask_with(self, codes: Sequence[int]) -> NDArray[np.bool_]:
+    def mask_with(self, codes: Codes) -> NDArray[np.bool_]:
         """Return whether each item of the catalogue has any of the codes: bool [N]."""
+        num_scans = min(len(codes), _MAX_SCANS)
+        if self._offsets is None and self.num_with(codes) > num_scans * self.num_items / 8:
+            # For so many items a scan of all codes is faster.
+            if len(codes) == 1:
+                return np.asarray(self._codes == codes[0])
+            is_wanted_V = np.zeros(self.num_values + 1, np.bool_)
+            is_wanted_V[np.asarray(codes)] = True
+            return np.asarray(is_wanted_V[self._codes])
         mask_N = np.zeros(self.num_items, np.bool_)
-        if self._offsets is None and self.num_with(codes) > len(codes) * self.num_items / 8:
-            for code in codes:  # for so many items a scan of all codes is faster
-                mask_N |= self._codes == code
-            return mask_N
-        for code in codes:
-            mask_N[self._rows[self._starts[code] : self._starts[code + 1]]] = True
+        mask_N[self._entries_with(codes)] = True
         return mask_N
 
-    def have_any(self, rows_R: NDArray[np.integer], codes: Sequence[int]) -> NDArray[np.bool_]:
+    def _entries_with(self, codes: Codes) -> NDArray[np.int32]:
+        """Return the rows of the items with each code, one code after another."""
+        codes = np.asarray(codes, np.int64)
+        if len(codes) <= _MAX_SCANS:
+            lists = [self._rows[self._starts[code] : self._starts[code + 1]] for code in codes.tolist()]
+            return np.concatenate([np.empty(0, np.int32), *lists])
+        return np.asarray(self._rows[_places(self._starts[codes], self._starts[codes + 1])])
+
+    def have_any(self, rows_R: NDArray[np.integer], codes: Codes) -> NDArray[np.bool_]:
         """Return whether each of the given items has any of the codes: bool [R]."""
         codes_E, lengths_R = self.codes_of(rows_R)
         is_wanted_E = np.isin(codes_E, np.asarray(codes, np.int64))
@@ -185,12 +224,8 @@ class Attribute:
         """
         if self._offsets is None:
             return self._codes[rows_R], None
-        starts_R = self._offsets[rows_R]
-        lengths_R = self._offsets[np.asarray(rows_R) + 1] - starts_R
-        # The positions of each item's codes ascend from its start.
-        before_R = np.cumsum(lengths_R) - lengths_R
-        places_E = np.repeat(starts_R - before_R, lengths_R) + np.arange(int(lengths_R.sum()))
-        return self._codes[places_E], lengths_R
+        starts_R, ends_R = self._offsets[rows_R], self._offsets[np.asarray(rows_R) + 1]
+        return self._codes[_places(starts_R, ends_R)], ends_R - starts_R
 
     def value(self, code: int) -> str:
         """Return the value of a code."""
@@ -205,3 +240,10 @@ class Attribute:
             else:
                 high = middle
         return low if low < self.num_values and self.value(low) == value else -1
+
+
+def _places(starts_R: NDArray[np.int64], ends_R: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return all places of R ranges, one range after another."""
+    lengths_R = ends_R - starts_R
+    before_R = np.cumsum(lengths_R) - lengths_R
+    return np.repeat(starts_R - before_R, lengths_R) + np.arange(int(lengths_R.sum()))

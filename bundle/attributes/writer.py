@@ -5,8 +5,10 @@
               the number of values for an item without a value                            [N]
               multi-valued: one item after another, and the start of each item            [E], [N + 1]
     rows      the rows of each value, ascending, and the start of each value              [E], [V + 1]
+    positions the values as numbers, or dates as seconds since 1970; only where all are   [V]
 
-Codes give the values of an item. Rows give the items of a value without a scan of all items.
+Codes give the values of an item. Rows give the items of a value without a scan of all items. Positions give
+the values of a range.
 
 Legend: N items, E entries (one per value of each item), V values.
 """
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 from re4.bundle.attributes.columns import MAX_VALUE_BYTES, CodedColumn, Column, code_column, code_type
 from re4.bundle.layout import attribute_files
 from re4.bundle.manifest import MAX_NUM_ATTRIBUTES, AttributeInfo
+from re4.common.attribute_values import positions
 from re4.common.errors import BundleError
 
 _CHUNK_ITEMS: Final = 262_144
@@ -64,6 +67,9 @@ def _write(folder: Path, place: int, name: str, column: CodedColumn, num_items: 
     is_multi_valued = column.offsets_N1 is not None
     files = attribute_files(place, is_multi_valued=is_multi_valued)
     _write_text(folder, files.text, files.text_offsets, [encoded[at] for at in order])
+    positions_V = positions([column.values[at] for at in order])
+    if positions_V is not None:
+        np.save(folder / files.positions, positions_V)
 
     codes_E = np.full(len(column.codes_E), len(order), code_type(len(order)))
     starts = np.zeros(len(order) + 1, "<i8")

@@ -24,6 +24,7 @@ from re4.bundle.attributes.columns import MAX_VALUE_BYTES
 from re4.bundle.ids.string_keys import MAX_ID_BYTES
 from re4.bundle.layout import IdKind
 from re4.bundle.manifest import MAX_NUM_ATTRIBUTES
+from re4.common.attribute_values import VALUE_TYPES, value_text
 from re4.common.errors import BundleDamagedError, RequestError
 
 ItemId: TypeAlias = str | int
@@ -90,7 +91,7 @@ def checked_upsert(
 
     Args:
         id_: The item's id.
-        attributes: One value or several by name; integers and booleans become their text.
+        attributes: One value or several by name; all become their text.
         vector: `embedding_dim` finite numbers; None or empty for a vector from the attributes.
         kind: Kind of the catalogue's ids.
         space: Fingerprint of the embedding space of the live version.
@@ -152,16 +153,12 @@ def _values(id_: ItemId, name: Any, value: Any) -> tuple[str, ...]:
     values = value if isinstance(value, list | tuple | set | frozenset) else (value,)
     texts: dict[str, None] = {}
     for each in values:
-        if each is None or each == "":
+        try:
+            text = value_text(each)
+        except TypeError as error:
+            raise RequestError(f"{where}: {error}; values are {VALUE_TYPES}") from None
+        if text is None:
             continue
-        if isinstance(each, bool):
-            text = "true" if each else "false"
-        elif isinstance(each, str | int):
-            text = str(each)
-        else:
-            raise RequestError(
-                f"{where}: {each!r:.60} is {type(each).__name__}; values are texts, integers or booleans"
-            )
         try:
             num_bytes = len(text.encode())
         except UnicodeEncodeError:

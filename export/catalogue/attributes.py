@@ -1,8 +1,8 @@
 """Attributes of a version: columns of the catalogue that callers can filter by, as values and codes.
 
 A column that describes items is kept; a column that names them is not: titles and addresses have about as
-many values as there are items, and nobody filters by them. Texts, whole numbers, booleans, and lists of those
-describe items. All values are kept as texts, none of them empty.
+many values as there are items, and nobody filters by them. Texts, numbers, booleans, dates, and lists of
+those describe items. All values are kept as texts, none of them empty: times in UTC, to the second.
 
 Legend: N items, T entries of the column's table, E values of all of them.
 """
@@ -27,6 +27,7 @@ MIN_ITEMS_PER_VALUE: Final = 2
 MAX_NUM_VALUES: Final = 100_000
 """A column with more values is left out unless it is named."""
 
+_TEXT_KINDS: Final = (pl.String, pl.Boolean, pl.Categorical, pl.Enum)
 _MIN_SEEN_AGAIN: Final = 1 << 18
 """Values of chunks collected before duplicates are dropped."""
 
@@ -55,8 +56,9 @@ def choose_attributes(
 ) -> AttributeChoice:
     """Choose the columns of a catalogue that can serve as attributes.
 
-    Texts, whole numbers, booleans and lists of those can be attributes. Without `wanted`, a column is kept
-    that has at least `MIN_ITEMS_PER_VALUE` items to a value, on average, and at most `MAX_NUM_VALUES` values.
+    Texts, numbers, booleans, dates and lists of those can be attributes. Without `wanted`, a column is kept
+    that has at most `MAX_NUM_VALUES` values and either at least `MIN_ITEMS_PER_VALUE` items to a value, on
+    average, or measures items: fractions, dates and times do.
 
     Args:
         items: The catalogue's columns.
@@ -89,7 +91,7 @@ def choose_attributes(
 def _survey_or_reason(column: ItemColumn, *, is_wanted: bool) -> ColumnSurvey | str:
     """Return the values of a column, or the reason why it is no attribute."""
     if not describes(column.kind):
-        return f"it holds {column.kind}, not texts, whole numbers, booleans or lists of those"
+        return f"it holds {column.kind}, not texts, numbers, booleans, dates or lists of those"
     found = survey_column(column, max_values=None if is_wanted else MAX_NUM_VALUES)
     num_values = len(found.values)
     if not num_values:
@@ -98,15 +100,26 @@ def _survey_or_reason(column: ItemColumn, *, is_wanted: bool) -> ColumnSurvey | 
         return f"a value of {found.longest} bytes, at most {MAX_VALUE_BYTES} are allowed"
     if not is_wanted and num_values > MAX_NUM_VALUES:
         return f"more than {MAX_NUM_VALUES:,} different values"
-    if not is_wanted and found.num_entries < MIN_ITEMS_PER_VALUE * num_values:
+    names_items = found.num_entries < MIN_ITEMS_PER_VALUE * num_values
+    if not is_wanted and names_items and not _measures(column.kind):
         return f"{num_values:,} different values for {found.num_entries:,} entries: it names items"
     return found
 
 
 def describes(kind: pl.DataType) -> bool:
     """Return whether a column of this type can describe items."""
-    inner = kind.inner if isinstance(kind, pl.List | pl.Array) else kind
-    return inner.is_integer() or isinstance(inner, pl.String | pl.Boolean | pl.Categorical | pl.Enum)
+    inner = _inner(kind)
+    return inner.is_integer() or isinstance(inner, _TEXT_KINDS) or _measures(kind)
+
+
+def _measures(kind: pl.DataType) -> bool:
+    """Return whether a column of this type has values by which nothing is named."""
+    inner = _inner(kind)
+    return inner.is_float() or isinstance(inner, pl.Decimal | pl.Date | pl.Datetime)
+
+
+def _inner(kind: pl.DataType) -> pl.DataType:
+    return _inner(kind.inner) if isinstance(kind, pl.List | pl.Array) else kind  # type: ignore[arg-type]
 
 
 def survey_column(
@@ -168,15 +181,31 @@ def encode_column(column: ItemColumn, values: pl.Series) -> CodedColumn:
 def _entries(column: pl.Series) -> tuple[pl.Series, NDArray[np.integer] | None]:
     """Return all entries as text, null for none; entries of lists in one row, and the length of each list."""
     if not column.dtype.is_nested():
-        text = column.cast(pl.String)
+        text = _as_text(column)
         return text.set(text == "", None), None
-    lists = column.cast(pl.List(pl.String))
+    lists = column.cast(pl.List(_inner(column.dtype)))
     lengths_T = lists.list.len().fill_null(0).to_numpy()
     # Without empty lists: polars versions differ in whether those explode to an entry.
-    text = lists.filter(lists.list.len() > 0).explode()
+    text = _as_text(lists.filter(lists.list.len() > 0).explode())
     is_entry = (text.is_not_null() & (text != "")).fill_null(False)
     owners = np.repeat(np.arange(len(column)), lengths_T)[is_entry.to_numpy()]
     return text.filter(is_entry), np.bincount(owners, minlength=len(column)).astype(np.int32)
+
+
+def _as_text(column: pl.Series) -> pl.Series:
+    """Return plain values as texts, as `re4.common.attribute_values.value_text` writes them."""
+    if isinstance(column.dtype, pl.Datetime):
+        in_utc = column.dt.convert_time_zone("UTC") if column.dtype.time_zone else column
+        return in_utc.dt.strftime("%Y-%m-%dT%H:%M:%S")
+    if isinstance(column.dtype, pl.Decimal):
+        column = column.cast(pl.Float64)
+    if not column.dtype.is_float():
+        return column.cast(pl.String)
+    values = column.to_frame("value").select(pl.when(pl.col("value").is_finite()).then(pl.col("value")))
+    is_whole = (pl.col("value") == pl.col("value").round()) & (pl.col("value").abs() < 2.0**53)
+    whole = pl.col("value").cast(pl.Int64, strict=False).cast(pl.String)
+    text = pl.when(is_whole).then(whole).otherwise(pl.col("value").cast(pl.String))
+    return values.select(text.alias(column.name)).to_series()
 
 
 def _offsets(lengths: list[NDArray[np.integer]]) -> NDArray[np.int64]:

@@ -30,15 +30,29 @@ class ItemIds(_message.Message):
     ints: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, strings: _Optional[_Iterable[str]] = ..., ints: _Optional[_Iterable[int]] = ...) -> None: ...
 
+class AttributeRange(_message.Message):
+    __slots__ = ("above", "at_least", "below", "at_most")
+    ABOVE_FIELD_NUMBER: _ClassVar[int]
+    AT_LEAST_FIELD_NUMBER: _ClassVar[int]
+    BELOW_FIELD_NUMBER: _ClassVar[int]
+    AT_MOST_FIELD_NUMBER: _ClassVar[int]
+    above: str
+    at_least: str
+    below: str
+    at_most: str
+    def __init__(self, above: _Optional[str] = ..., at_least: _Optional[str] = ..., below: _Optional[str] = ..., at_most: _Optional[str] = ...) -> None: ...
+
 class AttributeFilter(_message.Message):
-    __slots__ = ("attribute", "values", "drop")
+    __slots__ = ("attribute", "values", "drop", "range")
     ATTRIBUTE_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
     DROP_FIELD_NUMBER: _ClassVar[int]
+    RANGE_FIELD_NUMBER: _ClassVar[int]
     attribute: str
     values: _containers.RepeatedScalarFieldContainer[str]
     drop: bool
-    def __init__(self, attribute: _Optional[str] = ..., values: _Optional[_Iterable[str]] = ..., drop: _Optional[bool] = ...) -> None: ...
+    range: AttributeRange
+    def __init__(self, attribute: _Optional[str] = ..., values: _Optional[_Iterable[str]] = ..., drop: _Optional[bool] = ..., range: _Optional[_Union[AttributeRange, _Mapping]] = ...) -> None: ...
 
 class RetrieveRequest(_message.Message):
     __slots__ = ("history", "num_candidates", "exclude", "exclude_history", "return_interests", "merge_policy", "filters", "diversity", "diversity_attribute", "search_effort", "num_reasons", "user_id", "num_new_items")
@@ -454,14 +468,16 @@ class InfoReply(_message.Message):
     def __init__(self, version: _Optional[str] = ..., created_at: _Optional[str] = ..., model: _Optional[str] = ..., num_interests: _Optional[int] = ..., embedding_dim: _Optional[int] = ..., index: _Optional[str] = ..., num_items: _Optional[int] = ..., item_id_kind: _Optional[str] = ..., max_history_length: _Optional[int] = ..., max_num_candidates: _Optional[int] = ..., max_num_history_ids: _Optional[int] = ..., max_num_excluded_ids: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., failed_version: _Optional[str] = ..., failure: _Optional[str] = ..., server_version: _Optional[str] = ..., num_processes: _Optional[int] = ..., max_num_users: _Optional[int] = ..., settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ..., attributes: _Optional[_Iterable[_Union[Attribute, _Mapping]]] = ..., max_num_filters: _Optional[int] = ..., max_num_filter_values: _Optional[int] = ..., min_search_effort: _Optional[float] = ..., max_search_effort: _Optional[float] = ..., max_num_reasons: _Optional[int] = ..., num_hidden_items: _Optional[int] = ..., hidden_failure: _Optional[str] = ..., brown_out_effort: _Optional[float] = ..., is_browned_out: _Optional[bool] = ..., thread_pools: _Optional[_Mapping[str, int]] = ..., history_store: _Optional[str] = ..., history_failure: _Optional[str] = ..., max_num_events: _Optional[int] = ..., max_history_events: _Optional[int] = ..., num_live_items: _Optional[int] = ..., live_sequence: _Optional[int] = ..., live_failure: _Optional[str] = ..., max_num_edited_items: _Optional[int] = ..., index_recall: _Optional[float] = ..., has_titles: _Optional[bool] = ...) -> None: ...
 
 class Attribute(_message.Message):
-    __slots__ = ("name", "num_values", "is_multi_valued")
+    __slots__ = ("name", "num_values", "is_multi_valued", "order")
     NAME_FIELD_NUMBER: _ClassVar[int]
     NUM_VALUES_FIELD_NUMBER: _ClassVar[int]
     IS_MULTI_VALUED_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
     name: str
     num_values: int
     is_multi_valued: bool
-    def __init__(self, name: _Optional[str] = ..., num_values: _Optional[int] = ..., is_multi_valued: _Optional[bool] = ...) -> None: ...
+    order: str
+    def __init__(self, name: _Optional[str] = ..., num_values: _Optional[int] = ..., is_multi_valued: _Optional[bool] = ..., order: _Optional[str] = ...) -> None: ...
 
 class Setting(_message.Message):
     __slots__ = ("name", "value", "source")

@@ -115,7 +115,10 @@ def info_reply(
         num_processes=settings.num_processes,
         attributes=[
             retrieval_pb2.Attribute(
-                name=each.name, num_values=each.num_values, is_multi_valued=each.is_multi_valued
+                name=each.name,
+                num_values=each.num_values,
+                is_multi_valued=each.is_multi_valued,
+                order=snapshot.attributes[each.name].order or "",
             )
             for each in manifest.items.attributes
         ],

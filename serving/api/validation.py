@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, TypeAlias
 from re4.bundle.attributes.reader import Attribute
 from re4.bundle.ids.string_keys import MAX_ID_BYTES
 from re4.bundle.layout import IS_COLD
+from re4.common.attribute_values import position
 from re4.common.errors import RequestError
 from re4.protos.v1 import retrieval_pb2
 from re4.serving.histories.store import MAX_EVENT_ID_BYTES, MAX_USER_ID_BYTES
@@ -268,7 +269,9 @@ def check_attribute(name: str, field: str, snapshot: Snapshot) -> Attribute:
 
 def _ordered_options(conditions: Iterable[Condition], effort: float) -> SearchOptions:
     """Return options that are equal for equal conditions in any order."""
-    in_order = sorted(conditions, key=lambda each: (each.attribute, each.is_drop, each.codes))
+    in_order = sorted(
+        conditions, key=lambda each: (each.attribute, each.is_drop, each.codes, each.range or ())
+    )
     return SearchOptions(tuple(in_order), effort)
 
 
@@ -306,10 +309,41 @@ def _merge_policy(request: retrieval_pb2.RetrieveRequest, snapshot: Snapshot, de
 
 def _condition(message: retrieval_pb2.AttributeFilter, field: str, snapshot: Snapshot) -> Condition:
     attribute = check_attribute(message.attribute, f"{field}.attribute", snapshot)
+    if message.HasField("range"):
+        if message.values:
+            raise RequestError(f"{field} has values and a range; give one of them")
+        return Condition(attribute.name, (), message.drop, _range(message.range, f"{field}.range", attribute))
     if not message.values:
         raise RequestError(f"{field}.values is empty; give at least one value of {attribute.name!r}")
     codes = {int(code) for code in attribute.value_codes(message.values)} - {-1}
     return Condition(attribute.name, tuple(sorted(codes)), message.drop)
+
+
+def _range(message: retrieval_pb2.AttributeRange, field: str, attribute: Attribute) -> tuple[float, float]:
+    """Return the first and the last position of a range."""
+    if attribute.order is None:
+        raise RequestError(
+            f"{field}: the values of {attribute.name!r} are not all numbers or all dates; give values in "
+            "place of a range"
+        )
+    bounds = {bound.name: text for bound, text in message.ListFields()}
+    if not bounds:
+        raise RequestError(f"{field} is empty; give above, at_least, below or at_most")
+    for either, other in (("above", "at_least"), ("below", "at_most")):
+        if either in bounds and other in bounds:
+            raise RequestError(f"{field} has {either} and {other}; give one of them")
+    found = {}
+    for bound, text in bounds.items():
+        place = position(text)
+        if place is None or place[0] != attribute.order:
+            raise RequestError(
+                f"{field}.{bound} is {text[:60]!r}; {attribute.name!r} has {attribute.order}s, such as "
+                f"{attribute.value(0)}"
+            )
+        found[bound] = place[1]
+    low = math.nextafter(found["above"], math.inf) if "above" in found else found.get("at_least", -math.inf)
+    high = math.nextafter(found["below"], -math.inf) if "below" in found else found.get("at_most", math.inf)
+    return low, high
 
 
 def check_ids(ids: retrieval_pb2.ItemIds, field: str, max_num_ids: int, snapshot: Snapshot) -> Ids:

@@ -1,5 +1,6 @@
 """The subcommands `re4 retrieve` and `re4 health`."""
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -46,15 +47,17 @@ def retrieve(
         typer.Option(
             "--filter",
             metavar="NAME=VALUE,…",
-            help="Only items with one of these values of an attribute. `re4 info` lists the attributes. "
-            "Give it again for a further condition.",
+            help="Only items with one of these values of an attribute, or in a range of numbers or dates: "
+            "NAME<50, NAME>=2026-01-01. `re4 info` lists the attributes. Give it again for a further "
+            "condition.",
         ),
     ] = None,
     drop: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE,…",
-            help="Leave out items with one of these values. Give it again for a further condition.",
+            help="Leave out items with one of these values, or in this range. Give it again for a further "
+            "condition.",
         ),
     ] = None,
     diversity: Annotated[
@@ -229,12 +232,19 @@ def _facts(found: "Candidates") -> dict[str, Any]:
 def _filter(text: str, option: str, *, is_drop: bool) -> "AttributeFilter":
     from re4.serving.client.values import AttributeFilter
 
-    name, equals, values = text.partition("=")
-    if not equals:
-        raise UsageError(f"{option} {text!r}: give an attribute and its values, such as genre=drama,comedy")
-    return AttributeFilter(
-        attribute=name, values=[value.strip() for value in values.split(",")], drop=is_drop
-    )
+    parts = re.fullmatch(r"([^=<>]+)(<=|>=|[=<>])(.*)", text, re.DOTALL)
+    if parts is None:
+        raise UsageError(
+            f"{option} {text!r}: give an attribute and its values, such as genre=drama,comedy, or a bound, "
+            "such as 'price<50'"
+        )
+    name, sign, value = (part.strip() for part in parts.groups())
+    if sign == "=":
+        return AttributeFilter(
+            attribute=name, values=[each.strip() for each in value.split(",")], drop=is_drop
+        )
+    bound = {"<": "below", "<=": "at_most", ">": "above", ">=": "at_least"}[sign]
+    return AttributeFilter(attribute=name, drop=is_drop, **{bound: value})
 
 
 def _split_ids(text: str, option: str, kind: str) -> list[str] | list[int]:

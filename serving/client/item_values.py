@@ -2,16 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from re4.common.attribute_values import VALUE_TYPES, AttributeValue, value_text
 from re4.common.errors import RequestError
 from re4.protos.v1 import retrieval_pb2
 from re4.serving.client.values import ids_message, request_of
-
-AttributeValue: TypeAlias = str | int | bool
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -21,7 +20,7 @@ class LiveItem:
     item_id: str | int
     """As in the event log."""
     attributes: Mapping[str, AttributeValue | Sequence[AttributeValue] | None] = field(default_factory=dict)
-    """One value or several by name; integers and booleans become their text."""
+    """One value or several by name; all become their text: `7`, `12.5`, `true`, `2026-01-31`."""
     vector: Sequence[float] | NDArray[np.floating] | None = None
     """In the embedding space of the live version; None for the trained vector of a known item, and for one
     from the attributes of a new item."""
@@ -81,12 +80,10 @@ def _texts(name: str, value: Any) -> list[str]:
     values = value if isinstance(value, list | tuple | set | frozenset) else (value,)
     texts = []
     for each in values:
-        if each is None or each == "":
-            continue
-        if not isinstance(each, str | int | bool):
-            raise RequestError(
-                f"attribute {name!r:.60}: {each!r:.60} is {type(each).__name__}; values are texts, integers "
-                "or booleans"
-            )
-        texts.append(("true" if each else "false") if isinstance(each, bool) else str(each))
+        try:
+            text = value_text(each)
+        except TypeError as error:
+            raise RequestError(f"attribute {name!r:.60}: {error}; values are {VALUE_TYPES}") from None
+        if text is not None:
+            texts.append(text)
     return texts

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias, TypedDict, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from re4.common.attribute_values import AttributeValue, value_text
 from re4.common.errors import RequestError, ServerError
 from re4.protos.v1 import retrieval_pb2
 from re4.serving.protocol.policy_names import enum_name, policy_names
@@ -35,14 +36,26 @@ class Interests:
 
 @dataclass(frozen=True, kw_only=True)
 class AttributeFilter:
-    """A condition on one attribute of the catalogue: the item has at least one of the values."""
+    """A condition on one attribute of the catalogue: the item has one of the values, or one in the range.
+
+    A range has one or two of the bounds and no values. It needs an attribute of numbers or dates (`order` in
+    `info`); bounds are numbers, dates, or their texts.
+    """
 
     attribute: str
     """Name of the attribute, as `info` lists it."""
-    values: Sequence[str]
+    values: Sequence[str] = ()
     """The values, as texts."""
     drop: bool = False
     """Leave out the items that meet the condition, instead of all other items."""
+    above: AttributeValue | None = None
+    """The lower bound of a range, itself left out."""
+    at_least: AttributeValue | None = None
+    """The lower bound of a range."""
+    below: AttributeValue | None = None
+    """The upper bound of a range, itself left out."""
+    at_most: AttributeValue | None = None
+    """The upper bound of a range."""
 
 
 class RetrieveOptions(TypedDict, total=False):
@@ -303,7 +316,11 @@ def to_facts(reply: retrieval_pb2.InfoReply) -> dict[str, Any]:
     """Convert a reply of Info; `settings` and `attributes` become mappings by name."""
     facts = {field.name: getattr(reply, field.name) for field in reply.DESCRIPTOR.fields}
     facts["attributes"] = {
-        each.name: {"num_values": each.num_values, "is_multi_valued": each.is_multi_valued}
+        each.name: {
+            "num_values": each.num_values,
+            "is_multi_valued": each.is_multi_valued,
+            "order": each.order,
+        }
         for each in reply.attributes
     }
     facts["thread_pools"] = dict(reply.thread_pools)
@@ -360,10 +377,23 @@ def ids_message(ids: Sequence[str] | Sequence[int], field: str) -> retrieval_pb2
 
 def filter_messages(filters: Sequence[AttributeFilter]) -> list[retrieval_pb2.AttributeFilter]:
     """Return filters as messages."""
-    return [
-        retrieval_pb2.AttributeFilter(attribute=each.attribute, values=each.values, drop=each.drop)
-        for each in filters
-    ]
+    return [_filter_message(each) for each in filters]
+
+
+def _filter_message(condition: AttributeFilter) -> retrieval_pb2.AttributeFilter:
+    bounds = {}
+    for name in ("above", "at_least", "below", "at_most"):
+        bound = getattr(condition, name)
+        if bound is not None and (text := value_text(bound)) is not None:
+            bounds[name] = text
+        elif bound is not None:
+            raise RequestError(f"{name} of {condition.attribute!r} is {bound!r}; give a number or a date")
+    return retrieval_pb2.AttributeFilter(
+        attribute=condition.attribute,
+        values=condition.values,
+        drop=condition.drop,
+        range=retrieval_pb2.AttributeRange(**bounds) if bounds else None,
+    )
 
 
 def to_ids(ids: retrieval_pb2.ItemIds) -> ItemIdList:

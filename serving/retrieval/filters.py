@@ -1,8 +1,8 @@
 """Filters: which items pass the conditions of a request.
 
-A condition names an attribute and some of its values. An item meets a keep condition where it has
-one of the values, a drop condition where it has none of them; an item must meet all conditions. So
-an item without a value of the attribute meets every drop condition and no keep condition.
+A condition names an attribute and some of its values, or a range of them. An item meets a keep
+condition where it has one of the values, a drop condition where it has none of them; an item must meet
+all conditions. So an item without a value of the attribute meets every drop condition and no keep condition.
 
 Legend: N items, S items of a set, R rows to test.
 """
@@ -10,13 +10,13 @@ Legend: N items, S items of a set, R rows to test.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.bundle.attributes.reader import Attributes
+from re4.bundle.attributes.reader import Attribute, Attributes, Codes
 
 MAX_EXACT_ROWS: Final = 1 << 13
 """Sets of at most so many rows are kept as rows and scored one by one, which is exact. Measured at
@@ -35,6 +35,12 @@ class Condition:
     """Codes of the values, ascending and unique. A value that no item has, has no code: a keep
     condition without codes is met by no item, a drop condition by every item."""
     is_drop: bool
+    range: tuple[float, float] | None = None
+    """In place of codes: the first and the last position of a range of numbers or dates."""
+
+    def codes_of(self, attribute: Attribute) -> Codes:
+        """Return the codes of the condition's values."""
+        return self.codes if self.range is None else attribute.codes_within(*self.range)
 
 
 class AllowedItems:
@@ -107,6 +113,14 @@ class AllowedItems:
         return np.asarray(self._bits[rows_R >> 3] >> (rows_R & 7).astype(np.uint8) & 1, np.bool_)
 
 
+class _Test(NamedTuple):
+    """A condition on the items of one version."""
+
+    attribute: Attribute
+    codes: Codes
+    is_drop: bool
+
+
 def apply_conditions(attributes: Attributes, conditions: Sequence[Condition], num_items: int) -> AllowedItems:
     """Return the items that meet all conditions.
 
@@ -117,18 +131,22 @@ def apply_conditions(attributes: Attributes, conditions: Sequence[Condition], nu
         conditions: On attributes that it has.
         num_items: N.
     """
-    keeps = [condition for condition in conditions if not condition.is_drop]
+    tests = [
+        _Test(attribute, condition.codes_of(attribute), condition.is_drop)
+        for condition in conditions
+        for attribute in (attributes[condition.attribute],)
+    ]
+    keeps = [test for test in tests if not test.is_drop]
     if keeps:
-        rarest = min(keeps, key=lambda keep: attributes[keep.attribute].num_with(keep.codes))
-        if attributes[rarest.attribute].num_with(rarest.codes) <= MAX_EXACT_ROWS:
-            rows_S = attributes[rarest.attribute].rows_with(rarest.codes).astype(np.int64)
-            for condition in conditions:
-                if condition is not rarest:
-                    has_S = attributes[condition.attribute].have_any(rows_S, condition.codes)
-                    rows_S = rows_S[has_S != condition.is_drop]
+        rarest = min(keeps, key=lambda keep: keep.attribute.num_with(keep.codes))
+        if rarest.attribute.num_with(rarest.codes) <= MAX_EXACT_ROWS:
+            rows_S = rarest.attribute.rows_with(rarest.codes).astype(np.int64)
+            for test in tests:
+                if test is not rarest:
+                    rows_S = rows_S[test.attribute.have_any(rows_S, test.codes) != test.is_drop]
             return AllowedItems(rows_S=rows_S)
     mask_N = np.ones(num_items, np.bool_)
-    for condition in conditions:
-        has_N = attributes[condition.attribute].mask_with(condition.codes)
-        mask_N &= ~has_N if condition.is_drop else has_N
+    for test in tests:
+        has_N = test.attribute.mask_with(test.codes)
+        mask_N &= ~has_N if test.is_drop else has_N
     return AllowedItems.of_mask(mask_N)

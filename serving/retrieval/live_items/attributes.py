@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.bundle.attributes.reader import Attribute, Attributes
+from re4.bundle.attributes.reader import Attribute, Attributes, Codes
+from re4.common.attribute_values import Order, position
 from re4.serving.retrieval.live_items.growing import GrowingArray
 
 
@@ -22,8 +23,9 @@ class LiveColumn:
         self.attribute = attribute
         self._codes: dict[str, int] = {}
         """Of the values that live items have: of the version, or new ones from `num_values` + 1 on."""
-        self._num_new = 0
         self._new_values: list[str] = []
+        self._new_positions = GrowingArray(np.float64)
+        """Of the new values, in the order of their codes; NaN for a value without one."""
         self._codes_E = GrowingArray(np.int64)
         self._ends_S = GrowingArray(np.int64)
 
@@ -33,9 +35,9 @@ class LiveColumn:
         if unseen:
             for value, code in zip(unseen, self.attribute.value_codes(unseen).tolist(), strict=True):
                 if code < 0:
-                    self._num_new += 1
+                    code = self.attribute.num_values + 1 + self.num_new_values
                     self._new_values.append(value)
-                    code = self.attribute.num_values + self._num_new
+                    self._new_positions.append(self._position(value))
                 self._codes[value] = code
         return np.array(sorted(self._codes[value] for value in values), np.int64)
 
@@ -81,7 +83,17 @@ class LiveColumn:
     @property
     def num_new_values(self) -> int:
         """Values that the version does not have."""
-        return self._num_new
+        return len(self._new_positions)
+
+    def new_codes_within(self, low: float, high: float) -> NDArray[np.int64]:
+        """Return the codes of the new values from one position to another, both included, ascending."""
+        found = self._new_positions.view()
+        return self.attribute.num_values + 1 + np.flatnonzero((found >= low) & (found <= high))
+
+    def _position(self, value: str) -> NDArray[np.float64]:
+        found = position(value)
+        is_ordered = found is not None and found[0] == self.attribute.order
+        return np.array([found[1] if found is not None and is_ordered else np.nan])
 
     def _bounds(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         ends_S = self._ends_S.view()
@@ -119,6 +131,16 @@ class LiveAttribute(Attribute):
             codes[place] = self._column.code_of_new_value(values[place])
         return codes
 
+    @property
+    def order(self) -> Order | None:
+        """Whether ranges of the values are of numbers or of dates; None for values without an order."""
+        return self._of_version.order
+
+    def codes_within(self, low: float, high: float) -> NDArray[np.int64]:
+        """Return the codes of the values from one position to another, both included, ascending."""
+        own, new = self._of_version.codes_within(low, high), self._column.new_codes_within(low, high)
+        return np.concatenate([own, new])
+
     def value(self, code: int) -> str:
         """Return the value of a code, the version's or a new one."""
         return self._of_version.value(code) if code < self.num_values else self._column.new_value(code)
@@ -152,10 +174,10 @@ class LiveAttribute(Attribute):
         )
         return codes_E[np.argsort(owners_E, kind="stable")], lengths_R
 
-    def have_any_S(self, codes: Sequence[int]) -> NDArray[np.bool_]:
+    def have_any_S(self, codes: Codes) -> NDArray[np.bool_]:
         """Return whether each live slot has any of the codes: bool [S]."""
         is_wanted = np.zeros(self.num_values + self._column.num_new_values + 2, np.bool_)
-        is_wanted[list(codes)] = True
+        is_wanted[np.asarray(codes, np.int64)] = True
         num_before = np.zeros(len(self._codes_E) + 1, np.int64)
         np.cumsum(is_wanted[self._codes_E], out=num_before[1:])
         return np.asarray(num_before[self._ends_S] > num_before[self._starts_S])

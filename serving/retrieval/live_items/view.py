@@ -108,7 +108,7 @@ class LiveItems:
         for condition in conditions:
             attribute = self.attributes[condition.attribute]
             assert isinstance(attribute, LiveAttribute)
-            has_R = attribute.have_any_S(condition.codes)
+            has_R = attribute.have_any_S(condition.codes_of(attribute))
             mask_R &= ~has_R if condition.is_drop else has_R
         few_rows = of_version.few_rows_S
         if few_rows is not None and len(few_rows) + np.count_nonzero(mask_R) <= MAX_EXACT_ROWS:

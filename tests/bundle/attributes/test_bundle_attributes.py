@@ -15,6 +15,7 @@ from re4.bundle.layout import attribute_files
 from re4.bundle.manifest import AttributeInfo, ItemsInfo
 from re4.bundle.publishing.publish import stage_version
 from re4.bundle.verify import verify_version
+from re4.common.attribute_values import position
 from re4.common.errors import BundleDamagedError, BundleError
 
 VALUES = st.one_of(st.text(min_size=1, max_size=3), st.integers(-3, 3), st.booleans())
@@ -68,6 +69,56 @@ def test_every_item_keeps_its_values(
         ] == [sets[row] for row in rows]
 
 
+NUMBERS = st.one_of(st.integers(-40, 40), st.floats(-40, 40), st.sampled_from([1e300, -0.0, 12.25]))
+
+
+@given(
+    column=st.lists(st.lists(NUMBERS, max_size=3), min_size=1, max_size=40), ends=st.tuples(NUMBERS, NUMBERS)
+)
+def test_a_range_has_the_values_between_its_ends(
+    column: list[list[float]], ends: tuple[float, float], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    if not any(column):
+        return
+    folder = tmp_path_factory.mktemp("attributes")
+    single = [numbers[0] if numbers else None for numbers in column]
+    if all(number is None for number in single):
+        return
+    attributes = write_and_open(folder, several=column, single=single)
+    attributes.check()
+    low, high = sorted(ends)
+    for name, sets in (("several", column), ("single", [item[:1] for item in column])):
+        attribute = attributes[name]
+        assert attribute.order == "number"
+        codes = attribute.codes_within(low, high)
+        assert {float(attribute.value(code)) for code in codes} == {
+            number for numbers in sets for number in numbers if low <= number <= high
+        }
+        expected = [any(low <= number <= high for number in numbers) for numbers in sets]
+        assert attribute.mask_with(codes).tolist() == expected
+        assert attribute.rows_with(codes).tolist() == np.flatnonzero(expected).tolist()
+        assert attribute.have_any(np.arange(len(sets)), codes).tolist() == expected
+
+
+def test_only_attributes_of_numbers_alone_or_of_dates_alone_have_an_order(tmp_path: Path) -> None:
+    attributes = write_and_open(
+        tmp_path,
+        price=[12.5, 3.0, float("nan"), None],
+        released=["2026-01-31", "1969-12-31T23:59:59", "2026-01-31T01:00:00+01:00", None],
+        mixed=["7", "2026-01-31", None, None],
+        title=["7", "seven", None, None],
+        is_new=[True, False, None, None],
+    )
+    orders = {name: attributes[name].order for name in attributes.names}
+    assert orders == {"price": "number", "released": "date", "mixed": None, "title": None, "is_new": None}
+    assert attributes["price"].values() == ["12.5", "3"]
+    january = position("2026-01-31")
+    assert january is not None
+    assert len(attributes["released"].codes_within(january[1], january[1])) == 2
+    assert len(attributes["released"].codes_within(-1, 0)) == 1
+    assert not len(attributes["title"].codes_within(-np.inf, np.inf))
+
+
 @pytest.mark.parametrize("num_values", [1, 255, 256, 65_535, 65_536])
 def test_codes_fit_however_many_values_there_are(num_values: int, tmp_path: Path) -> None:
     column: list[int | None] = [*range(num_values), None, 0]
@@ -113,7 +164,7 @@ def test_an_unknown_attribute_is_an_error_that_names_the_known_ones(tmp_path: Pa
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"a": [1.5, "x"]}, r"attribute 'a', row 0: 1\.5 is float"),
+        ({"a": [1j, "x"]}, r"attribute 'a', row 0: 1j is complex"),
         ({"a": [["x"], [b"y"]]}, "row 1"),
         ({"a": ["x"]}, "of 1 items, the catalogue has 2"),
         ({"a": [None, ""]}, "no item has a value"),
@@ -215,12 +266,17 @@ def test_two_attributes_of_one_name_are_refused() -> None:
         ("0.values.offsets", 1, 9, "not told apart"),
         ("1.codes", 0, 2, "code 2, 1 is the highest"),
         ("1.offsets", 1, 5, "offsets that do not rise"),
+        ("2.positions", 1, 3, "positions that are not those of its values"),
     ],
 )
 def test_files_that_contradict_each_other_are_noticed(
     file: str, place: int, value: int, message: str, tmp_path: Path
 ) -> None:
-    columns = {"letter": ["a", "b", "c", None], "tags": [["x"], ["y", "x"], [], ["y"]]}
+    columns = {
+        "letter": ["a", "b", "c", None],
+        "tags": [["x"], ["y", "x"], [], ["y"]],
+        "price": [1.5, 2, None, None],
+    }
     infos = write_attributes(tmp_path, columns, 4)
     path = tmp_path / f"attribute_{file}.npy"
     array = np.load(path)

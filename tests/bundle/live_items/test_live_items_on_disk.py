@@ -274,7 +274,7 @@ def test_upserts_are_checked() -> None:
         ({"vector": [1]}, "shape"),
         ({"vector": [1, float("nan")]}, "not finite"),
         ({"vector": [1, "x"]}, "numbers"),
-        ({"attributes": {"a": 1.5}}, "float"),
+        ({"attributes": {"a": 1j}}, "complex"),
         ({"attributes": {"": "x"}}, "characters"),
         ({"attributes": {"a": "x" * 1025}}, "1025 UTF-8 bytes"),
         ({"attributes": {"a": [str(n) for n in range(300)]}}, "300 values"),

@@ -19,7 +19,9 @@ ITEMS = pl.DataFrame(
         "genres": [["Drama"], ["Drama", "Comedy"], [], None, ["Comedy", None], ["Drama"], ["Drama"], [""]],
         "year": [1999, 1999, None, 2001, 2001, 2001, 1999, 1999],
         "in_print": [True, False, None, True, True, True, True, False],
-        "price": [1.5] * 8,
+        "price": [1.5, 2.0, 3.25, 4.0, 5.0, 6.0, 7.0, None],
+        "released": pl.Series(["2026-01-31"] * 8).str.to_datetime().dt.replace_time_zone("UTC"),
+        "length": pl.Series(range(8)).cast(pl.Duration("ms")),
         "empty": pl.Series([None] * 8, dtype=pl.String),
     }
 )
@@ -27,8 +29,8 @@ ITEMS = pl.DataFrame(
 
 def test_columns_that_describe_are_kept_and_columns_that_name_are_not() -> None:
     chosen = choose_attributes(columns_of(ITEMS.lazy()))
-    assert list(chosen.columns) == ["genres", "year", "in_print"]
-    assert set(chosen.left_out) == {"title", "price", "empty"}
+    assert list(chosen.columns) == ["genres", "year", "in_print", "price", "released"]
+    assert set(chosen.left_out) == {"title", "length", "empty"}
     assert "names items" in chosen.left_out["title"]
 
 
@@ -39,7 +41,7 @@ def test_a_wanted_column_is_kept_whatever_its_values() -> None:
 
 @pytest.mark.parametrize(
     ("wanted", "message"),
-    [("colour", "it has 'title', 'genres'"), ("price", "Float64"), ("empty", "no item has a value")],
+    [("colour", "it has 'title', 'genres'"), ("length", "Duration"), ("empty", "no item has a value")],
 )
 def test_a_wanted_column_that_cannot_be_kept_is_an_error(wanted: str, message: str) -> None:
     with pytest.raises(ExportError, match=message):
@@ -63,7 +65,7 @@ def test_a_version_holds_the_attributes_of_its_catalogue(tmp_path: Path) -> None
     path = tmp_path / publish_run(run, tmp_path, index="flat")
     items = verify_version(path).items
     attributes = Attributes.open(path, items.attributes, items.num_items)
-    assert attributes.names == ("genres", "year", "in_print")
+    assert attributes.names == ("genres", "year", "in_print", "price", "released")
     found = {
         name: {
             value: attributes[name].rows_with([code]).tolist()
@@ -75,4 +77,8 @@ def test_a_version_holds_the_attributes_of_its_catalogue(tmp_path: Path) -> None
         "genres": {"Comedy": [1, 4], "Drama": [0, 1, 5, 6]},
         "year": {"1999": [0, 1, 6, 7], "2001": [3, 4, 5]},
         "in_print": {"false": [1, 7], "true": [0, 3, 4, 5, 6]},
+        "price": {"1.5": [0], "2": [1], "3.25": [2], "4": [3], "5": [4], "6": [5], "7": [6]},
+        "released": {"2026-01-31T00:00:00": list(range(8))},
     }
+    assert attributes["price"].rows_with(attributes["price"].codes_within(2, 4)).tolist() == [1, 2, 3]
+    assert attributes["released"].order == "date"

@@ -156,6 +156,31 @@ BAD_RETRIEVES = {
         BAD,
         "filters[0].values is empty; give at least one value of 'tags'",
     ),
+    "a range of texts": (
+        asking(filters=[{"attribute": "tags", "range": {"above": "1"}}]),
+        BAD,
+        "filters[0].range: the values of 'tags' are not all numbers or all dates; give values",
+    ),
+    "a range and values": (
+        asking(filters=[{"attribute": "price", "values": ["1"], "range": {"above": "1"}}]),
+        BAD,
+        "filters[0] has values and a range",
+    ),
+    "a range without bounds": (
+        asking(filters=[{"attribute": "price", "range": {}}]),
+        BAD,
+        "filters[0].range is empty; give above, at_least, below or at_most",
+    ),
+    "a range with two lower bounds": (
+        asking(filters=[{"attribute": "price", "range": {"above": "1", "at_least": "2"}}]),
+        BAD,
+        "filters[0].range has above and at_least",
+    ),
+    "a bound of another kind": (
+        asking(filters=[{"attribute": "price", "range": {"below": "2026-01-31"}}]),
+        BAD,
+        "filters[0].range.below is '2026-01-31'; 'price' has numbers, such as 0",
+    ),
     "too many filters": (
         asking(filters=[{"attribute": "tags", "values": ["a"]}] * 17),
         BAD,

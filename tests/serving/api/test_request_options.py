@@ -56,6 +56,19 @@ def test_a_value_that_no_item_has_matches_nothing(client: RetrievalClient, histo
     assert dropped.item_ids == client.retrieve(history, 5).item_ids
 
 
+def test_a_range_keeps_or_drops_the_values_between_its_bounds(
+    client: RetrievalClient, small_version: SmallVersion, history: list[str]
+) -> None:
+    def rows(**condition: object) -> list[int]:
+        found = client.retrieve(history, 60, filters=[AttributeFilter(attribute="price", **condition)])
+        return sorted(small_version.ids.index(id_) for id_ in found.item_ids)
+
+    assert rows(above=1, below=2.5) == [5, 6, 7, 8, 9]
+    assert rows(at_least="1.00", at_most=2.5) == [4, 5, 6, 7, 8, 9, 10]
+    assert rows(at_least=1, drop=True) == [0, 1, 2, 3]
+    assert rows(above=1e9) == []
+
+
 def test_in_a_batch_each_user_has_their_own_options(
     client: RetrievalClient, small_version: SmallVersion, history: list[str]
 ) -> None:
@@ -87,9 +100,10 @@ def test_reasons_are_the_history_items_that_the_interest_attends_to(
 def test_info_says_what_can_be_asked_for(client: RetrievalClient) -> None:
     facts = client.info()
     assert facts["attributes"] == {
-        "colour": {"num_values": 3, "is_multi_valued": False},
-        "tags": {"num_values": 5, "is_multi_valued": True},
-        "is_even": {"num_values": 2, "is_multi_valued": False},
+        "colour": {"num_values": 3, "is_multi_valued": False, "order": ""},
+        "tags": {"num_values": 5, "is_multi_valued": True, "order": ""},
+        "is_even": {"num_values": 2, "is_multi_valued": False, "order": ""},
+        "price": {"num_values": 60, "is_multi_valued": False, "order": "number"},
     }
     assert (facts["max_num_filters"], facts["max_num_filter_values"], facts["max_num_reasons"]) == (
         16,

@@ -68,6 +68,9 @@ def test_filters_and_reasons(
     }
     assert {one["item_id"] for one in answer["candidates"]} == expected
     assert all({one["item_id"] for one in each} == {ids[4], ids[9]} for each in answer["reasons"])
+    retrieve(f"{ids[4]},{ids[9]}", keep=["price>=2", "price < 3"], drop=["price<=2"], **asked, as_json=True)
+    answer = json.loads(capsys.readouterr().out)
+    assert {one["item_id"] for one in answer["candidates"]} == set(ids[9:12])
     retrieve(f"{ids[4]},{ids[9]}", keep=["tags=a"], **asked)
     said = capsys.readouterr().out
     assert "because of" in said

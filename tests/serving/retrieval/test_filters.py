@@ -14,7 +14,7 @@ from re4.serving.retrieval.filter_cache import FilterCache
 from re4.serving.retrieval.filters import AllowedItems, Condition, apply_conditions
 
 NUM_ITEMS = 203
-COLUMNS = ("letter", "tags")
+COLUMNS = ("letter", "tags", "price")
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +22,7 @@ def columns() -> dict[str, list[object]]:
     rng = np.random.default_rng(1)
     return {
         "letter": rng.choice([*"abc", ""], NUM_ITEMS).tolist(),
+        "price": rng.choice([*range(30)], NUM_ITEMS).tolist(),
         "tags": [[tag for tag in "xyz" if rng.random() < 0.4] for _ in range(NUM_ITEMS)],
     }
 
@@ -38,6 +39,11 @@ condition_lists = st.lists(
         st.sampled_from(COLUMNS),
         st.sets(st.integers(0, 2)).map(lambda codes: tuple(sorted(codes))),
         st.booleans(),
+    )
+    | st.builds(
+        lambda is_drop, ends: Condition("price", (), is_drop, (min(ends), max(ends))),
+        st.booleans(),
+        st.tuples(st.integers(-1, 31), st.integers(-1, 31)),
     ),
     min_size=1,
     max_size=4,
@@ -49,10 +55,13 @@ def test_exactly_the_items_that_meet_all_conditions(
     conditions: list[Condition], few: int, attributes: Attributes, columns: dict[str, list[object]]
 ) -> None:
     def passes(row: int, condition: Condition) -> bool:
+        own = columns[condition.attribute][row]
+        if condition.range is not None:
+            return (condition.range[0] <= own <= condition.range[1]) != condition.is_drop
         values = attributes[condition.attribute].values()
         wanted = {values[code] for code in condition.codes}
-        own = columns[condition.attribute][row]
-        return bool(wanted & set(own if isinstance(own, list) else [own])) != condition.is_drop
+        texts = set(own if isinstance(own, list) else [str(own)])
+        return bool(wanted & texts) != condition.is_drop
 
     expected = [row for row in range(NUM_ITEMS) if all(passes(row, each) for each in conditions)]
     with pytest.MonkeyPatch.context() as patch:

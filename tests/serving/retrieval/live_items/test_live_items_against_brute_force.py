@@ -91,6 +91,7 @@ def changes(kind: str) -> st.SearchStrategy[list[Any]]:
             "colour": st.sampled_from([("red",), ("blue",), ("mauve",)]),
             "tags": st.sampled_from([("a",), ("b", "zz"), ("a", "e")]),
             "size": st.just(("large",)),
+            "price": st.sampled_from([("3.25",), ("3.3",), ("1e3",), ("cheap",)]),
         },
     )
     change = st.one_of(
@@ -137,6 +138,13 @@ def test_small_catalogues(data: st.DataObject, kind: str, has_hidden: bool) -> N
         keep = {name: set(each) for name, each in values.items()}
         reply = ask(snapshot, kind, histories[:1], filters=filters)[0]
         check(reply, kind, catalogue.best(histories[0], 20, keep=keep))
+    cheap = retrieval_pb2.AttributeFilter(
+        attribute="price", range=retrieval_pb2.AttributeRange(above="2", at_most="3.3")
+    )
+    prices = {text for values in catalogue.values.values() for text in values.get("price", ())} - {"cheap"}
+    reply = ask(snapshot, kind, histories[:1], filters=[cheap])[0]
+    keep = {"price": {text for text in prices if 2 < float(text) <= 3.3}}
+    check(reply, kind, catalogue.best(histories[0], 20, keep=keep))
     exclude = {*version.ids[:9], *new[:3]}
     reply = ask(snapshot, kind, histories[:1], exclude=ids(kind, sorted(exclude, key=str)))[0]
     check(reply, kind, catalogue.best(histories[0], 20, exclude=exclude))
