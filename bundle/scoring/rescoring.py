@@ -36,6 +36,7 @@ def rescore(
     interests_BKD: NDArray[np.float32],
     vectors_ND: NDArray[np.float32],
     size: int,
+    more: tuple[int, NDArray[np.float32]] | None = None,
 ) -> CandidatePool:
     """Score the best items that the interests of each request found by their vectors.
 
@@ -45,6 +46,7 @@ def rescore(
         interests_BKD: Interest vectors of the search.
         vectors_ND: Item vectors; may be memory-mapped.
         size: Largest number of items of a request to score.
+        more: The first row of further items, at least N, and their vectors; None for none.
     """
     num_requests, num_interests, num_results = rows_BKS.shape
     shape = (num_requests, num_interests * num_results)
@@ -53,6 +55,11 @@ def rescore(
         rows_BP = _most_promising(scores_BKS.reshape(shape), rows_BP, size)
     rows_BP.sort(axis=1)
     vectors_BPD = vectors_ND.take(rows_BP, axis=0, mode="wrap")
+    if more is not None:
+        first_row, vectors_RD = more
+        places = np.flatnonzero(rows_BP >= first_row)
+        rows = rows_BP.reshape(-1)[places] - first_row
+        vectors_BPD.reshape(-1, vectors_ND.shape[1])[places] = vectors_RD.take(rows, axis=0)
     with np.errstate(invalid="ignore"):  # OpenBLAS may raise it for finite numbers
         scores_BPK = np.matmul(vectors_BPD, interests_BKD.transpose(0, 2, 1))
     scores_BKP = np.ascontiguousarray(scores_BPK.transpose(0, 2, 1))

@@ -18,6 +18,8 @@
 
 typedef struct {
     int64_t num_lists, dim, num_subs, num_interests, pool_size, num_items;
+    int64_t first_row;        /* is added to the rows */
+    const uint8_t *is_hidden; /* of each row, without `first_row`; NULL where all may be found */
     const uint8_t *const *codes; /* of each list */
     const int64_t *const *rows;  /* of each list */
     const int64_t *sizes;        /* of each list */
@@ -210,14 +212,14 @@ static float scan_list(
         for (; passing; passing &= passing - 1) {
             int place = __builtin_ctz(passing);
             int64_t row = rows[first + place];
-            if (row < 0 || row >= index->num_items) continue;
+            if (row < 0 || row >= index->num_items || (index->is_hidden && index->is_hidden[row])) continue;
             float best = -INFINITY;
             for (int i = 0; i < num_readers; i++)
                 if (own[i] >> place & 1) {
                     float score = readers[i].offset + sums[i][place] / readers[i].table->scale;
                     best = score > best ? score : best;
                 }
-            keys[(*number)++] = key_of(best, row);
+            keys[(*number)++] = key_of(best, index->first_row + row);
         }
         if (*number >= 2 * index->pool_size) {
             threshold = shrink(keys, number, index->pool_size);
@@ -258,11 +260,12 @@ static int64_t promising(const float *reaches, int64_t num_pairs, int64_t most, 
 /* For each request, find the vectors with the best approximate scores in its lists.
 
    `interests` is [num_requests, num_interests, dim]. `reaches` is [num_requests, num_interests, num_lists],
-   of which the pairs to read are chosen. `scores` and `rows` are [num_requests, pool_size], in no order; rows
+   of which the pairs to read are chosen. `more`, which may be NULL, has further vectors in lists of the same
+   centroids and codebook. `scores` and `rows` are [num_requests, pool_size], in no order; rows
    are -1 where no more was found. Returns 0, or 1 without memory. */
 int scan_lists(
-    const scan_index *index, int64_t num_requests, const float *interests, const float *reaches,
-    int64_t most_pairs, float reach_drop, float *scores, int64_t *rows) {
+    const scan_index *index, const scan_index *more, int64_t num_requests, const float *interests,
+    const float *reaches, int64_t most_pairs, float reach_drop, float *scores, int64_t *rows) {
     int64_t num_interests = index->num_interests, pool_size = index->pool_size, dim = index->dim;
     int64_t all_pairs = num_interests * index->num_lists;
     uint8_t *bytes = malloc(16 * index->num_subs * num_interests);
@@ -303,9 +306,14 @@ int scan_lists(
                 if (!is_done[other]) { /* the next list's first codes are loaded meanwhile */
                     const uint8_t *next = index->codes[pair_lists[other]];
                     for (int line = 0; line < 2048; line += 64) __builtin_prefetch(next + line);
+                    if (more) {
+                        next = more->codes[pair_lists[other]];
+                        for (int line = 0; line < 2048; line += 64) __builtin_prefetch(next + line);
+                    }
                     break;
                 }
             threshold = scan_list(index, list, readers, num_readers, keys, &number, threshold);
+            if (more) threshold = scan_list(more, list, readers, num_readers, keys, &number, threshold);
         }
         shrink(keys, &number, pool_size);
         for (int64_t i = 0; i < pool_size; i++) {

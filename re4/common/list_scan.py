@@ -13,7 +13,7 @@ import logging
 import subprocess
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,12 +38,24 @@ class _Index(ctypes.Structure):
         ("num_interests", ctypes.c_int64),
         ("pool_size", ctypes.c_int64),
         ("num_items", ctypes.c_int64),
+        ("first_row", ctypes.c_int64),
+        ("is_hidden", ctypes.c_void_p),
         ("codes", ctypes.c_void_p),
         ("rows", ctypes.c_void_p),
         ("sizes", ctypes.c_void_p),
         ("centroids", ctypes.c_void_p),
         ("codebook", ctypes.c_void_p),
     )
+
+
+class FurtherItems(NamedTuple):
+    """Items of another index with the same centroids and codebook."""
+
+    scan: "ListScan"
+    first_row: int
+    """Is added to their rows."""
+    is_hidden_R: NDArray[np.bool_] | None
+    """Those that are not found; None for none."""
 
 
 class ListScan:
@@ -67,6 +79,17 @@ class ListScan:
         self._sizes = np.array([lists.list_size(number) for number in numbers], np.int64)
         self._centroids_CD = centroids.reconstruct_n(0, index.nlist) if index.by_residual else None
         self._codebook = faiss.vector_to_array(index.pq.centroids)
+        self._described = _Index(
+            num_lists=len(self._sizes),
+            dim=index.d,
+            num_subs=index.pq.M,
+            num_items=index.ntotal,
+            codes=self._codes.ctypes.data,
+            rows=self._rows.ctypes.data,
+            sizes=self._sizes.ctypes.data,
+            centroids=None if self._centroids_CD is None else self._centroids_CD.ctypes.data,
+            codebook=self._codebook.ctypes.data,
+        )
 
     def pool(
         self,
@@ -75,6 +98,9 @@ class ListScan:
         num_lists: int,
         reach_drop: float,
         size: int,
+        *,
+        is_hidden_N: NDArray[np.bool_] | None = None,
+        more: FurtherItems | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return the rows with the best approximate scores in the lists of each request.
 
@@ -84,30 +110,24 @@ class ListScan:
             num_lists: Pairs of a request that are read at most.
             reach_drop: As in `SharedBudget`.
             size: Rows of a pool, at least 1.
+            is_hidden_N: Rows that are not found; None for none.
+            more: Further items, whose lists are read with those of this index; None for none.
 
         Returns:
             `scores_BP` and `rows_BP` in no order, no row twice; -1 where the lists hold no more.
         """
-        num_requests, num_interests, dim = interests_BKD.shape
+        num_requests, num_interests = interests_BKD.shape[:2]
         interests_BKD = np.ascontiguousarray(interests_BKD, np.float32)
         reaches_BE = np.ascontiguousarray(reaches_BE, np.float32)
         scores_BP = np.empty((num_requests, size), np.float32)
         rows_BP = np.empty((num_requests, size), np.int64)
-        index = _Index(
-            num_lists=len(self._sizes),
-            dim=dim,
-            num_subs=self._index.pq.M,
-            num_interests=num_interests,
-            pool_size=size,
-            num_items=self._index.ntotal,
-            codes=self._codes.ctypes.data,
-            rows=self._rows.ctypes.data,
-            sizes=self._sizes.ctypes.data,
-            centroids=None if self._centroids_CD is None else self._centroids_CD.ctypes.data,
-            codebook=self._codebook.ctypes.data,
-        )
+        index = self._for_call(num_interests, size, 0, is_hidden_N)
+        other = None
+        if more is not None:
+            other = more.scan._for_call(num_interests, size, more.first_row, more.is_hidden_R)
         failed = self._library.scan_lists(
             ctypes.byref(index),
+            None if other is None else ctypes.byref(other),
             ctypes.c_int64(num_requests),
             ctypes.c_void_p(interests_BKD.ctypes.data),
             ctypes.c_void_p(reaches_BE.ctypes.data),
@@ -119,6 +139,15 @@ class ListScan:
         if failed:
             raise MemoryError(f"no memory for a pool of {size} rows")
         return scores_BP, rows_BP
+
+    def _for_call(
+        self, num_interests: int, pool_size: int, first_row: int, is_hidden_N: NDArray[np.bool_] | None
+    ) -> _Index:
+        index = _Index.from_buffer_copy(self._described)
+        index.num_interests, index.pool_size, index.first_row = num_interests, pool_size, first_row
+        if is_hidden_N is not None:
+            index.is_hidden = is_hidden_N.ctypes.data
+        return index
 
 
 def open_list_scan(index: Any, centroids: Any) -> ListScan | None:

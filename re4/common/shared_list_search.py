@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.common.list_scan import open_list_scan
+from re4.common.list_scan import FurtherItems, ListScan, open_list_scan
 from re4.common.sortable import sortable
 
 REACH_DROP: Final = "reach_drop"
@@ -61,6 +61,11 @@ class SharedListSearch:
         self._scan = open_list_scan(index, self._centroids) if is_native else None
         self._reaches_DC = np.ascontiguousarray(selector.reconstruct_n(0, index.nlist).T)
 
+    @property
+    def list_scan(self) -> ListScan | None:
+        """The compiled scan of the lists; None where FAISS scans them."""
+        return self._scan
+
     def budgets(
         self, interests_BKD: NDArray[np.float32], nums_lists: Sequence[int]
     ) -> Iterator[SharedBudget]:
@@ -80,6 +85,8 @@ class SharedListSearch:
         *,
         pool_size: int,
         selector: Any = None,
+        is_hidden_N: NDArray[np.bool_] | None = None,
+        more: FurtherItems | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Search for the interests of each request in the lists of the largest reach.
 
@@ -89,6 +96,8 @@ class SharedListSearch:
             budget: Of each request.
             pool_size: Results of each request that will be used, at least 1.
             selector: A FAISS selector of the items that may be found; None for all.
+            is_hidden_N: As for `ListScan.pool`, where there is a `list_scan` and no selector.
+            more: Likewise.
 
         Returns:
             `scores_BAS`, which are approximate where the index holds codes, and `rows_BAS`, -1 where there is
@@ -97,7 +106,9 @@ class SharedListSearch:
         num_requests, num_interests, embedding_dim = interests_BKD.shape
         if self._scan is not None and selector is None:
             reaches_BE = self._reaches(interests_BKD)
-            scores_BP, rows_BP = self._scan.pool(interests_BKD, reaches_BE, *budget, pool_size)
+            scores_BP, rows_BP = self._scan.pool(
+                interests_BKD, reaches_BE, *budget, pool_size, is_hidden_N=is_hidden_N, more=more
+            )
             return scores_BP[:, None], rows_BP[:, None]
         searches_E, lists_E = self._promising(interests_BKD, budget)
         counts = np.bincount(searches_E, minlength=num_requests * num_interests)

@@ -175,6 +175,8 @@ class Pipeline:
             lengths_B[place] = length
         if self._live is None:
             return self._vectors_ND.take(rows_BL, axis=0), lengths_B
+        if rows_BL.max() < len(self._vectors_ND):
+            return self._vectors_ND.take(rows_BL, axis=0), lengths_B
         of_version_BL = np.where(rows_BL < len(self._vectors_ND), rows_BL, 0)
         history_BLD = self._vectors_ND.take(of_version_BL, axis=0)
         self._live.replace_vectors(history_BLD, rows_BL)
@@ -195,7 +197,16 @@ class Pipeline:
             num_interests, embedding_dim = interests_GKD.shape[1:]
             queries_QD = interests_GKD.reshape(-1, embedding_dim)
             allowed = None
-            if options is not None or self._filter_cache.hidden is not None:
+            hidden = self._filter_cache.hidden
+            if options is None and not needs_each_list and (hidden is None or self._searcher.list_scan):
+                best = self._search_best(queries_QD, max(depths))
+                if best is not None:
+                    if hidden is not None:
+                        allowed = hidden.visible
+                    for place, *columns in zip(group, *best, strict=True):
+                        results[place] = SearchResults(best=MergedList(*columns), allowed=allowed)
+                    continue
+            if options is not None or hidden is not None:
                 scores_QS, rows_QS, allowed = search_with_options(
                     options or _DEFAULT_OPTIONS,
                     queries_QD,
@@ -206,13 +217,6 @@ class Pipeline:
                     needs_each_list=needs_each_list,
                 )
             else:
-                best = None if needs_each_list else self._searcher.search_best(queries_QD, max(depths))
-                if best is not None:
-                    if self._live is not None:
-                        best = self._live.merge_best(*best, queries_QD, max(depths))
-                    for place, *columns in zip(group, *best, strict=True):
-                        results[place] = SearchResults(best=MergedList(*columns))
-                    continue
                 scores_QS, rows_QS = self._searcher.search(
                     queries_QD, max(depths), needs_each_list=needs_each_list
                 )
@@ -228,6 +232,18 @@ class Pipeline:
                 own = slice(number * num_interests, (number + 1) * num_interests)
                 results[place] = SearchResults(scores_QS[own, :depth], rows_QS[own, :depth], allowed=allowed)
         return results
+
+    def _search_best(
+        self, queries_QD: NDArray[np.float32], depth: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]] | None:
+        """Return the best visible items of each request by maximum score; None where the index is exact."""
+        hidden, live = self._filter_cache.hidden, self._live
+        is_hidden_N = None if hidden is None else hidden.mask_N
+        more = None if live is None or self._searcher.list_scan is None else live.indexed_items
+        best = self._searcher.search_best(queries_QD, depth, is_hidden_N=is_hidden_N, more=more)
+        if best is None or live is None:
+            return best
+        return live.merge_best(*best, queries_QD, depth, is_index_searched=more is not None)
 
     def _search_exactly(
         self, query: Query, allowed: AllowedItems | None, interests_KD: NDArray[np.float32]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from re4.bundle.scoring.rescoring import CandidatePool, best_by_interest, best_candidates, rescore
 from re4.common.faiss_settings import use_matrix_products
+from re4.common.list_scan import FurtherItems, ListScan
 from re4.common.shared_list_search import SharedListSearch
 from re4.serving.retrieval.indexes.kinds import SearchPlan
 from re4.serving.retrieval.indexes.part_check import check_parts
@@ -60,6 +61,11 @@ class Searcher:
         self._index = convert(self._index)
         self._shared_search = _shared_search(self._index, self._plan)
 
+    @property
+    def list_scan(self) -> ListScan | None:
+        """The compiled scan of the lists of `search_best`; None where FAISS searches."""
+        return None if self._shared_search is None else self._shared_search.list_scan
+
     def search(
         self,
         queries_QD: NDArray[np.float32],
@@ -100,7 +106,12 @@ class Searcher:
         return scores_BKS.reshape(len(queries_QD), -1), rows_BKS.reshape(len(queries_QD), -1)
 
     def search_best(
-        self, queries_QD: NDArray[np.float32], num_results: int
+        self,
+        queries_QD: NDArray[np.float32],
+        num_results: int,
+        *,
+        is_hidden_N: NDArray[np.bool_] | None = None,
+        more: tuple[FurtherItems, NDArray[np.float32]] | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]] | None:
         """Return the best items of each request by maximum score, found by the default plan.
 
@@ -110,26 +121,45 @@ class Searcher:
         Args:
             queries_QD: As for `search`.
             num_results: How many each request wants, at least 1.
+            is_hidden_N: Rows that are not found, where there is a `list_scan`; None for none.
+            more: Items that are found and re-scored together with those of the index, where there is a
+                `list_scan`, and the vectors of all of them; None for none.
 
         Returns:
             As `re4.bundle.scoring.rescoring.best_candidates`.
         """
         if self._plan is None:
             return None
-        num_results = min(num_results, self._index.ntotal)
+        if more is None:
+            num_results = min(num_results, self._index.ntotal)
         queries_QD = np.ascontiguousarray(queries_QD)
-        pool = self._rescored_pool(queries_QD, num_results, self._plan, needs_each_list=False)
+        pool = self._rescored_pool(
+            queries_QD, num_results, self._plan, needs_each_list=False, is_hidden_N=is_hidden_N, more=more
+        )
         return best_candidates(pool, num_results)
 
     def _rescored_pool(
-        self, queries_QD: NDArray[np.float32], num_results: int, plan: SearchPlan, *, needs_each_list: bool
+        self,
+        queries_QD: NDArray[np.float32],
+        num_results: int,
+        plan: SearchPlan,
+        *,
+        needs_each_list: bool,
+        is_hidden_N: NDArray[np.bool_] | None = None,
+        more: tuple[FurtherItems, NDArray[np.float32]] | None = None,
     ) -> CandidatePool:
         num_found = min(ceil(num_results * plan.k_factor), self._index.ntotal)
         interests_BKD = queries_QD.reshape(-1, self.num_interests, queries_QD.shape[1])
         pool_size = ceil(num_results * plan.pool_factor)
         if self._shared_search is not None and plan.budget is not None and not needs_each_list:
             scores_BKS, rows_BKS = self._shared_search.search(
-                interests_BKD, num_found, plan.budget, pool_size=pool_size, selector=plan.parameters.sel
+                interests_BKD,
+                num_found,
+                plan.budget,
+                pool_size=pool_size,
+                selector=plan.parameters.sel,
+                is_hidden_N=is_hidden_N,
+                more=None if more is None else more[0],
             )
         else:
             scores_QS, rows_QS = self._index.search(queries_QD, num_found, params=plan.parameters)
@@ -137,7 +167,8 @@ class Searcher:
             scores_BKS, rows_BKS = scores_QS.reshape(shape), rows_QS.reshape(shape)
         if needs_each_list:
             pool_size = rows_BKS.shape[1] * num_found
-        return rescore(scores_BKS, rows_BKS, interests_BKD, self._vectors_ND, pool_size)
+        vectors = None if more is None else (more[0].first_row, more[1])
+        return rescore(scores_BKS, rows_BKS, interests_BKD, self._vectors_ND, pool_size, vectors)
 
     def _other_plan(self, effort: float, selector: Any) -> SearchPlan | None:
         """Return a plan for one call; it only refers to the selector, which the caller must keep."""

@@ -21,6 +21,7 @@ from re4.bundle.layout import IS_COLD
 from re4.bundle.live_items.records import Evidence, Record, Upsert
 from re4.bundle.live_items.state import LiveState, SummedEvidence, as_kind
 from re4.serving.retrieval.live_items.attributes import LiveAttributes, LiveColumn
+from re4.serving.retrieval.live_items.exact_scan import open_item_codes
 from re4.serving.retrieval.live_items.growing import GrowingArray
 from re4.serving.retrieval.live_items.ids import LiveIds, SlotMap
 from re4.serving.retrieval.live_items.index import MIN_NEWER_ROWS, MIN_ROWS, LiveIndex, LiveIndexMaker
@@ -85,6 +86,8 @@ class LiveOverlay:
         self._slots = SlotMap()
         self._ids: list[Any] = []
         self._vectors = GrowingArray(np.float32, vectors_ND.shape[1])
+        self._codes = open_item_codes(vectors_ND.shape[1])
+        """Codes of the vectors, for the compiled comparison; None without a compiler."""
         self._priors = GrowingArray(np.float32, vectors_ND.shape[1])
         """Vectors before the evidence of users."""
         self._folds = GrowingArray(np.bool_)
@@ -200,6 +203,8 @@ class LiveOverlay:
         self._slots.set(id_, len(self._ids))
         self._ids.append(id_)
         self._vectors.append(np.asarray(vector_D)[None])
+        if self._codes is not None:
+            self._codes.append(self._vectors.view()[-1:])
         self._priors.append(np.asarray(prior_D)[None])
         self._folds.append(np.array([folds]))
         self._is_visible.append(np.array([id_ not in self._hidden]))
@@ -246,6 +251,7 @@ class LiveOverlay:
             item_ids=LiveIds(self._item_ids, slots, self._ids, first_row=self._first_row, num_rows=num_rows),
             attributes=LiveAttributes(self._columns, self._first_row),
             vectors_RD=self._vectors.view(),
+            scan=None if self._codes is None else self._codes.view(),
             is_visible_R=is_visible_R,
             replaced_N=self._replaced_N,
             index=self._index,
@@ -299,6 +305,8 @@ class LiveOverlay:
             array = GrowingArray(kept.dtype, kept.shape[1] if kept.ndim > 1 else None)
             array.append(kept)
             setattr(self, name, array)
+        if self._codes is not None:
+            self._codes = self._codes.renumber(self._vectors.view())
         for column in self._columns.values():
             column.renumber(slots)
         self._ids = [self._ids[slot] for slot in slots.tolist()]

@@ -13,9 +13,11 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from re4.common.list_scan import FurtherItems
 from re4.serving.retrieval.filters import MAX_EXACT_ROWS, AllowedItems, Condition
 from re4.serving.retrieval.hidden_items import HiddenItems
 from re4.serving.retrieval.live_items.attributes import LiveAttribute, LiveAttributes
+from re4.serving.retrieval.live_items.exact_scan import ExactScan
 from re4.serving.retrieval.live_items.ids import LiveIds
 from re4.serving.retrieval.live_items.index import MIN_ROWS, LiveIndex
 
@@ -35,6 +37,8 @@ class LiveItems:
     item_ids: LiveIds
     attributes: LiveAttributes
     vectors_RD: NDArray[np.float32]
+    scan: ExactScan | None
+    """The compiled comparison one by one; None where NumPy compares."""
     is_visible_R: NDArray[np.bool_]
     """False for a slot that a later change replaced, and for an item that is removed or hidden."""
     replaced_N: NDArray[np.bool_] | None
@@ -52,6 +56,22 @@ class LiveItems:
         return int(np.count_nonzero(self.is_visible_R))
 
     @cached_property
+    def is_hidden_R(self) -> NDArray[np.bool_] | None:
+        """Slots that no answer may contain; None for none."""
+        return None if self.is_visible_R.all() else ~self.is_visible_R
+
+    @cached_property
+    def indexed_items(self) -> tuple[FurtherItems, NDArray[np.float32]] | None:
+        """The lists of the index, to be read with those of the version, and the vectors.
+
+        None where items are compared one by one, and where FAISS searches the index.
+        """
+        index = self._index_for(self.num_visible)
+        if index is None or (scan := index.searcher.list_scan) is None:
+            return None
+        return FurtherItems(scan, self.first_row, self.is_hidden_R), self.vectors_RD
+
+    @cached_property
     def num_replaced(self) -> int:
         """Rows of the version that no answer may contain because of a change."""
         return 0 if self.replaced_N is None else int(np.count_nonzero(self.replaced_N))
@@ -65,6 +85,8 @@ class LiveItems:
 
         No row of the version is hidden or replaced.
         """
+        if not len(rows):
+            return 0
         live_rows = rows[np.searchsorted(rows, self.first_row) :]
         if not len(live_rows):
             return len(rows)
@@ -144,16 +166,21 @@ class LiveItems:
             missing = ((0, 0), (0, num_results - scores_QS.shape[1]))
             scores_QS = np.pad(scores_QS, missing, constant_values=-np.inf)
             rows_QS = np.pad(rows_QS, missing, constant_values=-1)
-        thresholds_Q = scores_QS[:, num_results - 1]
-        for scores_QT, rows_QT in self._lists(
-            queries_QD, thresholds_Q, num_results, allowed, is_exact=is_exact
-        ):
-            scores_QS = np.concatenate([scores_QS, scores_QT], axis=1)
-            rows_QS = np.concatenate([rows_QS, rows_QT], axis=1)
-        if scores_QS.shape[1] > num_results:
-            order_QS = np.argsort(-scores_QS, axis=1, kind="stable")[:, :num_results]
-            scores_QS = np.take_along_axis(scores_QS, order_QS, 1)
-            rows_QS = np.take_along_axis(rows_QS, order_QS, 1)
+        mask_R, num_allowed = self.is_visible_R, self.num_visible
+        if allowed is not None:
+            mask_R = allowed.mask_from(self.first_row, len(mask_R))
+            num_allowed = int(np.count_nonzero(mask_R))
+        start, index = 0, None if is_exact else self._index_for(num_allowed)
+        if index is not None:
+            start = index.num_rows
+            found_QT, slots_QT = self._indexed_lists(queries_QD, num_results, mask_R, needs_each_list=True)
+            rows_QT = np.where(slots_QT >= 0, slots_QT + self.first_row, -1)
+            rows_QS, scores_QS = _best_of_both(rows_QS, scores_QS, rows_QT, found_QT, num_results)
+        rows_QS = np.ascontiguousarray(rows_QS[:, :num_results])
+        scores_QS = np.ascontiguousarray(scores_QS[:, :num_results])
+        if num_allowed:
+            is_hidden_R = self.is_hidden_R if allowed is None else ~mask_R
+            self._compare(rows_QS, scores_QS, None, queries_QD[:, None], start, is_hidden_R)
         return scores_QS, rows_QS
 
     def merge_best(
@@ -163,85 +190,89 @@ class LiveItems:
         numbers_BM: NDArray[np.int64],
         queries_QD: NDArray[np.float32],
         num_results: int,
+        *,
+        is_index_searched: bool,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
         """Return the best items by maximum score, as `re4.bundle.scoring.rescoring.best_candidates`.
 
         Args:
-            rows_BM: The version's best items of each request.
+            rows_BM: The best items of each request among those searched before.
             scores_BM: Their scores, best first.
             numbers_BM: Their interests.
             queries_QD: The K interests of a request beside each other.
             num_results: How many each request wants.
+            is_index_searched: Whether the `indexed_items` were searched before.
         """
-        num_requests = len(rows_BM)
-        is_full = rows_BM.shape[1] >= num_results
-        thresholds_B = (
-            scores_BM[:, num_results - 1] if is_full else np.full(num_requests, -np.inf, np.float32)
-        )
-        for rows_BT, scores_BT, numbers_BT in self._best(queries_QD, thresholds_B, num_results):
-            rows_BM = np.concatenate([rows_BM, rows_BT], axis=1)
-            scores_BM = np.concatenate([scores_BM, scores_BT], axis=1)
-            numbers_BM = np.concatenate([numbers_BM, numbers_BT], axis=1)
-        if rows_BM.shape[1] > num_results:
-            order = np.argsort(-scores_BM, axis=1, kind="stable")[:, :num_results]
-            rows_BM = np.take_along_axis(rows_BM, order, 1)
-            scores_BM = np.take_along_axis(scores_BM, order, 1)
-            numbers_BM = np.take_along_axis(numbers_BM, order, 1)
-        return rows_BM, scores_BM, numbers_BM
-
-    def _best(
-        self, queries_QD: NDArray[np.float32], thresholds_B: NDArray[np.float32], num_results: int
-    ) -> list[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]]:
-        """Return live items by their best score of a request: rows, scores and interests, in parts."""
-        if not self.num_visible:
-            return []
-        found = []
-        exact_R = self._visible_slots
+        num_missing = num_results - rows_BM.shape[1]
+        if num_missing > 0:
+            missing = ((0, 0), (0, num_missing))
+            rows_BM = np.pad(rows_BM, missing, constant_values=-1)
+            scores_BM = np.pad(scores_BM, missing, constant_values=-np.inf)
+            numbers_BM = np.pad(numbers_BM, missing)
         index = self._index_for(self.num_visible)
-        if index is not None:
-            exact_R = exact_R[np.searchsorted(exact_R, index.num_rows) :]
+        if index is not None and not is_index_searched:
             if self._is_index_intact:
                 best = index.searcher.search_best(queries_QD, num_results)
+                assert best is not None
             else:
                 lists = self._indexed_lists(queries_QD, num_results, self.is_visible_R, needs_each_list=False)
-                best = _best_of_lists(*lists, len(thresholds_B))
-            if best is not None:
-                slots, scores, numbers = best
-                found.append((np.where(slots >= 0, slots + self.first_row, -1), scores, numbers))
-        if len(exact_R):
-            scores_QR = self._scores(queries_QD, exact_R)
-            scores_BKR = scores_QR.reshape(len(thresholds_B), -1, len(exact_R))
-            scores_BT, rows_BT, places = self._above(scores_BKR.max(axis=1), thresholds_B, exact_R)
-            numbers_BT = np.zeros(rows_BT.shape, np.int64)
-            requests, columns, slots = places
-            numbers_BT[requests, columns] = scores_BKR[requests, :, slots].argmax(axis=1)
-            found.append((rows_BT, scores_BT, numbers_BT))
-        return found
+                best = _best_of_lists(*lists, len(rows_BM))
+            slots_BT, scores_BT, numbers_BT = best
+            rows_BT = np.where(slots_BT >= 0, slots_BT + self.first_row, -1)
+            numbers_BM = np.concatenate([numbers_BM, numbers_BT], axis=1)
+            rows_BM, scores_BM, numbers_BM = _best_of_both(
+                rows_BM, scores_BM, rows_BT, scores_BT, num_results, numbers_BM
+            )
+        if self.num_visible:
+            interests_BKD = queries_QD.reshape(len(rows_BM), -1, queries_QD.shape[1])
+            rows_BM, scores_BM, numbers_BM = map(np.ascontiguousarray, (rows_BM, scores_BM, numbers_BM))
+            start = 0 if index is None else index.num_rows
+            self._compare(rows_BM, scores_BM, numbers_BM, interests_BKD, start, self.is_hidden_R)
+        return rows_BM, scores_BM, numbers_BM
 
-    def _lists(
+    def _compare(
         self,
-        queries_QD: NDArray[np.float32],
-        thresholds_Q: NDArray[np.float32],
-        num_results: int,
-        allowed: AllowedItems | None,
-        *,
-        is_exact: bool,
-    ) -> list[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-        """Return live items by their score of each query: scores and rows, in parts."""
-        mask_R, exact_R = self.is_visible_R, self._visible_slots
-        if allowed is not None:
-            mask_R = allowed.mask_from(self.first_row, len(mask_R))
-            exact_R = np.flatnonzero(mask_R)
-        found = []
-        index = None if is_exact else self._index_for(len(exact_R))
-        if index is not None:
-            exact_R = exact_R[np.searchsorted(exact_R, index.num_rows) :]
-            scores_QS, slots_QS = self._indexed_lists(queries_QD, num_results, mask_R, needs_each_list=True)
-            found.append((scores_QS, np.where(slots_QS >= 0, slots_QS + self.first_row, -1)))
-        if len(exact_R):
-            scores_QT, rows_QT, _ = self._above(self._scores(queries_QD, exact_R), thresholds_Q, exact_R)
-            found.append((scores_QT, rows_QT))
-        return found
+        rows_BM: NDArray[np.int64],
+        scores_BM: NDArray[np.float32],
+        numbers_BM: NDArray[np.int64] | None,
+        interests_BKD: NDArray[np.float32],
+        start: int,
+        is_hidden_R: NDArray[np.bool_] | None,
+    ) -> None:
+        """Put live items from a slot on into lists, one by one: see `ExactScan.merge_into`."""
+        if start == len(self.vectors_RD):
+            return
+        if self.scan is not None:
+            self.scan.merge_into(
+                rows_BM,
+                scores_BM,
+                numbers_BM,
+                np.ascontiguousarray(interests_BKD),
+                self.vectors_RD,
+                start=start,
+                is_hidden_R=is_hidden_R,
+                first_row=self.first_row,
+            )
+            return
+        slots_R = np.arange(start, len(self.vectors_RD))
+        if is_hidden_R is not None:
+            slots_R = slots_R[~is_hidden_R[start:]]
+        if not len(slots_R):
+            return
+        num_lists, num_interests, embedding_dim = interests_BKD.shape
+        scores_QR = self._scores(interests_BKD.reshape(-1, embedding_dim), slots_R)
+        scores_BKR = scores_QR.reshape(num_lists, num_interests, -1)
+        scores_BT, rows_BT, places = self._above(scores_BKR.max(axis=1), scores_BM[:, -1], slots_R)
+        numbers = None
+        if numbers_BM is not None:
+            numbers_BT = np.zeros(rows_BT.shape, np.int64)
+            lists, columns, slots = places
+            numbers_BT[lists, columns] = scores_BKR[lists, :, slots].argmax(axis=1)
+            numbers = np.concatenate([numbers_BM, numbers_BT], axis=1)
+        found = _best_of_both(rows_BM, scores_BM, rows_BT, scores_BT, rows_BM.shape[1], numbers)
+        rows_BM[:], scores_BM[:] = found[:2]
+        if numbers_BM is not None:
+            numbers_BM[:] = found[2]
 
     def _index_for(self, num_allowed: int) -> LiveIndex | None:
         """Return the index where it saves work among so many items; None where they are compared."""
@@ -265,10 +296,6 @@ class LiveItems:
             needs_each_list=needs_each_list,
             selector=None if is_all else _faiss.IDSelectorBitmap(bits),
         )
-
-    @cached_property
-    def _visible_slots(self) -> NDArray[np.int64]:
-        return np.flatnonzero(self.is_visible_R)
 
     @cached_property
     def _is_index_intact(self) -> bool:
@@ -304,6 +331,20 @@ class LiveItems:
         scores_QT[queries, columns] = scores_QR[queries, places]
         rows_QT[queries, columns] = self.first_row + slots_R[places]
         return scores_QT, rows_QT, (queries, columns, places)
+
+
+def _best_of_both(
+    rows_BM: NDArray[np.int64],
+    scores_BM: NDArray[np.float32],
+    rows_BT: NDArray[np.int64],
+    scores_BT: NDArray[np.float32],
+    num_results: int,
+    *numbers: NDArray[np.int64] | None,
+) -> tuple[Any, ...]:
+    """Return the best of two lists for each request: rows, scores, and the numbers of both, where given."""
+    rows, scores = np.concatenate([rows_BM, rows_BT], axis=1), np.concatenate([scores_BM, scores_BT], axis=1)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :num_results]
+    return tuple(np.take_along_axis(each, order, 1) for each in (rows, scores, *numbers) if each is not None)
 
 
 def _best_of_lists(

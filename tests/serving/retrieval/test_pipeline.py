@@ -89,7 +89,7 @@ def test_interests_that_are_not_finite_are_an_error_for_that_query_alone(
             assert np.isfinite(queries_QD).all()
             return snapshot.pipeline._searcher.search(queries_QD, num_results)
 
-        def search_best(self, queries_QD: np.ndarray, num_results: int) -> None:
+        def search_best(self, queries_QD: np.ndarray, num_results: int, **kwargs: Any) -> None:
             return None
 
     overflowing = Pipeline(
@@ -148,7 +148,7 @@ class Nearsighted:
         rows_QS[1::2], scores_QS[1::2] = -1, -3e38
         return scores_QS, rows_QS
 
-    def search_best(self, queries_QD: np.ndarray, num_results: int) -> None:
+    def search_best(self, queries_QD: np.ndarray, num_results: int, **kwargs: Any) -> None:
         return None
 
 
