@@ -1,5 +1,6 @@
 """The subcommand `re4 bench live-items`."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,6 +8,7 @@ import typer
 
 from re4.benchmarks.common.options import BUNDLES, AsJson, finish
 from re4.common import console
+from re4.serving.host.threads import COMPUTE_ENVIRONMENT
 
 
 def live_items(
@@ -30,6 +32,7 @@ def live_items(
 
     Example: re4 bench live-items --bundles demo/bundles --num-items 10000 --num-items 100000
     """
+    os.environ.update(COMPUTE_ENVIRONMENT)  # as in a worker, and before NumPy is imported
     from re4.benchmarks.live_items.benchmark import REPORT_FILE, measure
 
     report = measure(

@@ -20,8 +20,8 @@ from re4.serving.retrieval.indexes.kinds import SearchPlan
 from re4.serving.retrieval.search import Searcher
 
 MIN_ROWS: Final = 16_384
-"""Fewer live items are compared one by one. At 10,000 that takes a request 0.4 ms, and the index 0.4 to
-0.8 ms, by its settings."""
+"""Fewer live items are compared one by one. At 10,000 that takes a request 0.05 ms by compiled code and
+0.2 ms by NumPy; the lists of 100,000 take 0.1 ms, read together with those of the version."""
 MIN_NEWER_ROWS: Final = 4_096
 """Fewer items that are newer than the index are compared one by one."""
 _CHUNK_ROWS: Final = 64

@@ -8,6 +8,7 @@ import pytest
 
 from re4.common import native_code
 from re4.common.native_code import compiler
+from re4.serving.retrieval import live_items
 from re4.training import kernels
 
 pytestmark = pytest.mark.skipif(not kernels.has_kernels(), reason="there is no C compiler here")
@@ -23,6 +24,10 @@ CONSTANTS = {
     "row_adam.c": [{"DIM": 64}],
 }
 """Every kernel with the constants that the loader gives it, in the variants that its conditions make."""
+SCANS = {
+    "list_scan.c": Path(native_code.__file__).parent,
+    "exact_scan.c": Path(live_items.__file__).parent,
+}
 CPUS = [["-march=native"]]
 if platform.machine() == "x86_64":
     CPUS = [["-march=x86-64-v3"], ["-march=x86-64-v4"], ["-march=x86-64-v4", "-mamx-tile", "-mamx-bf16"]]
@@ -33,9 +38,9 @@ def test_every_kernel_is_compiled_here():
 
 
 @pytest.mark.parametrize("cpu", CPUS, ids=" ".join)
-@pytest.mark.parametrize("source", [*CONSTANTS, *(["list_scan.c"] if platform.machine() == "x86_64" else [])])
+@pytest.mark.parametrize("source", [*CONSTANTS, *(SCANS if platform.machine() == "x86_64" else [])])
 def test_no_warning(source, cpu, tmp_path):
-    folder = FOLDER if source in CONSTANTS else Path(native_code.__file__).parent
+    folder = SCANS.get(source, FOLDER)
     flags = [flag for flag in kernels._FLAGS if not flag.startswith("-march")]
     assert {"-Wall", "-Wextra"} <= set(flags)
     for constants in CONSTANTS.get(source, [{}]):
