@@ -8,6 +8,7 @@ from small_bundles import SmallVersion
 
 from re4.bundle.live_items.records import Change, Evidence, Record, Removal, Upsert
 from re4.bundle.verify import read_manifest
+from re4.common.attribute_values import value_text
 from re4.serving.versions.snapshot import Snapshot, load_snapshot
 
 
@@ -29,7 +30,7 @@ class LiveCatalogue:
     @staticmethod
     def _texts(value: Any) -> set[str]:
         values = value if isinstance(value, list) else [value]
-        return {str(each).lower() if isinstance(each, bool) else each for each in values if each != ""}
+        return {text for each in values if (text := value_text(each)) is not None}
 
     def apply(self, change: Change) -> None:
         id_ = change.id

@@ -22,6 +22,7 @@ from re4 import (
 )
 from re4.bundle.hidden_ids import change_hidden
 from re4.bundle.verify import verify_version
+from re4.common.attribute_values import value_text
 from re4.protos.v1 import retrieval_pb2 as pb
 from re4.serving.versions.snapshot import load_snapshot
 
@@ -83,7 +84,7 @@ def test_items_have_titles_attributes_and_vectors(source: RetrievalClient) -> No
 
 def as_texts(value: Any) -> list[str]:
     values = value if isinstance(value, list) else [value]
-    return [str(each).lower() if isinstance(each, bool) else each for each in values if each != ""]
+    return [text for each in values if (text := value_text(each)) is not None]
 
 
 def test_words_of_titles_find_items_in_any_case(source: RetrievalClient) -> None:
