@@ -135,13 +135,20 @@ class Manifest(_Strict):
     index: IndexInfo
     items: ItemsInfo
     evaluation: Facts
-    """Metrics of the run by split; empty for a run without evaluation."""
+    """Metrics of the run by split; `interests`: how distinct the interests of real histories are."""
     lineage: Facts
     """Origin of the version: run, configuration, versions of code and libraries."""
     live_sequence: Annotated[int, Field(ge=0)] = 0
     """Changes of live items up to this sequence number are part of this version; see `live_items/`."""
     checksum: Sha256 | None = None
     """SHA-256 of all other fields, independent of layout; None in versions older than this field."""
+
+    @property
+    def effective_interests(self) -> float:
+        """The number of distinct interests of a user by `evaluation`; 0 where it was not measured."""
+        figures = self.evaluation.get("interests")
+        found = figures.get("effective_interests") if isinstance(figures, dict) else None
+        return float(found) if isinstance(found, int | float) else 0.0
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "Manifest":

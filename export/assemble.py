@@ -35,6 +35,7 @@ from re4.exporting.catalogue.cold_start import fit_cold_start, fitted_rows, writ
 from re4.exporting.catalogue.histories import evenly_spaced
 from re4.exporting.catalogue.items import NO_ITEMS
 from re4.exporting.catalogue.titles import find_titles, titles_of
+from re4.exporting.encoder.interests import KEY, VersionInterests
 from re4.exporting.encoder.onnx_runner import OnnxEncoder
 from re4.exporting.index.index_stages import factory_for, make_index
 from re4.exporting.index.tuning import num_queries_for
@@ -74,6 +75,7 @@ class AssembledVersion:
     encoder_difference: float
     cold_start: Mapping[str, JsonValue]
     """Facts about the vectors that are made from attributes."""
+    interests: VersionInterests
     interests_QKD: NDArray[np.float32]
     """Interests of the histories that the index was tuned with."""
 
@@ -95,7 +97,7 @@ class AssembledVersion:
             model=self.inputs.model,
             index=self.index,
             items=self.items,
-            evaluation=self.inputs.evaluation,
+            evaluation={**self.inputs.evaluation, KEY: self.interests.to_json()},
             lineage={
                 "code_version": __version__,
                 "faiss": faiss.__version__,
@@ -198,6 +200,12 @@ def assemble(
     write_histories(folder / HISTORIES, rows_PL[kept], lengths_P[kept])
     difference = max(difference, inputs.encoder.check(encoder, vectors_ND[rows_QL], lengths_Q))
 
+    interests = VersionInterests.of(golden, vectors_ND)
+    if model.num_interests > 1:
+        _log.info(str(interests))
+    if interests.collapse:
+        _log.warning(interests.collapse)
+
     begin_stage(f"index {factory}")
     tuning = evenly_spaced(len(rows_PL), num_queries_for(len(vectors_ND), model.num_interests))
     interests_QKD = interests_of(encoder, vectors_ND, rows_PL[tuning], lengths_P[tuning])
@@ -224,6 +232,7 @@ def assemble(
         ),
         encoder_difference=difference,
         cold_start=cold_start,
+        interests=interests,
         interests_QKD=interests_QKD,
     )
 

@@ -20,6 +20,7 @@ from re4.bundle.scoring.exact_search import exact_thresholds, merged_recall, rea
 from re4.common.errors import GateError
 from re4.exporting.assemble import AssembledVersion
 from re4.exporting.catalogue.histories import evenly_spaced
+from re4.exporting.encoder.interests import VersionInterests
 from re4.exporting.index.built_index import BuiltIndex
 from re4.exporting.rebuild.coverage import Coverage
 from re4.exporting.rebuild.drift import SharedRequests
@@ -123,6 +124,7 @@ def run_gates(
     sample_S = inputs.trained_rows(numbers_S)
     is_found_exactly_S, is_found_S = _found_by_own_vector(assembled, built, sample_S, target.num_candidates)
     yield _self_recall(is_found_exactly_S, is_found_S, bounds)
+    yield from _interests(assembled.interests, live, inputs, bounds)
     num_items = len(inputs.vectors_ND)
     if live is None:
         yield from _item_share(rows_QM, num_items, None, bounds)
@@ -268,6 +270,44 @@ def _coverage(
                 "--cold-share, or lower --min-new-items-ratio if that is meant"
             ),
         )
+
+
+def _interests(
+    interests: VersionInterests, live: PublishedVersion | None, inputs: VersionInputs, bounds: Bounds
+) -> Iterator[GateResult]:
+    """Compare the effective number of interests with the live version's, where both have several."""
+    if interests.num_interests == 1:
+        return
+    compares = live is not None and live.manifest.model.num_interests > 1
+    before = live.manifest.effective_interests if live is not None and compares else 0.0
+    yield GateResult(
+        name="interests",
+        figure=interests.effective_interests,
+        low=bounds.min_interests_ratio * before if before else None,
+        meaning=(
+            f"effective number of interests in the lists of {interests.num_requests} real requests, of "
+            f"{interests.num_interests}" + (f" (live version: {before:.4g})" if before else "")
+        ),
+        advice=(
+            interests.collapse
+            or "the interests of a user have come together: look at the training, or lower "
+            "--min-interests-ratio if that is meant"
+        ),
+        details={
+            **interests.to_json(),
+            "hit_shares": _hit_shares(inputs.evaluation),
+            "advice": interests.collapse,
+        },
+    )
+
+
+def _hit_shares(evaluation: Mapping[str, Any]) -> Any:
+    """Return each interest's share of the hits, by the run's evaluation; None where that lacks it."""
+    for split in ("test", "valid"):
+        figures = (evaluation.get(split) or {}).get("interests")
+        if figures:
+            return figures["hit_shares"]
+    return None
 
 
 def _num_sampled(num_items: int) -> int:

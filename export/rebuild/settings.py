@@ -116,6 +116,11 @@ class Bounds:
         "new_items: share of the items without a trained vector in those lists, as a multiple of the trained "
         "items' share.",
     )
+    min_interests_ratio: float = setting(
+        0.5,
+        "interests: effective number of interests in the lists of real requests, as a multiple of the live "
+        "version's; for versions with several interests.",
+    )
     min_overlap: float = setting(
         0.2, "drift: share of the live version's answers to real requests that are given again."
     )
@@ -156,7 +161,7 @@ class Bounds:
                 raise UsageError(f"{option_name(name)} is {value:g}; it must be above 0, up to 1 (off)")
         for name in (
             *("min_hubness_ratio", "min_coverage_ratio", "min_new_items_ratio"),
-            *("min_items_ratio", "min_bytes_ratio"),
+            *("min_interests_ratio", "min_items_ratio", "min_bytes_ratio"),
         ):
             value = getattr(self, name)
             if not 0 <= value < math.inf:

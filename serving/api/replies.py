@@ -111,6 +111,7 @@ def info_reply(
         max_num_edited_items=limits.max_num_edited_items,
         index_recall=(manifest.index.recall or 0.0) if manifest.index.search_parameters else 1.0,
         has_titles=snapshot.titles is not None,
+        effective_interests=manifest.effective_interests,
         server_version=server_version,
         num_processes=settings.num_processes,
         attributes=[

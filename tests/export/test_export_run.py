@@ -40,7 +40,9 @@ def test_a_run_becomes_the_live_version(tiny_run: Path, tmp_path: Path) -> None:
     assert (manifest.model.embedding_dim, manifest.model.max_history_length) == (8, 4)
     assert (manifest.items.num_items, manifest.items.id_kind) == (30, "int")
     assert (manifest.index.kind, manifest.index.recall) == ("flat", 1.0)
-    assert manifest.evaluation == run.evaluation()
+    interests = manifest.evaluation["interests"]
+    assert manifest.evaluation == {**run.evaluation(), "interests": interests}
+    assert 1 <= interests["effective_interests"] <= manifest.model.num_interests
     assert manifest.lineage["run"] == "run"
     assert manifest.lineage["config"] == run.config.to_json()
     assert 0 <= manifest.lineage[ENCODER_DIFFERENCE] <= 1e-5

@@ -132,6 +132,7 @@ def test_info(client: RetrievalClient, int_client: RetrievalClient) -> None:
     assert (facts["model"], facts["num_interests"], facts["embedding_dim"]) == ("re4", 3, 8)
     assert (facts["index"], facts["num_items"], facts["item_id_kind"]) == ("flat", 60, "string")
     assert (facts["max_history_length"], facts["max_num_candidates"]) == (MAX_HISTORY, 1000)
+    assert facts["effective_interests"] == 0, "it was not measured for this version"
     assert (facts["failed_version"], facts["failure"]) == ("", "")
     assert int_client.info()["item_id_kind"] == "int"
     assert int_client.info()["num_processes"] == 2
