@@ -12,7 +12,7 @@ from typing import Any, Self
 from re4.common.errors import UsageError
 from re4.settings.fields import check, option_name, setting
 from re4.settings.sources import read_file
-from re4.training.presets import PRESETS, SMALL_CATALOGUE
+from re4.training.presets import COMMON_DEFAULTS, PRESETS, SMALL_CATALOGUE
 from re4.training.samplers import SAMPLERS
 
 _MODELS_OWN = "the model's own"
@@ -20,7 +20,14 @@ SVD_ITEMS = 2_000_000
 """Largest catalogue that starts from SVD vectors by default: the SVD takes some 1,600 bytes an item."""
 CHECKPOINT_MINUTES = 10.0
 """Default interval of the checkpoints within an epoch."""
-ADDED_SINCE = {"averaging": 0.0, "history_weight": 0.0, "warm_up": 0.0, "next_n": 1}
+ADDED_SINCE = {
+    "averaging": 0.0,
+    "history_weight": 0.0,
+    "warm_up": 0.0,
+    "next_n": 1,
+    "num_blocks": 0,
+    "every_position": False,
+}
 """Settings that runs of earlier versions lack, with the values by which those versions trained."""
 
 
@@ -38,7 +45,25 @@ class TrainConfig:
     )
     embedding_dim: int = setting(64, "D, width of item and interest vectors.", low=2, high=4096)
     attention_dim: int = setting(256, "H, width inside the attention.", low=1, high=16384)
-    max_history_length: int = setting(20, "L, newest events of a history that count.", low=1, high=1024)
+    max_history_length: int | None = setting(
+        None,
+        "L, newest events of a history that count.",
+        low=1,
+        high=1024,
+        default_text="transformer: 50; others: 20",
+    )
+    num_blocks: int | None = setting(
+        None,
+        "Blocks of a causal transformer over the history, before the attention.",
+        low=0,
+        high=16,
+        default_text="transformer: 2; others: 0",
+    )
+    every_position: bool | None = setting(
+        None,
+        "Train at every event of a history, and not at its newest one only (transformer).",
+        default_text=_MODELS_OWN,
+    )
     initial_vectors: str | None = setting(
         None,
         "Initial item vectors: svd (of the user-item matrix), random, or popularity (one axis, log counts). "
@@ -159,7 +184,7 @@ class TrainConfig:
             UsageError: a setting differs from the value that the preset fixes.
         """
         preset = PRESETS[self.model]
-        usual = dict(preset.defaults)
+        usual = {**COMMON_DEFAULTS, **preset.defaults}
         if num_items <= SMALL_CATALOGUE:
             usual |= preset.small_catalogue
         if self.num_interests == 1:
@@ -178,6 +203,12 @@ class TrainConfig:
         if self.negatives == "auto":
             chosen["negatives"] = "all" if num_items <= 20_000 else "uniform"
         return replace(self, **chosen)
+
+    @property
+    def L(self) -> int:
+        """Newest events of a history that count; only after `resolve`."""
+        assert self.max_history_length is not None, "resolve comes first"
+        return self.max_history_length
 
     @property
     def K(self) -> int:

@@ -29,8 +29,13 @@ class Preset:
     """Values that cannot be changed; another one is refused."""
 
 
+COMMON_DEFAULTS: Mapping[str, Any] = {"max_history_length": 20, "num_blocks": 0, "every_position": False}
+"""Defaults of every model whose preset has no others."""
+
 _NO_FLOWS = {"contrast_weight": 0.0, "attend_weight": 0.0, "construct_weight": 0.0}
+_NEWEST = {"every_position": False}
 _NO_ATTENTION = {"position": False, "head": False, "routing_weight": 0.0, **_NO_FLOWS}
+_NO_BLOCKS = {"num_blocks": 0, **_NEWEST}
 _HARD = {"interest_choice": "hard", "initial_vectors": "svd", "routing_weight": 0.0}
 _PLAIN_LOSS = {"negative_scores": "chosen", "history_weight": 0.0}
 _ONE_INTEREST = {"num_interests": 1, "interest_choice": "hard", **_NO_ATTENTION}
@@ -72,11 +77,26 @@ PRESETS: Mapping[str, Preset] = {
             "learning_rate": 0.002,
         },
         one_interest={**_NO_FLOWS, "history_weight": 0.0},
+        fixed=_NEWEST,
     ),
     "comirec-sa": Preset(
         module="re4.training.encoders.comirec_sa",
         class_name="ComiRecSAEncoder",
         defaults=PLAIN_ATTENTION,
+        fixed=_NEWEST,
+    ),
+    "transformer": Preset(
+        module="re4.training.encoders.transformer",
+        class_name="TransformerEncoder",
+        defaults={
+            "max_history_length": 50,
+            "num_blocks": 2,
+            "every_position": True,
+            "initial_vectors": "svd",
+            "learning_rate": 0.002,
+            **_PLAIN_LOSS,
+        },
+        fixed=_ONE_INTEREST,
     ),
     "mind": Preset(
         module="re4.training.encoders.mind",
@@ -88,13 +108,13 @@ PRESETS: Mapping[str, Preset] = {
             "learning_rate": 0.008,
             **_PLAIN_LOSS,
         },
-        fixed=_NO_ATTENTION,
+        fixed={**_NO_ATTENTION, **_NO_BLOCKS},
     ),
     "mean-pool": Preset(
         module="re4.training.encoders.mean_pool",
         class_name="MeanPoolEncoder",
         defaults={"initial_vectors": "svd", "learning_rate": 0.008, **_PLAIN_LOSS},
-        fixed=_ONE_INTEREST,
+        fixed={**_ONE_INTEREST, **_NO_BLOCKS},
     ),
     "most-popular": Preset(
         module="re4.training.encoders.most_popular",
@@ -102,6 +122,7 @@ PRESETS: Mapping[str, Preset] = {
         defaults={"learning_rate": 0.008, **_PLAIN_LOSS},  # without effect: nothing is trained
         fixed={
             **_ONE_INTEREST,
+            **_NO_BLOCKS,
             "initial_vectors": "popularity",
             "num_epochs": 0,
             "scores": "inner",

@@ -55,7 +55,7 @@ def main(runs: Annotated[list[Path], typer.Argument(help="Runs of re4 or comirec
     for path in runs:
         run = Run.open(path)
         model = run.load_model()
-        histories = run.open_dataset().test.histories(run.config.max_history_length)
+        histories = run.open_dataset().test.histories(run.config.L)
         rows_BL, lengths_B = (torch.from_numpy(array) for array in histories)
         with torch.inference_mode():
             history_vectors_BLD = model.as_scored(model.item_embedding(rows_BL))

@@ -43,7 +43,7 @@ class Proximity(NamedTuple):
 def cluster_proximity(model: MultiInterestModel, dataset: Dataset, space: EventSpace) -> Proximity:
     """Return means over all test users, those with nearly the whole catalogue as clusters included."""
     cluster_N, _ = space.item_chances(dataset.items()["item_id"].to_numpy())
-    rows_UL, lengths_U = dataset.test.histories(model.config.max_history_length)
+    rows_UL, lengths_U = dataset.test.histories(model.config.L)
     vectors_ND = model.item_vectors_ND()
     model.eval()
     with torch.inference_mode():

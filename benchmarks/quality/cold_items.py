@@ -94,7 +94,7 @@ class Trained:
 
     def interests(self, histories: Sequence[NDArray[np.int64]]) -> Floats:
         """Encode histories of rows of the whole catalogue, oldest first: [U, K, D]."""
-        length = self.model.config.max_history_length
+        length = self.model.config.L
         rows_UL = np.zeros((len(histories), length), np.int64)
         lengths_U = np.array([min(length, len(history)) for history in histories])
         for user, history in enumerate(histories):

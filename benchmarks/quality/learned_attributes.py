@@ -111,7 +111,7 @@ def train_with_attributes(
     rows = RowWiseAdam(own, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
     batches = TrainingBatches(
         dataset.train,
-        max_history_length=config.max_history_length,
+        max_history_length=config.L,
         batch_size=config.batch_size,
         history_dropout=config.history_dropout,
     )

@@ -102,7 +102,7 @@ def synthetic_inputs(
     with torch.no_grad():
         for name, factor in sharpness.items():
             encoder.get_parameter(name).mul_(factor)
-    rows_PL, lengths_P = space.histories(num_histories, length=config.max_history_length)
+    rows_PL, lengths_P = space.histories(num_histories, length=config.L)
     return VersionInputs(
         where=str(folder),
         vectors_ND=vectors_ND,

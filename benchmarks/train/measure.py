@@ -53,7 +53,7 @@ def measure(options: TrainOptions) -> dict[str, Any]:
     num_examples = config.batch_size * (options.num_steps + _WARMUP_STEPS + 1)
     batches = TrainingBatches(
         dataset.train if dataset else _sequences(num_examples, num_items, is_full=options.full_histories),
-        max_history_length=config.max_history_length,
+        max_history_length=config.L,
         batch_size=config.batch_size,
         history_dropout=config.history_dropout,
     )

@@ -30,9 +30,9 @@ class TextbookRe4(nn.Module):
         self.W1 = nn.Linear(dim, width, bias=False)
         self.w = nn.Linear(width, config.K, bias=False)
         self.W2 = nn.Linear(dim, dim, bias=False)
-        self.W4 = nn.Linear(dim, config.max_history_length * piece)
+        self.W4 = nn.Linear(dim, config.L * piece)
         self.W3 = nn.Linear(piece, piece, bias=False)
-        self.v = nn.Linear(piece, config.max_history_length, bias=False)
+        self.v = nn.Linear(piece, config.L, bias=False)
         self.W5 = nn.Linear(piece, dim, bias=False)
         nn.init.normal_(self.item_embedding.weight, std=dim**-0.5)
 
@@ -111,9 +111,7 @@ class TextbookRe4(nn.Module):
         self, interests_BKD: Tensor, history_BLD: Tensor, positive_BKL: Tensor, valid_BL: Tensor
     ) -> Tensor:
         length = history_BLD.shape[1]
-        pieces_BKiC = self.W4(interests_BKD).unflatten(2, (self._config.max_history_length, -1))[
-            :, :, :length
-        ]
+        pieces_BKiC = self.W4(interests_BKD).unflatten(2, (self._config.L, -1))[:, :, :length]
         logits_BKij = self.v(torch.tanh(self.W3(pieces_BKiC)))[..., :length]
         shares_BKij = logits_BKij.masked_fill(~valid_BL[:, None, :, None], -torch.inf).softmax(dim=2)
         rebuilt_BKjD = shares_BKij.transpose(2, 3) @ self.W5(pieces_BKiC)

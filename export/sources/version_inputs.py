@@ -232,7 +232,7 @@ def model_info(config: TrainConfig, vectors_ND: NDArray[np.float32]) -> ModelInf
         name=config.model,
         num_interests=config.K,
         embedding_dim=config.embedding_dim,
-        max_history_length=config.max_history_length,
+        max_history_length=config.L,
         space=sha256_of(vectors_ND),
     )
 
@@ -271,7 +271,7 @@ def _probe_histories(run: RunToExport, num_items: int) -> tuple[NDArray[np.int64
         raise ExportError(
             f"{run.path}: holds no held-out histories to make golden queries of. Train it again"
         )
-    longest = min(rows_PL.shape[1], run.config.max_history_length)
+    longest = min(rows_PL.shape[1], run.config.L)
     for name, seen, low, high in (("row", rows_PL, 0, num_items - 1), ("length", lengths_P, 1, longest)):
         if not low <= seen.min() <= seen.max() <= high:
             raise ExportError(

@@ -4,6 +4,8 @@ Slow on purpose, and sharing nothing with `training/`: loops instead of masks, n
 Every history is a list of vectors without padding, newest first.
 """
 
+import math
+
 import numpy as np
 
 
@@ -147,3 +149,31 @@ def routing(attentions):
         centred = a - a.mean(axis=1, keepdims=True)
         values.append((np.diag(centred @ centred.T) ** 2).sum())
     return np.mean(values)
+
+
+def transformer_block(x, w):
+    """One pre-norm causal block with one head, on a history that is newest first; `w`: weights by name."""
+    length, dim = x.shape
+
+    def normal(v, name):
+        centred = v - v.mean()
+        return centred / np.sqrt((centred**2).mean() + 1e-5) * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+    def gelu(v):
+        return np.array([each * 0.5 * (1 + math.erf(each / math.sqrt(2))) for each in v])
+
+    outputs = np.zeros_like(x)
+    attention = np.zeros((length, length))
+    for q in range(length):
+        query = w["query.weight"] @ normal(x[q], "norm_before_attention")
+        logits = []
+        for j in range(q, length):  # itself and the older ones
+            key = w["key.weight"] @ normal(x[j], "norm_before_attention")
+            logits.append(query @ key / math.sqrt(dim) + w["by_distance"][0, j - q])
+        shares = np.exp(np.array(logits) - max(logits))
+        attention[q, q:] = shares / shares.sum()
+        values = [w["value.weight"] @ normal(x[j], "norm_before_attention") for j in range(q, length)]
+        y = x[q] + w["out.weight"] @ sum(a * v for a, v in zip(attention[q, q:], values, strict=True))
+        inside = gelu(w["widen.weight"] @ normal(y, "norm_before_maps") + w["widen.bias"])
+        outputs[q] = y + w["narrow.weight"] @ inside + w["narrow.bias"]
+    return outputs, attention

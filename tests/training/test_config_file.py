@@ -62,4 +62,4 @@ def test_options_win_over_the_file(planted, tmp_path):
     config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
     assert (config["embedding_dim"], config["batch_size"]) == (8, 512)
     assert (config["learning_rate"], config["position"], config["num_interests"]) == (0.01, False, 2)
-    assert config["max_history_length"] == TrainConfig().max_history_length
+    assert config["max_history_length"] == 20

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from re4.training.config import TrainConfig
 from re4.training.encoders.encoder import Encoded, Encoder
+from re4.training.encoders.transformer import TransformerBlocks
 from re4.training.kernels import call_kernel, kernel_for
 from re4.training.kernels.masks import valid_mask
 
@@ -24,11 +25,12 @@ class AttentionEncoder(Encoder):
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
         dim, width = config.embedding_dim, config.attention_dim
+        self.transformer = TransformerBlocks(config) if config.num_blocks else None
         self.W1 = nn.Linear(dim, width, bias=False)
         self.w = nn.Linear(width, config.K, bias=False)
         self.position: nn.Parameter | None = None
         if config.position:
-            self.position = nn.Parameter(torch.randn(config.max_history_length, dim) * dim**-0.5)
+            self.position = nn.Parameter(torch.randn(config.L, dim) * dim**-0.5)
         self.head = nn.Linear(dim, dim) if config.head else None
         for layer in (self.W1, self.w):
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
@@ -69,7 +71,9 @@ class AttentionEncoder(Encoder):
         return self.scaled(interests_BKD)
 
     def encode(self, history_vectors_BLD: Tensor, lengths_B: Tensor) -> Encoded:
-        """Attend, then pool."""
+        """Attend, then pool; both read the outputs of the transformer blocks, where there are any."""
+        if self.transformer is not None:
+            history_vectors_BLD, _ = self.transformer(history_vectors_BLD, lengths_B)
         log_attention_BKL = self.log_attention(history_vectors_BLD, lengths_B)
         attention_BKL = log_attention_BKL.exp()
         return Encoded(

@@ -42,6 +42,13 @@ class Encoder(nn.Module):
         """Encode histories; see `forward` for the arguments."""
         raise NotImplementedError
 
+    def encode_positions(self, history_vectors_BLD: Tensor, lengths_B: Tensor) -> Tensor:
+        """Return the interest at every valid position [P, D], by user and then newest first.
+
+        Only a causal encoder with one interest has it, for training at every position.
+        """
+        raise NotImplementedError
+
     def forward(self, history_vectors_BLD: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """Run the forward flow, as it is exported.
 

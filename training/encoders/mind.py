@@ -33,7 +33,7 @@ class MindEncoder(Encoder):
         self.S = nn.Linear(config.embedding_dim, config.embedding_dim, bias=False)
         # From the identity, interests start in the space of the item vectors.
         nn.init.eye_(self.S.weight)
-        self.register_buffer("routing", torch.randn(config.K, config.max_history_length))
+        self.register_buffer("routing", torch.randn(config.K, config.L))
 
     def encode(self, history_vectors_BLD: Tensor, lengths_B: Tensor) -> Encoded:
         """Route the history to as many interests as its length allows."""

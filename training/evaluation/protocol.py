@@ -105,7 +105,7 @@ def evaluate(
 def rank(model: MultiInterestModel, held_out: Sequences, *, exclude_history: bool, title: str) -> Ranking:
     """Rank the whole catalogue for every user of a held-out split, exactly."""
     device = model.item_embedding.weight.device
-    rows_UL, lengths_U = held_out.histories(model.config.max_history_length)
+    rows_UL, lengths_U = held_out.histories(model.config.L)
     vectors_ND = model.item_vectors_ND()
     num_items = len(vectors_ND)
     depth = min(max(CUTS), num_items)

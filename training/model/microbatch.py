@@ -75,6 +75,7 @@ class Microbatch:
         history_BLD: Tensor,
         target_BD: Tensor,
         hits: AccidentalHits,
+        is_every_position: bool,
         target_corrections_B: Tensor | None,
         generator: torch.Generator | None,
     ) -> None:
@@ -87,6 +88,7 @@ class Microbatch:
             history_BLD: vectors of the histories; `differentiate` returns their gradient.
             target_BD: vectors of the targets, likewise.
             hits: where a target is among its own negatives.
+            is_every_position: whether every position of a history has a target.
             target_corrections_B: from the negatives' sampler.
             generator: draws the pairs; None without re-contrast.
         """
@@ -94,12 +96,17 @@ class Microbatch:
         self._history_BLD = history_BLD.detach().requires_grad_()
         self._target_BD = target_BD.detach().requires_grad_()
         self._hits, self._target_corrections_B = hits, target_corrections_B
+        self._is_every_position = is_every_position
+        self._positions_PD: Tensor | None = None
         self._outside = None if generator is None else outside_history(rows_BL, lengths_B, generator)
         self._encoded: Encoded | None = None
         self._positives_BKL: Tensor | None = None
 
     def encode(self, encoder: Encoder) -> int:
         """Run the forward flow; return the number of positives, 0 for an encoder without attention."""
+        if self._is_every_position:
+            self._positions_PD = encoder.encode_positions(self._history_BLD, self._lengths_B)
+            return 0
         self._encoded = encoder.encode(self._history_BLD, self._lengths_B)
         if self._encoded.log_attention_BKL is None:
             return 0
@@ -153,20 +160,19 @@ class Microbatch:
         negatives: SharedNegatives,
         vectors_MD: Tensor,
     ) -> dict[str, Tensor]:
+        if self._positions_PD is not None:  # one interest, which needs no flows
+            return {"recommend": self._recommend(config, self._positions_PD, None, negatives, vectors_MD)}
         encoded, lengths_B, history_BLD = self._encoded, self._lengths_B, self._history_BLD
         assert encoded is not None, "encode comes first"
         interests_BKD = encoded.interests_BKD
         interest_BD = self._training_interest(config, encoded)
         sums = {
-            "recommend": sampled_softmax_sum(
-                interest_BD=interest_BD,
-                target_vectors_BD=self._target_BD,
-                negative_vectors_MD=vectors_MD,
-                hits=self._hits,
-                rivals_BKD=interests_BKD if config.negative_scores == "served" else None,
-                hardness=config.hard_negatives,
-                target_correction_B=self._target_corrections_B,
-                negative_correction_M=negatives.corrections_M,
+            "recommend": self._recommend(
+                config,
+                interest_BD,
+                interests_BKD if config.negative_scores == "served" else None,
+                negatives,
+                vectors_MD,
             )
         }
         if config.history_weight:
@@ -211,6 +217,26 @@ class Microbatch:
                 lengths_B=lengths_B,
             )
         return sums
+
+    def _recommend(
+        self,
+        config: TrainConfig,
+        interest_BD: Tensor,
+        rivals_BKD: Tensor | None,
+        negatives: SharedNegatives,
+        vectors_MD: Tensor,
+    ) -> Tensor:
+        """Return the sum of the recommendation loss; rivals of None are the training interests alone."""
+        return sampled_softmax_sum(
+            interest_BD=interest_BD,
+            target_vectors_BD=self._target_BD,
+            negative_vectors_MD=vectors_MD,
+            hits=self._hits,
+            rivals_BKD=rivals_BKD,
+            hardness=config.hard_negatives,
+            target_correction_B=self._target_corrections_B,
+            negative_correction_M=negatives.corrections_M,
+        )
 
     def _training_interest(self, config: TrainConfig, encoded: Encoded) -> Tensor:
         """Return the interest of each user that the target trains, [B, D]."""

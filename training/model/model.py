@@ -79,7 +79,7 @@ class MultiInterestModel(nn.Module):
         if config.construct_weight:
             self.reconstruct = Reconstruct(
                 embedding_dim=config.embedding_dim,
-                max_history_length=config.max_history_length,
+                max_history_length=config.L,
                 construct_dim=config.construct_dim,
             )
 
@@ -115,7 +115,10 @@ class MultiInterestModel(nn.Module):
         touched, places_BL, places_B, places_M = self._touch(batch, negatives)
         vectors_RD = self.as_scored(touched.vectors_RD)
         drawn_M, correction = negatives.rows_M, negatives.log_expected_count
-        blocks = _blocks(len(places_B), num_microbatches(len(places_B), vectors_RD.device))
+        num_examples = len(batch.lengths_B)
+        num_blocks = min(num_examples, num_microbatches(len(places_B), vectors_RD.device))
+        blocks = _blocks(num_examples, num_blocks)
+        targets = [batch.targets_of(block) for block in blocks]
         longest = [int(batch.lengths_B[block].max()) for block in blocks]
         histories = [places_BL[block, :length] for block, length in zip(blocks, longest, strict=True)]
         hits = find_accidental_hits(places_B, places_M)
@@ -134,14 +137,17 @@ class MultiInterestModel(nn.Module):
             Microbatch(
                 rows_BL=places,
                 lengths_B=batch.lengths_B[block],
-                targets_B=places_B[block],
+                targets_B=places_B[own],
                 history_BLD=piece.view(*places.shape, -1),
-                target_BD=targets_BD[block],
-                hits=hits.of(block),
-                target_corrections_B=None if correction is None else correction(batch.targets_B[block]),
+                target_BD=targets_BD[own],
+                hits=hits.of(own),
+                is_every_position=batch.is_every_position,
+                target_corrections_B=None if correction is None else correction(batch.targets_B[own]),
                 generator=generator if self.config.contrast_weight else None,
             )
-            for block, places, piece in zip(blocks, histories, pieces[: len(histories)], strict=True)
+            for block, own, places, piece in zip(
+                blocks, targets, histories, pieces[: len(histories)], strict=True
+            )
         ]
         # Microbatches differentiate by the encoder's weights and by the decoder made from the flows' weights.
         weights: list[Tensor] = list(self.encoder.parameters())

@@ -115,7 +115,7 @@ def _start(run: Run) -> str:
 
 def _encoded(model: MultiInterestModel, held_out: Sequences) -> tuple[Tensor, NDArray[np.float32]]:
     """Encode the users, a block at a time; return interests [U, K, D] and attention [U, K, L]."""
-    rows_UL, lengths_U = held_out.histories(model.config.max_history_length)
+    rows_UL, lengths_U = held_out.histories(model.config.L)
     interests, attention = [], []
     for start in range(0, held_out.num_users, _CHUNK_USERS):
         users = slice(start, start + _CHUNK_USERS)
@@ -231,7 +231,7 @@ def _examples(
     items = run.items()
     named = items["title"] if "title" in items.columns else items["item_id"]
     labels = [str(name) for name in named.to_list()]
-    rows_UL, lengths_U = held_out.histories(run.config.max_history_length)
+    rows_UL, lengths_U = held_out.histories(run.config.L)
     chosen = np.unique(np.linspace(0, held_out.num_users - 1, _NUM_EXAMPLES).round().astype(int))
     return [
         Example(

@@ -118,7 +118,7 @@ def finish_run(
         shutil.copyfile(dataset.path / "items.parquet", part)
     with replacing(path / COUNTS) as part, part.open("wb") as file:
         np.save(file, dataset.item_counts())
-    rows_UL, lengths_U = dataset.valid.histories(config.max_history_length)
+    rows_UL, lengths_U = dataset.valid.histories(config.L)
     chosen = np.random.default_rng(config.seed).permutation(len(rows_UL))[:MAX_PROBES]
     with replacing(path / PROBES) as part, part.open("wb") as file:
         np.savez(file, rows_QL=rows_UL[chosen], lengths_Q=lengths_U[chosen])

@@ -35,7 +35,9 @@ class Progress:
     seconds: float = 0.0
     """Duration of these steps."""
     sums: dict[str, float] = field(default_factory=dict)
-    """Sums of the losses over their examples."""
+    """Sums of the losses over their targets."""
+    num_targets: int = 0
+    """Targets of these steps."""
     records: list[dict[str, Any]] = field(default_factory=list)
     """A record of each completed epoch, as in `metrics.jsonl`."""
     started_from: str | None = None

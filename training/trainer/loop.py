@@ -19,7 +19,7 @@ from torch import Tensor
 from re4.common.console import progress as progress_bar
 from re4.common.errors import TrainingError
 from re4.training.config import CHECKPOINT_MINUTES, TrainConfig
-from re4.training.data.batches import TrainingBatches
+from re4.training.data.batches import TrainingBatches, WindowBatches
 from re4.training.data.dataset import Dataset
 from re4.training.evaluation.metrics import Interval
 from re4.training.evaluation.protocol import Evaluation, rank, recall_50_U, summarise
@@ -243,9 +243,10 @@ class _Trainer:
         self._recalls: dict[str, Tensor] = {}  # by user, of the start and of the best epoch
         self._optimiser = Optimiser(model)
         self._mean = WeightAverage(model, config.averaging) if config.averaging else None
-        self._batches = TrainingBatches(
+        batches = WindowBatches if config.every_position else TrainingBatches
+        self._batches = batches(
             dataset.train,
-            max_history_length=config.max_history_length,
+            max_history_length=config.L,
             batch_size=config.batch_size,
             history_dropout=config.history_dropout,
             next_n=config.next_n,
@@ -257,6 +258,9 @@ class _Trainer:
     def restore(self) -> None:
         self._recalls = restore(self._out, self._model, self._optimiser, self._mean)
         write_metrics(self._out, self._progress.records)
+        if not self._progress.num_targets:  # a checkpoint of an earlier version
+            done = self._progress.step * self._model.config.batch_size
+            self._progress.num_targets = min(done, self._batches.num_examples)
 
     def run(self) -> TrainResult:
         try:
@@ -350,6 +354,7 @@ class _Trainer:
                 )
                 self._optimiser.step(losses, rate=self._rate())
                 num_examples = len(batch.targets_B)
+                progress.num_targets += num_examples
                 for name, value in {"total": losses.total, **losses.terms}.items():
                     progress.sums[name] = progress.sums.get(name, 0.0) + value.item() * num_examples
                 progress.step += 1
@@ -375,8 +380,8 @@ class _Trainer:
 
     def _close_epoch(self) -> None:
         """Validate, save the weights of a best epoch, record the epoch, and save the state."""
-        progress, num_examples = self._progress, self._batches.num_examples
-        epoch = progress.epoch
+        progress = self._progress
+        epoch, num_targets = progress.epoch, max(1, progress.num_targets)
         model = self._mean.model if self._mean else self._model
         title = f"epoch {epoch} validation"
         ranking = rank(model, self.valid, exclude_history=False, title=title)
@@ -393,7 +398,7 @@ class _Trainer:
             "epoch": epoch,
             "seconds": round(progress.seconds, 3),
             "examples_per_second": round(self._examples_per_second(progress.seconds), 1),
-            "losses": {name: value / num_examples for name, value in progress.sums.items()},
+            "losses": {name: value / num_targets for name, value in progress.sums.items()},
             "valid": valid.to_json(),
             "recall_50_half_width": half_width,
             "over_start": over_start and asdict(over_start),
@@ -419,7 +424,8 @@ class _Trainer:
         write_metrics(self._out, progress.records)
         if self._tensorboard:
             write_events(self._out, [record])
-        progress.epoch, progress.step, progress.seconds, progress.sums = epoch + 1, 0, 0.0, {}
+        progress.epoch, progress.step, progress.num_targets = epoch + 1, 0, 0
+        progress.seconds, progress.sums = 0.0, {}
         self._save()
 
     def _examples_per_second(self, seconds: float) -> float:

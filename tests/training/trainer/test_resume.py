@@ -109,6 +109,16 @@ def test_killed_and_resumed_is_bit_identical_in_bf16(planted, train_until, optio
     assert_same_run(run, tmp_path / "whole")
 
 
+def test_a_transformer_killed_and_resumed_is_bit_identical(planted, train_until, tmp_path):
+    options = {"model": "transformer", "embedding_dim": 16, "num_epochs": 2, "batch_size": 1024, "next_n": 3}
+    train(planted, TrainConfig(**options), tmp_path / "whole", device="cpu")
+    run = tmp_path / "run"
+    killed = train_until(run, options, signal_number=signal.SIGKILL, last_step=9)
+    assert killed["code"] == -signal.SIGKILL
+    resume(run, device="cpu")
+    assert_same_run(run, tmp_path / "whole")
+
+
 def as_saved_by_an_earlier_version(checkpoint):
     with safe_open(checkpoint, "pt") as file:
         facts = json.loads(file.metadata()["re4"])
