@@ -10,6 +10,7 @@ Numbers are little-endian. The order of changes is their sequence, never their t
 """
 
 import json
+import math
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
@@ -34,6 +35,8 @@ MAX_VALUES: Final = 256
 """Values of one attribute of one item."""
 MAX_NAME_CHARACTERS: Final = 200
 MAX_VECTOR_LENGTH: Final = 1 << 14
+MAX_VECTOR_VALUE: Final = 1e9
+"""Largest absolute value in a vector: scores of larger ones are not finite."""
 MAX_RECORD_BYTES: Final = 32 << 20
 
 _FRAME: Final = struct.Struct("<II")
@@ -115,11 +118,11 @@ def checked_upsert(
         raise RequestError(
             f"item {id_!r:.60}: its vector holds something else than numbers ({error})"
         ) from None
-    if vector_D.shape != (embedding_dim,) or not np.isfinite(vector_D).all():
+    if vector_D.shape != (embedding_dim,) or not _is_in_range(vector_D):
         raise RequestError(
             f"item {id_!r:.60}: a vector of shape {vector_D.shape}"
-            f"{'' if np.isfinite(vector_D).all() else ' with values that are not finite'}; the vectors of "
-            f"the live version are {embedding_dim} finite numbers"
+            f"{'' if _is_in_range(vector_D) else ' with values that are not finite, or too large'}; the "
+            f"vectors of the live version are {embedding_dim} finite numbers of at most {MAX_VECTOR_VALUE:g}"
         )
     return Upsert(id_, checked, vector_D, space)
 
@@ -232,22 +235,40 @@ def decode_records(
 def _decode_body(body: bytes) -> Record:
     sequence, time_ms, kind, num_json = _HEAD.unpack_from(body)
     text_end = _HEAD.size + num_json
-    facts = json.loads(body[_HEAD.size : text_end])
+    text = body[_HEAD.size : text_end]
+    facts = json.loads(text)
+    if b"\\u" in text:  # a lone surrogate, which is no text, can only be escaped
+        json.dumps(facts, ensure_ascii=False).encode()
     id_ = facts["id"]
     if type(id_) not in (str, int):
         raise TypeError("an id")
     vector_D = np.frombuffer(body[text_end:], "<f4") if len(body) > text_end else None
+    if vector_D is not None and not _is_in_range(vector_D):
+        raise ValueError("a vector")
+    space = facts.get("space", "")
+    if type(space) is not str:
+        raise TypeError("a space")
     change: Change
     if kind == _KINDS[Upsert]:
         attributes = {name: tuple(values) for name, values in facts["attributes"].items()}
-        change = Upsert(id_, attributes, vector_D, facts.get("space", ""))
+        if not all(type(value) is str for values in attributes.values() for value in values):
+            raise TypeError("a value")
+        change = Upsert(id_, attributes, vector_D, space)
     elif kind == _KINDS[Removal]:
         change = Removal(id_)
     elif kind == _KINDS[Evidence] and vector_D is not None:
-        change = Evidence(id_, facts["space"], float(facts["weight"]), vector_D)
+        weight = float(facts["weight"])
+        if not 0 <= weight < math.inf:
+            raise ValueError("a weight")
+        change = Evidence(id_, space, weight, vector_D)
     else:
         raise ValueError(f"kind {kind}")
     return Record(sequence, time_ms, change)
+
+
+def _is_in_range(vector_D: NDArray[np.float32]) -> bool:
+    """Return whether all values are finite and small enough for finite scores."""
+    return bool(np.abs(vector_D).max() <= MAX_VECTOR_VALUE)  # False where the maximum is not a number
 
 
 def _checksum(body: bytes) -> int:

@@ -8,9 +8,11 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, Protocol
 
-from re4.common.errors import DataError, ServerError
+from re4.common.errors import DataError, RequestError, ServerError
 from re4.serving.client.client import RetrievalClient
 
 _RETRIED: Final = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "CANCELLED", "UNKNOWN")
@@ -44,7 +46,7 @@ class EventSource(Protocol):
 class JsonLines:
     """Lines `{"user": …, "item": …, "time_ms": …, "event_id": …}`; the last two may be missing."""
 
-    def __init__(self, name: str, lines: Iterable[str]) -> None:
+    def __init__(self, name: str, lines: Iterable[str | bytes]) -> None:
         """Read nothing yet.
 
         Args:
@@ -58,10 +60,11 @@ class JsonLines:
         """Yield the events of the lines.
 
         Raises:
-            DataError: a line that is no event; the message names the line and does not quote it.
+            DataError: a line that is no event, or that cannot be read; the message names the line and does
+                not quote it.
         """
         batch: list[IncomingEvent] = []
-        for number, line in enumerate(self._lines, start=1):
+        for number, line in self._numbered():
             if line.strip():
                 batch.append(parse_event(line, f"{self._name}:{number}"))
             if len(batch) == max_events:
@@ -71,6 +74,12 @@ class JsonLines:
 
     def done(self) -> None:
         """Do nothing: lines have no position to note."""
+
+    def _numbered(self) -> Iterator[tuple[int, str | bytes]]:
+        try:
+            yield from enumerate(self._lines, start=1)
+        except OSError as error:
+            raise DataError(f"{self._name} cannot be read: {error}") from None
 
 
 class KafkaTopic:
@@ -155,22 +164,37 @@ def parse_event(line: str | bytes, place: str, *, default_ms: int | None = None)
     try:
         fields = json.loads(line)
         user, item = fields["user"], fields["item"]
-        time_ms = fields.get("time_ms", default_ms)
-        event_id = str(fields.get("event_id", place))
+        time_ms, event_id = fields.get("time_ms"), fields.get("event_id")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise DataError(
             f'{place} is no event; an event is {{"user": "u-7", "item": "SKU-1", "time_ms": 1764403200000, '
             '"event_id": "order-9"}, where the last two may be missing'
         ) from None
-    if isinstance(user, int) and not isinstance(user, bool):
-        user = str(user)
-    if not isinstance(user, str) or isinstance(item, bool) or not isinstance(item, str | int):
-        raise DataError(f"{place}: user and item must be texts or integers")
     if time_ms is None:
-        time_ms = int(time.time() * 1e3)
-    if isinstance(time_ms, bool) or not isinstance(time_ms, int):
+        time_ms = int(time.time() * 1e3) if default_ms is None else default_ms
+    if not _is_integer(time_ms):
         raise DataError(f"{place}: time_ms must be an integer, milliseconds since 1970")
-    return IncomingEvent(user, item, time_ms, event_id)
+    if event_id is None:
+        event_id = place
+    for name, value in (("user", user), ("item", item), ("event_id", event_id)):
+        if not (_is_integer(value) or _is_text(value)):
+            raise DataError(f"{place}: {name} must be a text or an integer of 64 bits")
+    return IncomingEvent(str(user), item, time_ms, str(event_id))
+
+
+def _is_integer(value: Any) -> bool:
+    return type(value) is int and -(2**63) <= value < 2**63
+
+
+def _is_text(value: Any) -> bool:
+    """Return whether the value is a text without a lone surrogate, which no message can carry."""
+    if type(value) is not str:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def send_all(
@@ -211,8 +235,8 @@ def _send(batch: list[IncomingEvent], client: RetrievalClient, sleep: Callable[[
     """
     try:
         return _retried(batch, client, sleep)
-    except ServerError as error:
-        if not str(error).startswith("INVALID_ARGUMENT"):
+    except (ServerError, RequestError) as error:
+        if not _is_refusal(error):
             raise
         refusal = error
     if len(batch) == 1:
@@ -222,14 +246,19 @@ def _send(batch: list[IncomingEvent], client: RetrievalClient, sleep: Callable[[
     for event in batch:
         try:
             num_new += _retried([event], client, sleep)
-        except ServerError as error:
-            if not str(error).startswith("INVALID_ARGUMENT"):
+        except (ServerError, RequestError) as error:
+            if not _is_refusal(error):
                 raise
             num_refused += 1
             _log.error("one event is left out: %s", error)
     if num_refused == len(batch):
         raise refusal
     return num_new
+
+
+def _is_refusal(error: ServerError | RequestError) -> bool:
+    """Return whether the events would be refused again. A call has items of one kind: texts or integers."""
+    return isinstance(error, RequestError) or str(error).startswith("INVALID_ARGUMENT")
 
 
 def _retried(batch: list[IncomingEvent], client: RetrievalClient, sleep: Callable[[float], None]) -> int:
@@ -247,7 +276,7 @@ def _retried(batch: list[IncomingEvent], client: RetrievalClient, sleep: Callabl
         delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
 
 
-def opened(path: str, stdin: IO[str]) -> Iterator[JsonLines]:
+def opened(path: str, stdin: IO[bytes]) -> Iterator[JsonLines]:
     """Yield the lines of a file, or of standard input for `-`.
 
     Raises:
@@ -256,8 +285,9 @@ def opened(path: str, stdin: IO[str]) -> Iterator[JsonLines]:
     if path == "-":
         yield JsonLines("stdin", stdin)
         return
-    try:
-        with open(path, encoding="utf-8") as file:  # noqa: PTH123
-            yield JsonLines(path, file)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
+    with ExitStack() as stack:
+        try:  # as bytes: a line that is no UTF-8 is then refused with its number
+            file = stack.enter_context(Path(path).open("rb"))
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error}") from None
+        yield JsonLines(path, file)

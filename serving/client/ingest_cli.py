@@ -82,7 +82,7 @@ def ingest(
             stack.callback(source.close)
             send_all(source, client, batch_events, on_sent=count, is_stopped=lambda: bool(stopped))
         for file in files or ():
-            for lines in opened(file, sys.stdin):
+            for lines in opened(file, sys.stdin.buffer):
                 send_all(lines, client, batch_events, on_sent=count)
     console.print_line(f"{counts[0]:,} events were sent, {counts[1]:,} of them were new")
 

@@ -5,13 +5,22 @@ can use, so each target also uses the value. The functions of `TARGETS` prepare 
 """
 
 import gzip
-import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fuzz_inputs import Input, Parse, answer_all, changed_files
 from small_bundles import SmallVersion, load
+from update_targets import (
+    cold_start,
+    history_calls,
+    ingest_lines,
+    item_calls,
+    live_items,
+    live_records,
+    tombstones,
+)
 
 from re4.bundle.attributes.reader import Attributes
 from re4.bundle.golden import GoldenQueries
@@ -23,42 +32,13 @@ from re4.bundle.publishing.current import read_current
 from re4.bundle.verify import read_manifest
 from re4.common.errors import BundleError, DataError, RequestError, SecurityError, UsageError
 from re4.protos.v1 import retrieval_pb2 as pb
-from re4.serving.api.batch_handler import RequestResult, answer_batch
 from re4.serving.api.decoding import decode
 from re4.serving.api.validation import CheckedRequest, check_encode, check_retrieve, check_user
 from re4.serving.auth.tokens import parse_tokens
 from re4.serving.processes.messages import from_line
-from re4.serving.settings import Fallback, ServerSettings
-
-Parse = Callable[[bytes], None]
+from re4.serving.settings import ServerSettings
 
 _MAX_EVENT_BYTES = 1 << 16
-
-
-class Input:
-    """Values read from the bytes of an input; zeros and empty texts at its end."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._place = 0
-
-    def __bool__(self) -> bool:
-        return self._place < len(self._data)
-
-    def bytes(self, length: int) -> bytes:
-        found = self._data[self._place : self._place + length]
-        self._place += length
-        return found
-
-    def number(self, num_bytes: int = 1) -> int:
-        return int.from_bytes(self.bytes(num_bytes), "little")
-
-    def real(self) -> float:
-        (value,) = struct.unpack("<f", self.bytes(4).ljust(4, b"\0"))
-        return float(value)
-
-    def text(self) -> str:
-        return self.bytes(self.number()).decode("utf-8", "replace")
 
 
 def requests(folder: Path) -> Parse:
@@ -84,22 +64,9 @@ def requests(folder: Path) -> Parse:
             found = list(checked(data)) if data else []
         except RequestError:
             return
-        _answer([each for each in found if isinstance(each, CheckedRequest)])
+        answer_all([each for each in found if isinstance(each, CheckedRequest)])
 
     return parse
-
-
-def _answer(batch: list[CheckedRequest]) -> None:
-    """Answer valid requests; the answers hold finite scores of as many different items."""
-    if not batch:
-        return
-    for request, result in zip(batch, answer_batch(batch, Fallback.POPULAR), strict=True):
-        if isinstance(result, RequestResult):
-            assert result.num_candidates <= request.num_candidates
-            if result.query_result is not None:
-                merged = result.query_result.merged
-                assert np.isfinite(merged.scores_M).all()
-                assert len(np.unique(merged.rows_M)) == len(merged.rows_M)
 
 
 def search_options(folder: Path) -> Parse:
@@ -139,7 +106,7 @@ def search_options(folder: Path) -> Parse:
             one = check_user(request, snapshot, settings)
             if isinstance(one, CheckedRequest):
                 batch.append(one)
-        _answer(batch)
+        answer_all(batch)
 
     return parse
 
@@ -254,27 +221,6 @@ def messages(_: Path) -> Parse:
     return parse
 
 
-def _changed_files(folder: Path, files: Mapping[str, bytes], data: bytes) -> None:
-    """Write files with the changes that the input states: bytes overwritten, a piece cut out or inserted."""
-    source = Input(data)
-    names = sorted(files)
-    contents = {name: bytearray(files[name]) for name in names}
-    while source:
-        content = contents[names[source.number() % len(names)]]
-        operation, place, length = source.number() % 4, source.number(2), source.number()
-        place %= len(content) + 1
-        if operation == 0:
-            content[place : place + length] = source.bytes(length)
-        elif operation == 1:
-            del content[place : place + length]
-        elif operation == 2:
-            content[place:place] = source.bytes(length)
-        else:
-            del content[place:]
-    for name, content in contents.items():
-        (folder / name).write_bytes(content)
-
-
 def _of_version(folder: Path, version: SmallVersion, prefix: str) -> tuple[Path, dict[str, bytes], Any]:
     path = folder / "made" / version.publish(folder / "made")
     files = {file.name: file.read_bytes() for file in path.iterdir() if file.name.startswith(prefix)}
@@ -287,7 +233,7 @@ def string_ids(folder: Path) -> Parse:
     _, files, info = _of_version(folder, SmallVersion(num_items=20), "item_ids")
 
     def parse(data: bytes) -> None:
-        _changed_files(folder, files, data)
+        changed_files(folder, files, data)
         try:
             ids = ItemIds.open(folder, "string", info.num_items)
             ids.check()
@@ -307,7 +253,7 @@ def int_ids(folder: Path) -> Parse:
     _, files, info = _of_version(folder, SmallVersion(num_items=20, id_kind="int"), "item_ids")
 
     def parse(data: bytes) -> None:
-        _changed_files(folder, files, data)
+        changed_files(folder, files, data)
         try:
             ids = ItemIds.open(folder, "int", info.num_items)
             ids.check()
@@ -326,7 +272,7 @@ def attributes(folder: Path) -> Parse:
     _, files, info = _of_version(folder, version, "attribute")
 
     def parse(data: bytes) -> None:
-        _changed_files(folder, files, data)
+        changed_files(folder, files, data)
         try:
             found = Attributes.open(folder, info.attributes, info.num_items)
             found.check()
@@ -349,7 +295,7 @@ def archives(folder: Path) -> Parse:
     _, files, _ = _of_version(folder, SmallVersion(num_golden=1), GOLDEN)
 
     def parse(data: bytes) -> None:
-        _changed_files(folder, files, data)
+        changed_files(folder, files, data)
         try:
             GoldenQueries.read(folder / GOLDEN)
         except BundleError:
@@ -393,5 +339,6 @@ TARGETS: dict[str, Callable[[Path], Parse]] = {
     for each in (
         *(requests, search_options, manifest, hidden, current, tokens, settings_file, settings_environment),
         *(messages, string_ids, int_ids, attributes, archives, event_logs),
+        *(item_calls, history_calls, live_items, live_records, ingest_lines, tombstones, cold_start),
     )
 }

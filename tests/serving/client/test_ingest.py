@@ -4,6 +4,7 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from running_server import DEADLINE_S, RE4, RunningServer
 
 from re4 import DataError, RetrievalClient, ServerError
-from re4.serving.client.ingest import IncomingEvent, JsonLines, KafkaTopic, parse_event, send_all
+from re4.serving.client.ingest import IncomingEvent, JsonLines, KafkaTopic, opened, parse_event, send_all
 
 NOW_MS = int(time.time() * 1e3)
 
@@ -57,13 +58,35 @@ def test_lines_become_events() -> None:
         line(user="secret", item=1.5),
         line(user="secret", item=True),
         line(user="secret", item="a", time_ms="now"),
+        line(user="secret", item="a", time_ms=2**63),
+        line(user="secret", item=2**63),
+        line(user=2**63, item="secret"),
+        line(user="secret\ud800", item="a"),
+        line(user="secret", item="a", event_id=["b"]),
+        b'{"user": "secret\xff", "item": "a"}',
     ],
-    ids=range(10),
+    ids=range(16),
 )
-def test_what_is_no_event_is_named_by_its_place_and_not_quoted(text: str) -> None:
+def test_what_is_no_event_is_named_by_its_place_and_not_quoted(text: str | bytes) -> None:
     with pytest.raises(DataError, match="f:7") as error:
         parse_event(text, "f:7")
     assert "secret" not in str(error.value)
+
+
+def test_an_event_id_of_null_is_none() -> None:
+    """Two events of one user and item would be one otherwise."""
+    assert parse_event(line(user="u", item="a", time_ms=5, event_id=None), "f:1").event_id == "f:1"
+    assert parse_event(line(user="u", item="a", time_ms=None), "f:1", default_ms=9).time_ms == 9
+
+
+def test_a_line_that_is_no_text_is_named_and_those_before_it_are_sent(tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    file.write_bytes(line(user="u", item="a").encode() + b'\n{"user": "\xff"}\n')
+    client = Recorded()
+    files = opened(str(file), None)  # type: ignore[arg-type]
+    with closing(files), pytest.raises(DataError, match=r"events.jsonl:2 is no event"):
+        send_all(next(files), client, 1, on_sent=lambda *_: None)  # type: ignore[arg-type]
+    assert [call[0] for call in client.calls] == [("u",)]
 
 
 def test_a_call_that_fails_is_sent_again_and_a_refusal_ends_it() -> None:
@@ -91,6 +114,10 @@ def test_an_event_that_the_server_refuses_holds_up_no_other(recording: RunningSe
         send_all(JsonLines("f", lines[1:2]), client, 10, on_sent=lambda *each: sent.append(each))
         with pytest.raises(ServerError, match="INVALID_ARGUMENT"):
             send_all(JsonLines("f", lines[1:2] * 2), client, 10, on_sent=lambda *_: None)
+        both_kinds = [line(user="both", item=item, time_ms=NOW_MS) for item in ("a", 7, "b")]
+        send_all(JsonLines("g", both_kinds), client, 10, on_sent=lambda *each: sent.append(each))
+        assert sent[-1] == (3, 2)
+        assert [event.item_id for event in client.get_history("both")] == ["a", "b"]
 
 
 def test_the_command_records_files_and_standard_input_once(recording: RunningServer, tmp_path: Path) -> None:
