@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from re4.common.errors import UsageError
 from re4.settings.fields import declared
 from re4.settings.sources import unknown_names
-from re4.training.config import CHECKPOINT_MINUTES, TrainConfig, read_settings
+from re4.training.config import AUTO, CHECKPOINT_MINUTES, TrainConfig, read_settings
 
 if TYPE_CHECKING:
     from re4.training.data.dataset import Dataset
@@ -65,8 +65,24 @@ def train(
         raise UsageError(problem)
     fresh = TrainConfig(**given)
     from re4.training.run.run import Run
+    from re4.training.trainer.interest_choice import train_either
     from re4.training.trainer.loop import train as train_model
 
+    if fresh.num_interests == AUTO:
+        if from_run is not None:
+            raise UsageError(
+                "--num-interests auto: with --from, the number of interests is that of the earlier run. "
+                "Leave the option out."
+            )
+        return train_either(
+            _opened(data),
+            fresh,
+            Path(out),
+            device=device,
+            precision=precision,
+            checkpoint_minutes=checkpoint_minutes,
+            tensorboard=tensorboard,
+        )
     previous = None if from_run is None else Run.open(Path(from_run))
     return train_model(
         _opened(data),

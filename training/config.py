@@ -15,6 +15,8 @@ from re4.settings.sources import read_file
 from re4.training.presets import COMMON_DEFAULTS, PRESETS, SMALL_CATALOGUE
 from re4.training.samplers import SAMPLERS
 
+AUTO = "auto"
+"""The value of `num_interests` that is decided by validation."""
 _MODELS_OWN = "the model's own"
 SVD_ITEMS = 2_000_000
 """Largest catalogue that starts from SVD vectors by default: the SVD takes some 1,600 bytes an item."""
@@ -36,11 +38,13 @@ class TrainConfig:
     """The settings of one run. Built with `TrainConfig.resolve`, stored as `config.json` in the run."""
 
     model: str = setting("re4", f"Encoder: {', '.join(PRESETS)}.", choices=PRESETS)
-    num_interests: int | None = setting(
+    num_interests: int | str | None = setting(
         None,
-        "K, interest vectors per user; each is a search when serving.",
+        "K, interest vectors per user; each is a search when serving. auto: train the model's own number and "
+        "1, and keep 1 unless validation Recall@50 is ahead beyond its interval.",
         low=1,
         high=64,
+        word=AUTO,
         default_text=f"re4: 8, up to {SMALL_CATALOGUE:,} items 4; others: 4",
     )
     embedding_dim: int = setting(64, "D, width of item and interest vectors.", low=2, high=4096)
@@ -183,6 +187,8 @@ class TrainConfig:
         Raises:
             UsageError: a setting differs from the value that the preset fixes.
         """
+        if self.num_interests == AUTO:
+            raise UsageError("--num-interests auto is for `re4 train` alone; give a number here.")
         preset = PRESETS[self.model]
         usual = {**COMMON_DEFAULTS, **preset.defaults}
         if num_items <= SMALL_CATALOGUE:
@@ -213,7 +219,7 @@ class TrainConfig:
     @property
     def K(self) -> int:
         """Interests of a user; only after `resolve`."""
-        assert self.num_interests is not None, "resolve comes first"
+        assert isinstance(self.num_interests, int), "resolve comes first"
         return self.num_interests
 
     def to_json(self) -> dict[str, Any]:

@@ -28,6 +28,7 @@ def setting(
     option: str | None = None,
     metavar: str | None = None,
     former: str | None = None,
+    word: str | None = None,
 ) -> Any:
     """Declare a field.
 
@@ -42,6 +43,7 @@ def setting(
             spelling of its own has no `--no-…` beside it.
         metavar: What the help shows for the option's value.
         former: Earlier name of the setting, still accepted as an option.
+        word: A word that is allowed in place of a whole number, such as `auto`; the type is then `int | str`.
     """
     metadata = {
         "help": help_text,
@@ -52,6 +54,7 @@ def setting(
         "option": option,
         "metavar": metavar,
         "former": former,
+        "word": word,
     }
     return field(default=default, metadata=metadata)
 
@@ -142,8 +145,10 @@ def check_value(label: str, value: Any, item: Field[Any]) -> None:
     Raises:
         UsageError: naming the label, the value and the values allowed.
     """
-    if value is None:
+    if value is None or (item.metadata["word"] is not None and value == item.metadata["word"]):
         return
+    if item.metadata["word"] is not None and isinstance(value, str):
+        raise UsageError(f"{label} is {shown(value)}; give a whole number, or {item.metadata['word']}.")
     low, high, choices = (item.metadata[name] for name in ("low", "high", "choices"))
     if choices and value not in choices:
         raise UsageError(f"{label} is {shown(value)}; choose one of {', '.join(choices)}.")

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -49,7 +50,16 @@ def _option(name: str, item: Declared, panel: str) -> inspect.Parameter:
     spelling = [metadata["option"]] if metadata["option"] else []
     if metadata["former"]:
         spelling = [metadata["option"] or option_name(name), option_name(metadata["former"])]
-    info = typer.Option(*spelling, help=item.help, metavar=metadata["metavar"], rich_help_panel=panel)
-    annotation: Any = Annotated[item.hint if is_required else item.hint | None, info]
+    hint, word = item.hint, metadata["word"]
+    parsing: dict[str, Any] = {"metavar": metadata["metavar"]}
+    if word is not None:
+        hint, parsing = str, {"metavar": f"INTEGER|{word}", "parser": partial(_number_or, word)}
+    info = typer.Option(*spelling, help=item.help, rich_help_panel=panel, **parsing)
+    annotation: Any = Annotated[hint if is_required else hint | None, info]
     default = inspect.Parameter.empty if is_required else None
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _number_or(word: str, text: str) -> int | str:
+    """Parse an option that is a whole number or one word."""
+    return text if text == word else int(text)

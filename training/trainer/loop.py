@@ -7,10 +7,10 @@ vectors, saves checkpoints, evaluates, and writes the run.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -80,6 +80,23 @@ class TrainResult:
     """Its Recall@50 minus that of the start (epoch 0), paired by user; None where nothing was trained, or the
     training began with an earlier version."""
 
+    @classmethod
+    def of(cls, records: Sequence[dict[str, Any]]) -> Self:
+        """Return the outcome by the records of all epochs, as in `metrics.jsonl`."""
+        best, num_epochs = _best(records), int(records[-1]["epoch"])
+        seconds = sum(record["seconds"] for record in records)
+        num_examples = sum(record["seconds"] * record["examples_per_second"] for record in records)
+        over_start = best.get("over_start")
+        return cls(
+            best_epoch=best["epoch"],
+            num_epochs=num_epochs,
+            seconds_per_epoch=seconds / max(1, num_epochs),
+            examples_per_second=num_examples / seconds if seconds else 0.0,
+            valid=Evaluation.from_json(best["valid"]),
+            valid_half_width=best.get("recall_50_half_width"),
+            over_start=over_start and Interval(**over_start),
+        )
+
     @property
     def doubt(self) -> str:
         """A sentence that training did not help, or may not have; empty where it did."""
@@ -95,6 +112,10 @@ class TrainResult:
             f"Training may not have helped: on {users} the kept epoch is ahead of the start by "
             f"{self.over_start} in Recall@50, which is within the 95 % interval."
         )
+
+
+def _best(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return max(records, key=lambda record: float(record["valid"]["recall_50"]))
 
 
 def choose_device(name: str) -> torch.device:
@@ -298,21 +319,10 @@ class _Trainer:
             trained_before=[TrainedOn(**each) for each in trained_before],
         )
         remove_checkpoint(self._out)
-        num_epochs = progress.epoch - 1
-        mean_seconds = sum(record["seconds"] for record in progress.records) / max(1, num_epochs)
-        over_start = best.get("over_start")
-        return TrainResult(
-            best_epoch=best["epoch"],
-            num_epochs=num_epochs,
-            seconds_per_epoch=mean_seconds,
-            examples_per_second=self._examples_per_second(mean_seconds),
-            valid=valid,
-            valid_half_width=best.get("recall_50_half_width"),
-            over_start=over_start and Interval(**over_start),
-        )
+        return TrainResult.of(progress.records)
 
     def _best_record(self) -> dict[str, Any]:
-        return max(self._progress.records, key=lambda record: float(record["valid"]["recall_50"]))
+        return _best(self._progress.records)
 
     def _has_stalled(self) -> bool:
         if not self._progress.records:
