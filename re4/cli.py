@@ -30,6 +30,7 @@ SUBCOMMANDS: Mapping[str, str] = {
     "rebuild": "re4.exporting.rebuild.cli:rebuild",
     "serve": "re4.serving.cli:serve",
     "retrieve": "re4.serving.client.cli:retrieve",
+    "bulk": "re4.bulk.cli:bulk",
     "ingest": "re4.serving.client.ingest_cli:ingest",
     "info": "re4.serving.cli:info",
     "health": "re4.serving.client.cli:health",

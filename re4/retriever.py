@@ -54,7 +54,7 @@ from re4.settings.sources import checked
 _NO_LIMIT = (1 << 32) - 1
 """The largest number that a request can carry. A server needs limits against its clients; here are none."""
 
-_LIMITS = Limits(
+UNLIMITED = Limits(
     max_num_candidates=_NO_LIMIT,
     max_num_history_ids=_NO_LIMIT,
     max_num_excluded_ids=_NO_LIMIT,
@@ -62,6 +62,7 @@ _LIMITS = Limits(
     max_num_filter_values=_NO_LIMIT,
     max_num_reasons=_NO_LIMIT,
 )
+"""Of work in the caller's own process."""
 
 _T = TypeVar("_T")
 
@@ -110,7 +111,7 @@ class Retriever:
         """
         known = declared(ServerSettings)
         settings = ServerSettings(
-            limits=_LIMITS,
+            limits=UNLIMITED,
             merge_policy=merge_policy,
             fallback=checked("fallback", fallback, known["fallback"]),
             device=checked("device", device, known["device"]),
@@ -128,11 +129,9 @@ class Retriever:
                 max_batch_size=settings.max_batch_size,
                 backend=open_backend(settings.device),
             )
-            hidden = read_hidden(version.parent)
-            overlay = snapshot.new_overlay()
-            overlay.hide(hidden)
-            overlay.apply(LiveItemsReader(version.parent).read().records)
-            snapshot = snapshot.with_hidden(hidden).with_live(overlay.view())
+            snapshot = snapshot.with_changes(
+                read_hidden(version.parent), LiveItemsReader(version.parent).read().records
+            )
         except BaseException:
             lease.release()
             raise

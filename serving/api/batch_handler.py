@@ -5,10 +5,10 @@ for single calls is left to the event loop. All requests of a batch are answered
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ from re4.serving.retrieval.merging.policy import NO_ROWS
 from re4.serving.retrieval.pipeline import Query, QueryResult
 from re4.serving.settings import Fallback
 from re4.serving.versions.snapshot import Snapshot
+
+RowsOf: TypeAlias = Callable[[list[Any]], NDArray[np.int64]]
+"""Returns the rows of ids, -1 where the id is unknown."""
 
 _FULL_BATCH_DEPTH_BITS: Final = 9
 """Searches for up to 2^9 results share batches of full size. Deeper ones are batched separately, in
@@ -64,6 +67,18 @@ def batch_group(request: CheckedRequest) -> BatchGroup:
     return BatchGroup(version=id(request.snapshot), relative_cost=cost, kind=kind)
 
 
+class FoundBatch(NamedTuple):
+    """The candidates of a batch in rows of the catalogue. Every list has an entry for each request."""
+
+    results: list[QueryResult | Re4Error | None]
+    """None where no item of the history is known, and the candidates are the most popular items."""
+    nums_unknown_history_ids: list[int]
+    merged: list[MergedList]
+    """The candidates; none in place of an error."""
+    is_new_M: dict[int, NDArray[np.bool_]]
+    """Which candidates are new items, by the place of the request; only where there are such."""
+
+
 def answer_batch(requests: Sequence[CheckedRequest], fallback: Fallback) -> list[RequestResult | Re4Error]:
     """Answer requests of one version.
 
@@ -74,8 +89,38 @@ def answer_batch(requests: Sequence[CheckedRequest], fallback: Fallback) -> list
     Returns:
         A result for each request, in order; an error in place of one that has none.
     """
+    found = find_candidates(requests, fallback)
+    encoded = encode_candidates(found.merged, requests[0].snapshot.item_ids)
+    return [
+        result
+        if isinstance(result, Re4Error)
+        else RequestResult(
+            query_result=result,
+            num_unknown_history_ids=num_unknown,
+            candidates=candidates,
+            num_candidates=len(own.rows_M),
+            is_new_M=found.is_new_M.get(place, np.zeros(len(own.rows_M), np.bool_))
+            if requests[place].num_new_items
+            else None,
+        )
+        for place, (result, num_unknown, own, candidates) in enumerate(
+            zip(found.results, found.nums_unknown_history_ids, found.merged, encoded, strict=True)
+        )
+    ]
+
+
+def find_candidates(
+    requests: Sequence[CheckedRequest], fallback: Fallback, rows_of: RowsOf | None = None
+) -> FoundBatch:
+    """Return the candidates of some requests of one version, as `answer_batch` does, in rows.
+
+    Args:
+        requests: 1 to `max_batch_size` of them.
+        fallback: The answer to requests of which no history item is known.
+        rows_of: Looks up the ids of the requests; None for the ids of the version.
+    """
     snapshot = requests[0].snapshot
-    queries, nums_unknown = look_up_ids(requests)
+    queries, nums_unknown = look_up_ids(requests, rows_of)
     known_places = [place for place, query in enumerate(queries) if query.history_rows_L.size]
     results: list[QueryResult | Re4Error | None] = [None] * len(requests)
     if known_places:
@@ -88,23 +133,7 @@ def answer_batch(requests: Sequence[CheckedRequest], fallback: Fallback) -> list
         if results[place] is None and (fallback is Fallback.NONE or not query.num_candidates):
             results[place] = _no_usable_history(nums_unknown[place], snapshot)
         merged.append(_candidates(results[place], query, snapshot))
-    encoded = encode_candidates(merged, snapshot.item_ids)
-    return [
-        result
-        if isinstance(result, Re4Error)
-        else RequestResult(
-            query_result=result,
-            num_unknown_history_ids=num_unknown,
-            candidates=candidates,
-            num_candidates=len(own.rows_M),
-            is_new_M=marks.get(place, np.zeros(len(own.rows_M), np.bool_))
-            if requests[place].num_new_items
-            else None,
-        )
-        for place, (result, num_unknown, own, candidates) in enumerate(
-            zip(results, nums_unknown, merged, encoded, strict=True)
-        )
-    ]
+    return FoundBatch(results, nums_unknown, merged, marks)
 
 
 def _join_new_items(
@@ -149,7 +178,9 @@ def _join_new_items(
     return marks
 
 
-def look_up_ids(requests: Sequence[CheckedRequest]) -> tuple[list[Query], list[int]]:
+def look_up_ids(
+    requests: Sequence[CheckedRequest], rows_of: RowsOf | None = None
+) -> tuple[list[Query], list[int]]:
     """Look up the ids of some requests of one version, all at once.
 
     Returns:
@@ -158,7 +189,7 @@ def look_up_ids(requests: Sequence[CheckedRequest]) -> tuple[list[Query], list[i
     """
     snapshot = requests[0].snapshot
     ids: list[Any] = list(chain.from_iterable((*each.history_ids, *each.excluded_ids) for each in requests))
-    rows = snapshot.item_ids.rows(ids)
+    rows = (rows_of or snapshot.item_ids.rows)(ids)
     are_all_known = not rows.size or rows.min() >= 0
     max_length = snapshot.manifest.model.max_history_length
     queries, nums_unknown, start = [], [], 0

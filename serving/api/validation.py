@@ -363,10 +363,15 @@ def check_ids(ids: retrieval_pb2.ItemIds, field: str, max_num_ids: int, snapshot
         raise RequestError(f"{field} has {num_ids} ids in {'strings' if strings else 'ints'}; {fits}")
     if num_ids > max_num_ids:
         raise RequestError(f"{field} has {num_ids} ids; it may have from 0 to {max_num_ids}")
-    return _checked_strings(list(strings), field) if kind == "string" else list(ints)
+    return checked_strings(list(strings), field) if kind == "string" else list(ints)
 
 
-def _checked_strings(ids: list[str], field: str) -> list[str]:
+def checked_strings(ids: list[str], field: str) -> list[str]:
+    """Return ids of a request.
+
+    Raises:
+        RequestError: one is empty or too long.
+    """
     if min(map(len, ids)) > 0 and max(map(len, ids)) <= _MAX_CHARACTERS:
         return ids
     for place, text in enumerate(ids):

@@ -1,6 +1,5 @@
 """The subcommands `re4 retrieve` and `re4 health`."""
 
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,10 +9,22 @@ import typer
 from re4.common import console
 from re4.common.errors import ServerError, UsageError
 from re4.serving.client.options import Address, AsJson, Ca, Certificate, Key, Tls, TokenFile
+from re4.serving.client.request_options import (
+    Diversity,
+    DiversityAttribute,
+    Drop,
+    ExcludeHistory,
+    Keep,
+    Merge,
+    NewItems,
+    NumCandidates,
+    SearchEffort,
+    filters_of,
+)
 from re4.serving.settings import DEFAULT_ADDRESS
 
 if TYPE_CHECKING:
-    from re4.serving.client.values import AttributeFilter, Candidates
+    from re4.serving.client.values import Candidates
 
 
 def retrieve(
@@ -27,62 +38,18 @@ def retrieve(
         str, typer.Option(help="User whose recorded events come before the ids of --history.")
     ] = "",
     address: Address = DEFAULT_ADDRESS,
-    num_candidates: Annotated[int, typer.Option(help="Number of candidates.")] = 50,
+    num_candidates: NumCandidates = 50,
     exclude: Annotated[
         str, typer.Option(help="Item ids that must not be among the candidates: ID,ID,… or @FILE.")
     ] = "",
-    exclude_history: Annotated[
-        bool, typer.Option("--exclude-history/--keep-history", help="Leave out the items of the history.")
-    ] = False,
-    merge: Annotated[
-        str | None,
-        typer.Option(
-            help="How to merge the lists of the interests: max-score, equal-quota, attention-quota, "
-            "round-robin, category-diversity. Default: the policy that the server was started with.",
-            show_default=False,
-        ),
-    ] = None,
-    keep: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--filter",
-            metavar="NAME=VALUE,…",
-            help="Only items with one of these values of an attribute, or in a range of numbers or dates: "
-            "NAME<50, NAME>=2026-01-01. `re4 info` lists the attributes. Give it again for a further "
-            "condition.",
-        ),
-    ] = None,
-    drop: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE,…",
-            help="Leave out items with one of these values, or in this range. Give it again for a further "
-            "condition.",
-        ),
-    ] = None,
-    diversity: Annotated[
-        float,
-        typer.Option(
-            help="With --merge category-diversity: score that a candidate gains for each candidate before it "
-            "that is of another category."
-        ),
-    ] = 0.0,
-    diversity_attribute: Annotated[
-        str, typer.Option(help="With --merge category-diversity: the attribute that is the category.")
-    ] = "",
-    search_effort: Annotated[
-        float,
-        typer.Option(
-            help="Search effort of an approximate index, as a multiple of its tuned setting; 0 for 1."
-        ),
-    ] = 0.0,
-    new_items: Annotated[
-        int,
-        typer.Option(
-            help="Exploration quota: at most this number of candidates are items that no training has seen, "
-            "whatever their scores; 0 for no quota."
-        ),
-    ] = 0,
+    exclude_history: ExcludeHistory = False,
+    merge: Merge = None,
+    keep: Keep = None,
+    drop: Drop = None,
+    diversity: Diversity = 0.0,
+    diversity_attribute: DiversityAttribute = "",
+    search_effort: SearchEffort = 0.0,
+    new_items: NewItems = 0,
     reasons: Annotated[
         int, typer.Option(help="Also show this number of history items behind each candidate, by attention.")
     ] = 0,
@@ -117,10 +84,7 @@ def retrieve(
             exclude=_split_ids(exclude, "--exclude", kind),
             exclude_history=exclude_history,
             merge_policy=merge,
-            filters=[
-                *(_filter(text, "--filter", is_drop=False) for text in keep or ()),
-                *(_filter(text, "--drop", is_drop=True) for text in drop or ()),
-            ],
+            filters=filters_of(keep, drop),
             diversity=diversity,
             diversity_attribute=diversity_attribute,
             search_effort=search_effort,
@@ -227,24 +191,6 @@ def _facts(found: "Candidates") -> dict[str, Any]:
             for item_ids, weights in zip(found.reasons.item_ids, found.reasons.weights.tolist(), strict=True)
         ]
     return facts
-
-
-def _filter(text: str, option: str, *, is_drop: bool) -> "AttributeFilter":
-    from re4.serving.client.values import AttributeFilter
-
-    parts = re.fullmatch(r"([^=<>]+)(<=|>=|[=<>])(.*)", text, re.DOTALL)
-    if parts is None:
-        raise UsageError(
-            f"{option} {text!r}: give an attribute and its values, such as genre=drama,comedy, or a bound, "
-            "such as 'price<50'"
-        )
-    name, sign, value = (part.strip() for part in parts.groups())
-    if sign == "=":
-        return AttributeFilter(
-            attribute=name, values=[each.strip() for each in value.split(",")], drop=is_drop
-        )
-    bound = {"<": "below", "<=": "at_most", ">": "above", ">=": "at_least"}[sign]
-    return AttributeFilter(attribute=name, drop=is_drop, **{bound: value})
 
 
 def _split_ids(text: str, option: str, kind: str) -> list[str] | list[int]:

@@ -6,6 +6,7 @@ very first load happens in a child process (`re4.serving.versions.version_check`
 Legend: N items, D embedding.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +20,7 @@ from re4.bundle.attributes.reader import Attributes
 from re4.bundle.hidden_ids import HiddenIds
 from re4.bundle.ids.id_map import ItemIds
 from re4.bundle.layout import ENCODER, INDEX, IS_COLD, POPULAR, VECTORS
+from re4.bundle.live_items.records import Record
 from re4.bundle.manifest import Manifest
 from re4.bundle.titles import Titles
 from re4.common.errors import BundleDamagedError, BundleMismatchError
@@ -113,6 +115,13 @@ class Snapshot:
     def with_live(self, live: LiveItems | None) -> "Snapshot":
         """Return the same version with these live items, and no others. Loads nothing."""
         return (self.loaded or self)._with_changes(self.hidden, live)
+
+    def with_changes(self, hidden: HiddenIds, changes: Sequence[Record]) -> "Snapshot":
+        """Return the same version with these hidden items and these changes of items, and no others."""
+        overlay = self.new_overlay()
+        overlay.hide(hidden)
+        overlay.apply(changes)
+        return self.with_hidden(hidden).with_live(overlay.view())
 
     def new_overlay(self) -> LiveOverlay:
         """Return the overlay of this version without any live item."""

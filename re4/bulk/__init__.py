@@ -1,0 +1,1 @@
+"""Candidates for whole populations of users, without a server."""
