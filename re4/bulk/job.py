@@ -187,6 +187,7 @@ def _begin(job: BulkJob, folder: Path) -> dict[str, Any]:
         "histories": None if job.histories is None else job.histories.histories,
         "source": "histories" if job.users is None else job.users.identity,
     }
+    asked = json.loads(json.dumps(asked, default=str))  # to compare it with what was written
     (folder / "parts").mkdir(exist_ok=True)
     for left in parts_in(folder / "parts"):
         left.unlink()
