@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from re4.common.errors import UsageError
 from re4.serving.auth.certificates import CertificateFiles
-from re4.serving.histories.settings import HistorySettings
+from re4.serving.histories.settings import NO_HISTORIES, HistorySettings
 from re4.serving.host.cgroups import usable_cores
 from re4.serving.retrieval.devices.device import Device
 from re4.settings.fields import check, construct, declared, flat, option_name, plain, setting
@@ -276,6 +276,13 @@ class ServerSettings:
         Fallback.NONE,
         "Answer to a user without a usable history: an error (none), or the most popular items (popular).",
     )
+    popular_half_life_h: float | None = setting(
+        None,
+        "Hours after which a recorded event counts half in the most popular items of the fallback. They then "
+        "follow the events of the last hours, and those of the version come after them.",
+        low=0.01,
+        default_text="the version's own counts",
+    )
     poll_interval_s: float = setting(
         1.0, "Seconds between two reads of CURRENT, the hidden items and the tokens.", low=0.001
     )
@@ -324,9 +331,13 @@ class ServerSettings:
         """Check the settings.
 
         Raises:
-            UsageError: a value out of its bounds.
+            UsageError: a value out of its bounds, or popular items of recorded events without events.
         """
         check(self)
+        if self.popular_half_life_h is not None and self.history.histories == NO_HISTORIES:
+            raise UsageError(
+                "--popular-half-life-h needs recorded events: leave out --histories none, or the half-life"
+            )
 
     @classmethod
     def gather(cls, flags: Mapping[str, Any], *, file: Path | None, environment: Mapping[str, str]) -> Self:

@@ -18,6 +18,7 @@ from re4.serving.api.candidate_encoding import encode_candidates
 from re4.serving.api.popularity_fallback import popular_items
 from re4.serving.api.validation import CheckedRequest
 from re4.serving.batching.queue import BatchGroup
+from re4.serving.histories.popularity import RecentPopularity
 from re4.serving.retrieval.merging import MAX_SCORE, MergedList
 from re4.serving.retrieval.merging.new_items import join_new_items
 from re4.serving.retrieval.merging.policy import NO_ROWS
@@ -79,17 +80,20 @@ class FoundBatch(NamedTuple):
     """Which candidates are new items, by the place of the request; only where there are such."""
 
 
-def answer_batch(requests: Sequence[CheckedRequest], fallback: Fallback) -> list[RequestResult | Re4Error]:
+def answer_batch(
+    requests: Sequence[CheckedRequest], fallback: Fallback, popularity: RecentPopularity | None = None
+) -> list[RequestResult | Re4Error]:
     """Answer requests of one version.
 
     Args:
         requests: 1 to `max_batch_size` of them.
         fallback: The answer to requests of which no history item is known.
+        popularity: Popular items of the last hours, before those of the version; None for none.
 
     Returns:
         A result for each request, in order; an error in place of one that has none.
     """
-    found = find_candidates(requests, fallback)
+    found = find_candidates(requests, fallback, popularity=popularity)
     encoded = encode_candidates(found.merged, requests[0].snapshot.item_ids)
     return [
         result
@@ -110,7 +114,10 @@ def answer_batch(requests: Sequence[CheckedRequest], fallback: Fallback) -> list
 
 
 def find_candidates(
-    requests: Sequence[CheckedRequest], fallback: Fallback, rows_of: RowsOf | None = None
+    requests: Sequence[CheckedRequest],
+    fallback: Fallback,
+    rows_of: RowsOf | None = None,
+    popularity: RecentPopularity | None = None,
 ) -> FoundBatch:
     """Return the candidates of some requests of one version, as `answer_batch` does, in rows.
 
@@ -118,6 +125,7 @@ def find_candidates(
         requests: 1 to `max_batch_size` of them.
         fallback: The answer to requests of which no history item is known.
         rows_of: Looks up the ids of the requests; None for the ids of the version.
+        popularity: As for `answer_batch`.
     """
     snapshot = requests[0].snapshot
     queries, nums_unknown = look_up_ids(requests, rows_of)
@@ -132,7 +140,7 @@ def find_candidates(
     for place, query in enumerate(queries):
         if results[place] is None and (fallback is Fallback.NONE or not query.num_candidates):
             results[place] = _no_usable_history(nums_unknown[place], snapshot)
-        merged.append(_candidates(results[place], query, snapshot))
+        merged.append(_candidates(results[place], query, snapshot, popularity))
     return FoundBatch(results, nums_unknown, merged, marks)
 
 
@@ -221,10 +229,18 @@ def _unique_known(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return rows[is_first & (rows >= 0)]
 
 
-def _candidates(result: QueryResult | Re4Error | None, query: Query, snapshot: Snapshot) -> MergedList:
+def _candidates(
+    result: QueryResult | Re4Error | None,
+    query: Query,
+    snapshot: Snapshot,
+    popularity: RecentPopularity | None,
+) -> MergedList:
     if isinstance(result, QueryResult):
         return result.merged
-    return MergedList() if isinstance(result, Re4Error) else popular_items(query, snapshot)
+    if isinstance(result, Re4Error):
+        return MergedList()
+    recent_rows = NO_ROWS if popularity is None else popularity.rows(snapshot.item_ids)
+    return popular_items(query, snapshot, recent_rows)
 
 
 def _no_usable_history(num_unknown: int, snapshot: Snapshot) -> NoUsableHistoryError:

@@ -10,6 +10,7 @@ from re4.serving.api.decoding import decode
 from re4.serving.api.validation import CheckedRequest, check_record_events, check_user_id
 from re4.serving.auth.tokens import Scope
 from re4.serving.histories.lookups import HistoryLookups
+from re4.serving.histories.popularity import RecentPopularity
 from re4.serving.histories.recorder import Recorder
 from re4.serving.histories.settings import HistoryFallback, open_store
 from re4.serving.histories.store import Item
@@ -40,6 +41,8 @@ class HistoryCalls:
         """Called with each request of which events were new, after they are durable."""
         self._recorder: Recorder | None = None
         self._lookups: HistoryLookups | None = None
+        self.popularity: RecentPopularity | None = None
+        """Popular items of the last hours; None where the version's counts are followed."""
         self.kind = ""
         """Of the store, for `Info`; empty for none."""
         history = settings.history
@@ -50,7 +53,10 @@ class HistoryCalls:
         writing = reading if reading.is_local else open_store(history, settings.bundles)
         assert writing is not None
         self.kind = "lmdb" if reading.is_local else "redis"
-        self._recorder = Recorder(writing, metrics, settings.max_queue_ms)
+        if settings.popular_half_life_h is not None:
+            self.popularity = RecentPopularity(writing, settings.popular_half_life_h, metrics.popular_items)
+            self.popularity.start()
+        self._recorder = Recorder(writing, metrics, settings.max_queue_ms, self.popularity)
         self._lookups = HistoryLookups(reading, metrics, history.history_timeout_ms)
 
     @property
@@ -169,6 +175,8 @@ class HistoryCalls:
         """End the threads after the calls that wait, and close the store."""
         if self._lookups is not None:
             self._lookups.close()
+        if self.popularity is not None:
+            self.popularity.close()
         if self._recorder is not None:
             self._recorder.close()
 

@@ -259,7 +259,7 @@ class RetrievalService:
 
     def _run(self, requests: Sequence[CheckedRequest]) -> Sequence[RequestResult | Exception]:
         """Answer a batch of one version, in the worker thread or the event loop's."""
-        results = answer_batch(requests, self._settings.fallback)
+        results = answer_batch(requests, self._settings.fallback, self._histories.popularity)
         found = (each.query_result for each in results if isinstance(each, RequestResult))
         times = next((one.times for one in found if one is not None), None)
         if times is not None:

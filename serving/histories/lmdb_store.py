@@ -3,23 +3,27 @@
 The histories and the event log are written in one transaction: an event is in both, or in neither.
 """
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from re4.serving.histories.event_log import EventLog
 from re4.serving.histories.lmdb_environment import LmdbEnvironment
 from re4.serving.histories.store import (
+    MAX_POPULAR,
     Bounds,
     Event,
     Item,
     LogEntry,
     StoredEvent,
     StoreHealth,
+    decayed,
     with_pauses,
 )
 from re4.serving.histories.user_record import events_of, items_of, newest_ms, with_events
 
 _HISTORIES: Final = b"histories"
+_POPULAR: Final = b"popular"
 _CHUNK_USERS: Final = 10_000
 _RECORDED_USERS: Final = 8
 """Users whose new events a server adds at once: 0.1 ms."""
@@ -107,6 +111,23 @@ class LmdbStore:
                             num_removed += transaction.delete(key, db=histories)
             after = chunk[-1][0]
         return num_removed
+
+    def add_popular(self, counts: Mapping[Item, float], now_ms: int, half_life_ms: float) -> list[Item]:
+        """Add to the weights of popular items, and return those with the largest, best first."""
+        if not counts:
+            with self._environment.reading(b"meta") as transaction:
+                record = None if transaction is None else transaction.get(_POPULAR)
+            return [item for item, _ in json.loads(record)["items"]] if record else []
+        with self._environment.writing() as (transaction, databases):
+            record = transaction.get(_POPULAR, db=databases[b"meta"])
+            stored = json.loads(record) if record else {"time_ms": now_ms, "items": []}
+            weights = decayed(dict(map(tuple, stored["items"])), now_ms - stored["time_ms"], half_life_ms)
+            for item, count in counts.items():
+                weights[item] = weights.get(item, 0.0) + count
+            best = sorted(weights.items(), key=lambda each: -each[1])[:MAX_POPULAR]
+            stored = {"time_ms": max(now_ms, stored["time_ms"]), "items": best}
+            transaction.put(_POPULAR, json.dumps(stored).encode(), db=databases[b"meta"])
+        return [item for item, _ in best]
 
     def health(self) -> StoreHealth:
         """Return the number of users and the size of the file."""

@@ -19,6 +19,7 @@ from re4.common.errors import HistoryStoreError, Re4Error, ShedError, TooLateErr
 from re4.protos.v1 import retrieval_pb2
 from re4.serving.histories.breaker import CircuitBreaker
 from re4.serving.histories.event_log import logged_events
+from re4.serving.histories.popularity import RecentPopularity
 from re4.serving.histories.store import Event, HistoryStore, LogEntry, event_mark, with_pauses
 
 _MAX_GROUP_EVENTS: Final = 1_000
@@ -61,15 +62,23 @@ class _Waiting:
 class Recorder:
     """The writing thread of a worker. Its methods belong to event loops."""
 
-    def __init__(self, store: HistoryStore, metrics: RecordMetrics, max_wait_ms: float) -> None:
+    def __init__(
+        self,
+        store: HistoryStore,
+        metrics: RecordMetrics,
+        max_wait_ms: float,
+        popularity: RecentPopularity | None = None,
+    ) -> None:
         """Start the thread.
 
         Args:
             store: Takes the events.
             metrics: Counts them.
             max_wait_ms: Calls that would wait longer are rejected.
+            popularity: Counts new events; None for none.
         """
         self._store = store
+        self._popularity = popularity
         self._metrics = metrics
         self._max_wait_ms = max_wait_ms
         self._waiting: deque[_Waiting] = deque()
@@ -222,6 +231,9 @@ class Recorder:
             ]
             log.append(LogEntry(call.received_ms, call.data, call.num_events))
         are_new = self._store.append(events, now_ms, log)
+        if self._popularity is not None:
+            new = [event for event, is_new in zip(events, are_new, strict=True) if is_new]
+            self._popularity.count(new, now_ms)
         durable_ms = time() * 1e3
         counts, lags_s, start = [], [], 0
         for call in calls:

@@ -6,7 +6,7 @@ is one round trip. The event log stays on the machine of each server.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -15,12 +15,23 @@ from re4.common.errors import HistoryStoreError, UsageError
 from re4.common.extras import require
 from re4.serving.histories.event_log import EventLog
 from re4.serving.histories.lmdb_environment import LmdbEnvironment
-from re4.serving.histories.store import MARK_BYTES, Bounds, Event, Item, LogEntry, StoredEvent, StoreHealth
+from re4.serving.histories.store import (
+    MARK_BYTES,
+    MAX_POPULAR,
+    Bounds,
+    Event,
+    Item,
+    LogEntry,
+    StoredEvent,
+    StoreHealth,
+)
 
 SCHEMES: Final = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
 
 _PREFIX: Final = b"re4:{"
 _SUFFIX: Final = b"}:history"
+_POPULAR: Final = b"re4:{popular}:items:%d"
+_PERIOD_HALF_LIVES: Final = 64
 _PLACES: Final = 1024
 """Events of one call and the same time stay in their order: their scores differ by 1 / `_PLACES` ms."""
 _CHUNK_KEYS: Final = 1_000
@@ -131,6 +142,32 @@ class RedisStore:
     def remove_expired(self, now_ms: int) -> int:
         """Do nothing: the server removes users by the time to live of their keys."""
         return 0
+
+    def add_popular(self, counts: Mapping[Item, float], now_ms: int, half_life_ms: float) -> list[Item]:
+        """Add to the weights of popular items, and return those with the largest, best first.
+
+        In place of older weights that shrink, newer ones grow: by 2 in each half-life since the beginning of
+        a period. A period ends before they become too large, and the set of the last one still counts.
+        """
+        period = int(now_ms // (_PERIOD_HALF_LIVES * half_life_ms))
+        keys = [_POPULAR % number for number in (period, period - 1)]
+        ages = [now_ms / half_life_ms - _PERIOD_HALF_LIVES * number for number in (period, period - 1)]
+        with self._errors():
+            pipeline = self._client.pipeline(transaction=False)
+            for item, count in counts.items():
+                pipeline.zincrby(keys[0], count * 2.0 ** ages[0], json.dumps(item, ensure_ascii=False))
+            if counts:
+                pipeline.zremrangebyrank(keys[0], 0, -MAX_POPULAR - 1)
+                pipeline.pexpire(keys[0], int(2 * _PERIOD_HALF_LIVES * half_life_ms))
+            for key in keys:
+                pipeline.zrange(key, 0, MAX_POPULAR - 1, desc=True, withscores=True)
+            *_, newer, older = pipeline.execute()
+        weights: dict[Item, float] = {}
+        for found, age in ((newer, ages[0]), (older, ages[1])):
+            for member, score in found:
+                item = json.loads(member)
+                weights[item] = weights.get(item, 0.0) + score * 0.5**age
+        return sorted(weights, key=lambda item: -weights[item])[:MAX_POPULAR]
 
     def health(self) -> StoreHealth:
         """Return the number of keys and the memory that the server reports."""

@@ -7,7 +7,7 @@ versions. Every store also writes what it records to an event log, which becomes
 
 import json
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from time import sleep
@@ -16,6 +16,8 @@ from typing import Final, NamedTuple, Protocol, TypeAlias, TypeVar
 MARK_BYTES: Final = 8
 MAX_USER_ID_BYTES: Final = 256
 MAX_EVENT_ID_BYTES: Final = 256
+MAX_POPULAR: Final = 2_000
+"""Popular items that a store keeps."""
 
 _PAUSE_S: Final = 5e-5
 _T = TypeVar("_T")
@@ -112,6 +114,18 @@ class HistoryStore(Protocol):
         """Yield every user with the stored events, oldest first."""
         ...
 
+    def add_popular(self, counts: Mapping[Item, float], now_ms: int, half_life_ms: float) -> list[Item]:
+        """Add to the weights of popular items, and return those with the largest, best first.
+
+        Weights halve with each half-life. The `MAX_POPULAR` largest are kept.
+
+        Args:
+            counts: By item; none to read only.
+            now_ms: The present time, since 1970.
+            half_life_ms: The same for all uses of a store.
+        """
+        ...
+
     def health(self) -> StoreHealth:
         """Return facts about the store."""
         ...
@@ -139,3 +153,9 @@ def with_pauses(values: Iterable[_T], chunk: int) -> Iterator[_T]:
         if place and place % chunk == 0:
             sleep(_PAUSE_S)
         yield value
+
+
+def decayed(weights: Mapping[Item, float], age_ms: float, half_life_ms: float) -> dict[Item, float]:
+    """Return weights after some time; none of them grows where a clock was set back."""
+    factor = 0.5 ** (max(0.0, age_ms) / half_life_ms)
+    return {item: weight * factor for item, weight in weights.items()}

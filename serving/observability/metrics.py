@@ -143,6 +143,12 @@ class CallMetrics:
             operation: (history_seconds.labels(operation), history_errors.labels(operation))
             for operation in ("read", "append", "forget")
         }
+        self._popular_items = Gauge(
+            "re4_recently_popular_items",
+            "Items that recorded events rank in the popularity fallback (popular_half_life_h).",
+            multiprocess_mode="mostrecent",
+            registry=registry,
+        )
         self._live_items = Gauge(
             "re4_live_items",
             "Live items that answers may contain: added or changed since the version was made.",
@@ -173,6 +179,10 @@ class CallMetrics:
             "re4_item_commit_errors", "Commits of changed items that failed.", registry=registry
         )
         self.registry = registry
+
+    def popular_items(self, num_items: int) -> None:
+        """Set the number of items that recorded events rank in the popularity fallback."""
+        self._popular_items.set(num_items)
 
     def live_items(self, num_items: int) -> None:
         """Set the number of live items."""

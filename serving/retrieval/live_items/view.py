@@ -80,6 +80,12 @@ class LiveItems:
         """Return the rows of live items that answers may contain, ascending."""
         return self.first_row + np.flatnonzero(self.is_visible_R)
 
+    def without_hidden(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the rows of the version, and those of live items that answers may contain."""
+        is_kept = rows < self.num_items
+        is_kept[~is_kept] = self.is_visible_R[rows[~is_kept] - self.first_row]
+        return rows[is_kept]
+
     def num_visible_among(self, rows: NDArray[np.int64]) -> int:
         """Return how many of some rows, the version's or live ones, answers may contain.
 
