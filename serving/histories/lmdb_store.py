@@ -120,7 +120,7 @@ class LmdbStore:
             return [item for item, _ in json.loads(record)["items"]] if record else []
         with self._environment.writing() as (transaction, databases):
             record = transaction.get(_POPULAR, db=databases[b"meta"])
-            stored = json.loads(record) if record else {"time_ms": now_ms, "items": []}
+            stored: dict[str, Any] = json.loads(record) if record else {"time_ms": now_ms, "items": []}
             weights = decayed(dict(map(tuple, stored["items"])), now_ms - stored["time_ms"], half_life_ms)
             for item, count in counts.items():
                 weights[item] = weights.get(item, 0.0) + count

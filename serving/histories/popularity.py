@@ -9,11 +9,12 @@ import threading
 from collections.abc import Callable, Sequence
 from heapq import nlargest
 from time import time
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from re4.bundle.ids.id_map import ItemIds
 from re4.common.errors import HistoryStoreError
 from re4.serving.histories.store import Event, HistoryStore, Item
 
@@ -26,15 +27,6 @@ _MAX_PAIRS: Final = 200_000
 """Pairs of user and item of an interval; later events of the interval do not count."""
 
 _log = logging.getLogger(__name__)
-
-
-class SupportsRows(Protocol):
-    """The ids of a version and its live items."""
-
-    kind: str
-
-    def rows(self, ids: Any) -> NDArray[np.int64]:
-        """Return the rows of ids, -1 where unknown."""
 
 
 class RecentPopularity:
@@ -98,13 +90,13 @@ class RecentPopularity:
                 _log.error("the most popular items of the last hours stay as they were: %s", error)
             self._failure = str(error)
 
-    def rows(self, item_ids: SupportsRows) -> NDArray[np.int64]:
+    def rows(self, item_ids: ItemIds) -> NDArray[np.int64]:
         """Return the rows of the most popular items that a version knows, most popular first."""
         of_ids, items, rows = self._rows
         if of_ids is not item_ids or items is not self.items:
             items = self.items
             kind = str if item_ids.kind == "string" else int
-            own = [item for item in items if type(item) is kind]
+            own: list[Any] = [item for item in items if type(item) is kind]
             rows = item_ids.rows(own) if own else np.empty(0, np.int64)
             rows = rows[rows >= 0]
             self._rows = item_ids, items, rows
