@@ -32,6 +32,7 @@ SUBCOMMANDS: Mapping[str, str] = {
     "retrieve": "re4.serving.client.cli:retrieve",
     "bulk": "re4.bulk.cli:bulk",
     "ingest": "re4.serving.client.ingest_cli:ingest",
+    "inspect": "re4.inspector.cli:inspect",
     "info": "re4.serving.cli:info",
     "health": "re4.serving.client.cli:health",
     "token": "re4.serving.auth.cli:token",

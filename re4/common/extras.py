@@ -12,6 +12,8 @@ _EXTRAS: Final[Mapping[str, str]] = {
     "lmdb": "serve",
     "pygrpc_native": "serve",
     "redis": "redis",
+    "starlette": "inspect",
+    "uvicorn": "inspect",
     "confluent_kafka": "kafka",
     **dict.fromkeys(
         ("jinja2", "matplotlib", "onnx", "onnxscript", "polars", "safetensors", "torch"), "train"

@@ -1,0 +1,1 @@
+"""`re4 inspect`: a local web page for the person who judges candidates."""
