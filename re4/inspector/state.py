@@ -6,6 +6,7 @@ from typing import Final
 from urllib.parse import urlencode
 
 from re4.common.errors import RequestError
+from re4.serving.client.request_options import filters_of as command_filters
 from re4.serving.client.values import AttributeFilter
 
 Pairs = Sequence[tuple[str, str]]
@@ -32,7 +33,7 @@ class PageState:
     """Held-out user of the data set, or example of the version; empty for none."""
     excluded: tuple[str, ...] = ()
     filters: tuple[str, ...] = ()
-    """`NAME=VALUE,VALUE`, with a leading `-` to drop such items."""
+    """As of `re4 retrieve --filter`, with a leading `-` as of `--drop`."""
     num_candidates: int = DEFAULT_NUM_CANDIDATES
     policy: str = ""
     """Empty for that of the server."""
@@ -147,23 +148,25 @@ def filters_of(state: PageState) -> list[AttributeFilter]:
     """Return the filters of a state.
 
     Raises:
-        RequestError: one is not `NAME=VALUE,VALUE`.
+        UsageError: one names no attribute, or neither values nor a bound.
     """
-    found = []
-    for text in state.filters:
-        name, equals, values = text.removeprefix("-").partition("=")
-        if not equals or not name or not values:
-            raise RequestError(
-                f"filter {text!r:.80}: it must be NAME=VALUE,VALUE, or -NAME=VALUE to drop items"
-            )
-        found.append(
-            AttributeFilter(
-                attribute=name,
-                values=[value.strip() for value in values.split(",")],
-                drop=text.startswith("-"),
-            )
-        )
-    return found
+    return command_filters(
+        [text for text in state.filters if not text.startswith("-")],
+        [text.removeprefix("-") for text in state.filters if text.startswith("-")],
+    )
+
+
+def search_filters(state: PageState) -> list[AttributeFilter]:
+    """Return the condition of the search for items."""
+    if not state.search_attribute or not state.search_value:
+        return []
+    return command_filters([_condition(state.search_attribute, state.search_value)], [])
+
+
+def _condition(name: str, value: str) -> str:
+    """Return the condition of an attribute and its values or its bound, such as `>=1990`."""
+    value = value.strip()
+    return f"{name}{value}" if value.startswith(("<", ">", "=")) else f"{name}={value}"
 
 
 def split_ids(text: str) -> list[str]:
@@ -192,7 +195,7 @@ def _acted(state: PageState, pairs: Pairs) -> PageState:
     filters = [*state.filters]
     if actions.get("filter-value") and actions.get("filter-name"):
         sign = "-" if actions.get("filter-kind") == "drop" else ""
-        added = f"{sign}{actions['filter-name']}={actions['filter-value'].strip()}"
+        added = sign + _condition(actions["filter-name"], actions["filter-value"])
         filters = [*(text for text in filters if text != added), added]
     if "unfilter" in actions:
         filters = [text for text in filters if text != actions["unfilter"]]

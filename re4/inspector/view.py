@@ -12,9 +12,8 @@ from re4.inspector.answer import STAGES, Answer, Shelf, ShownItem, retrieve_answ
 from re4.inspector.comparison import Comparison, compare
 from re4.inspector.held_out import HeldOutUser, HeldOutUsers
 from re4.inspector.sources import Source, SourceName, Sources
-from re4.inspector.state import PageState
+from re4.inspector.state import PageState, search_filters
 from re4.inspector.words import age_in_words, number_of
-from re4.serving.client.values import AttributeFilter
 from re4.serving.protocol.policy_names import policy_names
 
 _NUM_FOUND: Final = 12
@@ -154,10 +153,7 @@ class Viewer:
         )
 
     def _found(self, state: PageState, source: Source, info: Mapping[str, Any]) -> tuple[list[Any], str]:
-        filters = []
-        if state.search_attribute and state.search_value:
-            values = [value.strip() for value in state.search_value.split(",")]
-            filters = [AttributeFilter(attribute=state.search_attribute, values=values)]
+        filters = search_filters(state)
         if not state.searches and state.has_user:
             return [], ""
         found = list(source.find_items(state.search, filters=filters, num_items=_NUM_FOUND))

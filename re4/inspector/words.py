@@ -39,7 +39,9 @@ def describe_interests(cosines_KK: NDArray[np.float32]) -> list[str]:
         if len(group) > 1:
             within = [float(cosines_KK[one, other]) for one in group for other in group if one < other]
             who = f"All {num_interests} interests" if len(group) == num_interests else _named(group)
-            sentences.append(f"{who} are nearly one ({_span(within)}): they find the same items for this user.")
+            sentences.append(
+                f"{who} are nearly one ({_span(within)}): they find the same items for this user."
+            )
     apart = [
         (float(cosines_KK[one, other]), one, other)
         for place, group in enumerate(groups)
@@ -50,9 +52,7 @@ def describe_interests(cosines_KK: NDArray[np.float32]) -> list[str]:
     if apart:
         cosine, one, other = max(apart)
         which = "The closest of the others" if sentences else "The closest two interests"
-        sentences.append(
-            f"{which} are {one} and {other}: {cosine_in_words(cosine)} (cosine {cosine:.2f})."
-        )
+        sentences.append(f"{which} are {one} and {other}: {cosine_in_words(cosine)} (cosine {cosine:.2f}).")
     return sentences
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from re4.common.errors import RequestError
+from re4.common.errors import RequestError, UsageError
 from re4.inspector.state import PageState, filters_of, read_state, split_ids
 
 words = st.text(min_size=1, max_size=8).map(str.strip).filter(bool)
@@ -49,6 +49,7 @@ def test_a_link_reproduces_the_state(state: PageState) -> None:
         ("allow=x", {"excluded": ()}),
         ("filter-name=year&filter-value=1990,1991", {"filters": ("year=1990,1991",)}),
         ("filter-name=year&filter-value=1990&filter-kind=drop", {"filters": ("-year=1990",)}),
+        ("filter-name=year&filter-value=%3E%3D1990", {"filters": ("year>=1990",)}),
         ("filter-name=year&filter-value=", {}),
         ("clear=1", {"history": (), "excluded": ()}),
     ],
@@ -60,10 +61,11 @@ def test_actions_change_the_state_and_leave_no_trace(action: str, changed: dict[
 
 
 def test_filters_are_conditions() -> None:
-    keep, drop = filters_of(PageState(filters=("genre=a, b", "-year=1990")))
+    keep, bound, drop = filters_of(PageState(filters=("genre=a, b", "-year=1990", "year>=1980")))
+    assert (bound.attribute, bound.at_least, bound.drop) == ("year", "1980", False)
     assert (keep.attribute, list(keep.values), keep.drop) == ("genre", ["a", "b"], False)
     assert (drop.attribute, list(drop.values), drop.drop) == ("year", ["1990"], True)
-    with pytest.raises(RequestError, match="filter 'genre': it must be NAME=VALUE"):
+    with pytest.raises(UsageError, match="'genre': give an attribute and its values"):
         filters_of(PageState(filters=("genre",)))
 
 
