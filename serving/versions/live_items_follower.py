@@ -7,6 +7,7 @@ visible at once.
 import asyncio
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from time import time
 from typing import Final, NoReturn
@@ -15,7 +16,7 @@ from re4.bundle.hidden_ids import HiddenIds
 from re4.bundle.layout import LIVE
 from re4.bundle.live_items.reader import LiveItemsReader, NewChanges
 from re4.serving.host.file_poller import FilePoller, file_mark
-from re4.serving.retrieval.live_items.index import Cancelled, LiveIndex
+from re4.serving.retrieval.live_items.index import Cancelled, LiveIndex, lower_thread_priority
 from re4.serving.retrieval.live_items.overlay import IndexJob, LiveOverlay
 from re4.serving.versions.live_version import LiveVersion
 from re4.serving.versions.snapshot import Snapshot
@@ -98,7 +99,9 @@ class LiveItemsFollower:
         self._on_changed = on_changed
         self._followed: FollowedItems | None = None
         self._poller: FilePoller | None = None
-        self._growing: asyncio.Task[LiveIndex] | None = None
+        self._growing: asyncio.Future[LiveIndex] | None = None
+        # A thread of its own: those of the event loop also load versions, and keep their priority.
+        self._thread = ThreadPoolExecutor(1, "live-index", initializer=lower_thread_priority)
         self._job: IndexJob | None = None
 
     async def prepare(self, snapshot: Snapshot, hidden: HiddenIds) -> FollowedItems:
@@ -163,6 +166,7 @@ class LiveItemsFollower:
     def stop(self) -> None:
         """End the work beside the calls."""
         self._cancel_job()
+        self._thread.shutdown(wait=False)
 
     def _show(self) -> None:
         assert self._followed is not None
@@ -184,10 +188,10 @@ class LiveItemsFollower:
             overlay = self._followed.overlay
             self._job = overlay.next_job()
             if self._job is not None:
-                self._growing = asyncio.create_task(asyncio.to_thread(self._job.run))
+                self._growing = asyncio.get_running_loop().run_in_executor(self._thread, self._job.run)
                 self._growing.add_done_callback(lambda task: self._finish_job(overlay, task))
 
-    def _finish_job(self, overlay: LiveOverlay, task: "asyncio.Task[LiveIndex]") -> None:
+    def _finish_job(self, overlay: LiveOverlay, task: "asyncio.Future[LiveIndex]") -> None:
         job, self._growing, self._job = self._job, None, None
         if task.cancelled() or isinstance(error := task.exception(), Cancelled):
             return

@@ -2,18 +2,21 @@
 
     python tests/fuzzing/fuzz.py [--seconds N] [--grow] [TARGET ...]
 
-The time is divided among the targets. Each runs in a process of its own, from the corpus in the repository.
+The time is divided among the targets. Each runs in a process of its own, one on each core, from the corpus in
+the repository.
 An input that makes a target raise, hang for 10 s or take 2 GiB of memory is written to `build/fuzz/`, and
 the exit code is 1. `--grow` adds the inputs that reach more code to the corpus.
 """
 
 import argparse
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -85,9 +88,10 @@ def fuzz(name: str, seconds: float) -> bool:
     )
     took_s = time.monotonic() - began_s
     result = "nothing found" if code == 0 else f"FAILED (exit code {code}), input in {FOUND}/{name}-*"
-    print(f"{name:<22}{num_runs:>12} inputs in {took_s:4.0f} s: {result}", flush=True)
+    lines = [f"{name:<22}{num_runs:>12} inputs in {took_s:4.0f} s: {result}"]
     if code:
-        print("\n".join(line for line in output.splitlines()[-60:] if not line.startswith("stat::")))
+        lines += [line for line in output.splitlines()[-60:] if not line.startswith("stat::")]
+    print("\n".join(lines), flush=True)
     return code == 0
 
 
@@ -123,7 +127,10 @@ def main() -> int:
             f"{sys.version_info.minor} here. The tests run the corpus through every parser all the same"
         )
         return 0
-    are_good = [fuzz(name, chosen.seconds / len(names)) for name in names]
+    num_cores = len(os.sched_getaffinity(0))
+    seconds = chosen.seconds * min(num_cores, len(names)) / len(names)
+    with ThreadPoolExecutor(num_cores) as cores:
+        are_good = list(cores.map(lambda name: fuzz(name, seconds), names))
     if chosen.grow and all(are_good):
         for name in names:
             grow(name)

@@ -39,6 +39,12 @@ class LiveIndex:
     num_rows: int
 
 
+def lower_thread_priority() -> None:
+    """Give the calling thread the lowest priority, which processes that it starts inherit."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+
+
 class Cancelled(Exception):  # noqa: N818 (no error)
     """The index is not needed any more."""
 
@@ -56,7 +62,7 @@ class LiveIndexMaker:
     def grow(
         self, index: LiveIndex | None, vectors_RD: NDArray[np.float32], cancelled: threading.Event
     ) -> LiveIndex:
-        """Return an index over all of the vectors. Runs in a thread of the lowest priority.
+        """Return an index over all of the vectors.
 
         Args:
             index: An index over the first of them; None for none.
@@ -66,8 +72,6 @@ class LiveIndexMaker:
         Raises:
             Cancelled: it was ended.
         """
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
         faiss.omp_set_num_threads(1)
         grown = self.empty() if index is None else _faiss.clone_index(index.index)
         for start in range(grown.ntotal, len(vectors_RD), _CHUNK_ROWS):
