@@ -235,9 +235,6 @@ def _report(dataset: "Dataset", as_json: bool) -> None:
     noticed = [(reason.replace("_", " "), f"{number:,}") for reason, number in info.dropped.items() if number]
     if noticed:
         table("Dropped or noticed", ("what", "how many"), noticed)
-    examples = info.prepared.get("examples_of_what_was_dropped")
-    for example in examples if isinstance(examples, list) else []:
-        print_line(f"dropped, {example}")
     if "advice" in info.prepared:
         print_line(str(info.prepared["advice"]))
     if "timestamp_notation" in info.prepared:

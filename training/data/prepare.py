@@ -1,5 +1,6 @@
 """From an event log, or ready-split files, to a prepared data set on disk: the steps, in order."""
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ SplitBy = Literal["user", "time"]
 _NUM_STEPS = 4
 _MANY_ITEMS = 0.5
 """Share of dropped items above which the summary has advice."""
+
+_log = logging.getLogger(__name__)
 
 
 def prepare_data(
@@ -134,8 +137,8 @@ def prepare_data(
             prepared |= {"split_rule": HASH_RULE, "seed": seed}
         else:
             prepared["cuts"] = [date_of(cut, precise=True) for cut in parts.cuts]
-        if examples := [*log.examples, *cleaned.examples]:
-            prepared["examples_of_what_was_dropped"] = list(examples)
+        for example in (*log.examples, *cleaned.examples):  # never into the data set: it may name a user
+            _log.info("dropped, %s", example)
         if advice := _advice(cleaned.events, filtered, min_events):
             prepared["advice"] = advice
         dropped = {

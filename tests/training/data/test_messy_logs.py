@@ -1,6 +1,7 @@
 """Logs as they are: robots, events of several types, missing values, mixed times, damaged lines."""
 
 import json
+import logging
 
 import numpy as np
 import polars as pl
@@ -33,14 +34,15 @@ def robot(num_events, num_items=3_000):
 
 
 class TestRobots:
-    def test_a_user_that_stands_out_is_dropped_before_anything_is_counted(self, tmp_path):
+    def test_a_user_that_stands_out_is_dropped_before_anything_is_counted(self, tmp_path, caplog):
+        caplog.set_level(logging.INFO)
         alone = prepare_data(frame(people()), tmp_path / "alone", now_s=2e9)
         mixed = prepare_data(frame(people() + robot(20_000)), tmp_path / "mixed", now_s=2e9)
         assert mixed.items().equals(alone.items()), "no item lives by the robot alone"
         assert mixed.info.dropped["users_that_stand_out"] == 1
         assert mixed.info.prepared["stand_out_bound"] == STAND_OUT_EVENTS
-        (example,) = mixed.info.prepared["examples_of_what_was_dropped"]
-        assert example == "stands out (more than 1,000 events): user 'robot' has 20,000 events"
+        shown = "dropped, stands out (more than 1,000 events): user 'robot' has 20,000 events"
+        assert caplog.messages.count(shown) == 1
         for split in ("train", "valid", "test"):
             assert "robot" not in mixed.users(split).to_list()
 
@@ -146,6 +148,21 @@ class TestDropInvalid:
         assert decoded(log) == sorted(rows)
         assert log.dropped["damaged_lines"] == len(damaged)
         assert f"damaged: {file}, line 2 (" in log.examples[0]
+
+    def test_no_file_but_those_of_the_users_holds_a_user_id(self, tmp_path, caplog):
+        """A run and a report are made from the other files, and are given to more people."""
+        caplog.set_level(logging.INFO)
+        rows = [f"person-{user},i{item},{TIME + item}" for user in range(30) for item in range(8)]
+        wrong = ["person-x,i1,soon", "person-y,,1", f"person-z,i1,{TIME * 9}", f"person-v,i1,{TIME},more"]
+        busy = [f"person-w,i{item},{TIME + item}" for item in range(20)]
+        (tmp_path / "events.csv").write_text("\n".join(["user,item,timestamp", *rows, *wrong, *busy]) + "\n")
+        prepare_data(
+            tmp_path / "events.csv", tmp_path / "data", drop_invalid=True, max_user_events=10, now_s=2e9
+        )
+        for name in "vwxyz":
+            assert f"person-{name}" in caplog.text, "the examples are shown"
+        for file in (tmp_path / "data").iterdir():
+            assert file.name.endswith("_users.parquet") or b"person" not in file.read_bytes(), file.name
 
     def test_a_clean_log_is_the_same_with_and_without(self, tmp_path):
         clean = frame(people())
