@@ -84,8 +84,8 @@ soak: $(READY) ## Load the demo's bundle at 70 % for half an hour: latency and m
 gpu-check: $(READY) ## Tests and a short benchmark on a GPU; reports it where there is none
 	$(BIN)/python -m re4.benchmarks.gpu_check
 
-# These tests put servers under load or kill them at given times, so they run alone.
-LOADED := tests/benchmarks tests/hardening
+# These tests measure times, put servers under load, or kill them at given times, so they run alone.
+LOADED := $(addprefix tests/benchmarks/,common load_generator overload serve soak) tests/hardening
 
 audit: $(AUDIT_READY) ## Look for known vulnerabilities of everything that set-up installs (pip-audit)
 	$(BIN)/python tools/audit.py
@@ -103,7 +103,7 @@ $(AUDIT_READY): $(READY) locks/audit.txt
 	@touch $@
 
 test: $(READY) ## Run the whole test suite
-	$(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist loadfile $(LOADED:%=--ignore %)
+	$(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(LOADED:%=--ignore %)
 	$(BIN)/pytest $(LOADED)
 
 check: lint types imports stubs ## Check format, lint, types, import contracts and gRPC stubs

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 # Read by libraries when they are first imported, so it comes before everything else. Threads that share cores
@@ -18,6 +19,17 @@ from re4.benchmarks.gpu_check import has_gpu
 from re4.common import console
 
 _LEFT_OUT = pytest.StashKey[int]()
+
+_LONG_FILES = (
+    *("test_end_to_end.py", "test_wheel.py", "re4/test_demo.py", "benchmarks/peers/test_bench_peers.py"),
+    *("serving/processes/test_server_processes.py", "export/rebuild/test_rebuild_ends.py"),
+    *("export/encoder/test_every_model_served.py", "serving/versions/test_version_check.py"),
+    *("benchmarks/overhead/test_bench_overhead.py", "benchmarks/quality/test_bench_quality.py"),
+    *("training/report/test_report.py", "training/kernels/test_precision.py", "training/test_api.py"),
+    *("export/sources/test_read_memory.py", "export/rebuild/test_rebuild_run.py"),
+    *("training/kernels/test_kernel_loader.py", "re4/test_histories_cli.py", "serving/api/test_item_calls.py"),
+)
+"""Run first, so that no process is left with one of them at the end."""
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
@@ -53,7 +65,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect GPU tests where there is no GPU, and report their number."""
+    """Deselect GPU tests where there is no GPU, and report their number; put long files first."""
+    here = Path(__file__).parent
+    order = {here / name: place for place, name in enumerate(_LONG_FILES)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if on_gpu and not has_gpu():
         items[:] = [item for item in items if item not in on_gpu]
