@@ -21,13 +21,24 @@ from re4.common import console
 _LEFT_OUT = pytest.StashKey[int]()
 
 _LONG_FILES = (
-    *("test_end_to_end.py", "test_wheel.py", "re4/test_demo.py", "benchmarks/peers/test_bench_peers.py"),
-    *("serving/processes/test_server_processes.py", "export/rebuild/test_rebuild_ends.py"),
-    *("export/encoder/test_every_model_served.py", "serving/versions/test_version_check.py"),
-    *("benchmarks/overhead/test_bench_overhead.py", "benchmarks/quality/test_bench_quality.py"),
-    *("training/report/test_report.py", "training/kernels/test_precision.py", "training/test_api.py"),
-    *("export/sources/test_read_memory.py", "export/rebuild/test_rebuild_run.py"),
-    *("training/kernels/test_kernel_loader.py", "re4/test_histories_cli.py", "serving/api/test_item_calls.py"),
+    "test_end_to_end.py",
+    "test_wheel.py",
+    "re4/test_demo.py",
+    "benchmarks/peers/test_bench_peers.py",
+    "serving/processes/test_server_processes.py",
+    "export/rebuild/test_rebuild_ends.py",
+    "export/encoder/test_every_model_served.py",
+    "serving/versions/test_version_check.py",
+    "benchmarks/overhead/test_bench_overhead.py",
+    "benchmarks/quality/test_bench_quality.py",
+    "training/report/test_report.py",
+    "training/kernels/test_precision.py",
+    "training/test_api.py",
+    "export/sources/test_read_memory.py",
+    "export/rebuild/test_rebuild_run.py",
+    "training/kernels/test_kernel_loader.py",
+    "re4/test_histories_cli.py",
+    "serving/api/test_item_calls.py",
 )
 """Run first, so that no process is left with one of them at the end."""
 
