@@ -1,20 +1,15 @@
-"""The subcommands `re4 items`: hide, unhide and list; add, remove and repair."""
+"""The subcommands `re4 items`: hide, unhide and list; remove and repair."""
 
-import json
-import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from re4.common import console
-from re4.common.errors import RequestError, UsageError
+from re4.common.errors import UsageError
 
 if TYPE_CHECKING:
     from re4.bundle.ids.id_map import ItemIds
-    from re4.bundle.live_items.records import Upsert
 
 _Bundles = Annotated[Path, typer.Option(help="Bundle directory that the servers follow.")]
 _Ids = Annotated[
@@ -28,8 +23,6 @@ _File = Annotated[
 _AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.")]
 
 _NUM_NAMED = 5
-_COMMIT_ITEMS = 1_000
-_ITEM_KEYS = {"id", "attributes", "vector"}
 
 
 def hide(bundles: _Bundles, ids: _Ids = None, file: _File = None, as_json: _AsJson = False) -> None:
@@ -97,40 +90,6 @@ def list_hidden(bundles: _Bundles, as_json: _AsJson = False) -> None:
     console.print_line(f"{len(hidden.ids):,} items are hidden")
 
 
-def add(
-    file: Annotated[
-        Path, typer.Argument(help="JSON lines, one item each; - for standard input.", show_default=False)
-    ],
-    bundles: _Bundles,
-    as_json: _AsJson = False,
-) -> None:
-    """Add items, or replace all facts about items, without a rebuild.
-
-    Each line is one item, such as {"id": "SKU-17", "attributes": {"genre":
-    ["drama", "crime"], "year": 1996}}. A "vector" is optional: a new item
-    gets one from its attributes. Running servers on the directory answer
-    with the items within seconds, and the next rebuild takes them in.
-
-    Items are written in commits of 1,000. An item that cannot be stored ends
-    the command; the commits before it count.
-
-    Example: re4 items add new.jsonl --bundles bundles
-    """
-    from re4.bundle.live_items.writer import append_changes
-
-    num_items = sequence = 0
-    with _opened(file) as lines:
-        for batch in _batches(_upserts(lines, str(file), bundles)):
-            sequence = append_changes(bundles, batch)
-            num_items += len(batch)
-    if as_json:
-        console.print_json({"num_items": num_items, "sequence": sequence})
-        return
-    console.print_line(
-        f"{num_items:,} items added or replaced, up to change {sequence}. Servers follow within seconds"
-    )
-
-
 def remove(bundles: _Bundles, ids: _Ids = None, file: _File = None, as_json: _AsJson = False) -> None:
     """Remove items from every answer, until they are added again.
 
@@ -171,67 +130,6 @@ def repair(bundles: _Bundles, as_json: _AsJson = False) -> None:
     for damage in found.damages:
         console.print_line(damage)
     console.print_line(f"the state of {found.num_items:,} items is kept")
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[TextIO]:
-    if str(file) == "-":
-        yield sys.stdin
-        return
-    try:
-        opened = file.open(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{file}: cannot be read ({error.strerror})") from None
-    with opened:
-        yield opened
-
-
-def _upserts(lines: Iterable[str], where: str, bundles: Path) -> Iterator["Upsert"]:
-    """Yield the items of JSON lines, checked against the live version."""
-    from re4.bundle.layout import IS_COLD
-    from re4.bundle.live_items.records import checked_upsert
-    from re4.bundle.publishing.current import live_version
-    from re4.bundle.verify import read_manifest
-
-    manifest = read_manifest(live_version(bundles))
-    try:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            place = f"{where}, line {number}"
-            try:
-                item = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise UsageError(f"{place}: not JSON ({error})") from None
-            attributes = item.get("attributes", {}) if isinstance(item, dict) else None
-            if not isinstance(attributes, dict) or "id" not in item or not item.keys() <= _ITEM_KEYS:
-                raise UsageError(f'{place}: an item is {{"id": …, "attributes": {{…}}, "vector": […]}}')
-            if IS_COLD in attributes:
-                raise UsageError(f"{place}: the attribute {IS_COLD!r} is set by servers; leave it out")
-            try:
-                yield checked_upsert(
-                    item["id"],
-                    attributes,
-                    item.get("vector"),
-                    kind=manifest.items.id_kind,
-                    space=manifest.items.space,
-                    embedding_dim=manifest.model.embedding_dim,
-                )
-            except (RequestError, TypeError) as error:
-                raise UsageError(f"{place}: {error}") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{where}: not UTF-8 ({error})") from None
-
-
-def _batches(items: Iterable["Upsert"]) -> Iterator[list["Upsert"]]:
-    batch: list[Upsert] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == _COMMIT_ITEMS:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _checked(bundles: Path, ids: list[str] | None, file: Path | None) -> tuple["ItemIds", list[Any]]:

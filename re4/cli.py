@@ -46,7 +46,7 @@ SUBCOMMANDS: Mapping[str, str] = {
     "items hide": "re4.bundle.items_cli:hide",
     "items unhide": "re4.bundle.items_cli:unhide",
     "items list": "re4.bundle.items_cli:list_hidden",
-    "items add": "re4.bundle.items_cli:add",
+    "items add": "re4.item_files:add",
     "items remove": "re4.bundle.items_cli:remove",
     "items repair": "re4.bundle.items_cli:repair",
     "bench serve": "re4.benchmarks.serve.cli:serve",

@@ -192,6 +192,17 @@ def _entries(column: pl.Series) -> tuple[pl.Series, NDArray[np.integer] | None]:
     return text.filter(is_entry), np.bincount(owners, minlength=len(column)).astype(np.int32)
 
 
+def item_texts(column: pl.Series) -> list[tuple[str, ...]]:
+    """Return the values of each item as texts, as an export codes them; none where it has no value."""
+    texts, lengths_T = _entries(column)
+    values = texts.to_list()
+    if lengths_T is None:
+        return [() if value is None else (value,) for value in values]
+    ends = np.cumsum(lengths_T).tolist()
+    starts = [0, *ends[:-1]]
+    return [tuple(values[start:end]) for start, end in zip(starts, ends, strict=True)]
+
+
 def _as_text(column: pl.Series) -> pl.Series:
     """Return plain values as texts, as `re4.common.attribute_values.value_text` writes them."""
     if isinstance(column.dtype, pl.Datetime):

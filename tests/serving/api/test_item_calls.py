@@ -6,11 +6,13 @@ import json
 import os
 import signal
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
+import polars as pl
 import pytest
 from in_process_server import drive, serving
 from running_server import DEADLINE_S, PAUSE_S, RunningServer
@@ -23,7 +25,7 @@ from re4.bundle.live_items import writer
 from re4.bundle.live_items.state import read_live_state
 from re4.bundle.verify import read_manifest
 from re4.cli import build_app
-from re4.common.errors import BundleError, RequestError, ServerError, UsageError
+from re4.common.errors import BundleError, DataError, RequestError, ServerError, UsageError
 from re4.protos.v1 import retrieval_pb2 as pb
 from re4.serving.client.client import RetrievalClient
 from re4.serving.client.item_values import LiveItem
@@ -238,6 +240,54 @@ def test_the_command(shop: tuple[Path, SmallVersion]) -> None:
     with pytest.raises(BundleError):
         re4.Retriever.open(bundles)
     assert "cut off" in run("repair", "--bundles", bundles)
+
+
+def test_items_of_a_table_have_the_values_of_an_export(shop: tuple[Path, SmallVersion]) -> None:
+    bundles, version = shop
+    table = pl.DataFrame(
+        {
+            "sku": ["new 1", "new 2", version.ids[3]],
+            "colour": ["red", None, "blue"],
+            "size": [7, 8, None],
+            "is_even": [True, False, None],
+            "tags": [["a", "b"], [], None],
+            "since": [datetime(2026, 1, 31, 12, 30, 0, 5, tzinfo=UTC), None, None],
+            "maker": [{"name": "x"}] * 3,
+        }
+    )
+    table.write_parquet(bundles / "new.parquet")
+    words = ("--bundles", bundles, "--item-column", "sku")
+    assert run("add", bundles / "new.parquet", *words, "--json") == {"num_items": 3, "sequence": 3}
+    items = read_live_state(bundles).items
+    first, second, third = (items[id_].change for id_ in ("new 1", "new 2", version.ids[3]))
+    since = "2026-01-31T12:30:00"
+    assert first.attributes == {
+        "colour": ("red",),
+        "size": ("7",),
+        "is_even": ("true",),
+        "tags": ("a", "b"),
+        "since": (since,),
+    }
+    assert (second.attributes, third.attributes) == (
+        {"size": ("8",), "is_even": ("false",)},
+        {"colour": ("blue",)},
+    )
+    table.select("sku", "size", "colour").write_csv(bundles / "new.csv")
+    run("add", bundles / "new.csv", *words, "--column", "size")
+    assert read_live_state(bundles).items["new 1"].change.attributes == {"size": ("7",)}
+    vectors = pl.DataFrame({"item_id": ["new 5"], "vector": [[0.5] * EMBEDDING_DIM]})
+    vectors.write_parquet(bundles / "vectors.parquet")
+    run("add", bundles / "vectors.parquet", "--bundles", bundles)
+    assert read_live_state(bundles).items["new 5"].change.vector_D.tolist() == [0.5] * EMBEDDING_DIM
+    with pytest.raises(
+        UsageError, match=r"'maker' cannot be an attribute; those that can are 'colour', 'size'"
+    ):
+        run("add", bundles / "new.parquet", *words, "--column", "maker")
+    pl.DataFrame({"item_id": ["new 6"], "vector": [[0.5]]}).write_parquet(bundles / "vector.parquet")
+    with pytest.raises(UsageError, match=r"row 1: .*shape"):
+        run("add", bundles / "vector.parquet", "--bundles", bundles)
+    with pytest.raises(DataError, match="item_id"):
+        run("add", bundles / "new.csv", "--bundles", bundles)
 
 
 def test_client_values() -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Self
 
 PROGRAM = shutil.which("valkey-server") or shutil.which("redis-server")
+_BUS_OFFSET = 10_000
+"""A node of a cluster also listens so far above its port."""
 
 
 class ValkeyServer:
@@ -50,6 +52,9 @@ class ValkeyServer:
 
 
 def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    while True:
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            port = int(one.getsockname()[1])
+        if port + _BUS_OFFSET < 1 << 16:
+            return port
