@@ -97,7 +97,7 @@ class Retriever:
         Args:
             path: A bundle directory, whose live version is loaded, or the folder of a version.
             merge_policy: How to merge the lists of the interests where a call names no policy: `max-score`,
-                `equal-quota`, `attention-quota` or `round-robin`.
+                `equal-quota`, `attention-quota`, `round-robin` or `soft-quota`.
             fallback: Result for a user of whose history no item is known: an error (`none`), or the most
                 popular items (`popular`).
             device: Where to encode and search. `cuda` needs the extra `gpu` and a flat or IVF index.

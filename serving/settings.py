@@ -22,7 +22,7 @@ from re4.settings.sources import DEFAULT_SOURCE, checked, gather
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:8700"
 ENVIRONMENT_PREFIX: Final = "RE4_SERVE_"
-MERGE_POLICIES: Final = ("max-score", "equal-quota", "attention-quota", "round-robin")
+MERGE_POLICIES: Final = ("max-score", "equal-quota", "attention-quota", "round-robin", "soft-quota")
 """Names of `re4.serving.retrieval.merging.POLICIES`, which would import NumPy for the command's help."""
 
 

@@ -15,12 +15,14 @@ class MergePolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MERGE_POLICY_ATTENTION_QUOTA: _ClassVar[MergePolicy]
     MERGE_POLICY_ROUND_ROBIN: _ClassVar[MergePolicy]
     MERGE_POLICY_CATEGORY_DIVERSITY: _ClassVar[MergePolicy]
+    MERGE_POLICY_SOFT_QUOTA: _ClassVar[MergePolicy]
 MERGE_POLICY_UNSPECIFIED: MergePolicy
 MERGE_POLICY_MAX_SCORE: MergePolicy
 MERGE_POLICY_EQUAL_QUOTA: MergePolicy
 MERGE_POLICY_ATTENTION_QUOTA: MergePolicy
 MERGE_POLICY_ROUND_ROBIN: MergePolicy
 MERGE_POLICY_CATEGORY_DIVERSITY: MergePolicy
+MERGE_POLICY_SOFT_QUOTA: MergePolicy
 
 class ItemIds(_message.Message):
     __slots__ = ("strings", "ints")

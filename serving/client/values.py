@@ -66,8 +66,9 @@ class RetrieveOptions(TypedDict, total=False):
     return_interests: bool
     """Also return the interest vectors and their attention. Default: False."""
     merge_policy: str | None
-    """How to merge the lists of the interests: `max-score`, `equal-quota`, `attention-quota`, `round-robin`
-    or `category-diversity`; None for the policy that the server or the `Retriever` was started with."""
+    """How to merge the lists of the interests: `max-score`, `equal-quota`, `attention-quota`, `round-robin`,
+    `soft-quota` or `category-diversity`; None for the policy that the server or the `Retriever` was started
+    with."""
     filters: Sequence[AttributeFilter]
     """Only items that pass all of these conditions."""
     diversity: float

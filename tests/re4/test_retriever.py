@@ -67,7 +67,9 @@ options = st.fixed_dictionaries(
     optional={
         "exclude_history": st.booleans(),
         "return_interests": st.booleans(),
-        "merge_policy": st.sampled_from([None, "max-score", "equal-quota", "attention-quota", "round-robin"]),
+        "merge_policy": st.sampled_from(
+            [None, "max-score", "equal-quota", "attention-quota", "round-robin", "soft-quota"]
+        ),
         "filters": st.lists(filters, max_size=2),
         "search_effort": st.sampled_from([0.0, 0.5, 2.0]),
         "num_reasons": st.integers(0, 4),

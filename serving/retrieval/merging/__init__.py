@@ -13,9 +13,10 @@ from re4.serving.retrieval.merging.max_score import MAX_SCORE
 from re4.serving.retrieval.merging.policy import MergedList, MergePolicy, SearchResults
 from re4.serving.retrieval.merging.quotas import ATTENTION_QUOTA, EQUAL_QUOTA
 from re4.serving.retrieval.merging.round_robin import ROUND_ROBIN
+from re4.serving.retrieval.merging.soft_quota import SOFT_QUOTA
 
 POLICIES: Final[Mapping[str, MergePolicy]] = MappingProxyType(
-    {policy.name: policy for policy in (MAX_SCORE, EQUAL_QUOTA, ATTENTION_QUOTA, ROUND_ROBIN)}
+    {policy.name: policy for policy in (MAX_SCORE, EQUAL_QUOTA, ATTENTION_QUOTA, ROUND_ROBIN, SOFT_QUOTA)}
 )
 
 __all__ = ["MAX_SCORE", "POLICIES", "MergePolicy", "MergedList", "SearchResults"]

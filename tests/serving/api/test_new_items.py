@@ -79,7 +79,9 @@ def test_it_is_the_best_others_and_the_best_new_items(
     np.testing.assert_allclose(found.scores, scores[rows_of(version, found)], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("policy", ["equal-quota", "attention-quota", "round-robin", "category-diversity"])
+@pytest.mark.parametrize(
+    "policy", ["equal-quota", "attention-quota", "round-robin", "soft-quota", "category-diversity"]
+)
 def test_other_items_are_merged_by_the_policy(
     policy: str, version: SmallVersion, retriever: Retriever
 ) -> None:
@@ -91,7 +93,7 @@ def test_other_items_are_merged_by_the_policy(
     assert set(found.item_ids) == {*others.item_ids[:8], *new.item_ids}
     kept = [item_id for item_id, is_new in zip(found.item_ids, found.is_new, strict=True) if not is_new]
     assert kept == others.item_ids[:8]
-    if policy in ("round-robin", "category-diversity"):
+    if policy in ("round-robin", "soft-quota", "category-diversity"):
         assert found.item_ids == [*kept, *new.item_ids]
     else:
         assert (np.diff(found.scores) <= 0).all()

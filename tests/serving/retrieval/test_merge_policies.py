@@ -4,6 +4,7 @@ Definitions are followed on lists of the whole catalogue; the policies get lists
 pipeline cuts them, or end early as those of an approximate index do.
 """
 
+import math
 from collections import Counter
 from fractions import Fraction
 
@@ -94,7 +95,7 @@ def test_no_policy_returns_duplicates_or_excluded_items_or_too_few(question: Que
     assert not set(rows) & set(question.excluded)
     assert all(score == question.score_of[k][row] for row, score, k in found)
     assert found == question.ask(policy), "not repeatable"
-    if policy != "round-robin":
+    if POLICIES[policy].is_ordered_by_score:
         assert [(-score, row) for row, score, _ in found] == sorted((-score, row) for row, score, _ in found)
 
 
@@ -102,6 +103,38 @@ def test_no_policy_returns_duplicates_or_excluded_items_or_too_few(question: Que
 def test_round_robin_is_the_order_of_choosing(question: Question) -> None:
     unlimited = [question.num_candidates] * len(question.interests_KD)
     assert question.ask("round-robin") == question.by_turns(unlimited)
+
+
+@given(questions)
+def test_soft_quota_takes_the_item_with_the_largest_worth(question: Question) -> None:
+    """The definition on lists of the whole catalogue, one candidate after the other."""
+    best = question.ask("max-score")
+    unit = 0.3 * (best[0][1] - best[-1][1]) if best else 0.0
+    free = set(range(len(question.items_ND))) - set(question.excluded)
+    counts = [0] * len(question.interests_KD)
+    expected = []
+    while free and len(expected) < question.num_candidates:
+        worth = {
+            (row, k): scores[row] - unit * math.log1p(counts[k])
+            for k, scores in enumerate(question.score_of)
+            for row in free
+        }
+        row, k = max(worth, key=lambda each: worth[each])
+        expected.append((row, question.score_of[k][row], k))
+        free.discard(row)
+        counts[k] += 1
+    assert question.ask("soft-quota") == expected
+
+
+def test_soft_quota_shares_a_list_that_one_interest_would_fill() -> None:
+    """The second interest scores lower throughout; its best items come in, the first one keeps more."""
+    scores_KS = np.array([np.linspace(2, 1, 40), np.linspace(1.76, 0.76, 40)], np.float32)
+    results = SearchResults(scores_KS, np.arange(80).reshape(2, 40))
+    attention_KL = np.ones((2, 1), np.float32)
+    alone = POLICIES["max-score"].merge(results, np.empty(0, np.int64), 10, attention_KL)
+    shared = POLICIES["soft-quota"].merge(results, np.empty(0, np.int64), 10, attention_KL)
+    assert set(alone.interest_numbers_M.tolist()) == {0}
+    assert Counter(shared.interest_numbers_M.tolist()) == {0: 8, 1: 2}
 
 
 @given(questions, st.sampled_from(["equal-quota", "attention-quota"]))
