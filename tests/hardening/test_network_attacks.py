@@ -170,6 +170,23 @@ def unread_replies(attack: Attack) -> None:
             connection.wait_for_headers(1)
 
 
+def full_batches_at_once(attack: Attack) -> None:
+    """108 small requests for replies of 5 MB, all at once; the callers grant no window beyond the first.
+
+    A connection has as many as its window takes: the flow control is kept in both directions.
+    """
+    for _ in range(attack.scale):
+        connections = [attack.connect() for _ in range(18)]
+        for connection in connections:
+            for _number in range(6):
+                connection.send(connection.begin("BatchRetrieve", BEARER), full_batch())
+        try:
+            for connection in connections:
+                connection.wait_for_headers(6)
+        except ConnectionError as error:  # the end of a connection would free its replies
+            raise AssertionError("the server closed a connection that kept all rules") from error
+
+
 def compressed_bombs(attack: Attack) -> None:
     bomb = gzip.compress(bytes(32 << 20))
     connection = attack.connect()
@@ -248,6 +265,22 @@ def target(tmp_path_factory: pytest.TempPathFactory, transport: str, findings: F
 def test_good_callers_are_answered_and_memory_is_bounded(
     attack: Callable[[Attack], None], target: Target, transport: str, is_long: bool, findings: Findings
 ) -> None:
+    under_attack(attack, target, f"{transport}, {attack.__name__}", is_long, findings)
+
+
+@pytest.mark.transports("grpcio")
+def test_replies_of_108_full_batches_take_bounded_memory(
+    target: Target, transport: str, is_long: bool, findings: Findings
+) -> None:
+    """Without a bound they took 350 MiB in 33 s."""
+    under_attack(
+        full_batches_at_once, target, f"{transport}, {full_batches_at_once.__name__}", is_long, findings
+    )
+
+
+def under_attack(
+    attack: Callable[[Attack], None], target: Target, name: str, is_long: bool, findings: Findings
+) -> None:
     server = target.server
     (worker,) = server.workers()
     port = int(server.address.rpartition(":")[2])
@@ -258,10 +291,11 @@ def test_good_callers_are_answered_and_memory_is_bounded(
             attack(Attack(port=port, scale=20 if is_long else 1, connections=connections))
         target.callers.wait_for_answers(100 if is_long else 4)
         growth = footprint(server.pid).rss_bytes - before.rss_bytes
-    proof = f"network attack on {transport}, {attack.__name__}"
-    findings.add(proof, "RSS during the attack less before, MiB", growth / 2**20, allowed="48")
+    findings.add(
+        f"network attack on {name}", "RSS during the attack less before, MiB", growth / 2**20, allowed="48"
+    )
     assert server.workers() == {worker}
-    assert growth < MAX_GROWTH_BYTES or (transport, attack.__name__) in UNBOUNDED
+    assert growth < MAX_GROWTH_BYTES or tuple(name.split(", ")) in UNBOUNDED
     while len(open_files(worker)) > num_files + 8:  # the closed connections are noticed; the rest is a leak
         with Http2Connection(port) as one:
             one.wait_until_read()
