@@ -29,6 +29,8 @@ ADDED_SINCE = {
     "next_n": 1,
     "num_blocks": 0,
     "every_position": False,
+    "ease_penalty": 200.0,
+    "recency_decay": 0.9,
 }
 """Settings that runs of earlier versions lack, with the values by which those versions trained."""
 
@@ -70,9 +72,9 @@ class TrainConfig:
     )
     initial_vectors: str | None = setting(
         None,
-        "Initial item vectors: svd (of the user-item matrix), random, or popularity (one axis, log counts). "
-        "Above 2 million items: random.",
-        choices=("svd", "random", "popularity"),
+        "Initial item vectors: svd (of the user-item matrix) or random. Above 2 million items: random. "
+        "popularity and fitted belong to models that take no training steps.",
+        choices=("svd", "random", "popularity", "fitted"),
         default_text=_MODELS_OWN,
     )
     history_dropout: float = setting(
@@ -148,6 +150,14 @@ class TrainConfig:
     )
     construct_dim: int = setting(64, "D_b, width of the pieces that re-construct works on.", low=1)
 
+    ease_penalty: float = setting(200.0, "EASE's L2 penalty (ease).", low=1e-6)
+    recency_decay: float = setting(
+        0.9,
+        "Weight of an event of a history, relative to the next newer one (ease, item-item).",
+        low=0.01,
+        high=1,
+    )
+
     batch_size: int = setting(1024, "Examples a step.", low=1)
     learning_rate: float | None = setting(
         None,
@@ -204,6 +214,8 @@ class TrainConfig:
                     f"with --model {self.model} it is always {value}."
                 )
             chosen[name] = value
+        if self.initial_vectors == "fitted" and preset.fixed.get("initial_vectors") != "fitted":
+            raise UsageError(f"--initial-vectors is fitted; --model {self.model} has no fitted vectors.")
         if chosen.get("initial_vectors") == "svd" and num_items > SVD_ITEMS:
             chosen["initial_vectors"] = "random"
         if self.negatives == "auto":

@@ -39,6 +39,8 @@ _NO_BLOCKS = {"num_blocks": 0, **_NEWEST}
 _HARD = {"interest_choice": "hard", "initial_vectors": "svd", "routing_weight": 0.0}
 _PLAIN_LOSS = {"negative_scores": "chosen", "history_weight": 0.0}
 _ONE_INTEREST = {"num_interests": 1, "interest_choice": "hard", **_NO_ATTENTION}
+_NO_STEPS = {**_ONE_INTEREST, **_NO_BLOCKS, "num_epochs": 0, "scores": "inner", "temperature": 1.0}
+_FITTED = {**_NO_STEPS, "initial_vectors": "fitted"}
 PLAIN_ATTENTION: Mapping[str, Any] = {
     "num_interests": 4,
     "position": True,
@@ -116,17 +118,22 @@ PRESETS: Mapping[str, Preset] = {
         defaults={"initial_vectors": "svd", "learning_rate": 0.008, **_PLAIN_LOSS},
         fixed={**_ONE_INTEREST, **_NO_BLOCKS},
     ),
+    "ease": Preset(
+        module="re4.training.encoders.linear",
+        class_name="LinearEncoder",
+        defaults={"learning_rate": 0.008, **_PLAIN_LOSS},  # without effect: no steps are taken
+        fixed=_FITTED,
+    ),
+    "item-item": Preset(
+        module="re4.training.encoders.linear",
+        class_name="LinearEncoder",
+        defaults={"learning_rate": 0.008, **_PLAIN_LOSS},
+        fixed=_FITTED,
+    ),
     "most-popular": Preset(
         module="re4.training.encoders.most_popular",
         class_name="MostPopularEncoder",
         defaults={"learning_rate": 0.008, **_PLAIN_LOSS},  # without effect: nothing is trained
-        fixed={
-            **_ONE_INTEREST,
-            **_NO_BLOCKS,
-            "initial_vectors": "popularity",
-            "num_epochs": 0,
-            "scores": "inner",
-            "temperature": 1.0,
-        },
+        fixed={**_NO_STEPS, "initial_vectors": "popularity"},
     ),
 }

@@ -32,19 +32,29 @@ def most_popular(train: Sequences, num_items: int) -> Baseline:
 
 def item_cosine(train: Sequences, num_items: int) -> Baseline:
     """Return summed cosines between two items' sets of users; an item has no weight for itself."""
+    weights_NN = cosine_weights(train, num_items)
+    return lambda chosen_BN: torch.sparse.mm(chosen_BN.to_sparse(), weights_NN)
+
+
+def cosine_weights(train: Sequences, num_items: int) -> torch.Tensor:
+    """Return the cosines between two items' sets of users, [N, N], 0 between an item and itself."""
     together_NN = _gram(_user_items(train, num_items))
     length_N = together_NN.diagonal().clamp_min(1).sqrt()
-    weights_NN = (together_NN / length_N[:, None] / length_N[None, :]).fill_diagonal_(0)
-    return lambda chosen_BN: torch.sparse.mm(chosen_BN.to_sparse(), weights_NN)
+    return (together_NN / length_N[:, None] / length_N[None, :]).fill_diagonal_(0)
 
 
 def ease(train: Sequences, num_items: int, *, penalty: float) -> Baseline:
     """Return the closed-form linear autoencoder: `B = I - P / diag(P)` with `P = (XᵀX + λI)⁻¹`."""
-    gram_NN = _gram(_user_items(train, num_items))
-    gram_NN.diagonal().add_(penalty)
-    inverse_NN = torch.cholesky_inverse(torch.linalg.cholesky(gram_NN))
+    inverse_NN = inverse_gram(train, num_items, penalty=penalty)
     weights_NN = inverse_NN.div_(-inverse_NN.diagonal()[None, :].clone()).fill_diagonal_(0)
     return lambda chosen_BN: torch.sparse.mm(chosen_BN.to_sparse(), weights_NN)
+
+
+def inverse_gram(train: Sequences, num_items: int, *, penalty: float) -> torch.Tensor:
+    """Return EASE's `P = (XᵀX + λI)⁻¹`, [N, N]."""
+    gram_NN = _gram(_user_items(train, num_items))
+    gram_NN.diagonal().add_(penalty)
+    return torch.cholesky_inverse(torch.linalg.cholesky(gram_NN))
 
 
 def fit_baselines(

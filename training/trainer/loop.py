@@ -50,6 +50,7 @@ from re4.training.trainer.checkpoint import (
     save_checkpoint,
 )
 from re4.training.trainer.embedding_init import popularity_vectors, svd_item_vectors
+from re4.training.trainer.linear_models import fit_linear_model
 from re4.training.trainer.loss_guard import check_losses
 from re4.training.trainer.optimiser import Optimiser
 from re4.training.trainer.signals import stop_requested
@@ -176,6 +177,10 @@ def train(
             svd_item_vectors(dataset.train, dataset.num_items, config.embedding_dim, generator)
         )
     progress = Progress()
+    if config.initial_vectors == "fitted":
+        started = time.perf_counter()
+        fit_linear_model(model, dataset)
+        progress.seconds = time.perf_counter() - started
     if previous is not None:
         check_compatible(config, previous.config)
         rows_N = match_items(dataset, previous)

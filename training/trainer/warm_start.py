@@ -35,6 +35,11 @@ def check_compatible(config: TrainConfig, previous: TrainConfig) -> None:
     Raises:
         UsageError: the first such setting.
     """
+    if config.initial_vectors == "fitted":
+        raise UsageError(
+            f"--model {config.model} is fitted to a log as a whole, in seconds: it cannot go on from a run. "
+            "Train without --from."
+        )
     for name in _SHAPING:
         ours, theirs = getattr(config, name), getattr(previous, name)
         if ours != theirs:

@@ -21,9 +21,9 @@ from re4.training.trainer.loop import train
 
 @pytest.mark.parametrize("model", [name for name in PRESETS if name != "re4"])
 def test_every_model_is_served_as_it_was_trained(model: str, tmp_path: Path) -> None:
-    scores = {} if model == "most-popular" else {"scores": "cosine", "temperature": 0.2}
-    epochs = {} if model == "most-popular" else {"num_epochs": 1}
-    config = TrainConfig(model=model, embedding_dim=8, attention_dim=8, **scores, **epochs)
+    is_trained = "num_epochs" not in PRESETS[model].fixed
+    options = {"scores": "cosine", "temperature": 0.2, "num_epochs": 1} if is_trained else {}
+    config = TrainConfig(model=model, embedding_dim=8, attention_dim=8, **options)
     train(write_planted(tmp_path / "data"), config, tmp_path / "run", device="cpu")
     export_run(tmp_path / "run", tmp_path / "bundles", VersionSettings(index="flat"))
 

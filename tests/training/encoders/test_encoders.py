@@ -97,7 +97,7 @@ def test_the_learning_rate_is_the_model_s_own_by_catalogue_unless_one_is_given()
     assert TrainConfig(model="mind", learning_rate=0.002).resolve(100).learning_rate == 0.002
 
 
-@pytest.mark.parametrize("model", [name for name in PRESETS if name != "most-popular"])
+@pytest.mark.parametrize("model", [name for name, preset in PRESETS.items() if "scores" not in preset.fixed])
 def test_scores_online_are_the_scores_of_training(model):
     """With cosine scores and a temperature, the inner product of what is exported is the cosine over it."""
     plain, scaled = make(model), make(model, scores="cosine", temperature=0.2)
