@@ -30,7 +30,7 @@ ADDED_SINCE = {
     "num_blocks": 0,
     "every_position": False,
     "ease_penalty": 200.0,
-    "recency_decay": 0.9,
+    "recency_decay": 0.8,
 }
 """Settings that runs of earlier versions lack, with the values by which those versions trained."""
 
@@ -152,7 +152,7 @@ class TrainConfig:
 
     ease_penalty: float = setting(200.0, "EASE's L2 penalty (ease).", low=1e-6)
     recency_decay: float = setting(
-        0.9,
+        0.8,
         "Weight of an event of a history, relative to the next newer one (ease, item-item).",
         low=0.01,
         high=1,

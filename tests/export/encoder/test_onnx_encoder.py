@@ -23,8 +23,9 @@ from re4.training.presets import PRESETS
 def model_configs() -> list[object]:
     """Every encoder at its defaults and with cosine scores, and with each option of an attention alone."""
     configs = [TrainConfig(model=name).resolve(100) for name in PRESETS]
-    trained = [name for name in PRESETS if name != "most-popular"]
+    trained = [name for name, preset in PRESETS.items() if "scores" not in preset.fixed]
     configs += [TrainConfig(model=name, scores="cosine", temperature=0.1).resolve(100) for name in trained]
+    configs.append(TrainConfig(num_blocks=1, embedding_dim=8, max_history_length=6).resolve(100))
     for name in ("re4", "comirec-sa"):
         for position in (False, True):
             config = TrainConfig(
