@@ -136,7 +136,7 @@ TRAINED = [name for name, preset in PRESETS.items() if "num_epochs" not in prese
 def test_every_encoder_trains_with_every_kind_of_negatives(
     planted, small_options, tmp_path, model, negatives
 ):
-    own = {"num_interests": 1} if model == "mean-pool" else {}
+    own = {"num_interests": 1} if "num_interests" in PRESETS[model].fixed else {}
     options = {**small_options, "model": model, "negatives": negatives, "num_negatives": 60, "num_epochs": 2}
     result = train(planted, TrainConfig(**{**options, **own}), tmp_path / "run", device="cpu")
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
