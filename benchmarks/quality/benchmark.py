@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from re4.benchmarks.common.report import write_report
-from re4.benchmarks.quality.entries import baseline_entries, trained_entry
+from re4.benchmarks.quality.entries import baseline_entries, rival_entry, trained_entry
 from re4.benchmarks.quality.ledger import Entry, Ledger
 from re4.benchmarks.quality.options import QualityOptions
+from re4.benchmarks.quality.rivals import check_rivals
 from re4.benchmarks.quality.summary import render_markdown, summarise_entries, verdict
 from re4.benchmarks.quality.variants import alternatives, variant_name
 from re4.training.config import TrainConfig
@@ -22,7 +23,12 @@ def run(options: QualityOptions) -> dict[str, Any]:
     configs = [alternatives(text) for text in options.variants.split(",")]
     dataset = Dataset.open(options.data)
     ledger = Ledger(options.ledger or options.out / "ledger.jsonl", dataset)
-    entries = list(baseline_entries(ledger, dataset))
+    rivals = [name for name in options.rivals.split(",") if name]
+    check_rivals(rivals, options.rectools_python)
+    baseline_entries(ledger, dataset)
+    for name in rivals:
+        rival_entry(ledger, dataset, name, options.rectools_python)
+    entries = ledger.baselines()
 
     def trained(config: TrainConfig, seeds: Iterable[int]) -> list[Entry]:
         return [trained_entry(ledger, dataset, replace(config, seed=seed), options.out) for seed in seeds]

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from re4 import __version__
 from re4.benchmarks.common.machine import describe_machine
 from re4.benchmarks.quality.ledger import PROTOCOLS, Entry, Ledger, TestResult, pack_hits
+from re4.benchmarks.quality.rivals import ALTERNATIVES, fit_rival
 from re4.benchmarks.quality.variants import variant_name
 from re4.common.errors import RunError
 from re4.training.config import TrainConfig
@@ -64,7 +66,7 @@ def trained_entry(ledger: Ledger, dataset: Dataset, config: TrainConfig, runs: P
 
 def baseline_entries(ledger: Ledger, dataset: Dataset) -> list[Entry]:
     """Return the ledger's baselines; where it has none, fit and evaluate them."""
-    if known := ledger.baselines():
+    if known := [entry for entry in ledger.baselines() if entry.variant not in ALTERNATIVES]:
         return known
     _log.info("fitting the baselines …")
     for name, (baseline, settings) in fit_baselines(dataset.train, dataset.valid, dataset.num_items).items():
@@ -82,6 +84,29 @@ def baseline_entries(ledger: Ledger, dataset: Dataset) -> list[Entry]:
             )
         )
     return ledger.baselines()
+
+
+def rival_entry(ledger: Ledger, dataset: Dataset, name: str, interpreter: Path | None) -> Entry:
+    """Return the ledger's entry of a rival; where it has none, fit, tune and evaluate the rival."""
+    if known := next((entry for entry in ledger.baselines() if entry.variant == name), None):
+        return known
+    _log.info(f"fitting {name} …")
+    started = time.perf_counter()
+    rank_by, settings = fit_rival(name, dataset, interpreter)
+    seconds = time.perf_counter() - started
+    kept = rank_by(dataset.valid, False)
+    return ledger.add(
+        Entry(
+            kind="baseline",
+            variant=name,
+            seed=None,
+            settings=settings,
+            valid=_rounded(summarise(kept, dataset.valid, dataset.num_items).to_json()),
+            test=_test_results(dataset, lambda *, exclude_history: rank_by(dataset.test, exclude_history)),
+            train_seconds=round(seconds, 1),
+            made_by=_made_by(),
+        )
+    )
 
 
 def _check_settings(path: Path, found: TrainConfig, wanted: TrainConfig) -> None:

@@ -17,6 +17,12 @@ class QualityOptions:
         "What to train: models, each with settings of its own after colons, separated by commas. Of "
         "alternatives, `learning_rate=0.001|0.002`, the best on validation with seed 0 is taken.",
     )
+    rivals: str = setting(
+        "",
+        "Models of other libraries to compare with, separated by commas: ials, slim (extra rivals), sasrec, "
+        "esasrec (with --rectools-python).",
+    )
+    rectools_python: Path | None = setting(None, "A Python interpreter that has rectools[torch].")
     num_seeds: int = setting(5, "Seeds 0, 1, … for each variant.", low=0)
     ledger: Path | None = setting(
         None, "File of finished runs, added to; a page is written beside it.", default_text="OUT/ledger.jsonl"

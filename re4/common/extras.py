@@ -19,6 +19,7 @@ _EXTRAS: Final[Mapping[str, str]] = {
         ("jinja2", "matplotlib", "onnx", "onnxscript", "polars", "safetensors", "torch"), "train"
     ),
     **dict.fromkeys(("hdrh", "psutil"), "bench"),
+    **dict.fromkeys(("implicit", "sklearn"), "rivals"),
 }
 """The extra of each module."""
 

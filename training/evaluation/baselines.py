@@ -81,19 +81,26 @@ def fit_baselines(
 
 
 def rank_baseline(
-    baseline: Baseline, held_out: Sequences, num_items: int, *, exclude_history: bool
+    baseline: Baseline,
+    held_out: Sequences,
+    num_items: int,
+    *,
+    exclude_history: bool,
+    newest: int | None = None,
 ) -> Ranking:
-    """Rank the whole catalogue for every held-out user."""
+    """Rank the whole catalogue for every held-out user, by all of a history or by its newest events."""
     depth = min(max(CUTS), num_items)
     top_UM: NDArray[np.int64] = np.empty((held_out.num_users, depth), dtype=np.int64)
     for start in range(0, held_out.num_users, CHUNK_USERS):
         users = range(start, min(start + CHUNK_USERS, held_out.num_users))
-        chosen_BN = torch.zeros(len(users), num_items)
+        chosen_BN, history_BN = torch.zeros(2, len(users), num_items)
         for place, user in enumerate(users):
-            chosen_BN[place, torch.from_numpy(history_and_targets(held_out, user)[0])] = 1
+            history = torch.from_numpy(history_and_targets(held_out, user)[0])
+            history_BN[place, history] = 1
+            chosen_BN[place, history if newest is None else history[-newest:]] = 1
         scores_BN = baseline(chosen_BN)
         if exclude_history:
-            scores_BN = scores_BN.masked_fill(chosen_BN > 0, -torch.inf)
+            scores_BN = scores_BN.masked_fill(history_BN > 0, -torch.inf)
         top_UM[start : users.stop] = scores_BN.topk(depth, dim=1).indices.numpy()
     return Ranking(top_UM=top_UM, interest_cosine=1.0)
 

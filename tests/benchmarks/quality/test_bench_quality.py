@@ -8,6 +8,7 @@ import torch
 from planted_tastes import write_planted
 from user_sequences import sequences
 
+from re4.benchmarks.quality import rivals
 from re4.benchmarks.quality.cli import quality
 from re4.benchmarks.quality.ledger import Entry, Ledger, pack_hits
 from re4.benchmarks.quality.ledger import TestResult as LedgerResult
@@ -315,6 +316,53 @@ def test_the_verdict_of_a_baseline_and_of_a_lone_model(planted, tmp_path):
     assert verdict(ledger, [run]) == (
         "By validation `one` is best: test Recall@50 0.3000 / 0.3000, history left in / left out."
     )
+
+
+def test_rivals_are_fitted_tuned_and_kept_in_the_ledger(planted, tmp_path, capsys, monkeypatch):
+    few = {"ials": {"alpha": (1.0, 10.0), "regularization": (0.01,), "newest": (None, 5)}}
+    few["slim"] = {"alpha": (0.001,), "l1_ratio": (0.1,), "newest": (None,)}
+    monkeypatch.setattr(rivals, "ALTERNATIVES", {**rivals.ALTERNATIVES, **few})
+    options = {"out": tmp_path, "variants": "most-popular", "num_seeds": 1, "rivals": "ials,slim"}
+    report = asked(capsys, planted.path, **options)
+    recall = {
+        row["name"]: row["metrics"]["recall_50"]["mean"]
+        for row in report["outcomes"]
+        if row["is_history_excluded"]
+    }
+    assert min(recall["ials"], recall["slim"]) > 1.5 * recall["most popular"]
+    by_name = {entry.variant: entry for entry in Ledger(tmp_path / "ledger.jsonl", planted).entries}
+    assert set(by_name["ials"].settings) == {"alpha", "regularization", "newest"}
+    monkeypatch.setattr(rivals, "_ials", None)  # they are in the ledger, and fitted no more
+    assert asked(capsys, planted.path, **options) == report
+
+
+def test_slim_gives_an_item_no_weight_for_itself(planted):
+    weights = rivals._slim(planted, alpha=0.001, l1_ratio=0.1)(torch.eye(planted.num_items))
+    assert (weights.diagonal() == 0).all()
+    assert (weights >= 0).all()
+    assert (weights > 0).any()
+
+
+def test_a_history_can_be_cut_to_its_newest_events(planted):
+    def scores(chosen_BN):
+        return chosen_BN
+
+    ranking = rank_baseline(scores, planted.test, planted.num_items, exclude_history=False, newest=3)
+    for user, top in enumerate(ranking.top_UM):
+        newest = set(history_and_targets(planted.test, user)[0][-3:].tolist())
+        assert set(top[: len(newest)].tolist()) == newest
+    ranking = rank_baseline(scores, planted.test, planted.num_items, exclude_history=True, newest=3)
+    for user, top in enumerate(ranking.top_UM):
+        assert not set(top.tolist()) & set(history_and_targets(planted.test, user)[0].tolist())
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [("bert4rec", "ials, slim, sasrec, esasrec are possible"), ("sasrec", "needs --rectools-python")],
+)
+def test_rivals_that_cannot_be_fitted_are_refused(planted, tmp_path, capsys, wanted, message):
+    with pytest.raises(UsageError, match=message):
+        asked(capsys, planted.path, out=tmp_path, variants="most-popular", rivals=wanted)
 
 
 def test_the_command_ends_with_the_verdict(planted, tmp_path, capsys):
