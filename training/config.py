@@ -22,11 +22,12 @@ SVD_ITEMS = 2_000_000
 """Largest catalogue that starts from SVD vectors by default: the SVD takes some 1,600 bytes an item."""
 CHECKPOINT_MINUTES = 10.0
 """Default interval of the checkpoints within an epoch."""
-ADDED_SINCE = {
+ADDED_SINCE: dict[str, Any] = {
     "averaging": 0.0,
     "history_weight": 0.0,
     "warm_up": 0.0,
     "next_n": 1,
+    "loss": "softmax",
     "num_blocks": 0,
     "every_position": False,
     "ease_penalty": 200.0,
@@ -97,6 +98,12 @@ class TrainConfig:
         "inner", "Score of interest and item: inner product or cosine.", choices=("inner", "cosine")
     )
     temperature: float = setting(1.0, "Scores are divided by it, in training and in serving.", low=1e-3)
+    loss: str = setting(
+        "softmax",
+        "Recommendation loss: softmax, or bce (binary cross entropy of the target and of the mean negative, as "
+        "in SASRec).",
+        choices=("softmax", "bce"),
+    )
     interest_choice: str | None = setting(
         None,
         "The interest that a target trains: hard (the best one) or soft (all, by their scores).",

@@ -24,10 +24,10 @@ def run(options: QualityOptions) -> dict[str, Any]:
     dataset = Dataset.open(options.data)
     ledger = Ledger(options.ledger or options.out / "ledger.jsonl", dataset)
     rivals = [name for name in options.rivals.split(",") if name]
-    check_rivals(rivals, options.rectools_python)
+    check_rivals(rivals)
     baseline_entries(ledger, dataset)
     for name in rivals:
-        rival_entry(ledger, dataset, name, options.rectools_python)
+        rival_entry(ledger, dataset, name)
     entries = ledger.baselines()
 
     def trained(config: TrainConfig, seeds: Iterable[int]) -> list[Entry]:

@@ -86,13 +86,13 @@ def baseline_entries(ledger: Ledger, dataset: Dataset) -> list[Entry]:
     return ledger.baselines()
 
 
-def rival_entry(ledger: Ledger, dataset: Dataset, name: str, interpreter: Path | None) -> Entry:
+def rival_entry(ledger: Ledger, dataset: Dataset, name: str) -> Entry:
     """Return the ledger's entry of a rival; where it has none, fit, tune and evaluate the rival."""
     if known := next((entry for entry in ledger.baselines() if entry.variant == name), None):
         return known
     _log.info(f"fitting {name} …")
     started = time.perf_counter()
-    rank_by, settings = fit_rival(name, dataset, interpreter)
+    rank_by, settings = fit_rival(name, dataset)
     seconds = time.perf_counter() - started
     kept = rank_by(dataset.valid, False)
     return ledger.add(

@@ -19,10 +19,8 @@ class QualityOptions:
     )
     rivals: str = setting(
         "",
-        "Models of other libraries to compare with, separated by commas: ials, slim (extra rivals), sasrec, "
-        "esasrec (with --rectools-python).",
+        "Models of other libraries to compare with, separated by commas: ials, slim (extra rivals).",
     )
-    rectools_python: Path | None = setting(None, "A Python interpreter that has rectools[torch].")
     num_seeds: int = setting(5, "Seeds 0, 1, … for each variant.", low=0)
     ledger: Path | None = setting(
         None, "File of finished runs, added to; a page is written beside it.", default_text="OUT/ledger.jsonl"

@@ -1,20 +1,13 @@
-"""Models of other libraries that `re4 bench quality --rivals` compares with: iALS, SLIM, SASRec, eSASRec.
+"""Models of other libraries that `re4 bench quality --rivals` compares with: iALS and SLIM.
 
 Each is fitted to the training users' events and tuned on validation, as many alternatives as `ALTERNATIVES`
 has, and ranks the whole catalogue for the same histories as the other models do. Sources: iALS: Hu, Koren
 and Volinsky, ICDM 2008, by `implicit`; SLIM: Ning and Karypis, ICDM 2011, by scikit-learn's elastic net.
-SASRec and eSASRec by RecTools run in an interpreter of their own (`rectools_rival.py`), because RecTools
-needs an earlier NumPy than this project.
 """
 
-import json
 import logging
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from itertools import product
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -24,7 +17,7 @@ from re4.common.errors import UsageError
 from re4.common.extras import require
 from re4.training.data.dataset import Dataset, Sequences
 from re4.training.evaluation.baselines import Baseline, rank_baseline
-from re4.training.evaluation.protocol import CUTS, Ranking, history_and_targets, summarise
+from re4.training.evaluation.protocol import Ranking, summarise
 
 _log = logging.getLogger(__name__)
 
@@ -33,47 +26,36 @@ MAX_SLIM_ITEMS: Final = 5_000
 ALTERNATIVES: Final[Mapping[str, Mapping[str, tuple[Any, ...]]]] = {
     "ials": {"alpha": (1.0, 10.0, 40.0), "regularization": (0.01, 1.0), "newest": (None, 20)},
     "slim": {"alpha": (0.0003, 0.001, 0.003), "l1_ratio": (0.1,), "newest": (None, 20)},
-    "sasrec": {},
-    "esasrec": {},
 }
 """Settings of each rival with the values that validation chooses from. `newest` is how many of a history's
 events count, None for all."""
 _FACTORS: Final = 64
-_TORCH_RIVALS: Final = ("sasrec", "esasrec")
 
 Rank = Callable[[Sequences, bool], Ranking]
 """Ranks for held-out users; the second argument leaves the history out."""
 
 
-def check_rivals(names: list[str], interpreter: Path | None) -> None:
+def check_rivals(names: list[str]) -> None:
     """Refuse unknown rivals, and those whose packages are missing.
 
     Raises:
-        UsageError: with the names that are possible, the extra, or the option.
+        UsageError: with the names that are possible, or the extra.
     """
     for name in names:
         if name not in ALTERNATIVES:
             raise UsageError(f"--rivals has {name!r}; {', '.join(ALTERNATIVES)} are possible.")
-        if name in _TORCH_RIVALS and interpreter is None:
-            raise UsageError(
-                f"--rivals {name} needs --rectools-python: a Python with rectools[torch], in its own "
-                "environment, because RecTools needs an earlier NumPy than this project."
-            )
     if "ials" in names:
         require("re4 bench quality --rivals ials", "implicit")
     if "slim" in names:
         require("re4 bench quality --rivals slim", "sklearn")
 
 
-def fit_rival(name: str, dataset: Dataset, interpreter: Path | None) -> tuple[Rank, dict[str, Any]]:
+def fit_rival(name: str, dataset: Dataset) -> tuple[Rank, dict[str, Any]]:
     """Fit a rival; return its ranking and the settings that validation chose.
 
     Raises:
         UsageError: the catalogue is too large for it.
     """
-    if name in _TORCH_RIVALS:
-        assert interpreter is not None, "checked before"
-        return _rectools(name, dataset, interpreter), {"library": "rectools"}
     num_items = dataset.num_items
     if name == "slim" and num_items > MAX_SLIM_ITEMS:
         raise UsageError(f"--rivals slim: {num_items:,} items, it is fitted to at most {MAX_SLIM_ITEMS:,}.")
@@ -165,35 +147,3 @@ def _no_convergence_warnings() -> Any:
     from sklearn.exceptions import ConvergenceWarning
 
     return warnings.catch_warnings(category=ConvergenceWarning, action="ignore")
-
-
-def _rectools(name: str, dataset: Dataset, interpreter: Path) -> Rank:
-    """Train by RecTools in another interpreter; it writes the lists of all held-out users."""
-    with tempfile.TemporaryDirectory() as folder:
-        exchanged = Path(folder) / "data.npz"
-        np.savez(exchanged, **dict(_exchanged(dataset)))
-        script = Path(__file__).with_name("rectools_rival.py")
-        words = [str(interpreter), str(script), name, str(exchanged), json.dumps({"depth": max(CUTS)})]
-        done = subprocess.run(words, stdout=sys.stderr, check=False)
-        if done.returncode:
-            raise UsageError(f"--rivals {name}: {interpreter} ended with {done.returncode}; see above.")
-        with np.load(Path(folder) / "lists.npz") as lists:
-            found = {key: lists[key] for key in lists.files}
-
-    def rank(held_out: Sequences, exclude_history: bool) -> Ranking:
-        split = "test" if held_out is dataset.test else "valid"
-        key = f"{split}_{'excluded' if exclude_history else 'kept'}"
-        return Ranking(top_UM=found[key], interest_cosine=1.0)
-
-    return rank
-
-
-def _exchanged(dataset: Dataset) -> Iterator[tuple[str, Any]]:
-    yield "num_items", np.array(dataset.num_items)
-    yield "train_items", np.asarray(dataset.train.items_E)
-    yield "train_offsets", np.asarray(dataset.train.offsets_U1)
-    for split in ("valid", "test"):
-        held_out = getattr(dataset, split)
-        histories = [history_and_targets(held_out, user)[0] for user in range(held_out.num_users)]
-        yield f"{split}_items", np.concatenate(histories)
-        yield f"{split}_offsets", np.cumsum([0, *map(len, histories)])

@@ -16,6 +16,7 @@ which all examples of a step share, with accidental hits left out. Three options
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from re4.training.kernels.parallel import with_gradients
 from re4.training.losses.accidental_hits import AccidentalHits
@@ -35,6 +36,22 @@ def blend_interests(
     if active_BK is not None:
         logits_BK = logits_BK.masked_fill(~active_BK, -torch.inf)
     return torch.einsum("bk,bkd->bd", logits_BK.softmax(dim=1), interests_BKD)
+
+
+def binary_cross_entropy_sum(
+    *, interest_BD: Tensor, target_vectors_BD: Tensor, negative_vectors_MD: Tensor, hits: AccidentalHits
+) -> Tensor:
+    """Return the sum of SASRec's loss: `-log σ(target) - E log σ(-negative)`, a scalar.
+
+    SASRec draws one negative for each target; this is the expectation over all negatives of the step. For
+    the arguments see `sampled_softmax_sum`.
+    """
+    target_scores_B = (interest_BD * target_vectors_BD).sum(dim=1)
+    negative_BM = F.softplus(interest_BD @ negative_vectors_MD.T)
+    kept_BM = torch.ones_like(negative_BM)
+    kept_BM[hits] = 0
+    mean_B = (negative_BM * kept_BM).sum(dim=1) / kept_BM.sum(dim=1).clamp_min(1)
+    return (F.softplus(-target_scores_B) + mean_B).sum()
 
 
 def sampled_softmax_sum(

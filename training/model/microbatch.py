@@ -24,7 +24,12 @@ from re4.training.losses.flows.recontrast import outside_history, positives, rec
 from re4.training.losses.fused_reconstruction import DecoderWeights
 from re4.training.losses.history_ranking import history_ranking_sum
 from re4.training.losses.routing_regularization import routing_regularization_sum
-from re4.training.losses.sampled_softmax import blend_interests, sampled_softmax_sum, select_interest
+from re4.training.losses.sampled_softmax import (
+    binary_cross_entropy_sum,
+    blend_interests,
+    sampled_softmax_sum,
+    select_interest,
+)
 
 _FEWEST_EXAMPLES, _MOST_EXAMPLES = 64, 512
 _MICROBATCHES_PER_THREAD = 2
@@ -227,6 +232,13 @@ class Microbatch:
         vectors_MD: Tensor,
     ) -> Tensor:
         """Return the sum of the recommendation loss; rivals of None are the training interests alone."""
+        if config.loss == "bce":
+            return binary_cross_entropy_sum(
+                interest_BD=interest_BD,
+                target_vectors_BD=self._target_BD,
+                negative_vectors_MD=vectors_MD,
+                hits=self._hits,
+            )
         return sampled_softmax_sum(
             interest_BD=interest_BD,
             target_vectors_BD=self._target_BD,

@@ -356,13 +356,13 @@ def test_a_history_can_be_cut_to_its_newest_events(planted):
         assert not set(top.tolist()) & set(history_and_targets(planted.test, user)[0].tolist())
 
 
-@pytest.mark.parametrize(
-    ("wanted", "message"),
-    [("bert4rec", "ials, slim, sasrec, esasrec are possible"), ("sasrec", "needs --rectools-python")],
-)
-def test_rivals_that_cannot_be_fitted_are_refused(planted, tmp_path, capsys, wanted, message):
-    with pytest.raises(UsageError, match=message):
-        asked(capsys, planted.path, out=tmp_path, variants="most-popular", rivals=wanted)
+def test_rivals_that_cannot_be_fitted_are_refused(planted, tmp_path, capsys, monkeypatch):
+    options = {"out": tmp_path, "variants": "most-popular"}
+    with pytest.raises(UsageError, match="'bert4rec'; ials, slim are possible"):
+        asked(capsys, planted.path, rivals="ials,bert4rec", **options)
+    monkeypatch.setattr(rivals, "MAX_SLIM_ITEMS", 100)
+    with pytest.raises(UsageError, match="120 items, it is fitted to at most 100"):
+        asked(capsys, planted.path, rivals="slim", **options)
 
 
 def test_the_command_ends_with_the_verdict(planted, tmp_path, capsys):

@@ -13,7 +13,12 @@ from re4.training.encoders import build_encoder
 from re4.training.evaluation.protocol import evaluate, rank
 from re4.training.losses.accidental_hits import find_accidental_hits
 from re4.training.losses.routing_regularization import routing_regularization_sum
-from re4.training.losses.sampled_softmax import blend_interests, sampled_softmax_sum, select_interest
+from re4.training.losses.sampled_softmax import (
+    binary_cross_entropy_sum,
+    blend_interests,
+    sampled_softmax_sum,
+    select_interest,
+)
 from re4.training.model.model import MultiInterestModel
 from re4.training.presets import PRESETS, SMALL_CATALOGUE
 from re4.training.run.run import Run
@@ -143,6 +148,26 @@ def test_hard_negatives_against_the_reference(beta):
     scores = (items @ interest[0]).numpy()
     expected = reference.hard_negatives(scores[8], scores[negatives.numpy()], beta)
     assert float(loss) == pytest.approx(expected, rel=1e-10)
+
+
+def test_binary_cross_entropy_is_the_mean_over_negatives_without_the_target():
+    random = torch.Generator().manual_seed(3)
+    items = torch.randn(6, 4, generator=random, dtype=torch.float64)
+    interests = torch.randn(2, 4, generator=random, dtype=torch.float64)
+    targets = torch.tensor([5, 0])
+    loss = binary_cross_entropy_sum(
+        interest_BD=interests,
+        target_vectors_BD=items[targets],
+        negative_vectors_MD=items,
+        hits=find_accidental_hits(targets, torch.arange(6)),
+    )
+    expected = 0.0
+    for interest, target in zip(interests, targets.tolist(), strict=True):
+        scores = (items @ interest).tolist()
+        others = [score for item, score in enumerate(scores) if item != target]
+        expected += math.log1p(math.exp(-scores[target]))
+        expected += sum(math.log1p(math.exp(score)) for score in others) / len(others)
+    assert float(loss) == pytest.approx(expected, rel=1e-12)
 
 
 def test_served_scores_are_the_best_over_all_interests():
