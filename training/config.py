@@ -100,7 +100,7 @@ class TrainConfig:
     temperature: float = setting(1.0, "Scores are divided by it, in training and in serving.", low=1e-3)
     loss: str = setting(
         "softmax",
-        "Recommendation loss: softmax, or bce (binary cross entropy of the target and of the mean negative, as "
+        "Recommendation loss: softmax, or bce (binary cross entropy of the target and the mean negative, as "
         "in SASRec).",
         choices=("softmax", "bce"),
     )
