@@ -200,7 +200,7 @@ def test_cuda_where_there_is_none():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"model": "transformer"}, "--model is 'transformer'; choose one of re4, comirec-sa"),
+        ({"model": "lstm"}, "--model is 'lstm'; choose one of re4, comirec-sa"),
         ({"negatives": "hard"}, "--negatives is 'hard'"),
         ({"num_interests": 0}, "--num-interests is 0; the smallest value is 1"),
         ({"num_interests": 65}, "the largest value is 64"),
