@@ -5,6 +5,7 @@ Paths are given as text or as `Path`. PyTorch is loaded by the first call, after
 checked.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -206,6 +207,7 @@ def report(
     run: Path | str,
     *,
     split: HeldOutSplit = "valid",
+    exclude_history: bool = False,
     out: Path | str | None = None,
     data: "Dataset | Path | str | None" = None,
 ) -> Path:
@@ -216,6 +218,7 @@ def report(
     Args:
         run: The run's folder.
         split: Which held-out users; test is for the last look.
+        exclude_history: Leave the items of a user's history out of the ranked list, as in `evaluate`.
         out: The page's folder; None for `report` in the run.
         data: The data set, where it has moved since training.
 
@@ -223,21 +226,29 @@ def report(
         RunError: The run is missing, unfinished or damaged.
         DataError: The data set is missing, damaged, or another one.
     """
+    import polars as pl
+
     from re4.training.evaluation.run_evaluation import unseen_part
     from re4.training.report.figures import gather_figures
     from re4.training.report.page import write_page
     from re4.training.run.run import Run
+    from re4.training.run.trained_on import unseen_users
 
     opened = Run.open(Path(run))
     dataset = opened.open_dataset(data)
-    held_out, _ = unseen_part(opened.trained_on()[1:], dataset, split)
-    figures = gather_figures(opened, dataset, held_out)
+    earlier = opened.trained_on()[1:]
+    held_out, _ = unseen_part(earlier, dataset, split)
+    user_ids = dataset.users(split)
+    if held_out.num_users < len(user_ids):
+        user_ids = user_ids.filter(pl.Series(unseen_users(earlier, dataset, split).is_unseen_U))
+    figures = gather_figures(opened, dataset, held_out, user_ids.to_list(), exclude_history=exclude_history)
     title = f"{run} · {split} users"
     return write_page(
         opened.path / "report" if out is None else Path(out),
         figures,
         title=title,
         config=opened.config.to_json(),
+        data=asdict(dataset.info),
     )
 
 

@@ -41,6 +41,14 @@ Compare = Annotated[
         help="At the end, compare with the most popular items, item-item and EASE on the validation users.",
     ),
 ]
+ExcludeHistory = Annotated[
+    bool,
+    typer.Option(
+        "--exclude-history/--keep-history",
+        help="Leave the items of a user's history out of the ranked list, as servers do on request. "
+        "ComiRec's protocol keeps them.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for a machine to read.")]
 
 
@@ -141,14 +149,7 @@ def _print_result(
 def evaluate(
     run: RunFolder,
     split: Annotated[Literal["valid", "test"], typer.Option(help="Which held-out users.")] = "test",
-    exclude_history: Annotated[
-        bool,
-        typer.Option(
-            "--exclude-history/--keep-history",
-            help="Leave the items of a user's history out of the ranked list, as servers do on request. "
-            "ComiRec's protocol keeps them.",
-        ),
-    ] = False,
+    exclude_history: ExcludeHistory = False,
     data: Annotated[
         Path | None,
         typer.Option(help="The data set to evaluate on, such as a newer one. Default: the run's own."),
@@ -237,13 +238,14 @@ def report(
     split: Annotated[
         Literal["valid", "test"], typer.Option(help="Which held-out users; test is for the last look.")
     ] = "valid",
+    exclude_history: ExcludeHistory = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the page. Default: RUN/report.")] = None,
     data: DataMoved = None,
 ) -> None:
-    """Write a page about a run: curves, use of the interests, popularity bias, examples of users.
+    """Write a page about a run: a verdict, simple models, curves, interests, popularity bias, examples.
 
     HTML with pictures beside it. Titles are the catalogue's column `title`, where there is one.
 
     Example: re4 report runs/first
     """
-    print_line(f"open {api.report(run, split=split, out=out, data=data)}")
+    print_line(f"open {api.report(run, split=split, exclude_history=exclude_history, out=out, data=data)}")

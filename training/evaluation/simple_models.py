@@ -101,7 +101,7 @@ def compare_with_simple_models(run: Run, dataset: Dataset) -> SimpleModels:
         for excluded in _PROTOCOLS
     ]
     models = []
-    fits, left_out = _fits(dataset.num_items)
+    fits, left_out = fits_for(dataset.num_items)
     for name, fit in fits.items():
         theirs = _recalls(fit(dataset.train), held_out, dataset.num_items)
         leads = [Interval.of(their_U - our_U) for their_U, our_U in zip(theirs, ours, strict=True)]
@@ -123,7 +123,7 @@ def compare_with_simple_models(run: Run, dataset: Dataset) -> SimpleModels:
     )
 
 
-def _fits(num_items: int) -> tuple[dict[str, Callable[[Sequences], Baseline]], str]:
+def fits_for(num_items: int) -> tuple[dict[str, Callable[[Sequences], Baseline]], str]:
     """Return the models that a catalogue of this size allows, and why others are missing."""
     fits: dict[str, Callable[[Sequences], Baseline]] = {
         "most popular": lambda train: most_popular(train, num_items)

@@ -4,6 +4,7 @@ Legend: U users, B users of a block, K interests, L history length, M candidates
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from re4.training.data.dataset import Dataset, Sequences
+from re4.training.evaluation.baselines import rank_baseline
 from re4.training.evaluation.metrics import Interval
-from re4.training.evaluation.protocol import Evaluation, history_and_targets, rank, summarise
+from re4.training.evaluation.protocol import (
+    Evaluation,
+    history_and_targets,
+    rank,
+    recall_50_U,
+    summarise,
+)
+from re4.training.evaluation.simple_models import fits_for
 from re4.training.model.model import MultiInterestModel
 from re4.training.run.run import Run
 
@@ -22,7 +31,7 @@ _NUM_EXAMPLES = 6
 _NUM_SHOWN = 8
 _NUM_TENTHS = 10
 _CHUNK_USERS = 256
-_FEW_EVENTS = 5
+FEW_EVENTS = 5
 _LENGTH_EDGES = (5, 10, 20)
 
 
@@ -37,9 +46,21 @@ class Share:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SimpleModelRow:
+    """A simple model on the same users and by the same protocol."""
+
+    name: str
+    evaluation: Evaluation
+    lead: Interval
+    """Its Recall@50 minus that of the run, paired by user."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Example:
     """One user: the attention of each interest, and its candidates."""
 
+    user: str
+    """The user's id."""
     history: list[str]
     """Newest first."""
     attention_KL: list[list[float]]
@@ -54,12 +75,17 @@ class ReportFigures:
     records: list[dict[str, Any]]
     """A record of each epoch, as in `metrics.jsonl`."""
     best_epoch: int
+    exclude_history: bool
+    """Whether the items of a user's history are left out of the list."""
     num_users: int
     recall_50: Interval
     start: str
     """The kept epoch's gain over the start in validation, in words; empty where nothing was trained."""
     evaluation: Evaluation
     """The metrics of the same lists, with those about several interests."""
+    models: list[SimpleModelRow]
+    models_left_out: str
+    """Why simple models are missing; empty where none is."""
     share_of_list_K: list[float]
     """For each interest, its share of all candidates in the users' first 50."""
     share_of_hits_K: list[float]
@@ -75,33 +101,75 @@ class ReportFigures:
     examples: list[Example]
 
 
-def gather_figures(run: Run, dataset: Dataset, held_out: Sequences) -> ReportFigures:
-    """Compute the numbers for the users of a held-out split, with their histories left out of the lists."""
+def gather_figures(
+    run: Run,
+    dataset: Dataset,
+    held_out: Sequences,
+    user_ids: Sequence[object],
+    *,
+    exclude_history: bool = False,
+) -> ReportFigures:
+    """Compute the numbers for held-out users.
+
+    Args:
+        run: The run.
+        dataset: Its data set.
+        held_out: The users.
+        user_ids: Their ids.
+        exclude_history: Whether the items of a user's history are left out of the list.
+    """
     model = run.load_model()
-    ranking = rank(model, held_out, exclude_history=True, title="ranking")
+    ranking = rank(model, held_out, exclude_history=exclude_history, title="ranking")
     top_UM = ranking.top_UM
     interests_UKD, attention_UKL = _encoded(model, held_out)
     found_by_UM = _best_interests(model, interests_UKD, top_UM)
     targets_U = [np.unique(history_and_targets(held_out, user)[1]) for user in range(held_out.num_users)]
     is_hit_UM = np.stack([np.isin(top_M, targets) for top_M, targets in zip(top_UM, targets_U, strict=True)])
+    recall_U = is_hit_UM.sum(axis=1) / [len(targets) for targets in targets_U]
+    models, models_left_out = _simple_models(dataset, held_out, recall_U, exclude_history=exclude_history)
     counts_N = dataset.item_counts()
     num_interests = model.config.K
     return ReportFigures(
+        exclude_history=exclude_history,
         records=run.metrics(),
         best_epoch=run.best_epoch,
         num_users=held_out.num_users,
-        recall_50=Interval.of(is_hit_UM.sum(axis=1) / [len(targets) for targets in targets_U]),
+        recall_50=Interval.of(recall_U),
         start=_start(run),
         evaluation=summarise(ranking, held_out, dataset.num_items),
+        models=models,
+        models_left_out=models_left_out,
         share_of_list_K=_shares(found_by_UM.ravel(), num_interests),
         share_of_hits_K=_shares(found_by_UM[is_hit_UM], num_interests),
-        recall_by_interests_K=_recall_by_interests(model, interests_UKD, held_out, targets_U, found_by_UM),
+        recall_by_interests_K=_recall_by_interests(
+            model, interests_UKD, held_out, targets_U, found_by_UM, exclude_history=exclude_history
+        ),
         tenths_of_events=_by_tenths(np.arange(len(counts_N)), counts_N, counts_N),
         tenths_of_candidates=_by_tenths(top_UM.ravel(), np.ones(top_UM.size), counts_N),
         by_popularity=_recall_by_popularity(top_UM, targets_U, counts_N),
         by_history_length=_recall_by_length(top_UM, targets_U, held_out),
-        examples=_examples(run, held_out, top_UM, found_by_UM, is_hit_UM, attention_UKL),
+        examples=_examples(run, held_out, user_ids, top_UM, found_by_UM, is_hit_UM, attention_UKL),
     )
+
+
+def _simple_models(
+    dataset: Dataset, held_out: Sequences, recall_U: NDArray[np.float64], *, exclude_history: bool
+) -> tuple[list[SimpleModelRow], str]:
+    """Return the simple models that a catalogue of this size allows, and why others are missing."""
+    fits, left_out = fits_for(dataset.num_items)
+    rows = []
+    for name, fit in fits.items():
+        ranking = rank_baseline(
+            fit(dataset.train), held_out, dataset.num_items, exclude_history=exclude_history
+        )
+        rows.append(
+            SimpleModelRow(
+                name=name,
+                evaluation=summarise(ranking, held_out, dataset.num_items),
+                lead=Interval.of(recall_50_U(ranking, held_out) - recall_U),
+            )
+        )
+    return rows, left_out
 
 
 def _start(run: Run) -> str:
@@ -110,7 +178,10 @@ def _start(run: Run) -> str:
         return ""
     if run.best_epoch == 0:
         return "Training did not help: no epoch found more than the start, epoch 0."
-    return f"In validation Recall@50 it is ahead of the start, epoch 0, by {Interval(**best['over_start'])}."
+    lead = Interval(**best["over_start"])
+    if not lead.is_above_zero:
+        return f"In validation Recall@50 it is level with the start, epoch 0: the difference is {lead}."
+    return f"In validation Recall@50 it is ahead of the start, epoch 0, by {lead}."
 
 
 def _encoded(model: MultiInterestModel, held_out: Sequences) -> tuple[Tensor, NDArray[np.float32]]:
@@ -152,6 +223,8 @@ def _recall_by_interests(
     held_out: Sequences,
     targets_U: list[NDArray[np.int64]],
     found_by_UM: NDArray[np.int64],
+    *,
+    exclude_history: bool,
 ) -> list[float]:
     """Return the recall with each user's k most used interests alone, k = 1 … K."""
     num_interests, depth = model.config.K, found_by_UM.shape[1]
@@ -161,8 +234,9 @@ def _recall_by_interests(
     recall_K = np.zeros(num_interests)
     for user, interests_KD in enumerate(interests_UKD):
         scores_KN = interests_KD[order_UK[user]] @ vectors_ND.T
-        history, _ = history_and_targets(held_out, user)
-        scores_KN[:, history] = -torch.inf
+        if exclude_history:
+            history, _ = history_and_targets(held_out, user)
+            scores_KN[:, history] = -torch.inf
         top_KM = scores_KN.cummax(dim=0).values.topk(depth, dim=1).indices.numpy()
         recall_K += [np.isin(targets_U[user], top_M).mean() for top_M in top_KM]
     found: list[float] = (recall_K / held_out.num_users).tolist()
@@ -189,7 +263,7 @@ def _recall_by_popularity(
         f"head: {head:,} events and more": counts_N >= head,
         f"middle: {middle:,} to {head:,}": (counts_N >= middle) & (counts_N < head),
         f"tail: fewer than {middle:,}": counts_N < middle,
-        f"cold: fewer than {_FEW_EVENTS}": counts_N < _FEW_EVENTS,
+        f"cold: fewer than {FEW_EVENTS}": counts_N < FEW_EVENTS,
     }
     return [_share_of(name, top_UM, targets_U, is_in_N) for name, is_in_N in groups.items()]
 
@@ -222,6 +296,7 @@ def _recall_by_length(
 def _examples(
     run: Run,
     held_out: Sequences,
+    user_ids: Sequence[object],
     top_UM: NDArray[np.int64],
     found_by_UM: NDArray[np.int64],
     is_hit_UM: NDArray[np.bool_],
@@ -229,12 +304,14 @@ def _examples(
 ) -> list[Example]:
     """Return examples of users, spread evenly over the split."""
     items = run.items()
-    named = items["title"] if "title" in items.columns else items["item_id"]
-    labels = [str(name) for name in named.to_list()]
+    labels = [str(id_) for id_ in items["item_id"]]
+    if "title" in items.columns:
+        labels = [str(title or label) for title, label in zip(items["title"], labels, strict=True)]
     rows_UL, lengths_U = held_out.histories(run.config.L)
     chosen = np.unique(np.linspace(0, held_out.num_users - 1, _NUM_EXAMPLES).round().astype(int))
     return [
         Example(
+            user=str(user_ids[int(user)]),
             history=[labels[row] for row in rows_UL[user, : lengths_U[user]]],
             attention_KL=attention_UKL[user, :, : lengths_U[user]].tolist(),
             candidates=[

@@ -4,6 +4,7 @@ The page loads nothing from the network and escapes every text.
 """
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from re4.common.files import replacing
+from re4.training.report import sentences
 from re4.training.report.figures import ReportFigures, Share
 
 PAGE: Final = "index.html"
@@ -20,8 +22,23 @@ _TEMPLATE: Final = "page.html.j2"
 _DPI: Final = 110
 
 
-def write_page(folder: Path, figures: ReportFigures, *, title: str, config: Mapping[str, Any]) -> Path:
-    """Write the pictures, then the page that shows them; return the page's path."""
+def write_page(
+    folder: Path,
+    figures: ReportFigures,
+    *,
+    title: str,
+    config: Mapping[str, Any],
+    data: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write the pictures, then the page that shows them; return the page's path.
+
+    Args:
+        folder: The page's folder; made where it does not exist.
+        figures: The numbers.
+        title: Of the page.
+        config: The run's settings.
+        data: The description of the data set (`dataset.json`); None to leave it out.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name, draw in PICTURES.items():
         with replacing(folder / name) as part:
@@ -29,10 +46,28 @@ def write_page(folder: Path, figures: ReportFigures, *, title: str, config: Mapp
     templates = Environment(
         loader=PackageLoader("re4.training.report", ""), autoescape=True, undefined=StrictUndefined
     )
-    text = templates.get_template(_TEMPLATE).render(title=title, figures=figures, config=config)
+    text = templates.get_template(_TEMPLATE).render(
+        title=title,
+        figures=figures,
+        config=config,
+        data=None if data is None else sentences.about_data(data),
+        prepared={} if data is None else data["prepared"],
+        verdict=sentences.verdict(figures),
+        shown={name: describe(figures) for name, describe in _SENTENCES.items()},
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
     with replacing(folder / PAGE) as part:
         part.write_text(text, encoding="utf-8")
     return folder / PAGE
+
+
+_SENTENCES: Final[Mapping[str, Callable[[ReportFigures], list[str]]]] = {
+    "metrics": sentences.about_validation,
+    "losses": sentences.about_losses,
+    "interests": sentences.about_interests,
+    "popularity": sentences.about_popularity,
+}
+"""What each picture shows, in words."""
 
 
 def _losses(figures: ReportFigures) -> Figure:

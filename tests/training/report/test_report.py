@@ -31,7 +31,7 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def figures(run):
     dataset = Dataset.open(run.parent / "data")
-    return gather_figures(Run.open(run), dataset, dataset.valid)
+    return gather_figures(Run.open(run), dataset, dataset.valid, dataset.users("valid"), exclude_history=True)
 
 
 def test_the_numbers_agree_with_the_evaluation_and_with_each_other(run, figures):
@@ -96,7 +96,7 @@ def test_titles_are_text_whatever_they_hold(run, tmp_path, monkeypatch):
     opened, dataset = Run.open(run), Dataset.open(run.parent / "data")
     items = opened.items().with_columns(title=pl.lit("<script>alert(1)</script>"))
     monkeypatch.setattr(opened, "items", lambda: items)
-    figures = gather_figures(opened, dataset, dataset.valid)
+    figures = gather_figures(opened, dataset, dataset.valid, dataset.users("valid"))
     page = _Words()
     page.feed(write_page(tmp_path, figures, title="<b>mine</b>", config={}).read_text("utf-8"))
     assert "script" not in page.tags
@@ -110,3 +110,25 @@ def test_the_page_states_the_interval_and_the_gain_over_the_start(run, figures, 
     assert f"{figures.recall_50.mean:.4f} ± {figures.recall_50.half_width:.4f}" in text
     assert figures.start in text
     assert "the start, epoch 0" in figures.start
+
+
+@pytest.mark.parametrize("exclude_history", [False, True])
+def test_the_history_is_in_or_out_as_in_evaluate(run, exclude_history):
+    dataset = Dataset.open(run.parent / "data")
+    opened = Run.open(run)
+    users = dataset.users("valid")
+    found = gather_figures(opened, dataset, dataset.valid, users, exclude_history=exclude_history)
+    expected = evaluate(opened.load_model(), dataset.valid, exclude_history=exclude_history)
+    assert found.evaluation == expected
+    assert found.recall_by_interests_K[-1] == pytest.approx(expected.recall_50)
+    assert [model.name for model in found.models] == ["most popular", "item-item", "EASE"]
+
+
+def test_items_and_users_are_named_by_titles_or_ids(run):
+    opened, dataset = Run.open(run), Dataset.open(run.parent / "data")
+    items = opened.items().with_columns(title=pl.lit(None, pl.String))
+    opened.items = lambda: items
+    found = gather_figures(opened, dataset, dataset.valid, dataset.users("valid"))
+    ids = {str(id_) for id_ in items["item_id"]}
+    assert all(set(example.history) <= ids for example in found.examples)
+    assert {example.user for example in found.examples} <= {str(user) for user in dataset.users("valid")}
