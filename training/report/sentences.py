@@ -59,7 +59,7 @@ def about_losses(figures: ReportFigures) -> list[str]:
     records = [record["losses"] for record in figures.records if record["losses"]]
     if len(records) < 2:
         return []
-    rising, falling, level = [], [], []
+    rising, falling, level = list[str](), list[str](), list[str]()
     for name in records[0]:
         first, last = records[0][name], records[-1][name]
         change = (last - first) / max(abs(first), 1e-12)
