@@ -1,4 +1,4 @@
-"""The clients of a server, blocking and for an event loop. They load neither FAISS nor ONNX Runtime."""
+"""The clients of servers, blocking and for an event loop. They load neither FAISS nor ONNX Runtime."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
@@ -8,6 +8,7 @@ import grpc
 
 from re4.common.errors import ServerError
 from re4.protos.v1 import retrieval_pb2, retrieval_pb2_grpc
+from re4.serving.client.attempts import CallPlan, HedgeTimer, await_with_attempts, call_with_attempts
 from re4.serving.client.catalogue_values import (
     CatalogueItem,
     find_items_request,
@@ -25,6 +26,7 @@ from re4.serving.client.item_values import (
     to_edited,
     upsert_request,
 )
+from re4.serving.client.several_servers import is_several
 from re4.serving.client.values import (
     AttributeFilter,
     Candidates,
@@ -57,7 +59,8 @@ class RetrievalClient:
         """Prepare a connection, which is made with the first call.
 
         Args:
-            address: HOST:PORT of a server.
+            address: HOST:PORT of a server; or several servers: IP:PORT,IP:PORT or dns:///NAME:PORT, where
+                calls are balanced, and sent again to another server.
             timeout_s: Deadline of each call, in seconds.
             connection: TLS and token, such as `Connection.read(ca=…, token_file=…)`; None for neither.
         """
@@ -66,6 +69,7 @@ class RetrievalClient:
         self._connection = connection or Connection()
         self._channel = self._connection.channel(address)
         self._stub = retrieval_pb2_grpc.RetrievalStub(self._channel)
+        self._timer = HedgeTimer() if is_several(address) else None
 
     def __enter__(self) -> Self:
         return self
@@ -164,7 +168,7 @@ class RetrievalClient:
             ServerError: the server answered with an error, or none answered.
         """
         request = record_events_request(user_ids, item_ids, times_ms, event_ids)
-        return int(self._call(self._stub.RecordEvents, request).num_recorded)
+        return int(self._call(self._stub.RecordEvents, request, **_recording(event_ids)).num_recorded)
 
     def get_history(self, user_id: str, num_events: int = 0) -> list[RecordedEvent]:
         """Return the stored events of a user, oldest first.
@@ -186,7 +190,7 @@ class RetrievalClient:
             RequestError: a value that no request can carry.
             ServerError: the server answered with an error, or none answered.
         """
-        self._call(self._stub.ForgetUser, forget_user_request(user_id))
+        self._call(self._stub.ForgetUser, forget_user_request(user_id), is_hedged=False)
 
     def upsert_items(self, items: Sequence[LiveItem]) -> EditedItems:
         """Add items, or replace all facts about items that are there; durable when it returns.
@@ -198,7 +202,7 @@ class RetrievalClient:
             RequestError: a value that no request can carry.
             ServerError: the server answered with an error, or none answered.
         """
-        return to_edited(self._call(self._stub.UpsertItems, upsert_request(items)))
+        return to_edited(self._call(self._stub.UpsertItems, upsert_request(items), is_hedged=False))
 
     def remove_items(self, item_ids: Sequence[str] | Sequence[int]) -> EditedItems:
         """Leave items out of all answers; durable when it returns.
@@ -207,7 +211,7 @@ class RetrievalClient:
             RequestError: ids that are neither all strings nor all integers.
             ServerError: the server answered with an error, or none answered.
         """
-        return to_edited(self._call(self._stub.RemoveItems, remove_request(item_ids)))
+        return to_edited(self._call(self._stub.RemoveItems, remove_request(item_ids), is_hedged=False))
 
     def get_items(
         self, item_ids: Sequence[str] | Sequence[int], *, return_vectors: bool = False
@@ -263,9 +267,24 @@ class RetrievalClient:
         """
         return to_facts(self._call(self._stub.Info, retrieval_pb2.InfoRequest()))
 
-    def _call(self, method: Callable[..., _ReplyT], request: object) -> _ReplyT:
+    def _call(
+        self,
+        method: "grpc.UnaryUnaryMultiCallable[Any, _ReplyT]",
+        request: object,
+        *,
+        is_repeatable: bool = True,
+        is_hedged: bool = True,
+    ) -> _ReplyT:
+        """Return the reply; with several servers, of the first one that answers."""
+        metadata = self._connection.metadata
         try:
-            return method(request, timeout=self._timeout_s, metadata=self._connection.metadata)
+            if self._timer is None:
+                return method(request, timeout=self._timeout_s, metadata=metadata)
+            plan = CallPlan(self._timer, self._timeout_s, is_repeatable=is_repeatable, is_hedged=is_hedged)
+            reply: _ReplyT = call_with_attempts(
+                lambda timeout_s: method.future(request, timeout=timeout_s, metadata=metadata), plan
+            )
+            return reply
         except grpc.RpcError as error:
             raise server_error(error, self.address, self._timeout_s) from error
 
@@ -279,7 +298,8 @@ class AsyncRetrievalClient:
         """Prepare a connection, which is made with the first call.
 
         Args:
-            address: HOST:PORT of a server.
+            address: HOST:PORT of a server; or several servers: IP:PORT,IP:PORT or dns:///NAME:PORT, where
+                calls are balanced, and sent again to another server.
             timeout_s: Deadline of each call, in seconds.
             connection: TLS and token, such as `Connection.read(ca=…, token_file=…)`; None for neither.
         """
@@ -287,6 +307,7 @@ class AsyncRetrievalClient:
         self._timeout_s = timeout_s
         self._connection = connection or Connection()
         self._channel: grpc.aio.Channel | None = None
+        self._timer = HedgeTimer() if is_several(address) else None
 
     async def __aenter__(self) -> Self:
         return self
@@ -343,7 +364,7 @@ class AsyncRetrievalClient:
     ) -> int:
         """Record events of users, durably, as `RetrievalClient.record_events` does."""
         request = record_events_request(user_ids, item_ids, times_ms, event_ids)
-        return int((await self._call(self._stub.RecordEvents, request)).num_recorded)
+        return int((await self._call(self._stub.RecordEvents, request, **_recording(event_ids))).num_recorded)
 
     async def get_history(self, user_id: str, num_events: int = 0) -> list[RecordedEvent]:
         """Return the stored events of a user, as `RetrievalClient.get_history` does."""
@@ -351,15 +372,15 @@ class AsyncRetrievalClient:
 
     async def forget_user(self, user_id: str) -> None:
         """Remove all that is stored of a user, as `RetrievalClient.forget_user` does."""
-        await self._call(self._stub.ForgetUser, forget_user_request(user_id))
+        await self._call(self._stub.ForgetUser, forget_user_request(user_id), is_hedged=False)
 
     async def upsert_items(self, items: Sequence[LiveItem]) -> EditedItems:
         """Add items, or replace all facts about them, as `RetrievalClient.upsert_items` does."""
-        return to_edited(await self._call(self._stub.UpsertItems, upsert_request(items)))
+        return to_edited(await self._call(self._stub.UpsertItems, upsert_request(items), is_hedged=False))
 
     async def remove_items(self, item_ids: Sequence[str] | Sequence[int]) -> EditedItems:
         """Leave items out of all answers, as `RetrievalClient.remove_items` does."""
-        return to_edited(await self._call(self._stub.RemoveItems, remove_request(item_ids)))
+        return to_edited(await self._call(self._stub.RemoveItems, remove_request(item_ids), is_hedged=False))
 
     async def get_items(
         self, item_ids: Sequence[str] | Sequence[int], *, return_vectors: bool = False
@@ -390,8 +411,26 @@ class AsyncRetrievalClient:
             self._channel = self._connection.aio_channel(self.address)
         return retrieval_pb2_grpc.RetrievalStub(self._channel)
 
-    async def _call(self, method: Callable[..., Awaitable[_ReplyT]], request: object) -> _ReplyT:
+    async def _call(
+        self,
+        method: Callable[..., Awaitable[_ReplyT]],
+        request: object,
+        *,
+        is_repeatable: bool = True,
+        is_hedged: bool = True,
+    ) -> _ReplyT:
+        metadata = self._connection.metadata
         try:
-            return await method(request, timeout=self._timeout_s, metadata=self._connection.metadata)
+            if self._timer is None:
+                return await method(request, timeout=self._timeout_s, metadata=metadata)
+            plan = CallPlan(self._timer, self._timeout_s, is_repeatable=is_repeatable, is_hedged=is_hedged)
+            return await await_with_attempts(
+                lambda timeout_s: method(request, timeout=timeout_s, metadata=metadata), plan
+            )
         except grpc.RpcError as error:
             raise server_error(error, self.address, self._timeout_s) from error
+
+
+def _recording(event_ids: Sequence[str] | None) -> dict[str, bool]:
+    """Return how a call of RecordEvents may be repeated: events without ids would count twice."""
+    return {"is_repeatable": event_ids is not None, "is_hedged": False}

@@ -9,6 +9,7 @@ from typing import Any, Final, Self
 import grpc
 
 from re4.common.errors import SecurityError, ServerError, UsageError
+from re4.serving.client.several_servers import is_several, several_options, target_of
 
 TOKEN_VARIABLE: Final = "RE4_TOKEN"  # noqa: S105
 """Environment variable that may hold the token itself, which no option may: other users see command lines."""
@@ -74,18 +75,27 @@ class Connection:
         return () if self.token is None else (("authorization", f"Bearer {self.token}"),)
 
     def channel(self, address: str, options: Sequence[tuple[str, Any]] = CHANNEL_OPTIONS) -> grpc.Channel:
-        """Return a channel to a server; it connects with the first call."""
+        """Return a channel to a server, or to several; it connects with the first call."""
+        target, options = self._channel(address, options)
         if not self.is_tls:
-            return grpc.insecure_channel(address, options=options)
-        return grpc.secure_channel(address, self._credentials(), options=options)
+            return grpc.insecure_channel(target, options=options)
+        return grpc.secure_channel(target, self._credentials(), options=options)
 
     def aio_channel(
         self, address: str, options: Sequence[tuple[str, Any]] = CHANNEL_OPTIONS
     ) -> grpc.aio.Channel:
         """Return a channel for the running event loop."""
+        target, options = self._channel(address, options)
         if not self.is_tls:
-            return grpc.aio.insecure_channel(address, options=list(options))
-        return grpc.aio.secure_channel(address, self._credentials(), options=list(options))
+            return grpc.aio.insecure_channel(target, options=list(options))
+        return grpc.aio.secure_channel(target, self._credentials(), options=list(options))
+
+    def _channel(
+        self, address: str, options: Sequence[tuple[str, Any]]
+    ) -> tuple[str, Sequence[tuple[str, Any]]]:
+        if not is_several(address):
+            return address, options
+        return target_of(address), [*options, *several_options(address, is_tls=self.is_tls)]
 
     def _credentials(self) -> grpc.ChannelCredentials:
         return grpc.ssl_channel_credentials(self.ca, self.key, self.certificate)

@@ -7,7 +7,12 @@ import typer
 
 _PANEL = "Connection"
 
-Address = Annotated[str, typer.Option("--address", help="HOST:PORT of a running server.")]
+Address = Annotated[
+    str,
+    typer.Option(
+        "--address", help="HOST:PORT of a running server; several as IP:PORT,… or dns:///NAME:PORT."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 Tls = Annotated[

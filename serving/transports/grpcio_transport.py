@@ -19,6 +19,8 @@ _REPLIES_S: Final = 0.5
 """From the last handler's return to the end of the stop, where an open stream delays it."""
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+_MIN_PING_INTERVAL_MS: Final = 10_000
+
 OwnHandlers: TypeAlias = Callable[[FirstMessages], Mapping[str, Any]]
 """Returns the handlers of a service that needs gRPC's own interface: streams in both directions."""
 
@@ -52,6 +54,8 @@ class GrpcioTransport:
                 # connection cannot fill the queue that all connections share.
                 ("grpc.max_concurrent_streams", limits.max_concurrent_calls),
                 ("grpc.so_reuseport", 1),
+                # Clients of several servers ping them; by default gRPC ends connections with such clients.
+                ("grpc.http2.min_ping_interval_without_data_ms", _MIN_PING_INTERVAL_MS),
                 *QUEUE_OPTIONS,
             ]
         )
