@@ -5,6 +5,8 @@ returns. A reader sees the last commit at the time when its transaction began.
 """
 
 import errno
+import os
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,8 @@ from re4.common.errors import HistoryStoreError
 
 _MAX_READERS: Final = 1024
 _NUM_DATABASES: Final = 4
+_FULL_BYTES: Final = 1 << 20
+"""A disk with less free space is full."""
 
 
 class LmdbEnvironment:
@@ -34,6 +38,8 @@ class LmdbEnvironment:
         self._file = folder / "data.mdb"
         self._max_bytes = max_bytes
         self._opened: tuple[Any, dict[bytes, Any]] | None = None
+        self._is_read_only = False
+        """Whether it is open on a read-only file system."""
         self._inode = 0
         self._open_lock = threading.Lock()
 
@@ -80,9 +86,14 @@ class LmdbEnvironment:
             self._opened = None
 
     def _open(self, *, is_write: bool) -> tuple[Any, dict[bytes, Any]] | None:
-        if self._opened is not None and self._current_inode() == self._inode:
+        is_usable = not (is_write and self._is_read_only)
+        if self._opened is not None and is_usable and self._current_inode() == self._inode:
             return self._opened
         with self._open_lock:
+            if is_write and self._is_read_only:
+                if not os.access(self.folder, os.W_OK):
+                    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+                self._opened = None
             if self._current_inode() != self._inode:  # the folder was removed, to erase it
                 self._opened = None
             if self._opened is None:
@@ -90,24 +101,37 @@ class LmdbEnvironment:
                     return None
                 import lmdb
 
-                self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-                environment = lmdb.open(
-                    str(self.folder),
-                    map_size=self._max_bytes,
-                    max_dbs=_NUM_DATABASES,
-                    max_readers=_MAX_READERS,
-                    mode=0o600,
-                    readahead=False,  # users are read in random order
-                )
                 try:
-                    environment.reader_check()  # frees the places of readers that were killed
-                    names = (b"histories", b"log", b"meta")
-                    databases = {name: environment.open_db(name) for name in names}
-                except BaseException:
-                    environment.close()
-                    raise
-                self._opened, self._inode = (environment, databases), self._current_inode()
+                    self._opened, self._is_read_only = self._opened_as(is_read_only=False), False
+                except (lmdb.Error, OSError) as error:
+                    if is_write or os.strerror(errno.EROFS) not in str(error):
+                        raise
+                    self._opened, self._is_read_only = self._opened_as(is_read_only=True), True
+                self._inode = self._current_inode()
             return self._opened
+
+    def _opened_as(self, *, is_read_only: bool) -> tuple[Any, dict[bytes, Any]]:
+        import lmdb
+
+        if not is_read_only:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        environment = lmdb.open(
+            str(self.folder),
+            map_size=self._max_bytes,
+            max_dbs=_NUM_DATABASES,
+            max_readers=_MAX_READERS,
+            mode=0o600,
+            readonly=is_read_only,
+            readahead=False,  # users are read in random order
+        )
+        try:
+            if not is_read_only:
+                environment.reader_check()  # frees the places of readers that were killed
+            names = (b"histories", b"log", b"meta")
+            return environment, {name: environment.open_db(name, create=not is_read_only) for name in names}
+        except BaseException:
+            environment.close()
+            raise
 
     def _current_inode(self) -> int:
         try:
@@ -134,7 +158,9 @@ class LmdbEnvironment:
 
     def _unusable(self, done: str, error: Exception) -> HistoryStoreError:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        # LMDB reports a write that the disk took only a part of as an input/output error.
+        is_short_write = os.strerror(errno.EIO) in str(error) and self._is_disk_full()
+        if is_short_write or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
             reason = "no space left on device"
         # LMDB's messages begin with the path, which the sentence names already.
         reason = reason.removeprefix(f"{self.folder}: ")
@@ -142,3 +168,9 @@ class LmdbEnvironment:
             f"the store of histories {self.folder} cannot be {done}: {reason}. Look at the disk and at the "
             "folder's permissions; it is tried again with the next call"
         )
+
+    def _is_disk_full(self) -> bool:
+        try:
+            return shutil.disk_usage(self.folder).free < _FULL_BYTES
+        except OSError:
+            return False

@@ -322,8 +322,10 @@ def test_settings_that_cannot_be_used_are_refused(settings: dict[str, Any], mess
 
 @pytest.mark.parametrize("_program", needs_valkey)
 def test_a_redis_server_that_is_away_slow_and_back(
-    _program: str, small_version: SmallVersion, bundles: Path, tmp_path: Path
+    _program: str, small_version: SmallVersion, bundles: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
+    """In the long form, it is away for a minute and slow for a minute."""
+    away_s = 60.0 if request.config.getoption("--hardening") == "long" else 0.0
     item = str(small_version.ids[3])
     (tmp_path / "password").write_text("a-password\n")
     options = ("--history-fallback", "request", "--history-timeout-ms", "200")
@@ -356,6 +358,13 @@ def test_a_redis_server_that_is_away_slow_and_back(
                     other.record_events(["u"], [item])
                 assert other.retrieve([item]).item_ids == expected  # without a user id
                 assert "the store of histories" in other.info()["history_failure"]
+                until_s = time.monotonic() + away_s
+                while time.monotonic() < until_s:
+                    assert one.retrieve([item], user_id="u").item_ids == expected
+                    assert other.retrieve([item]).item_ids == expected
+                    with pytest.raises(ServerError, match=r"UNAVAILABLE.*the store of histories"):
+                        other.record_events(["u"], [item])
+                    time.sleep(PAUSE_S)
                 if cause == "away":
                     valkey.start()
                 else:
