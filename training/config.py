@@ -24,6 +24,7 @@ CHECKPOINT_MINUTES = 10.0
 """Default interval of the checkpoints within an epoch."""
 ADDED_SINCE: dict[str, Any] = {
     "averaging": 0.0,
+    "information_weight": 0.0,
     "history_weight": 0.0,
     "warm_up": 0.0,
     "next_n": 1,
@@ -142,6 +143,12 @@ class TrainConfig:
         default_text=_MODELS_OWN,
     )
 
+    information_weight: float = setting(
+        0.0,
+        "Weight of the mutual information between an item and the interest that finds it, which keeps "
+        "interests apart where re-contrast does not; 0 switches it off.",
+        low=0,
+    )
     contrast_weight: float | None = setting(
         None,
         "Weight of re-contrast, which keeps interests apart; 0 switches it off.",

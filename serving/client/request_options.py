@@ -18,7 +18,7 @@ Merge = Annotated[
     str | None,
     typer.Option(
         help="How to merge the lists of the interests: max-score, equal-quota, attention-quota, "
-        "round-robin, category-diversity. Default: that of the server; max-score where there is none.",
+        "round-robin, soft-quota, category-diversity. Default: that of the server, or max-score.",
         show_default=False,
     ),
 ]

@@ -23,6 +23,7 @@ from re4.training.losses.flows.reconstruct import reconstruct_sum
 from re4.training.losses.flows.recontrast import outside_history, positives, recontrast_sum
 from re4.training.losses.fused_reconstruction import DecoderWeights
 from re4.training.losses.history_ranking import history_ranking_sum
+from re4.training.losses.mutual_information import information_loss_sum
 from re4.training.losses.routing_regularization import routing_regularization_sum
 from re4.training.losses.sampled_softmax import (
     binary_cross_entropy_sum,
@@ -135,6 +136,7 @@ class Microbatch:
         counts |= {
             "recommend": batch_size,
             "routing": batch_size,
+            "information": batch_size,
             "history": batch_size,
             "attend": batch_size * config.K,
         }
@@ -189,6 +191,13 @@ class Microbatch:
                 history_vectors_BLD=history_BLD,
                 history_BL=self._rows_BL,
                 lengths_B=lengths_B,
+            )
+        if config.information_weight and config.K > 1:
+            sums["information"] = information_loss_sum(
+                interests_BKD,
+                vectors_MD,
+                active_BK=encoded.active_BK,
+                number=int(self._targets_B.sum()),
             )
         if config.routing_weight:
             sums["routing"] = routing_regularization_sum(encoded.attention_BKL, lengths_B)
