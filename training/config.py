@@ -79,8 +79,12 @@ class TrainConfig:
         choices=("svd", "random", "popularity", "fitted"),
         default_text=_MODELS_OWN,
     )
-    history_dropout: float = setting(
-        0.3, "Share of history events left out of each training example, at random.", low=0, high=0.95
+    history_dropout: float | None = setting(
+        None,
+        "Share of history events left out of each training example, at random.",
+        low=0,
+        high=0.95,
+        default_text="transformer: 0; others: 0.3",
     )
     next_n: int = setting(
         1,
@@ -177,7 +181,7 @@ class TrainConfig:
         None,
         "Adam's step size.",
         low=1e-8,
-        default_text=f"0.008; comirec-sa, and re4 up to {SMALL_CATALOGUE:,} items: 0.002",
+        default_text=f"0.008; transformer: 0.004; comirec-sa, and re4 up to {SMALL_CATALOGUE:,} items: 0.002",
     )
     warm_up: float = setting(
         0.0, "Epochs over which the learning rate rises evenly from 0; 0 begins with the full rate.", low=0

@@ -29,7 +29,12 @@ class Preset:
     """Values that cannot be changed; another one is refused."""
 
 
-COMMON_DEFAULTS: Mapping[str, Any] = {"max_history_length": 20, "num_blocks": 0, "every_position": False}
+COMMON_DEFAULTS: Mapping[str, Any] = {
+    "max_history_length": 20,
+    "history_dropout": 0.3,
+    "num_blocks": 0,
+    "every_position": False,
+}
 """Defaults of every model whose preset has no others."""
 
 _NO_FLOWS = {"contrast_weight": 0.0, "attend_weight": 0.0, "construct_weight": 0.0}
@@ -94,8 +99,9 @@ PRESETS: Mapping[str, Preset] = {
             "max_history_length": 50,
             "num_blocks": 2,
             "every_position": True,
+            "history_dropout": 0.0,
             "initial_vectors": "svd",
-            "learning_rate": 0.002,
+            "learning_rate": 0.004,
             **_PLAIN_LOSS,
         },
         fixed=_ONE_INTEREST,

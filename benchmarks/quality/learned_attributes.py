@@ -113,7 +113,7 @@ def train_with_attributes(
         dataset.train,
         max_history_length=config.L,
         batch_size=config.batch_size,
-        history_dropout=config.history_dropout,
+        history_dropout=config.history_dropout or 0.0,
     )
     sampler = build_sampler("all", config.num_negatives, torch.from_numpy(dataset.item_counts()))
 

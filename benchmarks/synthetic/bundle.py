@@ -3,9 +3,9 @@
     python -m re4.benchmarks.synthetic.bundle FOLDER --num-items 1000000
 
 Writes FOLDER/bundles (for `re4 serve`) and FOLDER/data, which `re4 bench` takes as `--data`. The encoder is
-Re4's, not trained: its attentions are sharp, and W2 is the identity, so that an interest is the mean of a few
-items of the history, as in `vectors.py`. Ids are strings of ten characters. The index is chosen, built and
-tuned as `re4 export` does it.
+that of `--model`, not trained. Re4's has sharp attentions and the identity as W2, so that an interest is the
+mean of a few items of the history, as in `vectors.py`. Ids are strings of ten characters. The index is made
+and tuned as `re4 export` does it.
 
 Legend: N items, D embedding, Q histories, L history length.
 """
@@ -32,6 +32,7 @@ from re4.exporting.settings import AUTO, VersionSettings
 from re4.exporting.sources.version_inputs import TrainedEncoder, VersionInputs, model_info
 from re4.training.config import TrainConfig
 from re4.training.encoders import build_encoder
+from re4.training.presets import PRESETS
 
 NUM_PROBES: Final = 2_000
 """Histories that the index is tuned with; half as many more are written for requests."""
@@ -43,14 +44,22 @@ def main(
     folder: Annotated[Path, typer.Argument(help="Gets bundles/ and data/.")],
     num_items: Annotated[int, typer.Option(min=1)] = 1_000_000,
     embedding_dim: Annotated[int, typer.Option(min=2)] = 64,
-    num_interests: Annotated[int, typer.Option(min=1)] = 4,
+    num_interests: Annotated[int, typer.Option(min=1, help="Of models with several interests.")] = 4,
+    model: Annotated[str, typer.Option(help="As for re4 train.")] = "re4",
+    num_blocks: Annotated[int | None, typer.Option(help="As for re4 train.")] = None,
     index: Annotated[str, typer.Option(help="As for re4 export.")] = AUTO,
     recall: Annotated[float, typer.Option(help="As for re4 export.")] = 0.95,
     num_candidates: Annotated[int, typer.Option(help="As for re4 export.")] = 100,
     seed: Annotated[int, typer.Option(help="The same seed gives the same vectors.")] = 0,
 ) -> None:
     """Write a bundle version of synthetic items, and histories for it."""
-    config = TrainConfig(num_interests=num_interests, embedding_dim=embedding_dim).resolve(num_items)
+    has_several = model in PRESETS and "num_interests" not in PRESETS[model].fixed
+    config = TrainConfig(
+        model=model,
+        num_interests=num_interests if has_several else None,
+        embedding_dim=embedding_dim,
+        num_blocks=num_blocks,
+    ).resolve(num_items)
     space = VectorSpace(num_items=num_items, embedding_dim=embedding_dim, seed=seed)
     folder.mkdir(parents=True, exist_ok=True)
     settings = VersionSettings(index=index, recall=recall, num_candidates=num_candidates)
@@ -59,7 +68,7 @@ def main(
             Path(scratch),
             space,
             config,
-            sharpness={"W1.weight": _SHARPNESS, "w.weight": _SHARPNESS},
+            sharpness={"W1.weight": _SHARPNESS, "w.weight": _SHARPNESS} if model == "re4" else {},
             id_length=_ID_LENGTH,
             num_histories=3 * NUM_PROBES // 2,
         )

@@ -55,7 +55,7 @@ def measure(options: TrainOptions) -> dict[str, Any]:
         dataset.train if dataset else _sequences(num_examples, num_items, is_full=options.full_histories),
         max_history_length=config.L,
         batch_size=config.batch_size,
-        history_dropout=config.history_dropout,
+        history_dropout=config.history_dropout or 0.0,
     )
     torch.manual_seed(0)
     model = MultiInterestModel(config, num_items)

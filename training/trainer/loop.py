@@ -274,7 +274,7 @@ class _Trainer:
             dataset.train,
             max_history_length=config.L,
             batch_size=config.batch_size,
-            history_dropout=config.history_dropout,
+            history_dropout=config.history_dropout or 0.0,
             next_n=config.next_n,
         )
         self._sampler = build_sampler(

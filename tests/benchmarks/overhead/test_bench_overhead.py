@@ -9,6 +9,7 @@ import pytest
 from small_bundles import SmallVersion
 
 from re4.benchmarks.overhead.benchmark import run
+from re4.benchmarks.overhead.encoder_cost import main as encoder_cost
 from re4.benchmarks.overhead.options import OverheadOptions
 from re4.benchmarks.overhead.report import TARGETS, ratios, shares, summary
 from re4.common.errors import UsageError
@@ -60,6 +61,16 @@ def test_shares_are_what_they_are_said_to_be() -> None:
     assert found["batch_share"] == pytest.approx(0.75)
     goals = summary([one], [])["goals"]
     assert not any(goals[name]["is_met"] for name in ("throughput_share", "p50_multiple", "batch_share"))
+
+
+def test_the_cost_of_encoders_has_a_row_for_each_version(
+    options: OverheadOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    SmallVersion(seed=1).publish(tmp_path / "others")
+    encoder_cost([options.bundles, tmp_path / "others"], num_rounds=1, seconds=0.01)
+    lines = [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert len(lines) == 2
+    assert all(float(cell.replace(",", "")) > 0 for line in lines for cell in line[1:])
 
 
 def test_a_ratio_above_one_means_that_the_first_server_is_slower() -> None:
