@@ -12,7 +12,7 @@ from typing import Any, Self
 from re4.common.errors import UsageError
 from re4.settings.fields import check, option_name, setting
 from re4.settings.sources import read_file
-from re4.training.presets import COMMON_DEFAULTS, PRESETS, SMALL_CATALOGUE
+from re4.training.presets import COMMON_DEFAULTS, MANY_EVENTS, PRESETS, SMALL_CATALOGUE
 from re4.training.samplers import SAMPLERS
 
 AUTO = "auto"
@@ -86,11 +86,12 @@ class TrainConfig:
         high=0.95,
         default_text="transformer: 0; others: 0.3",
     )
-    next_n: int = setting(
-        1,
+    next_n: int | None = setting(
+        None,
         "The target of an example is drawn from the user's next n events; 1: the very next one.",
         low=1,
         high=1024,
+        default_text=f"transformer: 7 where users have {MANY_EVENTS} events or more on average; otherwise 1",
     )
     position: bool | None = setting(
         None, "Add a learned recency position inside the attention.", default_text=_MODELS_OWN
@@ -209,8 +210,12 @@ class TrainConfig:
         """
         check(self)
 
-    def resolve(self, num_items: int) -> Self:
-        """Return the settings with every open field filled in for the model and the catalogue.
+    def resolve(self, num_items: int, events_per_user: float = 0.0) -> Self:
+        """Return the settings with every open field filled in for the model and the log.
+
+        Args:
+            num_items: Size of the catalogue.
+            events_per_user: Mean training events of a user; 0 where it is unknown.
 
         Raises:
             UsageError: a setting differs from the value that the preset fixes.
@@ -221,6 +226,8 @@ class TrainConfig:
         usual = {**COMMON_DEFAULTS, **preset.defaults}
         if num_items <= SMALL_CATALOGUE:
             usual |= preset.small_catalogue
+        if events_per_user >= MANY_EVENTS:
+            usual |= preset.many_events
         if self.num_interests == 1:
             usual |= preset.one_interest
         chosen = {name: value for name, value in usual.items() if getattr(self, name) is None}

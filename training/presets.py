@@ -12,6 +12,10 @@ from typing import Any
 SMALL_CATALOGUE = 5000
 """Catalogues of up to so many items have defaults of their own; measured at 1,349, 3,416, 12,101, 18,357."""
 
+MANY_EVENTS = 30
+"""Mean training events of a user from which later events than the next one count as well; measured at 9, 106
+and 165."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
@@ -25,6 +29,8 @@ class Preset:
     """Values that differ for up to `SMALL_CATALOGUE` items."""
     one_interest: Mapping[str, Any] = field(default_factory=dict)
     """Values that differ for one interest (K = 1)."""
+    many_events: Mapping[str, Any] = field(default_factory=dict)
+    """Values that differ where users have `MANY_EVENTS` training events or more, on average."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Values that cannot be changed; another one is refused."""
 
@@ -34,6 +40,7 @@ COMMON_DEFAULTS: Mapping[str, Any] = {
     "history_dropout": 0.3,
     "num_blocks": 0,
     "every_position": False,
+    "next_n": 1,
 }
 """Defaults of every model whose preset has no others."""
 
@@ -104,6 +111,7 @@ PRESETS: Mapping[str, Preset] = {
             "learning_rate": 0.004,
             **_PLAIN_LOSS,
         },
+        many_events={"next_n": 7},
         fixed=_ONE_INTEREST,
     ),
     "mind": Preset(

@@ -43,8 +43,9 @@ def run(options: QualityOptions) -> dict[str, Any]:
         _log.info(f"{firsts[place].variant}: best of {len(choice)} on validation, {recalls[place]:.4f}")
         return choice[place]
 
-    choices = [[config.resolve(dataset.num_items) for config in choice] for choice in configs]
-    reference = variant_name(choices[0][0].to_json(), dataset.num_items)
+    facts = dataset.num_items, dataset.events_per_user
+    choices = [[config.resolve(*facts) for config in choice] for choice in configs]
+    reference = variant_name(choices[0][0].to_json(), *facts)
     if options.num_seeds:
         # Texts that mean the same settings are one variant.
         runs = [trained(each, range(options.num_seeds)) for each in dict.fromkeys(map(best, choices))]

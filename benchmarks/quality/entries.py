@@ -35,7 +35,7 @@ def trained_entry(ledger: Ledger, dataset: Dataset, config: TrainConfig, runs: P
     settings = {name: value for name, value in config.to_json().items() if name != "seed"}
     if known := ledger.find(settings, config.seed):
         return known
-    variant = variant_name(settings, dataset.num_items)
+    variant = variant_name(settings, dataset.num_items, dataset.events_per_user)
     title = f"{variant}, seed {config.seed}"
     path = runs / variant.replace(":", "-").replace("=", "-") / f"seed-{config.seed}"
     if (path / CHECKPOINT).exists():

@@ -92,7 +92,7 @@ class Ledger:
         elif lines[0].get("fingerprint") != head["fingerprint"]:
             raise DataError(f"{path} is the ledger of other data than {dataset.path}. Give another --ledger.")
         try:
-            self.entries = [_entry(line, dataset.num_items) for line in lines[1:]]
+            self.entries = [_entry(line, dataset.num_items, dataset.events_per_user) for line in lines[1:]]
         except (KeyError, TypeError) as error:
             raise DataError(f"{path} cannot be read: {error}.") from error
 
@@ -149,9 +149,9 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
             raise DataError(f"{path}, line {number} is not JSON: {error}.") from error
 
 
-def _entry(line: dict[str, Any], num_items: int) -> Entry:
+def _entry(line: dict[str, Any], *facts: Any) -> Entry:
     test = {protocol: TestResult(**result) for protocol, result in line["test"].items()}
     if line["kind"] == "run":
         settings = ADDED_SINCE | line["settings"]
-        line = line | {"settings": settings, "variant": variant_name(settings, num_items)}
+        line = line | {"settings": settings, "variant": variant_name(settings, *facts)}
     return Entry(**{**line, "test": test})

@@ -24,14 +24,14 @@ def parse_variant(text: str) -> TrainConfig:
     return TrainConfig(**values)
 
 
-def variant_name(settings: dict[str, Any], num_items: int) -> str:
+def variant_name(settings: dict[str, Any], num_items: int, events_per_user: float = 0.0) -> str:
     """Return the name of resolved settings: those that differ from the model's defaults, but the seed.
 
-    Some defaults depend on the number of items. `parse_variant` reads it.
+    Some defaults depend on the number of items and of events a user. `parse_variant` reads it.
     """
     model = TrainConfig(model=settings["model"])
-    as_many = replace(model, num_interests=settings["num_interests"]).resolve(num_items)
-    usual = as_many.to_json() | {"num_interests": model.resolve(num_items).num_interests}
+    as_many = replace(model, num_interests=settings["num_interests"]).resolve(num_items, events_per_user)
+    usual = as_many.to_json() | {"num_interests": model.resolve(num_items, events_per_user).num_interests}
     differing = [name for name in usual if name != "seed" and settings[name] != usual[name]]
     return ":".join([model.model, *(f"{name}={_text(settings[name])}" for name in differing)])
 

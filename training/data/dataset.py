@@ -148,6 +148,11 @@ class Dataset:
         """N, the number of items; rows are 0..N-1."""
         return self.info.num_items
 
+    @property
+    def events_per_user(self) -> float:
+        """Mean training events of a user."""
+        return self.train.num_events / max(1, self.train.num_users)
+
     def split(self, name: SplitName) -> Sequences:
         """Return the sequences of a split."""
         return {"train": self.train, "valid": self.valid, "test": self.test}[name]

@@ -36,7 +36,10 @@ def train_either(dataset: Dataset, config: TrainConfig, out: Path, **options: An
         Re4Error: As `re4.training.api.train`.
         KeyboardInterrupt: After Ctrl-C or SIGTERM, once the state is saved.
     """
-    configs = [replace(config, num_interests=number).resolve(dataset.num_items) for number in (None, 1)]
+    configs = [
+        replace(config, num_interests=number).resolve(dataset.num_items, dataset.events_per_user)
+        for number in (None, 1)
+    ]
     if configs[0].K == 1:
         _log.info(f"--num-interests auto: {config.model} has one interest")
         return train(dataset, configs[0], out, **options)

@@ -165,7 +165,7 @@ def train(
     target = choose_device(device)
     if tensorboard:
         check_tensorboard()
-    config = config.resolve(dataset.num_items)
+    config = config.resolve(dataset.num_items, dataset.events_per_user)
     torch.manual_seed(config.seed)
     model = MultiInterestModel(config, dataset.num_items)
     if config.initial_vectors == "popularity":
@@ -275,7 +275,7 @@ class _Trainer:
             max_history_length=config.L,
             batch_size=config.batch_size,
             history_dropout=config.history_dropout or 0.0,
-            next_n=config.next_n,
+            next_n=config.next_n or 1,
         )
         self._sampler = build_sampler(
             config.negatives, config.num_negatives, torch.from_numpy(dataset.item_counts())

@@ -184,6 +184,16 @@ def test_windows_can_be_entered_in_the_middle():
             assert all(torch.equal(*pair) for pair in zip(one, other, strict=True))
 
 
+def test_where_users_have_many_events_the_target_is_one_of_the_next_seven():
+    def next_n(*facts, **options):
+        return TrainConfig(**options).resolve(*facts).next_n
+
+    assert next_n(100, 30.0, model="transformer") == 7
+    assert next_n(100, 29.9, model="transformer") == next_n(100, model="transformer") == 1
+    assert next_n(100, 30.0, model="transformer", next_n=1) == 1
+    assert next_n(100, 300.0) == 1, "other models keep the very next event"
+
+
 def test_only_the_transformer_trains_at_every_position():
     with pytest.raises(UsageError, match="--every-position is True; with --model re4 it is always False"):
         TrainConfig(every_position=True).resolve(100)
