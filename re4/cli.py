@@ -31,6 +31,7 @@ SUBCOMMANDS: Mapping[str, str] = {
     "serve": "re4.serving.cli:serve",
     "retrieve": "re4.serving.client.cli:retrieve",
     "bulk": "re4.bulk.cli:bulk",
+    "attributes": "re4.serving.client.cli:attributes",
     "ingest": "re4.serving.client.ingest_cli:ingest",
     "inspect": "re4.inspector.cli:inspect",
     "info": "re4.serving.cli:info",

@@ -104,10 +104,30 @@ def info(
     if as_json:
         console.print_json(facts)
         return
-    settings = facts.pop("settings")
-    console.table(f"server at {address}", ["", ""], [[name, str(value)] for name, value in facts.items()])
-    console.table(
-        "its settings",
-        ["", "value", "from"],
-        [[name, each["value"], each["source"]] for name, each in settings.items()],
+    settings, found = facts.pop("settings"), facts.pop("attributes")
+    limits = {name: value for name, value in facts.items() if name.startswith(("max_", "min_"))}
+    served = {name: _in_words(value) for name, value in facts.items() if name not in limits}
+    console.fields(f"server at {address}", {name: text for name, text in served.items() if text})
+    console.fields("limits of a request", {name: _in_words(value) for name, value in limits.items()})
+    if found:
+        console.fields(
+            "attributes, for filters",
+            {
+                name: f"{each['num_values']:,} values"
+                + (", several for an item" if each["is_multi_valued"] else "")
+                + (f", ranges of {each['order']}" if each["order"] else "")
+                for name, each in found.items()
+            },
+        )
+    console.fields(
+        "settings", {name: f"{each['value']}  ({each['source']})" for name, each in settings.items()}
     )
+
+
+def _in_words(value: Any) -> str:
+    """Return a value of `Info` for people; empty for one that says nothing."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {each}" for name, each in value.items())
+    return f"{value:,}" if isinstance(value, int) else str(value)

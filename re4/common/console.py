@@ -26,6 +26,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 _MAX_TABLE_WIDTH = 1000
 """Of a table that is written to a file or a pipe."""
@@ -95,14 +96,16 @@ def log_to_terminal() -> None:
     _draws_progress.set(True)
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table to standard output: the first column is text, the others are right-aligned figures.
+def table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, num_text_columns: int = 1
+) -> None:
+    """Print a table to standard output: the first columns are text, the others are right-aligned figures.
 
     A terminal cuts a table that is too wide; a file or a pipe gets the whole table.
     """
     grid = Table(title=title, title_justify="left", header_style="bold")
     for number, column in enumerate(columns):
-        grid.add_column(column, justify="left" if number == 0 else "right")
+        grid.add_column(column, justify="left" if number < num_text_columns else "right")
     for row in rows:
         grid.add_row(*map(escape, row))
     if not stdout_console.is_terminal:
@@ -111,6 +114,14 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
             stdout_console.width, Measurement.get(stdout_console, unbounded, grid).maximum
         )
     stdout_console.print(grid)
+
+
+def fields(title: str, values: Mapping[str, str]) -> None:
+    """Print names and values to standard output, one a line, for people and for `grep` in a pipe."""
+    width = max(map(len, values), default=0)
+    lines = [f"{name:<{width}}  {text}" for name, text in values.items()]
+    stdout_console.print(Text(title, style="bold"))
+    stdout_console.print(Text("".join(f"  {line}\n" for line in lines)))
 
 
 def print_json(value: Mapping[str, Any]) -> None:

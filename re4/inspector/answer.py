@@ -18,6 +18,7 @@ from re4.inspector.sources import Source
 from re4.inspector.state import PageState, filters_of
 from re4.inspector.words import cosines_of, describe_interests
 from re4.serving.client.catalogue_values import CatalogueItem
+from re4.serving.client.hints import hints_about
 from re4.serving.client.values import Candidates, RetrieveOptions
 
 NUM_OWN: Final = 8
@@ -283,24 +284,10 @@ def retrieve_answer(
         num_unknown=found.num_unknown_history_ids,
         is_popularity_fallback=found.is_popularity_fallback,
         is_history_missing=found.is_history_missing,
-        notes=[] if found.item_ids else hints_of(source, state),
+        notes=[] if found.item_ids else hints_about(filters_of(state), source),
         num_later=len(wanted),
         num_found=len(wanted.intersection(found.item_ids)),
     )
-
-
-def hints_of(source: Source, state: PageState) -> list[str]:
-    """Return a hint for each filter value that no item has: the values that are most like it."""
-    hints = []
-    for condition in filters_of(state):
-        if condition.drop:
-            continue
-        for value in condition.values:
-            near = list(source.list_values(condition.attribute, like=value, num_values=5))
-            if value not in near:
-                like = f"the nearest are {', '.join(near)}" if near else "none is like it"
-                hints.append(f"No item has {condition.attribute} = {value}; {like}.")
-    return hints
 
 
 def _candidates(found: Candidates, shelf: Shelf) -> list[Candidate]:

@@ -231,6 +231,8 @@ def _facts(info: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("live items", f"{info['num_live_items']:,}"),
         ("hidden items", f"{info['num_hidden_items']:,}"),
     ]
+    if info["effective_interests"]:
+        facts.append(("distinct interests", f"{info['effective_interests']:.1f} of {info['num_interests']}"))
     if info["history_store"]:
         facts.append(("histories", info["history_failure"] or info["history_store"]))
     if info["is_browned_out"]:

@@ -1,6 +1,7 @@
-"""The subcommands `re4 retrieve` and `re4 health`."""
+"""The subcommands `re4 retrieve`, `re4 attributes` and `re4 health`."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,24 +25,33 @@ from re4.serving.client.request_options import (
 from re4.serving.settings import DEFAULT_ADDRESS
 
 if TYPE_CHECKING:
+    from re4.serving.client.catalogue_values import CatalogueItem
     from re4.serving.client.values import Candidates
+
+_NUM_FREQUENT = 4
+"""Values that the list of attributes shows of each."""
 
 
 def retrieve(
     history: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
-            help="The user's item ids, oldest first: ID,ID,… or @FILE with one id a line (@- for stdin)."
+            metavar="ID,ID,…",
+            help="The user's item ids, oldest first: ID,ID,… or @FILE with one id a line (@- for stdin). "
+            "Given more than once, each is one id, which may contain commas.",
         ),
-    ] = "",
+    ] = None,
     user_id: Annotated[
         str, typer.Option(help="User whose recorded events come before the ids of --history.")
     ] = "",
     address: Address = DEFAULT_ADDRESS,
     num_candidates: NumCandidates = 50,
     exclude: Annotated[
-        str, typer.Option(help="Item ids that must not be among the candidates: ID,ID,… or @FILE.")
-    ] = "",
+        list[str] | None,
+        typer.Option(
+            metavar="ID,ID,…", help="Item ids that must not be among the candidates, as for --history."
+        ),
+    ] = None,
     exclude_history: ExcludeHistory = False,
     merge: Merge = None,
     keep: Keep = None,
@@ -53,6 +63,12 @@ def retrieve(
     reasons: Annotated[
         int, typer.Option(help="Also show this number of history items behind each candidate, by attention.")
     ] = 0,
+    show: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Also show this attribute of each candidate. Give it again for more."
+        ),
+    ] = None,
     tls: Tls = False,
     ca: Ca = None,
     certificate: Certificate = None,
@@ -60,7 +76,7 @@ def retrieve(
     token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Get one user's candidates from a running server.
+    """Get one user's candidates from a running server, with their titles where the version has some.
 
     Example: re4 retrieve --history 50,172,181 --num-candidates 20 --exclude-history
 
@@ -71,12 +87,20 @@ def retrieve(
     """
     from re4.serving.client.client import RetrievalClient
     from re4.serving.client.connection import Connection
+    from re4.serving.client.hints import hints_about
 
     if not history and not user_id:
         raise UsageError("whose candidates? Give --history ID,ID,… or --user-id USER, or both")
     connection = Connection.read(tls=tls, ca=ca, certificate=certificate, key=key, token_file=token_file)
     with RetrievalClient(address, connection=connection) as client:
-        kind = str(client.info()["item_id_kind"])
+        info = client.info()
+        kind = str(info["item_id_kind"])
+        if unknown := sorted({*(show or ())} - {*info["attributes"]}):
+            raise UsageError(
+                f"--show {unknown[0]}: there is no such attribute; there is "
+                f"{', '.join(info['attributes']) or 'none'}"
+            )
+        filters = filters_of(keep, drop)
         found = client.retrieve(
             _split_ids(history, "--history", kind),
             num_candidates,
@@ -84,16 +108,22 @@ def retrieve(
             exclude=_split_ids(exclude, "--exclude", kind),
             exclude_history=exclude_history,
             merge_policy=merge,
-            filters=filters_of(keep, drop),
+            filters=filters,
             diversity=diversity,
             diversity_attribute=diversity_attribute,
             search_effort=search_effort,
             num_new_items=new_items,
             num_reasons=reasons,
         )
+        items: list[CatalogueItem] = []
+        if found.item_ids and (info["has_titles"] or show):
+            items = client.get_items(found.item_ids)
+        hints = hints_about(filters, client) if not found.item_ids else []
     if as_json:
-        console.print_json(_facts(found))
+        console.print_json(_facts(found, items, info["has_titles"], show or ()))
         return
+    for hint in hints:
+        console.print_line(hint)
     if found.num_unknown_history_ids:
         console.print_line(f"{found.num_unknown_history_ids} ids of the history are unknown to this version")
     if found.is_history_missing:
@@ -103,19 +133,80 @@ def retrieve(
     console.table(
         f"{len(found.item_ids)} candidates from {found.version}",
         [
-            *("item", "score", "interest"),
+            *(["item", "title"] if info["has_titles"] else ["item"]),
+            *(show or ()),
+            *("score", "interest"),
             *([] if found.is_new is None else ["new"]),
             *(["because of"] if found.reasons else []),
         ],
         [
             [
-                *(str(item_id), f"{score:.4f}", str(interest)),
+                str(item_id),
+                *([items[place].title] if info["has_titles"] else []),
+                *(", ".join(items[place].attributes.get(name, ())) for name in show or ()),
+                *(f"{score:.4f}", str(interest)),
                 *([] if found.is_new is None else ["new" if found.is_new[place] else ""]),
                 *_because_of(found, interest),
             ]
             for place, (item_id, score, interest) in enumerate(_candidates(found))
         ],
+        num_text_columns=1 + bool(info["has_titles"]) + len(show or ()),
     )
+
+
+def attributes(
+    name: Annotated[str, typer.Argument(help="The attribute; empty for a list of all.")] = "",
+    address: Address = DEFAULT_ADDRESS,
+    like: Annotated[str, typer.Option(help="Values that are most like this text.")] = "",
+    num_values: Annotated[int, typer.Option(help="Number of values.")] = 20,
+    tls: Tls = False,
+    ca: Ca = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    token_file: TokenFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the attributes of a running server's items, or the values of one with their numbers of items.
+
+    Example: re4 attributes
+
+    Example: re4 attributes genres --like comdy
+    """
+    from re4.serving.client.client import RetrievalClient
+    from re4.serving.client.connection import Connection
+
+    connection = Connection.read(tls=tls, ca=ca, certificate=certificate, key=key, token_file=token_file)
+    with RetrievalClient(address, connection=connection) as client:
+        info = client.info()
+        if name:
+            values = client.list_values(name, like=like, num_values=num_values)
+            if as_json:
+                console.print_json({"version": info["version"], "attribute": name, "values": values})
+                return
+            total = info["attributes"].get(name, {}).get("num_values", len(values))
+            console.table(
+                f"{len(values)} of {total:,} values of {name}, {info['version']}",
+                ["value", "items"],
+                [[value, f"{number:,}"] for value, number in values.items()],
+            )
+            return
+        if as_json:
+            console.print_json({"version": info["version"], "attributes": info["attributes"]})
+            return
+        console.table(
+            f"{len(info['attributes'])} attributes of {info['version']}",
+            ["attribute", "values", "an item has", "ranges", "most frequent"],
+            [
+                [
+                    each,
+                    f"{facts['num_values']:,}",
+                    "several" if facts["is_multi_valued"] else "one",
+                    facts["order"] or "no",
+                    ", ".join(client.list_values(each, num_values=_NUM_FREQUENT)),
+                ]
+                for each, facts in info["attributes"].items()
+            ],
+        )
 
 
 def health(
@@ -165,7 +256,9 @@ def _because_of(found: "Candidates", interest: int) -> list[str]:
     return [", ".join(f"{item_id} ({weight:.0%})" for item_id, weight in reasons)]
 
 
-def _facts(found: "Candidates") -> dict[str, Any]:
+def _facts(
+    found: "Candidates", items: Sequence["CatalogueItem"], has_titles: bool, show: Sequence[str]
+) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "version": found.version,
         "candidates": [
@@ -173,6 +266,12 @@ def _facts(found: "Candidates") -> dict[str, Any]:
                 "item_id": item_id,
                 "score": score,
                 "interest": interest,
+                **({"title": items[place].title} if has_titles else {}),
+                **(
+                    {"attributes": {name: items[place].attributes.get(name, []) for name in show}}
+                    if show
+                    else {}
+                ),
                 **({} if found.is_new is None else {"is_new": bool(found.is_new[place])}),
             }
             for place, (item_id, score, interest) in enumerate(_candidates(found))
@@ -193,11 +292,16 @@ def _facts(found: "Candidates") -> dict[str, Any]:
     return facts
 
 
-def _split_ids(text: str, option: str, kind: str) -> list[str] | list[int]:
-    """Return the ids of a comma-separated list, or of the lines of @FILE, in the catalogue's kind."""
-    if text.startswith("@"):
+def _split_ids(given: Sequence[str] | None, option: str, kind: str) -> list[str] | list[int]:
+    """Return the ids of an option in the catalogue's kind.
+
+    One text is a comma-separated list, or @FILE with an id a line; of several, each is one id.
+    """
+    words = list(given or ())
+    text = ", ".join(words)
+    if len(words) == 1 and text.startswith("@"):
         words = [line for line in _lines(text[1:], option) if line]
-    else:
+    elif len(words) == 1:
         words = [word.strip() for word in text.split(",")] if text else []
     if kind == "string":
         return words

@@ -324,6 +324,8 @@ def to_facts(reply: retrieval_pb2.InfoReply) -> dict[str, Any]:
         }
         for each in reply.attributes
     }
+    # A 32-bit float has seven digits; its 64-bit form would show more.
+    facts |= {name: float(f"{value:.7g}") for name, value in facts.items() if isinstance(value, float)}
     facts["thread_pools"] = dict(reply.thread_pools)
     facts["settings"] = {each.name: {"value": each.value, "source": each.source} for each in reply.settings}
     return facts

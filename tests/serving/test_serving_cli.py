@@ -1,6 +1,7 @@
 """`re4 info`, and what all subcommands that call a server share: errors, TLS and tokens."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,12 @@ def test_info(server: RunningServer, capsys: pytest.CaptureFixture[str]) -> None
     info(address=server.address, as_json=True)
     facts = json.loads(capsys.readouterr().out)
     assert facts["num_items"] == 60
+    assert facts["min_search_effort"] == 0.25
     info(address=server.address)
-    assert facts["version"] in capsys.readouterr().out
+    said, _, settings = capsys.readouterr().out.partition("\nsettings\n")
+    assert re.search(rf"^  version +{facts['version']}$", said, re.MULTILINE)
+    assert re.search(r"^  max_num_candidates +1,000$", said, re.MULTILINE)
+    assert re.search(r"^  num_processes +1  \(", settings, re.MULTILINE)
 
 
 def test_the_command_prints_an_error_as_one_message(server: RunningServer) -> None:
