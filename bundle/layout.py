@@ -38,6 +38,8 @@ TITLES_OFFSETS = "titles.offsets.npy"
 """Optional, both or none: see `titles.py`."""
 COLD_START = "cold_start.npz"
 """Optional: the fitted map from attributes to vectors, see `cold_start.py`."""
+FOLD_IN = "fold_in.npz"
+"""Optional: the likelihood by which events move such vectors, see `fold_in.py`."""
 
 ID_KEYS = "item_ids.keys.npy"
 ID_ROWS = "item_ids.rows.npy"

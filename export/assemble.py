@@ -24,7 +24,7 @@ from re4.bundle.attributes.writer import write_attributes
 from re4.bundle.golden import GoldenQueries
 from re4.bundle.histories import write_histories
 from re4.bundle.ids.id_map import write_item_ids
-from re4.bundle.layout import COLD_START, ENCODER, GOLDEN, HISTORIES, POPULAR, VECTORS
+from re4.bundle.layout import COLD_START, ENCODER, FOLD_IN, GOLDEN, HISTORIES, POPULAR, VECTORS
 from re4.bundle.manifest import IndexInfo, ItemsInfo
 from re4.bundle.publishing.publish import StagedVersion
 from re4.bundle.scoring.exact_search import exact_search
@@ -32,6 +32,7 @@ from re4.bundle.titles import write_titles
 from re4.common.errors import ExportError
 from re4.exporting.catalogue.attributes import choose_attributes
 from re4.exporting.catalogue.cold_start import fit_cold_start, fitted_rows, write_cold_vectors
+from re4.exporting.catalogue.fold_in import fit_fold_in, num_users_for
 from re4.exporting.catalogue.histories import evenly_spaced
 from re4.exporting.catalogue.items import NO_ITEMS
 from re4.exporting.catalogue.titles import find_titles, titles_of
@@ -185,6 +186,17 @@ def assemble(
     num_at_mean = write_cold_vectors(
         folder / VECTORS, inputs.cold_rows, map_of_attributes.cold_start, attributes
     )
+    users = evenly_spaced(len(rows_PL), num_users_for(model.num_interests))
+    fold_in = fit_fold_in(
+        vectors_ND,
+        fitted,
+        events_R,
+        attributes,
+        map_of_attributes.cold_start,
+        interests_of(encoder, vectors_ND, rows_PL[users], lengths_P[users]),
+    )
+    if fold_in.model is not None:
+        fold_in.model.write(folder / FOLD_IN)
     cold_start: dict[str, JsonValue] = {
         "scale": map_of_attributes.scale,
         "share": map_of_attributes.share,

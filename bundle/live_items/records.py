@@ -3,7 +3,7 @@
     length, CRC-32      of all that follows, 4 bytes each; the CRC also covers the length
     sequence, time      8 bytes each; the time is Unix milliseconds, for the measured lag only
     kind, JSON length   1 and 4 bytes
-    JSON                id, attributes, embedding space, weight
+    JSON                id, attributes, embedding space, weight, numbers of events
     vector              float32, to the end of the record; may be empty
 
 Numbers are little-endian. The order of changes is their sequence, never their time.
@@ -41,6 +41,7 @@ MAX_RECORD_BYTES: Final = 32 << 20
 
 _FRAME: Final = struct.Struct("<II")
 _HEAD: Final = struct.Struct("<QQBI")
+_COUNTS: Final = ("num_events", "num_earlier")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +74,10 @@ class Evidence:
     """Of all of the events, where an event has a weight of at most 1."""
     sum_D: NDArray[np.float32]
     """Sum of the weighted interests."""
+    num_events: int = 0
+    """Recorded events, of any item, since the writer's last evidence. One record of a group has them."""
+    num_earlier: int = 0
+    """Those of the item's first evidence to this one, where compaction has summed evidence up."""
 
 
 Change: TypeAlias = Upsert | Removal | Evidence
@@ -185,6 +190,7 @@ def encode_record(record: Record) -> bytes:
             facts["space"], vector = change.space, change.vector_D.astype("<f4", copy=False).tobytes()
     elif isinstance(change, Evidence):
         facts |= {"space": change.space, "weight": change.weight}
+        facts |= {name: count for name in _COUNTS if (count := getattr(change, name))}
         vector = change.sum_D.astype("<f4", copy=False).tobytes()
     text = json.dumps(facts, ensure_ascii=False, separators=(",", ":")).encode()
     body = _HEAD.pack(record.sequence, record.time_ms, _KINDS[type(change)], len(text)) + text + vector
@@ -260,7 +266,10 @@ def _decode_body(body: bytes) -> Record:
         weight = float(facts["weight"])
         if not 0 <= weight < math.inf:
             raise ValueError("a weight")
-        change = Evidence(id_, space, weight, vector_D)
+        counts = [facts.get(name, 0) for name in _COUNTS]
+        if not all(type(count) is int and 0 <= count < 2**63 for count in counts):
+            raise ValueError("a number of events")
+        change = Evidence(id_, space, weight, vector_D, *counts)
     else:
         raise ValueError(f"kind {kind}")
     return Record(sequence, time_ms, change)

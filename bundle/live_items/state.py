@@ -20,6 +20,15 @@ class SummedEvidence:
     sum_D: NDArray[np.float64]
     sequence: int
     time_ms: int
+    first_event: int
+    """Recorded events of all items up to the first evidence of this one."""
+    last_event: int
+    """Those up to its last evidence."""
+
+    @property
+    def num_others(self) -> int:
+        """Return the number of recorded events of all items from the first evidence to the last."""
+        return self.last_event - self.first_event
 
 
 @dataclass(kw_only=True)
@@ -31,6 +40,8 @@ class LiveState:
     """The last upsert or removal of each item."""
     evidence: dict[tuple[ItemId, str], SummedEvidence] = field(default_factory=dict)
     """By item and embedding space."""
+    num_events: int = 0
+    """Recorded events of all items that the evidence counts."""
 
     def apply(self, records: Iterable[Record]) -> None:
         """Apply changes in the order of their sequence numbers."""
@@ -38,6 +49,7 @@ class LiveState:
             change = record.change
             self.sequence = max(self.sequence, record.sequence)
             if isinstance(change, Evidence):
+                self.num_events += change.num_events
                 self._add(change, record)
             else:
                 self.items[change.id] = record
@@ -46,21 +58,33 @@ class LiveState:
         found = self.evidence.get((change.id, change.space))
         if found is None or len(found.sum_D) != len(change.sum_D):
             self.evidence[change.id, change.space] = SummedEvidence(
-                change.weight, change.sum_D.astype(np.float64), record.sequence, record.time_ms
+                change.weight,
+                change.sum_D.astype(np.float64),
+                record.sequence,
+                record.time_ms,
+                first_event=self.num_events - change.num_earlier,
+                last_event=self.num_events,
             )
             return
         found.weight += change.weight
         found.sum_D += change.sum_D
         found.sequence, found.time_ms = record.sequence, record.time_ms
+        found.last_event = self.num_events
 
     def records(self) -> Iterator[Record]:
         """Return the fewest records that come to this state, in the order of sequence numbers."""
-        summed = (
-            Record(
-                each.sequence, each.time_ms, Evidence(id_, space, each.weight, each.sum_D.astype(np.float32))
+        summed, num_before = [], 0
+        for (id_, space), each in sorted(self.evidence.items(), key=lambda entry: entry[1].sequence):
+            evidence = Evidence(
+                id_,
+                space,
+                each.weight,
+                each.sum_D.astype(np.float32),
+                num_events=each.last_event - num_before,
+                num_earlier=each.num_others,
             )
-            for (id_, space), each in self.evidence.items()
-        )
+            num_before = each.last_event
+            summed.append(Record(each.sequence, each.time_ms, evidence))
         yield from sorted([*self.items.values(), *summed], key=lambda record: record.sequence)
 
     def removed(self) -> list[ItemId]:

@@ -2,7 +2,7 @@
 
 A user who touches such an item has a history, hence interests. The interest that fits the item best becomes
 evidence: it is added up for each item, durably and without the user's id, and every server moves the item's
-vector by it (`bundle/cold_start.py`). It is done after the reply to the caller, in rounds of limited work.
+vector by it (`bundle/fold_in.py`). It is done after the reply to the caller, in rounds of limited work.
 
 Legend: K interests, D embedding.
 """
@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -59,6 +60,8 @@ class FoldIn:
         self._write = write
         self._waiting: deque[tuple[str, Any]] = deque(maxlen=_MAX_WAITING_EVENTS)
         self._known: OrderedDict[int, None] = OrderedDict()
+        self._num_events = 0
+        """Recorded events, of any item, since the last evidence."""
         self._running: asyncio.Task[None] | None = None
 
     def offer(self, request: retrieval_pb2.RecordEventsRequest) -> None:
@@ -69,6 +72,7 @@ class FoldIn:
         ids: list[Any] = list(request.items.strings) or list(request.items.ints)
         if not ids or type(ids[0]) is not (str if snapshot.item_ids.kind == "string" else int):
             return
+        self._num_events += len(ids)
         for place in np.flatnonzero(snapshot.is_untrained(snapshot.item_ids.rows(ids))).tolist():
             pair = hash((request.user_ids[place], ids[place]))
             if pair not in self._known:
@@ -99,13 +103,15 @@ class FoldIn:
             snapshot = self._live.current()
             changes = await self._evidence(events, snapshot)
             if changes:
-                await self._write(snapshot, changes)
+                num_events = self._num_events
+                await self._write(snapshot, [replace(changes[0], num_events=num_events), *changes[1:]])
+                self._num_events -= num_events
         except Re4Error as error:
             _log.warning("%d events are not folded in: %s", len(events), error)
         except Exception:
             _log.exception("%d events are not folded in", len(events))
 
-    async def _evidence(self, events: Sequence[tuple[str, Any]], snapshot: Snapshot) -> list[Change]:
+    async def _evidence(self, events: Sequence[tuple[str, Any]], snapshot: Snapshot) -> list[Evidence]:
         users = list(dict.fromkeys(user for user, _ in events))
         history_of = dict(zip(users, await self._histories(users), strict=True))
         kind = str if snapshot.item_ids.kind == "string" else int
@@ -130,10 +136,8 @@ class FoldIn:
                 continue
             interests_KD = result.query_result.interests_KD
             best_D = interests_KD[int((interests_KD @ snapshot.vector_of(row)).argmax())].astype(np.float64)
-            length = np.linalg.norm(best_D)
-            if length > 0:
-                weight, sum_D = sums.get(item, (0.0, np.zeros_like(best_D)))
-                sums[item] = weight + 1.0, sum_D + best_D / length
+            weight, sum_D = sums.get(item, (0.0, np.zeros_like(best_D)))
+            sums[item] = weight + 1.0, sum_D + best_D
         return [
             Evidence(item, snapshot.manifest.items.space, weight, sum_D.astype(np.float32))
             for item, (weight, sum_D) in sums.items()

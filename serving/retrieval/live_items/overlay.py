@@ -9,6 +9,7 @@ Legend: N items of the version, R slots, D embedding.
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
@@ -100,6 +101,8 @@ class LiveOverlay:
         """Whether a view has that mask."""
         self._removed: set[Any] = set()
         self._evidence = LiveState()
+        self._touched: dict[Any, int] = {}
+        """Rows of the items whose newest evidence does not count yet."""
         self._hidden: set[Any] = set()
         self._index: LiveIndex | None = None
         self._num_dead = 0
@@ -122,31 +125,43 @@ class LiveOverlay:
                 self._show(slot, self._is_newest.view()[slot] and id_ not in now)
         self._hidden = now
 
-    def apply(self, records: Sequence[Record]) -> None:
-        """Apply changes, in the order of their sequence numbers."""
+    def apply(self, records: Sequence[Record], *, folds_in: bool = True) -> None:
+        """Apply changes, in the order of their sequence numbers.
+
+        Args:
+            records: The changes.
+            folds_in: Whether to move the items that users touched; otherwise call `fold_in`.
+        """
         kind = self._item_ids.kind
         own = [(as_kind(record.change.id, kind), record) for record in records]
         ids: list[Any] = [id_ for id_, _ in own if id_ is not None]
         rows = self._item_ids.rows(ids)
         places = iter(rows.tolist())
-        touched: dict[Any, int] = {}
         for id_, record in own:
             self.sequence = max(self.sequence, record.sequence)
-            if id_ is None:
-                continue  # an id that no catalogue of this kind has
-            row, change = next(places), record.change
+            change = record.change
+            if id_ is None:  # an id that no catalogue of this kind has
+                self._evidence.num_events += change.num_events if isinstance(change, Evidence) else 0
+                continue
+            row = next(places)
             if isinstance(change, Evidence):
+                self._evidence.apply([record._replace(change=replace(change, id=id_))])
                 if change.space == self._space:
-                    self._evidence.apply([record._replace(change=replace(change, id=id_))])
-                    touched[id_] = row
+                    self._touched[id_] = row
             elif record.sequence > self._live_sequence:
                 if isinstance(change, Upsert):
                     self._upsert(id_, row, change)
                 else:
                     self._removed.add(id_)
                     self._retire(id_, row)
-        for id_, row in touched.items():
-            self._fold_in(id_, row)
+        if folds_in:
+            self.fold_in(len(self._touched))
+
+    def fold_in(self, most: int) -> int:
+        """Move at most so many of the items that users touched, and return the number of the others."""
+        for id_ in list(islice(self._touched, most)):
+            self._fold_in(id_, self._touched.pop(id_))
+        return len(self._touched)
 
     def _upsert(self, id_: Any, row: int, change: Upsert) -> None:
         values = dict(change.attributes)

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from re4.bundle.attributes.reader import Attributes
 from re4.bundle.cold_start import ColdStart, fold_in
-from re4.bundle.layout import COLD_START
+from re4.bundle.fold_in import FoldInModel
+from re4.bundle.layout import COLD_START, FOLD_IN
 from re4.bundle.live_items.records import AttributeValues
 from re4.bundle.live_items.state import SummedEvidence
 from re4.bundle.manifest import Manifest
@@ -30,7 +31,11 @@ class StartingVectors:
     """Makes vectors for items that no training has seen."""
 
     def __init__(
-        self, attributes: Attributes, vectors_ND: NDArray[np.float32], cold_start: ColdStart | None
+        self,
+        attributes: Attributes,
+        vectors_ND: NDArray[np.float32],
+        cold_start: ColdStart | None,
+        fold_in_model: FoldInModel | None = None,
     ) -> None:
         """Take a version's parts.
 
@@ -38,27 +43,31 @@ class StartingVectors:
             attributes: The version's attributes.
             vectors_ND: Its item vectors.
             cold_start: Its map from attributes to vectors; None for the mean vector.
+            fold_in_model: The likelihood of events; None for a weighted mean of interests.
         """
         self._attributes = attributes
         self._vectors_ND = vectors_ND
         self._cold_start = cold_start
+        self._fold_in_model = fold_in_model
         self._codes: dict[tuple[str, str], int] = {}
 
     @classmethod
     def open(
         cls, path: Path, manifest: Manifest, attributes: Attributes, vectors_ND: NDArray[np.float32]
     ) -> "StartingVectors":
-        """Read the map of a verified version, where it has one.
+        """Read the parts that a verified version has.
 
         Raises:
-            BundleDamagedError: the file is damaged.
+            BundleDamagedError: a file is damaged.
         """
-        cold_start = None
+        cold_start = fold_in_model = None
         if (path / COLD_START).exists():
             cold_start = ColdStart.read(
                 path / COLD_START, manifest.items.attributes, manifest.model.embedding_dim
             )
-        return cls(attributes, vectors_ND, cold_start)
+        if (path / FOLD_IN).exists():
+            fold_in_model = FoldInModel.read(path / FOLD_IN, manifest.model.embedding_dim)
+        return cls(attributes, vectors_ND, cold_start, fold_in_model)
 
     def folded_in(
         self, from_attributes_D: NDArray[np.float32], evidence: SummedEvidence | None
@@ -66,6 +75,8 @@ class StartingVectors:
         """Return the vector of an item after users touched it."""
         if evidence is None or len(evidence.sum_D) != len(from_attributes_D):
             return from_attributes_D
+        if self._fold_in_model is not None:
+            return self._fold_in_model.vector(from_attributes_D, evidence.sum_D, evidence.num_others)
         weight = np.array([evidence.weight])
         folded_1D = fold_in(from_attributes_D[None], evidence.sum_D[None], weight, self.typical_norm)
         return np.asarray(folded_1D[0])

@@ -94,7 +94,7 @@ def test_followed_each_change_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             st.builds(Upsert, st.sampled_from("abcde"), st.just({"x": ("1",)})),
             st.builds(Removal, st.sampled_from("abcde")),
             st.builds(
-                lambda id_, seed: Evidence(id_, SPACE, 1.0, vector(seed)),
+                lambda id_, seed: Evidence(id_, SPACE, 1.0, vector(seed), num_events=seed),
                 st.sampled_from("abc"),
                 st.integers(0, 9),
             ),
@@ -118,6 +118,7 @@ def test_readers_come_to_the_state_of_all_changes(
         if new.is_reset:
             state.items.clear()
             state.evidence.clear()
+            state.num_events = 0
         state.apply(new.records)
         assert new.sequence == expected.sequence
 
@@ -139,6 +140,7 @@ def test_readers_come_to_the_state_of_all_changes(
         assert state.evidence.keys() == expected.evidence.keys()
         for key, each in state.evidence.items():
             assert each.weight == expected.evidence[key].weight
+            assert each.num_others == expected.evidence[key].num_others
             np.testing.assert_allclose(each.sum_D, expected.evidence[key].sum_D, rtol=1e-5, atol=1e-6)
 
 

@@ -97,7 +97,8 @@ def test_a_recorded_event_becomes_evidence(version: SmallVersion, tmp_path: Path
         assert evidence.weight == 1.0, "a user counts once, one without a history not at all"
         interests_KD = version.encode([0, 1, 2, 3])[0]
         best_D = interests_KD[(interests_KD @ version.vectors_ND.mean(axis=0)).argmax()]
-        np.testing.assert_allclose(evidence.sum_D, best_D / np.linalg.norm(best_D), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(evidence.sum_D, best_D, rtol=1e-3, atol=1e-4)
+        assert 5 <= evidence.last_event <= 7, "events of all items count"
         while client.retrieve(history, 61).item_ids.index("new") >= before:
             assert time.monotonic() < until
             time.sleep(PAUSE_S)
