@@ -123,6 +123,12 @@ def hold_out(dataset: Dataset, seed: int, first_seen: Mapping[Any, float] | None
     return is_cold_N
 
 
+def first_events(events: Path) -> dict[Any, float]:
+    """Return the time of the first event of each item of a log, csv with item and timestamp."""
+    firsts = pl.read_csv(events).group_by("item").agg(pl.col("timestamp").min())
+    return dict(zip(*firsts.select("item", "timestamp").to_dict(as_series=False).values(), strict=True))
+
+
 def without(dataset: Dataset, is_cold_N: NDArray[np.bool_], out: Path) -> Dataset:
     """Prepare the data set without the events of some items."""
     if (out / "dataset.json").exists():
@@ -344,6 +350,22 @@ class Contest:
         }
 
 
+def trained_pair(
+    dataset: Dataset, reduced: Dataset, out: Path, seed: int, settings: Mapping[str, Any]
+) -> tuple[Run, Run]:
+    """Train without and with the held-out items, unless the runs are there."""
+
+    def run(name: str, data: Dataset) -> Run:
+        path = out / f"{name}-{seed}"
+        if (path / "checkpoint.safetensors").exists():
+            api.resume(path, data=data, device="cpu")
+        elif not (path / "config.json").exists():
+            api.train(data, path, device="cpu", seed=seed, **settings)
+        return Run.open(path)
+
+    return run("without", reduced), run("with", dataset)
+
+
 def run_seed(
     dataset: Dataset,
     out: Path,
@@ -357,16 +379,7 @@ def run_seed(
     items, events_N = dataset.items(), dataset.item_counts()
     is_cold_N = hold_out(dataset, seed, first_seen)
     reduced = without(dataset, is_cold_N, out / f"data-{seed}")
-
-    def run(name: str, data: Dataset) -> Run:
-        path = out / f"{name}-{seed}"
-        if (path / "checkpoint.safetensors").exists():
-            api.resume(path, data=data, device="cpu")
-        elif not (path / "config.json").exists():
-            api.train(data, path, device="cpu", seed=seed, **settings)
-        return Run.open(path)
-
-    runs = run("without", reduced), run("with", dataset)
+    runs = trained_pair(dataset, reduced, out, seed, settings)
     ours, ceiling = (Trained.of(each, items) for each in runs)
     splits = {name: held_out_users(dataset.split(name), is_cold_N) for name in ("valid", "test")}
     of_ceiling = Contest(ceiling, splits, is_cold_N, 0.0)
@@ -505,12 +518,7 @@ def main(
 ) -> None:
     """Compare the ways to make vectors of items that no training has seen."""
     dataset = Dataset.open(data)
-    first_seen = None
-    if events is not None:
-        firsts = pl.read_csv(events).group_by("item").agg(pl.col("timestamp").min())
-        first_seen = dict(
-            zip(*firsts.select("item", "timestamp").to_dict(as_series=False).values(), strict=True)
-        )
+    first_seen = None if events is None else first_events(events)
     out.mkdir(parents=True, exist_ok=True)
     ledger = ledger or out / f"cold-{data.name}.jsonl"
     settings = {"num_interests": num_interests, "num_epochs": num_epochs, "patience": patience}
