@@ -292,6 +292,13 @@ class ServerSettings:
     fold_in: bool = setting(
         True, "Improve the vectors of items that no training has seen by the recorded events of users."
     )
+    max_new_share: float = setting(
+        0.2,
+        "While there are live items: most of a list that items without training may hold, where a request "
+        "sets no num_new_items; 0 for no bound.",
+        low=0,
+        high=1,
+    )
     check_timeout_s: float = setting(
         600.0, "Seconds that the check of one version may take before it is stopped.", low=0.001
     )

@@ -13,12 +13,14 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from re4.bundle.layout import IS_COLD
 from re4.common.errors import NoUsableHistoryError, Re4Error
 from re4.serving.api.candidate_encoding import encode_candidates
 from re4.serving.api.popularity_fallback import popular_items
-from re4.serving.api.validation import CheckedRequest
+from re4.serving.api.validation import CheckedRequest, with_condition
 from re4.serving.batching.queue import BatchGroup
 from re4.serving.histories.popularity import RecentPopularity
+from re4.serving.retrieval.filters import Condition
 from re4.serving.retrieval.merging import MAX_SCORE, MergedList
 from re4.serving.retrieval.merging.new_items import join_new_items
 from re4.serving.retrieval.merging.policy import NO_ROWS
@@ -136,6 +138,7 @@ def find_candidates(
         for place, result in zip(known_places, found, strict=True):
             results[place] = result
     marks = _join_new_items(requests, queries, results)
+    _bound_new_items(requests, queries, results)
     merged = []
     for place, query in enumerate(queries):
         if results[place] is None and (fallback is Fallback.NONE or not query.num_candidates):
@@ -184,6 +187,40 @@ def _join_new_items(
             )
             results[place] = replace(others, merged=joined, times=others.times.plus(new.times))
     return marks
+
+
+def _bound_new_items(
+    requests: Sequence[CheckedRequest],
+    queries: Sequence[Query],
+    results: list[QueryResult | Re4Error | None],
+) -> None:
+    """Replace surplus new items, the last ones of a list, by the best other items."""
+    snapshot = requests[0].snapshot
+    surplus: dict[int, MergedList] = {}
+    for place, request in enumerate(requests):
+        result = results[place]
+        if request.max_new_items is not None and isinstance(result, QueryResult):
+            is_new_M = snapshot.is_untrained(result.merged.rows_M)
+            if np.count_nonzero(is_new_M) > request.max_new_items:
+                surplus[place] = result.merged.at(is_new_M)
+    if not surplus:
+        return
+    codes = tuple(snapshot.attributes[IS_COLD].value_codes(["true"]).tolist())
+    is_old = Condition(IS_COLD, tuple(code for code in codes if code >= 0), True)
+    found = snapshot.pipeline.run(
+        [replace(queries[place], options=with_condition(queries[place].options, is_old)) for place in surplus]
+    )
+    for place, others in zip(surplus, found, strict=True):
+        before, bound = results[place], requests[place].max_new_items
+        if bound is not None and isinstance(before, QueryResult) and isinstance(others, QueryResult):
+            num_new = max(bound, len(before.merged.rows_M) - len(others.merged.rows_M))
+            joined, _ = join_new_items(
+                others.merged,
+                surplus[place].at(slice(num_new)),
+                queries[place].num_candidates,
+                is_ordered_by_score=queries[place].merge_policy.is_ordered_by_score,
+            )
+            results[place] = replace(before, merged=joined, times=before.times.plus(others.times))
 
 
 def look_up_ids(

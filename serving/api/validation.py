@@ -65,6 +65,8 @@ class CheckedRequest(NamedTuple):
     """The exploration quota; `options` then leave new items out. 0 for none."""
     new_item_options: SearchOptions | None = None
     """The options of a search for new items; None where there are none."""
+    max_new_items: int | None = None
+    """Most items without training in the list, by the server's setting; None for no bound."""
 
     @property
     def search_depth(self) -> int:
@@ -106,8 +108,8 @@ def check_retrieve(
         codes = snapshot.attributes[IS_COLD].value_codes(["true"])
         known = tuple(codes[codes >= 0].tolist())
         if known:
-            new_item_options = _with_condition(options, Condition(IS_COLD, known, False))
-            options = _with_condition(options, Condition(IS_COLD, known, True))
+            new_item_options = with_condition(options, Condition(IS_COLD, known, False))
+            options = with_condition(options, Condition(IS_COLD, known, True))
     return CheckedRequest(
         snapshot=snapshot,
         history_ids=check_ids(request.history, "history", limits.max_num_history_ids, snapshot),
@@ -121,6 +123,7 @@ def check_retrieve(
         user_id=_user_id(request.user_id, "user_id") if request.user_id else "",
         num_new_items=request.num_new_items,
         new_item_options=new_item_options,
+        max_new_items=_max_new_items(request, snapshot, settings.max_new_share),
     )
 
 
@@ -275,7 +278,22 @@ def _ordered_options(conditions: Iterable[Condition], effort: float) -> SearchOp
     return SearchOptions(tuple(in_order), effort)
 
 
-def _with_condition(options: SearchOptions | None, condition: Condition) -> SearchOptions:
+def _max_new_items(
+    request: retrieval_pb2.RetrieveRequest, snapshot: Snapshot, max_new_share: float
+) -> int | None:
+    """Return the bound on new items in the list; None without live items, or with a bound of the request."""
+    is_bounded = (
+        snapshot.live is not None
+        and max_new_share
+        and not request.num_new_items
+        and IS_COLD in snapshot.attributes
+        and not any(each.attribute == IS_COLD for each in request.filters)
+    )
+    return math.ceil(max_new_share * request.num_candidates) if is_bounded else None
+
+
+def with_condition(options: SearchOptions | None, condition: Condition) -> SearchOptions:
+    """Return the search options with one more condition."""
     options = options or SearchOptions()
     return _ordered_options({*options.conditions, condition}, options.effort)
 
