@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 from re4.benchmarks.common.confidence import half_width
 from re4.benchmarks.common.report import page_table, write_report
 from re4.benchmarks.quality.cold_items import (
-    PENALTY,
     PLACES,
     Floats,
     Trained,
@@ -47,7 +46,7 @@ from re4.bundle.cold_start import PRIOR_USERS, fold_in
 from re4.bundle.fold_in import FoldInModel
 from re4.common.console import print_line
 from re4.common.files import replacing
-from re4.exporting.catalogue.cold_start import scale_for_share
+from re4.exporting.catalogue.cold_start import PENALTY, scale_for_share
 from re4.exporting.catalogue.fold_in import fold_in_model, num_users_for
 from re4.training.data.dataset import Dataset
 from re4.training.data.layout import SPLITS
@@ -213,13 +212,13 @@ class EventLog:
 
     def best(self) -> Floats:
         """Return the interest of each event's user that the item's first vector answers to."""
-        return self.interests_EKD[np.arange(len(self._owners_E)), self.scores_EK.argmax(axis=1)]
+        return np.asarray(self.interests_EKD[np.arange(len(self._owners_E)), self.scores_EK.argmax(axis=1)])
 
     def weighted(self) -> Floats:
         """Return the interests of each event's user, weighted by the softmax of their scores."""
         weights_EK = np.exp(self.scores_EK - self.scores_EK.max(axis=1, keepdims=True))
         weights_EK /= weights_EK.sum(axis=1, keepdims=True)
-        return np.einsum("ek,ekd->ed", weights_EK, self.interests_EKD)
+        return np.asarray(np.einsum("ek,ekd->ed", weights_EK, self.interests_EKD))
 
     def evidence(self, num: int, interests_ED: Floats) -> Evidence:
         """Return the first `num` events of each item."""
@@ -298,7 +297,7 @@ def by_likelihoods(
         LIKELIHOOD: vectors(best),
         f"{LIKELIHOOD}, directions of interests": vectors(best._replace(sums_CD=length * best.unit_sums_CD)),
         f"{LIKELIHOOD}, half the shrinkage": vectors(
-            best, replace(model, precision_DD=model.precision_DD / 2)
+            best, replace(model, precision_DD=np.asarray(model.precision_DD / 2, np.float32))
         ),
         f"{LIKELIHOOD}, all equally popular": vectors(best._replace(num_others_C=best.num_C / popularity)),
     }
@@ -324,7 +323,9 @@ def run_seed(
     is_cold_N = hold_out(dataset, seed, first_events(events) if is_newest and events is not None else None)
     runs = trained_pair(dataset, without(dataset, is_cold_N, out / f"data-{seed}"), out, seed, settings)
     ours, ceiling = (Trained.of(each, items) for each in runs)
-    splits = {name: held_out_users(dataset.split(name), is_cold_N) for name in SPLITS if name != "train"}
+    splits: dict[str, Users] = {
+        name: held_out_users(dataset.split(name), is_cold_N) for name in SPLITS if name != "train"
+    }
     lists, of_ceiling = (Lists(each, splits, is_cold_N) for each in (ours, ceiling))
     cold_rows, warm_rows = lists.cold_rows, np.flatnonzero(ours.row_N >= 0)
     share = of_ceiling.share(ceiling.vectors_ND[cold_rows])
