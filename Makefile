@@ -84,10 +84,9 @@ soak: $(READY) ## Load the demo's bundle at 70 % for half an hour: latency and m
 gpu-check: $(READY) ## Tests and a short benchmark on a GPU; reports it where there is none
 	$(BIN)/python -m re4.benchmarks.gpu_check
 
-# These tests measure times, so they run alone.
-TIMED := $(addprefix tests/benchmarks/,common load_generator overload serve soak)
-# The files of a process stay in their order: long ones come first (tests/conftest.py).
-PARALLEL := --numprocesses logical --dist loadfile --no-loadscope-reorder
+# These tests measure times, or count failed calls under load, so they run alone.
+ALONE := $(addprefix tests/benchmarks/,common load_generator overload serve soak) \
+	$(addprefix tests/hardening/test_,network_attacks.py stops_under_load.py swaps_under_load.py)
 
 audit: $(AUDIT_READY) ## Look for known vulnerabilities of everything that set-up installs (pip-audit)
 	$(BIN)/python tools/audit.py
@@ -105,10 +104,9 @@ $(AUDIT_READY): $(READY) locks/audit.txt
 	@touch $@
 
 test: $(READY) ## Run the whole test suite
-	$(BIN)/pytest $(PARALLEL) --maxprocesses 8 $(TIMED:%=--ignore %) --ignore tests/hardening
-	@# These put servers under load, so there are no more than two of them at a time.
-	$(BIN)/pytest $(PARALLEL) --maxprocesses 2 tests/hardening
-	$(BIN)/pytest $(TIMED)
+	@# Files keep their order, in which long ones come first (tests/conftest.py).
+	$(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ALONE:%=--ignore %)
+	$(BIN)/pytest $(ALONE)
 
 check: lint types imports stubs ## Check format, lint, types, import contracts and gRPC stubs
 

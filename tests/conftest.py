@@ -21,6 +21,9 @@ from re4.common import console
 _LEFT_OUT = pytest.StashKey[int]()
 
 _LONG_FILES = (
+    "hardening/test_fuzzed_requests.py",
+    "hardening/test_any_order.py",
+    "hardening/test_rebuild_accidents.py",
     "test_end_to_end.py",
     "test_wheel.py",
     "re4/test_demo.py",
@@ -38,10 +41,6 @@ _LONG_FILES = (
     "export/rebuild/test_rebuild_run.py",
     "training/kernels/test_kernel_loader.py",
     "re4/test_histories_cli.py",
-    "hardening/test_stops_under_load.py",
-    "hardening/test_fuzzed_requests.py",
-    "hardening/test_any_order.py",
-    "hardening/test_network_attacks.py",
     "serving/api/test_item_calls.py",
 )
 """Run first, so that no process is left with one of them at the end."""

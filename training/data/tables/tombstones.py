@@ -29,9 +29,11 @@ def read_tombstones(folder: Path) -> Mapping[str, int]:
         try:
             for line in path.read_text(encoding="utf-8").splitlines():
                 note = json.loads(line)
-                digest, until_ms = str(note["user_sha256"]), int(note["until_ms"])
+                digest, until_ms = note["user_sha256"], note["until_ms"]
+                if type(digest) is not str or type(until_ms) is not int or abs(until_ms) >= 2**63:
+                    raise ValueError("another note")
                 found[digest] = max(until_ms, found.get(digest, until_ms))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(
                 f"{path} cannot be read ({type(error).__name__}), so it is not known who was forgotten; "
                 "restore it"
