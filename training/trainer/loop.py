@@ -165,7 +165,13 @@ def train(
     target = choose_device(device)
     if tensorboard:
         check_tensorboard()
+    is_next_n_open = config.next_n is None
     config = config.resolve(dataset.num_items, dataset.events_per_user)
+    if is_next_n_open and config.next_n != 1:
+        _log.info(
+            f"target: one of the next {config.next_n} events, because users have "
+            f"{dataset.events_per_user:.0f} training events on average (--next-n)"
+        )
     torch.manual_seed(config.seed)
     model = MultiInterestModel(config, dataset.num_items)
     if config.initial_vectors == "popularity":
