@@ -87,8 +87,18 @@ def rank_baseline(
     *,
     exclude_history: bool,
     newest: int | None = None,
+    recency_decay: float = 1.0,
 ) -> Ranking:
-    """Rank the whole catalogue for every held-out user, by all of a history or by its newest events."""
+    """Rank the whole catalogue for every held-out user.
+
+    Args:
+        baseline: The fitted model.
+        held_out: The users.
+        num_items: N.
+        exclude_history: Whether the items of a history leave the lists.
+        newest: How many of a history's newest events count; None for all.
+        recency_decay: Weight of an event, relative to the next newer one.
+    """
     depth = min(max(CUTS), num_items)
     top_UM: NDArray[np.int64] = np.empty((held_out.num_users, depth), dtype=np.int64)
     for start in range(0, held_out.num_users, CHUNK_USERS):
@@ -97,7 +107,9 @@ def rank_baseline(
         for place, user in enumerate(users):
             history = torch.from_numpy(history_and_targets(held_out, user)[0])
             history_BN[place, history] = 1
-            chosen_BN[place, history if newest is None else history[-newest:]] = 1
+            counted = history if newest is None else history[-newest:]
+            weights = recency_decay ** torch.arange(len(counted) - 1, -1, -1, dtype=torch.float32)
+            chosen_BN[place] = torch.zeros(num_items).scatter_reduce_(0, counted, weights, "amax")
         scores_BN = baseline(chosen_BN)
         if exclude_history:
             scores_BN = scores_BN.masked_fill(history_BN > 0, -torch.inf)

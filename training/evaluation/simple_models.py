@@ -22,6 +22,8 @@ MAX_ITEM_ITEM_ITEMS: Final = 20_000
 MAX_EASE_ITEMS: Final = 10_000
 """Beyond it, inverting that matrix takes as long as many trainings."""
 EASE_PENALTY: Final = 200.0
+_DECAYS: Final = {"EASE": {"EASE": 1.0, "EASE with recency": 0.8}}
+"""The forms of a model by the weight of an event, relative to the next newer one; others have one form."""
 MAX_USERS: Final = 5_000
 _PROTOCOLS: Final = (False, True)
 """Whether the items of the history leave the lists."""
@@ -103,17 +105,19 @@ def compare_with_simple_models(run: Run, dataset: Dataset) -> SimpleModels:
     models = []
     fits, left_out = fits_for(dataset.num_items)
     for name, fit in fits.items():
-        theirs = _recalls(fit(dataset.train), held_out, dataset.num_items)
-        leads = [Interval.of(their_U - our_U) for their_U, our_U in zip(theirs, ours, strict=True)]
-        models.append(
-            SimpleModel(
-                name=name,
-                recall_50=float(theirs[0].mean()),
-                recall_50_history_excluded=float(theirs[1].mean()),
-                lead=leads[0],
-                lead_history_excluded=leads[1],
+        baseline = fit(dataset.train)
+        for form, decay in _DECAYS.get(name, {name: 1.0}).items():
+            theirs = _recalls(baseline, held_out, dataset.num_items, decay)
+            leads = [Interval.of(their_U - our_U) for their_U, our_U in zip(theirs, ours, strict=True)]
+            models.append(
+                SimpleModel(
+                    name=form,
+                    recall_50=float(theirs[0].mean()),
+                    recall_50_history_excluded=float(theirs[1].mean()),
+                    lead=leads[0],
+                    lead_history_excluded=leads[1],
+                )
             )
-        )
     return SimpleModels(
         num_users=held_out.num_users,
         recall_50=float(ours[0].mean()),
@@ -143,10 +147,21 @@ def fits_for(num_items: int) -> tuple[dict[str, Callable[[Sequences], Baseline]]
     return fits, ""
 
 
-def _recalls(baseline: Baseline, held_out: Sequences, num_items: int) -> list[np.ndarray]:
+def _recalls(
+    baseline: Baseline, held_out: Sequences, num_items: int, recency_decay: float
+) -> list[np.ndarray]:
     """Return the Recall@50 of each user, by protocol."""
     with torch.inference_mode():
         return [
-            recall_50_U(rank_baseline(baseline, held_out, num_items, exclude_history=excluded), held_out)
+            recall_50_U(
+                rank_baseline(
+                    baseline,
+                    held_out,
+                    num_items,
+                    exclude_history=excluded,
+                    recency_decay=recency_decay,
+                ),
+                held_out,
+            )
             for excluded in _PROTOCOLS
         ]

@@ -90,6 +90,21 @@ def test_ease_finds_the_planted_tastes(planted):
     assert recall["EASE"] > 2 * recall["most popular"]
 
 
+def test_newer_events_can_weigh_more(planted):
+    seen = []
+
+    def scores(chosen_BN):
+        seen.append(chosen_BN.clone())
+        return chosen_BN
+
+    rank_baseline(scores, planted.test, planted.num_items, exclude_history=False, recency_decay=0.5)
+    history = history_and_targets(planted.test, 0)[0].tolist()
+    expected = np.zeros(planted.num_items)
+    for age, row in enumerate(reversed(history)):
+        expected[row] = max(expected[row], 0.5**age)
+    np.testing.assert_allclose(seen[0][0], expected)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [("re4:num_interest=1", "num_interest=1"), ("re4:position", "'position'"), ("bert", "--model is 'bert'")],

@@ -22,7 +22,7 @@ def run(tmp_path_factory):
 def test_the_same_users_are_compared_and_the_run_is_judged_as_by_training(run):
     run, dataset = run
     found = compare_with_simple_models(run, dataset)
-    assert [each.name for each in found.models] == ["most popular", "item-item", "EASE"]
+    assert [each.name for each in found.models] == ["most popular", "item-item", "EASE", "EASE with recency"]
     assert found.num_users == dataset.valid.num_users
     assert found.recall_50 == pytest.approx(run.evaluation()["valid"]["recall_50"])
     for each in found.models:
