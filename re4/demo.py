@@ -4,6 +4,7 @@ Each step is a `re4` command in a process of its own, shown before it runs. Only
 the tables of candidates are code here.
 """
 
+import itertools
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from time import sleep
 from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 import typer
 from rich.markup import escape
 from rich.table import Table
@@ -22,12 +24,18 @@ from re4.common.server_process import ServerProcess
 
 if TYPE_CHECKING:
     import polars as pl
+    from numpy.typing import NDArray
 
     from re4 import Candidates, RetrievalClient
     from re4.training.data.dataset import Dataset
 
-_NUM_USERS = 3
+_NUM_USERS = 2
 _NUM_CANDIDATES = 10
+_NUM_ATTENDED = 3
+_MIN_HISTORY = 10
+_OWN_LIST = 50
+_INFORMATION_WEIGHT = "0.3"
+"""By the defaults, the interests of one user of these films are nearly one."""
 _DEMO_USER = "demo-user"
 _NEW_FILM = 1_000_000
 _POLL_S = 0.02
@@ -58,7 +66,7 @@ def demo(
         if run.exists():
             print_line(f"{run} is unfinished: training it again")
             _remove_run(run)
-        _step("train", str(data), "--out", str(run))
+        _step("train", str(data), "--out", str(run), "--information-weight", _INFORMATION_WEIGHT)
     _step("evaluate", str(run))
     if not (bundles / "CURRENT").exists():
         _step("export", str(run), "--bundles", str(bundles))
@@ -91,46 +99,126 @@ def _retrieve(address: str, data: Path) -> None:
 
     dataset = Dataset.open(data)
     items = dataset.items()
-    titles = dict(zip(items["item_id"].to_list(), _titles(items), strict=True))
+    ids = items["item_id"].to_list()
+    titles = dict(zip(ids, _titles(items), strict=True))
     with RetrievalClient(address) as client:
-        for user in _users(dataset):
-            _show_user(client, dataset, user, titles)
-        _record_event(client, dataset, titles)
+        vectors_ND = _item_vectors(client, ids)
+        users = _users_with_distinct_interests(client, dataset, vectors_ND)
+        for user in users:
+            _show_user(client, dataset, user, titles, vectors_ND)
+        _record_event(client, dataset, titles, users[0])
         _add_film(client, titles)
 
 
-def _users(dataset: "Dataset") -> Sequence[int]:
-    """Return three held-out users with histories of median length."""
-    by_length = sorted(range(dataset.test.num_users), key=lambda user: int(dataset.test.num_history_U[user]))
-    middle = len(by_length) // 2
-    return by_length[middle : middle + _NUM_USERS]
+def _item_vectors(client: "RetrievalClient", ids: list[int]) -> "NDArray[np.float32]":
+    chunk = client.info()["max_num_candidates"]
+    found = [
+        client.get_items(ids[start : start + chunk], return_vectors=True)
+        for start in range(0, len(ids), chunk)
+    ]
+    return np.stack([item.vector for part in found for item in part if item.vector is not None])
 
 
-def _show_user(
-    client: "RetrievalClient", dataset: "Dataset", user: int, titles: Mapping[object, str]
-) -> None:
+def _history_and_later(dataset: "Dataset", user: int) -> tuple[list[int], set[object]]:
+    """Return a held-out user's history, oldest first, and the later items, as ids."""
     from re4.training.evaluation.protocol import history_and_targets
 
     ids = dataset.items()["item_id"]
     history_rows, target_rows = history_and_targets(dataset.test, user)
-    history, later = ids.gather(history_rows).to_list(), set(ids.gather(target_rows).to_list())
-    reply = client.retrieve(history, _NUM_CANDIDATES, exclude_history=True, return_interests=True)
+    return ids.gather(history_rows).to_list(), set(ids.gather(target_rows).to_list())
 
-    stdout_console.print(
-        f"\n[bold]User {dataset.users('test')[user]}[/], {len(history)} events, the last five (newest first):"
+
+def _users_with_distinct_interests(
+    client: "RetrievalClient", dataset: "Dataset", vectors_ND: "NDArray[np.float32]"
+) -> list[int]:
+    """Return the held-out users with the most different interests that all find candidates."""
+    overlaps = {}
+    for user in range(dataset.test.num_users):
+        history, _ = _history_and_later(dataset, user)
+        reply = _ask(client, history)
+        assert reply.interests is not None  # they were requested
+        counts_K = np.bincount(reply.interest_index, minlength=len(reply.interests.vectors))
+        own_KS = np.argsort(-(reply.interests.vectors @ vectors_ND.T), axis=1)[:, :_OWN_LIST]
+        pairs = itertools.combinations(own_KS, 2)
+        overlap = np.mean([len(np.intersect1d(one, other)) for one, other in pairs])
+        # First those whose every interest has a candidate.
+        overlaps[user] = (len(history) < _MIN_HISTORY, -np.count_nonzero(counts_K), overlap)
+    return sorted(overlaps, key=overlaps.__getitem__)[:_NUM_USERS]
+
+
+def _ask(client: "RetrievalClient", history: list[int]) -> "Candidates":
+    return client.retrieve(
+        history, _NUM_CANDIDATES, exclude_history=True, return_interests=True, merge_policy="soft-quota"
     )
-    for item in reversed(history[-5:]):
-        stdout_console.print(f"    {escape(titles[item])}")
-    stdout_console.print(_interest_table(reply, titles))
-    stdout_console.print(_candidate_table(reply, titles, later))
 
 
-def _record_event(client: "RetrievalClient", dataset: "Dataset", titles: Mapping[object, str]) -> None:
+def _show_user(
+    client: "RetrievalClient",
+    dataset: "Dataset",
+    user: int,
+    titles: Mapping[object, str],
+    vectors_ND: "NDArray[np.float32]",
+) -> None:
+    history, later = _history_and_later(dataset, user)
+    reply = _ask(client, history)
+    stdout_console.print(
+        f"\n[bold]User {dataset.users('test')[user]}[/], {len(history)} events: what each interest attends "
+        "to, and what it finds (✓: the user did watch it later)"
+    )
+    for number in dict.fromkeys(reply.interest_index.tolist()):
+        stdout_console.print(f"  [bold]interest {number}[/]: {escape(_attended(reply, number, titles))}")
+        for item, found_by in zip(reply.item_ids, reply.interest_index, strict=True):
+            if found_by == number:
+                stdout_console.print(f"      {escape(_marked(item, titles, later))}")
+    stdout_console.print(_comparison(dataset, reply, history, later, titles, vectors_ND))
+
+
+def _attended(reply: "Candidates", number: int, titles: Mapping[object, str]) -> str:
+    """Return the history items with the most attention of an interest."""
+    assert reply.interests is not None  # they were requested
+    attention_L = reply.interests.attention[number]
+    most = attention_L.argsort()[::-1][:_NUM_ATTENDED]
+    return " · ".join(
+        f"{titles[reply.interests.attended_item_ids[place]]} {attention_L[place]:.0%}" for place in most
+    )
+
+
+def _marked(item: object, titles: Mapping[object, str], later: set[object]) -> str:
+    return f"{titles[item]} ✓" if item in later else titles[item]
+
+
+def _comparison(
+    dataset: "Dataset",
+    reply: "Candidates",
+    history: list[int],
+    later: set[object],
+    titles: Mapping[object, str],
+    vectors_ND: "NDArray[np.float32]",
+) -> Table:
+    """Return the list of all interests beside that of the first one alone, and the most popular items."""
+    assert reply.interests is not None  # they were requested
+    ids = dataset.items()["item_id"].to_list()
+    first = int(reply.interest_index[0])
+    by_one = np.argsort(-(vectors_ND @ reply.interests.vectors[first]), kind="stable").tolist()
+    seen = set(history)
+    columns: dict[str, Sequence[object]] = {
+        "all interests": reply.item_ids,
+        f"interest {first} alone": [ids[row] for row in by_one if ids[row] not in seen],
+        "most popular": [item for item in ids if item not in seen],  # rows are in order of popularity
+    }
+    grid = Table(title="Beside one interest, and the most popular", title_justify="left", show_edge=False)
+    for heading in columns:
+        grid.add_column(heading, no_wrap=True)
+    for items in zip(*(column[:_NUM_CANDIDATES] for column in columns.values()), strict=True):
+        grid.add_row(*(escape(_marked(item, titles, later)) for item in items))
+    return grid
+
+
+def _record_event(
+    client: "RetrievalClient", dataset: "Dataset", titles: Mapping[object, str], user: int
+) -> None:
     """Record the history of a user, then one event more, and show the answer before and after it."""
-    from re4.training.evaluation.protocol import history_and_targets
-
-    history_rows, _ = history_and_targets(dataset.test, _users(dataset)[0])
-    history = dataset.items()["item_id"].gather(history_rows).to_list()
+    history, _ = _history_and_later(dataset, user)
     client.forget_user(_DEMO_USER)  # of an earlier demo
     client.record_events([_DEMO_USER] * len(history), history)
     before = client.retrieve(user_id=_DEMO_USER, num_candidates=_NUM_CANDIDATES, exclude_history=True)
@@ -168,29 +256,6 @@ def _add_film(client: "RetrievalClient", titles: Mapping[object, str]) -> None:
     for item in after.item_ids[:3]:
         stdout_console.print(f"    {escape(titles.get(item, 'the new film'))}")
     client.remove_items([_NEW_FILM])
-
-
-def _interest_table(reply: "Candidates", titles: Mapping[object, str]) -> Table:
-    assert reply.interests is not None  # it was requested
-    grid = Table(title="What each interest attends to", title_justify="left", show_edge=False)
-    grid.add_column("interest", justify="right")
-    grid.add_column("history items, with their share of the attention")
-    for number, attention_L in enumerate(reply.interests.attention):
-        most = attention_L.argsort()[::-1][:3]
-        named = (f"{titles[reply.interests.attended_item_ids[j]]} {attention_L[j]:.0%}" for j in most)
-        grid.add_row(str(number), escape(" · ".join(named)))
-    return grid
-
-
-def _candidate_table(reply: "Candidates", titles: Mapping[object, str], later: set[object]) -> Table:
-    grid = Table(title="Candidates (✓: the user did watch it later)", title_justify="left", show_edge=False)
-    for heading in ("score", "interest"):
-        grid.add_column(heading, justify="right")
-    grid.add_column("title")
-    grid.add_column("")
-    for item, score, number in zip(reply.item_ids, reply.scores, reply.interest_index, strict=True):
-        grid.add_row(f"{score:.3f}", str(number), escape(titles[item]), "✓" if item in later else "")
-    return grid
 
 
 def _titles(items: "pl.DataFrame") -> list[str]:
