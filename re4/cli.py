@@ -51,6 +51,7 @@ SUBCOMMANDS: Mapping[str, str] = {
     "items remove": "re4.bundle.items_cli:remove",
     "items repair": "re4.bundle.items_cli:repair",
     "bench serve": "re4.benchmarks.serve.cli:serve",
+    "bench transports": "re4.benchmarks.transports.cli:transports",
     "bench soak": "re4.benchmarks.soak.cli:soak",
     "bench overload": "re4.benchmarks.overload.cli:overload",
     "bench live-items": "re4.benchmarks.live_items.cli:live_items",

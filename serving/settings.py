@@ -231,8 +231,8 @@ class ServerSettings:
     )
     transport: TransportName = setting(
         TransportName.AUTO,
-        "Implementation of gRPC: grpcio; native, HTTP/2 in Rust, faster, for trusted callers only; or auto, "
-        "which takes native only if it keeps every limit of the settings (no release does yet).",
+        "Implementation of gRPC: native (HTTP/2 by nghttp2, faster), grpcio (gRPC's own library), or auto: "
+        "native where its package is installed, on Linux, else grpcio.",
     )
     num_processes: int = setting(
         usable_cores(),

@@ -2,86 +2,69 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from typing import Final
 
-import grpc
-
 from re4.benchmarks.common.child_process import child_process
 from re4.benchmarks.load_generator.transport import RETRIEVE, GrpcTransport, Transport
+from re4.serving.host.addresses import Address
+from re4.serving.settings import Limits, ServerSettings, TransportName
+from re4.serving.transports.choice import choose_transport, open_transport
+from re4.serving.transports.transport import Method, ServerCall, WholeCall
 
-_MAX_EVENTS: Final = 1024
 _START_TIMEOUT_S: Final = 60
 
 
 @contextmanager
-def null_server(reply: bytes, transport: Transport = RETRIEVE) -> Iterator[tuple[str, int]]:
-    """Run one in a child process, on the cores of this thread; gives its address and process id."""
-    with child_process("the null server", _main, reply, transport) as child:
+def null_server(
+    reply: bytes, transport: Transport = RETRIEVE, *, name: TransportName = TransportName.AUTO
+) -> Iterator[tuple[str, int]]:
+    """Run one in a child process, on the cores of this thread; gives its address and process id.
+
+    Args:
+        reply: Its answer to every call.
+        transport: How calls reach it.
+        name: The transport of a gRPC server.
+    """
+    with child_process("the null server", _main, reply, transport, name) as child:
         yield f"127.0.0.1:{child.receive(_START_TIMEOUT_S)}", child.pid
 
 
-def _main(reply: bytes, transport: Transport, pipe: Connection) -> None:
-    asyncio.run(_serve(reply, transport, pipe))
+def _main(reply: bytes, transport: Transport, name: TransportName, pipe: Connection) -> None:
+    asyncio.run(_serve(reply, transport, name, pipe))
 
 
-async def _serve(reply: bytes, transport: Transport, pipe: Connection) -> None:
+async def _serve(reply: bytes, transport: Transport, name: TransportName, pipe: Connection) -> None:
     closed = asyncio.Event()
     # Readable: the parent closed the pipe, or died.
     asyncio.get_running_loop().add_reader(pipe.fileno(), closed.set)
-    if not isinstance(transport, GrpcTransport):
-        serving = _http(reply)
-    elif find_spec("pygrpc_native") is None:
-        serving = _grpc(reply, transport.method)
-    else:
-        serving = _native(reply, transport.method)
+    serving = _grpc(reply, transport.method, name) if isinstance(transport, GrpcTransport) else _http(reply)
     async with serving as port:
         pipe.send(port)
         await closed.wait()
 
 
 @asynccontextmanager
-async def _grpc(reply: bytes, path: str) -> AsyncIterator[int]:
-    async def answer(data: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
+async def _grpc(reply: bytes, path: str, name: TransportName) -> AsyncIterator[int]:
+    """Answer by a transport of `re4 serve`, without any work behind it."""
+
+    async def answer(_: ServerCall) -> bytes:
         return reply
 
-    service, _, method = path.strip("/").partition("/")
-    handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
-        method: grpc.unary_unary_rpc_method_handler(answer)
-    }
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
+    def answer_many(calls: Sequence[WholeCall]) -> None:
+        for call in calls:
+            call.respond(reply)
+
+    method = Method(path=path, answer=answer, answer_many=answer_many)
+    chosen, _reason = choose_transport(ServerSettings(transport=name))
+    server = open_transport(chosen, [method], Limits())
+    port = await server.start(Address(host="127.0.0.1", port=0))
     try:
         yield port
     finally:
-        await server.stop(0)
-
-
-@asynccontextmanager
-async def _native(reply: bytes, path: str) -> AsyncIterator[int]:
-    """Answer by the transport `native`, which `re4 serve` takes on the same addresses."""
-    from pygrpc_native import EVENT_CALL, NativeGrpcFront
-
-    front = NativeGrpcFront("127.0.0.1:0", [(path, False)], io_threads=1, call_details=True)
-    front.start()
-
-    def answer() -> None:
-        while (events := front.recv_batch_details(_MAX_EVENTS)) is not None:
-            for kind, call_id, *_ in events:
-                if kind == EVENT_CALL:
-                    front.respond(call_id, reply)
-
-    answering = asyncio.create_task(asyncio.to_thread(answer))
-    try:
-        yield front.bound_port
-    finally:
-        await asyncio.to_thread(front.close)
-        await answering
+        await server.stop(0.0, asyncio.sleep(0))
 
 
 @asynccontextmanager

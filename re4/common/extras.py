@@ -10,7 +10,7 @@ _EXTRAS: Final[Mapping[str, str]] = {
     "faiss": "serve",
     "onnxruntime": "serve",
     "lmdb": "serve",
-    "pygrpc_native": "serve",
+    "ngh2": "serve",
     "redis": "redis",
     "starlette": "inspect",
     "uvicorn": "inspect",

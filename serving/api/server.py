@@ -11,7 +11,7 @@ from typing import Final
 from grpc_health.v1 import health_pb2
 
 from re4.serving.api.health import HEALTH_NAME, Health
-from re4.serving.api.reflection import REFLECTION_NAME, reflection_handlers
+from re4.serving.api.reflection import reflection_methods
 from re4.serving.api.service import SERVICE_NAME, CallListener, RetrievalService
 from re4.serving.auth.authenticator import Authenticator
 from re4.serving.auth.certificates import CertificateReloader, Certificates
@@ -21,9 +21,8 @@ from re4.serving.observability.metrics import CallMetrics
 from re4.serving.observability.recall_sample import RecallSample
 from re4.serving.observability.tracing import Tracer, otlp_provider
 from re4.serving.settings import AccessLogKind, ServerSettings, TransportName
-from re4.serving.transports.choice import choose_transport
-from re4.serving.transports.grpcio_transport import GrpcioTransport, OwnHandlers
-from re4.serving.transports.transport import Method, Transport
+from re4.serving.transports.choice import choose_transport, open_transport
+from re4.serving.transports.transport import Transport
 from re4.serving.versions.live_version import LiveVersion
 
 _QUIET_S: Final = 0.2
@@ -89,27 +88,13 @@ class RetrievalServer:
         )
         self._health = Health((SERVICE_NAME,))
         methods = [*self._service.methods(), *self._health.methods()]
-        self._transport = self._open_transport(transport, methods, folder)
+        if settings.reflection:
+            methods += reflection_methods((SERVICE_NAME, HEALTH_NAME), self._authenticator)
+        self._transport = open_transport(transport, methods, settings.limits, self._certificates)
         self._health_transport: Transport | None = None
         if settings.access.health_address is not None:
-            self._health_transport = GrpcioTransport(self._health.methods(), settings.limits)
+            self._health_transport = open_transport(transport, self._health.methods(), settings.limits)
         self._following: asyncio.Task[None] | None = None
-
-    def _open_transport(self, name: TransportName, methods: list[Method], folder: Path | None) -> Transport:
-        limits = self._settings.limits
-        own_handlers: dict[str, OwnHandlers] = {}
-        if self._settings.reflection:
-            own_handlers[REFLECTION_NAME] = lambda first_messages: reflection_handlers(
-                (SERVICE_NAME, HEALTH_NAME), first_messages, self._authenticator
-            )
-        if name is TransportName.GRPCIO:
-            return GrpcioTransport(
-                methods, limits, certificates=self._certificates, own_handlers=own_handlers
-            )
-        from re4.serving.transports.native_transport import NativeTransport
-
-        fallback = GrpcioTransport((), limits, own_handlers=own_handlers) if own_handlers else None
-        return NativeTransport(methods, limits, fallback=fallback, folder=folder)
 
     async def start(self, address: Address) -> Address:
         """Listen; the health status is NOT_SERVING until `set_serving`.

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import islice, takewhile
 from random import Random
 from time import perf_counter, perf_counter_ns
 from typing import Final, Protocol, TypeAlias
@@ -82,6 +82,9 @@ rejected, and so on."""
 _OVER_SHARE: Final = 0.1
 """A flood is over when a new call would wait this share of the allowed time."""
 _MAX_HELD_BACK: Final = 8192
+_MAX_HOLD_S: Final = 0.1
+"""Longest time that a rejection is held back. With the concurrent calls of a connection it bounds the
+rejections of a connection: 1,000 a second with 100 calls."""
 _MAX_RELEASED: Final = 256
 """Calls that are rejected at once after a flood."""
 
@@ -192,8 +195,8 @@ class RetrievalService:
             self._histories.on_recorded = self._fold_in.offer
         self._rejections = RejectionPacer()
         self._quota = RejectionQuota()
-        self._held_back: dict[WholeCall, tuple[str, Scope]] = {}
-        """Calls that will be rejected, in order of arrival."""
+        self._held_back: dict[WholeCall, tuple[str, Scope, float]] = {}
+        """Calls that will be rejected, in order of arrival, and since when."""
         self._releasing: asyncio.TimerHandle | None = None
         self._has_batch_transport = has_batch_transport
         self._on_sample = on_sample
@@ -331,24 +334,31 @@ class RetrievalService:
         self._reject_now(name, scope, server_calls[:num_now])
         for server_call in server_calls[num_now:]:
             server_call.discard_message()
-            self._held_back[server_call] = name, scope
+            self._held_back[server_call] = name, scope, perf_counter()
             server_call.on_cancel(partial(self._forget_held_back, server_call))
         if self._held_back and self._releasing is None:
             self._releasing = asyncio.get_running_loop().call_later(SPACING_S, self._release)
 
     def _forget_held_back(self, server_call: WholeCall) -> None:
         """Count a call that ended before its rejection."""
-        name, _ = self._held_back.pop(server_call)
+        name, _, _ = self._held_back.pop(server_call)
         _RunningCall(self, name, server_call).end(grpc.StatusCode.CANCELLED, "")
 
     def _release(self) -> None:
-        """Reject calls that were held back, oldest first: by the quota, or many after a flood."""
+        """Reject calls that were held back, oldest first: by the quota, by their time, or after a flood."""
         wait_ms = self._batcher.wait_ms(_default_group(self._live.snapshot))
         is_over = wait_ms <= _OVER_SHARE * self._settings.max_queue_ms
         num_now = _MAX_RELEASED if is_over else self._quota.take(len(self._held_back))
+        due_s = perf_counter() - _MAX_HOLD_S
+        num_now = max(
+            num_now, sum(1 for _ in takewhile(lambda held: held[2] <= due_s, self._held_back.values()))
+        )
+        due: defaultdict[tuple[str, Scope], list[WholeCall]] = defaultdict(list)
         for server_call in list(islice(self._held_back, num_now)):
-            name, scope = self._held_back.pop(server_call)
-            self._reject_now(name, scope, [server_call])
+            name, scope, _ = self._held_back.pop(server_call)
+            due[name, scope].append(server_call)
+        for (name, scope), server_calls in due.items():
+            self._reject_now(name, scope, server_calls)
         self._releasing = None
         if self._held_back:
             self._releasing = asyncio.get_running_loop().call_later(SPACING_S, self._release)

@@ -387,7 +387,8 @@ class Batcher(Generic[RequestT, ResultT]):
         """Run a lone request, without a queue, a future or a turn of the event loop."""
         started_ns = self._clock_ns()
         (result,) = self._outcomes([request])
-        self._end(group, 1, started_ns)
+        self._add_to_estimate(group, 1, started_ns)
+        self._go_on()
         if isinstance(result, BaseException):
             raise result
         return result
@@ -417,7 +418,7 @@ class Batcher(Generic[RequestT, ResultT]):
         started_ns: int,
         outcomes: Sequence[ResultT | BaseException],
     ) -> None:
-        self._end(batch[0].group, len(batch), started_ns)
+        self._add_to_estimate(batch[0].group, len(batch), started_ns)
         for entry, result in zip(batch, outcomes, strict=True):
             if entry.done():
                 continue
@@ -428,12 +429,17 @@ class Batcher(Generic[RequestT, ResultT]):
                 entry.set_exception(result)
             else:
                 entry.set_result(result)
+        # Behind the results: a transport that scheduled their sending sends them before the next batch.
+        self._go_on()
 
-    def _end(self, group: BatchGroup, num_requests: int, started_ns: int) -> None:
-        """End a batch: start the next one, or find out whether other requests arrive."""
+    def _add_to_estimate(self, group: BatchGroup, num_requests: int, started_ns: int) -> None:
+        """End a batch."""
         self._estimate.add_batch(group.cost_class, num_requests, (self._clock_ns() - started_ns) / 1e6)
         self._running = None
         self._is_quiet = False
+
+    def _go_on(self) -> None:
+        """Start the next batch, or find out whether other requests arrive."""
         loop = asyncio.get_running_loop()
         if not self._waits_for_quiet:
             self._is_busy = False

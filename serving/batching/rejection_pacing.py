@@ -17,16 +17,6 @@ SPACING_S: Final = 0.01
 """Between two rejections: about fifty times the cost of one, so rejections take a fiftieth of the
 time."""
 
-QUEUE_OPTIONS: Final = (
-    ("grpc.server.max_pending_requests", 256),
-    ("grpc.server.max_pending_requests_hard_limit", 512),
-    ("grpc.server_max_unrequested_time_in_server", 1),
-)
-"""How many calls of one method gRPC's core may hold before they are accepted: above the first
-number it ends some, above the second all, and also those that waited a second. Enough for a burst
-that an idle server reads at once. Each method has its own queue: those of the health service and of
-Info stay empty."""
-
 
 class RejectionQuota:
     """How many calls may be rejected now, where each rejection is cheap but there may be far too many.

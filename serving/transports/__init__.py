@@ -1,1 +1,1 @@
-"""The gRPC transports behind one interface: `grpcio`, and `native` (HTTP/2 in Rust)."""
+"""The gRPC transports behind one interface: `native` (HTTP/2 by nghttp2), and `grpcio`."""

@@ -1,7 +1,7 @@
 """The transport of gRPC's own library: every feature, and a task of the event loop for each call."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -9,20 +9,25 @@ import grpc
 from re4.common.errors import ServerError
 from re4.serving.auth.certificates import CertificateReloader
 from re4.serving.auth.tokens import Metadata
-from re4.serving.batching.rejection_pacing import QUEUE_OPTIONS
 from re4.serving.host.addresses import Address
 from re4.serving.settings import Limits
 from re4.serving.transports.first_message import FirstMessages
-from re4.serving.transports.transport import Method, StatusError
+from re4.serving.transports.transport import MIN_PING_INTERVAL_S, Method, StatusError
 
 _REPLIES_S: Final = 0.5
 """From the last handler's return to the end of the stop, where an open stream delays it."""
 
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-_MIN_PING_INTERVAL_MS: Final = 10_000
+_QUEUE_OPTIONS: Final = (
+    ("grpc.server.max_pending_requests", 256),
+    ("grpc.server.max_pending_requests_hard_limit", 512),
+    ("grpc.server_max_unrequested_time_in_server", 1),
+)
+"""How many calls of one method gRPC's core may hold before they are accepted: above the first
+number it ends some, above the second all, and also those that waited a second. Enough for a burst
+that an idle server reads at once. Each method has its own queue: those of the health service and of
+Info stay empty."""
 
-OwnHandlers: TypeAlias = Callable[[FirstMessages], Mapping[str, Any]]
-"""Returns the handlers of a service that needs gRPC's own interface: streams in both directions."""
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class GrpcioTransport:
@@ -34,7 +39,6 @@ class GrpcioTransport:
         limits: Limits,
         *,
         certificates: CertificateReloader | None = None,
-        own_handlers: Mapping[str, OwnHandlers] | None = None,
     ) -> None:
         """Assemble the server.
 
@@ -42,7 +46,6 @@ class GrpcioTransport:
             methods: What it answers.
             limits: Of messages and connections.
             certificates: For TLS; None for none.
-            own_handlers: Further handlers, by the name of their service.
         """
         self.first_messages = FirstMessages(limits.message_timeout_s)
         self._certificates = certificates
@@ -55,17 +58,15 @@ class GrpcioTransport:
                 ("grpc.max_concurrent_streams", limits.max_concurrent_calls),
                 ("grpc.so_reuseport", 1),
                 # Clients of several servers ping them; by default gRPC ends connections with such clients.
-                ("grpc.http2.min_ping_interval_without_data_ms", _MIN_PING_INTERVAL_MS),
-                *QUEUE_OPTIONS,
+                ("grpc.http2.min_ping_interval_without_data_ms", 1000 * MIN_PING_INTERVAL_S),
+                *_QUEUE_OPTIONS,
             ]
         )
         for service, handlers in self._handlers(methods).items():
             self._server.add_registered_method_handlers(service, handlers)
-        for service, handlers_of in (own_handlers or {}).items():
-            self._server.add_registered_method_handlers(service, dict(handlers_of(self.first_messages)))
 
-    async def start(self, address: Address | str) -> int:
-        """Listen, and return the port. A text is a target of gRPC, such as `unix:PATH`."""
+    async def start(self, address: Address) -> int:
+        """Listen, and return the port."""
         try:
             if self._certificates is None:
                 port = self._server.add_insecure_port(str(address))
@@ -142,9 +143,17 @@ class _Call:
         try:
             return await self._first_messages.read(self._context)
         except grpc.aio.AbortError as error:
-            self.aborted = error
-            late = self._first_messages.late_details
-            raise StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, late) from None
+            raise self._late(error) from None
+
+    async def next(self) -> bytes | None:
+        try:
+            return await self._first_messages.next(self._context)
+        except grpc.aio.AbortError as error:
+            raise self._late(error) from None
+
+    def _late(self, error: grpc.aio.AbortError) -> StatusError:
+        self.aborted = error
+        return StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, self._first_messages.late_details)
 
     async def write(self, message: bytes) -> None:
         await self._context.write(message)

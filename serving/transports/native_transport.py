@@ -1,289 +1,265 @@
-"""The transport of `pygrpc-native`: HTTP/2 and gRPC in Rust threads, calls handed over in batches.
+"""The native transport: HTTP/2 by nghttp2, TLS by OpenSSL, gRPC by `grpc_framing`, all in the event loop.
 
-A helper thread waits for the first call. The event loop then takes all further calls itself, until
-there is none. So a busy server has no change of threads, and an idle one no polling.
-
-Other methods, such as reflection with its stream in both directions, are answered by a grpcio
-transport behind a Unix socket.
+Calls are handed over in batches: those of all connections that the event loop has read in one turn. Their
+replies leave in batches too, one write for each connection.
 """
 
 import asyncio
+import errno
 import logging
-import os
-import threading
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack
+import socket
+import ssl
+from collections.abc import Awaitable, Sequence
 from contextvars import copy_context
-from pathlib import Path
-from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 import grpc
-from pygrpc_native import EVENT_CANCEL, STREAM_CLOSED, STREAM_FULL, NativeGrpcFront
 
 from re4.common.errors import ServerError
-from re4.serving.auth.tokens import Metadata
+from re4.serving.auth.certificates import CertificateReloader
 from re4.serving.host.addresses import Address
-from re4.serving.host.temporary_folders import temporary_folder
 from re4.serving.settings import Limits
-from re4.serving.transports.grpcio_transport import GrpcioTransport
-from re4.serving.transports.transport import MESSAGE_TOO_LARGE, Method, ResponseMetadata, StatusError
+from re4.serving.transports.message_deadlines import MessageDeadlines
+from re4.serving.transports.native_call import NativeCall
+from re4.serving.transports.native_connection import NativeConnection
+from re4.serving.transports.tls import TlsContexts
+from re4.serving.transports.transport import Method, StatusError
 
-_MAX_EVENTS: Final = 1024
-"""Most calls that are taken at once."""
-_IO_THREADS: Final = 1
-"""One thread carries some 40,000 calls a second, more than a worker answers."""
-_FULL_STREAM_S: Final = 0.05
-"""Time between two tries to send to a stream whose caller reads slowly."""
-_REPLIES_S: Final = 0.05
-"""From the last answer to the end of the connections: time for the last replies to be sent."""
-_STOP_POLL_S: Final = 0.005
-_RESERVED: Final = "grpc-"
-"""Prefix of metadata that pygrpc-native refuses to send, such as the advice on retries."""
+_BACKLOG: Final = 1024
+_ACCEPTS_AT_ONCE: Final = 100
+_NO_DESCRIPTOR_S: Final = 1.0
+"""Pause of accepting where the process has no descriptor left."""
+_NOTICE_S: Final = 1.0
+"""Time in which a client must answer the ping behind the notice of a stop."""
+_REPLIES_S: Final = 0.5
+"""From the last answer to the end of the stop, where a caller does not read or keeps a stream open."""
+_KEEP_ALIVE: Final = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 600),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 60),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+)
+"""TCP finds out that a peer is gone: by probes, 13 minutes after the last sign of it, …"""
+_USER_TIMEOUT_MS: Final = 20_000
+"""… or where it acknowledges nothing that was sent for so long, as in gRPC's own library (gRFC A18)."""
 
 _log = logging.getLogger(__name__)
 
 
 class NativeTransport:
-    """A `NativeGrpcFront`, driven by the event loop."""
+    """A server of gRPC in the event loop."""
 
     def __init__(
         self,
         methods: Sequence[Method],
         limits: Limits,
         *,
-        fallback: GrpcioTransport | None = None,
-        folder: Path | None = None,
+        certificates: CertificateReloader | None = None,
     ) -> None:
         """Assemble the server.
 
         Args:
             methods: What it answers.
             limits: Of messages and connections.
-            fallback: Answers the calls of all other methods; None for none.
-            folder: For the socket of `fallback`; None for the system's folder of temporary files.
+            certificates: For TLS; None for none.
         """
-        self._methods = list(methods)
-        self._limits = limits
-        self._fallback = fallback
-        self._folder = folder
-        self._calls: dict[int, _Call] = {}
-        self._open = ExitStack()
-        self._is_stopping = False
-        self._may_wait = threading.Semaphore(0)
+        self.methods = {method.path.encode(): method for method in methods}
+        self.limits = limits
+        self._tls = None if certificates is None else TlsContexts(certificates)
+        self.first_messages: MessageDeadlines[NativeCall] = MessageDeadlines(
+            limits.message_timeout_s, NativeCall.end_late
+        )
+        self.prefaces: MessageDeadlines[NativeConnection] = MessageDeadlines(
+            limits.message_timeout_s, NativeConnection.abort
+        )
+        """Connections whose settings have not come yet."""
+        self._listener: socket.socket | None = None
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._connections: set[NativeConnection] = set()
+        self._no_connection = asyncio.Event()
+        self._no_connection.set()
+        self._arrived: list[NativeCall] = []
+        self._to_flush: dict[NativeConnection, None] = {}
 
     async def start(self, address: Address) -> int:
         """Listen, and return the port."""
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         try:
-            self._front = NativeGrpcFront(
-                str(address),
-                [(method.path, method.answer is None) for method in self._methods],
-                io_threads=_IO_THREADS,
-                call_details=True,
-                delay_stream_headers=True,
-                keepalive_permit_without_calls=False,
-                max_concurrent_streams=self._limits.max_concurrent_calls,
+            listener = socket.create_server(
+                (address.host, address.port),
+                family=family,
+                backlog=_BACKLOG,
                 reuse_port=True,
+                dualstack_ipv6=family is socket.AF_INET6 and address.host == "::",
             )
         except OSError as error:
-            raise ServerError(f"cannot listen on {address}: {error}") from None
-        if self._fallback is not None:
-            # The next worker's start removes the folder of a killed one. The path of a socket has at most
-            # 107 bytes, so the folder is named by its descriptor.
-            folder = self._open.enter_context(temporary_folder("+fallback-", self._folder))
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            self._open.callback(os.close, descriptor)
-            path = f"/proc/self/fd/{descriptor}/socket"
-            await self._fallback.start(f"unix:{path}")
-            self._front.set_fallback(path)
-        self._front.start()
-        self._thread = threading.Thread(target=self._wait_for_calls, name="native-calls", daemon=True)
-        self._thread.start()
-        return self._front.bound_port
+            raise ServerError(f"cannot listen on {address}: {error.strerror}") from None
+        listener.setblocking(False)
+        self._listener = listener
+        self.loop.add_reader(listener, self._accept)
+        port: int = listener.getsockname()[1]
+        return port
 
     async def stop(self, grace_s: float, idle: Awaitable[None]) -> None:
-        """Reject further calls, wait for those in flight, and close.
-
-        Connections cannot be told to send no further call.
-        """
-        ends_s = monotonic() + grace_s
+        """Tell clients by GOAWAY to send no further call, wait for the calls in flight, and close."""
+        ends_s = self.loop.time() + grace_s
         idling = asyncio.ensure_future(idle)
-        self._is_stopping = True
-        while self._calls and monotonic() < ends_s:
-            await asyncio.sleep(_STOP_POLL_S)
+        if self._listener is not None:
+            self._accept()  # those that wait would be reset
+            if self._listener is not None:
+                self.loop.remove_reader(self._listener)
+                self._listener.close()
+                self._listener = None
+        for connecting in list(self._connecting):
+            await asyncio.wait({connecting}, timeout=_NOTICE_S)
+        for connection in list(self._connections):
+            connection.begin_drain()
+        await self._wait_for_connections(min(_NOTICE_S, grace_s))
+        for connection in list(self._connections):
+            connection.end_drain()
+        closing = asyncio.create_task(self._no_connection.wait())
+        await asyncio.wait(
+            {idling, closing},
+            timeout=max(0.0, ends_s - self.loop.time()),
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        stopped = StatusError(grpc.StatusCode.UNAVAILABLE, "the server has stopped")
+        if idling.done():
+            await self._wait_for_connections(_REPLIES_S)
+        for connection in list(self._connections):
+            connection.cancel_calls(stopped)
+        await self._wait_for_connections(_REPLIES_S)
+        for connection in list(self._connections):
+            connection.abort()
+        await self._wait_for_connections(_REPLIES_S)
+        closing.cancel()
         idling.cancel()
-        await asyncio.sleep(_REPLIES_S)
-        for call in list(self._calls.values()):
-            call.cancel()
-        self._may_wait.release()
-        await asyncio.to_thread(self._close)
-        if self._fallback is not None:
-            await self._fallback.stop(0.0, asyncio.sleep(0))
-            self._open.close()
+        self.first_messages.close()
+        self.prefaces.close()
 
-    def _close(self) -> None:
-        self._front.close()
-        self._thread.join()
+    def opened(self, connection: NativeConnection) -> None:
+        """Count a connection."""
+        self._connections.add(connection)
+        self._no_connection.clear()
+        self.prefaces.add(connection)
 
-    def _wait_for_calls(self) -> None:
-        """Wait for calls, in the helper thread, whenever the event loop has none to take."""
-        while (events := self._front.recv_batch_details(_MAX_EVENTS)) is not None:
-            try:
-                self._loop.call_soon_threadsafe(self._take, events)
-            except RuntimeError:  # the event loop was closed without a stop
-                return
-            self._may_wait.acquire()
+    def lost(self, connection: NativeConnection) -> None:
+        """Count a connection no longer."""
+        self._connections.discard(connection)
+        self.prefaces.discard(connection)
+        self._to_flush.pop(connection, None)
+        if not self._connections:
+            self._no_connection.set()
 
-    def _take_waiting(self) -> None:
-        """Take the calls that arrived meanwhile; without any, let the helper thread wait for them."""
-        events = self._front.recv_batch_details(_MAX_EVENTS, 0)
-        if events:
-            self._take(events)
-        else:
-            self._may_wait.release()
+    def arrived(self, call: NativeCall) -> None:
+        """Hand a call over in the event loop's next turn, with those that arrive in this one."""
+        if not self._arrived:
+            self.loop.call_soon(self._hand_over)
+        self._arrived.append(call)
 
-    def _take(self, events: Sequence[Any]) -> None:
-        # Scheduled first: so the calls that wait by then are taken before the next batch starts.
-        self._loop.call_soon(self._take_waiting)
-        by_method: dict[int, list[_Call]] = {}
-        for kind, call_id, method_id, message, _, details in events:
-            if kind == EVENT_CANCEL:
-                ended = self._calls.get(call_id)
-                if ended is not None:
-                    ended.cancel()
-                continue
-            call = _Call(self, call_id, message, *details)
-            self._calls[call_id] = call
-            by_method.setdefault(method_id, []).append(call)
-        for method_id, calls in by_method.items():
-            # A context of its own: what a call sets must not reach the calls after it.
-            copy_context().run(self._answer, self._methods[method_id], calls)
+    def flush_soon(self, connection: NativeConnection) -> None:
+        """Send the replies of a connection in the event loop's next turn, or after the present batch."""
+        if not self._to_flush:
+            self.loop.call_soon(self._flush)
+        self._to_flush[connection] = None
 
-    def _answer(self, method: Method, calls: "Sequence[_Call]") -> None:
-        limit = self._limits.max_message_bytes
-        accepted = []
+    def _flush(self) -> None:
+        connections, self._to_flush = self._to_flush, {}
+        for connection in connections:
+            connection.flush()
+
+    def _hand_over(self) -> None:
+        calls, self._arrived = self._arrived, []
+        whole: dict[str, list[NativeCall]] = {}
         for call in calls:
             if call.is_ended:
                 continue
-            size = len(call.message)
-            if size > limit:
-                details = MESSAGE_TOO_LARGE.format(size, limit)
-                call.fail(StatusError(grpc.StatusCode.RESOURCE_EXHAUSTED, details))
-            elif self._is_stopping:
-                call.fail(StatusError(grpc.StatusCode.UNAVAILABLE, "the server is stopping"))
+            if call.method.answer_many is not None and call.is_ready:
+                whole.setdefault(call.method.path, []).append(call)
             else:
-                accepted.append(call)
-        if method.answer_many is not None:
-            method.answer_many(accepted)
-            return
-        for call in accepted:
-            answering = self._answer_one if method.answer is not None else self._answer_stream
-            call.task = self._loop.create_task(answering(method, call))
+                # A context of its own: what a call sets must not reach the calls after it.
+                answering = self._answer_one if call.method.answer is not None else self._answer_stream
+                call.task = self.loop.create_task(answering(call))
+        for together in whole.values():
+            answer_many = together[0].method.answer_many
+            assert answer_many is not None
+            copy_context().run(answer_many, together)
+        self._flush()  # what is answered by now need not wait for a turn
+        for call in calls:
+            call.watch_deadline()
 
-    async def _answer_one(self, method: Method, call: "_Call") -> None:
-        assert method.answer is not None
+    async def _answer_one(self, call: NativeCall) -> None:
+        assert call.method.answer is not None
         try:
-            call.respond(await method.answer(call))
+            call.respond(await call.method.answer(call))
         except StatusError as error:
             call.fail(error)
         except Exception:
-            _log.exception("%s failed", method.path)
-            call.fail(StatusError(grpc.StatusCode.UNKNOWN, "the server's log says why"))
+            _fail_unexpectedly(call)
+        # Not later: a batch may be next, and block the event loop.
+        self._flush()
 
-    async def _answer_stream(self, method: Method, call: "_Call") -> None:
-        assert method.answer_stream is not None
+    async def _answer_stream(self, call: NativeCall) -> None:
+        assert call.method.answer_stream is not None
         try:
-            await method.answer_stream(call)
-            self._front.stream_end(call.call_id)
-            call.end()
+            await call.method.answer_stream(call)
+            call.end_stream()
         except StatusError as error:
             call.fail(error)
         except Exception:
-            _log.exception("%s failed", method.path)
-            call.fail(StatusError(grpc.StatusCode.UNKNOWN, "the server's log says why"))
+            _fail_unexpectedly(call)
+
+    def _accept(self) -> None:
+        """Accept the connections that wait."""
+        for _ in range(_ACCEPTS_AT_ONCE):
+            if self._listener is None:
+                return
+            try:
+                accepted, _peer = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    raise
+                _log.error("no connection is accepted for %g s: %s", _NO_DESCRIPTOR_S, error.strerror)
+                self.loop.remove_reader(self._listener)
+                self.loop.call_later(_NO_DESCRIPTOR_S, self._accept_again)
+                return
+            connecting = self.loop.create_task(self._connect(accepted))
+            self._connecting.add(connecting)
+            connecting.add_done_callback(self._connecting.discard)
+
+    def _accept_again(self) -> None:
+        if self._listener is not None:
+            self.loop.add_reader(self._listener, self._accept)
+
+    async def _connect(self, accepted: socket.socket) -> None:
+        """Begin a connection; with TLS, after its handshake."""
+        try:
+            accepted.setblocking(False)
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for level, option, value in _KEEP_ALIVE:
+                accepted.setsockopt(level, option, value)
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS)
+            tls = None if self._tls is None else self._tls.newest()
+            await self.loop.connect_accepted_socket(
+                lambda: NativeConnection(self),
+                accepted,
+                ssl=tls,
+                ssl_handshake_timeout=None if tls is None else self.limits.message_timeout_s,
+            )
+        except (OSError, ssl.SSLError) as error:  # the caller left, or its handshake failed
+            accepted.close()
+            _log.debug("a connection failed: %s", error)
+
+    async def _wait_for_connections(self, timeout_s: float) -> None:
+        """Wait until there is no connection, at most for a time."""
+        waiting = asyncio.ensure_future(self._no_connection.wait())
+        await asyncio.wait({waiting}, timeout=timeout_s)
+        waiting.cancel()
 
 
-class _Call:
-    __slots__ = (
-        "_deadline_s", "_metadata", "_on_cancel", "_on_end", "_transport",
-        "call_id", "is_ended", "message", "peer", "task",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        transport: NativeTransport,
-        call_id: int,
-        message: bytes,
-        metadata: Metadata,
-        peer: str,
-        time_left_s: float | None,
-    ) -> None:
-        self._transport = transport
-        self._metadata = metadata
-        self._deadline_s = None if time_left_s is None else monotonic() + time_left_s
-        self._on_cancel: Callable[[], object] | None = None
-        self._on_end: Callable[[], None] | None = None
-        self.call_id = call_id
-        self.is_ended = False
-        self.message = message
-        self.peer = peer
-        self.task: asyncio.Task[None] | None = None
-
-    def metadata(self) -> Metadata:
-        return self._metadata
-
-    def time_left(self) -> float | None:
-        return None if self._deadline_s is None else self._deadline_s - monotonic()
-
-    async def read(self) -> bytes:
-        return self.message
-
-    async def write(self, message: bytes) -> None:
-        front = self._transport._front
-        while (sent := front.stream_try_send(self.call_id, message)) == STREAM_FULL:
-            await asyncio.sleep(_FULL_STREAM_S)
-        if sent == STREAM_CLOSED:
-            raise asyncio.CancelledError
-
-    def on_end(self, callback: Callable[[], None]) -> None:
-        self._on_end = callback
-
-    def on_cancel(self, callback: Callable[[], object]) -> None:
-        self._on_cancel = callback
-
-    def discard_message(self) -> None:
-        self.message = b""
-
-    def respond(self, reply: bytes) -> None:
-        self._transport._front.respond(self.call_id, reply)
-        self.end()
-
-    def fail(self, error: StatusError) -> None:
-        code: int = error.code.value[0]
-        self._transport._front.fail(self.call_id, code, error.details, _sendable(error.metadata))
-        self.end()
-
-    def cancel(self) -> None:
-        """End a call whose caller left, or whose deadline passed."""
-        if self.is_ended:
-            return
-        on_cancel = self._on_cancel
-        self.end()
-        if self.task is not None:
-            self.task.cancel()
-        if on_cancel is not None:
-            on_cancel()
-
-    def end(self) -> None:
-        self.is_ended = True
-        # It refers to this call, and the cycle would keep the version until the garbage collector runs.
-        self._on_cancel = None
-        self._transport._calls.pop(self.call_id, None)
-        if self._on_end is not None:
-            self._on_end()
-            self._on_end = None
-
-
-def _sendable(metadata: ResponseMetadata) -> list[tuple[str, str]]:
-    return [(key, value) for key, value in metadata if not key.startswith(_RESERVED)]
+def _fail_unexpectedly(call: NativeCall) -> None:
+    _log.exception("%s failed", call.method.path)
+    call.fail(StatusError(grpc.StatusCode.UNKNOWN, "the server's log says why"))

@@ -16,6 +16,9 @@ from re4.serving.host.addresses import Address
 
 ResponseMetadata: TypeAlias = tuple[tuple[str, str], ...]
 
+MIN_PING_INTERVAL_S: Final = 10
+"""Shortest interval of a client's pings that no data separates; clients of several servers ping them."""
+
 MESSAGE_TOO_LARGE: Final = "Received message larger than max ({} vs. {})"
 """Details of RESOURCE_EXHAUSTED for a message over the limit, as gRPC's core writes them."""
 
@@ -52,6 +55,14 @@ class ServerCall(Protocol):
 
         Raises:
             RequestError: the caller ended the call without a message.
+            StatusError: no complete message came within the time limit.
+        """
+        ...
+
+    async def next(self) -> bytes | None:
+        """Return the next message of a stream; None where the caller sends no more.
+
+        Raises:
             StatusError: no complete message came within the time limit.
         """
         ...
@@ -96,16 +107,21 @@ AnswerMany: TypeAlias = Callable[[Sequence[WholeCall]], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Method:
-    """A unary method, or one with a stream of replies."""
+    """A unary method, or one with streams."""
 
     path: str
     """Such as `/re4.v1.Retrieval/Retrieve`."""
     answer: Answer | None = None
-    """Returns the reply. None for a method with a stream of replies."""
+    """Returns the reply. None for a method with a stream of replies, and maybe one of messages."""
     answer_stream: Callable[[ServerCall], Awaitable[None]] | None = None
-    """Sends the replies by `ServerCall.write`."""
+    """Reads the messages by `ServerCall.read` or `next`, and sends the replies by `ServerCall.write`."""
     answer_many: AnswerMany | None = None
     """Does the same as `answer` for some calls at once: each ends by `respond` or `fail`, maybe later."""
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether a call has a stream of replies."""
+        return self.answer is None
 
 
 class Transport(Protocol):

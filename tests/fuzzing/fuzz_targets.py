@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from fuzz_inputs import Input, Parse, answer_all, changed_files
 from small_bundles import SmallVersion, load
+from transport_targets import grpc_framing, http2_bytes
 from update_targets import (
     cold_start,
     history_calls,
@@ -340,5 +341,6 @@ TARGETS: dict[str, Callable[[Path], Parse]] = {
         *(requests, search_options, manifest, hidden, current, tokens, settings_file, settings_environment),
         *(messages, string_ids, int_ids, attributes, archives, event_logs),
         *(item_calls, history_calls, live_items, live_records, ingest_lines, tombstones, cold_start),
+        *(grpc_framing, http2_bytes),
     )
 }

@@ -89,8 +89,7 @@ def test_sigterm_under_load(
     assert num_wrong == 0
     # In the short size the other tests may keep a caller from hearing of NOT_SERVING in time.
     assert not (heeds_health and is_long and num_lost)
-    # A worker of the native transport sometimes ends only when the supervisor kills it, after the grace.
-    assert longest_s < GRACE_S + (6 if transport == "native" else 0)
+    assert longest_s < GRACE_S
 
 
 def test_a_worker_killed_under_load(tmp_path: Path, name: str, is_long: bool, findings: Findings) -> None:

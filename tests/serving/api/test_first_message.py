@@ -16,8 +16,7 @@ from re4.serving.auth.tokens import token_hash
 from re4.serving.settings import Access, Limits
 from re4.serving.versions.snapshot import Snapshot
 
-# `native` hands over complete messages only, and has no time limit for them.
-pytestmark = pytest.mark.transports("grpcio")
+pytestmark = pytest.mark.transports("native", "grpcio")
 
 SHORT = Limits(message_timeout_s=0.2)
 UNARY_METHODS = [f"/re4.v1.Retrieval/{name}" for name in ("Retrieve", "BatchRetrieve", "Encode", "Info")]

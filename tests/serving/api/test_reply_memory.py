@@ -17,8 +17,7 @@ from re4.serving.api.server import RetrievalServer
 from re4.serving.settings import Limits
 from re4.serving.versions.snapshot import Snapshot
 
-# `native` does not report when a reply was read.
-pytestmark = pytest.mark.transports("grpcio")
+pytestmark = pytest.mark.transports("native", "grpcio")
 
 NO_WINDOW = struct.pack(">HI", 4, 0)
 """SETTINGS_INITIAL_WINDOW_SIZE 0: the server may send no data."""
@@ -31,6 +30,11 @@ def batch(num_users: int) -> bytes:
         history=pb.ItemIds(strings=["item-1-é", "item-2-é"]), num_candidates=60, return_interests=True
     )
     return pb.BatchRetrieveRequest(users=[one] * num_users).SerializeToString()
+
+
+async def opened(port: int) -> Http2Connection:
+    """A connection that reads no reply; opened beside the event loop, which may be the server's."""
+    return await asyncio.to_thread(Http2Connection, port, NO_WINDOW)
 
 
 def rejected(server: RetrievalServer) -> float:
@@ -53,7 +57,7 @@ def test_replies_that_nobody_reads_take_bounded_memory(snapshot: Snapshot) -> No
 
     async def test(server: RetrievalServer, channel: grpc.aio.Channel, port: int) -> None:
         memory = server._service._reply_memory
-        with Http2Connection(port, NO_WINDOW) as first, Http2Connection(port, NO_WINDOW) as second:
+        with await opened(port) as first, await opened(port) as second:
             for number, connection in enumerate((first, second), start=1):
                 for _ in range(30):
                     connection.send(connection.begin("BatchRetrieve"), batch(3))
@@ -75,7 +79,7 @@ def test_a_batch_is_ended_when_its_reply_grows_too_large(snapshot: Snapshot) -> 
     async def test(server: RetrievalServer, channel: grpc.aio.Channel, port: int) -> None:
         batch_retrieve = channel.unary_unary("/re4.v1.Retrieval/BatchRetrieve")
         assert len(await batch_retrieve(batch(100))) > MAX_BYTES
-        with Http2Connection(port, NO_WINDOW) as connection:
+        with await opened(port) as connection:
             connection.send(connection.begin("BatchRetrieve"), batch(1))
             await until_ended(server, 2)
             connection.send(connection.begin("BatchRetrieve"), batch(100))

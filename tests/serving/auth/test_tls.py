@@ -27,6 +27,8 @@ from re4.serving.auth.certificates import CertificateFiles, read_certificates
 from re4.serving.cli import serve
 from re4.serving.settings import Access
 
+pytestmark = pytest.mark.transports("native", "grpcio")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -50,7 +52,7 @@ def pair(authority: Authority) -> Pair:
 
 
 @pytest.fixture(scope="module")
-def tls_server(bundles: Path, authority: Authority, pair: Pair) -> Iterator[RunningServer]:
+def tls_server(bundles: Path, authority: Authority, pair: Pair, transport: str) -> Iterator[RunningServer]:
     """Two workers with mutual TLS, and a port for health alone."""
     options = (
         *("--tls-certificate", str(pair.certificate), "--tls-key", str(pair.key)),

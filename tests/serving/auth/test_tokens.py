@@ -92,9 +92,14 @@ def test_a_caller_with_a_known_token_is_served(guarded: RunningServer, token: st
     ids=range(14),
 )
 def test_no_token_and_wrong_tokens_are_refused(
-    guarded: RunningServer, method: str, metadata: tuple[tuple[str, str], ...]
+    guarded: RunningServer, method: str, metadata: tuple[tuple[str, str], ...], transport: str
 ) -> None:
-    assert raw(guarded, *metadata, method=method) is grpc.StatusCode.UNAUTHENTICATED
+    code = raw(guarded, *metadata, method=method)
+    if transport == "native" and any(value != value.strip() for _, value in metadata):
+        # No field of HTTP/2 ends with a space: RFC 9113, section 8.2.1.
+        assert code is grpc.StatusCode.INTERNAL
+    else:
+        assert code is grpc.StatusCode.UNAUTHENTICATED
 
 
 def test_the_scheme_is_written_as_one_likes(guarded: RunningServer) -> None:
@@ -127,9 +132,8 @@ def test_a_rate_is_one_for_all_workers_and_says_when_to_come_back(
     assert statuses.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == 9
     with grpc.insecure_channel(guarded.address) as channel, pytest.raises(grpc.RpcError) as error:
         channel.unary_unary("/re4.v1.Retrieval/Info")(b"", timeout=DEADLINE_S, metadata=metadata)
-    if transport == "grpcio":
-        advice = dict(error.value.trailing_metadata())["grpc-retry-pushback-ms"]
-        assert 0 < int(advice) <= 1_000_000
+    advice = dict(error.value.trailing_metadata())["grpc-retry-pushback-ms"]
+    assert 0 < int(advice) <= 1_000_000
     assert "caller mail asks for more than its 0.001 users per second" in error.value.details()
     with client(guarded, GOOD) as other:
         other.info()

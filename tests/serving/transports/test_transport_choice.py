@@ -8,6 +8,7 @@ from running_server import RunningServer
 from re4.common import extras
 from re4.common.errors import UsageError
 from re4.serving.settings import Access, ServerSettings, TransportName
+from re4.serving.transports import choice
 from re4.serving.transports.choice import choose_transport
 
 TLS = Access(tls_certificate=Path("server.crt"), tls_key=Path("server.key"))
@@ -17,8 +18,8 @@ NATIVE, GRPCIO = TransportName.NATIVE, TransportName.GRPCIO
 @pytest.mark.parametrize(
     ("settings", "name", "reason"),
     [
-        (ServerSettings(), GRPCIO, "native bounds neither messages"),
-        (ServerSettings(access=TLS), GRPCIO, "native bounds neither messages"),
+        (ServerSettings(), NATIVE, "it supports all settings"),
+        (ServerSettings(access=TLS), NATIVE, "it supports all settings"),
         (ServerSettings(transport=GRPCIO), GRPCIO, "by the settings"),
         (ServerSettings(transport=NATIVE, address="0.0.0.0:8700"), NATIVE, "by the settings"),
     ],
@@ -30,12 +31,15 @@ def test_the_choice_and_its_reason(settings: ServerSettings, name: TransportName
 
 
 def test_the_log_names_the_transport_and_the_reason(server: RunningServer) -> None:
-    assert "transport grpcio: native bounds neither messages" in server.log
+    assert "transport native: it supports all settings" in server.log
 
 
-def test_native_with_tls_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"--transport native .*: native has no TLS; use grpcio or auto"):
-        choose_transport(ServerSettings(transport=NATIVE, access=TLS))
+def test_without_the_package_auto_takes_grpcio(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "find_spec", lambda _: None)
+    assert choose_transport(ServerSettings()) == (
+        GRPCIO,
+        "the package ngh2 of the faster native is not installed",
+    )
 
 
 def test_without_the_package_native_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,7 @@ def test_rejections_beyond_the_quota_come_after_the_flood(
     held = Held(snapshot.pipeline)
     monkeypatch.setattr(RejectionQuota, "burst", 3.0)
     monkeypatch.setattr(RejectionQuota, "per_s", 0.0)
+    monkeypatch.setattr("re4.serving.api.service._MAX_HOLD_S", DEADLINE_S)
 
     async def test(server: RetrievalServer, channel: grpc.aio.Channel) -> None:
         held.may_leave.set()
@@ -96,6 +97,31 @@ def test_rejections_beyond_the_quota_come_after_the_flood(
         assert {error.code() for error in errors} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
         assert (await running).items.strings
         assert not server._service._held_back
+
+    drive(serving(replace(snapshot, pipeline=held)), test, max_queue_ms=0)
+
+
+def test_no_rejection_is_held_back_for_long(
+    snapshot: Snapshot, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All are rejected while the batch still runs."""
+    if transport != "native":
+        return
+    held = Held(snapshot.pipeline)
+    monkeypatch.setattr(RejectionQuota, "burst", 3.0)
+    monkeypatch.setattr(RejectionQuota, "per_s", 0.0)
+
+    async def test(server: RetrievalServer, channel: grpc.aio.Channel) -> None:
+        held.may_leave.set()
+        await call(channel)
+        held.entered.clear()
+        held.may_leave.clear()
+        running = call(channel)
+        await asyncio.to_thread(held.entered.wait, DEADLINE_S)
+        flood = [call(channel) for _ in range(40)]
+        await until_counted(server, "Retrieve", "RESOURCE_EXHAUSTED", 30)
+        held.may_leave.set()
+        await asyncio.gather(running, *flood, return_exceptions=True)
 
     drive(serving(replace(snapshot, pipeline=held)), test, max_queue_ms=0)
 

@@ -1,0 +1,61 @@
+"""The subcommand `re4 bench transports`."""
+
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import Any
+
+from re4.benchmarks.common.options import BUNDLES, DATA, PANEL, AsJson, finish
+from re4.common import console
+from re4.settings.fields import check, construct, setting
+from re4.settings.options import with_options
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransportOptions:
+    """What to measure, and on what."""
+
+    bundles: Path = setting(MISSING, BUNDLES)
+    data: Path | None = setting(None, DATA)
+    num_rounds: int = setting(3, "Rounds, each with every transport in turn; figures are medians.", low=1)
+    seconds: float = setting(3.0, "Duration of each load.", low=0.1)
+    num_candidates: int = setting(100, "Candidates of a request.", low=1)
+    server_options: str = setting("", "Further options of re4 serve, in one string.", default_text="none")
+    seed: int = setting(0, "Of the histories.")
+    out: Path = setting(Path("bench-transports"), "Folder for transports.json.")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@with_options(TransportOptions, PANEL)
+def transports(as_json: AsJson = False, **given: Any) -> None:
+    """Measure null calls and Retrieves through each transport, by h2load (Debian package nghttp2-client).
+
+    Server and client get a core each.
+
+    Example: re4 bench transports --bundles demo/bundles --data demo/ml-100k
+    """
+    options = construct(TransportOptions, given)
+    from re4.benchmarks.transports.benchmark import JSON_FILE, run
+
+    report = run(options)
+    finish(report, _show, options.out / JSON_FILE, as_json=as_json)
+
+
+def _show(report: dict[str, Any]) -> None:
+    console.table(
+        f"Medians of {report['num_rounds']} rounds; load of the machine {report['load_average']:.1f}",
+        ["transport", "calls", "callers", "calls/s", "p50 ms", "p99 ms", "CPU µs a call"],
+        [
+            [
+                row["transport"],
+                row["calls"],
+                str(row["callers"]),
+                *(f"{row['figures'][name]:,.{digits}f}" for name, digits in _COLUMNS.items()),
+            ]
+            for row in report["rows"]
+        ],
+    )
+
+
+_COLUMNS = {"calls_per_s": 0, "p50_ms": 2, "p99_ms": 2, "cpu_us": 0}
