@@ -87,6 +87,13 @@ class Limits:
         "DEADLINE_EXCEEDED.",
         low=0.001,
     )
+    max_connection_age_s: float | None = setting(
+        None,
+        "Seconds, give or take a tenth, after which clients are told by GOAWAY to connect again, and find "
+        "new servers. Calls in flight are answered.",
+        default_text="no limit",
+        low=0.01,
+    )
 
     def __post_init__(self) -> None:
         """Check the limits.

@@ -7,7 +7,7 @@ from typing import Self
 
 from running_server import DEADLINE_S
 
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 8, 9
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
 ACK, END_HEADERS, END_STREAM = 1, 4, 1
 CANCEL = 8
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -80,6 +80,11 @@ class Http2Connection:
         """Wait until the server has read everything that was sent."""
         self._socket.sendall(frame(PING, 0, 0, b"are read"))
         while (PING, ACK, b"are read") not in self._frames(1):
+            pass
+
+    def wait_for(self, wanted: int) -> None:
+        """Wait for a frame of a kind."""
+        while all(kind != wanted for kind, _, _ in self._frames(1)):
             pass
 
     def wait_for_headers(self, num: int) -> None:

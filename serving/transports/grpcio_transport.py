@@ -49,8 +49,10 @@ class GrpcioTransport:
         """
         self.first_messages = FirstMessages(limits.message_timeout_s)
         self._certificates = certificates
+        age_s = limits.max_connection_age_s
         self._server = grpc.aio.server(
             options=[
+                *(() if age_s is None else [("grpc.max_connection_age_ms", round(1000 * age_s))]),
                 ("grpc.max_receive_message_length", limits.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
                 # Calls that were reset count until the event loop has accepted them, so that one

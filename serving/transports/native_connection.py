@@ -10,6 +10,7 @@ import logging
 import ssl
 from contextlib import suppress
 from ipaddress import ip_address
+from random import uniform
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
@@ -66,6 +67,8 @@ _TOO_MANY_PINGS: Final = b"too_many_pings"
 """Clients of gRPC double the interval of their pings."""
 
 _INTERNAL_ERROR, _ENHANCE_YOUR_CALM, _NO_ERROR, _CANCEL = 2, 11, 0, 8
+_NOTICE_S: Final = 1.0
+"""Time in which the client of an old connection must answer the ping behind the notice."""
 _DRAIN_PING: Final = b"draining"
 _NOT_FOUND: Final = failed_response(StatusError(grpc.StatusCode.UNIMPLEMENTED, "Method not found!"))
 _LATE: Final = failed_response(StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"))
@@ -96,6 +99,7 @@ class NativeConnection(asyncio.Protocol):
         self._is_draining = False
         self._has_notice = False
         self._stalled: asyncio.TimerHandle | None = None
+        self._aging: asyncio.TimerHandle | None = None
         self._num_control = 0
         self._num_strikes = 0
         self._last_ping_s = float("-inf")
@@ -119,6 +123,9 @@ class NativeConnection(asyncio.Protocol):
         )
         self.http2.set_local_window_size(_CONNECTION_WINDOW_BYTES)
         self.flush()
+        age_s = self.transport.limits.max_connection_age_s
+        if age_s is not None:  # not all connections of a restart at once
+            self._aging = self.loop.call_later(age_s * uniform(0.9, 1.1), self._grow_old)  # noqa: S311
 
     def data_received(self, data: bytes) -> None:
         """Take what the caller sent."""
@@ -137,9 +144,10 @@ class NativeConnection(asyncio.Protocol):
         """End all calls."""
         self._socket = None
         self.transport.lost(self)
-        if self._stalled is not None:
-            self._stalled.cancel()
-            self._stalled = None
+        for timer in (self._stalled, self._aging):
+            if timer is not None:
+                timer.cancel()
+        self._stalled = self._aging = None
         calls, self._calls = self._calls, {}
         for call in calls.values():
             call.close()
@@ -221,6 +229,10 @@ class NativeConnection(asyncio.Protocol):
             self.http2.send_shutdown_notice()
             self.http2.ping(_DRAIN_PING)
         self.flush()
+
+    def _grow_old(self) -> None:
+        self.begin_drain()
+        self._aging = self.loop.call_later(_NOTICE_S, self.end_drain)
 
     def end_drain(self) -> None:
         """Accept no further call; close after the last one."""
