@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from re4.common import list_scan
-from re4.common.list_scan import open_list_scan
+from re4.common.list_scan import FurtherItems, open_list_scan
 from re4.common.native_code import compiler, is_native_allowed
 from re4.common.shared_list_search import NO_DROP_TOO_LARGE, SharedBudget, SharedListSearch
 from re4.exporting.index.build import build_index
@@ -86,6 +86,51 @@ def test_with_all_lists_and_a_pool_of_all_items_nothing_is_missing(
     budget = SharedBudget(10**6, NO_DROP_TOO_LARGE)
     _, rows_BAP = SharedListSearch(indexes[factory]).search(interests, 7, budget, pool_size=NUM_ITEMS)
     assert (np.sort(rows_BAP[:, 0], axis=1) == np.arange(NUM_ITEMS)).all()
+
+
+@pytest.mark.parametrize("factory", ["IVF32,PQ16x4fsr", "IVF300_HNSW8,PQ16x4fsr", "IVF32,PQ16x4fs"])
+@pytest.mark.parametrize("pool_size", [5, 100, 2 * NUM_ITEMS])
+def test_hidden_rows_and_further_items(
+    factory: str, pool_size: int, indexes: dict[str, faiss.IndexIVF], interests: np.ndarray
+) -> None:
+    """Two indexes with the same centroids and codes give what one index of all items gives."""
+    rng, first_row, num_more = np.random.default_rng(3), NUM_ITEMS + 5, 700
+    more_vectors = rng.standard_normal((num_more, DIM)).astype(np.float32)
+    whole, more = faiss.clone_index(indexes[factory]), faiss.clone_index(indexes[factory])
+    whole.add(more_vectors)
+    more.reset()
+    more.add(more_vectors)
+    is_hidden = rng.random(NUM_ITEMS + num_more) < 0.3
+    allowed = np.packbits(~is_hidden, bitorder="little")
+    expected = SharedListSearch(whole, is_native=False).search(
+        interests,
+        NUM_ITEMS + num_more,
+        SharedBudget(40, 0.8),
+        pool_size=1,
+        selector=faiss.IDSelectorBitmap(allowed),
+    )
+    scan = SharedListSearch(more).list_scan
+    assert scan is not None
+    scores_BAP, rows_BAP = SharedListSearch(indexes[factory]).search(
+        interests,
+        7,
+        SharedBudget(40, 0.8),
+        pool_size=pool_size,
+        is_hidden_N=is_hidden[:NUM_ITEMS],
+        more=FurtherItems(scan, first_row, is_hidden[NUM_ITEMS:]),
+    )
+    for scores_KS, rows_KS, scores_P, rows_P in zip(*expected, scores_BAP[:, 0], rows_BAP[:, 0], strict=True):
+        best: dict[int, float] = {}
+        for row, score in zip(rows_KS.ravel().tolist(), scores_KS.ravel().tolist(), strict=True):
+            row = row if row < NUM_ITEMS else row - NUM_ITEMS + first_row
+            if row >= 0:
+                best[row] = max(score, best.get(row, -np.inf))
+        is_row = rows_P >= 0
+        rows, scores = rows_P[is_row].tolist(), scores_P[is_row]
+        assert len(rows) == len(set(rows)) == min(pool_size, len(best))
+        tolerance = 0.03 * max(map(abs, best.values()))
+        assert scores == pytest.approx([best[row] for row in rows], abs=tolerance)
+        assert min(best[row] for row in rows) >= sorted(best.values())[-len(rows)] - tolerance
 
 
 def test_a_batch_and_a_lone_request_find_the_same(
