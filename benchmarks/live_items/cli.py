@@ -47,13 +47,16 @@ def live_items(
     finish(report, _show, out / REPORT_FILE, as_json=as_json)
 
 
+_COLUMNS = ("num_items", "num_users", "p50_ms", "p99_ms", "p99_over_none", "recall", "recall_of_live_items")
+
+
 def _show(report: dict[str, Any]) -> None:
     lag, load = report["lag_ms"], report["under_updates"]
     console.print_line(f"acknowledged to findable on both servers: p50 {lag['p50']} ms, p99 {lag['p99']} ms")
     console.table(
         "pipeline with live items, CPU time",
         ["live items", "users", "p50 ms", "p99 ms", "p99 over none", "recall", "recall of live items"],
-        [[str(point[name]) for name in point] for point in report["pipeline"]],
+        [[str(point[name]) for name in _COLUMNS] for point in report["pipeline"]],
     )
     console.print_line(
         f"p99 of Retrieve: {load['p99_ms_without']} ms, with {load['updates_per_s']} updates/s "

@@ -10,7 +10,7 @@ interest.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter_ns
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ from re4.serving.retrieval.merging.policy import NO_ROWS
 from re4.serving.retrieval.search import Searcher
 
 _DEFAULT_OPTIONS: Final = SearchOptions()
+_BestItems: TypeAlias = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]
+"""Rows, scores and interests of each request."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -203,8 +205,14 @@ class Pipeline:
                 if best is not None:
                     if hidden is not None:
                         allowed = hidden.visible
-                    for place, *columns in zip(group, *best, strict=True):
-                        results[place] = SearchResults(best=MergedList(*columns), allowed=allowed)
+                    found, of_version = best
+                    for number, (place, *columns) in enumerate(zip(group, *found, strict=True)):
+                        own_list = MergedList(*columns)
+                        if number in of_version and _is_short(of_version[number], queries[place]):
+                            # Live items would take the places of better items that the search missed. As it
+                            # is, the list is too short, so that everything is scored.
+                            own_list = of_version[number]
+                        results[place] = SearchResults(best=own_list, allowed=allowed)
                     continue
             if options is not None or hidden is not None:
                 scores_QS, rows_QS, allowed = search_with_options(
@@ -235,15 +243,26 @@ class Pipeline:
 
     def _search_best(
         self, queries_QD: NDArray[np.float32], depth: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]] | None:
-        """Return the best visible items of each request by maximum score; None where the index is exact."""
+    ) -> tuple[_BestItems, dict[int, MergedList]] | None:
+        """Return the best visible items of each request by maximum score; None where the index is exact.
+
+        The second value has the lists that were not full before live items were compared, by request.
+        """
         hidden, live = self._filter_cache.hidden, self._live
         is_hidden_N = None if hidden is None else hidden.mask_N
         more = None if live is None or self._searcher.list_scan is None else live.indexed_items
         best = self._searcher.search_best(queries_QD, depth, is_hidden_N=is_hidden_N, more=more)
-        if best is None or live is None:
-            return best
-        return live.merge_best(*best, queries_QD, depth, is_index_searched=more is not None)
+        if best is None:
+            return None
+        if live is None:
+            return best, {}
+        rows_BM = best[0]
+        is_short_B = rows_BM[:, -1] < 0 if rows_BM.shape[1] >= depth else np.ones(len(rows_BM), np.bool_)
+        of_version = {
+            request: MergedList(*(column[request].copy() for column in best))
+            for request in np.flatnonzero(is_short_B).tolist()
+        }
+        return live.merge_best(*best, queries_QD, depth, is_index_searched=more is not None), of_version
 
     def _search_exactly(
         self, query: Query, allowed: AllowedItems | None, interests_KD: NDArray[np.float32]
@@ -272,6 +291,12 @@ class Pipeline:
         if allowed is None:
             return len(self._vectors_ND) - len(query.excluded_rows)
         return allowed.num_rows - int(np.count_nonzero(allowed.contains(query.excluded_rows)))
+
+
+def _is_short(found: MergedList, query: Query) -> bool:
+    """Return whether a list has fewer candidates than a query wants."""
+    num_usable = np.count_nonzero((found.rows_M >= 0) & ~np.isin(found.rows_M, query.excluded_rows))
+    return bool(num_usable < query.num_candidates)
 
 
 def _merge(query: Query, results: SearchResults, attention_KL: NDArray[np.float32]) -> MergedList:

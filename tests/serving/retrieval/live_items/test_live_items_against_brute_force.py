@@ -20,6 +20,7 @@ from re4.serving.api import replies
 from re4.serving.api.batch_handler import RequestResult, answer_batch
 from re4.serving.api.validation import check_retrieve
 from re4.serving.retrieval.live_items import overlay, view
+from re4.serving.retrieval.search import Searcher
 from re4.serving.settings import Fallback, ServerSettings
 from re4.serving.versions.snapshot import Snapshot
 
@@ -264,3 +265,31 @@ def test_superseded_slots_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     tag = next(iter(catalogue.values["new 3"]["tags"]))
     filters = [retrieval_pb2.AttributeFilter(attribute="tags", values=[tag])]
     assert ask(snapshot, "string", [version.ids[:3]], filters=filters)[0].items.strings == ["new 3"]
+
+
+@pytest.mark.parametrize("index", ["ivf, one budget", "ivf of codes, many lists"])
+def test_live_items_take_no_places_of_items_that_a_search_missed(
+    index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search that finds too few items is repeated exactly, with live items and without."""
+    version, loaded = small("string", index)
+    catalogue, live = LiveCatalogue(version), loaded.new_overlay()
+    rng = np.random.default_rng(1)
+    for number in range(1, 61):
+        change = upsert(f"new {number}", 0.01 * rng.standard_normal(EMBEDDING_DIM))
+        live.apply(records_of([change], start=number))
+        catalogue.apply(change)
+    snapshot = loaded.with_live(live.view())
+    search_best = Searcher.search_best
+
+    def short(self: Searcher, *args: Any, **kwargs: Any) -> Any:
+        found = search_best(self, *args, **kwargs)
+        assert found is not None
+        rows, scores, numbers = (column.copy() for column in found)
+        rows[:, 5:], scores[:, 5:] = -1, -np.inf
+        return rows, scores, numbers
+
+    monkeypatch.setattr(Searcher, "search_best", short)
+    history = version.ids[:5]
+    (reply,) = ask(snapshot, "string", [history], num=30)
+    check(reply, "string", catalogue.best(history, 30))
