@@ -21,6 +21,7 @@ _SHAPING = (
     "embedding_dim",
     "attention_dim",
     "max_history_length",
+    "num_blocks",
     "position",
     "head",
     "scores",

@@ -119,6 +119,7 @@ def test_on_its_own_data_the_earlier_run_is_judged_as_ever(old, folder):
     [
         ({"num_interests": 3}, "--num-interests is 3, but the run to go on from has 2"),
         ({"model": "comirec-sa"}, "--model is comirec-sa"),
+        ({"num_blocks": 1}, "--num-blocks is 1, but the run to go on from has 0"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(old, newer, folder, change, message):
