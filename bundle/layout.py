@@ -13,6 +13,9 @@ CURRENT = "CURRENT"
 HIDDEN = "HIDDEN"
 """In the bundle directory: the ids of items that no answer may contain, whichever version is live."""
 
+CANARY = "CANARY"
+"""In the bundle directory: the version that servers load beside the live one."""
+
 LIVE = "LIVE"
 """In the bundle directory: the list of the segments of live items; see `live_items/`."""
 

@@ -85,13 +85,15 @@ class AssembledVersion:
         staged: StagedVersion,
         extra: dict[str, JsonValue] | None = None,
         *,
+        is_live: bool = True,
         live_sequence: int = 0,
     ) -> str:
-        """Make it the live version and return its name.
+        """Publish it and return its name.
 
         Args:
             staged: The folder that the files were written to.
             extra: Further facts for the manifest's lineage.
+            is_live: Whether it becomes the live version.
             live_sequence: Changes of live items up to this sequence number are part of the version.
         """
         return staged.publish(
@@ -108,6 +110,7 @@ class AssembledVersion:
                 **(extra or {}),
             },
             live_sequence=live_sequence,
+            is_live=is_live,
         )
 
 

@@ -26,7 +26,7 @@ def export(
     verbose: Annotated[bool, typer.Option("--verbose", help="Also list the files of the version.")] = False,
     **settings: Any,
 ) -> None:
-    """Turn a run into a bundle version, and make it the live one.
+    """Turn a run into a bundle version, and make it the live one (`--no-go-live`: not yet).
 
     The encoder becomes an ONNX file that is checked against the trained one,
     the items become a FAISS index, and everything is published at once: a
@@ -79,11 +79,14 @@ def export(
     )
     if verbose:
         table("Files", ["", "bytes"], [[entry.name, f"{entry.num_bytes:,}"] for entry in manifest.files])
-    print_line(
-        f"Servers on {bundles} follow by themselves. The next commands:\n"
-        f"  re4 serve --bundles {bundles}\n"
-        f"  re4 versions {bundles}"
-    )
+    if chosen.go_live:
+        print_line(
+            f"Servers on {bundles} follow by themselves. The next commands:\n"
+            f"  re4 serve --bundles {bundles}\n"
+            f"  re4 versions {bundles}"
+        )
+    else:
+        print_line(f"It is not live. The next command:\n  re4 canary {bundles} {version} --share 5%")
 
 
 def _index_rows(info: "IndexInfo") -> list[list[str]]:

@@ -63,6 +63,6 @@ def publish_inputs(
             on_progress=bar.note,
         )
         begin_stage("checksums")
-        version = assembled.publish(staged)
+        version = assembled.publish(staged, is_live=settings.go_live)
         bar.advance()
     return version

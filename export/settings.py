@@ -74,6 +74,9 @@ class VersionSettings:
         default_text="what the index needs",
         metavar="SIZE",
     )
+    go_live: bool = setting(
+        True, "Make the version the live one. Otherwise servers load it after `re4 canary` or `re4 rollback`."
+    )
     device: TargetDevice = setting(
         TargetDevice.CPU,
         "Device that servers will search the index on. cuda builds an index that a GPU can hold: flat, ivf, "

@@ -39,6 +39,7 @@ SUBCOMMANDS: Mapping[str, str] = {
     "token": "re4.serving.auth.cli:token",
     "versions": "re4.bundle.publishing.cli:versions",
     "rollback": "re4.bundle.publishing.cli:rollback",
+    "canary": "re4.serving.versions.canary_cli:canary",
     "prune": "re4.bundle.publishing.cli:prune",
     "histories load": "re4.histories.cli:load",
     "histories export": "re4.histories.cli:export",

@@ -47,6 +47,7 @@ from re4.serving.histories.settings import HistorySettings, open_store
 from re4.serving.retrieval.devices.backend import open_backend
 from re4.serving.retrieval.merging import POLICIES
 from re4.serving.settings import Limits, ServerSettings
+from re4.serving.versions.canary import VersionRouter
 from re4.serving.versions.snapshot import Snapshot, load_snapshot
 from re4.settings.fields import declared
 from re4.settings.sources import checked
@@ -262,6 +263,7 @@ class Retriever:
             is_browned_out=False,
             history_store="" if self._store is None else self._store.health().kind,
             history_failure="",
+            router=VersionRouter(),
         )
         return to_facts(reply)
 

@@ -69,8 +69,9 @@ class StagedVersion:
         evaluation: Mapping[str, JsonValue],
         lineage: Mapping[str, JsonValue],
         live_sequence: int = 0,
+        is_live: bool = True,
     ) -> str:
-        """Make the staged files the live version.
+        """Make the staged files a version, the live one by default.
 
         Args:
             model: The model.
@@ -79,6 +80,7 @@ class StagedVersion:
             evaluation: Metrics of the run.
             lineage: Origin of the version.
             live_sequence: Changes of live items up to this sequence number are part of the version.
+            is_live: Whether it becomes the live version; otherwise `CURRENT` stays as it is.
 
         Returns:
             The version's name.
@@ -105,7 +107,8 @@ class StagedVersion:
             )
             check_spaces(manifest, where=str(self.path))
             if self._rename(manifest):
-                self._swap_current(manifest.version)
+                if is_live:
+                    self._swap_current(manifest.version)
                 return manifest.version
         raise BundleError(f"{self._bundles}: every name tried for the new version is taken")
 

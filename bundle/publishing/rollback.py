@@ -31,7 +31,7 @@ def roll_back(bundles: Path, version: str | None = None) -> str:
     """
     try:
         with change_lock(bundles):
-            name = _before_the_live_one(bundles) if version is None else _existing(bundles, version)
+            name = _before_the_live_one(bundles) if version is None else existing_version(bundles, version)
             verify_version(bundles / name)
             with replacing(bundles / CURRENT) as part:
                 part.write_text(f"{name}\n", encoding="ascii")
@@ -49,7 +49,12 @@ def _before_the_live_one(bundles: Path) -> str:
     return older[-1]
 
 
-def _existing(bundles: Path, version: str) -> str:
+def existing_version(bundles: Path, version: str) -> str:
+    """Return the name of a version that is there.
+
+    Raises:
+        BundleError: there is no such version; the message lists those that there are.
+    """
     names = version_names(bundles)
     if not is_version_name(version) or version not in names:
         there = f"there is {', '.join(reversed(names))}" if names else "there is none"

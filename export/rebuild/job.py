@@ -109,12 +109,14 @@ def rebuild(request: RebuildRequest, report: RebuildReport, command: str) -> str
                     **{gate.name: dict(gate.details) for gate in report.gates if gate.details},
                     "stages_s": dict(report.stages_s),
                 },
+                is_live=request.version.go_live,
                 live_sequence=changes.sequence,
             )
         report.facts["version"] = version
         begin_stage("prune")
         _prune(request.bundles, request.job.keep, report)
-        _compact(request.bundles, changes, report)
+        if request.version.go_live:  # otherwise the live version needs the changes still
+            _compact(request.bundles, changes, report)
     return version
 
 

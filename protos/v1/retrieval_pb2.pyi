@@ -87,7 +87,7 @@ class RetrieveRequest(_message.Message):
     def __init__(self, history: _Optional[_Union[ItemIds, _Mapping]] = ..., num_candidates: _Optional[int] = ..., exclude: _Optional[_Union[ItemIds, _Mapping]] = ..., exclude_history: _Optional[bool] = ..., return_interests: _Optional[bool] = ..., merge_policy: _Optional[_Union[MergePolicy, str]] = ..., filters: _Optional[_Iterable[_Union[AttributeFilter, _Mapping]]] = ..., diversity: _Optional[float] = ..., diversity_attribute: _Optional[str] = ..., search_effort: _Optional[float] = ..., num_reasons: _Optional[int] = ..., user_id: _Optional[str] = ..., num_new_items: _Optional[int] = ...) -> None: ...
 
 class RetrieveReply(_message.Message):
-    __slots__ = ("items", "scores", "interest_numbers", "version", "num_unknown_history_ids", "is_popularity_fallback", "interests", "stage_times", "reasons", "search_effort", "is_history_missing", "is_new")
+    __slots__ = ("items", "scores", "interest_numbers", "version", "num_unknown_history_ids", "is_popularity_fallback", "interests", "stage_times", "reasons", "search_effort", "is_history_missing", "is_new", "is_canary")
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     INTEREST_NUMBERS_FIELD_NUMBER: _ClassVar[int]
@@ -100,6 +100,7 @@ class RetrieveReply(_message.Message):
     SEARCH_EFFORT_FIELD_NUMBER: _ClassVar[int]
     IS_HISTORY_MISSING_FIELD_NUMBER: _ClassVar[int]
     IS_NEW_FIELD_NUMBER: _ClassVar[int]
+    IS_CANARY_FIELD_NUMBER: _ClassVar[int]
     items: ItemIds
     scores: _containers.RepeatedScalarFieldContainer[float]
     interest_numbers: _containers.RepeatedScalarFieldContainer[int]
@@ -112,7 +113,8 @@ class RetrieveReply(_message.Message):
     search_effort: float
     is_history_missing: bool
     is_new: _containers.RepeatedScalarFieldContainer[bool]
-    def __init__(self, items: _Optional[_Union[ItemIds, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., interest_numbers: _Optional[_Iterable[int]] = ..., version: _Optional[str] = ..., num_unknown_history_ids: _Optional[int] = ..., is_popularity_fallback: _Optional[bool] = ..., interests: _Optional[_Union[Interests, _Mapping]] = ..., stage_times: _Optional[_Union[StageTimes, _Mapping]] = ..., reasons: _Optional[_Union[Reasons, _Mapping]] = ..., search_effort: _Optional[float] = ..., is_history_missing: _Optional[bool] = ..., is_new: _Optional[_Iterable[bool]] = ...) -> None: ...
+    is_canary: bool
+    def __init__(self, items: _Optional[_Union[ItemIds, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., interest_numbers: _Optional[_Iterable[int]] = ..., version: _Optional[str] = ..., num_unknown_history_ids: _Optional[int] = ..., is_popularity_fallback: _Optional[bool] = ..., interests: _Optional[_Union[Interests, _Mapping]] = ..., stage_times: _Optional[_Union[StageTimes, _Mapping]] = ..., reasons: _Optional[_Union[Reasons, _Mapping]] = ..., search_effort: _Optional[float] = ..., is_history_missing: _Optional[bool] = ..., is_new: _Optional[_Iterable[bool]] = ..., is_canary: _Optional[bool] = ...) -> None: ...
 
 class LiveItem(_message.Message):
     __slots__ = ("string_id", "int_id", "attributes", "vector")
@@ -173,7 +175,7 @@ class BatchRetrieveRequest(_message.Message):
     def __init__(self, users: _Optional[_Iterable[_Union[RetrieveRequest, _Mapping]]] = ...) -> None: ...
 
 class BatchRetrieveReply(_message.Message):
-    __slots__ = ("items", "scores", "interest_numbers", "num_candidates", "num_unknown_history_ids", "is_popularity_fallback", "interests", "errors", "version", "reasons", "users_without_history", "is_new")
+    __slots__ = ("items", "scores", "interest_numbers", "num_candidates", "num_unknown_history_ids", "is_popularity_fallback", "interests", "errors", "version", "reasons", "users_without_history", "is_new", "is_canary")
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     INTEREST_NUMBERS_FIELD_NUMBER: _ClassVar[int]
@@ -186,6 +188,7 @@ class BatchRetrieveReply(_message.Message):
     REASONS_FIELD_NUMBER: _ClassVar[int]
     USERS_WITHOUT_HISTORY_FIELD_NUMBER: _ClassVar[int]
     IS_NEW_FIELD_NUMBER: _ClassVar[int]
+    IS_CANARY_FIELD_NUMBER: _ClassVar[int]
     items: ItemIds
     scores: _containers.RepeatedScalarFieldContainer[float]
     interest_numbers: _containers.RepeatedScalarFieldContainer[int]
@@ -198,7 +201,8 @@ class BatchRetrieveReply(_message.Message):
     reasons: _containers.RepeatedCompositeFieldContainer[Reasons]
     users_without_history: _containers.RepeatedScalarFieldContainer[int]
     is_new: _containers.RepeatedScalarFieldContainer[bool]
-    def __init__(self, items: _Optional[_Union[ItemIds, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., interest_numbers: _Optional[_Iterable[int]] = ..., num_candidates: _Optional[_Iterable[int]] = ..., num_unknown_history_ids: _Optional[_Iterable[int]] = ..., is_popularity_fallback: _Optional[_Iterable[bool]] = ..., interests: _Optional[_Iterable[_Union[Interests, _Mapping]]] = ..., errors: _Optional[_Iterable[_Union[UserError, _Mapping]]] = ..., version: _Optional[str] = ..., reasons: _Optional[_Iterable[_Union[Reasons, _Mapping]]] = ..., users_without_history: _Optional[_Iterable[int]] = ..., is_new: _Optional[_Iterable[bool]] = ...) -> None: ...
+    is_canary: bool
+    def __init__(self, items: _Optional[_Union[ItemIds, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., interest_numbers: _Optional[_Iterable[int]] = ..., num_candidates: _Optional[_Iterable[int]] = ..., num_unknown_history_ids: _Optional[_Iterable[int]] = ..., is_popularity_fallback: _Optional[_Iterable[bool]] = ..., interests: _Optional[_Iterable[_Union[Interests, _Mapping]]] = ..., errors: _Optional[_Iterable[_Union[UserError, _Mapping]]] = ..., version: _Optional[str] = ..., reasons: _Optional[_Iterable[_Union[Reasons, _Mapping]]] = ..., users_without_history: _Optional[_Iterable[int]] = ..., is_new: _Optional[_Iterable[bool]] = ..., is_canary: _Optional[bool] = ...) -> None: ...
 
 class UserError(_message.Message):
     __slots__ = ("user", "code", "message")
@@ -217,14 +221,16 @@ class EncodeRequest(_message.Message):
     def __init__(self, history: _Optional[_Union[ItemIds, _Mapping]] = ...) -> None: ...
 
 class EncodeReply(_message.Message):
-    __slots__ = ("interests", "version", "num_unknown_history_ids")
+    __slots__ = ("interests", "version", "num_unknown_history_ids", "is_canary")
     INTERESTS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NUM_UNKNOWN_HISTORY_IDS_FIELD_NUMBER: _ClassVar[int]
+    IS_CANARY_FIELD_NUMBER: _ClassVar[int]
     interests: Interests
     version: str
     num_unknown_history_ids: int
-    def __init__(self, interests: _Optional[_Union[Interests, _Mapping]] = ..., version: _Optional[str] = ..., num_unknown_history_ids: _Optional[int] = ...) -> None: ...
+    is_canary: bool
+    def __init__(self, interests: _Optional[_Union[Interests, _Mapping]] = ..., version: _Optional[str] = ..., num_unknown_history_ids: _Optional[int] = ..., is_canary: _Optional[bool] = ...) -> None: ...
 
 class Interests(_message.Message):
     __slots__ = ("num_interests", "embedding_dim", "vectors", "attention", "attended_items")
@@ -379,7 +385,7 @@ class InfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class InfoReply(_message.Message):
-    __slots__ = ("version", "created_at", "model", "num_interests", "embedding_dim", "index", "num_items", "item_id_kind", "max_history_length", "max_num_candidates", "max_num_history_ids", "max_num_excluded_ids", "max_message_bytes", "failed_version", "failure", "server_version", "num_processes", "max_num_users", "settings", "attributes", "max_num_filters", "max_num_filter_values", "min_search_effort", "max_search_effort", "max_num_reasons", "num_hidden_items", "hidden_failure", "brown_out_effort", "is_browned_out", "thread_pools", "history_store", "history_failure", "max_num_events", "max_history_events", "num_live_items", "live_sequence", "live_failure", "max_num_edited_items", "index_recall", "has_titles", "effective_interests")
+    __slots__ = ("version", "created_at", "model", "num_interests", "embedding_dim", "index", "num_items", "item_id_kind", "max_history_length", "max_num_candidates", "max_num_history_ids", "max_num_excluded_ids", "max_message_bytes", "failed_version", "failure", "server_version", "num_processes", "max_num_users", "settings", "attributes", "max_num_filters", "max_num_filter_values", "min_search_effort", "max_search_effort", "max_num_reasons", "num_hidden_items", "hidden_failure", "brown_out_effort", "is_browned_out", "thread_pools", "history_store", "history_failure", "max_num_events", "max_history_events", "num_live_items", "live_sequence", "live_failure", "max_num_edited_items", "index_recall", "has_titles", "effective_interests", "canary_version", "canary_share", "canary_is_shadow", "canary_failure")
     class ThreadPoolsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -428,6 +434,10 @@ class InfoReply(_message.Message):
     INDEX_RECALL_FIELD_NUMBER: _ClassVar[int]
     HAS_TITLES_FIELD_NUMBER: _ClassVar[int]
     EFFECTIVE_INTERESTS_FIELD_NUMBER: _ClassVar[int]
+    CANARY_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CANARY_SHARE_FIELD_NUMBER: _ClassVar[int]
+    CANARY_IS_SHADOW_FIELD_NUMBER: _ClassVar[int]
+    CANARY_FAILURE_FIELD_NUMBER: _ClassVar[int]
     version: str
     created_at: str
     model: str
@@ -469,7 +479,11 @@ class InfoReply(_message.Message):
     index_recall: float
     has_titles: bool
     effective_interests: float
-    def __init__(self, version: _Optional[str] = ..., created_at: _Optional[str] = ..., model: _Optional[str] = ..., num_interests: _Optional[int] = ..., embedding_dim: _Optional[int] = ..., index: _Optional[str] = ..., num_items: _Optional[int] = ..., item_id_kind: _Optional[str] = ..., max_history_length: _Optional[int] = ..., max_num_candidates: _Optional[int] = ..., max_num_history_ids: _Optional[int] = ..., max_num_excluded_ids: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., failed_version: _Optional[str] = ..., failure: _Optional[str] = ..., server_version: _Optional[str] = ..., num_processes: _Optional[int] = ..., max_num_users: _Optional[int] = ..., settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ..., attributes: _Optional[_Iterable[_Union[Attribute, _Mapping]]] = ..., max_num_filters: _Optional[int] = ..., max_num_filter_values: _Optional[int] = ..., min_search_effort: _Optional[float] = ..., max_search_effort: _Optional[float] = ..., max_num_reasons: _Optional[int] = ..., num_hidden_items: _Optional[int] = ..., hidden_failure: _Optional[str] = ..., brown_out_effort: _Optional[float] = ..., is_browned_out: _Optional[bool] = ..., thread_pools: _Optional[_Mapping[str, int]] = ..., history_store: _Optional[str] = ..., history_failure: _Optional[str] = ..., max_num_events: _Optional[int] = ..., max_history_events: _Optional[int] = ..., num_live_items: _Optional[int] = ..., live_sequence: _Optional[int] = ..., live_failure: _Optional[str] = ..., max_num_edited_items: _Optional[int] = ..., index_recall: _Optional[float] = ..., has_titles: _Optional[bool] = ..., effective_interests: _Optional[float] = ...) -> None: ...
+    canary_version: str
+    canary_share: float
+    canary_is_shadow: bool
+    canary_failure: str
+    def __init__(self, version: _Optional[str] = ..., created_at: _Optional[str] = ..., model: _Optional[str] = ..., num_interests: _Optional[int] = ..., embedding_dim: _Optional[int] = ..., index: _Optional[str] = ..., num_items: _Optional[int] = ..., item_id_kind: _Optional[str] = ..., max_history_length: _Optional[int] = ..., max_num_candidates: _Optional[int] = ..., max_num_history_ids: _Optional[int] = ..., max_num_excluded_ids: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., failed_version: _Optional[str] = ..., failure: _Optional[str] = ..., server_version: _Optional[str] = ..., num_processes: _Optional[int] = ..., max_num_users: _Optional[int] = ..., settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ..., attributes: _Optional[_Iterable[_Union[Attribute, _Mapping]]] = ..., max_num_filters: _Optional[int] = ..., max_num_filter_values: _Optional[int] = ..., min_search_effort: _Optional[float] = ..., max_search_effort: _Optional[float] = ..., max_num_reasons: _Optional[int] = ..., num_hidden_items: _Optional[int] = ..., hidden_failure: _Optional[str] = ..., brown_out_effort: _Optional[float] = ..., is_browned_out: _Optional[bool] = ..., thread_pools: _Optional[_Mapping[str, int]] = ..., history_store: _Optional[str] = ..., history_failure: _Optional[str] = ..., max_num_events: _Optional[int] = ..., max_history_events: _Optional[int] = ..., num_live_items: _Optional[int] = ..., live_sequence: _Optional[int] = ..., live_failure: _Optional[str] = ..., max_num_edited_items: _Optional[int] = ..., index_recall: _Optional[float] = ..., has_titles: _Optional[bool] = ..., effective_interests: _Optional[float] = ..., canary_version: _Optional[str] = ..., canary_share: _Optional[float] = ..., canary_is_shadow: _Optional[bool] = ..., canary_failure: _Optional[str] = ...) -> None: ...
 
 class Attribute(_message.Message):
     __slots__ = ("name", "num_values", "is_multi_valued", "order")

@@ -112,7 +112,9 @@ class BatchReply:
         has_marks: bool,
         hold: Callable[[int], None],
     ) -> None:
-        self.message = retrieval_pb2.BatchRetrieveReply(version=snapshot.manifest.version)
+        self.message = retrieval_pb2.BatchRetrieveReply(
+            version=snapshot.manifest.version, is_canary=snapshot.is_canary
+        )
         self._candidates: list[bytes] = []
         self._snapshot = snapshot
         self._has_interests = has_interests

@@ -12,6 +12,7 @@ from re4.serving.batching.brown_out import lowest_effort
 from re4.serving.host.threads import thread_pools
 from re4.serving.retrieval.pipeline import QueryResult
 from re4.serving.settings import ServerSettings
+from re4.serving.versions.canary import VersionRouter
 from re4.serving.versions.snapshot import Snapshot
 
 
@@ -32,6 +33,7 @@ def _without_candidates(
             is_popularity_fallback=True,
             is_history_missing=request.is_history_missing,
             is_new=marks(result),
+            is_canary=snapshot.is_canary,
         )
     times = found.times
     return retrieval_pb2.RetrieveReply(
@@ -47,6 +49,7 @@ def _without_candidates(
             merge_us=times.merge_us,
             batch_size=times.batch_size,
         ),
+        is_canary=snapshot.is_canary,
         search_effort=1.0 if request.options is None else request.options.effort,
         is_history_missing=request.is_history_missing,
         is_new=marks(result),
@@ -65,6 +68,7 @@ def encode_reply(result: RequestResult, snapshot: Snapshot) -> retrieval_pb2.Enc
         interests=interests(result.query_result, snapshot),
         version=snapshot.manifest.version,
         num_unknown_history_ids=result.num_unknown_history_ids,
+        is_canary=snapshot.is_canary,
     )
 
 
@@ -81,9 +85,10 @@ def info_reply(
     is_browned_out: bool,
     history_store: str,
     history_failure: str,
+    router: VersionRouter,
 ) -> retrieval_pb2.InfoReply:
     """Return the reply of Info."""
-    manifest, limits = snapshot.manifest, settings.limits
+    manifest, limits, canary = snapshot.manifest, settings.limits, router.canary
     floor, hidden, live = settings.brown_out_recall_floor, snapshot.hidden, snapshot.live
     return retrieval_pb2.InfoReply(
         version=manifest.version,
@@ -112,6 +117,10 @@ def info_reply(
         index_recall=(manifest.index.recall or 0.0) if manifest.index.search_parameters else 1.0,
         has_titles=snapshot.titles is not None,
         effective_interests=manifest.effective_interests,
+        canary_version="" if canary is None else canary.version.current().manifest.version,
+        canary_share=0.0 if canary is None else canary.share,
+        canary_is_shadow=canary is not None and canary.is_shadow,
+        canary_failure=router.failure,
         server_version=server_version,
         num_processes=settings.num_processes,
         attributes=[

@@ -23,6 +23,7 @@ from re4.serving.observability.tracing import Tracer, otlp_provider
 from re4.serving.settings import AccessLogKind, ServerSettings, TransportName
 from re4.serving.transports.choice import choose_transport, open_transport
 from re4.serving.transports.transport import Transport
+from re4.serving.versions.canary import VersionRouter
 from re4.serving.versions.live_version import LiveVersion
 
 _QUIET_S: Final = 0.2
@@ -43,6 +44,7 @@ class RetrievalServer:
         folder: Path | None = None,
         tracer: Tracer | None = None,
         worker_thread: ThreadPoolExecutor | None = None,
+        router: VersionRouter | None = None,
         on_sample: Callable[[RecallSample], None] | None = None,
         certificates: Certificates | None = None,
     ) -> None:
@@ -54,6 +56,7 @@ class RetrievalServer:
             folder: A folder that all workers of the server share; None for a single worker.
             tracer: Makes traces; None for one by the settings, if they have any.
             worker_thread: The only thread that may run the pipeline; None to make one.
+            router: Chooses the version of each call; None where the live one answers all.
             on_sample: Takes results whose recall can be measured; None to measure none.
             certificates: Served while the files of certificates cannot be used; None where there are none.
 
@@ -84,6 +87,7 @@ class RetrievalServer:
             has_stages=self._tracer is not None,
             has_batch_transport=transport is TransportName.NATIVE,
             worker_thread=worker_thread,
+            router=router,
             on_sample=on_sample,
         )
         self._health = Health((SERVICE_NAME,))

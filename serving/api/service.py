@@ -32,6 +32,7 @@ from re4.serving.api.fold_in import FoldIn
 from re4.serving.api.history_calls import HistoryCalls
 from re4.serving.api.item_calls import ItemCalls
 from re4.serving.api.reply_memory import ReplyMemory
+from re4.serving.api.shadow import Shadow
 from re4.serving.api.validation import CheckedRequest, check_encode, check_retrieve
 from re4.serving.auth.authenticator import Authenticator
 from re4.serving.auth.tokens import Scope
@@ -56,6 +57,7 @@ from re4.serving.transports.transport import (
     StatusError,
     WholeCall,
 )
+from re4.serving.versions.canary import VersionRouter
 from re4.serving.versions.live_version import LiveVersion
 from re4.serving.versions.snapshot import Snapshot
 
@@ -145,6 +147,7 @@ class RetrievalService:
         has_stages: bool = False,
         has_batch_transport: bool = False,
         worker_thread: ThreadPoolExecutor | None = None,
+        router: VersionRouter | None = None,
         on_sample: Callable[[RecallSample], None] | None = None,
     ) -> None:
         """Start without a call.
@@ -158,9 +161,11 @@ class RetrievalService:
             has_stages: Whether a listener uses `Call.stages`.
             has_batch_transport: Whether the transport hands over many calls at once.
             worker_thread: The only thread that may run the pipeline; None to make one.
+            router: Chooses the version of each call; None where the live one answers all.
             on_sample: Takes results whose recall can be measured; None to measure none.
         """
         self._live = live
+        self._router = router or VersionRouter()
         self._settings = settings
         self._metrics = metrics
         self._authenticator = authenticator
@@ -208,6 +213,7 @@ class RetrievalService:
         self._idle = asyncio.Event()
         self._idle.set()
         self._ended: list[tuple[Call, str, float]] = []
+        self._shadow = Shadow(self._router, settings, metrics, self._batcher)
 
     async def wait_for_worker_thread(self) -> None:
         """Return when the thread that runs batches has finished its present one."""
@@ -445,6 +451,9 @@ class RetrievalService:
             self._metrics.stage(stage, took)
         for (name, code), num_calls in callers.items():
             self._metrics.caller(name, code, num_calls)
+        for call, code, seconds in ended:
+            if call.role is not None:
+                self._metrics.canary_call(call.role, code, seconds)
 
     def _notify(self, call: Call, code: str, details: str, seconds: float) -> None:
         """Notify the listeners that a call ended. An error of a listener does not fail the call."""
@@ -456,14 +465,26 @@ class RetrievalService:
 
     def _check_retrieve(self, data: bytes, snapshot: Snapshot) -> CheckedRequest:
         message = decode(retrieval_pb2.RetrieveRequest, data)
-        return self._with_current_effort(check_retrieve(message, snapshot, self._settings))
+        chosen = self._chosen_version(snapshot, message.user_id)
+        return self._with_current_effort(check_retrieve(message, chosen, self._settings))
+
+    def _chosen_version(self, live: Snapshot, user_id: str = "") -> Snapshot:
+        """Return the version that answers the running call: the live one, or the canary."""
+        canary = self._router.canary
+        if canary is None or canary.is_shadow:
+            return live
+        call = CURRENT_CALL.get()
+        chosen = self._router.answers_with(user_id or call.request_id)
+        call.role = "live" if chosen is None else "canary"
+        return chosen or live
 
     def _retrieve_reply(self, result: RequestResult, queue_us: int, request: CheckedRequest) -> bytes:
         self._sample_recall(result, request.snapshot)
         return replies.retrieve_reply(result, queue_us, request)
 
     def _check_encode(self, data: bytes, snapshot: Snapshot) -> CheckedRequest:
-        return check_encode(decode(retrieval_pb2.EncodeRequest, data), snapshot, self._settings)
+        message = decode(retrieval_pb2.EncodeRequest, data)
+        return check_encode(message, self._chosen_version(snapshot), self._settings)
 
     async def _answer_batched(self, method: _Batched, data: bytes, time_left: TimeLeft) -> bytes:
         """Answer one call of a method whose calls share batches."""
@@ -475,6 +496,7 @@ class RetrievalService:
             request = await self._histories.with_history(request, time_left, CURRENT_CALL.get())
         result, queue_us = await self._submit(request, time_left, admitted, began_s)
         began_s = perf_counter()
+        self._shadow.offer(data, request, result)
         reply = method.reply(result, queue_us, request)
         CURRENT_CALL.get().seconds.append(("reply", perf_counter() - began_s))
         return reply
@@ -483,6 +505,7 @@ class RetrievalService:
         snapshot = self._live.current()
         self._admit(snapshot, time_left())
         message = decode(retrieval_pb2.BatchRetrieveRequest, data)
+        snapshot = self._chosen_version(snapshot)
         call = CURRENT_CALL.get()
 
         def enqueue(
@@ -521,6 +544,7 @@ class RetrievalService:
             is_browned_out=self._brown_out.is_on,
             history_store=self._histories.kind,
             history_failure=self._histories.failure,
+            router=self._router,
         )
         return reply.SerializeToString()
 
@@ -719,6 +743,10 @@ class _RunningCall:
         if self._service._has_stages and result.query_result is not None:
             self.call.stages = stages_of(result.query_result.times, queue_us, queued_s)
 
+    def compare(self, data: bytes, request: CheckedRequest, result: RequestResult) -> None:
+        """Offer the answer to the shadow, if there is one."""
+        self._service._shadow.offer(data, request, result)
+
     def discard(self, entry: "_QueuedCall") -> None:
         """Remove the call from the queue of the batcher."""
         self._service._batcher.discard(entry)
@@ -781,6 +809,7 @@ class _QueuedCall:
         self._is_done = True
         CURRENT_CALL.set(running.call)
         try:
+            running.compare(self._server_call.message, self.request, result)
             reply = self._method.reply(result, self.queue_us, self.request)
             running.call.seconds += (
                 ("check", self._check_s),

@@ -279,6 +279,7 @@ def _facts(
         "num_unknown_history_ids": found.num_unknown_history_ids,
         "is_popularity_fallback": found.is_popularity_fallback,
         "is_history_missing": found.is_history_missing,
+        "is_canary": found.is_canary,
         "stage_times": found.stage_times,
     }
     if found.reasons is not None:

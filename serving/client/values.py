@@ -108,6 +108,8 @@ class Candidates:
     `reasons.item_ids`."""
     version: str
     """The bundle version that gave the whole answer."""
+    is_canary: bool
+    """Whether that is the canary (`re4 canary`), and not the live version."""
     num_unknown_history_ids: int
     """The number of history ids that this version does not know."""
     is_popularity_fallback: bool
@@ -254,6 +256,7 @@ def to_candidates(reply: retrieval_pb2.RetrieveReply) -> Candidates:
         scores=np.array(reply.scores, np.float32),
         interest_index=np.array(reply.interest_numbers, np.int64),
         version=reply.version,
+        is_canary=reply.is_canary,
         num_unknown_history_ids=num_unknown,
         is_popularity_fallback=reply.is_popularity_fallback,
         is_history_missing=reply.is_history_missing,
@@ -288,6 +291,7 @@ def to_batch(reply: retrieval_pb2.BatchRetrieveReply) -> list[Candidates | Serve
                 scores=scores[start:end],
                 interest_index=interest_numbers[start:end],
                 version=reply.version,
+                is_canary=reply.is_canary,
                 num_unknown_history_ids=num_unknown,
                 is_popularity_fallback=reply.is_popularity_fallback[user],
                 is_history_missing=user in without_history,

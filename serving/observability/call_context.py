@@ -26,7 +26,10 @@ _PLAIN: Final = re.compile(r"[A-Za-z0-9._:/=+@-]{1,128}")
 class Call:
     """One call. Belongs to its task."""
 
-    __slots__ = ("_metadata", "_num_prepaid", "_request_id", "caller", "hold", "method", "seconds", "stages")
+    __slots__ = (
+        "_metadata", "_num_prepaid", "_request_id",
+        "caller", "hold", "method", "role", "seconds", "stages",
+    )  # fmt: skip
 
     def __init__(self, method: str, metadata: Callable[[], Metadata | None] = tuple) -> None:
         """Begin a call.
@@ -40,6 +43,8 @@ class Call:
         """The owner of its token; None where no token is required, or none is known."""
         self.hold: Callable[[int], None] = lambda _: None
         """Counts bytes of the reply that is being made; raises where it may not grow."""
+        self.role: str | None = None
+        """The version that answers, while there is a canary: `live` or `canary`. None without one."""
         self.seconds: list[tuple[str, float]] = []
         """Durations of stages; counted after the call, because its caller waits for the reply."""
         self.stages: tuple[Stage, ...] = ()

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, valu
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from re4.bundle.publishing.canary import Canary
 from re4.common.errors import SecurityError
 from re4.serving.auth.certificates import certificate_end
 
@@ -30,6 +31,8 @@ FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 CALL_SECONDS_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 STAGE_SECONDS_BUCKETS: Final = (0.0001, 0.0002, 0.0005, *CALL_SECONDS_BUCKETS[:10])
 BATCH_SIZE_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+OVERLAP_BUCKETS: Final = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 STAGES: Final = ("check", "queue", "gather", "encode", "search", "merge", "reply")
 """In the order of a call. `check`, `queue` and `reply` are measured for each Retrieve and Encode, the others
@@ -178,11 +181,64 @@ class CallMetrics:
         self._item_commit_errors = Counter(
             "re4_item_commit_errors", "Commits of changed items that failed.", registry=registry
         )
+        self._canary_calls = Counter(
+            "re4_canary_calls",
+            "Calls for candidates and interests while there is a canary, by the version that answered (live, "
+            "canary) and gRPC status code.",
+            ["role", "code"],
+            registry=registry,
+        )
+        self._canary_seconds = Histogram(
+            "re4_canary_call_seconds",
+            "Seconds of these calls, by the version that answered.",
+            ["role"],
+            buckets=CALL_SECONDS_BUCKETS,
+            registry=registry,
+        )
+        self._shadow_calls = Counter(
+            "re4_shadow_calls",
+            "Calls of the share that a shadow is compared on: compared, failed (the shadow had no answer), "
+            "or dropped (it was busy, or calls waited).",
+            ["result"],
+            registry=registry,
+        )
+        for result in ("compared", "failed", "dropped"):
+            self._shadow_calls.labels(result)
+        self._shadow_seconds = Histogram(
+            "re4_shadow_seconds",
+            "Seconds of the batches that answered compared calls, by version (live, shadow).",
+            ["role"],
+            buckets=STAGE_SECONDS_BUCKETS,
+            registry=registry,
+        )
+        self._shadow_overlap = Histogram(
+            "re4_shadow_overlap",
+            "Share of the live version's candidates that the shadow returned too.",
+            buckets=OVERLAP_BUCKETS,
+            registry=registry,
+        )
         self.registry = registry
 
     def popular_items(self, num_items: int) -> None:
         """Set the number of items that recorded events rank in the popularity fallback."""
         self._popular_items.set(num_items)
+
+    def canary_call(self, role: str, code: str, seconds: float) -> None:
+        """Count a call while there is a canary: answered by `live` or by `canary`."""
+        self._canary_calls.labels(role, code).inc()
+        self._canary_seconds.labels(role).observe(seconds)
+
+    def shadow(self, result: str) -> None:
+        """Count a call of a shadow's share: `compared`, `failed` or `dropped`."""
+        self._shadow_calls.labels(result).inc()
+
+    def shadow_seconds(self, role: str, seconds: float) -> None:
+        """Record how long the batch of a compared call took, of the version `live` or `shadow`."""
+        self._shadow_seconds.labels(role).observe(seconds)
+
+    def shadow_overlap(self, share: float) -> None:
+        """Record the share of the live candidates that the shadow returned too."""
+        self._shadow_overlap.observe(share)
 
     def live_items(self, num_items: int) -> None:
         """Set the number of live items."""
@@ -288,6 +344,7 @@ class SupervisorMetrics(Collector):
     """The supervisor's facts, read at each scrape."""
 
     live: Path | None = None
+    canary: Canary | None = None
     num_loads_ok: int = 0
     num_loads_failed: int = 0
     num_worker_restarts: int = 0
@@ -332,6 +389,15 @@ class SupervisorMetrics(Collector):
             "Lines from workers to the supervisor that could not be read, such as one cut off by a crash.",
             self.num_unreadable_reports,
         )
+        share = GaugeMetricFamily(
+            "re4_canary_share",
+            "Share of the calls that a canary answers, or that a shadow is compared on.",
+            labels=["version", "mode"],
+        )
+        if self.canary is not None:
+            mode = "shadow" if self.canary.is_shadow else "canary"
+            share.add_metric([self.canary.version, mode], self.canary.share)
+        yield share
         yield GaugeMetricFamily("re4_hidden_items", "Ids that no answer may contain.", self.num_hidden)
         yield CounterMetricFamily(
             "re4_hidden_items_refused",

@@ -61,6 +61,19 @@ class HideItems:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SetCanary:
+    """Command: load this version, which was checked, beside the live one; without a path there is none."""
+
+    path: str | None
+    files: FileMarks
+    """Its files, when it was checked."""
+    share: float
+    is_shadow: bool
+    failure: str
+    """Why the canary that the directory names is not used; empty where it is, or where there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SetServing:
     """Command: every worker answers, so report SERVING as the health."""
 
@@ -104,14 +117,16 @@ class Heartbeat:
     """Report: the event loop runs, and the thread that runs batches has finished one or is idle."""
 
 
-Command: TypeAlias = StartWorker | LoadVersion | HideItems | SetServing | ReadFiles | RecordRefusal
+Command: TypeAlias = (
+    StartWorker | LoadVersion | HideItems | SetCanary | SetServing | ReadFiles | RecordRefusal
+)
 Report: TypeAlias = PortOpened | VersionLoaded | CommandFailed | Heartbeat | RecallSample
 Message: TypeAlias = Command | Report
 
 _TYPES: Final[dict[str, Any]] = {
     kind.__name__: kind
     for kind in (
-        *(StartWorker, LoadVersion, HideItems, SetServing, ReadFiles, RecordRefusal),
+        *(StartWorker, LoadVersion, HideItems, SetCanary, SetServing, ReadFiles, RecordRefusal),
         *(PortOpened, VersionLoaded, CommandFailed, Heartbeat, RecallSample),
     )
 }

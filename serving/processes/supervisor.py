@@ -33,6 +33,7 @@ from re4.serving.processes.messages import (
     LoadVersion,
     ReadFiles,
     RecordRefusal,
+    SetCanary,
     SetServing,
     StartWorker,
     VersionLoaded,
@@ -43,6 +44,7 @@ from re4.serving.processes.rotation import EventLogRotation
 from re4.serving.processes.worker_handle import Unreadable, WorkerProcess
 from re4.serving.settings import ServerSettings
 from re4.serving.transports.choice import choose_transport
+from re4.serving.versions.canary_watcher import CanaryWatcher
 from re4.serving.versions.changed_files import FileMarks, file_marks
 from re4.serving.versions.memory_check import require_memory
 from re4.serving.versions.version_check import check_version
@@ -103,6 +105,9 @@ class _Supervisor:
             on_refused=self._record_refusal,
             poll_interval_s=settings.poll_interval_s,
         )
+        self._canary = CanaryWatcher(bundles, self._check_canary, self._set_canary)
+        self._canary_files: FileMarks = {}
+        self._canary_lease: VersionLease | None = None
         self._checked: dict[Path, FileMarks] = {}
         """The version that passed its check last."""
         self._live: Path | None = None
@@ -133,8 +138,8 @@ class _Supervisor:
 
     def _read_files(self) -> None:
         """Read every followed file again now, also one that has not changed since it was refused."""
-        _log.info("SIGHUP: reading CURRENT, HIDDEN, LIVE, tokens and certificates again")
-        for watcher in (self._versions, self._hidden, self._certificates):
+        _log.info("SIGHUP: reading CURRENT, HIDDEN, CANARY, LIVE, tokens and certificates again")
+        for watcher in (self._versions, self._hidden, self._canary, self._certificates):
             if watcher is not None:
                 watcher.poller.read_now()
         self._send_to_all(ReadFiles())
@@ -173,6 +178,7 @@ class _Supervisor:
                     poll_forever(interval_s, self._versions.poll, self._versions.poller.wake),
                     # Apart: the check of a version must not delay the hiding of items.
                     poll_forever(interval_s, self._hidden.poll, self._hidden.poller.wake),
+                    poll_forever(interval_s, self._canary.poll, self._canary.poller.wake),
                     poll_forever(self._settings.history.event_part_s, self._rotation.poll),
                     *self._follow_certificates(),
                 ]
@@ -313,15 +319,23 @@ class _Supervisor:
         """Send the present state to a worker that may have missed a part of it."""
         worker.send(self._hide_command())
         worker.send(self._load_command())
+        worker.send(self._canary_command())
         if self._refusal is not None:
             worker.send(self._refusal)
 
     async def _check(self, path: Path) -> None:
+        self._checked = {path: await self._files_of_checked(path)}
+
+    async def _check_canary(self, path: Path) -> None:
+        self._canary_files = await self._files_of_checked(path)
+
+    async def _files_of_checked(self, path: Path) -> FileMarks:
+        """Check a version and return its files as they were before."""
         if self._settings.memory_check and self._live is not None:
             require_memory(path, num_processes=self._settings.num_processes)
         files = file_marks(path)  # before the check: a change during it is then seen by the workers
         await check_version(path, settings=self._settings)
-        self._checked = {path: files}
+        return files
 
     def _go_live(self, path: Path) -> None:
         _log.info("version %s passed its check: going live", path.name)
@@ -352,6 +366,32 @@ class _Supervisor:
         else:
             _log.info("hidden items: %d from now on", len(self._hidden.hidden.ids))
         self._send_to_all(self._hide_command())
+
+    def _set_canary(self) -> None:
+        """Send a changed canary, or the reason why there is none."""
+        canary, previous = self._canary.canary, self._canary_lease
+        self._canary_lease = None if canary is None else VersionLease(self._bundles / canary.version)
+        if previous is not None:
+            previous.release()
+        self._metrics.canary = canary
+        if canary is None:
+            _log.info("there is no canary: the live version answers all calls")
+        else:
+            how = "is compared on" if canary.is_shadow else "answers"
+            _log.info("canary: %s %s %.3g %% of the calls", canary.version, how, 100 * canary.share)
+        self._send_to_all(self._canary_command())
+
+    def _canary_command(self) -> SetCanary:
+        canary, failure = self._canary.canary, self._canary.failure
+        if canary is None:
+            return SetCanary(path=None, files={}, share=0.0, is_shadow=False, failure=failure)
+        return SetCanary(
+            path=str(self._bundles / canary.version),
+            files=self._canary_files,
+            share=canary.share,
+            is_shadow=canary.is_shadow,
+            failure=failure,
+        )
 
     def _load_command(self) -> LoadVersion:
         return LoadVersion(path=str(self._live), files=self._live_files)

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -30,6 +31,7 @@ from re4.serving.processes.messages import (
     PortOpened,
     ReadFiles,
     RecordRefusal,
+    SetCanary,
     SetServing,
     StartWorker,
     VersionLoaded,
@@ -38,6 +40,7 @@ from re4.serving.processes.messages import (
 from re4.serving.processes.report_stream import HEARTBEATS_PER_TIMEOUT, ReportStream
 from re4.serving.retrieval.devices.backend import open_backend
 from re4.serving.settings import ServerSettings
+from re4.serving.versions.canary import LoadedCanary, VersionRouter
 from re4.serving.versions.changed_files import FileMarks, require_unchanged
 from re4.serving.versions.live_items_follower import FollowedItems, LiveItemsFollower
 from re4.serving.versions.live_version import LiveVersion
@@ -55,6 +58,8 @@ class Worker:
         self._reports = reports
         first = HideItems(**start.hidden)
         self._live = LiveVersion(hidden=_hidden_ids(first), hidden_failure=first.failure)
+        self._router = VersionRouter()
+        self._canary: LiveItemsFollower | None = None
         self._backend = open_backend(self._settings.device)
         count_as_worker(start.number)
         certificates = start.certificates
@@ -63,6 +68,7 @@ class Worker:
             self._settings,
             Path(start.folder),
             worker_thread=self._backend.worker_thread,
+            router=self._router,
             on_sample=None if self._settings.metrics_address is None else reports.send,
             certificates=None if certificates is None else Certificates.from_message(certificates),
         )
@@ -72,6 +78,7 @@ class Worker:
             on_lag=self._server.metrics.live_items_lag,
             on_changed=self._server.metrics.live_items,
         )
+        self._following_canary: asyncio.Task[NoReturn] | None = None
         reports.on_dropped_sample = self._server.metrics.dropped_sample
 
     async def run(self, commands: asyncio.StreamReader, stop: asyncio.Event) -> None:
@@ -100,6 +107,7 @@ class Worker:
                 task.cancel()
         finally:
             self._items.stop()
+            self._end_canary()
             await self._server.stop()
 
     async def _beat(self) -> NoReturn:
@@ -124,6 +132,8 @@ class Worker:
                     await self._go_live(command)
                 case HideItems():
                     await self._hide(command)
+                case SetCanary():
+                    await self._set_canary(command)
                 case SetServing():
                     await self._server.set_serving()
                 case ReadFiles():
@@ -152,13 +162,66 @@ class Worker:
                 snapshot = await asyncio.to_thread(snapshot.with_hidden, hidden)
                 snapshot = self._items.hide(hidden, snapshot)
             self._live.hide(hidden, snapshot, command.failure)
+            await self._hide_in_canary(hidden)
         except Exception as error:  # the hidden items stay hidden after any error
             _log.exception("the list of hidden items cannot be used")
             self._live.hide(self._live.hidden, self._live.snapshot, str(error))
             self._reports.send(CommandFailed(failure=f"hidden items: {error}"))
 
-    async def _load(self, folder: str, files: FileMarks) -> tuple[Snapshot, FollowedItems]:
-        """Load a version in a thread: the event loop goes on answering calls. Then read its live items."""
+    async def _hide_in_canary(self, hidden: HiddenIds) -> None:
+        canary = self._router.canary
+        if canary is None or self._canary is None:
+            return
+        snapshot = await asyncio.to_thread(canary.version.current().with_hidden, hidden)
+        canary.version.hide(hidden, self._canary.hide(hidden, snapshot), "")
+
+    async def _set_canary(self, command: SetCanary) -> None:
+        """Load the canary, or end it; any failure ends it, so that the live version answers all calls."""
+        canary = self._router.canary
+        self._router.failure = command.failure
+        if canary is not None and command.path == str(canary.version.current().path):
+            self._router.canary = replace(canary, share=command.share, is_shadow=command.is_shadow)
+            return
+        self._end_canary()
+        if command.path is None:
+            return
+        version = LiveVersion(hidden=self._live.hidden)
+        items = LiveItemsFollower(
+            version,
+            poll_interval_s=self._settings.live_poll_interval_s,
+            on_lag=lambda _: None,
+            on_changed=lambda _: None,
+        )
+        try:
+            items.swap(*await self._load(command.path, command.files, items))
+        except Exception as error:
+            _log.exception("the canary %s cannot be loaded", command.path)
+            self._router.failure = str(error)
+            self._reports.send(CommandFailed(failure=f"canary: {error}"))
+            return
+        self._canary = items
+        self._following_canary = asyncio.create_task(items.follow())
+        self._router.canary = LoadedCanary(version=version, share=command.share, is_shadow=command.is_shadow)
+        _log.info("the canary %s is loaded", Path(command.path).name)
+
+    def _end_canary(self) -> None:
+        self._router.canary = None
+        if self._canary is not None:
+            self._canary.stop()
+        if self._following_canary is not None:
+            self._following_canary.cancel()
+        self._canary = self._following_canary = None
+
+    async def _load(
+        self, folder: str, files: FileMarks, items: LiveItemsFollower | None = None
+    ) -> tuple[Snapshot, FollowedItems]:
+        """Load a version in a thread: the event loop goes on answering calls. Then read its live items.
+
+        Args:
+            folder: Of the version.
+            files: Its files, when it was checked.
+            items: Follows the live items of a canary; None for the live version.
+        """
         path, settings, hidden = Path(folder), self._settings, self._live.hidden
 
         def load() -> Snapshot:
@@ -170,8 +233,8 @@ class Worker:
             )
             return snapshot.with_hidden(hidden)
 
-        snapshot = await asyncio.to_thread(load)
-        return snapshot, await self._items.prepare(snapshot, hidden)
+        snapshot = replace(await asyncio.to_thread(load), is_canary=items is not None)
+        return snapshot, await (items or self._items).prepare(snapshot, hidden)
 
     def _report_loaded(self) -> None:
         limit_garbage_collection()

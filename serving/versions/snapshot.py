@@ -69,6 +69,8 @@ class Snapshot:
     """Hidden items of the version; None for none."""
     live: LiveItems | None = None
     """Live items; None for none."""
+    is_canary: bool = False
+    """Whether it answers beside the live version."""
     loaded: "Snapshot | None" = None
     """The version as it was loaded; None where this is it."""
 

@@ -35,6 +35,7 @@ def publish_staged(
     model_space: str = SPACE,
     recall: float = 0.5,
     attributes: tuple[AttributeInfo, ...] = (),
+    is_live: bool = True,
 ) -> str:
     return staged.publish(
         model=ModelInfo(
@@ -44,6 +45,7 @@ def publish_staged(
         items=ItemsInfo(num_items=3, id_kind="string", space=SPACE, attributes=attributes),
         evaluation={"test": {"recall@50": recall}},
         lineage={"run": "runs/one"},
+        is_live=is_live,
     )
 
 

@@ -1,0 +1,85 @@
+"""Following `CANARY` of a bundle directory: the version that servers load beside the live one."""
+
+import logging
+from collections.abc import Awaitable, Callable, Hashable
+from contextlib import suppress
+from pathlib import Path
+
+from re4.bundle.layout import CANARY
+from re4.bundle.publishing.canary import Canary, read_canary
+from re4.bundle.publishing.current import read_current
+from re4.common.errors import BundleError
+from re4.serving.host.failures import is_transient
+from re4.serving.host.file_poller import FilePoller, file_mark
+
+_log = logging.getLogger(__name__)
+
+
+class CanaryWatcher:
+    """The canary of a bundle directory, after its check.
+
+    A file that cannot be used, or a version that fails its check, ends the canary: the live version answers
+    all calls. A transient failure changes nothing, and is retried.
+    """
+
+    def __init__(
+        self, bundles: Path, check: Callable[[Path], Awaitable[None]], on_change: Callable[[], None]
+    ) -> None:
+        """Watch a directory.
+
+        Args:
+            bundles: The bundle directory.
+            check: Raises BundleError for a version that must not be loaded, anything else for a check that
+                must be repeated.
+            on_change: Called after `canary` or `failure` changed.
+        """
+        self._bundles = bundles
+        self._check = check
+        self._on_change = on_change
+        self.canary: Canary | None = None
+        self.failure = ""
+        """Why the canary of the file is not used; empty where it is, or where there is none."""
+        self.poller = FilePoller(self._mark, on_failure=_log_failure)
+
+    async def poll(self) -> None:
+        """Follow a change since the last poll, if there is one."""
+        if not self.poller.is_due():
+            return
+        with self.poller.attempt():
+            try:
+                self._set(await self._read())
+            except BundleError as error:
+                if is_transient(error):
+                    raise
+                self._set(None, str(error))
+
+    async def _read(self) -> Canary | None:
+        canary = read_canary(self._bundles)
+        if canary is None or canary.version == read_current(self._bundles):
+            return None
+        if self.canary is None or canary.version != self.canary.version:
+            await self._check(self._bundles / canary.version)
+        return canary
+
+    def _set(self, canary: Canary | None, failure: str = "") -> None:
+        if failure:
+            _log.error("the canary is not used: %s", failure)
+        if (canary, failure) != (self.canary, self.failure):
+            previous = self.canary, self.failure
+            self.canary, self.failure = canary, failure
+            try:
+                self._on_change()
+            except BaseException:
+                self.canary, self.failure = previous  # so that the next poll tries again
+                raise
+
+    def _mark(self) -> Hashable:
+        """Change with the file, and with the live version: a canary that goes live is none."""
+        live = ""
+        with suppress(BundleError):
+            live = read_current(self._bundles)
+        return file_mark(self._bundles / CANARY), live
+
+
+def _log_failure(failure: str) -> None:
+    _log.error("the canary stays as it is: %s", failure)
