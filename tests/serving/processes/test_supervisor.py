@@ -9,7 +9,7 @@ from small_bundles import SmallVersion
 
 from re4.common.errors import ServerError
 from re4.serving.host.backoff import Backoff
-from re4.serving.processes.messages import HideItems, LoadVersion, StartWorker
+from re4.serving.processes.messages import HideItems, LoadVersion, SetCanary, StartWorker
 from re4.serving.processes.supervisor import _Supervisor
 from re4.serving.settings import ServerSettings
 
@@ -48,7 +48,7 @@ def test_a_worker_that_does_not_start_or_takes_too_long_is_tried_again(
     monkeypatch.setattr("re4.serving.processes.supervisor.WorkerProcess.start", start)
     backoff = Backoff(first_delay_s=0.01, longest_delay_s=0.01)
     asyncio.run(supervisor._restart(START, backoff, uptime_s=0.0))
-    assert [type(command) for command in worker.sent] == [HideItems, LoadVersion]
+    assert [type(command) for command in worker.sent] == [HideItems, LoadVersion, SetCanary]
 
 
 def test_the_first_start_and_the_first_load_of_a_worker_have_a_time_limit(
