@@ -3,9 +3,10 @@
     a(i) = mean + sum over the item's values v of effect(v)            from its attributes
     f(i) = (n · norm · direction(mean interest) + 2 · a(i)) / (n + 2)   folded in from n users
 
-The mean interest is that of the users who chose the item; `norm` is the typical norm of trained
-items. Effects are fitted at export (`export/catalogue/cold_start.py`), and already multiplied by
-the scale that gives new items their share of places. Versions of older code lack `cold_start.npz`.
+`fold_in.py` has the better rule for users; f(i) is for versions without its file. The mean interest is that
+of the users who chose the item; `norm` is the typical norm of trained items. Effects are fitted at export
+(`export/catalogue/cold_start.py`), and already multiplied by the scale that gives new items their share of
+places. Versions of older code lack `cold_start.npz`.
 
 Legend: R items, D embedding, E values of items, W weights: the mean, then the effect of each value
 of each attribute.

@@ -62,6 +62,12 @@ class FoldInModel:
             )
         if not all(np.isfinite(array).all() for array in arrays.values()):
             raise BundleDamagedError(f"{path}: a number is not finite. Publish the version again")
+        try:
+            np.linalg.cholesky(arrays["precision_DD"].astype(np.float64))
+        except np.linalg.LinAlgError:
+            raise BundleDamagedError(
+                f"{path}: precision_DD is not positive definite. Publish the version again"
+            ) from None
         return cls(**arrays)
 
     def write(self, path: Path) -> None:
@@ -100,7 +106,8 @@ class FoldInModel:
             vector_D += min(1.0, _MAX_CHANGE / max(change, 1e-12)) * step_D
             if change < _TOLERANCE:
                 break
-        return vector_D.astype(np.float32)
+        # Evidence may hold interests of any size.
+        return (vector_D if np.isfinite(vector_D).all() else prior_D).astype(np.float32)
 
     def _logits(self, vector_D: NDArray[np.floating]) -> NDArray[np.float64]:
         return np.asarray(self.interests_SD @ vector_D - self.log_partition_S, np.float64)

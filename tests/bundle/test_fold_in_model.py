@@ -62,6 +62,12 @@ def test_an_item_that_few_choose_falls_behind_its_attributes(model: FoldInModel)
     assert model.share(seldom_D) < 0.5 * model.share(prior_D) < model.share(often_D)
 
 
+@pytest.mark.parametrize("size", [1e9, 1e30, 1e300])
+def test_evidence_of_any_size_gives_a_finite_vector(model: FoldInModel, size: float) -> None:
+    found_D = model.vector(np.full(DIM, 0.2), np.full(DIM, size), 2.0**62)
+    assert np.isfinite(found_D).all()
+
+
 def test_a_strong_prior_does_not_move(model: FoldInModel) -> None:
     strong = FoldInModel(
         interests_SD=model.interests_SD,
@@ -79,6 +85,13 @@ def test_damage_is_found(model: FoldInModel, tmp_path: Path) -> None:
     np.testing.assert_array_equal(read.precision_DD, model.precision_DD)
     with pytest.raises(BundleDamagedError, match="the width is 6"):
         FoldInModel.read(tmp_path / FOLD_IN, DIM + 1)
+    FoldInModel(
+        interests_SD=model.interests_SD,
+        log_partition_S=model.log_partition_S,
+        precision_DD=-model.precision_DD,
+    ).write(tmp_path / FOLD_IN)
+    with pytest.raises(BundleDamagedError, match="not positive definite"):
+        FoldInModel.read(tmp_path / FOLD_IN, DIM)
     FoldInModel(
         interests_SD=model.interests_SD * np.float32(np.nan),
         log_partition_S=model.log_partition_S,
