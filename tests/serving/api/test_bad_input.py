@@ -139,7 +139,7 @@ BAD_RETRIEVES = {
     "no such merge policy": (
         pb.RetrieveRequest(history=KNOWN, num_candidates=5, merge_policy=9),
         BAD,
-        "merge_policy is 9; it must be from 0 to 5: the server's choice, max-score, equal-quota",
+        "merge_policy is 9; it must be from 0 to 6: the server's choice, max-score, equal-quota",
     ),
     "no such attribute": (
         asking(filters=[{"attribute": "tags", "values": ["a"]}, {"attribute": "size", "values": ["L"]}]),
