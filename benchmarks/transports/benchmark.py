@@ -79,7 +79,11 @@ def run(options: TransportOptions) -> dict[str, Any]:
         "load_average": load_average,
         "num_rounds": options.num_rounds,
         "seconds": options.seconds,
-        "server": {"info": info, "options": shlex.split(options.server_options)},
+        "server": {
+            "version": info["version"],
+            "num_items": info["num_items"],
+            "options": shlex.split(options.server_options),
+        },
         "rows": [
             {"transport": transport, "calls": calls, "callers": callers, "figures": _medians(rounds)}
             for (transport, calls, callers), rounds in sorted(found.items())

@@ -11,19 +11,29 @@ numbers 3.
 Legend: M candidates.
 """
 
+import ctypes
+import logging
+import subprocess
+import sys
 from collections.abc import Sequence
-from itertools import accumulate
-from typing import Final
+from functools import cache
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from re4.bundle.ids.id_map import ItemIds
+from re4.common.native_code import is_native_allowed, load_library
 from re4.protos.v1 import retrieval_pb2
 from re4.serving.retrieval.merging import MergedList
 
+_SOURCE: Final = Path(__file__).with_name("candidate_columns.c")
 _LENGTH_DELIMITED: Final = 2
 _MAX_IN_ONE_BYTE: Final = 127
+
+_log = logging.getLogger(__name__)
 
 
 def encode_candidates(lists: Sequence[MergedList], item_ids: ItemIds) -> list[bytes]:
@@ -36,6 +46,9 @@ def encode_candidates(lists: Sequence[MergedList], item_ids: ItemIds) -> list[by
     Raises:
         BundleError: a row out of range.
     """
+    compiled = open_compiled() if item_ids.kind == "string" else None
+    if compiled is not None:
+        return _compiled(compiled, lists, item_ids)
     ends = list(accumulate(len(each.rows_M) for each in lists))
     spans = list(zip([0, *ends], ends, strict=False))
     scores = np.ascontiguousarray(np.concatenate([each.scores_M for each in lists]), "<f4").tobytes()
@@ -50,6 +63,57 @@ def encode_candidates(lists: Sequence[MergedList], item_ids: ItemIds) -> list[by
         _field(1, own_ids) + _field(2, scores[4 * start : 4 * end]) + _field(3, own_numbers)
         for own_ids, own_numbers, (start, end) in zip(ids, numbers, spans, strict=True)
     ]
+
+
+@cache
+def open_compiled() -> ctypes.CDLL | None:
+    """Return the compiled code; None where there is none. Compiles it where that was never done."""
+    if not is_native_allowed() or sys.byteorder != "little":
+        return None
+    try:
+        library = load_library(_SOURCE)
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = str(getattr(error, "stderr", None) or error).strip()
+        _log.info(f"{_SOURCE.name} could not be compiled; candidates are encoded more slowly: {reason}")
+        return None
+    address, number = ctypes.c_void_p, ctypes.c_int64
+    library.encode_columns.argtypes = [address, number, *[address] * 4, number, address]
+    library.encode_columns.restype = None
+    return library
+
+
+def _compiled(library: ctypes.CDLL, lists: Sequence[MergedList], item_ids: ItemIds) -> list[bytes]:
+    if len(lists) == 1:
+        (only,) = lists
+        rows_M, scores_M, numbers_M = only.rows_M, only.scores_M, only.interest_numbers_M
+    else:
+        rows_M = np.concatenate([each.rows_M for each in lists])
+        scores_M = np.concatenate([each.scores_M for each in lists])
+        numbers_M = np.concatenate([each.interest_numbers_M for each in lists])
+    texts, lengths_M = item_ids.padded(rows_M)
+    texts, lengths_M = np.ascontiguousarray(texts), np.ascontiguousarray(lengths_M, np.int64)
+    scores_M = np.ascontiguousarray(scores_M, np.float32)
+    numbers_M = np.ascontiguousarray(numbers_M, np.int64)
+    ends = np.fromiter(accumulate(len(each.rows_M) for each in lists), np.int64, len(lists))
+    width = texts.shape[1]
+    out = np.empty(len(rows_M) * (width + 32) + len(lists) * 40, np.uint8)
+    library.encode_columns(
+        _address(texts),
+        width,
+        _address(lengths_M),
+        _address(scores_M),
+        _address(numbers_M),
+        _address(ends),
+        len(lists),
+        _address(out),
+    )
+    placed = ends.tolist()
+    whole = out[: placed[-1]].tobytes()
+    return [whole] if len(lists) == 1 else [whole[a:b] for a, b in pairwise([0, *placed])]
+
+
+def _address(array: NDArray[Any]) -> int:
+    return int(array.__array_interface__["data"][0])
 
 
 def _items(

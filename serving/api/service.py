@@ -26,6 +26,7 @@ from re4.protos.v1 import retrieval_pb2
 from re4.serving.api import replies
 from re4.serving.api.batch_handler import RequestResult, answer_batch, batch_group
 from re4.serving.api.batch_retrieve import batch_retrieve
+from re4.serving.api.candidate_encoding import open_compiled
 from re4.serving.api.catalogue_calls import Steps, find_items, get_items, list_values
 from re4.serving.api.decoding import decode
 from re4.serving.api.fold_in import FoldIn
@@ -164,6 +165,7 @@ class RetrievalService:
             router: Chooses the version of each call; None where the live one answers all.
             on_sample: Takes results whose recall can be measured; None to measure none.
         """
+        open_compiled()  # compiled now, not by the first call
         self._live = live
         self._router = router or VersionRouter()
         self._settings = settings

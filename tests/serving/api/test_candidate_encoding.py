@@ -1,5 +1,7 @@
 """Encoded candidates equal the serialised message with the same candidates."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from re4.bundle.ids.id_map import ItemIds, write_item_ids
 from re4.common.errors import BundleError
 from re4.protos.v1 import retrieval_pb2 as pb
+from re4.serving.api import candidate_encoding
 from re4.serving.api.candidate_encoding import encode_candidates
 from re4.serving.retrieval.merging import MergedList
 
@@ -32,6 +35,16 @@ def merged(found: list[tuple[int, float, int]]) -> MergedList:
         np.array([score for _, score, _ in found], np.float32),
         np.array([number for _, _, number in found], np.int64),
     )
+
+
+@pytest.fixture(params=[True, False], ids=["compiled", "by NumPy"], autouse=True, scope="module")
+def _compiled_or_not(request: pytest.FixtureRequest) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param:
+            assert candidate_encoding.open_compiled() is not None
+        else:
+            patch.setattr(candidate_encoding, "open_compiled", lambda: None)
+        yield
 
 
 @pytest.mark.parametrize("reply_type", [pb.RetrieveReply, pb.BatchRetrieveReply])
