@@ -246,7 +246,12 @@ class Batcher(Generic[RequestT, ResultT]):
         if self._is_quiet and not self._is_busy and not self._delay_s and self._is_short(group, 1):
             return self._run_at_once(request, group), 0
         (queued,) = self.enqueue([request], time_left_s=time_left_s, is_admitted=True)
-        return await queued, queued.queue_us
+        try:
+            return await queued, queued.queue_us
+        finally:
+            # The traceback of its error refers to this frame. A cycle of the two would keep the version of
+            # the request until the garbage collector runs, which a worker lets run seldom.
+            del queued
 
     def enqueue(
         self,

@@ -267,6 +267,12 @@ def test_an_answered_call_keeps_no_version(tmp_path: Path) -> None:
                 assert await method(request.SerializeToString(), timeout=DEADLINE_S)
                 with pytest.raises(grpc.RpcError):
                     await method(b"damaged", timeout=DEADLINE_S)
+        unknown = pb.RetrieveRequest(
+            history=pb.ItemIds(strings=["unknown"]), num_candidates=5
+        ).SerializeToString()
+        for name in ("Retrieve", "Encode"):  # refused in a batch: the fields of the history are the same
+            with pytest.raises(grpc.RpcError, match="none of the 1 ids"):
+                await channel.unary_unary(f"/re4.v1.Retrieval/{name}")(unknown, timeout=DEADLINE_S)
         live.swap(load(SmallVersion(seed=1), tmp_path / "new"))
         assert (await call(channel)).items.strings
         while old() is not None:  # the last replies are being sent
