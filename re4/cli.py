@@ -41,6 +41,8 @@ SUBCOMMANDS: Mapping[str, str] = {
     "rollback": "re4.bundle.publishing.cli:rollback",
     "canary": "re4.serving.versions.canary_cli:canary",
     "prune": "re4.bundle.publishing.cli:prune",
+    "push": "re4.bundle.remote.cli:push",
+    "mirror": "re4.bundle.remote.cli:mirror",
     "histories load": "re4.histories.cli:load",
     "histories export": "re4.histories.cli:export",
     "histories rotate": "re4.histories.cli:rotate",

@@ -107,6 +107,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(
             "the tests of histories in Redis were left out: no valkey-server or redis-server is installed"
         )
+    if not (shutil.which("moto_server") or Path("build/s3/bin/moto_server").exists()):
+        terminalreporter.write_line(
+            "the tests of object storage were left out: no moto_server is installed (.ci/run installs it)"
+        )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

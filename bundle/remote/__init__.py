@@ -1,0 +1,1 @@
+"""Versions in object storage: a push writes them, mirrors on other machines follow them."""
