@@ -41,7 +41,12 @@ ADDED_SINCE: dict[str, Any] = {
 class TrainConfig:
     """The settings of one run. Built with `TrainConfig.resolve`, stored as `config.json` in the run."""
 
-    model: str = setting("re4", f"Encoder: {', '.join(PRESETS)}.", choices=PRESETS)
+    model: str = setting(
+        "re4",
+        f"Encoder: {', '.join(PRESETS)}; auto: transformer where users have {MANY_EVENTS} training events or "
+        "more on average, otherwise re4.",
+        choices=(*PRESETS, AUTO),
+    )
     num_interests: int | str | None = setting(
         None,
         "K, interest vectors per user; each is a search when serving. auto: train the model's own number and "
@@ -222,6 +227,9 @@ class TrainConfig:
         """
         if self.num_interests == AUTO:
             raise UsageError("--num-interests auto is for `re4 train` alone; give a number here.")
+        if self.model == AUTO:
+            model = "transformer" if events_per_user >= MANY_EVENTS else "re4"
+            return replace(self, model=model).resolve(num_items, events_per_user)
         preset = PRESETS[self.model]
         usual = {**COMMON_DEFAULTS, **preset.defaults}
         if num_items <= SMALL_CATALOGUE:

@@ -38,6 +38,9 @@ def follow(heading: str, module: str, table: dict[str, Any], monkeypatch: pytest
 
 def test_the_gated_encoder_trains_and_is_exported(planted, small_options, tmp_path, monkeypatch) -> None:
     follow("A new encoder", "re4.training.encoders.gated", presets.PRESETS, monkeypatch)
+    # The choices of the setting are read from the table when the module is imported.
+    declared = TrainConfig.__dataclass_fields__["model"]
+    monkeypatch.setattr(declared, "metadata", {**declared.metadata, "choices": presets.PRESETS})
     options = {**small_options, "num_epochs": 1, "batch_size": 4096}
     api.train(planted, tmp_path / "run", device="cpu", model="gated", **options)
     run = Run.open(tmp_path / "run")

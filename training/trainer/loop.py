@@ -18,7 +18,7 @@ from torch import Tensor
 
 from re4.common.console import progress as progress_bar
 from re4.common.errors import TrainingError
-from re4.training.config import CHECKPOINT_MINUTES, TrainConfig
+from re4.training.config import AUTO, CHECKPOINT_MINUTES, TrainConfig
 from re4.training.data.batches import TrainingBatches, WindowBatches
 from re4.training.data.dataset import Dataset
 from re4.training.evaluation.metrics import Interval
@@ -165,8 +165,13 @@ def train(
     target = choose_device(device)
     if tensorboard:
         check_tensorboard()
-    is_next_n_open = config.next_n is None
+    is_model_open, is_next_n_open = config.model == AUTO, config.next_n is None
     config = config.resolve(dataset.num_items, dataset.events_per_user)
+    if is_model_open:
+        _log.info(
+            f"--model auto: {config.model}, because users have {dataset.events_per_user:.0f} training events "
+            "on average"
+        )
     if is_next_n_open and config.next_n != 1:
         _log.info(
             f"target: one of the next {config.next_n} events, because users have "

@@ -194,6 +194,14 @@ def test_where_users_have_many_events_the_target_is_one_of_the_next_seven():
     assert next_n(100, 300.0) == 1, "other models keep the very next event"
 
 
+def test_auto_takes_the_transformer_where_users_have_many_events():
+    busy = TrainConfig(model="auto").resolve(100, 30.0)
+    assert busy == TrainConfig(model="transformer").resolve(100, 30.0)
+    assert TrainConfig(model="auto").resolve(100, 29.0) == TrainConfig().resolve(100, 29.0)
+    with pytest.raises(UsageError, match="--num-interests is 4; with --model transformer it is always 1"):
+        TrainConfig(model="auto", num_interests=4).resolve(100, 30.0)
+
+
 def test_only_the_transformer_trains_at_every_position():
     with pytest.raises(UsageError, match="--every-position is True; with --model re4 it is always False"):
         TrainConfig(every_position=True).resolve(100)
