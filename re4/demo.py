@@ -13,7 +13,6 @@ from pathlib import Path
 from time import sleep
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 from rich.markup import escape
 from rich.table import Table
@@ -23,6 +22,7 @@ from re4.common.errors import Re4Error, UsageError
 from re4.common.server_process import ServerProcess
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
     from numpy.typing import NDArray
 
@@ -111,6 +111,8 @@ def _retrieve(address: str, data: Path) -> None:
 
 
 def _item_vectors(client: "RetrievalClient", ids: list[int]) -> "NDArray[np.float32]":
+    import numpy as np
+
     chunk = client.info()["max_num_candidates"]
     found = [
         client.get_items(ids[start : start + chunk], return_vectors=True)
@@ -132,6 +134,8 @@ def _users_with_distinct_interests(
     client: "RetrievalClient", dataset: "Dataset", vectors_ND: "NDArray[np.float32]"
 ) -> list[int]:
     """Return the held-out users with the most different interests that all find candidates."""
+    import numpy as np
+
     overlaps = {}
     for user in range(dataset.test.num_users):
         history, _ = _history_and_later(dataset, user)
@@ -196,6 +200,8 @@ def _comparison(
     vectors_ND: "NDArray[np.float32]",
 ) -> Table:
     """Return the list of all interests beside that of the first one alone, and the most popular items."""
+    import numpy as np
+
     assert reply.interests is not None  # they were requested
     ids = dataset.items()["item_id"].to_list()
     first = int(reply.interest_index[0])
