@@ -25,7 +25,7 @@ from re4.serving.histories.user_record import events_of, items_of, newest_ms, wi
 _HISTORIES: Final = b"histories"
 _POPULAR: Final = b"popular"
 _CHUNK_USERS: Final = 10_000
-_RECORDED_USERS: Final = 8
+_RECORDED_USERS: Final = 12
 """Users whose new events a server adds at once: 0.1 ms."""
 
 

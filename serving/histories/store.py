@@ -19,7 +19,7 @@ MAX_EVENT_ID_BYTES: Final = 256
 MAX_POPULAR: Final = 2_000
 """Popular items that a store keeps."""
 
-_PAUSE_S: Final = 5e-5
+_PAUSE_S: Final = 2e-5
 _T = TypeVar("_T")
 
 Item: TypeAlias = str | int
