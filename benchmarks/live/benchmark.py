@@ -20,9 +20,9 @@ import psutil
 from re4 import RetrievalClient
 from re4.benchmarks.common.machine import describe_machine
 from re4.benchmarks.common.report import command_line, now_utc, write_report
-from re4.benchmarks.live.event_load import event_load
 from re4.benchmarks.live.options import LiveOptions
 from re4.benchmarks.load_generator.requests import choose_histories
+from re4.benchmarks.load_generator.writes import event_load
 from re4.common import console
 from re4.common.server_process import ServerProcess
 from re4.serving.histories.lmdb_environment import LmdbEnvironment

@@ -4,9 +4,9 @@ Legend: N items of the version, R live items, D embedding.
 """
 
 import os
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic, perf_counter, process_time, sleep
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from re4.benchmarks.common.machine import describe_machine
 from re4.benchmarks.common.report import command_line, now_utc, write_report
+from re4.benchmarks.load_generator.writes import event_load, item_load, live_item_id
 from re4.bundle.golden import GoldenQueries
 from re4.bundle.histories import read_histories
 from re4.bundle.layout import CURRENT, GOLDEN, HISTORIES
@@ -38,6 +39,7 @@ _NUM_BATCHES: Final = 20
 """Of each number of live items in a turn of the pipeline."""
 _PIPELINE_TURNS: Final = 40
 _NUM_TURNS: Final = 3
+_CALL_EVENTS: Final = 50
 _POLL_S: Final = 0.005
 _NOISE: Final = 0.3
 """A live vector is that of an item plus so many times that of another, at the norm of the first."""
@@ -49,7 +51,8 @@ def measure(
     *,
     nums_items: Sequence[int],
     num_changes: int,
-    updates_per_s: int,
+    updates_per_s: float,
+    events_per_s: float,
     rate: float,
     seconds: float,
 ) -> dict[str, Any]:
@@ -61,14 +64,19 @@ def measure(
         "load_average": os.getloadavg(),
     }
     with TemporaryDirectory(prefix="re4-live-items-") as folder:
-        linked = _linked(bundles, Path(folder))
+        linked = _linked(bundles, Path(folder) / "bundles")
         report["version"] = read_manifest(live_version(linked)).model_dump(
             include={"version", "index", "items"}, mode="json", exclude={"index": {"frontier"}}
         )
         report["pipeline"] = _pipeline(linked, nums_items)
         with _servers(linked) as clients:
             report["lag_ms"] = _lag(clients, num_changes)
-            report["under_updates"] = _under_updates(clients, updates_per_s, rate, seconds, linked)
+            addresses = [client.address for client in clients]
+            for name, loads in (
+                ("under_updates", {"items_per_s": updates_per_s, "events_per_s": 0.0}),
+                ("under_updates_and_events", {"items_per_s": updates_per_s, "events_per_s": events_per_s}),
+            ):
+                report[name] = _under_writes(addresses, clients[0], loads, rate, seconds, linked)
     write_report(out, {REPORT_FILE: report})
     return report
 
@@ -76,7 +84,7 @@ def measure(
 def _linked(bundles: Path, folder: Path) -> Path:
     """Return a bundle directory with the live version, by hard links, so that changes go elsewhere."""
     version = live_version(bundles)
-    (folder / version.name).mkdir()
+    (folder / version.name).mkdir(parents=True)
     for path in version.iterdir():
         try:
             os.link(path, folder / version.name / path.name)
@@ -102,7 +110,7 @@ def _lag(clients: Sequence[RetrievalClient], num_changes: int) -> dict[str, floa
     kind = str(clients[0].info()["item_id_kind"])
     rng, lags_ms = np.random.default_rng(0), []
     for number in range(num_changes):
-        item = LiveItem(item_id=_id(kind, number))
+        item = LiveItem(item_id=live_item_id(kind, number))
         sequence = clients[number % 2].upsert_items([item]).sequence
         acknowledged_s = perf_counter()
         for client in clients:
@@ -113,48 +121,47 @@ def _lag(clients: Sequence[RetrievalClient], num_changes: int) -> dict[str, floa
     return {name: round(float(np.percentile(lags_ms, at)), 1) for name, at in (("p50", 50), ("p99", 99))}
 
 
-def _under_updates(
-    clients: Sequence[RetrievalClient], updates_per_s: int, rate: float, seconds: float, bundles: Path
+def _under_writes(
+    addresses: Sequence[str],
+    client: RetrievalClient,
+    loads: Mapping[str, float],
+    rate: float,
+    seconds: float,
+    bundles: Path,
 ) -> dict[str, Any]:
-    """Measure Retrieve in windows with and without updates, in turns."""
-    kind, history = str(clients[0].info()["item_id_kind"]), _a_history(bundles)
-    stopped, is_updating = threading.Event(), threading.Event()
-    num_updates = 0
+    """Measure Retrieve on one server in windows with and without writes, in turns.
 
-    def update() -> None:
-        nonlocal num_updates
-        per_call, next_s = max(1, updates_per_s // 10), monotonic()
-        while not stopped.is_set():
-            if not is_updating.wait(0.05):
-                next_s = monotonic()
-                continue
-            items = [LiveItem(item_id=_id(kind, (num_updates + place) % 5_000)) for place in range(per_call)]
-            clients[1].upsert_items(items)
-            num_updates += per_call
-            next_s += per_call / updates_per_s
-            sleep(max(0.0, next_s - monotonic()))
-
-    updating = threading.Thread(target=update, daemon=True)
-    updating.start()
+    Items change on another server, and events are recorded on the same one.
+    """
+    kind, history = str(client.info()["item_id_kind"]), _a_history(bundles)
+    item_ids = client.retrieve(history, _NUM_CANDIDATES).item_ids
     latencies: dict[bool, list[float]] = {False: [], True: []}
+    counts = dict.fromkeys(loads, 0)
     lengths_s = 0.0
-    try:
-        for turn in range(2 * _NUM_TURNS):
-            with_updates = turn % 2 == 1
-            (is_updating.set if with_updates else is_updating.clear)()
+    for turn in range(2 * _NUM_TURNS):
+        with ExitStack() as stack:
+            running = {}
+            if turn % 2 and loads["items_per_s"]:
+                per_s = loads["items_per_s"]
+                load = item_load(addresses[1], kind, items_per_s=per_s, call_items=ceil(per_s / 10))
+                running["items_per_s"] = stack.enter_context(load)
+            if turn % 2 and loads["events_per_s"]:
+                per_s = loads["events_per_s"]
+                load = event_load(addresses[0], item_ids, events_per_s=per_s, call_events=_CALL_EVENTS)
+                running["events_per_s"] = stack.enter_context(load)
+            before = {name: count.value for name, count in running.items()}
             began_s = due_s = monotonic()
             while monotonic() - began_s < seconds:
                 sleep(max(0.0, due_s - monotonic()))
-                clients[0].retrieve(history, _NUM_CANDIDATES)
-                latencies[with_updates].append((monotonic() - due_s) * 1e3)
+                client.retrieve(history, _NUM_CANDIDATES)
+                latencies[turn % 2 == 1].append((monotonic() - due_s) * 1e3)
                 due_s += 1 / rate
-            lengths_s += seconds if with_updates else 0.0
-    finally:
-        stopped.set()
-        updating.join()
+            for name, count in running.items():
+                counts[name] += count.value - before[name]
+            lengths_s += monotonic() - began_s if running else 0.0
     p99 = {key: float(np.percentile(values, 99)) for key, values in latencies.items()}
     return {
-        "updates_per_s": round(num_updates / lengths_s),
+        **{name: round(count / max(lengths_s, 1e-9)) for name, count in counts.items()},
         "rate": rate,
         "num_calls": len(latencies[True]),
         "p50_ms_without": round(float(np.median(latencies[False])), 2),
@@ -232,7 +239,7 @@ def _with_live(loaded: Snapshot, num_items: int) -> Snapshot:
     kind = loaded.item_ids.kind
     overlay.apply(
         [
-            Record(number + 1, 0, Upsert(_id(kind, number), {}, vector_D, space))
+            Record(number + 1, 0, Upsert(live_item_id(kind, number), {}, vector_D, space))
             for number, vector_D in enumerate(mixed.astype(np.float32))
         ]
     )
@@ -283,7 +290,3 @@ def _a_history(bundles: Path) -> list[Any]:
 
     ids: list[Any] = ItemIds.open(path, items.id_kind, items.num_items).ids(_queries(path)[0].history_rows_L)
     return ids
-
-
-def _id(kind: str, number: int) -> Any:
-    return f"live {number}" if kind == "string" else -1 - number
