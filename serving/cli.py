@@ -54,9 +54,13 @@ def serve(
 
     where = parse_address(chosen.address)
     metrics_where = None if chosen.metrics_address is None else parse_address(chosen.metrics_address)
+    http_where = None if chosen.http_address is None else parse_address(chosen.http_address)
+    if http_where is not None:
+        require(chosen.described("http_address"), "uvicorn")
     files, tokens = chosen.access.certificate_files, chosen.access.tokens
     for name, parsed, is_private in (
         ("address", where, files is not None),
+        ("http_address", http_where, files is not None),
         ("metrics_address", metrics_where, False),
     ):
         if parsed is not None and not (parsed.is_loopback or is_private or chosen.access.insecure):

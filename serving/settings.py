@@ -233,6 +233,12 @@ class ServerSettings:
         "HOST:PORT of the metrics page for Prometheus: calls, latency by stage, versions.",
         default_text="no page",
     )
+    http_address: str | None = setting(
+        None,
+        "HOST:PORT of JSON over HTTP beside gRPC: POST /v1/retrieve and the other calls; /v1/openapi.json "
+        "describes them. Needs the extra http.",
+        default_text="no HTTP",
+    )
     reflection: bool | None = setting(
         None, "Serve gRPC reflection, for tools such as grpcurl.", default_text="on loopback only"
     )

@@ -14,7 +14,7 @@ _EXTRAS: Final[Mapping[str, str]] = {
     "redis": "redis",
     "obstore": "object-storage",
     "starlette": "inspect",
-    "uvicorn": "inspect",
+    "uvicorn": "http",
     "confluent_kafka": "kafka",
     **dict.fromkeys(
         ("jinja2", "matplotlib", "onnx", "onnxscript", "polars", "safetensors", "torch"), "train"

@@ -98,6 +98,11 @@ class RetrievalServer:
         self._health_transport: Transport | None = None
         if settings.access.health_address is not None:
             self._health_transport = open_transport(transport, self._health.methods(), settings.limits)
+        self._http_transport: Transport | None = None
+        if settings.http_address is not None:
+            from re4.serving.http.http_transport import HttpTransport
+
+            self._http_transport = HttpTransport(methods, settings.limits, self._certificates)
         self._following: asyncio.Task[None] | None = None
 
     async def start(self, address: Address) -> Address:
@@ -110,6 +115,8 @@ class RetrievalServer:
             ServerError: the address cannot be listened on.
         """
         port = await self._transport.start(address)
+        if self._http_transport is not None:
+            await self._http_transport.start(parse_address(self._settings.http_address or ""))
         if self._health_transport is not None:
             await self._health_transport.start(parse_address(self._settings.access.health_address or ""))
         if self._authenticator is not None:
@@ -146,7 +153,9 @@ class RetrievalServer:
                 await asyncio.wait_for(self._idle_for(idle_s), leave_s)
                 break
         await self._health.end_watches()
-        await self._transport.stop(max(0.0, began_s + grace_s - monotonic()), self._service.wait_idle())
+        transports = [self._transport, *([] if self._http_transport is None else [self._http_transport])]
+        left_s = max(0.0, began_s + grace_s - monotonic())
+        await asyncio.gather(*(each.stop(left_s, self._service.wait_idle()) for each in transports))
         if self._health_transport is not None:
             await self._health_transport.stop(0.0, self._service.wait_idle())
         if self._following is not None:

@@ -51,6 +51,7 @@ from re4.serving.retrieval.filtered_search import SearchOptions
 from re4.serving.retrieval.merging import MAX_SCORE
 from re4.serving.settings import ServerSettings
 from re4.serving.transports.transport import (
+    RETRY_PUSHBACK,
     Answer,
     Method,
     ResponseMetadata,
@@ -63,10 +64,6 @@ from re4.serving.versions.live_version import LiveVersion
 from re4.serving.versions.snapshot import Snapshot
 
 SERVICE_NAME: Final = retrieval_pb2.DESCRIPTOR.services_by_name["Retrieval"].full_name
-
-RETRY_PUSHBACK: Final = "grpc-retry-pushback-ms"
-"""Trailing metadata of a rejected call: milliseconds to wait before the next try. gRPC clients
-whose retry policy includes RESOURCE_EXHAUSTED obey it by themselves (gRFC A6)."""
 
 _MAX_BLOCK_SHARED_CORE_MS: Final = 50.0
 """How long a batch may block the event loop where the worker thread has no core of its own. A

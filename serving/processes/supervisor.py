@@ -8,7 +8,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -148,7 +148,7 @@ class _Supervisor:
         self._log_settings()
         with (
             reserve_port(address) as bound,
-            self._reserved_health_port() as settings,
+            self._reserved_ports() as settings,
             self._metrics_page(),
             temporary_folder("re4-serve-workers-") as folder,
         ):
@@ -168,6 +168,8 @@ class _Supervisor:
                 for number in range(1, self._settings.num_processes + 1)
             ]
             await self._start_all(starts, bound)
+            if settings.http_address is not None:
+                _log.info("JSON over HTTP on %s", settings.http_address)
             if settings.access.health_address is not None:
                 _log.info("health on %s", settings.access.health_address)
             _log.info("listening on %s", bound)
@@ -185,14 +187,17 @@ class _Supervisor:
             )
 
     @contextmanager
-    def _reserved_health_port(self) -> Iterator[ServerSettings]:
-        """Reserve the port of the health service and yield the settings with its number."""
-        access = self._settings.access
-        if access.health_address is None:
-            yield self._settings
-            return
-        with reserve_port(parse_address(access.health_address)) as bound:
-            yield replace(self._settings, access=replace(access, health_address=str(bound)))
+    def _reserved_ports(self) -> Iterator[ServerSettings]:
+        """Reserve the ports of HTTP and of the health service, and yield the settings with their numbers."""
+        settings, access = self._settings, self._settings.access
+        with ExitStack() as reserved:
+            if settings.http_address is not None:
+                bound = reserved.enter_context(reserve_port(parse_address(settings.http_address)))
+                settings = replace(settings, http_address=str(bound))
+            if access.health_address is not None:
+                bound = reserved.enter_context(reserve_port(parse_address(access.health_address)))
+                settings = replace(settings, access=replace(access, health_address=str(bound)))
+            yield settings
 
     @contextmanager
     def _metrics_page(self) -> Iterator[None]:

@@ -36,7 +36,7 @@ from re4.serving.transports.grpc_framing import (
     parse_head,
 )
 from re4.serving.transports.native_call import NativeCall
-from re4.serving.transports.tls import ALPN
+from re4.serving.transports.tls import HTTP2
 from re4.serving.transports.transport import MIN_PING_INTERVAL_S, StatusError
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class NativeConnection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._socket = transport
         tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
-        if tls is not None and tls.selected_alpn_protocol() != ALPN:
+        if tls is not None and tls.selected_alpn_protocol() != HTTP2:
             transport.abort()
             return
         self.peer = _peer(transport.get_extra_info("peername"))

@@ -16,6 +16,10 @@ from re4.serving.host.addresses import Address
 
 ResponseMetadata: TypeAlias = tuple[tuple[str, str], ...]
 
+RETRY_PUSHBACK: Final = "grpc-retry-pushback-ms"
+"""Trailing metadata of a rejected call: milliseconds to wait before the next try. gRPC clients
+whose retry policy includes RESOURCE_EXHAUSTED obey it by themselves (gRFC A6)."""
+
 MIN_PING_INTERVAL_S: Final = 10
 """Shortest interval of a client's pings that no data separates; clients of several servers ping them."""
 
