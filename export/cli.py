@@ -23,6 +23,12 @@ def export(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object, for a machine to read.")
     ] = False,
+    mlflow: Annotated[
+        bool,
+        typer.Option(
+            "--mlflow", help="Log the version as artefacts of the run in MLflow, of `re4 train --mlflow`."
+        ),
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Also list the files of the version.")] = False,
     **settings: Any,
 ) -> None:
@@ -45,8 +51,13 @@ def export(
     from re4.bundle.verify import read_manifest
     from re4.exporting.assemble import ENCODER_DIFFERENCE
     from re4.exporting.exporter import export_run
+    from re4.training.run.mlflow_tracking import check_mlflow, track_bundle
 
+    if mlflow:
+        check_mlflow()
     version = export_run(run, bundles, chosen)
+    if mlflow:
+        track_bundle(run, bundles / version)
     manifest = read_manifest(bundles / version)
     difference = manifest.lineage[ENCODER_DIFFERENCE]
     if as_json:

@@ -34,6 +34,7 @@ def train(
     precision: str = "auto",
     checkpoint_minutes: float = CHECKPOINT_MINUTES,
     tensorboard: bool = False,
+    mlflow: bool = False,
     **settings: Any,
 ) -> "TrainResult":
     """Train a model on a prepared data set and leave a run at `out`, as `re4 train` does.
@@ -48,6 +49,7 @@ def train(
         precision: Of matrix products: auto, float32 or bf16; auto takes bf16 on a GPU that has it.
         checkpoint_minutes: Between two checkpoints within an epoch.
         tensorboard: Whether to write TensorBoard events into the run as well.
+        mlflow: Whether to track the run in MLflow, whose own variables name the server.
         settings: Hyper-parameters, the fields of `TrainConfig`; None counts as not given.
 
     Raises:
@@ -83,6 +85,7 @@ def train(
             precision=precision,
             checkpoint_minutes=checkpoint_minutes,
             tensorboard=tensorboard,
+            mlflow=mlflow,
         )
     previous = None if from_run is None else Run.open(Path(from_run))
     return train_model(
@@ -94,6 +97,7 @@ def train(
         precision=precision,
         checkpoint_minutes=checkpoint_minutes,
         tensorboard=tensorboard,
+        mlflow=mlflow,
     )
 
 
@@ -105,6 +109,7 @@ def resume(
     precision: str = "auto",
     checkpoint_minutes: float = CHECKPOINT_MINUTES,
     tensorboard: bool = False,
+    mlflow: bool = False,
 ) -> "TrainResult":
     """Continue a training that was stopped or killed, with its settings.
 
@@ -115,6 +120,7 @@ def resume(
         precision: As for `train`; auto as the training began.
         checkpoint_minutes: As for `train`.
         tensorboard: As for `train`.
+        mlflow: As for `train`.
 
     Raises:
         RunError: there is no unfinished training, another process trains the run, or it is damaged.
@@ -131,6 +137,7 @@ def resume(
         precision=precision,
         checkpoint_minutes=checkpoint_minutes,
         tensorboard=tensorboard,
+        mlflow=mlflow,
     )
 
 

@@ -34,6 +34,14 @@ Tensorboard = Annotated[
     bool,
     typer.Option("--tensorboard", help="Write TensorBoard events into the run as well (an extra)."),
 ]
+Mlflow = Annotated[
+    bool,
+    typer.Option(
+        "--mlflow",
+        help="Track the run in MLflow (an extra): parameters and the figures of each epoch. Its variables "
+        "MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME name the server and the experiment.",
+    ),
+]
 Compare = Annotated[
     bool,
     typer.Option(
@@ -72,6 +80,7 @@ def train(
     precision: Precision = "auto",
     checkpoint_minutes: CheckpointMinutes = CHECKPOINT_MINUTES,
     tensorboard: Tensorboard = False,
+    mlflow: Mlflow = False,
     compare: Compare = True,
     as_json: AsJson = False,
     **settings: Any,
@@ -95,6 +104,7 @@ def train(
         precision=precision,
         checkpoint_minutes=checkpoint_minutes,
         tensorboard=tensorboard,
+        mlflow=mlflow,
         **settings,
     )
     _print_result(out, result, data=data, compare=compare, as_json=as_json)
@@ -107,6 +117,7 @@ def resume(
     precision: PrecisionOfResumed = "auto",
     checkpoint_minutes: CheckpointMinutes = CHECKPOINT_MINUTES,
     tensorboard: Tensorboard = False,
+    mlflow: Mlflow = False,
     compare: Compare = True,
     as_json: AsJson = False,
 ) -> None:
@@ -123,6 +134,7 @@ def resume(
         precision=precision,
         checkpoint_minutes=checkpoint_minutes,
         tensorboard=tensorboard,
+        mlflow=mlflow,
     )
     _print_result(run, result, data=data, compare=compare, as_json=as_json)
 

@@ -27,6 +27,13 @@ from re4.training.evaluation.run_evaluation import match_items, rank_matched, un
 from re4.training.kernels import has_kernels
 from re4.training.kernels.precision import arithmetic, check_precision, is_bf16
 from re4.training.model.model import MultiInterestModel
+from re4.training.run.mlflow_tracking import (
+    check_mlflow,
+    dataset_tags,
+    end_tracking,
+    start_tracking,
+    track_epoch,
+)
 from re4.training.run.run import (
     Run,
     finish_run,
@@ -54,7 +61,7 @@ from re4.training.trainer.linear_models import fit_linear_model
 from re4.training.trainer.loss_guard import check_losses
 from re4.training.trainer.optimiser import Optimiser
 from re4.training.trainer.signals import stop_requested
-from re4.training.trainer.tensorboard import check_tensorboard, write_events
+from re4.training.trainer.tensorboard import check_tensorboard, figures_of, write_events
 from re4.training.trainer.warm_start import check_compatible, warm_start
 from re4.training.trainer.weight_averaging import WeightAverage
 
@@ -148,6 +155,7 @@ def train(
     precision: str = "auto",
     checkpoint_minutes: float = CHECKPOINT_MINUTES,
     tensorboard: bool = False,
+    mlflow: bool = False,
 ) -> TrainResult:
     """Train a model and leave a run at `out`; `re4.training.api.train` describes the arguments.
 
@@ -165,6 +173,8 @@ def train(
     target = choose_device(device)
     if tensorboard:
         check_tensorboard()
+    if mlflow:
+        check_mlflow()
     is_model_open, is_next_n_open = config.model == AUTO, config.next_n is None
     config = config.resolve(dataset.num_items, dataset.events_per_user)
     if is_model_open:
@@ -198,9 +208,13 @@ def train(
         warm_start(model, previous.load_model(), rows_N)
         progress.started_from = str(previous.path.resolve())
         progress.trained_before = [asdict(each) for each in previous.trained_on()]
-    training = _Trainer(dataset, model.to(target), out, progress, checkpoint_minutes, tensorboard, precision)
+    training = _Trainer(
+        dataset, model.to(target), out, progress, checkpoint_minutes, tensorboard, mlflow, precision
+    )
     new_run_folder(out)
     with lock_run(out):
+        if mlflow:
+            start_tracking(out, config.to_json(), dataset_tags(dataset))
         if previous is not None:
             ranking = rank_matched(
                 previous, rows_N, training.valid, exclude_history=False, title="the earlier run"
@@ -223,6 +237,7 @@ def resume(
     precision: str = "auto",
     checkpoint_minutes: float = CHECKPOINT_MINUTES,
     tensorboard: bool = False,
+    mlflow: bool = False,
 ) -> TrainResult:
     """Continue a training that was stopped or killed; `re4.training.api.resume` describes the arguments.
 
@@ -241,7 +256,12 @@ def resume(
         model = MultiInterestModel(facts.config, dataset.num_items).to(choose_device(device))
         if tensorboard:
             check_tensorboard()
-        training = _Trainer(dataset, model, run, facts.progress, checkpoint_minutes, tensorboard, precision)
+        if mlflow:
+            check_mlflow()
+            start_tracking(run, facts.config.to_json(), dataset_tags(dataset))
+        training = _Trainer(
+            dataset, model, run, facts.progress, checkpoint_minutes, tensorboard, mlflow, precision
+        )
         training.restore()
         return training.run()
 
@@ -257,6 +277,7 @@ class _Trainer:
         progress: Progress,
         checkpoint_minutes: float,
         tensorboard: bool,
+        mlflow: bool,
         precision: str,
     ) -> None:
         keep_freed_memory()
@@ -272,7 +293,7 @@ class _Trainer:
             )
         self._dataset, self._model, self._out, self._progress = dataset, model, out, progress
         self._checkpoint_s = 60 * checkpoint_minutes
-        self._tensorboard = tensorboard
+        self._tensorboard, self._mlflow = tensorboard, mlflow
         self._is_bf16 = is_bf16(
             progress.precision if precision == "auto" else precision, model.item_embedding.weight.device
         )
@@ -335,6 +356,8 @@ class _Trainer:
             trained_before=[TrainedOn(**each) for each in trained_before],
         )
         remove_checkpoint(self._out)
+        if self._mlflow:
+            end_tracking(self._out)
         return TrainResult.of(progress.records)
 
     def _best_record(self) -> dict[str, Any]:
@@ -450,6 +473,8 @@ class _Trainer:
         write_metrics(self._out, progress.records)
         if self._tensorboard:
             write_events(self._out, [record])
+        if self._mlflow:
+            track_epoch(self._out, figures_of(record), epoch)
         progress.epoch, progress.step, progress.num_targets = epoch + 1, 0, 0
         progress.seconds, progress.sums = 0.0, {}
         self._save()

@@ -23,6 +23,7 @@ from re4.training.samplers import SAMPLERS
 from re4.training.trainer.loop import TrainResult, choose_device, train
 from re4.training.trainer.loss_guard import FAILED_STEP
 from re4.training.trainer.optimiser import Optimiser
+from re4.training.trainer.tensorboard import write_events
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +176,29 @@ def test_tensorboard_has_what_the_metrics_have(planted, small_options, tmp_path)
     recall = [(event.step, pytest.approx(event.value)) for event in events.Scalars("valid/recall_50")]
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [(line["epoch"], line["valid"]["recall_50"]) for line in map(json.loads, lines)] == recall
+
+
+def test_a_run_has_one_file_of_events_whatever_was_killed(tmp_path):
+    records = [
+        {"epoch": epoch, "losses": {"total": 4.0 - epoch}, "valid": {"recall_50": 0.25 * epoch},
+         "examples_per_second": 8.0}
+        for epoch in range(4)
+    ]  # fmt: skip
+    write_events(tmp_path, records[:2])
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    whole = file.stat().st_size
+    write_events(tmp_path, records[2:3])
+    file.write_bytes(file.read_bytes()[:-3])  # killed within a record
+    write_events(tmp_path, records[2:3])
+    write_events(tmp_path, records[2:])  # killed before the checkpoint: the epoch is repeated
+    assert list((tmp_path / "tensorboard").iterdir()) == [file]
+    assert file.stat().st_size > whole
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("valid/recall_50")] == [
+        (0, 0.0), (1, 0.25), (2, 0.5), (3, 0.75)
+    ]  # fmt: skip
+    assert [event.value for event in events.Scalars("loss/total")] == [4.0, 3.0, 2.0, 1.0]
 
 
 def test_a_missing_tensorboard_is_an_error_before_training(planted, small_options, tmp_path, monkeypatch):
