@@ -282,6 +282,7 @@ def _next_commands(folder: Path, data: Path, run: Path, bundles: Path) -> None:
   {re4} retrieve --address 127.0.0.1:8700 --history 50,181,172 --num-candidates 10
   {re4} retrieve --user-id demo-user --exclude-history --num-candidates 10
   {re4} retrieve --history 50,181,172 --filter genres=Comedy,Drama --drop year=1996 --reasons 2
+  {re4} inspect --bundles {bundles} --data {data}
   {re4} train {data} --out {folder / "comirec"} --model comirec-sa
   {re4} evaluate {run} --exclude-history --json
   {re4} data prepare --help                                     (your own event log)

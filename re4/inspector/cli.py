@@ -91,6 +91,7 @@ def inspect(
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((where.host, where.port))
+            listening.listen()  # before the link is printed: an early visitor waits
         except OSError as error:
             raise ServerError(
                 f"cannot listen on {where}: {error.strerror}. Choose another --listen; with port 0 the "

@@ -1,14 +1,17 @@
 """`re4 inspect` without a browser: what the page says for a link, who may see it, and what is escaped."""
 
 import re
+import signal
+import subprocess
 from collections.abc import Callable
 from html import unescape
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import polars as pl
 import pytest
-from running_server import RunningServer
+from running_server import DEADLINE_S, RE4, RunningServer
 from small_bundles import SmallVersion
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
@@ -251,6 +254,21 @@ def test_hidden_and_live_items_are_marked(tmp_path: Path) -> None:
         assert "hidden items 1" in text
         assert "hidden" in text.partition("History, oldest first")[2].partition("item-9")[0]
     sources.close()
+
+
+def test_the_command_prints_the_link_of_its_page(versions: tuple[Path, str, str]) -> None:
+    words = ["inspect", "--bundles", str(versions[0]), "--listen", "127.0.0.1:0", "--no-open"]
+    with subprocess.Popen([*RE4, *words], stderr=subprocess.PIPE, text=True) as command:
+        assert command.stderr is not None
+        try:
+            line = command.stderr.readline()
+            link = re.search(r"http://127\.0\.0\.1:\d+/", line)
+            assert link is not None, line
+            with urlopen(link[0], timeout=DEADLINE_S) as reply:
+                assert b"Whose candidates?" in reply.read()
+        finally:
+            command.terminate()
+    assert command.returncode in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
 
 
 def run(*words: str) -> Any:

@@ -24,6 +24,7 @@ from re4.bundle.hidden_ids import change_hidden
 from re4.bundle.verify import verify_version
 from re4.common.attribute_values import value_text
 from re4.protos.v1 import retrieval_pb2 as pb
+from re4.serving.observability.call_context import CURRENT_CALL, Call
 from re4.serving.versions.snapshot import load_snapshot
 
 VERSION = SmallVersion(has_attributes=True, has_titles=True)
@@ -163,17 +164,25 @@ def test_info_of_a_retriever_is_that_of_a_server(client: RetrievalClient, retrie
     assert one["index_recall"] == 1.0
 
 
-def test_a_call_ends_at_its_deadline(tmp_path: Path) -> None:
+def test_a_search_is_charged_and_ends_at_its_deadline(tmp_path: Path) -> None:
     version = SmallVersion(num_items=5_000, has_titles=True)
     path = tmp_path / version.publish(tmp_path)
     live = serving(load_snapshot(path, verify_version(path), max_batch_size=8))
 
+    charged: list[int] = []
+
+    class Charged(Call):
+        def charge(self, num_users: int) -> None:
+            charged.append(num_users)
+
     async def test(server: Any, channel: Any) -> None:
+        CURRENT_CALL.set(Charged("FindItems", ()))
         request = pb.FindItemsRequest(text="bicycle", num_items=5).SerializeToString()
         with pytest.raises(Exception, match="the deadline passed while the catalogue was read"):
             await server._service._find_items(request, lambda: 0.0)
         reply = pb.FindItemsReply.FromString(await server._service._find_items(request, lambda: 1.0))
         assert len(reply.items.strings) == 5
         assert reply.has_more
+        assert charged == [6, 6], "a search is charged by the titles that it reads"
 
     drive(live, test)
