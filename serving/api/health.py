@@ -11,7 +11,7 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from re4.common.errors import RequestError
-from re4.serving.api.decoding import decode
+from re4.serving.protocol.decoding import decode
 from re4.serving.transports.transport import Method, ServerCall, StatusError
 
 HEALTH_NAME: Final = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name

@@ -6,7 +6,6 @@ from typing import TypeAlias
 
 from re4.common.errors import HistoryStoreError, NoUsableHistoryError, Re4Error
 from re4.protos.v1 import retrieval_pb2
-from re4.serving.api.decoding import decode
 from re4.serving.api.validation import CheckedRequest, check_record_events, check_user_id
 from re4.serving.auth.tokens import Scope
 from re4.serving.histories.lookups import HistoryLookups
@@ -16,6 +15,7 @@ from re4.serving.histories.settings import HistoryFallback, open_store
 from re4.serving.histories.store import Item
 from re4.serving.observability.call_context import Call
 from re4.serving.observability.metrics import CallMetrics
+from re4.serving.protocol.decoding import decode
 from re4.serving.settings import ServerSettings
 from re4.serving.versions.snapshot import Snapshot
 

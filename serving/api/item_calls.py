@@ -8,9 +8,9 @@ from re4.bundle.layout import IS_COLD
 from re4.bundle.live_items.records import Change, Removal, checked_id, checked_upsert
 from re4.common.errors import LiveItemsError, RequestError
 from re4.protos.v1 import retrieval_pb2
-from re4.serving.api.decoding import decode
 from re4.serving.observability.call_context import Call
 from re4.serving.observability.metrics import CallMetrics
+from re4.serving.protocol.decoding import decode
 from re4.serving.settings import ServerSettings
 from re4.serving.versions.live_items_writer import LiveItemsWriter
 from re4.serving.versions.live_version import LiveVersion

@@ -6,8 +6,8 @@ from typing import Any, Final
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from re4.common.errors import Re4Error
-from re4.serving.api.decoding import decode
 from re4.serving.auth.authenticator import Authenticator
+from re4.serving.protocol.decoding import decode
 from re4.serving.protocol.status_codes import status_of
 from re4.serving.transports.transport import Method, ServerCall, StatusError
 

@@ -28,7 +28,6 @@ from re4.serving.api.batch_handler import RequestResult, answer_batch, batch_gro
 from re4.serving.api.batch_retrieve import batch_retrieve
 from re4.serving.api.candidate_encoding import open_compiled
 from re4.serving.api.catalogue_calls import Steps, find_items, get_items, list_values
-from re4.serving.api.decoding import decode
 from re4.serving.api.fold_in import FoldIn
 from re4.serving.api.history_calls import HistoryCalls
 from re4.serving.api.item_calls import ItemCalls
@@ -46,6 +45,7 @@ from re4.serving.host.threads import limit_openmp_threads
 from re4.serving.observability.call_context import CURRENT_CALL, REQUEST_ID, Call, stages_of
 from re4.serving.observability.metrics import CallMetrics
 from re4.serving.observability.recall_sample import RecallSample
+from re4.serving.protocol.decoding import decode
 from re4.serving.protocol.status_codes import STATUS_NAMES, status_of
 from re4.serving.retrieval.filtered_search import SearchOptions
 from re4.serving.retrieval.merging import MAX_SCORE

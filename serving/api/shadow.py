@@ -13,11 +13,11 @@ import numpy as np
 from re4.common.errors import Re4Error
 from re4.protos.v1 import retrieval_pb2
 from re4.serving.api.batch_handler import RequestResult, batch_group
-from re4.serving.api.decoding import decode
 from re4.serving.api.validation import CheckedRequest, check_retrieve
 from re4.serving.batching.batcher import Batcher
 from re4.serving.observability.call_context import CURRENT_CALL
 from re4.serving.observability.metrics import CallMetrics
+from re4.serving.protocol.decoding import decode
 from re4.serving.settings import ServerSettings
 from re4.serving.versions.canary import VersionRouter
 from re4.serving.versions.snapshot import Snapshot

@@ -33,10 +33,10 @@ from re4.bundle.publishing.current import read_current
 from re4.bundle.verify import read_manifest
 from re4.common.errors import BundleError, DataError, RequestError, SecurityError, UsageError
 from re4.protos.v1 import retrieval_pb2 as pb
-from re4.serving.api.decoding import decode
 from re4.serving.api.validation import CheckedRequest, check_encode, check_retrieve, check_user
 from re4.serving.auth.tokens import parse_tokens
 from re4.serving.processes.messages import from_line
+from re4.serving.protocol.decoding import decode
 from re4.serving.settings import ServerSettings
 
 _MAX_EVENT_BYTES = 1 << 16
