@@ -45,6 +45,15 @@ class Interval:
         """Whether the whole interval lies below 0."""
         return self.high is not None and self.high < 0
 
+    @property
+    def negated(self) -> "Interval":
+        """The interval of the opposite difference."""
+        return Interval(
+            mean=-self.mean,
+            low=None if self.high is None else -self.high,
+            high=None if self.low is None else -self.low,
+        )
+
     def __str__(self) -> str:
         """Return the signed mean with its interval, as a difference is shown."""
         if self.low is None or self.high is None:

@@ -164,8 +164,8 @@ def _against_simple_models(figures: ReportFigures) -> list[str]:
     if best.lead.is_above_zero:
         return [f"{base}: it is ahead of this run by {best.lead}. Prefer it, or tune this model."]
     if best.lead.is_below_zero:
-        return [f"{base}: this run is ahead, beyond the 95 % interval; the difference is {best.lead}."]
-    return [f"{base}: neither is ahead, within the 95 % interval; the difference is {best.lead}."]
+        return [f"{base}: this run is ahead by {best.lead.negated}, beyond the 95 % interval."]
+    return [f"{base}: neither is ahead, within the 95 % interval; this run minus it is {best.lead.negated}."]
 
 
 def _by_length(shares: Sequence[Share]) -> list[str]:

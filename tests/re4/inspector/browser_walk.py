@@ -3,7 +3,7 @@
 The test `test_inspector_browser.py` walks over small versions. As a script, it walks over given versions and
 writes the pictures of the documentation:
 
-    python tests/re4/inspector/browser_walk.py BUNDLES DATA --words "star wars" --words fargo
+    python tests/re4/inspector/browser_walk.py BUNDLES DATA RUN/report/index.html --words "star wars"
 """
 
 import argparse
@@ -136,6 +136,17 @@ def walk(opened: Browser, address: str, words: Sequence[str], pictures: Path | N
     page.close()
 
 
+def show_report(opened: Browser, report: Path, pictures: Path | None = None) -> None:
+    """Look at the page of `re4 report` at both widths; fail where it is cut or a picture is missing."""
+    for viewport, name, height in ((WIDE, "report.png", 1500), (NARROW, "report-narrow.png", 1300)):
+        page = opened.new_page(viewport=viewport)
+        page.goto(report.absolute().as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"], "nothing is cut"
+        assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0 && image.alt)")
+        _picture(page, pictures, name, height=height)
+        page.close()
+
+
 def _titles(page: Page) -> list[str]:
     return page.locator(_TITLES).all_inner_texts()
 
@@ -159,11 +170,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundles", type=Path)
     parser.add_argument("data", type=Path)
+    parser.add_argument("report", type=Path, help="The page of `re4 report`.")
     parser.add_argument("--words", action="append", required=True)
     given = parser.parse_args()
     sources = Sources(bundles=[given.bundles])
     with served(Viewer(sources, HeldOutUsers(given.data))) as address, browser() as opened:
         walk(opened, address, given.words, PICTURES)
+        show_report(opened, given.report, PICTURES)
     sources.close()
 
 

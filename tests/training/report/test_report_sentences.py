@@ -78,7 +78,11 @@ def test_the_verdict_stands_on_top(figures: ReportFigures) -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "words"), [(0.01, 0.03, "it is ahead of this run"), (-0.03, -0.01, "this run is ahead")]
+    ("low", "high", "words"),
+    [
+        (0.01, 0.03, "it is ahead of this run by +0.0200"),
+        (-0.03, -0.01, "this run is ahead by +0.0200 (+0.0100"),
+    ],
 )
 def test_the_best_simple_model_is_judged(figures: ReportFigures, low: float, high: float, words: str) -> None:
     models = [replace(figures.models[1], lead=Interval(mean=(low + high) / 2, low=low, high=high))]
