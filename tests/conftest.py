@@ -107,6 +107,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(
             "the tests of histories in Redis were left out: no valkey-server or redis-server is installed"
         )
+    if not Path("build/helm/bin/helm").exists():
+        terminalreporter.write_line(
+            "the tests of the Helm chart were left out: helm is not installed (tools/fetch_helm.py)"
+        )
     if not (shutil.which("moto_server") or Path("build/s3/bin/moto_server").exists()):
         terminalreporter.write_line(
             "the tests of object storage were left out: no moto_server is installed (.ci/run installs it)"
