@@ -19,11 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from re4.common.native_code import is_native_allowed, load_library
+from re4.common.pauses import with_pauses
 
 _log = logging.getLogger(__name__)
 
 _SOURCE: Final = Path(__file__).with_name("list_scan.c")
 _BLOCK: Final = 32
+_CHUNK_LISTS: Final = 64
+"""Lists whose addresses are read at once: 0.1 ms."""
 _SUBS: Final = 4
 """The number of sub-quantizers is a multiple of it."""
 
@@ -71,12 +74,18 @@ class ListScan:
         """
         import faiss
 
-        lists, numbers = index.invlists, range(index.nlist)
+        lists = index.invlists
+        # An index of live items is made beside threads that answer.
+        facts = [
+            (int(lists.get_codes(number) or 0), int(lists.get_ids(number) or 0), lists.list_size(number))
+            for number in with_pauses(range(index.nlist), _CHUNK_LISTS)
+        ]
         self._library = library
         self._index = index
-        self._codes = np.array([int(lists.get_codes(number) or 0) for number in numbers], np.uint64)
-        self._rows = np.array([int(lists.get_ids(number) or 0) for number in numbers], np.uint64)
-        self._sizes = np.array([lists.list_size(number) for number in numbers], np.int64)
+        codes, rows, sizes = zip(*facts, strict=True)
+        self._codes = np.array(codes, np.uint64)
+        self._rows = np.array(rows, np.uint64)
+        self._sizes = np.array(sizes, np.int64)
         self._centroids_CD = centroids.reconstruct_n(0, index.nlist) if index.by_residual else None
         self._codebook = faiss.vector_to_array(index.pq.centroids)
         self._described = _Index(

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from re4.common.pauses import with_pauses
 from re4.serving.histories.event_log import EventLog
 from re4.serving.histories.lmdb_environment import LmdbEnvironment
 from re4.serving.histories.store import (
@@ -18,7 +19,6 @@ from re4.serving.histories.store import (
     StoredEvent,
     StoreHealth,
     decayed,
-    with_pauses,
 )
 from re4.serving.histories.user_record import events_of, items_of, newest_ms, with_events
 

@@ -16,11 +16,12 @@ from time import monotonic, time
 from typing import Final, Protocol
 
 from re4.common.errors import HistoryStoreError, Re4Error, ShedError, TooLateError
+from re4.common.pauses import with_pauses
 from re4.protos.v1 import retrieval_pb2
 from re4.serving.histories.breaker import CircuitBreaker
 from re4.serving.histories.event_log import logged_events
 from re4.serving.histories.popularity import RecentPopularity
-from re4.serving.histories.store import Event, HistoryStore, LogEntry, event_mark, with_pauses
+from re4.serving.histories.store import Event, HistoryStore, LogEntry, event_mark
 
 _MAX_GROUP_EVENTS: Final = 1_000
 """Events of one commit: the thread holds Python's lock for a part of it, and other calls wait for that."""

@@ -7,20 +7,16 @@ versions. Every store also writes what it records to an event log, which becomes
 
 import json
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from time import sleep
-from typing import Final, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 MARK_BYTES: Final = 8
 MAX_USER_ID_BYTES: Final = 256
 MAX_EVENT_ID_BYTES: Final = 256
 MAX_POPULAR: Final = 2_000
 """Popular items that a store keeps."""
-
-_PAUSE_S: Final = 2e-5
-_T = TypeVar("_T")
 
 Item: TypeAlias = str | int
 """An item id, as it came."""
@@ -140,19 +136,6 @@ def event_mark(event_id: str, item: Item) -> bytes:
     if not event_id:
         return secrets.token_bytes(MARK_BYTES)
     return blake2b(json.dumps([event_id, item]).encode(), digest_size=MARK_BYTES).digest()
-
-
-def with_pauses(values: Iterable[_T], chunk: int) -> Iterator[_T]:
-    """Yield values, with a pause after each chunk, in which other threads get Python's lock.
-
-    A thread that computes in Python keeps the lock for up to 5 ms while others wait for it: answers would be
-    late by as much. To release the lock without a pause is not enough, because the thread would take it again
-    before the others are awake.
-    """
-    for place, value in enumerate(values):
-        if place and place % chunk == 0:
-            sleep(_PAUSE_S)
-        yield value
 
 
 def decayed(weights: Mapping[Item, float], age_ms: float, half_life_ms: float) -> dict[Item, float]:
