@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import grpc
+from ngh2.exceptions import NGH2Error
 
 from re4.common.errors import RequestError
 from re4.serving.auth.tokens import Metadata
@@ -226,8 +228,11 @@ class NativeCall:
         if self.is_ended:
             raise asyncio.CancelledError
         connection = self._connection
-        self._begin_response()
-        connection.http2.send_data(self.stream_id, framed(message))
+        try:
+            self._begin_response()
+            connection.http2.send_data(self.stream_id, framed(message))
+        except NGH2Error:
+            raise asyncio.CancelledError from None
         connection.flush()
         while not self.is_ended and connection.http2.queued_body_size(self.stream_id):
             await connection.wait_until_sent(self)
@@ -242,31 +247,34 @@ class NativeCall:
         if self.is_ended:
             return
         http2, stream_id = self._connection.http2, self.stream_id
-        http2.send_response(stream_id, RESPONSE_FIELDS)
-        if len(reply) < _LARGE_REPLY_BYTES:
-            http2.send_data(stream_id, framed(reply))
-        else:
-            http2.send_data(stream_id, framed(b"")[:1] + len(reply).to_bytes(4, "big"))
-            http2.send_data(stream_id, reply)
-        http2.send_trailers(stream_id, OK_TRAILERS)
+        with suppress(NGH2Error):  # the connection has just failed
+            http2.send_response(stream_id, RESPONSE_FIELDS)
+            if len(reply) < _LARGE_REPLY_BYTES:
+                http2.send_data(stream_id, framed(reply))
+            else:
+                http2.send_data(stream_id, b"\0" + len(reply).to_bytes(4, "big"))
+                http2.send_data(stream_id, reply)
+            http2.send_trailers(stream_id, OK_TRAILERS)
         self._answered()
 
     def end_stream(self) -> None:
         """End a stream of replies."""
         if self.is_ended:
             return
-        self._begin_response()
-        self._connection.http2.send_trailers(self.stream_id, OK_TRAILERS)
+        with suppress(NGH2Error):
+            self._begin_response()
+            self._connection.http2.send_trailers(self.stream_id, OK_TRAILERS)
         self._answered()
 
     def fail(self, error: StatusError) -> None:
         """End the call with a status."""
         if self.is_ended:
             return
-        if self._has_headers:
-            self._connection.http2.send_trailers(self.stream_id, trailers_of(error))
-        else:
-            self._connection.http2.send_response(self.stream_id, failed_response(error), end_stream=True)
+        with suppress(NGH2Error):
+            if self._has_headers:
+                self._connection.http2.send_trailers(self.stream_id, trailers_of(error))
+            else:
+                self._connection.http2.send_response(self.stream_id, failed_response(error), end_stream=True)
         self._answered()
 
     def _answered(self) -> None:

@@ -320,7 +320,8 @@ class NativeConnection(asyncio.Protocol):
         try:
             head = parse_head(event.headers)
         except NotGrpcError:
-            self.http2.reset_stream(stream_id, _INTERNAL_ERROR)
+            with suppress(NGH2Error):
+                self.http2.reset_stream(stream_id, _INTERNAL_ERROR)
             return
         except StatusError as error:
             self._reject(event, failed_response(error))
@@ -340,9 +341,10 @@ class NativeConnection(asyncio.Protocol):
 
     def _reject(self, event: RequestReceived, fields: list[tuple[bytes, bytes]]) -> None:
         """End a call that no method takes."""
-        self.http2.send_response(event.stream_id, fields, end_stream=True)
-        if not event.end_stream:
-            self._to_reset.add(event.stream_id)
+        with suppress(NGH2Error):  # its caller has already reset it
+            self.http2.send_response(event.stream_id, fields, end_stream=True)
+            if not event.end_stream:
+                self._to_reset.add(event.stream_id)
 
     def _reset_ended(self) -> bool:
         """Reset streams whose response is sent, and whose callers may still send; return whether any was."""

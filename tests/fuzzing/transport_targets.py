@@ -1,6 +1,7 @@
 """Parsers of the native transport: header fields and messages of gRPC, and a connection of HTTP/2."""
 
 import asyncio
+import weakref
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import grpc
 from fuzz_inputs import Parse
 
+from re4.common.errors import RequestError
 from re4.serving.settings import Limits
 from re4.serving.transports.grpc_framing import (
     NotGrpcError,
@@ -79,7 +81,10 @@ def http2_bytes(_: Path) -> Parse:
     """What follows the preface of a connection of the native transport."""
 
     async def answer(call: Any) -> bytes:
-        return bytes(await call.read())
+        try:
+            return bytes(await call.read())
+        except RequestError as error:
+            raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from None
 
     def answer_many(calls: Any) -> None:
         for call in calls:
@@ -114,4 +119,10 @@ def http2_bytes(_: Path) -> Parse:
         transport.prefaces.close()
         assert not transport.first_messages.num_waiting
 
-    return lambda data: asyncio.run(connect(data))
+    loop = asyncio.new_event_loop()
+
+    def parse(data: bytes) -> None:
+        loop.run_until_complete(connect(data))
+
+    weakref.finalize(parse, loop.close)
+    return parse
