@@ -20,6 +20,10 @@ from re4.bundle.publishing.current import live_version
 from re4.bundle.verify import read_manifest
 
 NUM_IDS = 30
+NUM_FILES = 32
+"""Of which every fourth is written."""
+NUM_CANDIDATES = 30_000
+"""More than all items of the catalogue and of the files."""
 BOUNDS: tuple[Any, ...] = (
     *("--keep", 1, "--min-overlap", 0, "--max-item-share", 1, "--max-item-share-rise", 1),
     # Any number of commits of the writer counts: some thousand items, or none, beside 200.
@@ -89,7 +93,8 @@ def test_kills_while_items_change(tmp_path: Path, request: pytest.FixtureRequest
                 words = [*RE4, *shop.line(*BOUNDS)]
                 process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             elif victim == "writer":
-                lines = [json.dumps({"id": f"file {number} {line}"}) for line in range(2_500)]
+                id_ = f"file {number % NUM_FILES}"
+                lines = [json.dumps({"id": f"{id_} {line}"}) for line in range(2_500)]
                 file.write_text("\n".join(lines) + "\n")
                 words = [*RE4, "items", "add", str(file), "--bundles", str(shop.bundles)]
                 process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -116,7 +121,7 @@ def test_kills_while_items_change(tmp_path: Path, request: pytest.FixtureRequest
             by_file[key] = by_file.get(key, 0) + 1
         assert all(num in (1_000, 2_000, 2_500) for num in by_file.values()), "whole commits"
         with Retriever.open(shop.bundles) as retriever:
-            changes.check(retriever.retrieve(history, 10_000).item_ids)
+            changes.check(retriever.retrieve(history, NUM_CANDIDATES).item_ids)
         error, report = shop.rebuild(*BOUNDS)
         assert error is None, report
         manifest = read_manifest(live_version(shop.bundles))
@@ -130,4 +135,4 @@ def test_kills_while_items_change(tmp_path: Path, request: pytest.FixtureRequest
                         break
                 assert time.monotonic() < until
                 time.sleep(PAUSE_S)
-            changes.check(client.retrieve(history, 10_000).item_ids)
+            changes.check(client.retrieve(history, NUM_CANDIDATES).item_ids)

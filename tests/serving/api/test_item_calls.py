@@ -294,7 +294,7 @@ def test_client_values() -> None:
     with RetrievalClient("127.0.0.1:1") as client:
         for wrong, words in [
             (LiveItem(item_id=1.5), "an id is a str or an int"),
-            (LiveItem(item_id="a", attributes={"x": 1.5}), "float"),
+            (LiveItem(item_id="a", attributes={"x": b"1.5"}), "bytes"),
             (LiveItem(item_id="\ud800"), "cannot be sent"),
         ]:
             with pytest.raises(RequestError, match=words):
