@@ -22,7 +22,8 @@ from re4.training.presets import PRESETS
 
 def model_configs() -> list[object]:
     """Every encoder at its defaults and with cosine scores, and with each option of an attention alone."""
-    configs = [TrainConfig(model=name).resolve(100) for name in PRESETS]
+    by_class = {preset.class_name: name for name, preset in PRESETS.items()}
+    configs = [TrainConfig(model=name).resolve(100) for name in by_class.values()]
     trained = [name for name, preset in PRESETS.items() if "scores" not in preset.fixed]
     configs += [TrainConfig(model=name, scores="cosine", temperature=0.1).resolve(100) for name in trained]
     configs.append(TrainConfig(num_blocks=1, embedding_dim=8, max_history_length=6).resolve(100))
