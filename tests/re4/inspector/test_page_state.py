@@ -4,7 +4,7 @@ from dataclasses import fields
 from urllib.parse import parse_qsl
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from re4.common.errors import RequestError, UsageError
@@ -31,6 +31,7 @@ def read(query: str) -> PageState:
     return read_state(parse_qsl(query))[0]
 
 
+@settings(max_examples=25)
 @given(state=STATES)
 def test_a_link_reproduces_the_state(state: PageState) -> None:
     assert read(state.query()) == state
