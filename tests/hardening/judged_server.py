@@ -69,6 +69,7 @@ class JudgedServer:
         self.num_tokens = 0
         self.is_token_file_good = True
         self.wrong: list[str] = []
+        self.held = ""
         self.num_answers = 0
         self.publish_good()
         self.write_good_tokens()
@@ -185,7 +186,9 @@ class JudgedServer:
             assert self.has_not_ended, f"the server ended:\n{self.server.log[-4000:]}"
             if time.monotonic() > until:
                 held = [(pid, len(open_files(pid))) for pid in (self.server.pid, *self.children())]
-                raise AssertionError(f"{what}; descriptors {held}; the log:\n{self.server.log[-6000:]}")
+                raise AssertionError(
+                    f"{what} ({self.held}); descriptors {held}; the log:\n{self.server.log[-6000:]}"
+                )
             time.sleep(0.02)
 
     @property
@@ -218,21 +221,26 @@ class JudgedServer:
 
     def _holds_no_more(self) -> bool:
         """Workers and the process for recall, a few pipes for them, and only the live version mapped."""
+        self.held = self._held()
+        return not self.held
+
+    def _held(self) -> str:
+        """What the server holds beyond the start; empty for nothing."""
         workers, num_children = self.workers(), len(self.children())
         if len(workers) != NUM_WORKERS or num_children > NUM_WORKERS + 1:
-            return False
+            return f"{len(workers)} workers, {num_children} processes"
         if len(open_files(self.server.pid)) > self._num_descriptors + MORE_DESCRIPTORS:
-            return False
+            return f"descriptors of the server: {sorted(open_files(self.server.pid))}"
         if len(list(self.temporary.iterdir())) > self._folders:
-            return False
+            return f"temporary files: {sorted(path.name for path in self.temporary.iterdir())}"
         with suppress(OSError):
             for worker in workers:
                 if len(open_files(worker)) > self._num_worker_descriptors + MORE_WORKER_DESCRIPTORS:
-                    return False
+                    return f"descriptors of worker {worker}: {sorted(open_files(worker))}"
                 maps = Path(f"/proc/{worker}/maps").read_text()
-                if any(name in maps for name in self.versions if name != self.expected):
-                    return False
-        return True
+                if old := [name for name in self.versions if name != self.expected and name in maps]:
+                    return f"worker {worker} maps {old}"
+        return ""
 
     # The processes.
 

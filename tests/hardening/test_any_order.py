@@ -8,7 +8,9 @@ import errno
 import os
 import random
 import signal
+import sys
 import time
+import traceback
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -62,6 +64,8 @@ class Machine(RuleBasedStateMachine):
 
     events: ClassVar[Counter[str]] = Counter()
     transport: ClassVar[str]
+    failure: ClassVar[str]
+    """The first failure. Hypothesis runs it again, and reports only that the second run was another one."""
 
     @initialize(order=st.integers(0, 2**64 - 1))
     def start(self, order: int) -> None:
@@ -69,6 +73,9 @@ class Machine(RuleBasedStateMachine):
         self.judged = JudgedServer(self.transport)
 
     def teardown(self) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, Exception) and not Machine.failure:
+            Machine.failure = "".join(traceback.format_exception(error))
         if hasattr(self, "judged"):
             try:
                 self.judged.close()
@@ -263,6 +270,7 @@ def test_the_server_is_right_after_any_steps_in_any_order(
     machine_seed: int, is_long: bool, findings: Findings
 ) -> None:
     Machine.events.clear()
+    Machine.failure = ""
     Machine.transport = "native" if machine_seed % 2 else "grpcio"
     began_s = time.monotonic()
     try:
@@ -277,6 +285,8 @@ def test_the_server_is_right_after_any_steps_in_any_order(
                 suppress_health_check=list(HealthCheck),
             ),
         )
+    except Exception as error:
+        raise AssertionError(f"{error}; the first failure:\n{Machine.failure}") from None
     finally:
         proof = f"any steps in any order on {Machine.transport}, seed {machine_seed}"
         for event, count in sorted(Machine.events.items()):
