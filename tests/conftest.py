@@ -32,7 +32,6 @@ _LONG_FILES = (
     "export/rebuild/test_rebuild_ends.py",
     "export/encoder/test_every_model_served.py",
     "serving/versions/test_version_check.py",
-    "benchmarks/overhead/test_bench_overhead.py",
     "benchmarks/quality/test_bench_quality.py",
     "training/report/test_report.py",
     "training/kernels/test_precision.py",

@@ -90,7 +90,9 @@ def _inputs(options: ScaleOptions) -> VersionInputs:
     whole = synthetic_inputs(
         options.work,
         space,
-        TrainConfig(num_interests=4, embedding_dim=space.embedding_dim, position=False, head=False),
+        TrainConfig(num_interests=4, embedding_dim=space.embedding_dim, position=False, head=False).resolve(
+            space.num_items
+        ),
         sharpness={"w.weight": _SHARPNESS},
         id_length=_ID_LENGTH,
         num_histories=_NUM_HISTORIES + _NUM_FRESH,

@@ -23,6 +23,7 @@ from faults import MESSAGES
 from findings import Findings
 from hostile_requests import damaged_bytes
 from hypothesis import HealthCheck, Phase, assume, seed, settings
+from hypothesis.errors import UnsatisfiedAssumption
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from judged_server import NUM_WORKERS, JudgedServer, write_by_rename
 from right_answers import questions
@@ -74,7 +75,11 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         error = sys.exc_info()[1]
-        if isinstance(error, Exception) and not Machine.failure:
+        if (
+            isinstance(error, Exception)
+            and not isinstance(error, UnsatisfiedAssumption)
+            and not Machine.failure
+        ):
             Machine.failure = "".join(traceback.format_exception(error))
         if hasattr(self, "judged"):
             try:
