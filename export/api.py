@@ -27,11 +27,15 @@ class ExportOptions(TypedDict, total=False):
     """Candidates of a request, for which the index is tuned."""
     attributes: Sequence[str] | None
     """Columns of the catalogue that callers can filter by; None to choose those that describe items."""
+    title_column: str | None
+    """Column of the catalogue with the titles of the items; "" for none, None for `title`, or else `name`."""
     cold_share: float | None
     """Share of the places in lists of held-out users that items without a trained vector get; None for their
     share of the catalogue, at most 0.1."""
     memory_limit: str | None
     """Most memory that building the index may take, such as `8GiB`; None for what it needs."""
+    go_live: bool
+    """Make the version the live one; otherwise servers load it after a canary or a rollback to it."""
     device: Literal["cpu", "cuda"]
     """Device that servers will search the index on."""
 
@@ -78,6 +82,9 @@ class RebuildOptions(ExportOptions, total=False):
     min_new_items_ratio: float
     """Gate `new_items`: smallest share of the new items in those lists, as a multiple of the trained items'
     share."""
+    min_interests_ratio: float
+    """Gate `interests`: smallest effective number of interests in the lists of real requests, as a multiple of
+    the live version's."""
     min_overlap: float
     """Gate `drift`: smallest share of the live version's answers that is given again."""
     min_recall_change: float
