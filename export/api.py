@@ -83,8 +83,8 @@ class RebuildOptions(ExportOptions, total=False):
     """Gate `new_items`: smallest share of the new items in those lists, as a multiple of the trained items'
     share."""
     min_interests_ratio: float
-    """Gate `interests`: smallest effective number of interests in the lists of real requests, as a multiple of
-    the live version's."""
+    """Gate `interests`: smallest effective number of interests in the lists of real requests, as a multiple
+    of the live version's."""
     min_overlap: float
     """Gate `drift`: smallest share of the live version's answers that is given again."""
     min_recall_change: float
