@@ -83,6 +83,11 @@ def serve(
         )
     if chosen.reflection is None:
         chosen = replace(chosen, reflection=where.is_loopback)
+    if chosen.bundles_url is not None:
+        from re4.bundle.remote.mirror import Mirror
+        from re4.bundle.remote.object_store import ObjectStore
+
+        Mirror(ObjectStore(chosen.bundles_url), bundles).follow_in_thread(chosen.poll_interval_s)
     run_server(bundles, where, chosen, metrics_where)
 
 

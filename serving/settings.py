@@ -224,6 +224,11 @@ class ServerSettings:
         "Bundle directory, as `re4 export` writes it. Its CURRENT is followed.",
         default_text="none; one must be given",
     )
+    bundles_url: str | None = setting(
+        None,
+        "Object storage that --bundles mirrors: s3://BUCKET/PREFIX, gs://… or az://… (extra object-storage).",
+        default_text="none: --bundles is written by others",
+    )
     address: str = setting(
         DEFAULT_ADDRESS,
         "HOST:PORT to listen on. Port 0 lets the system choose; the log has the port.",

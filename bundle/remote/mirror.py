@@ -88,6 +88,25 @@ class Mirror:
             except BundleError as error:
                 on_error(error)
 
+    def follow_in_thread(self, interval_s: float) -> None:
+        """Update once, and then in a thread that ends with the process.
+
+        Raises:
+            BundleError: as `update`, where no version is in the directory yet; else the error is logged.
+        """
+
+        def report(error: BundleError) -> None:
+            _log.error(f"the mirror is tried again in {interval_s:g} s: {error}")
+
+        try:
+            self.update()
+        except BundleError as error:
+            if not (self._bundles / CURRENT).exists():
+                raise
+            report(error)
+        following = (interval_s, threading.Event(), report)
+        threading.Thread(target=self.follow, args=following, name="mirror", daemon=True).start()
+
     def _download(self, version: str) -> None:
         """Make a version in the directory.
 

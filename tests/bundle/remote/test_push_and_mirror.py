@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 from remote_storage import cutting_proxy, make_bucket, s3_server
-from running_server import RE4
+from running_server import RE4, RunningServer
 from small_bundles import SmallVersion
 
+from re4 import RetrievalClient
 from re4.bundle.hidden_ids import change_hidden, read_hidden
 from re4.bundle.layout import CURRENT, LIVE, MANIFEST
 from re4.bundle.live_items.reader import LiveItemsReader
@@ -208,3 +209,17 @@ def test_what_cannot_be_followed_is_refused(url: str, tmp_path: Path) -> None:
     ObjectStore(url).put(CURRENT, b"../../etc\n")
     with pytest.raises(BundleDamagedError, match="no version"):
         Mirror(ObjectStore(url), tmp_path / "copy").update()
+
+
+def test_a_server_follows_object_storage(url: str, tmp_path: Path) -> None:
+    source, copy = tmp_path / "source", tmp_path / "copy"
+    first = SmallVersion().publish(source)
+    push(source, ObjectStore(url))
+    options = ("--bundles-url", url, "--poll-interval-s", "0.1")
+    with RunningServer(copy, *options) as server, RetrievalClient(server.address) as client:
+        assert client.info()["version"] == first
+        second = SmallVersion(seed=1).publish(source)
+        change_hidden(source, hide=["item-7-é"], kind="string")
+        push(source, ObjectStore(url))
+        while (facts := client.info())["version"] != second or not facts["num_hidden_items"]:
+            assert not facts["failure"]
