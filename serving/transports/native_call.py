@@ -67,7 +67,8 @@ class NativeCall:
         self._fields = fields
         self._encoding = head.encoding
         self._buffer: bytes | bytearray = b""
-        self._error: StatusError | None = None
+        # No exception: with its traceback it would refer to the message, and to this call in a cycle.
+        self._error: tuple[grpc.StatusCode, str] | None = None
         self._has_headers = False
         self._has_message = False
         self._is_complete = False
@@ -136,7 +137,7 @@ class NativeCall:
             self._buffer = bytearray(self._buffer)
         self._buffer += data
         if len(self._buffer) > _MAX_WAITING_MESSAGES * self._connection.max_message_bytes + PREFIX_BYTES:
-            self._fail_input(StatusError(grpc.StatusCode.RESOURCE_EXHAUSTED, _TOO_MANY))
+            self._fail_input(grpc.StatusCode.RESOURCE_EXHAUSTED, _TOO_MANY)
 
     def _take_message(self) -> None:
         """Take the next message from the buffer, where it is complete."""
@@ -147,14 +148,14 @@ class NativeCall:
                 return
             self.message = unpack(buffer if len(buffer) == end else buffer[:end], self._encoding, limit)
         except StatusError as error:
-            self._fail_input(error)
+            self._fail_input(error.code, error.details)
             return
         self._has_message = True
         self._is_complete = not self.method.is_streaming
         self._buffer = b"" if self._is_complete else buffer[end:]
 
-    def _fail_input(self, error: StatusError) -> None:
-        self._error = error
+    def _fail_input(self, code: grpc.StatusCode, details: str) -> None:
+        self._error = code, details
         self._buffer = b""
 
     @property
@@ -191,7 +192,7 @@ class NativeCall:
                 self._waiter = None
                 deadlines.discard(self)
         if self._error is not None:
-            raise self._error
+            raise StatusError(*self._error)
         if not self._has_message:
             return None
         self._has_message = False
@@ -201,7 +202,7 @@ class NativeCall:
     def end_late(self) -> None:
         """End the wait for a message: the time limit has passed."""
         details = self._connection.transport.first_messages.late_details
-        self._fail_input(StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, details))
+        self._fail_input(grpc.StatusCode.DEADLINE_EXCEEDED, details)
         self._wake()
 
     def _wake(self) -> None:

@@ -1,6 +1,8 @@
 """The limits of a connection of the native transport, without a socket."""
 
 import asyncio
+import gc
+import gzip
 import struct
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -25,6 +27,7 @@ from ngh2.events import GoAwayReceived, ResponseReceived
 
 from re4.serving.settings import Limits
 from re4.serving.transports import native_connection
+from re4.serving.transports.native_call import NativeCall
 from re4.serving.transports.native_connection import NativeConnection
 from re4.serving.transports.native_transport import NativeTransport
 from re4.serving.transports.transport import Method, WholeCall
@@ -70,8 +73,8 @@ def drive(test: Callable[[NativeConnection, Peer, list[WholeCall]], Awaitable[No
         def answer_many(arrived: Sequence[WholeCall]) -> None:
             calls.extend(arrived)
 
-        async def answer(_: object) -> bytes:
-            return b""
+        async def answer(call: Any) -> bytes:
+            return bytes(await call.read())
 
         method = Method(path="/re4.v1.Retrieval/Retrieve", answer=answer, answer_many=answer_many)
         transport = NativeTransport([method], Limits())
@@ -200,3 +203,24 @@ def test_a_request_that_is_reset_at_once_is_not_answered() -> None:
         assert not [event for event in client.events() if isinstance(event, ResponseReceived)]
 
     drive(test)
+
+
+def test_a_rejected_message_is_released_without_the_garbage_collector() -> None:
+    async def test(connection: NativeConnection, peer: Peer, _: list[WholeCall]) -> None:
+        bomb = gzip.compress(bytes(2 << 20))
+        block = header_block("Retrieve", {"grpc-encoding": "gzip"})
+        connection.data_received(
+            frame(HEADERS, END_HEADERS, 1, block)
+            + frame(DATA, END_STREAM, 1, b"\1" + struct.pack(">I", len(bomb)) + bomb)
+        )
+        while connection._calls:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not [found for found in gc.get_objects() if isinstance(found, NativeCall)]
+
+    gc.collect()
+    gc.disable()
+    try:
+        drive(test)
+    finally:
+        gc.enable()
