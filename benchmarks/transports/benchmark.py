@@ -26,7 +26,7 @@ from re4.benchmarks.load_generator.null_server import null_server
 from re4.benchmarks.load_generator.requests import choose_histories
 from re4.benchmarks.load_generator.server import running_server, sample_reply, server_info
 from re4.benchmarks.load_generator.transport import METHOD
-from re4.benchmarks.transports.cli import TransportOptions
+from re4.benchmarks.transports.options import TransportOptions
 from re4.common.errors import Re4Error, UsageError
 from re4.serving.settings import TransportName
 
