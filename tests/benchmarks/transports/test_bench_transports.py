@@ -10,7 +10,7 @@ from running_server import DEADLINE_S
 from re4.benchmarks.load_generator.null_server import null_server
 from re4.benchmarks.load_generator.transport import METHOD
 from re4.benchmarks.transports.benchmark import _measure, run
-from re4.benchmarks.transports.cli import TransportOptions
+from re4.benchmarks.transports.options import TransportOptions
 from re4.common.errors import Re4Error, UsageError
 from re4.serving.settings import TransportName
 
