@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 import grpc
+from ngh2 import Connection
 from ngh2.exceptions import NGH2Error
 
 from re4.common.errors import RequestError
@@ -24,10 +25,8 @@ from re4.serving.transports.grpc_framing import (
     trailers_of,
     unpack,
 )
+from re4.serving.transports.message_deadlines import MessageDeadlines
 from re4.serving.transports.transport import Method, StatusError
-
-if TYPE_CHECKING:
-    from re4.serving.transports.native_connection import NativeConnection
 
 _LARGE_REPLY_BYTES: Final = 64 << 10
 """A larger reply is not copied behind its prefix."""
@@ -35,6 +34,32 @@ _MAX_WAITING_MESSAGES: Final = 4
 """A stream whose waiting messages are larger than so many of the largest ones is ended."""
 _PASSED: Final = StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
 _TOO_MANY: Final = "the messages of this call come faster than they are answered; wait for replies"
+
+
+class CallConnection(Protocol):
+    """The connection of a call, as far as the call needs it."""
+
+    loop: asyncio.AbstractEventLoop
+    max_message_bytes: int
+    peer: str
+    http2: Connection
+    first_messages: "MessageDeadlines[NativeCall]"
+
+    def flush(self) -> None:
+        """Send what is ready, as far as the caller reads."""
+        ...
+
+    def flush_soon(self, call: "NativeCall") -> None:
+        """Send the reply or status of a call with those of others."""
+        ...
+
+    def reset(self, call: "NativeCall") -> None:
+        """End the stream of a call."""
+        ...
+
+    async def wait_until_sent(self, call: "NativeCall") -> None:
+        """Return when the stream of a call may have room."""
+        ...
 
 
 class NativeCall:
@@ -48,7 +73,7 @@ class NativeCall:
 
     def __init__(
         self,
-        connection: "NativeConnection",
+        connection: CallConnection,
         stream_id: int,
         fields: Fields,
         head: RequestHead,
@@ -183,7 +208,7 @@ class NativeCall:
         if not self._has_message and self._error is None:
             self._take_message()
         if not self._is_next_known:
-            deadlines = self._connection.transport.first_messages
+            deadlines = self._connection.first_messages
             deadlines.add(self)
             self._waiter = self._connection.loop.create_future()
             try:
@@ -201,7 +226,7 @@ class NativeCall:
 
     def end_late(self) -> None:
         """End the wait for a message: the time limit has passed."""
-        details = self._connection.transport.first_messages.late_details
+        details = self._connection.first_messages.late_details
         self._fail_input(grpc.StatusCode.DEADLINE_EXCEEDED, details)
         self._wake()
 

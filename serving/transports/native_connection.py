@@ -11,7 +11,7 @@ import ssl
 from contextlib import suppress
 from ipaddress import ip_address
 from random import uniform
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 from urllib.parse import quote
 
 import grpc
@@ -29,18 +29,17 @@ from ngh2.events import (
 )
 from ngh2.exceptions import NGH2Error
 
+from re4.serving.settings import Limits
 from re4.serving.transports.grpc_framing import (
     MAX_METADATA_BYTES,
     NotGrpcError,
     failed_response,
     parse_head,
 )
+from re4.serving.transports.message_deadlines import MessageDeadlines
 from re4.serving.transports.native_call import NativeCall
 from re4.serving.transports.tls import HTTP2
-from re4.serving.transports.transport import MIN_PING_INTERVAL_S, StatusError
-
-if TYPE_CHECKING:
-    from re4.serving.transports.native_transport import NativeTransport
+from re4.serving.transports.transport import MIN_PING_INTERVAL_S, Method, StatusError
 
 _CONFIGURATION: Final = Configuration(
     max_inbound_header_list_size=64 << 10,
@@ -76,10 +75,36 @@ _LATE: Final = failed_response(StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, "D
 _log = logging.getLogger(__name__)
 
 
+class ConnectionOwner(Protocol):
+    """The server of a connection, as far as the connection needs it."""
+
+    loop: asyncio.AbstractEventLoop
+    limits: Limits
+    methods: dict[bytes, Method]
+    first_messages: MessageDeadlines[NativeCall]
+    prefaces: "MessageDeadlines[NativeConnection]"
+
+    def opened(self, connection: "NativeConnection") -> None:
+        """Take a new connection."""
+        ...
+
+    def lost(self, connection: "NativeConnection") -> None:
+        """Forget a connection that has ended."""
+        ...
+
+    def arrived(self, call: NativeCall) -> None:
+        """Take a call."""
+        ...
+
+    def flush_soon(self, connection: "NativeConnection") -> None:
+        """Flush a connection with others."""
+        ...
+
+
 class NativeConnection(asyncio.Protocol):
     """A connection. Belongs to one event loop."""
 
-    def __init__(self, transport: "NativeTransport") -> None:
+    def __init__(self, transport: ConnectionOwner) -> None:
         """Begin a connection.
 
         Args:
@@ -88,6 +113,7 @@ class NativeConnection(asyncio.Protocol):
         self.transport = transport
         self.loop = transport.loop
         self.max_message_bytes = transport.limits.max_message_bytes
+        self.first_messages = transport.first_messages
         self.peer = ""
         self.http2 = Connection(Role.SERVER, _CONFIGURATION)
         self._socket: asyncio.Transport | None = None
