@@ -126,7 +126,9 @@ def test_evaluation_is_in_the_run_and_in_the_manifest(folder):
     version = (folder / "bundles" / "CURRENT").read_text().strip()
     manifest = json.loads((folder / "bundles" / version / "manifest.json").read_text())
     recorded = json.loads((folder / "run" / "evaluation.json").read_text())
+    interests = manifest["evaluation"].pop("interests")
     assert manifest["evaluation"] == recorded
+    assert 1 <= interests["effective_interests"] <= interests["num_interests"]
     assert recorded["test"]["recall_50"] > 0.8
 
 

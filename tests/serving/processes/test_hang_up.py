@@ -73,7 +73,7 @@ def test_it_reads_every_file_now(followed: Followed) -> None:
     followed.pair.replace(followed.authority.issue())
     workers = followed.server.workers()
     followed.hang_up(
-        "SIGHUP: reading CURRENT, HIDDEN, LIVE, tokens and certificates again",
+        "SIGHUP: reading CURRENT, HIDDEN, CANARY, LIVE, tokens and certificates again",
         "hidden items: 1 from now on",
         "worker N: tokens read again",
         f"worker N: serving {name}",
