@@ -50,8 +50,9 @@ class VersionSettings:
     attributes: str | None = setting(
         None,
         'Columns of the catalogue that callers can filter by; "" for none.',
-        default_text="every column of texts, whole numbers, booleans or lists of those that has at least 2 "
-        "items to a value and at most 100,000 values, so no titles",
+        default_text="every column of texts, numbers, booleans, dates, times or lists of those that has at "
+        "most 100,000 values and, unless it holds fractions, dates or times, at least 2 items to a value; so "
+        "no titles",
         metavar="NAME,NAME",
     )
     title_column: str | None = setting(

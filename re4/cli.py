@@ -71,7 +71,7 @@ GROUPS: Mapping[str, str] = {
     "data": "Fetch public data sets; prepare event logs for training.",
     "histories": "Fill, export and erase the stores of users' events; write the event log.",
     "items": "Add, remove and hide items on running servers, between two rebuilds.",
-    "bench": "Measure the system from outside.",
+    "bench": "Measure servers, indexes, training and quality.",
 }
 
 

@@ -260,7 +260,8 @@ class ServerSettings:
     )
     device: Device = setting(
         Device.CPU,
-        "Device of encoder and search: cpu, or cuda (one GPU; needs the extra gpu and a flat or IVF index).",
+        "Device of encoder and search: cpu, or cuda (one GPU; needs the extra gpu and a flat, IVF or CAGRA "
+        "index).",
     )
     max_batch_size: int = setting(
         64, "Most users in one batch: one run of the encoder and one search.", low=1

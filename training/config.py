@@ -54,7 +54,7 @@ class TrainConfig:
         low=1,
         high=64,
         word=AUTO,
-        default_text=f"re4: 8, up to {SMALL_CATALOGUE:,} items 4; others: 4",
+        default_text=f"re4: 8, up to {SMALL_CATALOGUE:,} items 4; comirec-sa and mind: 4; others: 1",
     )
     embedding_dim: int = setting(64, "D, width of item and interest vectors.", low=2, high=4096)
     attention_dim: int = setting(256, "H, width inside the attention.", low=1, high=16384)

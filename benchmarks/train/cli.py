@@ -11,7 +11,7 @@ from re4.settings.options import with_options
 
 @with_options(TrainOptions, PANEL)
 def train(as_json: AsJson = False, **given: Any) -> None:
-    """Measure training steps, and how far they are from the arithmetic they owe.
+    """Measure training steps, and their share of the speed that the arithmetic alone would allow.
 
     Example: re4 bench train --preset authors --num-items 367982 --against textbook --json
     """
