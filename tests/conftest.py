@@ -44,8 +44,9 @@ _LONG_FILES = (
 )
 """Run first, so that no process is left with one of them at the end."""
 
-settings.register_profile("repeatable", derandomize=True, deadline=None)
-settings.load_profile("repeatable")
+settings.register_profile("short", derandomize=True, deadline=None, max_examples=40)
+settings.register_profile("long", derandomize=True, deadline=None, max_examples=400)
+settings.load_profile("short")
 
 # A suite that a script started in the background ignores Ctrl-C, and so would commands that it interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
