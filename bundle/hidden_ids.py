@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from re4.bundle.layout import HIDDEN, IdKind
 from re4.bundle.publishing.directory_lock import change_lock
-from re4.bundle.safe_files import names_in, open_folder, open_regular, read_small
+from re4.bundle.safe_files import read_named
 from re4.common.errors import BundleDamagedError, BundleError
 from re4.common.files import replacing
 
@@ -57,13 +57,8 @@ def read_hidden(bundles: Path) -> HiddenIds:
         BundleDamagedError: the file was not written by `write_hidden`.
         BundleUnavailableError: it cannot be read at this moment.
     """
-    where = str(bundles / HIDDEN)
-    with open_folder(bundles) as folder:
-        if HIDDEN not in names_in(folder, where=bundles):
-            return HiddenIds()
-        with open_regular(HIDDEN, folder=folder, where=where) as descriptor:
-            content = read_small(descriptor, max_bytes=MAX_BYTES, where=where)
-    return _parse(content, where)
+    content = read_named(bundles, HIDDEN, max_bytes=MAX_BYTES)
+    return HiddenIds() if content is None else _parse(content, str(bundles / HIDDEN))
 
 
 def change_hidden(

@@ -114,6 +114,21 @@ def read_small(descriptor: int, *, max_bytes: int, where: str) -> bytes:
     raise BundleDamagedError(f"{where}: larger than the {max_bytes} bytes that such a file may have")
 
 
+def read_named(folder: Path, name: str, *, max_bytes: int) -> bytes | None:
+    """Return the content of a small file of a folder; None where there is no such file.
+
+    Raises:
+        BundleError: no such folder, or the file is none, or too large.
+        BundleUnavailableError: it cannot be read at this moment.
+    """
+    where = str(folder / name)
+    with open_folder(folder) as descriptor:
+        if name not in names_in(descriptor, where=folder):
+            return None
+        with open_regular(name, folder=descriptor, where=where) as file:
+            return read_small(file, max_bytes=max_bytes, where=where)
+
+
 def sha256_of(descriptor: int) -> tuple[int, str]:
     """Return the number of bytes and the SHA-256 (hexadecimal) of a file. Hashing releases the GIL."""
     digest = hashlib.sha256()

@@ -3,10 +3,14 @@
 import contextlib
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 
+from re4.common.errors import ServerError
 from re4.common.server_process import ServerProcess
 
 DEADLINE_S = 60
@@ -64,6 +68,17 @@ class RunningServer(ServerProcess):
             for child in children.split()
             if b"re4.serving.processes.worker" in Path(f"/proc/{child}/cmdline").read_bytes()
         }
+
+
+def wait_until(holds: Callable[[], Any]) -> None:
+    """Try again until it holds; a server that is away meanwhile is tried again too."""
+    ends_s = time.monotonic() + DEADLINE_S
+    while True:
+        with contextlib.suppress(ServerError):
+            if holds():
+                return
+        assert time.monotonic() < ends_s
+        time.sleep(PAUSE_S)
 
 
 def open_files(pid: int) -> set[str]:

@@ -33,6 +33,8 @@ def modules_of(root: Path) -> dict[str, Path]:
     for folder in FOLDERS:
         for path in sorted((root / folder).rglob("*.py")):
             parts = path.relative_to(root / folder).with_suffix("").parts
+            if any(part.startswith(".") for part in parts):
+                continue  # an environment of `make peers`
             name = ".".join([links.get(folder, folder), *parts])
             found[name.removesuffix(".__init__")] = path
     return found

@@ -15,7 +15,7 @@ from re4.bundle.layout import CANARY, CURRENT, is_version_name
 from re4.bundle.publishing.current import read_current
 from re4.bundle.publishing.directory_lock import change_lock
 from re4.bundle.publishing.rollback import existing_version
-from re4.bundle.safe_files import names_in, open_folder, open_regular, read_small
+from re4.bundle.safe_files import read_named
 from re4.bundle.verify import verify_version
 from re4.common.errors import BundleDamagedError, BundleError
 from re4.common.files import replacing
@@ -45,11 +45,9 @@ def read_canary(bundles: Path) -> Canary | None:
         BundleUnavailableError: it cannot be read at this moment.
     """
     where = str(bundles / CANARY)
-    with open_folder(bundles) as folder:
-        if CANARY not in names_in(folder, where=bundles):
-            return None
-        with open_regular(CANARY, folder=folder, where=where) as descriptor:
-            content = read_small(descriptor, max_bytes=_MAX_BYTES, where=where)
+    content = read_named(bundles, CANARY, max_bytes=_MAX_BYTES)
+    if content is None:
+        return None
     advice = "Remove the file, or start the canary again: re4 canary"
     try:
         value = json.loads(content)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Final
 
 from re4.bundle.layout import CURRENT, is_version_name
-from re4.bundle.safe_files import is_folder, names_in, open_folder, open_regular, read_small
+from re4.bundle.safe_files import is_folder, read_named
 from re4.common.errors import BundleDamagedError, BundleError
 
 _MAX_BYTES: Final = 100
@@ -21,14 +21,12 @@ def read_current(bundles: Path) -> str:
             name of a version.
     """
     where = str(bundles / CURRENT)
-    with open_folder(bundles) as folder:
-        if CURRENT not in names_in(folder, where=bundles):
-            raise BundleError(
-                f"{where}: missing: no version was published here yet. "
-                f"Publish one: re4 export RUN --bundles {bundles}"
-            )
-        with open_regular(CURRENT, folder=folder, where=where) as descriptor:
-            content = read_small(descriptor, max_bytes=_MAX_BYTES, where=where)
+    content = read_named(bundles, CURRENT, max_bytes=_MAX_BYTES)
+    if content is None:
+        raise BundleError(
+            f"{where}: missing: no version was published here yet. "
+            f"Publish one: re4 export RUN --bundles {bundles}"
+        )
     name = content.decode("ascii", errors="replace").removesuffix("\n")
     if not is_version_name(name):
         raise BundleError(

@@ -6,16 +6,14 @@ itself. The file systems are real ones, so without the right to mount these two 
 
 import subprocess
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 from file_systems import full, small_file_system
 from findings import Findings
 from moved_clock import MovedClock
-from running_server import DEADLINE_S, PAUSE_S, RunningServer
+from running_server import RunningServer, wait_until
 from small_bundles import SmallVersion
 
 from re4 import LiveItem, RetrievalClient, ServerError
@@ -69,25 +67,13 @@ class Shop:
 
     def check(self, client: RetrievalClient) -> None:
         """Answers go on, and have all acknowledged items."""
-        until(lambda: client.info()["live_sequence"] >= self.sequence)
+        wait_until(lambda: client.info()["live_sequence"] >= self.sequence)
         found = client.retrieve(self.version.ids[:3], 1_000).item_ids
         assert {id_ for id_ in found if id_.startswith("new")} == set(self.items)
 
 
 def now_ms() -> int:
     return int(time.time() * 1e3)
-
-
-def until(holds: Callable[[], Any]) -> None:
-    end_s = time.monotonic() + DEADLINE_S
-    while True:
-        try:
-            if holds():
-                return
-        except ServerError:
-            pass
-        assert time.monotonic() < end_s
-        time.sleep(PAUSE_S)
 
 
 def recorded_ms(client: RetrievalClient) -> int:
@@ -120,14 +106,14 @@ def test_disks_and_clocks(tmp_path: Path, findings: Findings) -> None:
             for day in (-1, 1, 0):
                 clock.jump_to(day)
                 # Each process reads the clock's file once a second.
-                until(lambda day=day: abs(recorded_ms(client) - now_ms() - day * DAY_MS) < DAY_MS / 2)
+                wait_until(lambda day=day: abs(recorded_ms(client) - now_ms() - day * DAY_MS) < DAY_MS / 2)
                 shop.write(client)
                 shop.check(client)
             if is_mounted:
                 with full(folder):
                     shop.write(client, "no space left")
                     shop.check(client)
-                until(lambda: client.record_events(["healed"], version.ids[:1]) == 1)
+                wait_until(lambda: client.record_events(["healed"], version.ids[:1]) == 1)
                 shop.write(client)
                 shop.check(client)
         if is_mounted:
@@ -138,7 +124,7 @@ def test_disks_and_clocks(tmp_path: Path, findings: Findings) -> None:
                 shop.write(client, "read-only")
                 shop.check(client)
                 remount(folder, "rw")
-                until(lambda: client.record_events(["healed"], version.ids[:1]) == 1)
+                wait_until(lambda: client.record_events(["healed"], version.ids[:1]) == 1)
                 shop.write(client)
                 shop.check(client)
         store = LmdbStore(LmdbEnvironment(folder / "bundles.histories", 1 << 30), HistorySettings().bounds)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running_server import DEADLINE_S, PAUSE_S, RunningServer
+from running_server import DEADLINE_S, PAUSE_S, RunningServer, wait_until
 from small_bundles import SmallVersion
 from valkey_server import PROGRAM, ValkeyServer
 
@@ -338,16 +338,16 @@ def test_a_redis_server_that_is_away_slow_and_back(
             RetrievalClient(lenient.address) as one,
             RetrievalClient(strict.address) as other,
         ):
-            until(lambda: one.record_events(["u"], [item]) == 1)
+            wait_until(lambda: one.record_events(["u"], [item]) == 1)
             # Found by another server in the next call.
             expected = one.retrieve([item]).item_ids
-            until(lambda: other.retrieve(user_id="u").item_ids == expected)
+            wait_until(lambda: other.retrieve(user_id="u").item_ids == expected)
             for cause in ("away", "slow"):
                 if cause == "away":
                     valkey.stop()
                 else:
                     valkey.signal(signal.SIGSTOP)
-                until(lambda: one.retrieve([item], user_id="u").is_history_missing)
+                wait_until(lambda: one.retrieve([item], user_id="u").is_history_missing)
                 found = one.retrieve([item], user_id="u")
                 assert (found.is_history_missing, found.item_ids) == (True, expected)
                 (batch,) = one.retrieve_batch([[item]], user_ids=["u"])
@@ -369,24 +369,11 @@ def test_a_redis_server_that_is_away_slow_and_back(
                     valkey.start()
                 else:
                     valkey.signal(signal.SIGCONT)
-                until(lambda: other.record_events(["u"], [item]) == 1)
-                until(lambda: not one.retrieve([item], user_id="u").is_history_missing)
-                until(lambda: other.retrieve(user_id="u").item_ids == expected)
+                wait_until(lambda: other.record_events(["u"], [item]) == 1)
+                wait_until(lambda: not one.retrieve([item], user_id="u").is_history_missing)
+                wait_until(lambda: other.retrieve(user_id="u").item_ids == expected)
                 assert other.info()["history_failure"] == ""
         assert "a-password" not in lenient.log + strict.log
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Try again until it holds: a server that was away is tried at growing intervals."""
-    end_s = time.monotonic() + DEADLINE_S
-    while True:
-        try:
-            if holds():
-                return
-        except ServerError:
-            pass
-        assert time.monotonic() < end_s
-        time.sleep(PAUSE_S)
 
 
 def test_the_time_of_a_lone_commit_is_not_taken_for_that_of_each_event() -> None:

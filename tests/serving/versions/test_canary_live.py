@@ -2,16 +2,15 @@
 
 import os
 import signal
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from running_server import DEADLINE_S, PAUSE_S, RunningServer
+from running_server import DEADLINE_S, RunningServer, wait_until
 from scraped_metrics import Scraped
 from small_bundles import SmallVersion
 
@@ -38,13 +37,6 @@ def server(both: tuple[Path, dict[str, SmallVersion]]) -> Iterator[RunningServer
     options = ("--poll-interval-s", "0.02", "--num-processes", "2", "--metrics-address", "127.0.0.1:0")
     with RunningServer(both[0], *options, "--histories", "none", "--fallback", "popular") as running:
         yield running
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    ends_s = time.monotonic() + DEADLINE_S
-    while not holds():
-        assert time.monotonic() < ends_s
-        time.sleep(PAUSE_S)
 
 
 def infos(address: str) -> list[dict[str, Any]]:

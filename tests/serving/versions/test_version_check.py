@@ -141,7 +141,11 @@ def test_the_check_may_not_use_all_free_memory(
 ) -> None:
     """As an archive that inflates to far more than its size would. The memory is reserved, not touched."""
     num_bytes = max(int(available_memory_bytes() * 0.9), 1 << 30)
-    verify_by(f"bytearray({num_bytes})\nraise BundleError('there was no limit')", tmp_path, monkeypatch)
+    verify_by(
+        f"import numpy\nnumpy.empty({num_bytes}, 'u1')\nraise BundleError('there was no limit')",
+        tmp_path,
+        monkeypatch,
+    )
     path = folder / SmallVersion().publish(folder)
     with pytest.raises(ServerError, match="may use 80% of the memory that is free"):
         check(path)
