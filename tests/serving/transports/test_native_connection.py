@@ -220,7 +220,8 @@ def test_a_rejected_message_is_released_without_the_garbage_collector() -> None:
         assert calls() <= before
 
     def calls() -> set[int]:
-        return {id(found) for found in gc.get_objects() if isinstance(found, NativeCall)}
+        # The type: `isinstance` would ask objects of torch, some of which warn.
+        return {id(found) for found in gc.get_objects() if type(found) is NativeCall}
 
     gc.collect()
     before = calls()
