@@ -4,8 +4,10 @@ A call takes the way of a gRPC call: the same checks of its token, limits, deadl
 """
 
 import asyncio
+import logging
 import math
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from time import monotonic
@@ -38,6 +40,8 @@ _SWEEP_S: Final = 1.0
 _IN_LOOP_BYTES: Final = 32_768
 """Larger messages are converted in a thread: the conversion takes some 120 ns a byte."""
 _STOP_POLL_S: Final = 0.01
+
+_log = logging.getLogger(__name__)
 
 Receive: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
 Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
@@ -75,6 +79,8 @@ class HttpTransport:
             h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
         )
         self._state = ServerState()
+        self._server: asyncio.Server | None = None
+        self._context: ssl.SSLContext | None = None
         self._idle_since_s: dict[Any, float] = {}
         """Connections without a call, and since when."""
 
@@ -97,20 +103,28 @@ class HttpTransport:
 
     async def _listen(self) -> None:
         """Accept connections, with the newest certificates."""
-        self._context = None if self._tls is None else self._tls.newest()
-        protocol = partial(H11Protocol, self._config, self._state, {})
-        self._server = await asyncio.get_running_loop().create_server(
-            protocol,
-            sock=self._listener.dup(),
-            ssl=self._context,
-            ssl_handshake_timeout=None if self._context is None else self._limits.message_timeout_s,
-        )
+        context = None if self._tls is None else self._tls.newest()
+        listener = self._listener.dup()
+        try:
+            server = await asyncio.get_running_loop().create_server(
+                partial(H11Protocol, self._config, self._state, {}),
+                sock=listener,
+                ssl=context,
+                ssl_handshake_timeout=None if context is None else self._limits.message_timeout_s,
+            )
+        except BaseException:
+            listener.close()
+            raise
+        previous, self._server, self._context = self._server, server, context
+        if previous is not None:
+            previous.close()  # its connections go on
 
     async def stop(self, grace_s: float, idle: Awaitable[None]) -> None:
         """Accept no further connection, let each end after its call, and close those that are left."""
         ends_s = monotonic() + grace_s
         idling = asyncio.ensure_future(idle)
-        self._server.close()
+        if self._server is not None:
+            self._server.close()
         self._listener.close()
         self._sweeping.cancel()
         for connection in list(self._state.connections):
@@ -122,28 +136,29 @@ class HttpTransport:
         idling.cancel()
 
     async def _sweep(self) -> None:
-        """Close connections that have had no call for too long; listen anew after a change of certificates.
-
-        Connections with incomplete headers have no call.
-        """
+        """Close idle connections, and listen anew after a change of certificates. No error ends it."""
         while True:
             await asyncio.sleep(_SWEEP_S)
-            if self._tls is not None and self._tls.newest() is not self._context:
-                self._server.close()  # connections go on; the listening socket has a second descriptor
-                await self._listen()
-            now_s = monotonic()
-            idle = {
-                connection
-                for connection in self._state.connections
-                if isinstance(connection, H11Protocol)
-                and (connection.cycle is None or connection.cycle.response_complete)
-            }
-            self._idle_since_s = {
-                connection: self._idle_since_s.get(connection, now_s) for connection in idle
-            }
-            for connection, since_s in self._idle_since_s.items():
-                if now_s - since_s > self._limits.message_timeout_s:
-                    connection.transport.abort()
+            try:
+                self._close_idle()
+                if self._tls is not None and self._tls.newest() is not self._context:
+                    await self._listen()
+            except Exception:  # such as too many open files: the next time may succeed
+                _log.exception("HTTP goes on with the certificates in use")
+
+    def _close_idle(self) -> None:
+        """Close connections that have had no call for too long: those with incomplete headers have none."""
+        now_s = monotonic()
+        idle = {
+            connection
+            for connection in self._state.connections
+            if isinstance(connection, H11Protocol)
+            and (connection.cycle is None or connection.cycle.response_complete)
+        }
+        self._idle_since_s = {connection: self._idle_since_s.get(connection, now_s) for connection in idle}
+        for connection, since_s in self._idle_since_s.items():
+            if now_s - since_s > self._limits.message_timeout_s:
+                connection.transport.abort()
 
     async def _answer(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answer a request: uvicorn's ASGI application."""
