@@ -45,7 +45,7 @@ class Shadow:
         self._asking: asyncio.Task[None] | None = None
 
     def offer(self, data: bytes, request: CheckedRequest, answer: RequestResult) -> None:
-        """Ask the shadow the same, where the call is of its share and the budget allows.
+        """Ask the shadow the same, where the call is of its share and the budget allows. Fails no call.
 
         Args:
             data: The message of the call.
@@ -54,6 +54,13 @@ class Shadow:
         """
         if self._router.canary is None or not request.num_candidates or answer.query_result is None:
             return
+        try:
+            self._ask_soon(data, request, answer)
+        except Exception:
+            _log.exception("the shadow is not asked")
+            self._metrics.shadow("failed")
+
+    def _ask_soon(self, data: bytes, request: CheckedRequest, answer: RequestResult) -> None:
         shadow = self._router.compares_with(request.user_id or CURRENT_CALL.get().request_id)
         if shadow is None:
             return
