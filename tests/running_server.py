@@ -62,12 +62,18 @@ class RunningServer(ServerProcess):
 
     def workers(self) -> set[int]:
         """Process ids of the server's worker processes."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
-        return {
-            int(child)
-            for child in children.split()
-            if b"re4.serving.processes.worker" in Path(f"/proc/{child}/cmdline").read_bytes()
-        }
+        return self.children(b"re4.serving.processes.worker")
+
+    def children(self, word: bytes = b"") -> set[int]:
+        """Process ids of the server's child processes with a word in their command."""
+        found = set()
+        with contextlib.suppress(OSError):  # they may end meanwhile
+            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+            for child in map(int, children.split()):
+                with contextlib.suppress(OSError):
+                    if word in Path(f"/proc/{child}/cmdline").read_bytes():
+                        found.add(child)
+        return found
 
 
 def wait_until(holds: Callable[[], Any]) -> None:

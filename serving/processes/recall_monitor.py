@@ -82,7 +82,8 @@ class RecallMonitor:
 
     async def _start(self) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "re4.serving.processes.recall_process", str(self._cpu_share)),
+            *(sys.executable, "-P", "-m", "re4.serving.processes.recall_process"),
+            *(str(os.getpid()), str(self._cpu_share)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=os.environ | COMPUTE_ENVIRONMENT,

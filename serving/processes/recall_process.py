@@ -1,6 +1,6 @@
 """Recall of live answers: sampled requests are searched again exactly, in a process of the lowest priority.
 
-    python -m re4.serving.processes.recall_process CPU_SHARE        (started by `recall_monitor.py`)
+    python -m re4.serving.processes.recall_process SUPERVISOR_PID CPU_SHARE    (`recall_monitor.py`)
 
 Each line of stdin is a `RecallSample`; each line of stdout is its recall. The process sleeps between two
 samples, so that it uses no more than its share of one core. It maps the version's item vectors, whose pages
@@ -20,14 +20,16 @@ import numpy as np
 
 from re4.bundle.layout import VECTORS
 from re4.bundle.scoring.exact_search import recall_of
+from re4.serving.host.parent_death import end_with_parent
 from re4.serving.observability.recall_sample import RecallSample
 from re4.serving.processes.messages import from_line
 
 
 def main() -> None:
     """Measure samples until stdin ends."""
+    end_with_parent(int(sys.argv[1]))  # also while it sleeps
     os.nice(19)
-    cpu_share = float(sys.argv[1])
+    cpu_share = float(sys.argv[2])
     for line in sys.stdin.buffer:
         sample = from_line(line)
         assert isinstance(sample, RecallSample)

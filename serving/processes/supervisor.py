@@ -229,7 +229,9 @@ class _Supervisor:
 
     async def _start(self, start: StartWorker) -> None:
         async with self._ready_in_time(start.number):
-            self._workers[start.number] = await WorkerProcess.start(start, self._worker_environment)
+            self._workers[start.number] = await WorkerProcess.start(
+                start, self._worker_environment, end_within_s=self._settings.grace_s + _KILL_AFTER_S
+            )
 
     async def _load_first(self, number: int) -> None:
         async with self._ready_in_time(number):

@@ -49,12 +49,15 @@ class WorkerProcess:
         self._has_reported = False
 
     @classmethod
-    async def start(cls, command: StartWorker, environment: Mapping[str, str]) -> "WorkerProcess":
+    async def start(
+        cls, command: StartWorker, environment: Mapping[str, str], *, end_within_s: float
+    ) -> "WorkerProcess":
         """Start a worker and wait until it serves; where it has no version yet, until its port is open.
 
         Args:
             command: Identity and settings.
             environment: Variables that it needs beside this process's own.
+            end_within_s: How long it may live after the end of this process.
 
         Raises:
             ServerError: it ended, or reported that it cannot serve.
@@ -62,6 +65,7 @@ class WorkerProcess:
         """
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "re4.serving.processes.worker"),
+            *(str(os.getpid()), str(end_within_s)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=GRPC_LOG_OFF | os.environ | COMPUTE_ENVIRONMENT | dict(environment),

@@ -1,6 +1,6 @@
 """The first load of a version, in a child process: a file that crashes a parser kills the child alone.
 
-    python -m re4.serving.versions.version_check '{"path": …}'
+    python -m re4.serving.versions.version_check SUPERVISOR_PID '{"path": …}'
 
 The child verifies every byte before a parser opens a file, loads the version as a worker would, runs its
 golden queries, and prints one line of JSON. Its memory, CPU time and written files are limited, so that no
@@ -14,7 +14,6 @@ import math
 import os
 import resource
 import sys
-import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +22,7 @@ from re4.bundle.verify import MAX_HASHING_THREADS
 from re4.common.errors import BundleDamagedError, BundleError, BundleMismatchError, Re4Error, ServerError
 from re4.serving.host.cgroups import available_memory_bytes
 from re4.serving.host.failures import KILLED_WITHIN_S, exit_reason, is_transient, kill
+from re4.serving.host.parent_death import end_with_parent
 from re4.serving.host.threads import COMPUTE_ENVIRONMENT
 from re4.serving.settings import ServerSettings
 
@@ -52,7 +52,7 @@ async def check_version(path: Path, settings: ServerSettings) -> None:
     """
     request = json.dumps({"path": str(path), "settings": settings.to_json()})
     child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "re4.serving.versions.version_check", request),
+        *(sys.executable, "-P", "-m", "re4.serving.versions.version_check", str(os.getpid()), request),
         stdin=asyncio.subprocess.PIPE,  # its end shows the child that this process has ended
         stdout=asyncio.subprocess.PIPE,
         env=os.environ | COMPUTE_ENVIRONMENT,
@@ -94,8 +94,8 @@ def _raise_failure(path: Path, exit_code: int | None, output: bytes) -> None:
 
 def main() -> None:
     """Check the version that `argv` names, in the child, and print `null` or what is wrong."""
-    request = json.loads(sys.argv[1])
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent(int(sys.argv[1]))
+    request = json.loads(sys.argv[2])
     failure: dict[str, Any] | None = None
     # The result goes to the original stdout; what a library prints joins the log.
     result = os.dup(sys.stdout.fileno())
@@ -117,11 +117,6 @@ def main() -> None:
         }
     with os.fdopen(result, "w") as file:
         json.dump(failure, file)
-
-
-def _end_with_parent() -> None:
-    os.read(sys.stdin.fileno(), 1)  # nothing is ever sent
-    os._exit(1)
 
 
 def limit_resources(settings: ServerSettings) -> None:

@@ -248,14 +248,7 @@ class JudgedServer:
         return self.children(b"processes.worker")
 
     def children(self, word: bytes = b"") -> list[int]:
-        found = []
-        with suppress(OSError):
-            children = Path(f"/proc/{self.server.pid}/task/{self.server.pid}/children").read_text()
-            for child in children.split():
-                with suppress(OSError):
-                    if word in Path(f"/proc/{child}/cmdline").read_bytes():
-                        found.append(int(child))
-        return found
+        return sorted(self.server.children(word))
 
     def supervisor_ended(self) -> int:
         """Wait until no process of the ended server is left, and start it again; return its exit code."""

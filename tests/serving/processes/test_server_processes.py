@@ -13,7 +13,7 @@ import grpc
 import pytest
 from damaged_versions import CHANGED_FILES, WRONG_PARTS, publish
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from running_server import DEADLINE_S, RE4, RunningServer, open_files, raw_call, serve_and_fail
+from running_server import DEADLINE_S, RE4, RunningServer, open_files, raw_call, serve_and_fail, wait_until
 from small_bundles import SmallVersion
 
 from re4 import RetrievalClient
@@ -220,10 +220,16 @@ def test_what_is_served_survives_newer_versions_that_are_refused_and_their_pruni
     assert prune(bundles, num_kept=0) == [good]
 
 
-def test_workers_end_with_a_parent_that_was_killed(bundles: Path) -> None:
-    with RunningServer(bundles, "--num-processes", "2") as running:
+def test_all_processes_end_with_a_parent_that_was_killed(bundles: Path) -> None:
+    """One worker is stopped, and the process that measures recall sleeps."""
+    options = ("--metrics-address", "127.0.0.1:0", "--recall-sample", "1", "--recall-cpu-share", "0.0001")
+    with RunningServer(bundles, "--num-processes", "2", *options) as running:
         workers = running.workers()
         assert len(workers) == 2
+        with RetrievalClient(running.address) as client:
+            client.retrieve(["item-1-é"], 5)
+        wait_until(lambda: running.children(b"recall_process"))
+        os.kill(min(workers), signal.SIGSTOP)
         running.signal(signal.SIGKILL)
         assert running.wait() == -signal.SIGKILL
         # The log ended, so every process that held it has.

@@ -37,7 +37,7 @@ def test_a_worker_that_does_not_start_or_takes_too_long_is_tried_again(
     supervisor._set_live(path)
     worker, errors = FakeWorker(), [error]
 
-    async def start(start: StartWorker, environment: Any) -> FakeWorker:
+    async def start(start: StartWorker, environment: Any, **_: Any) -> FakeWorker:
         assert start.path == str(path)
         if errors:
             if (failure := errors.pop()) is None:
@@ -56,7 +56,7 @@ def test_the_first_start_and_the_first_load_of_a_worker_have_a_time_limit(
 ) -> None:
     supervisor = _Supervisor(tmp_path, ServerSettings(check_timeout_s=0.001), None)
 
-    async def hang(*_: Any) -> None:
+    async def hang(*_: Any, **__: Any) -> None:
         await asyncio.Event().wait()
 
     monkeypatch.setattr("re4.serving.processes.supervisor.WorkerProcess.start", hang)

@@ -102,7 +102,7 @@ def test_a_worker_that_sends_heartbeats_is_not_unresponsive(
     intervals: list[int] = []
 
     async def main() -> None:
-        process = await WorkerProcess.start(START, {})
+        process = await WorkerProcess.start(START, {}, end_within_s=60)
         reports = process.reports()
 
         async def interval(_: float) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from re4.serving.observability.recall_sample import RecallSample
 from re4.serving.processes.messages import CommandFailed, PortOpened, StartWorker, to_line
-from re4.serving.processes.worker import Worker
+from re4.serving.processes.worker_commands import Worker
 from re4.serving.processes.worker_handle import Unreadable, WorkerProcess
 
 MAX_LINE = 1000
@@ -30,7 +30,7 @@ def reports_of(
     monkeypatch.setattr("re4.serving.processes.worker_handle.MAX_LINE_BYTES", MAX_LINE)
 
     async def main() -> tuple[list[Any], str]:
-        process = await WorkerProcess.start(START, {})
+        process = await WorkerProcess.start(START, {}, end_within_s=60)
         return [report async for report in process.reports()], await process.wait()
 
     return asyncio.run(main())
