@@ -2,14 +2,11 @@
 
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from re4.common import console
-
-if TYPE_CHECKING:
-    from re4.common.errors import BundleError
 
 _Url = Annotated[str, typer.Argument(help="Bucket and prefix: s3://…, gs://… or az://…")]
 
@@ -55,7 +52,7 @@ def mirror(
         console.print_line(f"{followed.update()} is live in {bundles}")
         return
 
-    def report(error: "BundleError") -> None:
+    def report(error: Exception) -> None:
         console.print_line(f"tried again in {interval_s:g} s: {error}")
 
     followed.follow(interval_s, threading.Event(), report)

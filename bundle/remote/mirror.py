@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from re4.bundle.hidden_ids import read_hidden
 from re4.bundle.layout import CURRENT, HIDDEN, LIVE, LIVE_FOLDER, MANIFEST, is_version_name
 from re4.bundle.live_items.live_list import LiveList, read_live_list
 from re4.bundle.manifest import FileEntry
@@ -78,14 +79,12 @@ class Mirror:
         except OSError as error:
             raise BundleUnavailableError(f"{self._bundles}: cannot be written: {error}") from error
 
-    def follow(
-        self, interval_s: float, stop: threading.Event, on_error: Callable[[BundleError], None]
-    ) -> None:
-        """Update every so many seconds until `stop` is set; an error is reported, and tried again."""
+    def follow(self, interval_s: float, stop: threading.Event, on_error: Callable[[Exception], None]) -> None:
+        """Update every so many seconds until `stop` is set; any error is reported, and tried again."""
         while not stop.wait(interval_s):
             try:
                 self.update()
-            except BundleError as error:
+            except Exception as error:  # no content of the storage ends the following
                 on_error(error)
 
     def follow_in_thread(self, interval_s: float) -> None:
@@ -95,8 +94,8 @@ class Mirror:
             BundleError: as `update`, where no version is in the directory yet; else the error is logged.
         """
 
-        def report(error: BundleError) -> None:
-            _log.error(f"the mirror is tried again in {interval_s:g} s: {error}")
+        def report(error: Exception) -> None:
+            _log.error(f"the mirror is tried again in {interval_s:g} s: {error or type(error).__name__}")
 
         try:
             self.update()
@@ -172,8 +171,13 @@ class Mirror:
 
     def _update_hidden(self) -> None:
         found = self._store.get(HIDDEN)
-        if found is not None and _content(self._bundles / HIDDEN) != found.content:
-            _replace(self._bundles / HIDDEN, found.content)
+        if found is None or _content(self._bundles / HIDDEN) == found.content:
+            return
+        # A server that starts needs a good list: a damaged one there must not replace it.
+        with staging_folder(self._bundles, _STAGING_PREFIX) as staging:
+            (staging / HIDDEN).write_bytes(found.content)
+            read_hidden(staging)
+        _replace(self._bundles / HIDDEN, found.content)
 
     def _update_live_items(self) -> None:
         found = self._store.get(LIVE)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from catalogue_targets import canary, catalogue_calls, fold_in, http_calls, remote_files, titles
 from fuzz_inputs import Input, Parse, answer_all, changed_files
 from small_bundles import SmallVersion, load
 from transport_targets import grpc_framing, http2_bytes
@@ -342,5 +343,6 @@ TARGETS: dict[str, Callable[[Path], Parse]] = {
         *(messages, string_ids, int_ids, attributes, archives, event_logs),
         *(item_calls, history_calls, live_items, live_records, ingest_lines, tombstones, cold_start),
         *(grpc_framing, http2_bytes),
+        *(catalogue_calls, http_calls, canary, titles, fold_in, remote_files),
     )
 }

@@ -73,7 +73,7 @@ def _is_written_whole(records: Sequence[Record]) -> None:
     assert b"".join(map(encode_record, again)) == content
 
 
-class _Changes:
+class Changes:
     """Takes the changes of calls, in place of a writer with a disk."""
 
     def __init__(self) -> None:
@@ -85,6 +85,9 @@ class _Changes:
     async def write(self, bundles: Path, changes: Sequence[Change], time_left_s: float | None) -> int:
         self.taken += changes
         return len(self.taken)
+
+    def close(self) -> None:
+        pass
 
 
 def item_calls(folder: Path) -> Parse:
@@ -115,7 +118,7 @@ def item_calls(folder: Path) -> Parse:
         if not data:
             return
         kind, place = data[0] % 3, data[0] // 3 % 2
-        own, changes = calls[place], _Changes()
+        own, changes = calls[place], Changes()
         own._writer = changes  # type: ignore[assignment]
         answer = own.remove_items if kind == 1 else own.upsert_items
         message = made(Input(data[1:])) if kind == 2 else data[1:]
