@@ -105,7 +105,9 @@ class _Supervisor:
             on_refused=self._record_refusal,
             poll_interval_s=settings.poll_interval_s,
         )
-        self._canary = CanaryWatcher(bundles, self._check_canary, self._set_canary)
+        self._canary = CanaryWatcher(
+            bundles, self._check_canary, self._set_canary, poll_interval_s=settings.poll_interval_s
+        )
         self._canary_files: FileMarks = {}
         self._canary_lease: VersionLease | None = None
         self._checked: dict[Path, FileMarks] = {}

@@ -11,6 +11,7 @@ from re4.bundle.publishing.current import read_current
 from re4.common.errors import BundleError
 from re4.serving.host.failures import is_transient
 from re4.serving.host.file_poller import FilePoller, file_mark
+from re4.serving.versions.watcher import finish_while
 
 _log = logging.getLogger(__name__)
 
@@ -19,11 +20,17 @@ class CanaryWatcher:
     """The canary of a bundle directory, after its check.
 
     A file that cannot be used, or a version that fails its check, ends the canary: the live version answers
-    all calls. A transient failure changes nothing, and is retried.
+    all calls. A transient failure changes nothing, and is retried. A check that still runs when the file
+    changes is cancelled, so that the end of a canary waits for none.
     """
 
     def __init__(
-        self, bundles: Path, check: Callable[[Path], Awaitable[None]], on_change: Callable[[], None]
+        self,
+        bundles: Path,
+        check: Callable[[Path], Awaitable[None]],
+        on_change: Callable[[], None],
+        *,
+        poll_interval_s: float = 1.0,
     ) -> None:
         """Watch a directory.
 
@@ -32,14 +39,17 @@ class CanaryWatcher:
             check: Raises BundleError for a version that must not be loaded, anything else for a check that
                 must be repeated.
             on_change: Called after `canary` or `failure` changed.
+            poll_interval_s: Between two reads of the file while a check runs.
         """
         self._bundles = bundles
         self._check = check
         self._on_change = on_change
+        self._poll_interval_s = poll_interval_s
         self.canary: Canary | None = None
         self.failure = ""
         """Why the canary of the file is not used; empty where it is, or where there is none."""
         self.poller = FilePoller(self._mark, on_failure=_log_failure)
+        self.poller.read_now()  # a server may start with a canary
 
     async def poll(self) -> None:
         """Follow a change since the last poll, if there is one."""
@@ -47,18 +57,25 @@ class CanaryWatcher:
             return
         with self.poller.attempt():
             try:
-                self._set(await self._read())
+                canary = await self._checked()
+                if canary == self._named():  # otherwise the next poll sees the newer mark
+                    self._set(canary)
             except BundleError as error:
                 if is_transient(error):
                     raise
                 self._set(None, str(error))
 
-    async def _read(self) -> Canary | None:
+    def _named(self) -> Canary | None:
         canary = read_canary(self._bundles)
-        if canary is None or canary.version == read_current(self._bundles):
-            return None
-        if self.canary is None or canary.version != self.canary.version:
-            await self._check(self._bundles / canary.version)
+        return None if canary is None or canary.version == read_current(self._bundles) else canary
+
+    async def _checked(self) -> Canary | None:
+        """Return the canary of the file after the check of its version, which a change of the file cancels."""
+        canary = self._named()
+        if canary is not None and (self.canary is None or canary.version != self.canary.version):
+            path = self._bundles / canary.version
+            check = self._check(path)
+            await finish_while(check, lambda: self._named() == canary, path, self._poll_interval_s)
         return canary
 
     def _set(self, canary: Canary | None, failure: str = "") -> None:

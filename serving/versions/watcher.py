@@ -23,6 +23,33 @@ _LONGEST_RETRY_S: Final = 300.0
 _log = logging.getLogger(__name__)
 
 
+async def finish_while(
+    check: Awaitable[None], is_named: Callable[[], bool], path: Path, interval_s: float
+) -> bool:
+    """Run the check of a version; cancel it and return False where the version is not named any more.
+
+    Args:
+        check: Raises what the check raises.
+        is_named: Whether the followed file still names the version; an error is no answer.
+        path: The version's folder, for the log.
+        interval_s: Between two reads of the file.
+    """
+    checking = asyncio.ensure_future(check)
+    try:
+        while not (await asyncio.wait({checking}, timeout=interval_s))[0]:
+            with suppress(Exception):  # the file may be missing for a moment
+                if not is_named():
+                    _log.warning("the check of %s is cancelled: it is not named any more", path.name)
+                    return False
+        checking.result()
+    finally:
+        checking.cancel()
+        await asyncio.wait({checking})  # raises where this task is cancelled itself: a stop is not lost
+        if not checking.cancelled():
+            checking.exception()
+    return True
+
+
 class VersionWatcher:
     """Checks each new version once and reports whether it goes live.
 
@@ -107,20 +134,9 @@ class VersionWatcher:
 
     async def _is_checked(self, path: Path) -> bool:
         """Check a version; False where the check was cancelled because `CURRENT` names another one now."""
-        checking = asyncio.ensure_future(self._check(path))
-        try:
-            while not (await asyncio.wait({checking}, timeout=self._poll_interval_s))[0]:
-                with suppress(Exception):  # CURRENT may be missing for a moment
-                    if live_version(self._bundles) != path:
-                        _log.warning("the check of %s is cancelled: CURRENT names another version", path.name)
-                        return False
-            checking.result()
-        finally:
-            checking.cancel()
-            await asyncio.wait({checking})  # raises where this task is cancelled itself: a stop is not lost
-            if not checking.cancelled():
-                checking.exception()
-        return True
+        return await finish_while(
+            self._check(path), lambda: live_version(self._bundles) == path, path, self._poll_interval_s
+        )
 
     def _refuse(self, failure: str) -> None:
         self._has_refused = True

@@ -3,6 +3,7 @@
 The checks know from the files that were written so far which version, hidden items and tokens are valid.
 """
 
+import json
 import os
 import signal
 import threading
@@ -22,6 +23,7 @@ from small_bundles import SmallVersion
 
 from re4 import RetrievalClient
 from re4.bundle.hidden_ids import HiddenIds, write_hidden
+from re4.bundle.layout import CANARY
 from re4.common.errors import Re4Error, ServerError
 from re4.serving.auth.tokens import token_hash
 from re4.serving.client.connection import Connection
@@ -66,6 +68,9 @@ class JudgedServer:
         self.versions: dict[str, SmallVersion] = {}
         self.hidden: list[int] = []
         self.hidden_before: list[list[int]] = []
+        self.canary = ""
+        """The version of a good `CANARY`; empty where there is none."""
+        self.canary_share, self.is_shadow = 0.0, False
         self.num_tokens = 0
         self.is_token_file_good = True
         self.wrong: list[str] = []
@@ -114,15 +119,29 @@ class JudgedServer:
 
     # The files.
 
-    def publish_good(self) -> str:
+    def publish_good(self) -> None:
+        self.expected = self._made()
+        point_current_at(self.bundles, self.expected)
+
+    def _made(self) -> str:
+        """A new version in the directory, which is not live."""
         version = SmallVersion(seed=len(self.versions))
         elsewhere = self.home / f"made-{len(self.versions)}"
         name = version.publish(elsewhere)
         self.versions[name] = version
         (elsewhere / name).rename(self.bundles / name)
-        point_current_at(self.bundles, name)
-        self.expected = name
         return name
+
+    def begin_canary(self, share: float, is_shadow: bool) -> None:
+        self.canary, self.canary_share, self.is_shadow = self._made(), share, is_shadow
+        facts = {"schema_version": 1, "version": self.canary, "share": share, "is_shadow": is_shadow}
+        write_by_rename(self.bundles / CANARY, json.dumps(facts).encode())
+
+    def _answering(self) -> set[str]:
+        """The versions that may answer."""
+        if not self.canary or self.is_shadow:
+            return {self.expected}
+        return {self.canary} if self.canary_share == 1 else {self.expected, self.canary}
 
     def hide_good(self, rows: list[int]) -> None:
         self.hidden_before.append(self.hidden)
@@ -202,7 +221,7 @@ class JudgedServer:
                     found = self.retrieve(client)
             except Re4Error:
                 return False
-            if found.version != self.expected or not self._is_right(
+            if found.version not in self._answering() or not self._is_right(
                 found.version, found.item_ids, self.hidden
             ):
                 return False
@@ -238,7 +257,12 @@ class JudgedServer:
                 if len(open_files(worker)) > self._num_worker_descriptors + MORE_WORKER_DESCRIPTORS:
                     return f"descriptors of worker {worker}: {sorted(open_files(worker))}"
                 maps = Path(f"/proc/{worker}/maps").read_text()
-                if old := [name for name in self.versions if name != self.expected and name in maps]:
+                old = [
+                    name
+                    for name in self.versions
+                    if name not in (self.expected, self.canary) and name in maps
+                ]
+                if old:
                     return f"worker {worker} maps {old}"
         return ""
 

@@ -30,7 +30,7 @@ from right_answers import questions
 from running_server import DEADLINE_S
 from small_bundles import SmallVersion
 
-from re4.bundle.layout import CURRENT, HIDDEN
+from re4.bundle.layout import CANARY, CURRENT, ENCODER, HIDDEN
 from re4.protos.v1 import retrieval_pb2 as pb
 from re4.serving.client.connection import Connection
 
@@ -57,7 +57,14 @@ BAD_FILES: dict[str, bytes] = {
     "infinite": b"[ranking]\nusers_per_s = 1e400\n",
     "oversized": b" " * ((1 << 24) + 1),
 }
-BAD_CURRENT = {**BAD_FILES, "absent version": b"99999999T999999Z-0123abcd\n", "outside": b"../x\n"}
+ABSENT = "99999999T999999Z-0123abcd"
+BAD_CANARY = {
+    **BAD_FILES,
+    "absent version": b'{"schema_version": 1, "version": "%s", "share": 1}' % ABSENT.encode(),
+    "no share": b'{"schema_version": 1, "version": "%s", "share": NaN}' % ABSENT.encode(),
+    "another schema": b'{"schema_version": 2, "version": "%s", "share": 1}' % ABSENT.encode(),
+}
+BAD_CURRENT = {**BAD_FILES, "absent version": f"{ABSENT}\n".encode(), "outside": b"../x\n"}
 
 
 class Machine(RuleBasedStateMachine):
@@ -136,6 +143,27 @@ class Machine(RuleBasedStateMachine):
         version = SmallVersion(seed=1000 + self.events["bad version"])
         refused = publish(self.judged.bundles, version, CHANGED_FILES[name][0])
         self.judged.server.wait_for(f"version {refused} refused", after=seen)
+
+    @rule(share=st.sampled_from([0.5, 1.0]), is_shadow=st.booleans())
+    def good_canary(self, share: float, is_shadow: bool) -> None:
+        self.events["good CANARY"] += 1
+        self.judged.begin_canary(share, is_shadow)
+
+    @rule(name=st.sampled_from([*sorted(BAD_CANARY), "damaged version", "pipe", "absent"]))
+    def bad_canary(self, name: str) -> None:
+        """The live version answers all calls from then on."""
+        self.events["bad CANARY"] += 1
+        canary = self.judged.bundles / CANARY
+        if name == "damaged version":
+            self.judged.begin_canary(1.0, False)
+            (self.judged.bundles / self.judged.canary / ENCODER).write_bytes(b"")
+        elif name in BAD_CANARY:
+            write_by_rename(canary, BAD_CANARY[name])
+        else:
+            canary.unlink(missing_ok=True)
+            if name == "pipe":
+                os.mkfifo(canary)
+        self.judged.canary = ""
 
     # The clock.
 
@@ -216,7 +244,7 @@ class Machine(RuleBasedStateMachine):
         who=st.sampled_from(["supervisor", "worker", "version_check", "recall_process"]),
         call=st.sampled_from(["open", "stat", "read", "list", "fork"]),
         number=st.sampled_from(TRANSIENT),
-        change=st.sampled_from(["hidden", "tokens", "version", "worker"]),
+        change=st.sampled_from(["hidden", "tokens", "version", "canary", "worker"]),
     )
     def transient_error(self, who: str, call: str, number: int, change: str) -> None:
         """While it is in force a good file appears, or a worker is replaced."""
@@ -226,7 +254,7 @@ class Machine(RuleBasedStateMachine):
     @rule(
         who=st.sampled_from(["supervisor", "worker", "recall_process"]),
         message=st.sampled_from(sorted(MESSAGES)),
-        change=st.sampled_from(["hidden", "version", "worker"]),
+        change=st.sampled_from(["hidden", "version", "canary", "worker"]),
     )
     def damaged_message(self, who: str, message: str, change: str) -> None:
         """For a while all messages of a kind of process are damaged."""
@@ -241,6 +269,8 @@ class Machine(RuleBasedStateMachine):
             self.judged.write_good_tokens()
         elif change == "version":
             self.judged.publish_good()
+        elif change == "canary":
+            self.judged.begin_canary(1.0, number % 2 > 0)
         else:
             with suppress(ProcessLookupError):
                 os.kill(self.judged.workers()[0], signal.SIGKILL)
