@@ -70,7 +70,7 @@ class CanaryWatcher:
         return None if canary is None or canary.version == read_current(self._bundles) else canary
 
     async def _checked(self) -> Canary | None:
-        """Return the canary of the file after the check of its version, which a change of the file cancels."""
+        """Return the canary of the file once its version is checked; a change of the file cancels this."""
         canary = self._named()
         if canary is not None and (self.canary is None or canary.version != self.canary.version):
             path = self._bundles / canary.version
