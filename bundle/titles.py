@@ -9,7 +9,7 @@ titles.
 Legend: N items.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +22,10 @@ from re4.common.errors import BundleDamagedError
 
 MAX_TITLE_BYTES: Final = 400
 """Longer titles are cut."""
+TITLE_COLUMN: Final = "title_column"
+"""In a manifest's lineage: the catalogue's column with the titles. Empty for none."""
+USUAL_COLUMNS: Final = ("title", "name")
+"""Columns with titles, unless the version names another one."""
 CHUNK_TITLES: Final = 1024
 """Titles that a search reads at once: a millisecond at most."""
 
@@ -82,6 +86,18 @@ class Titles:
             is_split = True
         if is_split:
             raise BundleDamagedError(f"{self._where}: not all titles are UTF-8. Publish the version again")
+
+
+def title_among(values: Mapping[str, Sequence[str]], lineage: Mapping[str, object]) -> str:
+    """Return the title among the values of a live item, as a version would have it; empty for none.
+
+    Args:
+        values: Of the item, by the catalogue's column.
+        lineage: Of the version's manifest.
+    """
+    wanted = lineage.get(TITLE_COLUMN)
+    columns = (str(wanted),) if wanted is not None else USUAL_COLUMNS
+    return _encode(next((values[name][0] for name in columns if values.get(name)), "")).decode()
 
 
 def _encode(title: str | None) -> bytes:

@@ -28,7 +28,7 @@ from re4.bundle.layout import COLD_START, ENCODER, FOLD_IN, GOLDEN, HISTORIES, P
 from re4.bundle.manifest import IndexInfo, ItemsInfo
 from re4.bundle.publishing.publish import StagedVersion
 from re4.bundle.scoring.exact_search import exact_search
-from re4.bundle.titles import write_titles
+from re4.bundle.titles import TITLE_COLUMN, write_titles
 from re4.common.errors import ExportError
 from re4.exporting.catalogue.attributes import choose_attributes
 from re4.exporting.catalogue.cold_start import fit_cold_start, fitted_rows, write_cold_vectors
@@ -153,15 +153,18 @@ def assemble(
     attribute_infos = write_attributes(folder, chosen_attributes.columns, len(vectors_ND))
     for name, why in chosen_attributes.left_out.items():
         _log.info(f"catalogue column {name} is no attribute: {why}")
-    titles = find_titles(inputs.items.columns, settings.title_column)
-    if titles is not None:
-        write_titles(folder, titles_of(titles))
+    title_column = find_titles(inputs.items.columns, settings.title_column)
+    if title_column is not None:
+        write_titles(folder, titles_of(inputs.items.columns[title_column]))
     np.save(folder / POPULAR, _most_popular(inputs.counts_N))
     fitted = fitted_rows(inputs.trained_rows(np.arange(inputs.num_trained)))
     events_R = inputs.counts_N[fitted]
     # The items are in files now. Where the caller keeps no reference, this frees their memory.
     inputs = replace(inputs, vectors_ND=vectors_ND, items=NO_ITEMS, counts_N=np.empty(0, np.int64))
-    del chosen_attributes, titles
+    named = settings.title_column if title_column is None else title_column
+    if named is not None:
+        inputs = replace(inputs, lineage={**inputs.lineage, TITLE_COLUMN: named})
+    del chosen_attributes
     factory, reason = factory_for(settings, len(vectors_ND), model.embedding_dim)
     if reason is not None:
         _log.info(f"index {factory}: {reason}")

@@ -41,8 +41,8 @@ def add(
 ) -> None:
     """Add items, or replace all facts about items, without a rebuild.
 
-    Each line is one item, such as {"id": "SKU-17", "attributes": {"genre":
-    ["drama", "crime"], "year": 1996}}. A "vector" is optional: a new item
+    Each line is one item, such as {"id": "SKU-17", "attributes": {"title":
+    "Fargo", "genre": ["drama", "crime"], "year": 1996}}. A "vector" is optional: a new item
     gets one from its attributes. Running servers on the directory answer
     with the items within seconds, and the next rebuild takes them in.
 

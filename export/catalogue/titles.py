@@ -1,19 +1,17 @@
 """Titles of a version's items, from a column of the catalogue."""
 
 from collections.abc import Iterator, Mapping
-from typing import Final
 
 import polars as pl
 
+from re4.bundle.titles import USUAL_COLUMNS
 from re4.common.errors import ExportError
 from re4.exporting.catalogue.items import ItemColumn
 from re4.training.data.tables.row_store import CHUNK_ROWS
 
-_USUAL_NAMES: Final = ("title", "name")
 
-
-def find_titles(columns: Mapping[str, ItemColumn], wanted: str | None = None) -> ItemColumn | None:
-    """Return the column that holds the items' titles; None where there is none.
+def find_titles(columns: Mapping[str, ItemColumn], wanted: str | None = None) -> str | None:
+    """Return the name of the column that holds the items' titles; None where there is none.
 
     Args:
         columns: Of the catalogue.
@@ -24,8 +22,8 @@ def find_titles(columns: Mapping[str, ItemColumn], wanted: str | None = None) ->
         ExportError: the wanted column is missing, or holds no texts.
     """
     if wanted is None:
-        usual = (columns[name] for name in _USUAL_NAMES if name in columns)
-        return next((column for column in usual if isinstance(column.kind, pl.String)), None)
+        usual = (name for name in USUAL_COLUMNS if name in columns)
+        return next((name for name in usual if isinstance(columns[name].kind, pl.String)), None)
     if not wanted:
         return None
     if wanted not in columns:
@@ -35,7 +33,7 @@ def find_titles(columns: Mapping[str, ItemColumn], wanted: str | None = None) ->
         )
     if not isinstance(columns[wanted].kind, pl.String):
         raise ExportError(f"column {wanted!r} holds {columns[wanted].kind}; titles are texts")
-    return columns[wanted]
+    return wanted
 
 
 def titles_of(column: ItemColumn) -> Iterator[str | None]:

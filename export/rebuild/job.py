@@ -295,7 +295,8 @@ def _select(
     vectors_file = staged.path / VECTORS
     if changes:
         rows = rows_of(inputs) if catalogue is None else catalogue.rows
-        merged = changes.apply(rows, keep, inputs.where if catalogue is None else catalogue.file)
+        where = inputs.where if catalogue is None else catalogue.file
+        merged = changes.apply(rows, keep, where, request.version.title_column)
         selected = select_live_items(inputs, merged, vectors_file, staged.scratch)
         selected = changes.give_vectors(selected, staged.path, staged.scratch)
         if catalogue is None:

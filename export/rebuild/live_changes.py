@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from re4.bundle.layout import IS_COLD, VECTORS, IdKind
 from re4.bundle.live_items.records import ItemId, Removal, Upsert
 from re4.bundle.live_items.state import LiveState, as_kind
+from re4.bundle.titles import USUAL_COLUMNS
 from re4.exporting.catalogue.items import ID, ItemColumn, map_ids
 from re4.exporting.rebuild.live_items import LiveItems
 from re4.exporting.sources.version_inputs import CATALOGUE, VersionInputs
@@ -72,18 +73,28 @@ class LiveChanges:
         """Return whether the catalogue of the rebuild changes by them."""
         return bool(self.upserts or self.removals)
 
-    def apply(self, rows: pl.LazyFrame, keep: Keep, where: Path | str) -> Catalogue:
-        """Return a catalogue with these changes.
+    def apply(
+        self, rows: pl.LazyFrame, keep: Keep, where: Path | str, title_column: str | None = None
+    ) -> Catalogue:
+        """Return a catalogue with these changes. A change without a title keeps the catalogue's.
 
         Args:
             rows: The catalogue's rows, `item_id` first.
             keep: Keeps the new rows.
             where: Name of the catalogue.
+            title_column: The column with the titles; None for the usual ones.
         """
         schema = rows.collect_schema()
+        usual = USUAL_COLUMNS if title_column is None else (title_column,)
+        titles = next((name for name in usual if schema.get(name) == pl.String), None)
         changed = [str(id_) for id_ in (*self.upserts, *self.removals)]
         others = rows.filter(~pl.col(ID).cast(pl.String).is_in(changed))
-        rows = keep(pl.concat([others, self._rows(schema).lazy()], how="diagonal"))
+        own = self._rows(schema)
+        if titles is not None and own[titles].has_nulls():
+            former = rows.filter(pl.col(ID).is_in(own[ID].implode())).select(ID, former=titles).collect()
+            own = own.join(former, on=ID, how="left", maintain_order="left")
+            own = own.with_columns(pl.coalesce(titles, "former").alias(titles)).drop("former")
+        rows = keep(pl.concat([others, own.lazy()], how="diagonal"))
         return Catalogue(
             file=where, item_column=ID, rows=rows, num_rows=int(rows.select(pl.len()).collect().item())
         )

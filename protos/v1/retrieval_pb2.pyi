@@ -385,7 +385,7 @@ class InfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class InfoReply(_message.Message):
-    __slots__ = ("version", "created_at", "model", "num_interests", "embedding_dim", "index", "num_items", "item_id_kind", "max_history_length", "max_num_candidates", "max_num_history_ids", "max_num_excluded_ids", "max_message_bytes", "failed_version", "failure", "server_version", "num_processes", "max_num_users", "settings", "attributes", "max_num_filters", "max_num_filter_values", "min_search_effort", "max_search_effort", "max_num_reasons", "num_hidden_items", "hidden_failure", "brown_out_effort", "is_browned_out", "thread_pools", "history_store", "history_failure", "max_num_events", "max_history_events", "num_live_items", "live_sequence", "live_failure", "max_num_edited_items", "index_recall", "has_titles", "effective_interests", "canary_version", "canary_share", "canary_is_shadow", "canary_failure")
+    __slots__ = ("version", "created_at", "model", "num_interests", "embedding_dim", "index", "num_items", "item_id_kind", "max_history_length", "max_num_candidates", "max_num_history_ids", "max_num_excluded_ids", "max_message_bytes", "failed_version", "failure", "server_version", "num_processes", "max_num_users", "settings", "attributes", "max_num_filters", "max_num_filter_values", "min_search_effort", "max_search_effort", "max_num_reasons", "num_hidden_items", "hidden_failure", "brown_out_effort", "is_browned_out", "thread_pools", "history_store", "history_failure", "max_num_events", "max_history_events", "num_live_items", "live_sequence", "live_failure", "max_num_edited_items", "index_recall", "has_titles", "effective_interests", "canary_version", "canary_share", "canary_is_shadow", "canary_failure", "online_recall", "num_recall_samples", "canary_index_recall", "canary_online_recall", "num_canary_recall_samples")
     class ThreadPoolsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -438,6 +438,11 @@ class InfoReply(_message.Message):
     CANARY_SHARE_FIELD_NUMBER: _ClassVar[int]
     CANARY_IS_SHADOW_FIELD_NUMBER: _ClassVar[int]
     CANARY_FAILURE_FIELD_NUMBER: _ClassVar[int]
+    ONLINE_RECALL_FIELD_NUMBER: _ClassVar[int]
+    NUM_RECALL_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    CANARY_INDEX_RECALL_FIELD_NUMBER: _ClassVar[int]
+    CANARY_ONLINE_RECALL_FIELD_NUMBER: _ClassVar[int]
+    NUM_CANARY_RECALL_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     version: str
     created_at: str
     model: str
@@ -483,7 +488,12 @@ class InfoReply(_message.Message):
     canary_share: float
     canary_is_shadow: bool
     canary_failure: str
-    def __init__(self, version: _Optional[str] = ..., created_at: _Optional[str] = ..., model: _Optional[str] = ..., num_interests: _Optional[int] = ..., embedding_dim: _Optional[int] = ..., index: _Optional[str] = ..., num_items: _Optional[int] = ..., item_id_kind: _Optional[str] = ..., max_history_length: _Optional[int] = ..., max_num_candidates: _Optional[int] = ..., max_num_history_ids: _Optional[int] = ..., max_num_excluded_ids: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., failed_version: _Optional[str] = ..., failure: _Optional[str] = ..., server_version: _Optional[str] = ..., num_processes: _Optional[int] = ..., max_num_users: _Optional[int] = ..., settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ..., attributes: _Optional[_Iterable[_Union[Attribute, _Mapping]]] = ..., max_num_filters: _Optional[int] = ..., max_num_filter_values: _Optional[int] = ..., min_search_effort: _Optional[float] = ..., max_search_effort: _Optional[float] = ..., max_num_reasons: _Optional[int] = ..., num_hidden_items: _Optional[int] = ..., hidden_failure: _Optional[str] = ..., brown_out_effort: _Optional[float] = ..., is_browned_out: _Optional[bool] = ..., thread_pools: _Optional[_Mapping[str, int]] = ..., history_store: _Optional[str] = ..., history_failure: _Optional[str] = ..., max_num_events: _Optional[int] = ..., max_history_events: _Optional[int] = ..., num_live_items: _Optional[int] = ..., live_sequence: _Optional[int] = ..., live_failure: _Optional[str] = ..., max_num_edited_items: _Optional[int] = ..., index_recall: _Optional[float] = ..., has_titles: _Optional[bool] = ..., effective_interests: _Optional[float] = ..., canary_version: _Optional[str] = ..., canary_share: _Optional[float] = ..., canary_is_shadow: _Optional[bool] = ..., canary_failure: _Optional[str] = ...) -> None: ...
+    online_recall: float
+    num_recall_samples: int
+    canary_index_recall: float
+    canary_online_recall: float
+    num_canary_recall_samples: int
+    def __init__(self, version: _Optional[str] = ..., created_at: _Optional[str] = ..., model: _Optional[str] = ..., num_interests: _Optional[int] = ..., embedding_dim: _Optional[int] = ..., index: _Optional[str] = ..., num_items: _Optional[int] = ..., item_id_kind: _Optional[str] = ..., max_history_length: _Optional[int] = ..., max_num_candidates: _Optional[int] = ..., max_num_history_ids: _Optional[int] = ..., max_num_excluded_ids: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., failed_version: _Optional[str] = ..., failure: _Optional[str] = ..., server_version: _Optional[str] = ..., num_processes: _Optional[int] = ..., max_num_users: _Optional[int] = ..., settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ..., attributes: _Optional[_Iterable[_Union[Attribute, _Mapping]]] = ..., max_num_filters: _Optional[int] = ..., max_num_filter_values: _Optional[int] = ..., min_search_effort: _Optional[float] = ..., max_search_effort: _Optional[float] = ..., max_num_reasons: _Optional[int] = ..., num_hidden_items: _Optional[int] = ..., hidden_failure: _Optional[str] = ..., brown_out_effort: _Optional[float] = ..., is_browned_out: _Optional[bool] = ..., thread_pools: _Optional[_Mapping[str, int]] = ..., history_store: _Optional[str] = ..., history_failure: _Optional[str] = ..., max_num_events: _Optional[int] = ..., max_history_events: _Optional[int] = ..., num_live_items: _Optional[int] = ..., live_sequence: _Optional[int] = ..., live_failure: _Optional[str] = ..., max_num_edited_items: _Optional[int] = ..., index_recall: _Optional[float] = ..., has_titles: _Optional[bool] = ..., effective_interests: _Optional[float] = ..., canary_version: _Optional[str] = ..., canary_share: _Optional[float] = ..., canary_is_shadow: _Optional[bool] = ..., canary_failure: _Optional[str] = ..., online_recall: _Optional[float] = ..., num_recall_samples: _Optional[int] = ..., canary_index_recall: _Optional[float] = ..., canary_online_recall: _Optional[float] = ..., num_canary_recall_samples: _Optional[int] = ...) -> None: ...
 
 class Attribute(_message.Message):
     __slots__ = ("name", "num_values", "is_multi_valued", "order")

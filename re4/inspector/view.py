@@ -217,20 +217,29 @@ class Viewer:
 
 def _facts(info: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what is served, in words."""
-    recall = info["index_recall"]
     facts = [
         ("version", info["version"]),
         ("age", f"made {age_in_words(info['created_at'])} ago"),
         ("model", f"{info['model']}, {number_of(info['num_interests'], 'interest')}"),
         ("index", info["index"]),
-        (
-            "recall",
-            "exact" if recall == 1 else f"{recall:.3f}, measured at export" if recall else "not measured",
-        ),
+        ("recall", _recall(info["index_recall"], info["online_recall"], info["num_recall_samples"])),
         ("items", f"{info['num_items']:,}"),
         ("live items", f"{info['num_live_items']:,}"),
         ("hidden items", f"{info['num_hidden_items']:,}"),
     ]
+    if info["canary_version"]:
+        how = "is compared on" if info["canary_is_shadow"] else "answers"
+        facts += [
+            ("canary", f"{info['canary_version']} {how} {100 * info['canary_share']:g} % of the users"),
+            (
+                "recall of the canary",
+                _recall(
+                    info["canary_index_recall"],
+                    info["canary_online_recall"],
+                    info["num_canary_recall_samples"],
+                ),
+            ),
+        ]
     if info["effective_interests"]:
         facts.append(("distinct interests", f"{info['effective_interests']:.1f} of {info['num_interests']}"))
     if info["history_store"]:
@@ -241,10 +250,19 @@ def _facts(info: Mapping[str, Any]) -> list[tuple[str, str]]:
         (f"refused version {info['failed_version']}", info["failure"]),
         ("hidden items, failure", info["hidden_failure"]),
         ("live items, failure", info["live_failure"]),
+        ("canary, failure", info["canary_failure"]),
     ):
         if failure:
             facts.append((what, failure))
     return facts
+
+
+def _recall(at_export: float, online: float, num_samples: int) -> str:
+    """Return the recall that was measured at export, and online on a number of answers."""
+    text = (
+        "exact" if at_export == 1 else f"{at_export:.3f}, measured at export" if at_export else "not measured"
+    )
+    return f"{text}; {online:.3f} of {num_samples:,} answers" if num_samples else text
 
 
 def num_of(items: Sequence[object], noun: str) -> str:

@@ -4,7 +4,7 @@ They are for people, not for hot paths. A step of each takes about a millisecond
 the steps with turns of the event loop between them.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from difflib import SequenceMatcher
 from itertools import islice
 from typing import Any, Final, TypeAlias, TypeVar
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from re4.bundle.attributes.reader import Attribute
-from re4.bundle.titles import Titles
+from re4.bundle.titles import CHUNK_TITLES
 from re4.common.errors import RequestError
 from re4.protos.v1 import retrieval_pb2
 from re4.serving.api.validation import check_attribute, check_filters, check_ids
@@ -85,8 +85,7 @@ def find_items(
     allowed = _allowed(conditions, snapshot)
     if text:
         rows: list[int] = []
-        for matches in _matches(text, snapshot.titles) if snapshot.titles else ():
-            found = np.array(matches, np.int64)
+        for found in _matches(text, snapshot):
             rows += found.tolist() if allowed is None else found[allowed.contains(found)].tolist()
             if len(rows) > _MAX_MATCHES:
                 break
@@ -163,7 +162,7 @@ def _items(rows: NDArray[np.int64], snapshot: Snapshot, return_vectors: bool) ->
             is_hidden |= live is not None and live.replaced_N is not None and bool(live.replaced_N[row])
         yield retrieval_pb2.Item(
             is_known=True,
-            title="" if is_live or snapshot.titles is None else snapshot.titles.title(row),
+            title=snapshot.title_of(row),
             attributes=[
                 retrieval_pb2.AttributeValues(name=name, values=texts)
                 for name, column in values.items()
@@ -193,33 +192,59 @@ def _allowed(conditions: set[Condition], snapshot: Snapshot) -> AllowedItems | N
     return snapshot.filter_cache.allowed_by(tuple(in_order))
 
 
-def _matches(text: str, titles: Titles) -> Iterator[list[int]]:
+def _matches(text: str, snapshot: Snapshot) -> Iterator[NDArray[np.int64]]:
     """Yield the rows whose titles contain all words, a chunk of titles at a time."""
     words = sorted(text.split(), key=len, reverse=True)
-    for start, joined in titles.chunks():
-        folded = joined.casefold()
-        if not all(word in folded for word in words):
-            yield []
-            continue
-        num_titles = titles.num_in_chunk(start)
-        yield [
-            row
-            for row in range(start, start + num_titles)
-            if all(word in title for title in (titles.title(row).casefold(),) for word in words)
-        ]
+
+    def is_match(title: str) -> bool:
+        folded = title.casefold()
+        return all(word in folded for word in words)
+
+    titles, live = snapshot.titles, snapshot.live
+    for start, joined in () if titles is None else titles.chunks():
+        assert titles is not None
+        rows = range(start, start + titles.num_in_chunk(start)) if is_match(joined) else ()
+        found = np.array([row for row in rows if is_match(titles.title(row))], np.int64)
+        yield _present(found, snapshot, with_new_titles=False)
+    if live is not None and live.has_titles:
+        for start in range(0, len(live.is_visible_R), CHUNK_TITLES):
+            slots = start + np.flatnonzero(live.is_visible_R[start : start + CHUNK_TITLES])
+            matches = [slot for slot in slots.tolist() if is_match(live.titles[slot])]
+            yield live.first_row + np.array(matches, np.int64)
+
+
+def _present(
+    rows: NDArray[np.int64], snapshot: Snapshot, *, with_new_titles: bool = True
+) -> NDArray[np.int64]:
+    """Return rows of the version, with the rows of live items in place of those that they replace.
+
+    Args:
+        rows: Rows of the version.
+        snapshot: The version, with its live items.
+        with_new_titles: Whether to keep those that came with a title of their own.
+    """
+    live = snapshot.live
+    if live is None or live.replaced_N is None or not (is_replaced := live.replaced_N[rows]).any():
+        return rows
+    loaded: Any = (snapshot.loaded or snapshot).item_ids
+    rows = rows.copy()
+    rows[is_replaced] = live.item_ids.rows(loaded.ids(rows[is_replaced]))
+    if with_new_titles:
+        return rows
+    kept = [row for row in rows.tolist() if row < live.first_row or not live.titles[row - live.first_row]]
+    return np.array(kept, np.int64)
 
 
 def _in_order(rows: list[int], text: str, snapshot: Snapshot) -> list[int]:
     """Return rows whose titles begin with the text first, then popular ones, then by row."""
-    titles = snapshot.titles
-    if titles is None or len(rows) < 2:
+    if len(rows) < 2:
         return rows
     wanted = set(rows)
     places = {row: place for place, row in enumerate(snapshot.popular_rows.tolist()) if row in wanted}
     last = len(snapshot.popular_rows)
     return sorted(
         rows,
-        key=lambda row: (not titles.title(row).casefold().startswith(text), places.get(row, last), row),
+        key=lambda row: (not snapshot.title_of(row).casefold().startswith(text), places.get(row, last), row),
     )
 
 
@@ -237,13 +262,27 @@ def _row_of_id(text: str, snapshot: Snapshot) -> int:
 
 
 def _popular_first(allowed: AllowedItems | None, snapshot: Snapshot) -> Iterator[int]:
-    popular = snapshot.popular_rows
+    popular = _present(snapshot.popular_rows, snapshot)
     if allowed is not None:
         popular = popular[allowed.contains(popular)]
     seen = set(popular.tolist())
     yield from popular.tolist()
-    rows = range(snapshot.manifest.items.num_items) if allowed is None else allowed.rows().tolist()
+    rows: Iterable[int] = _all_rows(snapshot) if allowed is None else allowed.rows().tolist()
     yield from (row for row in rows if row not in seen)
+
+
+def _all_rows(snapshot: Snapshot) -> Iterator[int]:
+    """Yield the rows of all items once: those of the version, then those that only live items have."""
+    num_items = snapshot.manifest.items.num_items
+    of_version: list[int] = []
+    for start in range(0, num_items, CHUNK_TITLES):
+        rows = np.arange(start, min(start + CHUNK_TITLES, num_items))
+        present = _present(rows, snapshot).tolist()
+        of_version += [row for row in present if row >= num_items]
+        yield from present
+    if snapshot.live is not None:
+        replaced = set(of_version)
+        yield from (row for row in snapshot.live.visible_rows().tolist() if row not in replaced)
 
 
 def _likeness(

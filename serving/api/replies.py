@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from re4.bundle.manifest import Manifest
 from re4.protos.v1 import retrieval_pb2
 from re4.serving.api.batch_handler import RequestResult
 from re4.serving.api.validation import CheckedRequest
@@ -89,6 +90,11 @@ def info_reply(
 ) -> retrieval_pb2.InfoReply:
     """Return the reply of Info."""
     manifest, limits, canary = snapshot.manifest, settings.limits, router.canary
+    tried = None if canary is None else canary.version.current().manifest
+    num_measured, recall = router.recalls.get(manifest.version, (0, 0.0))
+    num_measured_canary, recall_canary = (
+        (0, 0.0) if tried is None else router.recalls.get(tried.version, (0, 0.0))
+    )
     floor, hidden, live = settings.brown_out_recall_floor, snapshot.hidden, snapshot.live
     return retrieval_pb2.InfoReply(
         version=manifest.version,
@@ -114,10 +120,15 @@ def info_reply(
         live_sequence=live_sequence,
         live_failure=live_failure,
         max_num_edited_items=limits.max_num_edited_items,
-        index_recall=(manifest.index.recall or 0.0) if manifest.index.search_parameters else 1.0,
-        has_titles=snapshot.titles is not None,
+        index_recall=_index_recall(manifest),
+        online_recall=recall,
+        num_recall_samples=num_measured,
+        has_titles=snapshot.has_titles,
         effective_interests=manifest.effective_interests,
-        canary_version="" if canary is None else canary.version.current().manifest.version,
+        canary_version="" if tried is None else tried.version,
+        canary_index_recall=0.0 if tried is None else _index_recall(tried),
+        canary_online_recall=recall_canary,
+        num_canary_recall_samples=num_measured_canary,
         canary_share=0.0 if canary is None else canary.share,
         canary_is_shadow=canary is not None and canary.is_shadow,
         canary_failure=router.failure,
@@ -149,6 +160,10 @@ def info_reply(
             for name, value, source in settings.effective()
         ],
     )
+
+
+def _index_recall(manifest: Manifest) -> float:
+    return (manifest.index.recall or 0.0) if manifest.index.search_parameters else 1.0
 
 
 def _item_ids(rows: NDArray[np.int64], snapshot: Snapshot) -> retrieval_pb2.ItemIds:

@@ -215,7 +215,7 @@ class RetrievalService:
         self._idle = asyncio.Event()
         self._idle.set()
         self._ended: list[tuple[Call, str, float]] = []
-        self._shadow = Shadow(self._router, settings, metrics, self._batcher)
+        self._shadow = Shadow(self._router, settings, metrics, self._batcher, self._sample_recall)
 
     async def wait_for_worker_thread(self) -> None:
         """Return when the thread that runs batches has finished its present one."""
@@ -574,7 +574,7 @@ class RetrievalService:
 
     async def _find_items(self, data: bytes, time_left: TimeLeft) -> bytes:
         request, snapshot = decode(retrieval_pb2.FindItemsRequest, data), self._live.current()
-        if request.text and snapshot.titles is not None:
+        if request.text and snapshot.has_titles:
             CURRENT_CALL.get().charge(1 + snapshot.num_items // _TITLES_PER_USER)
         return await self._in_steps(find_items(request, snapshot, self._settings.limits), time_left)
 
@@ -633,8 +633,14 @@ class RetrievalService:
         return result, queue_us
 
     def _sample_recall(self, result: RequestResult, snapshot: Snapshot) -> None:
-        """Report a sample of the results whose recall an exact search can measure."""
-        if self._on_sample is None or self._random.random() >= self._settings.recall_sample:
+        """Report a sample of the results whose recall an exact search can measure.
+
+        Of a canary's results, a larger share: it is to have about as many samples as the live version.
+        """
+        sampled, canary = self._settings.recall_sample, self._router.canary
+        if snapshot.is_canary and canary is not None:
+            sampled /= canary.share
+        if self._on_sample is None or self._random.random() >= sampled:
             return
         found = result.query_result
         if found is None or snapshot.filter_cache.hidden is not None:

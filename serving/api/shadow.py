@@ -6,6 +6,7 @@ callers no more than one batch of one request.
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -37,11 +38,22 @@ class Shadow:
         settings: ServerSettings,
         metrics: CallMetrics,
         batcher: Batcher[CheckedRequest, RequestResult],
+        on_answer: Callable[[RequestResult, Snapshot], None],
     ) -> None:
+        """Ask nothing yet.
+
+        Args:
+            router: Knows the shadow and its share of the calls.
+            settings: Of the server.
+            metrics: Counts the comparisons.
+            batcher: Answers.
+            on_answer: Called with each answer of the shadow.
+        """
         self._router = router
         self._settings = settings
         self._metrics = metrics
         self._batcher = batcher
+        self._on_answer = on_answer
         self._asking: asyncio.Task[None] | None = None
 
     def offer(self, data: bytes, request: CheckedRequest, answer: RequestResult) -> None:
@@ -89,6 +101,7 @@ class Shadow:
         else:
             self._metrics.shadow("compared")
             self._compare(request, answer, asked, found)
+            self._on_answer(found, asked.snapshot)
         finally:
             self._asking = None
 

@@ -361,10 +361,11 @@ class SupervisorMetrics(Collector):
     workers: Mapping[int, WorkerUsage] = field(default_factory=dict)
     """By number."""
 
-    def observe_recall(self, version: str, recall: float) -> None:
-        """Add the measured recall of an answer."""
+    def observe_recall(self, version: str, recall: float) -> tuple[int, float]:
+        """Add the measured recall of an answer; return the version's number of answers and their sum."""
         num_samples, total = self.recalls.get(version, (0, 0.0))
         self.recalls[version] = num_samples + 1, total + recall
+        return self.recalls[version]
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics of this moment."""
@@ -414,7 +415,7 @@ class SupervisorMetrics(Collector):
         yield rotations
         recall = GaugeMetricFamily(
             "re4_online_recall",
-            "Mean recall of sampled live answers, compared with exact search, by version.",
+            "Mean recall of sampled answers, compared with exact search, by version.",
             labels=["version"],
         )
         samples = CounterMetricFamily(

@@ -92,6 +92,15 @@ class RecordRefusal:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShowRecall:
+    """Command: show the measured recall of a version's answers in `Info`."""
+
+    version: str
+    num_samples: int
+    recall: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class PortOpened:
     """Report: the port is open, and only health is answered yet."""
 
@@ -118,7 +127,7 @@ class Heartbeat:
 
 
 Command: TypeAlias = (
-    StartWorker | LoadVersion | HideItems | SetCanary | SetServing | ReadFiles | RecordRefusal
+    StartWorker | LoadVersion | HideItems | SetCanary | SetServing | ReadFiles | RecordRefusal | ShowRecall
 )
 Report: TypeAlias = PortOpened | VersionLoaded | CommandFailed | Heartbeat | RecallSample
 Message: TypeAlias = Command | Report
@@ -126,7 +135,7 @@ Message: TypeAlias = Command | Report
 _TYPES: Final[dict[str, Any]] = {
     kind.__name__: kind
     for kind in (
-        *(StartWorker, LoadVersion, HideItems, SetCanary, SetServing, ReadFiles, RecordRefusal),
+        *(StartWorker, LoadVersion, HideItems, SetCanary, SetServing, ReadFiles, RecordRefusal, ShowRecall),
         *(PortOpened, VersionLoaded, CommandFailed, Heartbeat, RecallSample),
     )
 }

@@ -35,6 +35,7 @@ from re4.serving.processes.messages import (
     RecordRefusal,
     SetCanary,
     SetServing,
+    ShowRecall,
     StartWorker,
     VersionLoaded,
 )
@@ -92,7 +93,7 @@ class _Supervisor:
         self._workers: dict[int, WorkerProcess] = {}
         self._worker_environment: Mapping[str, str] = {}
         self._metrics = SupervisorMetrics(workers=self._workers, certificate=settings.access.tls_certificate)
-        self._recall = RecallMonitor(settings.recall_cpu_share, self._metrics.observe_recall)
+        self._recall = RecallMonitor(settings.recall_cpu_share, self._show_recall)
         self._rotation = EventLogRotation(settings.history, bundles, self._metrics)
         self._hidden = HiddenWatcher(bundles, self._hide)
         files = settings.access.certificate_files
@@ -304,6 +305,11 @@ class _Supervisor:
                     self._metrics.num_unreadable_reports += 1
                     _log.error("worker %d: unreadable report: %s", number, report.reason)
 
+    def _show_recall(self, version: str, recall: float) -> None:
+        """Count the measured recall of an answer, in the metrics and in every worker's `Info`."""
+        num_samples, total = self._metrics.observe_recall(version, recall)
+        self._send_to_all(ShowRecall(version=version, num_samples=num_samples, recall=total / num_samples))
+
     async def _restart(self, start: StartWorker, backoff: Backoff, *, uptime_s: float) -> None:
         while True:
             delay_s = backoff.delay_s(uptime_s)
@@ -329,6 +335,8 @@ class _Supervisor:
         worker.send(self._hide_command())
         worker.send(self._load_command())
         worker.send(self._canary_command())
+        for version, (num_samples, total) in self._metrics.recalls.items():
+            worker.send(ShowRecall(version=version, num_samples=num_samples, recall=total / num_samples))
         if self._refusal is not None:
             worker.send(self._refusal)
 

@@ -27,6 +27,7 @@ from re4.serving.processes.messages import (
     RecordRefusal,
     SetCanary,
     SetServing,
+    ShowRecall,
     StartWorker,
     VersionLoaded,
     from_line,
@@ -135,6 +136,8 @@ class Worker:
                     self._live.items_written.set()
                 case RecordRefusal():
                     self._live.refuse(command.version, command.failure)
+                case ShowRecall():
+                    self._router.recalls[command.version] = command.num_samples, command.recall
 
     async def _go_live(self, command: LoadVersion) -> None:
         current = self._live.snapshot

@@ -1,6 +1,6 @@
 """The canary in a worker: which calls it answers, and which it is compared on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from re4.serving.versions.live_version import LiveVersion
@@ -30,6 +30,8 @@ class VersionRouter:
     canary: LoadedCanary | None = None
     failure: str = ""
     """Why the canary that the directory names is not used; empty where it is, or where there is none."""
+    recalls: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """By version: number of answers whose recall was measured, and their mean recall."""
 
     def answers_with(self, key: str) -> Snapshot | None:
         """Return the canary where it answers a call; None for the live version.

@@ -1,14 +1,16 @@
 """The subcommand `re4 canary`."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from re4.common import console
 from re4.common.errors import BundleError, UsageError
 
+_COLUMNS: Final = ("role", "version", "calls", "failed", "p99", "recall")
 _Bundles = Annotated[Path, typer.Argument(help="Bundle directory, as `re4 export` writes it.")]
 _AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.")]
 
@@ -45,7 +47,10 @@ def canary(
     ] = None,
     metrics: Annotated[
         list[str] | None,
-        typer.Option(help="With --watch: metrics page of a server. Give it again for each further server."),
+        typer.Option(
+            help="Metrics page of a server: for --watch, or to show calls, failures, latency and recall of "
+            "both versions. Give it again for each further server."
+        ),
     ] = None,
     max_error_rise: Annotated[
         str, typer.Option(help="With --watch: failed calls of the canary beyond the live version's share.")
@@ -53,6 +58,12 @@ def canary(
     max_latency_ratio: Annotated[
         float, typer.Option(help="With --watch: the canary's p99 over the live version's, at most.")
     ] = 1.5,
+    max_recall_drop: Annotated[
+        str,
+        typer.Option(
+            help="With --watch: recall of the canary's answers below the live version's, measured online."
+        ),
+    ] = "2%",
     min_calls: Annotated[
         int, typer.Option(help="With --watch: calls of the canary before it is judged, and to promote it.")
     ] = 100,
@@ -68,6 +79,8 @@ def canary(
     Example: re4 canary bundles 20260131T235959Z-0123abcd --share 5%
 
     Example: re4 canary bundles --promote
+
+    Example: re4 canary bundles --metrics http://127.0.0.1:9100/metrics
 
     Example: re4 canary bundles --watch 30 --metrics http://127.0.0.1:9100/metrics
     """
@@ -95,7 +108,10 @@ def canary(
         if present is None:
             raise BundleError(f"{bundles}: there is no canary to watch")
         bounds = Bounds(
-            max_error_rise=_share(max_error_rise), max_latency_ratio=max_latency_ratio, min_calls=min_calls
+            max_error_rise=_share(max_error_rise),
+            max_latency_ratio=max_latency_ratio,
+            min_calls=min_calls,
+            max_recall_drop=_share(max_recall_drop),
         )
         reason = watch_canary(metrics or [], is_shadow=present.is_shadow, minutes=watch, bounds=bounds)
         if reason is not None or not present.is_shadow:
@@ -104,8 +120,14 @@ def canary(
             raise BundleError(f"{present.version} is no canary any more: {reason}")
         console.print_line(f"{present.version} " + ("may go live" if present.is_shadow else "is live"))
         return
+    counted = _counted(metrics, is_shadow=present.is_shadow) if present is not None and metrics else None
     if as_json:
-        console.print_json({"canary": None if present is None else asdict(present)})
+        figures = (
+            {}
+            if counted is None
+            else {"versions": [dict(zip(_COLUMNS, row, strict=True)) for row in counted]}
+        )
+        console.print_json({"canary": None if present is None else asdict(present), **figures})
     elif present is None:
         console.print_line(
             f"{bundles}: there is no canary. Start one: re4 canary {bundles} VERSION --share 5%"
@@ -113,6 +135,15 @@ def canary(
     else:
         how = "is compared with the live version on" if present.is_shadow else "answers"
         console.print_line(f"{present.version} {how} {100 * present.share:g} % of the users")
+        if counted is not None:
+            console.table("since the servers began", _COLUMNS, counted, num_text_columns=2)
+
+
+def _counted(pages: Sequence[str], *, is_shadow: bool) -> list[list[str]]:
+    """Return what the servers counted of both versions."""
+    from re4.serving.versions.canary_judge import read_counts, status_rows
+
+    return status_rows(read_counts(pages), role="shadow" if is_shadow else "canary")
 
 
 def _share(text: str) -> float:

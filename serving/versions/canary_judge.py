@@ -1,4 +1,4 @@
-"""The judgement of a canary by the servers' metrics pages: failed calls and latency of both versions."""
+"""The judgement of a canary by the servers' metrics pages: failed calls, latency and recall."""
 
 import logging
 import time
@@ -30,6 +30,10 @@ class Bounds:
     """Of the 99th percentiles."""
     min_calls: int = 100
     """Calls of the canary before it is judged."""
+    max_recall_drop: float = 0.02
+    """Of the mean recall, measured online."""
+    min_samples: int = 20
+    """Answers of each version whose recall was measured, before recalls are compared."""
 
 
 @dataclass(kw_only=True)
@@ -40,6 +44,12 @@ class Counts:
     faults: Counter[str] = field(default_factory=Counter)
     buckets: dict[str, Counter[float]] = field(default_factory=dict)
     """Calls at most so many seconds long."""
+    num_samples: Counter[str] = field(default_factory=Counter)
+    """Answers whose recall was measured."""
+    recall_sums: dict[str, float] = field(default_factory=dict)
+    """Sums of their recall."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Name of the version in each role."""
 
     def since(self, before: "Counts") -> "Counts":
         """Return what was counted after an earlier look."""
@@ -49,7 +59,17 @@ class Counts:
             buckets={
                 role: found - before.buckets.get(role, Counter()) for role, found in self.buckets.items()
             },
+            num_samples=self.num_samples - before.num_samples,
+            recall_sums={
+                role: total - before.recall_sums.get(role, 0.0) for role, total in self.recall_sums.items()
+            },
+            versions=self.versions,
         )
+
+    def recall(self, role: str) -> float | None:
+        """Return the mean recall of a version's measured answers; None where none was measured."""
+        num_samples = self.num_samples[role]
+        return self.recall_sums[role] / num_samples if num_samples > 0 else None
 
     def p99_s(self, role: str) -> float:
         """Return the upper end of the bucket with the 99th percentile of a version; 0 without a call."""
@@ -80,7 +100,37 @@ def judge(counts: Counts, bounds: Bounds, *, role: str) -> str | None:
     p99_s, live_s = counts.p99_s(role), counts.p99_s("live")
     if p99_s > bounds.max_latency_ratio * live_s > 0:
         return f"its p99 is up to {p99_s:g} s, the live version's up to {live_s:g} s"
+    recall, recall_live = counts.recall(role), counts.recall("live")
+    if (
+        recall is not None
+        and recall_live is not None
+        and min(counts.num_samples[role], counts.num_samples["live"]) >= bounds.min_samples
+        and recall < recall_live - bounds.max_recall_drop
+    ):
+        return (
+            f"the recall of its {counts.num_samples[role]:,} measured answers is {recall:.3f}, the live "
+            f"version's {recall_live:.3f}"
+        )
     return None
+
+
+def status_rows(counts: Counts, *, role: str) -> list[list[str]]:
+    """Return a row each for the live version and the other one: calls, failed ones, p99 and recall."""
+    rows = []
+    for each in ("live", role):
+        num_calls, recall = counts.calls[each], counts.recall(each)
+        is_counted = bool(num_calls) and (each in counts.faults or role != "shadow")
+        rows.append(
+            [
+                each,
+                counts.versions.get(each, "–"),
+                f"{num_calls:,}" if num_calls else "–",
+                f"{counts.faults[each] / num_calls:.2%}" if is_counted else "–",
+                f"≤ {1000 * counts.p99_s(each):g} ms" if counts.p99_s(each) else "–",
+                "–" if recall is None else f"{recall:.3f} ({counts.num_samples[each]:,} answers)",
+            ]
+        )
+    return rows
 
 
 def watch_canary(
@@ -130,6 +180,9 @@ def read_counts(pages: Sequence[str]) -> Counts:
     """
     counts = Counts()
     for page in pages:
+        recalls: dict[str, float] = {}
+        samples: dict[str, int] = {}
+        roles: dict[str, str] = {}
         try:
             with urllib.request.urlopen(page, timeout=_TIMEOUT_S) as found:  # noqa: S310 (the operator's address)
                 text = found.read().decode()
@@ -139,6 +192,22 @@ def read_counts(pages: Sequence[str]) -> Counts:
         for family in families:
             for sample in family.samples:
                 _add(counts, sample.name, sample.labels, sample.value)
+                name = sample.labels.get("version", "")
+                match sample.name:
+                    case "re4_online_recall":
+                        recalls[name] = sample.value
+                    case "re4_online_recall_samples_total":
+                        samples[name] = round(sample.value)
+                    case "re4_live_version":
+                        roles["live"] = name
+                    case "re4_canary_share":
+                        roles[sample.labels["mode"]] = name
+        counts.versions |= roles
+        for role, name in roles.items():
+            if name in samples and name in recalls:
+                counts.num_samples[role] += samples[name]
+                total = counts.recall_sums.get(role, 0.0) + recalls[name] * samples[name]
+                counts.recall_sums[role] = total
     return counts
 
 

@@ -89,6 +89,20 @@ class Snapshot:
             return np.asarray(self.vectors_ND[row])
         return np.asarray(self.live.vectors_RD[row - self.live.first_row])
 
+    @property
+    def has_titles(self) -> bool:
+        """Whether any item has a title."""
+        return self.titles is not None or (self.live is not None and self.live.has_titles)
+
+    def title_of(self, row: int) -> str:
+        """Return the title of an item, the version's or a live one; empty where it has none."""
+        if self.live is not None and row >= self.live.first_row:
+            if title := self.live.titles[row - self.live.first_row]:
+                return title
+            ids: Any = self.item_ids.ids(np.array([row]))
+            row = int((self.loaded or self).item_ids.rows(ids)[0])
+        return "" if self.titles is None or row < 0 else self.titles.title(row)
+
     def is_untrained(self, rows_R: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which items get better with recorded events: bool [R]; False for row -1."""
         is_untrained_R = np.zeros(len(rows_R), np.bool_)
@@ -135,6 +149,7 @@ class Snapshot:
             starting_vectors=self.starting_vectors,
             space=self.manifest.items.space,
             live_sequence=self.manifest.live_sequence,
+            lineage=self.manifest.lineage,
             index_maker=self.index_maker,
         )
 

@@ -7,7 +7,7 @@ Legend: N items of the version, R slots, D embedding.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Final
@@ -21,6 +21,7 @@ from re4.bundle.ids.id_map import ItemIds
 from re4.bundle.layout import IS_COLD
 from re4.bundle.live_items.records import Evidence, Record, Upsert
 from re4.bundle.live_items.state import LiveState, SummedEvidence, as_kind
+from re4.bundle.titles import title_among
 from re4.serving.retrieval.live_items.attributes import LiveAttributes, LiveColumn
 from re4.serving.retrieval.live_items.exact_scan import open_item_codes
 from re4.serving.retrieval.live_items.growing import GrowingArray
@@ -61,6 +62,7 @@ class LiveOverlay:
         starting_vectors: StartingVectors,
         space: str,
         live_sequence: int,
+        lineage: Mapping[str, object],
         index_maker: LiveIndexMaker | None = None,
     ) -> None:
         """Start with no live item.
@@ -72,6 +74,7 @@ class LiveOverlay:
             starting_vectors: Makes vectors for live items without one.
             space: Fingerprint of its embedding space.
             live_sequence: Changes up to this one are part of the version.
+            lineage: Of its manifest.
             index_maker: Makes indexes of live items; None to compare them one by one, however many.
         """
         self._index_maker = index_maker
@@ -81,11 +84,15 @@ class LiveOverlay:
         self._starting_vectors = starting_vectors
         self._space = space
         self._live_sequence = live_sequence
+        self._lineage = lineage
         self._num_items = len(vectors_ND)
         self._first_row = -(-self._num_items // _ROW_MULTIPLE) * _ROW_MULTIPLE
         self._columns = {name: LiveColumn(attributes[name]) for name in attributes.names}
         self._slots = SlotMap()
         self._ids: list[Any] = []
+        self._titles: list[str] = []
+        """Titles that came with the changes; empty where the version's stays."""
+        self._has_titles = False
         self._vectors = GrowingArray(np.float32, vectors_ND.shape[1])
         self._codes = open_item_codes(vectors_ND.shape[1])
         """Codes of the vectors, for the compiled comparison; None without a compiler."""
@@ -181,11 +188,12 @@ class LiveOverlay:
         if IS_COLD in self._columns:
             values[IS_COLD] = ("true" if folds else "false",)
         codes = {name: column.codes_for(values.get(name, ())) for name, column in self._columns.items()}
-        self._fill(id_, row, vector_D, prior_D, codes, folds=folds)
+        title = title_among(change.attributes, self._lineage)
+        self._fill(id_, row, vector_D, prior_D, codes, title, folds=folds)
 
     def _fold_in(self, id_: Any, row: int) -> None:
         """Give an item that was not trained the vector by all of its evidence."""
-        slot = self._slots.get(id_)
+        slot, title = self._slots.get(id_), ""
         if slot is None:
             if row < 0 or id_ in self._removed or not self._is_cold(row):
                 return
@@ -198,8 +206,9 @@ class LiveOverlay:
         else:
             prior_D = self._priors.view()[slot]
             codes = {name: column.codes_of_slot(slot) for name, column in self._columns.items()}
+            title = self._titles[slot]
         vector_D = self._starting_vectors.folded_in(prior_D, self._evidence_of(id_))
-        self._fill(id_, row, vector_D, prior_D, codes, folds=True)
+        self._fill(id_, row, vector_D, prior_D, codes, title, folds=True)
 
     def _fill(
         self,
@@ -208,6 +217,7 @@ class LiveOverlay:
         vector_D: NDArray[np.float32],
         prior_D: NDArray[np.float32],
         codes: dict[str, NDArray[np.int64]],
+        title: str,
         *,
         folds: bool,
     ) -> None:
@@ -217,6 +227,8 @@ class LiveOverlay:
             column.append(codes[name])
         self._slots.set(id_, len(self._ids))
         self._ids.append(id_)
+        self._titles.append(title)
+        self._has_titles |= bool(title)
         self._vectors.append(np.asarray(vector_D)[None])
         if self._codes is not None:
             self._codes.append(self._vectors.view()[-1:])
@@ -273,6 +285,8 @@ class LiveOverlay:
             folds_R=self._folds.view(),
             num_hidden=int(np.count_nonzero(is_newest_R & ~is_visible_R)),
             sequence=self.sequence,
+            titles=self._titles,
+            has_titles=self._has_titles,
         )
 
     def next_job(self) -> IndexJob | None:
@@ -325,5 +339,6 @@ class LiveOverlay:
         for column in self._columns.values():
             column.renumber(slots)
         self._ids = [self._ids[slot] for slot in slots.tolist()]
+        self._titles = [self._titles[slot] for slot in slots.tolist()]
         self._slots, self._index = now, index
         self._num_dead = int(np.count_nonzero(~self._is_newest.view()))

@@ -49,6 +49,9 @@ class LiveItems:
     num_hidden: int
     """Live items that are hidden."""
     sequence: int
+    titles: Sequence[str]
+    """At least R: titles that came with the changes; empty where the version's stays."""
+    has_titles: bool
 
     @cached_property
     def num_visible(self) -> int:

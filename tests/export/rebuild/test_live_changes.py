@@ -57,11 +57,13 @@ def test_taken_in(tmp_path: Path, has_catalogue: bool, monkeypatch: pytest.Monke
     ids, space = shop.version.ids, shop.version.space
     options: list[Any] = [*BOUNDS, "--keep", 1]
     if has_catalogue:
-        catalogue = shop.write_catalogue(ids, colour=["red", "blue"] * 100, year=[*range(1940, 1960)] * 10)
+        titles = [f"Title {place}" for place in range(200)]
+        years = [*range(1940, 1960)] * 10
+        catalogue = shop.write_catalogue(ids, colour=["red", "blue"] * 100, year=years, title=titles)
         options += ["--catalogue", catalogue]
     vector = np.linspace(-1, 1, shop.version.vectors_ND.shape[1], dtype=np.float32)
     changes = [
-        Upsert("new 1", {"colour": ("blue",), "year": ("1950",), "tags": ("a", "b")}),
+        Upsert("new 1", {"colour": ("blue",), "year": ("1950",), "tags": ("a", "b"), "title": ("New",)}),
         Upsert("new 2", {"colour": ("mauve",), "year": ("x",)}, vector, space),
         Upsert(ids[0], {"colour": ("gold",)}),
         *(
@@ -89,6 +91,11 @@ def test_taken_in(tmp_path: Path, has_catalogue: bool, monkeypatch: pytest.Monke
     assert values[IS_COLD] == ["true"]
     if has_catalogue:
         assert values["year"] == ["1950"]
+        with re4.Retriever.open(shop.bundles) as retriever:
+            items = retriever.get_items(["new 1", ids[0], ids[5]])
+        assert [item.title for item in items] == ["New", "Title 0", "Title 5"], (
+            "a changed item keeps its title"
+        )
     values, stored = facts_of(shop.bundles, "new 2")
     assert values[IS_COLD] == ["false"]
     np.testing.assert_array_equal(stored, vector)

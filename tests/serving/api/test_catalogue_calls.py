@@ -21,6 +21,9 @@ from re4 import (
     ServerError,
 )
 from re4.bundle.hidden_ids import change_hidden
+from re4.bundle.live_items.records import Upsert
+from re4.bundle.live_items.writer import append_changes
+from re4.bundle.titles import TITLE_COLUMN, title_among
 from re4.bundle.verify import verify_version
 from re4.common.attribute_values import value_text
 from re4.protos.v1 import retrieval_pb2 as pb
@@ -154,6 +157,57 @@ def test_live_items_have_their_new_values(bundles: Path, client: RetrievalClient
         assert opened.find_items("newest") == ["newest"]
         assert opened.info()["live_sequence"] == done.sequence
     client.remove_items(["newest"])
+
+
+def test_live_items_have_titles_and_are_found_by_them(bundles: Path, client: RetrievalClient) -> None:
+    """A new item's title is its attribute; a changed item keeps the version's title until it gets its own."""
+    changed, renamed = "item-3-é", "item-6-é"
+    done = client.upsert_items(
+        [
+            LiveItem(item_id="fresh", attributes={"title": "  Teal\nTricycle ", "colour": "teal"}),
+            LiveItem(item_id=changed, attributes={"colour": "red"}),
+            LiveItem(item_id=renamed, attributes={"title": "Tandem"}),
+        ]
+    )
+    try:
+        with Retriever.open(bundles) as opened:
+            assert opened.info()["live_sequence"] == done.sequence
+            before = [opened.get_items([id_])[0].title for id_ in ("item-0-é", changed)]
+            fresh, kept, new = opened.get_items(["fresh", changed, renamed])
+            assert (fresh.title, kept.title, new.title) == ("Teal Tricycle", before[1], "Tandem")
+            assert "title" not in fresh.attributes
+            assert opened.find_items("tricycle TEAL") == ["fresh"]
+            assert opened.find_items("tandem") == [renamed]
+            bicycles = opened.find_items("bicycle", num_items=60)
+            assert changed in bicycles
+            assert renamed not in bicycles
+            assert opened.find_items("bicycle 3", filters=[RED], num_items=60).count(changed) == 1
+            all_items = opened.find_items(num_items=100)
+            assert len(all_items) == len({*all_items}) == 61
+            assert all_items[-1] == "fresh"
+    finally:
+        client.remove_items(["fresh"])
+
+
+def test_a_version_without_titles_shows_those_of_live_items(tmp_path: Path) -> None:
+    SmallVersion(has_attributes=True).publish(tmp_path)
+    with Retriever.open(tmp_path) as opened:
+        assert not opened.info()["has_titles"]
+    change = Upsert("fresh", {"name": ("A name",), "other": ("x",)})
+    append_changes(tmp_path, [change])
+    with Retriever.open(tmp_path) as opened:
+        assert opened.info()["has_titles"]
+        assert opened.get_items(["fresh", "item-1-é"])[0].title == "A name"
+        assert opened.find_items("name") == ["fresh"]
+
+
+@pytest.mark.parametrize(
+    ("lineage", "title"),
+    [({}, "t"), ({TITLE_COLUMN: "label"}, "l"), ({TITLE_COLUMN: ""}, ""), ({TITLE_COLUMN: "other"}, "")],
+)
+def test_the_title_is_the_value_of_the_versions_column(lineage: dict[str, str], title: str) -> None:
+    values = {"name": ("n",), "title": ("t",), "label": ("l", "m")}
+    assert title_among(values, lineage) == title
 
 
 def test_info_of_a_retriever_is_that_of_a_server(client: RetrievalClient, retriever: Retriever) -> None:

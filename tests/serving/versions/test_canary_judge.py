@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from re4.common.errors import ServerError
-from re4.serving.versions.canary_judge import Bounds, Counts, judge, read_counts, watch_canary
+from re4.serving.versions.canary_judge import Bounds, Counts, judge, read_counts, status_rows, watch_canary
 
 BOUNDS = Bounds(min_calls=100)
 
@@ -44,6 +44,52 @@ def test_worse_than_the_bounds_allow(
     counts = read_counts([page(tmp_path, live=live, canary=canary)])
     reason = judge(counts, BOUNDS, role="canary")
     assert reason is None if words is None else words in str(reason)
+
+
+def recall_page(folder: Path, *, live: tuple[float, int], canary: tuple[float, int]) -> str:
+    """A metrics page with 200 calls of each version, and the recall of some answers."""
+    url = page(folder, live=(200, 0, 0.01), canary=(200, 0, 0.01))
+    lines = [
+        're4_live_version{version="a"} 1',
+        're4_canary_share{version="b",mode="canary"} 0.5',
+        're4_online_recall{version="old"} 0.1',
+        're4_online_recall_samples_total{version="old"} 500',
+    ]
+    for name, (recall, num_samples) in {"a": live, "b": canary}.items():
+        lines.append(f're4_online_recall{{version="{name}"}} {recall}')
+        lines.append(f're4_online_recall_samples_total{{version="{name}"}} {num_samples}')
+    with Path(url.removeprefix("file://")).open("a") as file:
+        file.write("\n".join(lines) + "\n")
+    return url
+
+
+@pytest.mark.parametrize(
+    ("live", "canary", "words"),
+    [
+        ((0.96, 100), (0.95, 30), None),
+        ((0.96, 100), (0.93, 30), "the recall of its 30 measured answers is 0.930, the live version's 0.960"),
+        ((0.96, 100), (0.5, 19), None),
+        ((0.96, 19), (0.5, 100), None),
+    ],
+)
+def test_a_lower_recall_online_is_worse(
+    live: tuple[float, int], canary: tuple[float, int], words: str | None, tmp_path: Path
+) -> None:
+    counts = read_counts([recall_page(tmp_path, live=live, canary=canary)])
+    assert judge(counts, BOUNDS, role="canary") == words
+
+
+def test_recall_is_that_of_the_answers_since_the_watch_began(tmp_path: Path) -> None:
+    before = read_counts([recall_page(tmp_path, live=(0.9, 100), canary=(0.5, 100))])
+    since = read_counts([recall_page(tmp_path, live=(0.9, 200), canary=(0.7, 200))]).since(before)
+    assert since.recall("canary") == pytest.approx(0.9)
+    assert judge(since, BOUNDS, role="canary") is None
+    assert before.since(before).recall("canary") is None
+    assert status_rows(before, role="canary") == [
+        ["live", "a", "200", "0.00%", "≤ 10 ms", "0.900 (100 answers)"],
+        ["canary", "b", "200", "0.00%", "≤ 10 ms", "0.500 (100 answers)"],
+    ]
+    assert status_rows(Counts(), role="shadow")[1] == ["shadow", "–", "–", "–", "–", "–"]
 
 
 def test_counts_from_before_the_watch_do_not_count() -> None:

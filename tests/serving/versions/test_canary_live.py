@@ -1,5 +1,6 @@
 """A canary beside the live version of a running server: who gets which, and the comparison of a shadow."""
 
+import json
 import os
 import signal
 from collections import Counter
@@ -35,6 +36,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Smal
 @pytest.fixture(scope="module")
 def server(both: tuple[Path, dict[str, SmallVersion]]) -> Iterator[RunningServer]:
     options = ("--poll-interval-s", "0.02", "--num-processes", "2", "--metrics-address", "127.0.0.1:0")
+    options += ("--recall-sample", "1", "--recall-cpu-share", "1")
     with RunningServer(both[0], *options, "--histories", "none", "--fallback", "popular") as running:
         yield running
 
@@ -100,6 +102,36 @@ def test_a_share_of_the_calls_gets_the_canary_and_stays_with_it(
     assert Scraped(page).labels("re4_canary_share") == [{"version": other, "mode": "canary"}]
 
 
+def test_recall_of_both_versions_is_measured_and_shown(
+    server: RunningServer, both: tuple[Path, dict[str, SmallVersion]], page: str, capsys: Any
+) -> None:
+    folder, versions = both
+    other, live = versions
+    canary(folder, other, share="50%")
+    wait_for_canary(server.address, other, canary_share=0.5)
+    num_asked = 0
+
+    def are_measured() -> bool:
+        nonlocal num_asked
+        num_asked += 1
+        ask(server.address, [versions[live].ids[row] for row in HISTORY], f"recall-{num_asked}")
+        numbers = ("num_recall_samples", "num_canary_recall_samples")
+        return all(info[name] for name in numbers for info in infos(server.address))
+
+    wait_until(are_measured)
+    (info, *_) = infos(server.address)
+    recalls = ("canary_index_recall", "online_recall", "canary_online_recall")
+    assert [info[name] for name in recalls] == [1.0, 1.0, 1.0]
+    capsys.readouterr()
+    canary(folder, metrics=[page], as_json=True)
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["canary"]["version"] == other
+    assert [each["version"] for each in shown["versions"]] == [live, other]
+    assert all(each["recall"].startswith("1.000 (") for each in shown["versions"])
+    canary(folder, metrics=[page])
+    assert "1.000 (" in capsys.readouterr().out
+
+
 def test_hidden_items_are_hidden_in_both(
     server: RunningServer, both: tuple[Path, dict[str, SmallVersion]]
 ) -> None:
@@ -127,7 +159,8 @@ def test_a_shadow_answers_nobody_and_is_compared(
     ids = versions[live].ids
     canary(folder, other, share="100%", shadow=True)
     wait_for_canary(server.address, other, canary_is_shadow=True)
-    num_asked = 0
+    (info, *_) = infos(server.address)
+    num_asked, num_before = 0, info["num_canary_recall_samples"]
 
     def compared() -> float:
         nonlocal num_asked
@@ -144,6 +177,12 @@ def test_a_shadow_answers_nobody_and_is_compared(
     assert total / num == pytest.approx(overlap)
     assert scraped.value("re4_shadow_calls_total", result="failed") == 0
     assert scraped.value("re4_shadow_seconds_count", role="shadow") == num
+
+    def is_measured() -> bool:
+        compared()
+        return all(info["num_canary_recall_samples"] > num_before for info in infos(server.address))
+
+    wait_until(is_measured)
 
 
 def test_a_canary_that_cannot_be_used_ends_it_and_calls_go_on(
