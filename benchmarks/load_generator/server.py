@@ -75,7 +75,7 @@ def server_under_test(
     num_candidates: int,
     seed: int,
     num_processes: int = 1,
-    num_workers: int = 1,
+    client: ClientSettings | None = None,
     server_options: Sequence[str] = (),
     cores: tuple[int, int] | None = None,
 ) -> Iterator[ServerUnderTest]:
@@ -94,12 +94,12 @@ def server_under_test(
         info = server_info(address)
         histories = choose_histories(info, data=data, ids=None, bundles=bundles, seed=seed)
         payloads = histories.payloads(num_candidates=num_candidates, exclude_history=False)
-        client = LoadClient(address, payloads, ClientSettings(num_workers=num_workers))
+        load_client = LoadClient(address, payloads, client or ClientSettings())
         yield ServerUnderTest(
             address=address,
             pid=pid,
             version=str(info["version"]),
-            client=stack.enter_context(client),
+            client=stack.enter_context(load_client),
             payloads=payloads,
             source=histories.source,
             facts={

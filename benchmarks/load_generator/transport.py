@@ -7,7 +7,8 @@ arithmetic.
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from importlib.util import find_spec
+from typing import Final, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -15,6 +16,7 @@ from google.protobuf.message import DecodeError
 from re4.common.errors import ServerError
 from re4.protos.v1 import retrieval_pb2
 from re4.serving.client.connection import PLAIN, Connection
+from re4.serving.client.several_servers import is_several
 
 METHOD: Final = "/re4.v1.Retrieval/Retrieve"
 CALL_TIMEOUT_S: Final = 10.0
@@ -57,6 +59,21 @@ class Channels(Protocol):
         """Close the connections."""
 
 
+Done: TypeAlias = Callable[[bytes | FailedCallError], None]
+"""Takes the reply of a call, or its failure."""
+
+
+@runtime_checkable
+class BatchChannels(Channels, Protocol):
+    """Channels that send calls together, and take no task for a call."""
+
+    def begin(self, number: int, payload: bytes, timeout_s: float, done: Done) -> None:
+        """Begin a call, as `call` does; `done` takes the outcome, also before this returns."""
+
+    def flush(self) -> None:
+        """Send the calls that have begun."""
+
+
 class Transport(Protocol):
     """How calls reach one kind of server. Plain values, so that it can be sent to a worker process."""
 
@@ -97,7 +114,15 @@ class GrpcTransport:
     parse: Callable[[bytes], ParsedReply] = parse_retrieve_reply
 
     def open(self, address: str, num_connections: int) -> Channels:
-        """Return channels to a server; any number of calls may be in flight on each."""
+        """Return channels to a server; any number of calls may be in flight on each.
+
+        They are gRPC's own with TLS, and where the package of the faster ones is not installed.
+        """
+        is_plain = not self.connection.is_tls and not is_several(address)
+        if is_plain and find_spec("ngh2") is not None:
+            from re4.benchmarks.load_generator.http2_channels import Http2Channels
+
+            return Http2Channels(address, self.method, self.connection.metadata, num_connections)
         return _GrpcChannels(address, self, num_connections)
 
 

@@ -11,8 +11,10 @@ import itertools
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
@@ -24,12 +26,16 @@ from re4.benchmarks.load_generator.load import ClientSettings, ClosedLoad, Load,
 from re4.benchmarks.load_generator.transport import (
     MISSED_DEADLINE,
     UNREACHABLE,
+    BatchChannels,
     Channels,
     FailedCallError,
     Transport,
 )
 
 PROGRESS_INTERVAL_S: Final = 0.25
+_POLL_S: Final = 0.005
+_PAUSE_S: Final = 0.001
+"""After a failed call, before its client calls again."""
 GONE_AFTER_S: Final = 2.0
 """A run ends when the server has been unreachable, without any answer, for so long."""
 
@@ -65,6 +71,7 @@ class Scheduler:
 
     def __init__(self, channels: Channels, config: WorkerConfig, command: RunCommand) -> None:
         self._channels, self._config, self._command = channels, config, command
+        self._batches = channels if isinstance(channels, BatchChannels) else None
         self._parse = config.transport.parse
         self._start_at, self._timing = command.start_at, command.timing
         self._stop = threading.Event()
@@ -72,6 +79,7 @@ class Scheduler:
         self._stopped_at = 0.0
         self._last_answer = self._start_at
         self._in_flight: set[asyncio.Task[None]] = set()
+        self._num_in_flight = 0
         self.recorder = Recorder(count_from=self._start_at + self._timing.warmup_s)
 
     def stop(self, reason: str) -> None:
@@ -86,9 +94,10 @@ class Scheduler:
         first_payload = len(self._config.payloads) * worker // num_workers
         if isinstance(load, ClosedLoad):
             share = load.concurrency // num_workers + (worker < load.concurrency % num_workers)
-            await asyncio.gather(
-                *(self._call_in_turn(first_payload + client, step=share) for client in range(share))
+            in_turn = (
+                self._await_in_turn if self._batches is None else partial(self._call_in_turn, self._batches)
             )
+            await asyncio.gather(*(in_turn(first_payload + client, step=share) for client in range(share)))
         else:
             seconds, seed = self._timing.sending_s, self._command.seed
             times = arrival_times(load, seconds, worker=worker, num_workers=num_workers, seed=seed)
@@ -99,30 +108,86 @@ class Scheduler:
 
     async def _call_on_schedule(self, times: NDArray[np.float64], first_payload: int) -> None:
         loop = asyncio.get_running_loop()
-
-        def begin(number: int, intended: float) -> None:
-            task = loop.create_task(self._call(first_payload + number, intended))
-            self._in_flight.add(task)
-            task.add_done_callback(self._in_flight.discard)
+        begin = self._begin_tasks if self._batches is None else partial(self._begin_many, self._batches)
 
         def keep_schedule() -> None:
-            for number, intended in enumerate(times.tolist()):
-                wait_s = intended - time.monotonic()
+            intended, place = times.tolist(), 0
+            while place < len(intended):
+                wait_s = intended[place] - time.monotonic()
                 if self._stop.wait(wait_s) if wait_s > 0 else self._stop.is_set():
                     return
-                loop.call_soon_threadsafe(begin, number, intended)
+                # This thread may be late: all calls that are due by now begin together.
+                end = max(place + 1, bisect_right(intended, time.monotonic(), place))
+                loop.call_soon_threadsafe(begin, first_payload + place, intended[place:end])
+                place = end
 
         await asyncio.to_thread(keep_schedule)
         while self._in_flight:
             await asyncio.wait(self._in_flight)
+        while self._num_in_flight:
+            await asyncio.sleep(_POLL_S)
 
-    async def _call_in_turn(self, number: int, *, step: int) -> None:
+    def _begin_tasks(self, number: int, intended: Sequence[float]) -> None:
+        for place, due in enumerate(intended):
+            task = asyncio.get_running_loop().create_task(self._call(number + place, due))
+            self._in_flight.add(task)
+            task.add_done_callback(self._in_flight.discard)
+
+    def _begin_many(self, channels: BatchChannels, number: int, intended: Sequence[float]) -> None:
+        for place, due in enumerate(intended):
+            self._begin(channels, number + place, due, None)
+        channels.flush()
+
+    async def _await_in_turn(self, number: int, *, step: int) -> None:
         await asyncio.sleep(max(0.0, self._start_at - time.monotonic()))
         for turn in itertools.count(number, step):
             now = time.monotonic()
-            if self._stop.is_set() or now >= self._start_at + self._timing.sending_s:
+            if self._is_over(now):
                 return
             await self._call(turn, now)
+
+    async def _call_in_turn(self, channels: BatchChannels, number: int, *, step: int) -> None:
+        await asyncio.sleep(max(0.0, self._start_at - time.monotonic()))
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        numbers = itertools.count(number, step)
+
+        def call_next() -> None:
+            now = time.monotonic()
+            if not self._is_over(now):
+                self._begin(channels, next(numbers), now, call_next)
+            elif not ended.done():
+                ended.set_result(None)
+
+        call_next()
+        channels.flush()
+        await ended
+
+    def _is_over(self, now: float) -> bool:
+        return self._stop.is_set() or now >= self._start_at + self._timing.sending_s
+
+    def _begin(
+        self, channels: BatchChannels, number: int, intended: float, then: Callable[[], None] | None
+    ) -> None:
+        """Begin a call; run `then` after its end."""
+        payloads = self._config.payloads
+        sent = time.monotonic()
+        left_s = intended + self._timing.deadline_s - sent
+        self._num_in_flight += 1
+
+        def done(outcome: bytes | FailedCallError) -> None:
+            self._num_in_flight -= 1
+            self._record(intended, sent, outcome)
+            if then is None:
+                return
+            if isinstance(outcome, FailedCallError):  # perhaps at once, inside of `begin`
+                asyncio.get_running_loop().call_later(_PAUSE_S, then)
+            else:
+                then()
+
+        if left_s <= 0:
+            done(FailedCallError(MISSED_DEADLINE, "not sent before its deadline"))
+        else:
+            channels.begin(number, payloads[number % len(payloads)], left_s, done)
 
     async def _call(self, number: int, intended: float) -> None:
         payloads = self._config.payloads
@@ -133,14 +198,22 @@ class Scheduler:
             self.recorder.failed(intended, sent, sent, MISSED_DEADLINE, "not sent before its deadline")
             return
         try:
-            data = await self._channels.call(number, payload, left_s)
-            now = time.monotonic()
-            reply = self._parse(data)
+            outcome: bytes | FailedCallError = await self._channels.call(number, payload, left_s)
         except FailedCallError as error:
-            now = time.monotonic()
-            self.recorder.failed(intended, sent, now, error.code, error.details)
-            if error.code == UNREACHABLE and now - self._last_answer > GONE_AFTER_S:
-                self.stop(f"the server cannot be reached any more: {error.details}")
+            outcome = error
+        self._record(intended, sent, outcome)
+
+    def _record(self, intended: float, sent: float, outcome: bytes | FailedCallError) -> None:
+        now = time.monotonic()
+        if not isinstance(outcome, FailedCallError):
+            try:
+                reply = self._parse(outcome)
+            except FailedCallError as error:
+                outcome = error
+        if isinstance(outcome, FailedCallError):
+            self.recorder.failed(intended, sent, now, outcome.code, outcome.details)
+            if outcome.code == UNREACHABLE and now - self._last_answer > GONE_AFTER_S:
+                self.stop(f"the server cannot be reached any more: {outcome.details}")
             return
         self._last_answer = now
         self.recorder.answered(intended, sent, now, reply)

@@ -9,7 +9,7 @@ import logging
 import shlex
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -17,10 +17,11 @@ import grpc
 
 from re4.benchmarks.common.pinning import two_cores
 from re4.benchmarks.common.report import write_report
-from re4.benchmarks.load_generator.call_stats import nearest_rank
+from re4.benchmarks.common.resources import Meter
+from re4.benchmarks.load_generator.call_stats import CallStats, nearest_rank
 from re4.benchmarks.load_generator.client import START_DELAY_S
-from re4.benchmarks.load_generator.load import OpenLoad, Timing
-from re4.benchmarks.load_generator.server import server_under_test
+from re4.benchmarks.load_generator.load import ClientSettings, OpenLoad, Timing
+from re4.benchmarks.load_generator.server import ServerUnderTest, server_under_test
 from re4.benchmarks.load_generator.transport import METHOD
 from re4.benchmarks.overload.options import OverloadOptions
 
@@ -125,8 +126,9 @@ def run(options: OverloadOptions) -> dict[str, Any]:
         seed=options.seed,
         server_options=shlex.split(options.server_options),
         cores=two_cores(),
+        client=ClientSettings(num_channels=options.num_connections),
     ) as server:
-        before = server.saturate(peak_timing, seed=options.seed)
+        before, peak_cpu_us = _measured(server, lambda: server.saturate(peak_timing, seed=options.seed))
         rate_per_s = options.factor * before.achieved_per_s
         _log.info(f"peak {before.achieved_per_s:,.0f}/s; {rate_per_s:,.0f}/s for {options.seconds:g} s")
         with Probe(server.address, server.payloads[0]) as probe:
@@ -135,7 +137,10 @@ def run(options: OverloadOptions) -> dict[str, Any]:
             quiet_p99_s = percentile_s(probe.between(began, time.monotonic()), 99)
             load = OpenLoad(rate_per_s=rate_per_s, arrivals="poisson")
             ended = time.monotonic() + START_DELAY_S + timing.sending_s
-            stats = server.client.run(load, timing, seed=options.seed + 1, version=server.version)
+            stats, cpu_us = _measured(
+                server,
+                lambda: server.client.run(load, timing, seed=options.seed + 1, version=server.version),
+            )
             time.sleep(max(0.0, ended + _RECOVERY_TIMEOUT_S - time.monotonic()))
         after = server.saturate(peak_timing, seed=options.seed + 2)
     normal_s = max(_NORMAL_TIMES * quiet_p99_s, _NORMAL_MIN_S)
@@ -147,10 +152,12 @@ def run(options: OverloadOptions) -> dict[str, Any]:
         "factor": options.factor,
         "seconds": options.seconds,
         "deadline_s": options.deadline_s,
+        "num_connections": options.num_connections,
         "peak_per_s": {"before": before.achieved_per_s, "after": after.achieved_per_s},
         "offered_per_s": stats.offered_per_s or 0.0,
         "goodput_per_s": goodput_per_s,
         "goodput_ratio": goodput_per_s / peak_per_s if peak_per_s else 0.0,
+        "cpu_us_an_answer": {"peak": peak_cpu_us, "overload": cpu_us},
         "accepted_ms": {
             f"p{percent}": stats.answered_us.percentile_ms(percent) for percent in (50, 90, 99, 100)
         },
@@ -164,6 +171,17 @@ def run(options: OverloadOptions) -> dict[str, Any]:
     }
     write_report(options.out, {JSON_FILE: report})
     return report
+
+
+def _measured(server: ServerUnderTest, load: Callable[[], CallStats]) -> tuple[CallStats, float | None]:
+    """Put a load on a server; return its statistics, and the server's CPU microseconds for each answer.
+
+    Other work on the machine changes the CPU time less than the answers a second.
+    """
+    meter = Meter([server.pid])
+    stats = load()
+    usage, num_answers = meter.read(), stats.answered_us.count + stats.num_warmup
+    return stats, 1e6 * usage.cpu_s / num_answers if usage and num_answers else None
 
 
 def missed(report: dict[str, Any]) -> list[str]:

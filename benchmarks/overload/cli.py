@@ -42,6 +42,10 @@ def _show(report: dict[str, Any]) -> None:
             ["peak/s before, after", ", ".join(number(value) for value in report["peak_per_s"].values())],
             ["offered/s", number(report["offered_per_s"])],
             ["answered/s", goodput],
+            [
+                "server's CPU µs an answer: peak, overload",
+                ", ".join(number(value) for value in report["cpu_us_an_answer"].values()),
+            ],
             ["accepted ms", ", ".join(f"{key} {number(ms)}" for key, ms in report["accepted_ms"].items())],
             ["rejected", ", ".join(f"{code} {count:,}" for code, count in report["failures"].items())],
             ["recovery s", number(report["recovery_s"], 2, missing="never")],

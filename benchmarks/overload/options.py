@@ -19,6 +19,9 @@ class OverloadOptions:
         5.0, "Duration of each measurement of the peak, before and after.", low=0.01
     )
     deadline_s: float = setting(2.0, "Seconds that every client waits for an answer.", low=0.01)
+    num_connections: int = setting(
+        32, "Connections of the client. Each carries 100 calls at a time; it holds the others back.", low=1
+    )
     num_candidates: int = setting(100, "Candidates of a request.", low=1)
     server_options: str = setting("", "Further options of re4 serve, in one string.", default_text="none")
     seed: int = setting(0, "Of arrival times and histories.")

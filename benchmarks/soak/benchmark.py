@@ -12,7 +12,7 @@ import numpy as np
 from re4.benchmarks.common.report import write_report
 from re4.benchmarks.common.resources import Meter, process_tree
 from re4.benchmarks.load_generator.call_stats import CallStats
-from re4.benchmarks.load_generator.load import OpenLoad, Timing
+from re4.benchmarks.load_generator.load import ClientSettings, OpenLoad, Timing
 from re4.benchmarks.load_generator.server import server_under_test
 from re4.benchmarks.soak.options import SoakOptions
 from re4.common.console import progress
@@ -35,7 +35,7 @@ def run(options: SoakOptions) -> dict[str, Any]:
         num_candidates=options.num_candidates,
         seed=options.seed,
         num_processes=options.num_processes,
-        num_workers=options.num_workers,
+        client=ClientSettings(num_workers=options.num_workers),
     ) as server:
         saturated = server.saturate(_SATURATION_TIMING, seed=options.seed)
         rate_per_s = options.share * saturated.achieved_per_s

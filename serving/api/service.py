@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice, takewhile
 from random import Random
 from time import perf_counter, perf_counter_ns
 from typing import Final, Protocol, TypeAlias
@@ -28,10 +27,10 @@ from re4.serving.api.batch_handler import RequestResult, answer_batch, batch_gro
 from re4.serving.api.batch_retrieve import batch_retrieve
 from re4.serving.api.candidate_encoding import open_compiled
 from re4.serving.api.catalogue_calls import Steps, find_items, get_items, list_values
+from re4.serving.api.early_rejection import EarlyRejections, Overload
 from re4.serving.api.fold_in import FoldIn
 from re4.serving.api.history_calls import HistoryCalls
 from re4.serving.api.item_calls import ItemCalls
-from re4.serving.api.reply_memory import ReplyMemory
 from re4.serving.api.shadow import Shadow
 from re4.serving.api.validation import CheckedRequest, check_encode, check_retrieve
 from re4.serving.auth.authenticator import Authenticator
@@ -39,7 +38,8 @@ from re4.serving.auth.tokens import Scope
 from re4.serving.batching.batcher import Batcher, QueuedRequest
 from re4.serving.batching.brown_out import BrownOut
 from re4.serving.batching.queue import BatchGroup
-from re4.serving.batching.rejection_pacing import SPACING_S, RejectionPacer, RejectionQuota
+from re4.serving.batching.rejection_pacing import SINGLE_BURST, SINGLE_PER_S, RejectionPacer, RejectionQuota
+from re4.serving.batching.reply_memory import ReplyMemory
 from re4.serving.host.cgroups import usable_cores
 from re4.serving.host.threads import limit_openmp_threads
 from re4.serving.observability.call_context import CURRENT_CALL, REQUEST_ID, Call, stages_of
@@ -83,12 +83,6 @@ _OVER_SHARE: Final = 0.1
 """A flood is over when a new call would wait this share of the allowed time."""
 _TITLES_PER_USER: Final = 1_000
 """A search of so many titles is charged to the caller's rate as one user: it takes about 0.2 ms of CPU."""
-_MAX_HELD_BACK: Final = 8192
-_MAX_HOLD_S: Final = 0.1
-"""Longest time that a rejection is held back. With the concurrent calls of a connection it bounds the
-rejections of a connection: 1,000 a second with 100 calls."""
-_MAX_RELEASED: Final = 256
-"""Calls that are rejected at once after a flood."""
 
 _log = logging.getLogger(__name__)
 
@@ -113,6 +107,9 @@ class CallListener(Protocol):
 
     def ended(self, call: Call, code: str, details: str, seconds: float) -> None:
         """Observe a call that ended: its status, the status' details, and how long it took."""
+
+    def left_out(self, num_calls: int) -> None:
+        """Observe that so many calls were rejected, without the facts of each."""
 
 
 def _shed_reason(error: OverloadError) -> str:
@@ -201,10 +198,8 @@ class RetrievalService:
             self._histories.on_recorded = self._fold_in.offer
         self._catalogue_turn = asyncio.Lock()
         self._rejections = RejectionPacer()
-        self._quota = RejectionQuota()
-        self._held_back: dict[WholeCall, tuple[str, Scope, float]] = {}
-        """Calls that will be rejected, in order of arrival, and since when."""
-        self._releasing: asyncio.TimerHandle | None = None
+        self._quota = RejectionQuota(per_s=SINGLE_PER_S, burst=SINGLE_BURST)
+        self._early = EarlyRejections(self._overload, self._count_early, authenticator)
         self._has_batch_transport = has_batch_transport
         self._on_sample = on_sample
         self._random = Random()  # noqa: S311 (nothing secret)
@@ -244,6 +239,7 @@ class RetrievalService:
                 path=f"/{SERVICE_NAME}/{name}",
                 answer=self._guarded(name, partial(self._answer_batched, method), scope),
                 answer_many=partial(self._answer_many, name, method, scope),
+                early=self._early.of_method(name, scope),
             )
             for name, (method, scope) in batched.items()
         ]
@@ -333,47 +329,14 @@ class RetrievalService:
         self._batcher.start()
 
     def _reject_many(self, name: str, scope: Scope, server_calls: Sequence[WholeCall]) -> None:
-        """Reject calls for which even a default search would wait too long; hold back those beyond the quota.
+        """Reject calls for which even a default search would wait too long.
 
         Each would be rejected alone, too, by `Batcher.admit`.
         """
-        num_now = self._quota.take(len(server_calls))
-        num_now = max(num_now, len(server_calls) - (_MAX_HELD_BACK - len(self._held_back)))
-        self._reject_now(name, scope, server_calls[:num_now])
-        for server_call in server_calls[num_now:]:
-            server_call.discard_message()
-            self._held_back[server_call] = name, scope, perf_counter()
-            server_call.on_cancel(partial(self._forget_held_back, server_call))
-        if self._held_back and self._releasing is None:
-            self._releasing = asyncio.get_running_loop().call_later(SPACING_S, self._release)
-
-    def _forget_held_back(self, server_call: WholeCall) -> None:
-        """Count a call that ended before its rejection."""
-        name, _, _ = self._held_back.pop(server_call)
-        _RunningCall(self, name, server_call).end(grpc.StatusCode.CANCELLED, "")
-
-    def _release(self) -> None:
-        """Reject calls that were held back, oldest first: by the quota, by their time, or after a flood."""
-        wait_ms = self._batcher.wait_ms(_default_group(self._live.snapshot))
-        is_over = wait_ms <= _OVER_SHARE * self._settings.max_queue_ms
-        num_now = _MAX_RELEASED if is_over else self._quota.take(len(self._held_back))
-        due_s = perf_counter() - _MAX_HOLD_S
-        num_now = max(
-            num_now, sum(1 for _ in takewhile(lambda held: held[2] <= due_s, self._held_back.values()))
-        )
-        due: defaultdict[tuple[str, Scope], list[WholeCall]] = defaultdict(list)
-        for server_call in list(islice(self._held_back, num_now)):
-            name, scope, _ = self._held_back.pop(server_call)
-            due[name, scope].append(server_call)
-        for (name, scope), server_calls in due.items():
-            self._reject_now(name, scope, server_calls)
-        self._releasing = None
-        if self._held_back:
-            self._releasing = asyncio.get_running_loop().call_later(SPACING_S, self._release)
-
-    def _reject_now(self, name: str, scope: Scope, server_calls: Sequence[WholeCall]) -> None:
         if not server_calls:
             return
+        self._early.is_armed = True
+        self._quota.take(len(server_calls))
         group = _default_group(self._live.snapshot)
         wait_ms = self._batcher.wait_ms(group)
         self._brown_out.observe(wait_ms)
@@ -395,6 +358,37 @@ class RetrievalService:
             except Exception as other:
                 running.fail(server_call, other)
         self._metrics.shed(_shed_reason(error), num_rejected)
+        self.pace_rejections()
+
+    def _overload(self, num_at_once: int) -> Overload | None:
+        """Return the state of the queue for the calls that arrive now; None where it is short."""
+        group = _default_group(self._live.snapshot)
+        wait_ms = self._batcher.wait_ms(group)
+        self._brown_out.observe(wait_ms)
+        if wait_ms <= _OVER_SHARE * self._settings.max_queue_ms:
+            return None
+        return Overload(
+            self._batcher.num_admitted(group) + self._quota.available(),
+            wait_ms,
+            self._batcher.rejection(group, 0),
+            num_at_once,
+        )
+
+    def _count_early(self, turn: Overload) -> None:
+        """Count the calls that were rejected by their header fields."""
+        num_calls: Counter[tuple[str, bool]] = Counter()
+        codes = {is_late: status_of(TooLateError if is_late else ShedError).name for is_late in (False, True)}
+        for (method, is_late, caller), num_rejected in turn.num_rejected.items():
+            num_calls[method, is_late] += num_rejected
+            if caller is not None:
+                self._metrics.caller(caller.name, codes[is_late], num_rejected)
+        for (method, is_late), num_rejected in num_calls.items():
+            self._metrics.calls(method, codes[is_late], [0.0] * num_rejected)
+            self._metrics.shed("deadline" if is_late else "overload", num_rejected)
+        num_rejected = num_calls.total()
+        self._batcher.rejection(_default_group(self._live.snapshot), num_rejected)
+        for listener in self._listeners:
+            listener.left_out(num_rejected)
         self.pace_rejections()
 
     def pace_rejections(self) -> None:

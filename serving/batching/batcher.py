@@ -110,6 +110,14 @@ class _RunningBatch:
     since_ns: int
 
 
+def too_late(time_left_s: float, wait_ms: float) -> TooLateError:
+    """Return the error of a call whose deadline comes before its turn."""
+    return TooLateError(
+        f"the caller's deadline is {max(time_left_s, 0) * 1e3:.0f} ms away, and this call would wait "
+        f"about {wait_ms:.0f} ms for its turn: nothing was computed for it"
+    )
+
+
 class Batcher(Generic[RequestT, ResultT]):
     """A queue and the worker thread that runs its batches. Belongs to one event loop."""
 
@@ -173,6 +181,9 @@ class Batcher(Generic[RequestT, ResultT]):
         self._starting: asyncio.Handle | None = None
         self._delayed: asyncio.TimerHandle | None = None
         self._running: _RunningBatch | None = None
+        self._followed: _RunningBatch | None = None
+        """The last batch, where requests waited at its end. It counts until the next one starts: to send its
+        replies and to read and reject calls takes time too, for which the others wait."""
 
     async def wait_for_worker_thread(self) -> None:
         """Return when the worker thread has finished its present batch; at once where it is idle."""
@@ -194,10 +205,7 @@ class Batcher(Generic[RequestT, ResultT]):
         if wait_ms is None:
             wait_ms = self.wait_ms(group)
         if time_left_s is not None and wait_ms >= time_left_s * 1e3:
-            raise TooLateError(
-                f"the caller's deadline is {max(time_left_s, 0) * 1e3:.0f} ms away, and this call would wait "
-                f"about {wait_ms:.0f} ms for its turn: nothing was computed for it"
-            )
+            raise too_late(time_left_s, wait_ms)
         if wait_ms > self._max_wait_ms:
             self._num_arrived += 1
             self._num_rejected += 1
@@ -360,6 +368,9 @@ class Batcher(Generic[RequestT, ResultT]):
             self._delayed.cancel()
             self._delayed = None
         started_ns = self._clock_ns()
+        if self._followed is not None:
+            self._add_to_estimate(self._followed, started_ns)
+            self._followed = None
         batch = self._next_batch(started_ns)
         self._is_busy = bool(batch)
         self._running = _RunningBatch(batch[0].group, len(batch), started_ns) if batch else None
@@ -390,9 +401,10 @@ class Batcher(Generic[RequestT, ResultT]):
 
     def _run_at_once(self, request: RequestT, group: BatchGroup) -> ResultT:
         """Run a lone request, without a queue, a future or a turn of the event loop."""
-        started_ns = self._clock_ns()
+        batch = _RunningBatch(group, 1, self._clock_ns())
         (result,) = self._outcomes([request])
-        self._add_to_estimate(group, 1, started_ns)
+        self._add_to_estimate(batch, self._clock_ns())
+        self._is_quiet = False
         self._go_on()
         if isinstance(result, BaseException):
             raise result
@@ -423,7 +435,12 @@ class Batcher(Generic[RequestT, ResultT]):
         started_ns: int,
         outcomes: Sequence[ResultT | BaseException],
     ) -> None:
-        self._add_to_estimate(batch[0].group, len(batch), started_ns)
+        ended = _RunningBatch(batch[0].group, len(batch), started_ns)
+        self._running, self._is_quiet = None, False
+        if self._queue:
+            self._followed = ended
+        else:
+            self._add_to_estimate(ended, self._clock_ns())
         for entry, result in zip(batch, outcomes, strict=True):
             if entry.done():
                 continue
@@ -437,11 +454,9 @@ class Batcher(Generic[RequestT, ResultT]):
         # Behind the results: a transport that scheduled their sending sends them before the next batch.
         self._go_on()
 
-    def _add_to_estimate(self, group: BatchGroup, num_requests: int, started_ns: int) -> None:
-        """End a batch."""
-        self._estimate.add_batch(group.cost_class, num_requests, (self._clock_ns() - started_ns) / 1e6)
-        self._running = None
-        self._is_quiet = False
+    def _add_to_estimate(self, batch: _RunningBatch, ended_ns: int) -> None:
+        took_ms = (ended_ns - batch.since_ns) / 1e6
+        self._estimate.add_batch(batch.group.cost_class, batch.num_requests, took_ms)
 
     def _go_on(self) -> None:
         """Start the next batch, or find out whether other requests arrive."""

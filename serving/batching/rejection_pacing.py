@@ -18,31 +18,42 @@ SPACING_S: Final = 0.01
 time."""
 
 
+SINGLE_PER_S: Final = 200.0
+SINGLE_BURST: Final = 256.0
+"""Rejections that are logged, traced and counted one by one, at some 25 µs of CPU time each."""
+EARLY_PER_S: Final = 20_000.0
+EARLY_BURST: Final = 4_000.0
+"""Further ones that are sent at once, at some 7 µs each. Those beyond them are held back: meanwhile each
+occupies one of the concurrent calls of its connection, so that the client keeps further calls back."""
+
+
 class RejectionQuota:
-    """How many calls may be rejected now, where each rejection is cheap but there may be far too many.
+    """How many calls may be rejected now."""
 
-    The calls beyond the quota are rejected later. Meanwhile each of them occupies one of the concurrent
-    calls of its connection, so that the client keeps further calls back.
-    """
+    def __init__(self, *, per_s: float, burst: float, clock_s: Callable[[], float] = perf_counter) -> None:
+        """Start with a full quota.
 
-    per_s = 2_000.0
-    """At some 25 µs of CPU time each: a twentieth of a core."""
-    burst = 256.0
-
-    def __init__(self, clock_s: Callable[[], float] = perf_counter) -> None:
-        """Start with a full quota."""
+        Args:
+            per_s: Rejections a second, in the long run.
+            burst: Most of them at once.
+            clock_s: Returns the time in seconds since any moment.
+        """
+        self._per_s = per_s
+        self._burst = burst
         self._clock_s = clock_s
-        self._left = self.burst
+        self._left = burst
         self._since_s = clock_s()
 
-    def take(self, num_calls: int) -> int:
-        """Use up the quota for at most so many calls, and return for how many."""
+    def available(self) -> int:
+        """Return for how many calls the quota is enough."""
         now_s = self._clock_s()
-        self._left = min(self.burst, self._left + max(0.0, now_s - self._since_s) * self.per_s)
+        self._left = min(self._burst, self._left + max(0.0, now_s - self._since_s) * self._per_s)
         self._since_s = now_s
-        taken = min(num_calls, int(self._left))
-        self._left -= taken
-        return taken
+        return int(self._left)
+
+    def take(self, num_calls: int) -> None:
+        """Use up the quota for so many calls, or all of it."""
+        self._left -= min(num_calls, self.available())
 
 
 class RejectionPacer:

@@ -38,6 +38,10 @@ class AccessLog:
         self._since_s = clock_s()
         self._num_left_out = 0
 
+    def left_out(self, num_calls: int) -> None:
+        """Count calls that were rejected together, and get no line."""
+        self._num_left_out += num_calls
+
     def ended(self, call: Call, code: str, details: str, seconds: float) -> None:
         """Write the line of a call that ended.
 

@@ -21,6 +21,8 @@ REQUEST_ID: Final = "x-request-id"
 """Metadata key of the id that a caller gives a call, and that the server returns with an error."""
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9._:/=+@-]{1,128}")
+is_plain_id: Final = re.compile(_PLAIN.pattern.encode()).fullmatch
+"""Matches the bytes of an id that is short and plain."""
 
 
 class Call:

@@ -115,6 +115,9 @@ class Tracer:
                 child.end(at(ended_s))
         span.end(now_ns)
 
+    def left_out(self, num_calls: int) -> None:
+        """Make no spans of calls that were rejected together."""
+
     def close(self) -> None:
         """Send the remaining spans; takes a few seconds at most."""
         self._provider.shutdown()

@@ -71,14 +71,19 @@ class RequestHead:
     """Until the caller's deadline; None for none."""
 
 
-def parse_head(fields: Fields) -> RequestHead:
+def parse_head(fields: Fields, found: Mapping[bytes, bytes] | None = None) -> RequestHead:
     """Return the head of a call.
+
+    Args:
+        fields: In order.
+        found: The same as a mapping; None to make it.
 
     Raises:
         NotGrpcError: it is not a POST, or has no `te`.
         StatusError: a field is malformed, or there are too many.
     """
-    found = dict(fields)
+    if found is None:
+        found = dict(fields)
     if found.get(b":method") != b"POST" or b"te" not in found:
         raise NotGrpcError
     joined = b"".join(chain.from_iterable(fields))
@@ -103,6 +108,7 @@ def parse_head(fields: Fields) -> RequestHead:
     )
 
 
+@lru_cache(maxsize=256)
 def parse_timeout(text: bytes) -> float:
     """Return the seconds of a `grpc-timeout`.
 

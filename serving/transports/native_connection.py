@@ -35,11 +35,18 @@ from re4.serving.transports.grpc_framing import (
     NotGrpcError,
     failed_response,
     parse_head,
+    parse_timeout,
 )
 from re4.serving.transports.message_deadlines import MessageDeadlines
 from re4.serving.transports.native_call import NativeCall
 from re4.serving.transports.tls import HTTP2
-from re4.serving.transports.transport import MIN_PING_INTERVAL_S, Method, StatusError
+from re4.serving.transports.transport import (
+    MIN_PING_INTERVAL_S,
+    EarlyRejector,
+    Method,
+    Rejection,
+    StatusError,
+)
 
 _CONFIGURATION: Final = Configuration(
     max_inbound_header_list_size=64 << 10,
@@ -62,6 +69,7 @@ _MAX_PING_STRIKES: Final = 2
 _IDLE_PING_INTERVAL_S: Final = 7200.0
 """Without calls. A ping that comes earlier after the one before is a strike, unless something was sent
 between. These are the rules of gRPC's own library (gRFC A8)."""
+_LONG_AGO_S: Final = float("-inf")
 _TOO_MANY_PINGS: Final = b"too_many_pings"
 """Clients of gRPC double the interval of their pings."""
 
@@ -100,6 +108,14 @@ class ConnectionOwner(Protocol):
         """Flush a connection with others."""
         ...
 
+    def rejection_fields(self, rejection: Rejection) -> list[tuple[bytes, bytes]]:
+        """Return the fields of a response that rejects a call."""
+        ...
+
+    def hold(self, connection: "NativeConnection", stream_id: int, fields: list[tuple[bytes, bytes]]) -> None:
+        """Send a rejection later."""
+        ...
+
 
 class NativeConnection(asyncio.Protocol):
     """A connection. Belongs to one event loop."""
@@ -120,6 +136,8 @@ class NativeConnection(asyncio.Protocol):
         self._calls: dict[int, NativeCall] = {}
         self._to_reset: set[int] = set()
         """Streams with a response whose callers have not ended their side: reset after the response."""
+        self._held: set[int] = set()
+        """Streams of calls that will be rejected."""
         self._writing: dict[NativeCall, asyncio.Future[None]] = {}
         self._is_paused = False
         self._is_draining = False
@@ -128,7 +146,7 @@ class NativeConnection(asyncio.Protocol):
         self._aging: asyncio.TimerHandle | None = None
         self._num_control = 0
         self._num_strikes = 0
-        self._last_ping_s = float("-inf")
+        self._last_ping_s = _LONG_AGO_S
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the settings."""
@@ -181,6 +199,7 @@ class NativeConnection(asyncio.Protocol):
             waiting.cancel()
         self._writing.clear()
         self._to_reset.clear()
+        self._held.clear()
 
     def pause_writing(self) -> None:
         """Read nothing from a caller that does not read."""
@@ -222,7 +241,7 @@ class NativeConnection(asyncio.Protocol):
 
     def flush_soon(self, call: NativeCall) -> None:
         """Send the reply or status of a call with those of others."""
-        self._num_strikes, self._last_ping_s = 0, float("-inf")
+        self._num_strikes, self._last_ping_s = 0, _LONG_AGO_S
         if not call.is_half_closed:
             self._to_reset.add(call.stream_id)
         self.transport.flush_soon(self)
@@ -323,6 +342,7 @@ class NativeConnection(asyncio.Protocol):
                     if call is not None:
                         call.close()
                     self._to_reset.discard(event.stream_id)
+                    self._held.discard(event.stream_id)
                 elif isinstance(event, WindowUpdated):
                     self._num_control += 1
                 elif isinstance(event, TrailersReceived):
@@ -342,9 +362,13 @@ class NativeConnection(asyncio.Protocol):
                     self.close()
 
     def _begin_call(self, event: RequestReceived) -> None:
-        stream_id = event.stream_id
+        stream_id, found = event.stream_id, dict(event.headers)
+        method = self.transport.methods.get(found.get(b":path", b""))
+        early = None if method is None else method.early
+        if early is not None and early.is_armed and self._rejects_early(event, found, early):
+            return
         try:
-            head = parse_head(event.headers)
+            head = parse_head(event.headers, found)
         except NotGrpcError:
             with suppress(NGH2Error):
                 self.http2.reset_stream(stream_id, _INTERNAL_ERROR)
@@ -352,7 +376,6 @@ class NativeConnection(asyncio.Protocol):
         except StatusError as error:
             self._reject(event, failed_response(error))
             return
-        method = self.transport.methods.get(head.path)
         if method is None:
             self._reject(event, _NOT_FOUND)
             return
@@ -365,12 +388,44 @@ class NativeConnection(asyncio.Protocol):
             call.receive(b"", True)
         self.transport.arrived(call)
 
+    def _rejects_early(self, event: RequestReceived, found: dict[bytes, bytes], early: EarlyRejector) -> bool:
+        """Reject a call by its header fields, or return that it must be handed over."""
+        timeout = found.get(b"grpc-timeout")
+        try:
+            time_left_s = None if timeout is None else parse_timeout(timeout)
+        except StatusError:
+            return False
+        rejection = early.reject(found, time_left_s)
+        if rejection is None:
+            return False
+        if self._num_control:
+            self._num_control = max(0, self._num_control - _CONTROL_FRAMES_PER_CALL)
+        self._num_strikes, self._last_ping_s = 0, _LONG_AGO_S
+        fields = self.transport.rejection_fields(rejection)
+        if rejection.is_held:
+            self._held.add(event.stream_id)
+            self.transport.hold(self, event.stream_id, fields)
+        else:
+            self._reject(event, fields)
+        return True
+
+    def reject_held(self, stream_id: int, fields: list[tuple[bytes, bytes]]) -> None:
+        """Send a rejection that was held back, unless the call has ended."""
+        if stream_id in self._held:
+            self._held.discard(stream_id)
+            with suppress(NGH2Error):
+                self.http2.send_response(stream_id, fields, end_stream=True)
+                self._to_reset.add(stream_id)  # without effect where the caller has ended its side
+            self.transport.flush_soon(self)
+
     def _reject(self, event: RequestReceived, fields: list[tuple[bytes, bytes]]) -> None:
         """End a call that no method takes."""
-        with suppress(NGH2Error):  # its caller has already reset it
+        try:
             self.http2.send_response(event.stream_id, fields, end_stream=True)
-            if not event.end_stream:
-                self._to_reset.add(event.stream_id)
+        except NGH2Error:  # its caller has already reset it
+            return
+        if not event.end_stream:
+            self._to_reset.add(event.stream_id)
 
     def _reset_ended(self) -> bool:
         """Reset streams whose response is sent, and whose callers may still send; return whether any was."""
@@ -387,7 +442,7 @@ class NativeConnection(asyncio.Protocol):
                 waiting.set_result(None)
 
     def _close_when_drained(self) -> None:
-        if self._is_draining and not self._calls and not self._is_paused:
+        if self._is_draining and not self._calls and not self._held and not self._is_paused:
             self.close()
 
     def _count_ping(self) -> None:

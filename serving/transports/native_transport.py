@@ -9,6 +9,7 @@ import errno
 import logging
 import socket
 import ssl
+from collections import deque
 from collections.abc import Awaitable, Sequence
 from contextvars import copy_context
 from typing import Final
@@ -19,11 +20,12 @@ from re4.common.errors import ServerError
 from re4.serving.auth.certificates import CertificateReloader
 from re4.serving.host.addresses import Address
 from re4.serving.settings import Limits
+from re4.serving.transports.grpc_framing import failed_response
 from re4.serving.transports.message_deadlines import MessageDeadlines
 from re4.serving.transports.native_call import NativeCall
 from re4.serving.transports.native_connection import NativeConnection
 from re4.serving.transports.tls import TlsContexts
-from re4.serving.transports.transport import Method, StatusError
+from re4.serving.transports.transport import Method, Rejection, StatusError
 
 _BACKLOG: Final = 1024
 _ACCEPTS_AT_ONCE: Final = 100
@@ -33,6 +35,10 @@ _NOTICE_S: Final = 1.0
 """Time in which a client must answer the ping behind the notice of a stop."""
 _REPLIES_S: Final = 0.5
 """From the last answer to the end of the stop, where a caller does not read or keeps a stream open."""
+_HOLD_S: Final = 0.1
+"""How long a rejection is held back. With the concurrent calls of a connection it bounds the rejections of a
+connection: 1,000 a second with 100 calls."""
+_HOLD_STEP_S: Final = 0.01
 _KEEP_ALIVE: Final = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 600),
@@ -79,6 +85,9 @@ class NativeTransport:
         self._no_connection = asyncio.Event()
         self._no_connection.set()
         self._arrived: list[NativeCall] = []
+        self._held: deque[tuple[float, NativeConnection, int, list[tuple[bytes, bytes]]]] = deque()
+        """Rejections, and when they are due."""
+        self._last_rejection: tuple[StatusError | None, list[tuple[bytes, bytes]]] = None, []
         self._to_flush: dict[NativeConnection, None] = {}
 
     async def start(self, address: Address) -> int:
@@ -163,6 +172,28 @@ class NativeTransport:
         if not self._to_flush:
             self.loop.call_soon(self._flush)
         self._to_flush[connection] = None
+
+    def rejection_fields(self, rejection: Rejection) -> list[tuple[bytes, bytes]]:
+        """Return the fields of a response that rejects a call; those of its status are made once."""
+        if rejection.status is not self._last_rejection[0]:
+            self._last_rejection = rejection.status, failed_response(rejection.status)
+        fields = self._last_rejection[1]
+        return [*fields, *rejection.fields] if rejection.fields else fields
+
+    def hold(self, connection: NativeConnection, stream_id: int, fields: list[tuple[bytes, bytes]]) -> None:
+        """Send a rejection later."""
+        if not self._held:
+            self.loop.call_later(_HOLD_STEP_S, self._release)
+        self._held.append((self.loop.time() + _HOLD_S, connection, stream_id, fields))
+
+    def _release(self) -> None:
+        """Send the rejections that were held back long enough."""
+        now_s = self.loop.time()
+        while self._held and self._held[0][0] <= now_s:
+            _, connection, stream_id, fields = self._held.popleft()
+            connection.reject_held(stream_id, fields)
+        if self._held:
+            self.loop.call_later(_HOLD_STEP_S, self._release)
 
     def _flush(self) -> None:
         connections, self._to_flush = self._to_flush, {}

@@ -5,9 +5,9 @@ raises `StatusError`. A method whose calls share batches may have a second form,
 calls that a transport has at once, without a task for each.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 import grpc
 
@@ -105,6 +105,35 @@ class WholeCall(ServerCall, Protocol):
         ...
 
 
+class Rejection(NamedTuple):
+    """The end of a call that is rejected by its header fields."""
+
+    status: StatusError
+    """The same object for calls that arrive together, but where each has its own."""
+    fields: tuple[tuple[bytes, bytes], ...]
+    """Further trailing fields of this call."""
+    is_held: bool
+    """Whether to send it later."""
+
+
+class EarlyRejector(Protocol):
+    """Rejects the calls of a method before their messages are read."""
+
+    @property
+    def is_armed(self) -> bool:
+        """Whether calls must be offered to `reject` now."""
+        ...
+
+    def reject(self, fields: Mapping[bytes, bytes], time_left_s: float | None) -> Rejection | None:
+        """Return the rejection of a call that arrives now; None where it must be handed over.
+
+        Args:
+            fields: Its header fields.
+            time_left_s: Seconds until the caller's deadline; None for none.
+        """
+        ...
+
+
 Answer: TypeAlias = Callable[[ServerCall], Awaitable[bytes]]
 AnswerMany: TypeAlias = Callable[[Sequence[WholeCall]], None]
 
@@ -121,6 +150,8 @@ class Method:
     """Reads the messages by `ServerCall.read` or `next`, and sends the replies by `ServerCall.write`."""
     answer_many: AnswerMany | None = None
     """Does the same as `answer` for some calls at once: each ends by `respond` or `fail`, maybe later."""
+    early: EarlyRejector | None = None
+    """Rejects some calls before they are handed over to `answer_many`; None to hand all over."""
 
     @property
     def is_streaming(self) -> bool:

@@ -1,7 +1,9 @@
 """Calls that a transport hands over many at a time: rejection, cancellation, large messages, a stop."""
 
 import asyncio
+import hashlib
 from dataclasses import replace
+from pathlib import Path
 
 import grpc
 import pytest
@@ -13,12 +15,13 @@ from re4.serving.api.server import RetrievalServer
 from re4.serving.batching.batcher import Batcher
 from re4.serving.batching.queue import BatchGroup
 from re4.serving.batching.rejection_pacing import RejectionQuota
-from re4.serving.settings import Limits
+from re4.serving.settings import Access, Limits
 from re4.serving.versions.snapshot import Snapshot
 
 pytestmark = pytest.mark.transports("native", "grpcio")
 
 GROUP = BatchGroup(version=0, relative_cost=1)
+WAIT_MS = 500 * DEADLINE_S
 
 
 async def until_counted(server: RetrievalServer, method: str, code: str, num_calls: int) -> None:
@@ -64,79 +67,150 @@ def test_a_flood_is_answered_or_rejected_and_each_call_is_counted_once(snapshot:
     drive(serving(replace(snapshot, pipeline=held)), test, max_queue_ms=0)
 
 
-def test_rejections_beyond_the_quota_come_after_the_flood(
-    snapshot: Snapshot, transport: str, monkeypatch: pytest.MonkeyPatch
+class Flooded:
+    """A server whose only batch lasts until the test ends, and that rejects three calls one by one."""
+
+    def __init__(self, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.held = Held(snapshot.pipeline)
+        self.snapshot = replace(snapshot, pipeline=self.held)
+        monkeypatch.setattr("re4.serving.api.service.SINGLE_BURST", 3.0)
+        monkeypatch.setattr("re4.serving.api.service.SINGLE_PER_S", 0.0)
+
+    async def begin(
+        self, server: RetrievalServer, channel: grpc.aio.Channel, metadata: tuple[tuple[str, str], ...] = ()
+    ) -> "asyncio.Future[bytes]":
+        server._service._batcher._estimate.add_batch(GROUP.cost_class, 1, WAIT_MS)
+        method = channel.unary_unary("/re4.v1.Retrieval/Retrieve")
+        running = asyncio.ensure_future(method(REQUEST, timeout=DEADLINE_S, metadata=metadata))
+        await asyncio.to_thread(self.held.entered.wait, DEADLINE_S)
+        return running
+
+
+def test_calls_beyond_the_quota_are_rejected_by_their_header_fields(
+    snapshot: Snapshot, transport: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    if transport != "native":  # the core of gRPC holds such calls back itself
+    if transport != "native":  # the core of gRPC ends such calls itself
         return
-    held = Held(snapshot.pipeline)
-    monkeypatch.setattr(RejectionQuota, "burst", 3.0)
-    monkeypatch.setattr(RejectionQuota, "per_s", 0.0)
-    monkeypatch.setattr("re4.serving.api.service._MAX_HOLD_S", DEADLINE_S)
+    flooded = Flooded(snapshot, monkeypatch)
+    caplog.set_level("INFO")
 
     async def test(server: RetrievalServer, channel: grpc.aio.Channel) -> None:
-        held.may_leave.set()
-        await call(channel)  # from now on the server knows that a call costs something
-        held.entered.clear()
-        held.may_leave.clear()
-        running = call(channel)
-        await asyncio.to_thread(held.entered.wait, DEADLINE_S)
-        flood = [call(channel) for _ in range(40)]
-        while len(server._service._held_back) < 30:
-            await asyncio.sleep(0)
-        for one in flood:
-            one.cancel()
-        await until_counted(server, "Retrieve", "CANCELLED", 30)
-        late = [call(channel) for _ in range(20)]
-        while len(server._service._held_back) < 10:
-            await asyncio.sleep(0)
-        held.may_leave.set()
-        outcomes = await asyncio.gather(*late, return_exceptions=True)
-        errors = [each for each in outcomes if isinstance(each, grpc.aio.AioRpcError)]
-        assert len(errors) >= 10
-        assert {error.code() for error in errors} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
-        assert (await running).items.strings
-        assert not server._service._held_back
+        running = await flooded.begin(server, channel)
+        method = channel.unary_unary("/re4.v1.Retrieval/Retrieve")
+        one_by_one = [method(REQUEST, timeout=DEADLINE_S) for _ in range(3)]
+        together = [await each.details() for each in one_by_one]
+        flood = [
+            method(
+                REQUEST, timeout=DEADLINE_S, metadata=(("x-request-id", f"flood-{number}"),) * (number % 2)
+            )
+            for number in range(40)
+        ]
+        for number, each in enumerate(flood):
+            assert await each.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "the server is overloaded: this call would wait about" in await each.details()
+            trailers = dict(await each.trailing_metadata())
+            assert trailers.get("x-request-id") == (f"flood-{number}" if number % 2 else None)
+            assert int(trailers["grpc-retry-pushback-ms"]) > 0
+        hurried = method(REQUEST, timeout=WAIT_MS / 2e3)
+        assert await hurried.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "nothing was computed for it" in await hurried.details()
+        assert all("the server is overloaded" in str(details) for details in together)
+        await until_counted(server, "Retrieve", "RESOURCE_EXHAUSTED", 43)
+        get = server.metrics.registry.get_sample_value
+        assert get("re4_shed_total", {"reason": "overload"}) == 43
+        await until_counted(server, "Retrieve", "DEADLINE_EXCEEDED", 1)
+        assert get("re4_shed_total", {"reason": "deadline"}) == 1
+        flooded.held.may_leave.set()
+        assert await running
+        assert (await call(channel)).items.strings
+        assert not server._service._early.is_armed
 
-    drive(serving(replace(snapshot, pipeline=held)), test, max_queue_ms=0)
+    drive(serving(flooded.snapshot), test, max_queue_ms=0)
 
 
-def test_no_rejection_is_held_back_for_long(
-    snapshot: Snapshot, transport: str, monkeypatch: pytest.MonkeyPatch
+def test_early_rejections_check_tokens_and_rates_first(
+    snapshot: Snapshot, transport: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """All are rejected while the batch still runs."""
     if transport != "native":
         return
-    held = Held(snapshot.pipeline)
-    monkeypatch.setattr(RejectionQuota, "burst", 3.0)
-    monkeypatch.setattr(RejectionQuota, "per_s", 0.0)
+    flooded = Flooded(snapshot, monkeypatch)
+    tokens = tmp_path / "tokens.toml"
+    tokens.write_text(
+        "".join(
+            f'[{name}]\nsha256 = "{hashlib.sha256(name.encode()).hexdigest()}"\n{more}\n'
+            for name, more in (("free", ""), ("slow", "users_per_s = 0.001\nburst = 2\n"))
+        )
+    )
 
     async def test(server: RetrievalServer, channel: grpc.aio.Channel) -> None:
-        held.may_leave.set()
-        await call(channel)
-        held.entered.clear()
-        held.may_leave.clear()
-        running = call(channel)
-        await asyncio.to_thread(held.entered.wait, DEADLINE_S)
-        flood = [call(channel) for _ in range(40)]
-        await until_counted(server, "Retrieve", "RESOURCE_EXHAUSTED", 30)
-        held.may_leave.set()
-        await asyncio.gather(running, *flood, return_exceptions=True)
+        def of(name: str) -> tuple[tuple[str, str], ...]:
+            return (("authorization", f"Bearer {name}"),)
 
-    drive(serving(replace(snapshot, pipeline=held)), test, max_queue_ms=0)
+        running = await flooded.begin(server, channel, metadata=of("free"))
+        method = channel.unary_unary("/re4.v1.Retrieval/Retrieve")
+        for _ in range(6):
+            early = method(REQUEST, timeout=DEADLINE_S, metadata=of("free"))
+            assert await early.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        stranger = method(REQUEST, timeout=DEADLINE_S, metadata=of("unknown"))
+        assert await stranger.code() is grpc.StatusCode.UNAUTHENTICATED
+        found = []
+        for _ in range(3):
+            slow = method(REQUEST, timeout=DEADLINE_S, metadata=of("slow"))
+            assert await slow.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            found.append("overloaded" in await slow.details())
+        assert found == [True, True, False], "the third call is beyond the caller's rate"
+        get = server.metrics.registry.get_sample_value
+        labels = {"caller": "free", "code": "RESOURCE_EXHAUSTED"}
+        while (get("re4_caller_calls_total", labels) or 0) < 6:
+            await asyncio.sleep(0)
+        flooded.held.may_leave.set()
+        assert await running
+
+    drive(serving(flooded.snapshot), test, max_queue_ms=0, access=Access(tokens=tokens))
+
+
+def test_far_too_many_rejections_are_held_back_for_a_moment(
+    snapshot: Snapshot, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All are rejected while the batch still runs; a call that leaves meanwhile harms nothing."""
+    if transport != "native":
+        return
+    flooded = Flooded(snapshot, monkeypatch)
+    monkeypatch.setattr("re4.serving.api.early_rejection.EARLY_BURST", 0.0)
+    monkeypatch.setattr("re4.serving.api.early_rejection.EARLY_PER_S", 0.0)
+
+    async def test(server: RetrievalServer, channel: grpc.aio.Channel) -> None:
+        running = await flooded.begin(server, channel)
+        for _ in range(3):
+            with pytest.raises(grpc.aio.AioRpcError, match="overloaded"):
+                await call(channel)
+        held_back = server._transport._held  # type: ignore[attr-defined]
+        flood = [call(channel) for _ in range(40)]
+        while not held_back:
+            await asyncio.sleep(0)
+        flood[0].cancel()
+        outcomes = await asyncio.gather(*flood, return_exceptions=True)
+        codes = [each.code() for each in outcomes if isinstance(each, grpc.aio.AioRpcError)]
+        assert codes == [grpc.StatusCode.RESOURCE_EXHAUSTED] * 39
+        flooded.held.may_leave.set()
+        assert await running
+
+    drive(serving(flooded.snapshot), test, max_queue_ms=0)
 
 
 def test_the_quota_is_refilled_by_time() -> None:
     now = [5.0]
-    quota = RejectionQuota(lambda: now[0])
-    assert quota.take(1000) == quota.burst
-    assert quota.take(10) == 0
-    now[0] += 10.5 / quota.per_s
-    assert quota.take(100) == 10
+    quota = RejectionQuota(per_s=100.0, burst=20.0, clock_s=lambda: now[0])
+    assert quota.available() == 20
+    quota.take(1000)
+    assert quota.available() == 0
+    now[0] += 0.105
+    assert quota.available() == 10
+    quota.take(4)
     now[0] -= 3.0
-    assert quota.take(1) == 0
+    assert quota.available() == 6
     now[0] += 100.0
-    assert quota.take(7) == 7
+    assert quota.available() == 20
 
 
 def test_a_call_that_is_cancelled_in_the_queue_is_counted_and_forgotten(snapshot: Snapshot) -> None:
