@@ -25,7 +25,7 @@ from ngh2.events import (
 )
 from ngh2.exceptions import NGH2Error
 
-from re4.benchmarks.load_generator.transport import (
+from re4.benchmarks.load_generator.outcome import (
     MISSED_DEADLINE,
     UNREACHABLE,
     UNREADABLE,

@@ -11,14 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from re4.benchmarks.load_generator.transport import (
-    MISSED_DEADLINE,
-    UNREACHABLE,
-    Channels,
-    FailedCallError,
-    ParsedReply,
-    parse_nothing,
-)
+from re4.benchmarks.load_generator.outcome import MISSED_DEADLINE, UNREACHABLE, FailedCallError
+from re4.benchmarks.load_generator.transport import Channels, ParsedReply, parse_nothing
 
 _HEAD: Final = re.compile(rb"HTTP/1\.1 (\d+).*?\r\ncontent-length: *(\d+)", re.IGNORECASE | re.DOTALL)
 _RETRY_S: Final = 0.05

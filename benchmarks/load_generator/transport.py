@@ -8,11 +8,12 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Final, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 import grpc
 from google.protobuf.message import DecodeError
 
+from re4.benchmarks.load_generator.outcome import UNREADABLE, Done, FailedCallError
 from re4.common.errors import ServerError
 from re4.protos.v1 import retrieval_pb2
 from re4.serving.client.connection import PLAIN, Connection
@@ -21,19 +22,6 @@ from re4.serving.client.several_servers import is_several
 METHOD: Final = "/re4.v1.Retrieval/Retrieve"
 CALL_TIMEOUT_S: Final = 10.0
 STAGES: Final = ("queue", "gather", "encode", "search", "merge")
-# How a call can fail: gRPC's status codes, over HTTP too, and one for unreadable replies.
-MISSED_DEADLINE: Final = "DEADLINE_EXCEEDED"
-UNREACHABLE: Final = "UNAVAILABLE"
-UNREADABLE: Final = "UNREADABLE_REPLY"
-
-
-class FailedCallError(Exception):
-    """A call without an answer. Never leaves this package."""
-
-    def __init__(self, code: str, details: str) -> None:
-        super().__init__(f"{code}: {details}")
-        self.code = code
-        self.details = details
 
 
 class ParsedReply(NamedTuple):
@@ -57,10 +45,6 @@ class Channels(Protocol):
 
     async def close(self) -> None:
         """Close the connections."""
-
-
-Done: TypeAlias = Callable[[bytes | FailedCallError], None]
-"""Takes the reply of a call, or its failure."""
 
 
 @runtime_checkable

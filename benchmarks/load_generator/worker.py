@@ -23,14 +23,8 @@ from numpy.typing import NDArray
 
 from re4.benchmarks.load_generator.call_stats import CallStats, Recorder
 from re4.benchmarks.load_generator.load import ClientSettings, ClosedLoad, Load, Timing, arrival_times
-from re4.benchmarks.load_generator.transport import (
-    MISSED_DEADLINE,
-    UNREACHABLE,
-    BatchChannels,
-    Channels,
-    FailedCallError,
-    Transport,
-)
+from re4.benchmarks.load_generator.outcome import MISSED_DEADLINE, UNREACHABLE, FailedCallError
+from re4.benchmarks.load_generator.transport import BatchChannels, Channels, Transport
 
 PROGRESS_INTERVAL_S: Final = 0.25
 _POLL_S: Final = 0.005

@@ -29,12 +29,12 @@ _log = logging.getLogger(__name__)
 
 SCHEMA_VERSION: Final = 1
 JSON_FILE: Final = "overload.json"
-GOAL_GOODPUT: Final = 0.85
-GOAL_RECOVERY_S: Final = 2.0
+GOAL_GOODPUT: Final = 0.9
+GOAL_RECOVERY_S: Final = 0.5
 
 _PEAK_WARMUP_S: Final = 1.0
 _QUIET_S: Final = 2.0
-_RECOVERY_TIMEOUT_S: Final = 2 * GOAL_RECOVERY_S + 1.0
+_RECOVERY_TIMEOUT_S: Final = 5.0
 _NORMAL_TIMES: Final = 3.0
 """A call is normal again within so many times the 99th percentile before the load …"""
 _NORMAL_MIN_S: Final = 0.05

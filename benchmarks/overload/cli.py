@@ -15,8 +15,8 @@ from re4.settings.options import with_options
 def overload(as_json: AsJson = False, **given: Any) -> None:
     """Offer a server several times its peak rate, to see what it still answers and how it recovers.
 
-    Server and client get a core each. Exits with 0 only where goodput keeps 85 % of the peak and calls are
-    normal again within 2 seconds.
+    Server and client get a core each. Exits with 0 only where goodput keeps 90 % of the peak and calls are
+    normal again within half a second.
 
     Example: re4 bench overload --bundles demo/bundles --data demo/ml-100k
     """

@@ -12,7 +12,8 @@ from tempfile import TemporaryFile
 from typing import Final
 
 from re4.benchmarks.common.peer_environments import BASELINES, python_of
-from re4.benchmarks.load_generator.transport import FailedCallError, Transport, call_in_turn
+from re4.benchmarks.load_generator.outcome import FailedCallError
+from re4.benchmarks.load_generator.transport import Transport, call_in_turn
 from re4.common.errors import ServerError
 from re4.serving.host.threads import COMPUTE_ENVIRONMENT
 

@@ -8,7 +8,7 @@ from re4.benchmarks.common.confidence import interval
 from re4.benchmarks.common.resources import Usage
 from re4.benchmarks.load_generator.call_stats import SHED, Histogram
 from re4.benchmarks.load_generator.load import OpenLoad
-from re4.benchmarks.load_generator.transport import MISSED_DEADLINE
+from re4.benchmarks.load_generator.outcome import MISSED_DEADLINE
 from re4.benchmarks.serve.runner import LoadPoint, LoadRunner, RepeatRun
 
 PERCENTILES: Final[Mapping[str, float]] = {"p50": 50, "p90": 90, "p99": 99, "p99.9": 99.9}

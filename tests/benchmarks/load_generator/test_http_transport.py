@@ -11,7 +11,7 @@ from re4.benchmarks.load_generator.call_stats import CallStats
 from re4.benchmarks.load_generator.client import LoadClient
 from re4.benchmarks.load_generator.http_transport import HttpTransport
 from re4.benchmarks.load_generator.load import ClientSettings, ClosedLoad, OpenLoad, Timing
-from re4.benchmarks.load_generator.transport import MISSED_DEADLINE
+from re4.benchmarks.load_generator.outcome import MISSED_DEADLINE
 from re4.benchmarks.serve import runner
 from re4.benchmarks.serve.runner import measure_ceiling
 from re4.common.errors import ServerError

@@ -14,7 +14,7 @@ from re4.benchmarks.common.resources import OthersMeter
 from re4.benchmarks.load_generator.call_stats import SHED, CallStats
 from re4.benchmarks.load_generator.client import LoadClient
 from re4.benchmarks.load_generator.load import ClientSettings, ClosedLoad, Load, OpenLoad, Timing
-from re4.benchmarks.load_generator.transport import MISSED_DEADLINE
+from re4.benchmarks.load_generator.outcome import MISSED_DEADLINE
 from re4.benchmarks.serve.runner import LoadRunner
 from re4.common.errors import ServerError
 
