@@ -12,8 +12,8 @@ from in_process_server import call, drive_port, serving
 
 from re4.common.errors import UnreadRepliesError
 from re4.protos.v1 import retrieval_pb2 as pb
-from re4.serving.batching.reply_memory import ReplyMemory
 from re4.serving.api.server import RetrievalServer
+from re4.serving.batching.reply_memory import ReplyMemory
 from re4.serving.settings import Limits
 from re4.serving.versions.snapshot import Snapshot
 
