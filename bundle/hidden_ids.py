@@ -58,7 +58,7 @@ def read_hidden(bundles: Path) -> HiddenIds:
         BundleUnavailableError: it cannot be read at this moment.
     """
     content = read_named(bundles, HIDDEN, max_bytes=MAX_BYTES)
-    return HiddenIds() if content is None else _parse(content, str(bundles / HIDDEN))
+    return HiddenIds() if content is None else parse_hidden(content, str(bundles / HIDDEN))
 
 
 def change_hidden(
@@ -106,7 +106,8 @@ def write_hidden(bundles: Path, hidden: HiddenIds) -> None:
         part.write_bytes(content)
 
 
-def _parse(content: bytes, where: str) -> HiddenIds:
+def parse_hidden(content: bytes, where: str) -> HiddenIds:
+    """Return the hidden ids that a file holds; the errors are those of `read_hidden`."""
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:

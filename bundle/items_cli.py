@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from re4.bundle.remote.options import takes_url
 from re4.common import console
 from re4.common.errors import UsageError
 
 if TYPE_CHECKING:
     from re4.bundle.ids.id_map import ItemIds
 
-_Bundles = Annotated[Path, typer.Option(help="Bundle directory that the servers follow.")]
+_Bundles = Annotated[Path, typer.Option(help="Bundle directory that the servers follow, or s3://….")]
 _Ids = Annotated[
     list[str] | None,
     typer.Argument(metavar="ID…", help="Item ids, as in the event log.", show_default=False),
@@ -25,6 +26,7 @@ _AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON obje
 _NUM_NAMED = 5
 
 
+@takes_url()
 def hide(bundles: _Bundles, ids: _Ids = None, file: _File = None, as_json: _AsJson = False) -> None:
     """Keep items out of every answer until they are unhidden.
 
@@ -53,6 +55,7 @@ def hide(bundles: _Bundles, ids: _Ids = None, file: _File = None, as_json: _AsJs
         console.print_line(f"not in the live version, hidden in those that have them: {_named(unknown)}")
 
 
+@takes_url()
 def unhide(bundles: _Bundles, ids: _Ids = None, file: _File = None, as_json: _AsJson = False) -> None:
     """Show hidden items again. Running servers follow within seconds.
 
@@ -74,6 +77,7 @@ def unhide(bundles: _Bundles, ids: _Ids = None, file: _File = None, as_json: _As
         console.print_line(f"were not hidden: {_named(not_hidden)}")
 
 
+@takes_url()
 def list_hidden(bundles: _Bundles, as_json: _AsJson = False) -> None:
     """List the hidden items, one a line.
 
@@ -90,6 +94,7 @@ def list_hidden(bundles: _Bundles, as_json: _AsJson = False) -> None:
     console.print_line(f"{len(hidden.ids):,} items are hidden")
 
 
+@takes_url()
 def remove(bundles: _Bundles, ids: _Ids = None, file: _File = None, as_json: _AsJson = False) -> None:
     """Remove items from every answer, until they are added again.
 
@@ -113,6 +118,7 @@ def remove(bundles: _Bundles, ids: _Ids = None, file: _File = None, as_json: _As
         console.print_line(f"not in the live version, removed where they were added: {_named(unknown)}")
 
 
+@takes_url()
 def repair(bundles: _Bundles, as_json: _AsJson = False) -> None:
     """Make the list of live items again, from what is intact of their segments.
 

@@ -22,6 +22,9 @@ LIVE = "LIVE"
 LIVE_FOLDER = "live"
 """In the bundle directory: the segments of live items."""
 
+MIRROR_URL = ".mirror.url"
+"""In a bundle directory that follows object storage: its address. Such a directory is not changed here."""
+
 STAGING_PREFIX = ".staging-"
 """In the bundle directory: folders of publishers that are at work, or that died."""
 

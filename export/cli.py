@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, made by `re4 train`.")],
     bundles: Annotated[
-        Path, typer.Option(help="Bundle directory to publish into; created where it does not exist.")
+        Path,
+        typer.Option(help="Bundle directory to publish into, created where it does not exist, or s3://…."),
     ],
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object, for a machine to read.")
@@ -48,6 +49,8 @@ def export(
     Example: re4 export runs/first --bundles bundles
     """
     chosen = construct(VersionSettings, settings)
+    from re4.bundle.remote.address import url_of
+    from re4.bundle.remote.working_copy import bundle_directory
     from re4.bundle.verify import read_manifest
     from re4.exporting.assemble import ENCODER_DIFFERENCE
     from re4.exporting.exporter import export_run
@@ -55,16 +58,17 @@ def export(
 
     if mlflow:
         check_mlflow()
-    version = export_run(run, bundles, chosen)
-    if mlflow:
-        track_bundle(run, bundles / version)
-    manifest = read_manifest(bundles / version)
+    with bundle_directory(bundles) as folder:
+        version = export_run(run, folder, chosen)
+        if mlflow:
+            track_bundle(run, folder / version)
+        manifest = read_manifest(folder / version)
     difference = manifest.lineage[ENCODER_DIFFERENCE]
     if as_json:
         print_json(
             {
                 "version": version,
-                "path": str(bundles / version),
+                "path": str(folder / version),
                 "index": manifest.index.model_dump(mode="json"),
                 "num_items": manifest.items.num_items,
                 "attributes": [info.model_dump(mode="json") for info in manifest.items.attributes],
@@ -90,14 +94,15 @@ def export(
     )
     if verbose:
         table("Files", ["", "bytes"], [[entry.name, f"{entry.num_bytes:,}"] for entry in manifest.files])
+    where = url_of(bundles) or bundles
     if chosen.go_live:
         print_line(
-            f"Servers on {bundles} follow by themselves. The next commands:\n"
-            f"  re4 serve --bundles {bundles}\n"
-            f"  re4 versions {bundles}"
+            f"Servers on {where} follow by themselves. The next commands:\n"
+            f"  re4 serve --bundles {where}\n"
+            f"  re4 versions {where}"
         )
     else:
-        print_line(f"It is not live. The next command:\n  re4 canary {bundles} {version} --share 5%")
+        print_line(f"It is not live. The next command:\n  re4 canary {where} {version} --share 5%")
 
 
 def _index_rows(info: "IndexInfo") -> list[list[str]]:

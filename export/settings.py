@@ -1,19 +1,16 @@
 """Settings that `re4 export` and `re4 rebuild` share, each declared once. Loads neither FAISS nor PyTorch."""
 
-import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 from re4.common.errors import UsageError
 from re4.settings.fields import setting
+from re4.settings.sizes import parse_bytes
 
 AUTO: Final = "auto"
 MIN_RECALL: Final = 0.6
 """Lowest target: servers refuse an index that finds less than half of the golden candidates."""
-
-_UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 
 
 class TargetDevice(StrEnum):
@@ -111,16 +108,4 @@ class VersionSettings:
     @property
     def memory_limit_bytes(self) -> int | None:
         """Bytes that building the index may hold at once; None for no limit."""
-        return None if self.memory_limit is None else parse_bytes(self.memory_limit)
-
-
-def parse_bytes(text: str) -> int:
-    """Parse a size such as 8GiB, 512MB or 2g: units are powers of 1,024.
-
-    Raises:
-        UsageError: not a size.
-    """
-    found = _SIZE.fullmatch(text.strip())
-    if found is None or float(found[1]) == 0:
-        raise UsageError(f"--memory-limit {text}: a size above 0 is needed, such as 8GiB or 512MiB")
-    return int(float(found[1]) * _UNITS[found[2].lower()])
+        return None if self.memory_limit is None else parse_bytes(self.memory_limit, "--memory-limit")

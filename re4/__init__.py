@@ -11,7 +11,7 @@ from typing import Any
 _NAMES: Mapping[str, Sequence[str]] = {
     "re4.common.errors": (
         *("BundleBusyError", "BundleDamagedError", "BundleError", "BundleMismatchError"),
-        *("BundleUnavailableError", "DataError"),
+        *("BundleReadOnlyError", "BundleUnavailableError", "DataError"),
         *("ExportError", "FetchError", "GateError", "HistoryStoreError", "NoUsableHistoryError"),
         *("LiveItemsError", "NotReadyError", "OverloadError"),
         *(

@@ -2,6 +2,7 @@ from re4.common.errors import BundleBusyError as BundleBusyError
 from re4.common.errors import BundleDamagedError as BundleDamagedError
 from re4.common.errors import BundleError as BundleError
 from re4.common.errors import BundleMismatchError as BundleMismatchError
+from re4.common.errors import BundleReadOnlyError as BundleReadOnlyError
 from re4.common.errors import BundleUnavailableError as BundleUnavailableError
 from re4.common.errors import DataError as DataError
 from re4.common.errors import ExportError as ExportError

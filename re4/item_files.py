@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeAlias
 
 import typer
 
+from re4.bundle.remote.options import takes_url
 from re4.common import console
 from re4.common.errors import RequestError, UsageError
 
@@ -23,6 +24,7 @@ _Item: TypeAlias = tuple[str, Any, Mapping[str, Any], Any]
 """Its place in the file, for error messages; id, attributes, and vector."""
 
 
+@takes_url()
 def add(
     file: Annotated[
         Path,
@@ -31,7 +33,7 @@ def add(
             show_default=False,
         ),
     ],
-    bundles: Annotated[Path, typer.Option(help="Bundle directory that the servers follow.")],
+    bundles: Annotated[Path, typer.Option(help="Bundle directory that the servers follow, or s3://….")],
     item_column: Annotated[str, typer.Option(help="A table's column of item ids.")] = "item_id",
     columns: Annotated[
         list[str] | None,

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from re4.bundle.remote.address import url_of
 from re4.common import console
 from re4.common.errors import UsageError
 from re4.common.extras import require
@@ -19,6 +20,7 @@ from re4.serving.settings import (
     bundles_of,
 )
 from re4.settings.options import with_options
+from re4.settings.sizes import parse_bytes
 
 
 @with_options(ServerSettings, "Settings")
@@ -39,6 +41,8 @@ def serve(
     Stop it with Ctrl-C or SIGTERM: calls in flight are finished first.
 
     Example: re4 serve --bundles bundles --num-processes 2
+
+    Example: re4 serve --bundles s3://models/shop --bundles-cache-size 50GiB
 
     Example: re4 serve --config deploy/serve.toml
     """
@@ -83,11 +87,13 @@ def serve(
         )
     if chosen.reflection is None:
         chosen = replace(chosen, reflection=where.is_loopback)
-    if chosen.bundles_url is not None:
+    if (url := url_of(str(chosen.bundles))) is not None:
         from re4.bundle.remote.mirror import Mirror
         from re4.bundle.remote.object_store import ObjectStore
 
-        Mirror(ObjectStore(chosen.bundles_url), bundles).follow_in_thread(chosen.poll_interval_s)
+        store, size = ObjectStore(url), chosen.bundles_cache_size
+        limit = None if size is None else parse_bytes(size, "--bundles-cache-size")
+        Mirror(store, bundles, max_bytes=limit).follow_in_thread(chosen.poll_interval_s)
     run_server(bundles, where, chosen, metrics_where)
 
 

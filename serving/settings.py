@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
+from re4.bundle.remote.address import local_directory
 from re4.common.errors import UsageError
 from re4.serving.auth.certificates import CertificateFiles
 from re4.serving.histories.settings import NO_HISTORIES, HistorySettings
@@ -219,15 +220,22 @@ class EffectiveSetting(NamedTuple):
 class ServerSettings:
     """The settings of a server."""
 
-    bundles: Path | None = setting(
+    bundles: str | None = setting(
         None,
-        "Bundle directory, as `re4 export` writes it. Its CURRENT is followed.",
+        "Bundle directory, as `re4 export` writes it, whose CURRENT is followed; or its address in object "
+        "storage: s3://BUCKET/PREFIX, gs://… or az://… (extra object-storage).",
         default_text="none; one must be given",
     )
-    bundles_url: str | None = setting(
+    bundles_cache: Path | None = setting(
         None,
-        "Object storage that --bundles mirrors: s3://BUCKET/PREFIX, gs://… or az://… (extra object-storage).",
-        default_text="none: --bundles is written by others",
+        "Folder for the local copy of a bundle directory in object storage.",
+        default_text="a folder of the address below $RE4_BUNDLES_CACHE or ~/.cache/re4/bundles",
+    )
+    bundles_cache_size: str | None = setting(
+        None,
+        "Bytes that this copy may take, such as 50GiB. Older versions are removed for it, oldest first, but "
+        "never the live one, the one before and one in use.",
+        default_text="the live version, the one before and those in use",
     )
     address: str = setting(
         DEFAULT_ADDRESS,
@@ -408,7 +416,7 @@ class ServerSettings:
 
 
 def bundles_of(settings: ServerSettings) -> Path:
-    """Return the bundle directory.
+    """Return the bundle directory: for an address in object storage, its local copy.
 
     Raises:
         UsageError: no directory was given.
@@ -418,4 +426,4 @@ def bundles_of(settings: ServerSettings) -> Path:
             "which bundles to serve? Give --bundles DIR, or RE4_SERVE_BUNDLES=DIR, or a line "
             'bundles = "DIR" in the file that --config names'
         )
-    return settings.bundles
+    return local_directory(settings.bundles, settings.bundles_cache)

@@ -87,7 +87,7 @@ def read_live_list(bundles: Path) -> LiveList:
             return LiveList()
         with open_regular(LIVE, folder=folder, where=where) as descriptor:
             content = read_small(descriptor, max_bytes=_MAX_BYTES, where=where)
-    return _parse(content, where)
+    return parse_live_list(content, where)
 
 
 def has_segments(bundles: Path) -> bool:
@@ -107,7 +107,13 @@ def write_live_list(bundles: Path, live: LiveList) -> None:
         part.write_text(json.dumps(facts) + "\n", encoding="ascii")
 
 
-def _parse(content: bytes, where: str) -> LiveList:
+def parse_live_list(content: bytes, where: str) -> LiveList:
+    """Return the list that a file holds.
+
+    Raises:
+        BundleError: it was written by code with another schema version.
+        BundleDamagedError: it is damaged.
+    """
     try:
         facts = json.loads(content)
         version = facts["schema_version"]

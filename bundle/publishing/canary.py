@@ -46,8 +46,11 @@ def read_canary(bundles: Path) -> Canary | None:
     """
     where = str(bundles / CANARY)
     content = read_named(bundles, CANARY, max_bytes=_MAX_BYTES)
-    if content is None:
-        return None
+    return None if content is None else parse_canary(content, where)
+
+
+def parse_canary(content: bytes, where: str) -> Canary:
+    """Return the canary that a file names; the errors are those of `read_canary`."""
     advice = "Remove the file, or start the canary again: re4 canary"
     try:
         value = json.loads(content)

@@ -31,8 +31,9 @@ from typing import Annotated, Final, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from re4.bundle.safe_files import open_folder
-from re4.common.errors import BundleBusyError, BundleError
+from re4.bundle.layout import MIRROR_URL
+from re4.bundle.safe_files import open_folder, read_named
+from re4.common.errors import BundleBusyError, BundleError, BundleReadOnlyError
 
 _log = logging.getLogger(__name__)
 
@@ -186,12 +187,31 @@ class DirectoryLock:
                 self._path.unlink(missing_ok=True)
 
 
+def check_not_mirror(bundles: Path) -> None:
+    """Refuse a change of a directory that follows object storage.
+
+    Raises:
+        BundleReadOnlyError: it does.
+    """
+    content = read_named(bundles, MIRROR_URL, max_bytes=_MAX_BYTES) if bundles.is_dir() else None
+    if content is not None:
+        url = content.decode("utf-8", "replace").strip()
+        raise BundleReadOnlyError(
+            f"{bundles} is a mirror of {url}, and only follows it: nothing was changed. Make the change "
+            f"there, such as by `re4 items add FILE --bundles {url}`"
+        )
+
+
 def change_lock(bundles: Path) -> DirectoryLock:
     """Return the lock for a short change of a bundle directory. Entering waits for other changes.
 
     Entering raises BundleError where there is no such directory, and BundleBusyError where another process
     has held the lock for a minute.
+
+    Raises:
+        BundleReadOnlyError: the directory is a mirror, as for the other locks.
     """
+    check_not_mirror(bundles)
     return DirectoryLock(bundles / CHANGING, "a change of versions", patience_s=_PATIENCE_S)
 
 
@@ -205,11 +225,13 @@ def rebuild_lock(bundles: Path, command: str) -> DirectoryLock:
         bundles: The bundle directory.
         command: The name by which others report this process.
     """
+    check_not_mirror(bundles)
     return DirectoryLock(bundles / REBUILDING, command, patience_s=0)
 
 
 def live_items_lock(bundles: Path, *, patience_s: float = _PATIENCE_S) -> DirectoryLock:
     """Return the lock of the only writer of live items. Entering waits for others, as `change_lock`."""
+    check_not_mirror(bundles)
     return DirectoryLock(
         bundles / LIVE_WRITING, "a write of live items", patience_s=patience_s, poll_s=_LIVE_POLL_S
     )
@@ -217,6 +239,7 @@ def live_items_lock(bundles: Path, *, patience_s: float = _PATIENCE_S) -> Direct
 
 def live_compaction_lock(bundles: Path) -> DirectoryLock:
     """Return the lock of the only compaction of live items. Entering fails where another one is at work."""
+    check_not_mirror(bundles)
     return DirectoryLock(bundles / LIVE_COMPACTING, "a compaction of live items", patience_s=0)
 
 

@@ -35,6 +35,7 @@ from re4.bundle.manifest import (
     build_manifest,
     dump_manifest,
 )
+from re4.bundle.publishing.directory_lock import check_not_mirror
 from re4.bundle.publishing.versions import publication, version_names
 from re4.bundle.safe_files import names_in, open_folder, open_regular, sha256_of
 from re4.bundle.verify import check_spaces
@@ -156,6 +157,7 @@ def stage_version(bundles: Path) -> Iterator[StagedVersion]:
         BundleError: the directory cannot be created or written to, or the block raised such an error (a full
             disk). `CURRENT` still names a complete version.
     """
+    check_not_mirror(bundles)
     try:
         bundles.mkdir(parents=True, exist_ok=True)
         with staging_folder(bundles, STAGING_PREFIX) as staging:

@@ -31,7 +31,7 @@ def roll_back(bundles: Path, version: str | None = None) -> str:
     """
     try:
         with change_lock(bundles):
-            name = _before_the_live_one(bundles) if version is None else existing_version(bundles, version)
+            name = version_before_live(bundles) if version is None else existing_version(bundles, version)
             verify_version(bundles / name)
             with replacing(bundles / CURRENT) as part:
                 part.write_text(f"{name}\n", encoding="ascii")
@@ -40,7 +40,12 @@ def roll_back(bundles: Path, version: str | None = None) -> str:
     return name
 
 
-def _before_the_live_one(bundles: Path) -> str:
+def version_before_live(bundles: Path) -> str:
+    """Return the name of the last version published before the live one.
+
+    Raises:
+        BundleError: there is none.
+    """
     live = read_current(bundles)
     at = publication(bundles / live)
     older = [name for name in version_names(bundles) if publication(bundles / name) < at]

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from re4.common import console
+from re4.settings.sizes import parse_bytes
 
 _Url = Annotated[str, typer.Argument(help="Bucket and prefix: s3://…, gs://… or az://…")]
 
@@ -17,18 +18,30 @@ def push(
     keep: Annotated[
         int | None, typer.Option(help="Older versions that stay there. Default: all of them.", min=0)
     ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on until Ctrl-C or SIGTERM, and push what changes.")
+    ] = False,
+    interval_s: Annotated[
+        float, typer.Option(help="With --follow: seconds between two looks.", min=0.1)
+    ] = 1.0,
 ) -> None:
     """Write the live version, hidden and live items of a bundle directory to object storage.
 
     The version becomes live there by one conditional put. Exit code 4: another publisher was at work.
 
+    With --follow, live items that a server writes into the directory are in object storage a second later.
+
     Example: re4 push bundles s3://models/shop --keep 3
     """
     from re4.bundle.remote.object_store import ObjectStore
+    from re4.bundle.remote.push import follow_and_push
     from re4.bundle.remote.push import push as push_version
 
-    version = push_version(bundles, ObjectStore(url), num_kept=keep)
+    store = ObjectStore(url)
+    version = push_version(bundles, store, num_kept=keep)
     console.print_line(f"{version} is live in {url}")
+    if follow:
+        follow_and_push(bundles, store, interval_s, num_kept=keep)
 
 
 def mirror(
@@ -38,7 +51,13 @@ def mirror(
     interval_s: Annotated[
         float, typer.Option(help="With --follow: seconds between two looks.", min=0.1)
     ] = 5.0,
-    keep: Annotated[int, typer.Option(help="Older versions that stay in the directory.", min=0)] = 1,
+    cache_size: Annotated[
+        str | None,
+        typer.Option(
+            help="Bytes that the directory may take, such as 50GiB: older versions are removed for it. "
+            "Default: the live version, the one before and those in use."
+        ),
+    ] = None,
 ) -> None:
     """Follow a bundle directory in object storage into a local one, which servers follow.
 
@@ -47,7 +66,8 @@ def mirror(
     from re4.bundle.remote.mirror import Mirror
     from re4.bundle.remote.object_store import ObjectStore
 
-    followed = Mirror(ObjectStore(url), bundles, num_kept=keep)
+    limit = None if cache_size is None else parse_bytes(cache_size, "--cache-size")
+    followed = Mirror(ObjectStore(url), bundles, max_bytes=limit)
     if not follow:
         console.print_line(f"{followed.update()} is live in {bundles}")
         return

@@ -3,27 +3,44 @@
 Everything that follows a local directory works on a mirror unchanged. A version is downloaded into a staging
 folder, verified byte by byte, and renamed; then `CURRENT` is replaced. So a version that is half published,
 half downloaded or damaged is never seen. Files that a local version has already are linked, not downloaded.
+
+    .mirror.url       the address; a directory with this file is changed by its mirror alone
+    .mirror.lock      held during an update
+    .mirror.previous  the version that was live before
+    .mirror.LIVE      `LIVE` as it was mirrored: bytes of segments beyond it do not count
 """
 
 import hashlib
 import logging
 import os
+import secrets
 import shutil
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Final
 
-from re4.bundle.hidden_ids import read_hidden
-from re4.bundle.layout import CURRENT, HIDDEN, LIVE, LIVE_FOLDER, MANIFEST, is_version_name
-from re4.bundle.live_items.live_list import LiveList, read_live_list
-from re4.bundle.manifest import FileEntry
-from re4.bundle.publishing.retention import prune
+from re4.bundle.hidden_ids import parse_hidden
+from re4.bundle.layout import CANARY, CURRENT, HIDDEN, LIVE, MANIFEST, MIRROR_URL, is_version_name
+from re4.bundle.live_items.live_list import LiveList, parse_live_list
+from re4.bundle.manifest import FileEntry, Manifest
+from re4.bundle.publishing.canary import parse_canary
+from re4.bundle.publishing.retention import PRUNED_PREFIX
+from re4.bundle.publishing.version_lease import is_served
 from re4.bundle.publishing.versions import version_names
-from re4.bundle.remote.object_store import ObjectStore
+from re4.bundle.remote.live_pieces import parse_stored_live, read_pieces, remove_unlisted
+from re4.bundle.remote.object_store import ObjectStore, StoredObject
+from re4.bundle.remote.push import State, read_state, stored_versions
 from re4.bundle.verify import read_manifest, verify_version
-from re4.common.errors import BundleBusyError, BundleDamagedError, BundleError, BundleUnavailableError
+from re4.common.errors import (
+    BundleBusyError,
+    BundleDamagedError,
+    BundleError,
+    BundleUnavailableError,
+    UsageError,
+)
 from re4.common.file_lock import lock_file, staging_folder
 from re4.common.files import replacing, sync
 
@@ -31,53 +48,98 @@ _log = logging.getLogger(__name__)
 
 _STAGING_PREFIX: Final = ".mirror-"
 _LOCK: Final = ".mirror.lock"
+_PREVIOUS: Final = ".mirror.previous"
 _LIVE_COPY: Final = ".mirror.LIVE"
-"""`LIVE` as the mirror wrote it: another content means that changes were made here."""
 _SPARE_BYTES: Final = 64 << 20
+_PATIENCE_S: Final = 10.0
+_POLL_S: Final = 0.05
 
 
 class Mirror:
     """Follows one address into one directory."""
 
-    def __init__(self, store: ObjectStore, bundles: Path, *, num_kept: int = 1) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        bundles: Path,
+        *,
+        max_bytes: int | None = None,
+        is_working_copy: bool = False,
+    ) -> None:
         """Read nothing yet.
 
         Args:
             store: What to follow.
             bundles: The local directory; made where it does not exist.
-            num_kept: Versions older than the live one that stay in the directory.
+            max_bytes: Bytes that the directory may take. Versions beside the live one, the one before and
+                those that a server uses are removed for it, the oldest first; None removes them at once.
+            is_working_copy: Whether commands may change the directory. It then has the manifest of every
+                stored version, and changes that were not pushed are discarded by the next update.
         """
         self._store = store
         self._bundles = bundles
-        self._num_kept = num_kept
+        self._max_bytes = max_bytes
+        self._is_working_copy = is_working_copy
+        self._complete: set[str] = set()
+        """Versions whose files this object has seen here."""
 
     def update(self) -> str:
         """Take over the present state, and return the name of the live version.
 
         Raises:
             BundleError: nothing was pushed there yet, a file is damaged, or live items were changed here.
-            BundleUnavailableError: the storage cannot be used at this moment, or the disk is too small.
+            BundleUnavailableError: the storage cannot be used at this moment, or the version does not fit.
             BundleBusyError: another mirror follows into this directory.
         """
+        with self.locked():
+            state = self.take_over()
+        current = state[CURRENT]
+        if current is None:
+            raise BundleError(f"{self._store.url}: nothing was pushed there yet: re4 push")
+        return _version_in(current, self._store.url)
+
+    def take_over(self) -> State:
+        """Take over the present state, which is returned; to be called under the lock."""
+        self._check_directory()
+        state = read_state(self._store)
+        current, canary, hidden = state[CURRENT], state[CANARY], state[HIDDEN]
+        wanted = [] if current is None else [_version_in(current, self._store.url)]
+        if canary is not None and canary.content:
+            wanted.append(parse_canary(canary.content, f"{self._store.url}/{CANARY}").version)
+        if hidden is not None:
+            parse_hidden(hidden.content, f"{self._store.url}/{HIDDEN}")
         try:
-            with self._only_one():
-                current = self._store.get(CURRENT)
-                if current is None:
-                    raise BundleError(f"{self._store.url}: nothing was pushed there yet: re4 push")
-                version = current.content.decode("ascii", "replace").removesuffix("\n")
-                if not is_version_name(version):
-                    raise BundleDamagedError(f"{self._store.url}/{CURRENT} holds {version!r:.60}, no version")
-                if version not in version_names(self._bundles):
-                    self._download(version)
-                self._update_hidden()
-                self._update_live_items()
-                if _content(self._bundles / CURRENT) != current.content:
-                    _replace(self._bundles / CURRENT, current.content)
-                    _log.info(f"{self._bundles}: {version} of {self._store.url} is live")
-                    prune(self._bundles, num_kept=self._num_kept)
-                return version
+            for version in wanted:
+                self.fetch(version, wanted)
+            if self._is_working_copy:
+                self._take_over_manifests(wanted)
+            else:
+                self._replace(MIRROR_URL, f"{self._store.url}\n".encode())
+            self._update_live_items(state[LIVE])
+            self._replace(HIDDEN, None if hidden is None else hidden.content)
+            if current is not None and self._replace(CURRENT, current.content):
+                _log.info(f"{self._bundles}: {wanted[0]} of {self._store.url} is live")
+                self._evict(wanted)
+            self._replace(CANARY, None if canary is None else canary.content or None)
         except OSError as error:
             raise BundleUnavailableError(f"{self._bundles}: cannot be written: {error}") from error
+        return state
+
+    def fetch(self, version: str, wanted: Collection[str] = ()) -> None:
+        """Make sure that a version's files are here; to be called under the lock.
+
+        Args:
+            version: Its name.
+            wanted: Versions that must stay here for it.
+
+        Raises:
+            BundleError: it cannot be read or written.
+        """
+        if version in self._complete and (self._bundles / version / MANIFEST).exists():
+            return
+        if _files_of(self._bundles / version) is None:
+            self._download(version, {version, *wanted})
+        self._complete.add(version)
 
     def follow(self, interval_s: float, stop: threading.Event, on_error: Callable[[Exception], None]) -> None:
         """Update every so many seconds until `stop` is set; any error is reported, and tried again."""
@@ -106,25 +168,59 @@ class Mirror:
         following = (interval_s, threading.Event(), report)
         threading.Thread(target=self.follow, args=following, name="mirror", daemon=True).start()
 
-    def _download(self, version: str) -> None:
+    @contextmanager
+    def locked(self, patience_s: float = _PATIENCE_S) -> Iterator[None]:
+        """Hold the lock of the directory.
+
+        Raises:
+            BundleBusyError: another process has held it for so long.
+            BundleUnavailableError: the directory cannot be made.
+        """
+        until = monotonic() + patience_s
+        while True:
+            try:
+                self._bundles.mkdir(parents=True, exist_ok=True)
+                lock = lock_file(self._bundles / _LOCK, flags=os.O_RDWR | os.O_CREAT)
+                break
+            except BlockingIOError:
+                if monotonic() >= until:
+                    raise BundleBusyError(
+                        f"{self._bundles}: another process mirrors {self._store.url} into this directory"
+                    ) from None
+                sleep(_POLL_S)
+            except OSError as error:
+                raise BundleUnavailableError(f"{self._bundles}: cannot be written: {error}") from error
+        try:
+            yield
+        finally:
+            os.close(lock)
+
+    def _check_directory(self) -> None:
+        """Refuse a directory that others write: a mirror removes what object storage does not have."""
+        url = (_content(self._bundles / MIRROR_URL) or b"").decode("utf-8", "replace").strip()
+        has_other = url not in ("", self._store.url)
+        if has_other or (not url and not self._is_working_copy and (self._bundles / CURRENT).exists()):
+            owner = f"a mirror of {url}" if url else "a bundle directory that others publish into"
+            raise UsageError(f"{self._bundles} is {owner}; give another folder to mirror {self._store.url}")
+
+    def _download(self, version: str, wanted: Collection[str], *, links: bool = True) -> None:
         """Make a version in the directory.
 
         Raises:
             BundleDamagedError: a file is not the one of its manifest.
+            BundleUnavailableError: the storage cannot be used, or the version does not fit.
         """
-        manifest = self._store.get(f"{version}/{MANIFEST}")
-        if manifest is None:
-            raise BundleUnavailableError(
-                f"{self._store.url}/{version}/{MANIFEST}: not there, or not any more"
-            )
-        local = self._local_files()
+        manifest = self._manifest(version)
         with staging_folder(self._bundles, _STAGING_PREFIX) as staging:
             folder = staging / version
             folder.mkdir()
-            (folder / MANIFEST).write_bytes(manifest.content)
+            (folder / MANIFEST).write_bytes(manifest)
             entries = read_manifest(folder).files
+            local = self._local_files() if links else {}
             missing = [entry for entry in entries if entry.sha256 not in local]
-            self._check_room(missing)
+            here = {sha256 for sha256, path in local.items() if path.parent.parent == self._bundles}
+            num_bytes = sum(entry.num_bytes for entry in entries if entry.sha256 not in here)
+            self._make_room(len(manifest) + num_bytes, wanted)
             for entry in entries:
                 if entry in missing:
                     self._download_file(f"{version}/{entry.name}", folder / entry.name, entry)
@@ -132,9 +228,26 @@ class Mirror:
                     os.link(local[entry.sha256], folder / entry.name)
             sync(folder / MANIFEST)
             sync(folder)
-            verify_version(folder)
-            folder.rename(self._bundles / version)
-            sync(self._bundles)
+            try:
+                verify_version(folder)
+            except BundleDamagedError:
+                if not links:
+                    raise
+            else:
+                if (self._bundles / version).exists():  # incomplete
+                    self._remove(version)
+                folder.rename(self._bundles / version)
+                sync(self._bundles)
+                return
+        self._download(version, wanted, links=False)  # a local file was damaged
+
+    def _manifest(self, version: str) -> bytes:
+        found = self._store.get(f"{version}/{MANIFEST}")
+        if found is None:
+            raise BundleUnavailableError(
+                f"{self._store.url}/{version}/{MANIFEST}: not there, or not any more"
+            )
+        return found.content
 
     def _download_file(self, name: str, path: Path, entry: FileEntry) -> None:
         digest = hashlib.sha256()
@@ -148,88 +261,133 @@ class Mirror:
             raise BundleDamagedError(f"{self._store.url}/{name}: its content is not that of the manifest")
 
     def _local_files(self) -> dict[str, Path]:
-        """Return the files of all local versions by their checksums."""
+        """Return the files of all complete versions here and in the directories beside by their checksums."""
         found = {}
-        for name in version_names(self._bundles):
-            try:
-                for entry in read_manifest(self._bundles / name).files:
-                    path = self._bundles / name / entry.name
-                    if path.is_file() and path.stat().st_size == entry.num_bytes:
-                        found[entry.sha256] = path
-            except BundleError:
-                continue
+        for directory in (lock.parent for lock in self._bundles.parent.glob(f"*/{_LOCK}")):
+            for name in version_names(directory):
+                for entry in _files_of(directory / name) or ():
+                    found[entry.sha256] = directory / name / entry.name
         return found
 
-    def _check_room(self, missing: list[FileEntry]) -> None:
-        needed = sum(entry.num_bytes for entry in missing) + _SPARE_BYTES
-        free = shutil.disk_usage(self._bundles).free
-        if needed > free:
+    def _make_room(self, num_bytes: int, wanted: Collection[str]) -> None:
+        """Remove versions until so many more bytes fit.
+
+        Raises:
+            BundleUnavailableError: they do not fit.
+        """
+        limit, used = self._max_bytes, _bytes_below(self._bundles)
+        free = shutil.disk_usage(self._bundles).free - _SPARE_BYTES
+        if (limit is not None and used + num_bytes > limit) or num_bytes > free:
+            self._evict(wanted, num_bytes)
+            used = _bytes_below(self._bundles)
+            free = shutil.disk_usage(self._bundles).free - _SPARE_BYTES
+        if limit is not None and used + num_bytes > limit:
             raise BundleUnavailableError(
-                f"{self._bundles}: the next version needs {needed} bytes, {free} are free. Keep fewer "
-                "versions (--keep), or give the mirror a larger disk"
+                f"{self._bundles}: the next version needs {num_bytes:,} bytes beside the {used:,} of the "
+                f"live version and the one before; {limit:,} are allowed. Allow more: --bundles-cache-size"
+            )
+        if num_bytes > free:
+            raise BundleUnavailableError(
+                f"{self._bundles}: the next version needs {num_bytes:,} bytes, {max(0, free):,} are free. "
+                "Give the mirror a larger disk"
             )
 
-    def _update_hidden(self) -> None:
-        found = self._store.get(HIDDEN)
-        if found is None or _content(self._bundles / HIDDEN) == found.content:
-            return
-        # A server that starts needs a good list: a damaged one there must not replace it.
-        with staging_folder(self._bundles, _STAGING_PREFIX) as staging:
-            (staging / HIDDEN).write_bytes(found.content)
-            read_hidden(staging)
-        _replace(self._bundles / HIDDEN, found.content)
+    def _evict(self, wanted: Collection[str], num_bytes: int = 0) -> None:
+        """Remove versions that nothing needs, the oldest first, until the limit allows so many more bytes."""
+        kept = {*wanted, _text(self._bundles / CURRENT), _text(self._bundles / _PREVIOUS)}
+        for name in version_names(self._bundles):
+            if name in kept or is_served(self._bundles / name):
+                continue
+            if self._max_bytes is not None and _bytes_below(self._bundles) + num_bytes <= self._max_bytes:
+                return
+            self._remove(name)
+            _log.info(f"{self._bundles / name}: removed; {self._store.url} still has what it names")
+        for left in self._bundles.glob(f"{PRUNED_PREFIX}*"):
+            shutil.rmtree(left, ignore_errors=True)
 
-    def _update_live_items(self) -> None:
-        found = self._store.get(LIVE)
-        here, copy = _content(self._bundles / LIVE), _content(self._bundles / _LIVE_COPY)
-        if found is None or here == found.content:
-            return
-        if here != copy:
-            raise BundleError(
-                f"{self._bundles / LIVE}: live items were changed in this mirror, which may only follow. "
-                f"Make such changes in the directory that is pushed; remove {LIVE} here to follow again"
-            )
-        with staging_folder(self._bundles, _STAGING_PREFIX) as staging:
-            (staging / LIVE).write_bytes(found.content)
-            self._download_segments(read_live_list(staging))
-        _replace(self._bundles / _LIVE_COPY, found.content)
-        _replace(self._bundles / LIVE, found.content)
+    def _remove(self, version: str) -> None:
+        """Take a version's name away, by one rename, and then its files."""
+        self._complete.discard(version)
+        removed = self._bundles / f"{PRUNED_PREFIX}{secrets.token_hex(4)}-{version}"
+        (self._bundles / version).rename(removed)
+        shutil.rmtree(removed, ignore_errors=True)
 
-    def _download_segments(self, live: LiveList) -> None:
-        folder = self._bundles / LIVE_FOLDER
-        folder.mkdir(exist_ok=True)
-        for segment in live.segments:
-            path = folder / segment.name
-            have = path.stat().st_size if path.exists() else 0
-            if have < segment.num_bytes:  # bytes beyond the length that LIVE lists do not count
-                with path.open("ab") as file:
-                    for chunk in self._store.chunks(f"{LIVE_FOLDER}/{segment.name}", have, segment.num_bytes):
-                        file.write(chunk)
-                    file.flush()
-                    os.fsync(file.fileno())
-        sync(folder)
-        listed = {segment.name for segment in live.segments}
-        for path in folder.iterdir():
-            if path.name not in listed:
-                path.unlink()
+    def _take_over_manifests(self, wanted: Collection[str]) -> None:
+        """Make the local versions those that are stored: complete where wanted, else the manifest alone."""
+        stored = stored_versions(self._store)
+        self._evict(wanted)
+        for name in version_names(self._bundles):
+            if name not in stored:
+                self._remove(name)
+        for name in stored:
+            if not (self._bundles / name).exists():
+                manifest = self._manifest(name)
+                with staging_folder(self._bundles, _STAGING_PREFIX) as staging:
+                    (staging / name).mkdir()
+                    (staging / name / MANIFEST).write_bytes(manifest)
+                    (staging / name).rename(self._bundles / name)
 
-    @contextmanager
-    def _only_one(self) -> Iterator[None]:
-        self._bundles.mkdir(parents=True, exist_ok=True)
-        try:
-            lock = lock_file(self._bundles / _LOCK, flags=os.O_RDWR | os.O_CREAT)
-        except BlockingIOError:
-            raise BundleBusyError(f"{self._bundles}: another mirror follows into this directory") from None
-        try:
-            yield
-        finally:
-            os.close(lock)
+    def _update_live_items(self, found: StoredObject | None) -> None:
+        stored, live = parse_stored_live(found, self._store.url)
+        content = None if found is None else stored.live.encode("ascii")
+        copy = _content(self._bundles / _LIVE_COPY)
+        if content is not None and content != copy:
+            known = LiveList() if copy is None else parse_live_list(copy, str(self._bundles / _LIVE_COPY))
+            read_pieces(self._store, stored, live, self._bundles, known)
+            self._replace(_LIVE_COPY, content)
+        if self._replace(LIVE, content) and content is not None:
+            remove_unlisted(self._bundles, live)
+
+    def pushed_live_items(self) -> None:
+        """Note that the live items here are those of the storage; to be called under the lock."""
+        self._replace(_LIVE_COPY, _content(self._bundles / LIVE))
+
+    def _replace(self, name: str, content: bytes | None) -> bool:
+        """Replace a small file, or remove it; return whether it was another one."""
+        before = _content(self._bundles / name)
+        if content == before:
+            return False
+        if content is None:
+            (self._bundles / name).unlink()
+            return True
+        if name == CURRENT and before is not None:
+            self._replace(_PREVIOUS, before)
+        with replacing(self._bundles / name) as part:
+            part.write_bytes(content)
+        return True
+
+
+def _version_in(current: StoredObject, url: str) -> str:
+    version = current.content.decode("ascii", "replace").removesuffix("\n")
+    if not is_version_name(version):
+        raise BundleDamagedError(f"{url}/{CURRENT} holds {version!r:.60}, no version")
+    return version
+
+
+def _files_of(folder: Path) -> tuple[FileEntry, ...] | None:
+    """Return the files of a local version; None where one is missing or of another size."""
+    try:
+        manifest: Manifest = read_manifest(folder)
+        is_complete = all((folder / entry.name).stat().st_size == entry.num_bytes for entry in manifest.files)
+    except (BundleError, OSError):
+        return None
+    return tuple(manifest.files) if is_complete else None
+
+
+def _bytes_below(folder: Path) -> int:
+    """Return the size of all files below a folder; one of several names counts once."""
+    sizes = {}
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            if path.is_file():
+                facts = path.stat()
+                sizes[facts.st_ino] = facts.st_size
+    return sum(sizes.values())
 
 
 def _content(path: Path) -> bytes | None:
     return path.read_bytes() if path.exists() else None
 
 
-def _replace(path: Path, content: bytes) -> None:
-    with replacing(path) as part:
-        part.write_bytes(content)
+def _text(path: Path) -> str:
+    return (_content(path) or b"").decode("ascii", "replace").strip()

@@ -16,6 +16,7 @@ from re4.common.errors import BundleError, BundleUnavailableError, UsageError
 from re4.common.extras import require
 
 _SCHEMES: Final = ("s3://", "gs://", "az://", "azure://")
+_ALLOW_HTTP: Final = ("AWS_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP", "AZURE_ALLOW_HTTP")
 _CHUNK_BYTES: Final = 8 << 20
 _TIMEOUT: Final = timedelta(seconds=60)
 _RETRY_TIMEOUT: Final = timedelta(seconds=30)
@@ -27,7 +28,15 @@ class StoredObject(NamedTuple):
     """A small object, read as a whole."""
 
     content: bytes
-    e_tag: str
+    e_tag: str | None
+    generation: str | None
+    """Google Cloud Storage compares this instead of the tag."""
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What a conditional put compares."""
+        facts = {"e_tag": self.e_tag, "version": self.generation}
+        return {name: value for name, value in facts.items() if value is not None}
 
 
 class ObjectStore:
@@ -56,7 +65,9 @@ class ObjectStore:
                     "timeout": _TIMEOUT,
                     "connect_timeout": timedelta(seconds=5),
                     # Options that are given here take the place of those of the environment.
-                    "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("true", "1"),
+                    "allow_http": any(
+                        os.environ.get(name, "").lower() in ("true", "1") for name in _ALLOW_HTTP
+                    ),
                 },
                 retry_config={"max_retries": _MAX_RETRIES, "retry_timeout": _RETRY_TIMEOUT},
             )
@@ -80,7 +91,8 @@ class ObjectStore:
                 return None
             if found.meta["size"] > _MAX_SMALL_BYTES:
                 raise BundleError(f"{self.url}/{name}: {found.meta['size']} bytes; no such file is so large")
-            return StoredObject(bytes(found.bytes()), str(found.meta["e_tag"]))
+            meta = found.meta
+            return StoredObject(bytes(found.bytes()), meta.get("e_tag"), meta.get("version"))
 
     def chunks(self, name: str, start: int, stop: int) -> Iterator[bytes]:
         """Yield a range of an object.
@@ -132,7 +144,7 @@ class ObjectStore:
         import obstore
         from obstore.exceptions import AlreadyExistsError, NotFoundError, PreconditionError
 
-        mode: Any = "create" if before is None else {"e_tag": before.e_tag}
+        mode: Any = "create" if before is None else before.identity
         with self._errors(name):
             try:
                 obstore.put(self._store, name, content, mode=mode, use_multipart=False)
@@ -148,6 +160,19 @@ class ObjectStore:
 
         with self._errors(prefix):
             return [str(each["path"]) for page in obstore.list(self._store, prefix) for each in page]
+
+    def old_names(self, prefix: str, min_age_s: float) -> list[str]:
+        """Return the names of objects below a prefix that are so much older than the newest one there."""
+        import obstore
+
+        with self._errors(prefix):
+            found = [each for page in obstore.list(self._store, prefix) for each in page]
+        newest = max((each["last_modified"] for each in found), default=None)
+        return [
+            str(each["path"])
+            for each in found
+            if newest is not None and (newest - each["last_modified"]).total_seconds() > min_age_s
+        ]
 
     def delete(self, names: list[str]) -> None:
         """Remove objects."""

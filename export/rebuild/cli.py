@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @with_options(SourceSettings, "Where the vectors come from")
 def rebuild(
     bundles: Annotated[
-        Path, typer.Option(help="Bundle directory to publish into; servers on it follow by themselves.")
+        Path, typer.Option(help="Bundle directory to publish into, or s3://…; servers follow by themselves.")
     ],
     **settings: Any,
 ) -> None:
@@ -61,14 +61,15 @@ def rebuild(
 
       re4 rebuild --vectors v.npy --ids ids.npy --bundles bundles --dry-run
     """
+    from re4.bundle.remote.working_copy import bundle_directory
     from re4.exporting.rebuild.job import rebuild as run_job
     from re4.exporting.rebuild.report import RebuildReport
 
     output = construct(ReportSettings, settings)
     report = RebuildReport(bundles=str(bundles), dry_run=bool(settings.get("dry_run")))
     try:
-        with _sigterm_ends(), report.ending():
-            request = construct(RebuildRequest, {"bundles": bundles, **settings})
+        with _sigterm_ends(), report.ending(), bundle_directory(bundles) as folder:
+            request = construct(RebuildRequest, {"bundles": folder, **settings})
             run_job(request, report, " ".join(["re4", *sys.argv[1:]])[:500])
     finally:
         _write(report, output)

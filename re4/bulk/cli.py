@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from re4.bundle.remote.options import takes_url
 from re4.common import console
 from re4.common.errors import UsageError
 from re4.common.extras import require
@@ -29,9 +30,13 @@ from re4.settings.options import with_options
 
 
 @with_options(HistorySettings, "Store of histories")
+@takes_url()
 def bulk(
     bundles: Annotated[
-        Path, typer.Option(help="Bundle directory, whose live version answers, or the folder of a version.")
+        Path,
+        typer.Option(
+            help="Bundle directory, whose live version answers, the folder of a version, or s3://…."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to make, with the parts and manifest.json.")],
     users: Annotated[

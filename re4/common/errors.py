@@ -13,6 +13,7 @@
     │   ├── BundleDamagedError   files missing, extra, truncated, changed or swapped
     │   ├── BundleMismatchError  complete, but its parts do not belong together
     │   ├── BundleUnavailableError  cannot be read at this moment: try again
+    │   ├── BundleReadOnlyError  a mirror of object storage: change that one              FAILED_PRECONDITION
     │   └── LiveItemsError       changes of items cannot be made durable                   UNAVAILABLE
     ├── SecurityError            a certificate, key or tokens file cannot be used
     ├── UnauthenticatedError     a call has no token, or a wrong one                      UNAUTHENTICATED
@@ -99,6 +100,10 @@ class BundleUnavailableError(BundleError):
 
     It is no verdict on the files: a later try may succeed.
     """
+
+
+class BundleReadOnlyError(BundleError):
+    """The directory mirrors object storage, where the change must be made. Nothing was changed."""
 
 
 class LiveItemsError(BundleError):

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from re4.bundle.live_items.records import Change, Evidence
-from re4.common.errors import Re4Error
+from re4.common.errors import BundleReadOnlyError, Re4Error
 from re4.protos.v1 import retrieval_pb2
 from re4.serving.api.batch_handler import RequestResult
 from re4.serving.api.validation import CheckedRequest
@@ -63,11 +63,13 @@ class FoldIn:
         self._num_events = 0
         """Recorded events, of any item, since the last evidence."""
         self._running: asyncio.Task[None] | None = None
+        self._is_refused = False
+        """Whether the bundle directory is a mirror, which has the evidence of others only."""
 
     def offer(self, request: retrieval_pb2.RecordEventsRequest) -> None:
         """Take the events of a call that are of items without training; of too many, the oldest are lost."""
         snapshot = self._live.snapshot
-        if snapshot is None:
+        if snapshot is None or self._is_refused:
             return
         ids: list[Any] = list(request.items.strings) or list(request.items.ints)
         if not ids or type(ids[0]) is not (str if snapshot.item_ids.kind == "string" else int):
@@ -106,6 +108,10 @@ class FoldIn:
                 num_events = self._num_events
                 await self._write(snapshot, [replace(changes[0], num_events=num_events), *changes[1:]])
                 self._num_events -= num_events
+        except BundleReadOnlyError as error:
+            self._is_refused = True
+            self._waiting.clear()
+            _log.warning("events are recorded, but not folded in: %s", error)
         except Re4Error as error:
             _log.warning("%d events are not folded in: %s", len(events), error)
         except Exception:

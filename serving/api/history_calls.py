@@ -16,7 +16,7 @@ from re4.serving.histories.store import Item
 from re4.serving.observability.call_context import Call
 from re4.serving.observability.metrics import CallMetrics
 from re4.serving.protocol.decoding import decode
-from re4.serving.settings import ServerSettings
+from re4.serving.settings import ServerSettings, bundles_of
 from re4.serving.versions.snapshot import Snapshot
 
 TimeLeft: TypeAlias = Callable[[], float | None]
@@ -46,11 +46,12 @@ class HistoryCalls:
         self.kind = ""
         """Of the store, for `Info`; empty for none."""
         history = settings.history
-        reading = open_store(history, settings.bundles)
+        bundles = None if settings.bundles is None else bundles_of(settings)
+        reading = open_store(history, bundles)
         if reading is None:
             return
         # The Redis client has one connection for look-ups and one for recording; LMDB opens a folder once.
-        writing = reading if reading.is_local else open_store(history, settings.bundles)
+        writing = reading if reading.is_local else open_store(history, bundles)
         assert writing is not None
         self.kind = "lmdb" if reading.is_local else "redis"
         if settings.popular_half_life_h is not None:

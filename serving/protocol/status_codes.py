@@ -11,6 +11,7 @@ from typing import Final
 import grpc
 
 from re4.common.errors import (
+    BundleReadOnlyError,
     HistoryStoreError,
     LiveItemsError,
     NotReadyError,
@@ -34,6 +35,7 @@ STATUS_CODES: Final[Mapping[type[Re4Error], grpc.StatusCode]] = MappingProxyType
         TooLateError: grpc.StatusCode.DEADLINE_EXCEEDED,
         NotReadyError: grpc.StatusCode.UNAVAILABLE,
         HistoryStoreError: grpc.StatusCode.UNAVAILABLE,
+        BundleReadOnlyError: grpc.StatusCode.FAILED_PRECONDITION,
         LiveItemsError: grpc.StatusCode.UNAVAILABLE,
     }
 )

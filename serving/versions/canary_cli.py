@@ -7,14 +7,16 @@ from typing import Annotated, Final
 
 import typer
 
+from re4.bundle.remote.options import named_version, takes_url
 from re4.common import console
 from re4.common.errors import BundleError, UsageError
 
 _COLUMNS: Final = ("role", "version", "calls", "failed", "p99", "recall")
-_Bundles = Annotated[Path, typer.Argument(help="Bundle directory, as `re4 export` writes it.")]
+_Bundles = Annotated[Path, typer.Argument(help="Bundle directory, as `re4 export` writes it, or s3://….")]
 _AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.")]
 
 
+@takes_url(named_version)
 def canary(
     bundles: _Bundles,
     version: Annotated[

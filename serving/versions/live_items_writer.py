@@ -15,7 +15,7 @@ from typing import Final
 
 from re4.bundle.live_items.records import Change
 from re4.bundle.live_items.writer import append_changes, is_compaction_due
-from re4.common.errors import BundleError, LiveItemsError, ShedError, TooLateError
+from re4.common.errors import BundleError, BundleReadOnlyError, LiveItemsError, ShedError, TooLateError
 
 _MAX_GROUP_CHANGES: Final = 1_000
 """Changes of one commit: the thread holds Python's lock for a part of it, and other calls wait for that."""
@@ -83,6 +83,7 @@ class LiveItemsWriter:
         """Make changes durable and return the sequence number of the last of their commit.
 
         Raises:
+            BundleReadOnlyError: the directory mirrors object storage.
             LiveItemsError: they cannot be written. None of them counts.
             TooLateError: the deadline passed before the commit began.
         """
@@ -142,6 +143,8 @@ class LiveItemsWriter:
             outcome = await asyncio.get_running_loop().run_in_executor(
                 self._thread, partial(append_changes, bundles, changes, patience_s=_PATIENCE_S)
             )
+        except BundleReadOnlyError as failure:
+            error = failure
         except BundleError as failure:
             _log.error("live items are not written: %s", failure)
             error = LiveItemsError(str(failure))

@@ -24,6 +24,7 @@ from re4.bundle.publishing.canary import SCHEMA_VERSION, read_canary
 from re4.bundle.publishing.current import read_current
 from re4.bundle.remote.mirror import Mirror
 from re4.bundle.remote.object_store import StoredObject
+from re4.bundle.remote.push import push
 from re4.bundle.titles import Titles
 from re4.bundle.verify import verify_version
 from re4.common.errors import BundleError, BundleUnavailableError, RequestError
@@ -224,7 +225,23 @@ class _Store:
 
     def get(self, name: str) -> StoredObject | None:
         content = self.objects.get(name)
-        return None if content is None else StoredObject(content, "")
+        return None if content is None else StoredObject(content, "", None)
+
+    def size(self, name: str) -> int | None:
+        return None
+
+    def put(self, name: str, content: bytes | Path) -> None:
+        self.objects[name] = content.read_bytes() if isinstance(content, Path) else content
+
+    def put_if_unchanged(self, name: str, content: bytes, before: StoredObject | None) -> bool:
+        self.put(name, content)
+        return True
+
+    def old_names(self, prefix: str, min_age_s: float) -> list[str]:
+        return []
+
+    def delete(self, names: list[str]) -> None:
+        assert not names
 
     def chunks(self, name: str, start: int, stop: int) -> Iterator[bytes]:
         if name not in self.objects or start >= len(self.objects[name]):
@@ -239,12 +256,9 @@ def remote_files(folder: Path) -> Parse:
     write_hidden(source, HiddenIds(ids=("item-3-é",)))
     for change in (Upsert("new", {}), Removal("item-2-é")):
         append_changes(source, [change])
-    files = {
-        str(path.relative_to(source)).replace("/", "|"): path.read_bytes()
-        for path in sorted(source.rglob("*"))
-        if path.is_file() and not path.name.startswith(".") and "lock" not in path.name
-    }
     store = _Store()
+    push(source, store)  # type: ignore[arg-type]
+    files = {name.replace("/", "|"): content for name, content in sorted(store.objects.items())}
     changed = folder / "changed"
     changed.mkdir()
     mirror = Mirror(store, copy)  # type: ignore[arg-type]

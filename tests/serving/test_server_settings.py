@@ -19,7 +19,7 @@ EXAMPLE = Path(__file__).parents[2] / "deploy" / "serve.toml"
 
 def test_workers_get_the_settings_as_they_are() -> None:
     chosen = ServerSettings(
-        bundles=Path("somewhere"),
+        bundles="somewhere",
         fallback=Fallback.POPULAR,
         limits=Limits(max_num_users=7),
         sources={"max_num_users": "a test"},

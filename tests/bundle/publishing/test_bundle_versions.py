@@ -14,8 +14,8 @@ from click.testing import Result
 from sample_versions import publish_one
 from typer.testing import CliRunner
 
+from re4.bundle import versions_cli as cli
 from re4.bundle.layout import CURRENT, ENCODER, INDEX, MANIFEST, is_version_name
-from re4.bundle.publishing import cli
 from re4.bundle.publishing.current import read_current
 from re4.bundle.publishing.directory_lock import change_lock
 from re4.bundle.publishing.retention import prunable, prune

@@ -1,31 +1,45 @@
 """Versions in object storage, by a real S3 protocol: pushed, followed, cut off, killed, and raced for."""
 
+import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 from remote_storage import cutting_proxy, make_bucket, s3_server
-from running_server import RE4, RunningServer
+from running_server import RE4, RunningServer, wait_until
 from small_bundles import SmallVersion
+from typer.testing import CliRunner
 
-from re4 import RetrievalClient
+from re4 import RetrievalClient, ServerError
 from re4.bundle.hidden_ids import change_hidden, read_hidden
-from re4.bundle.layout import CURRENT, LIVE, MANIFEST
+from re4.bundle.layout import CURRENT, MANIFEST
+from re4.bundle.live_items.compaction import compact
 from re4.bundle.live_items.reader import LiveItemsReader
 from re4.bundle.live_items.records import Removal, Upsert
 from re4.bundle.live_items.writer import append_changes
+from re4.bundle.publishing.canary import Canary, read_canary
 from re4.bundle.publishing.current import read_current
 from re4.bundle.publishing.rollback import roll_back
+from re4.bundle.publishing.version_lease import VersionLease
 from re4.bundle.publishing.versions import version_names
 from re4.bundle.remote.mirror import Mirror
 from re4.bundle.remote.object_store import ObjectStore
-from re4.bundle.remote.push import push
-from re4.bundle.verify import verify_version
-from re4.common.errors import BundleBusyError, BundleDamagedError, BundleError, UsageError
+from re4.bundle.remote.push import push, stored_versions
+from re4.bundle.remote.working_copy import bundle_directory
+from re4.bundle.verify import read_manifest, verify_version
+from re4.cli import build_app
+from re4.common.errors import (
+    BundleBusyError,
+    BundleDamagedError,
+    BundleError,
+    BundleReadOnlyError,
+    BundleUnavailableError,
+    UsageError,
+)
 
 buckets = (f"bucket-{number}" for number in count())
 
@@ -69,7 +83,7 @@ def test_a_mirror_has_what_was_pushed(url: str, tmp_path: Path) -> None:
     third = SmallVersion(seed=2).publish(source)
     push(source, ObjectStore(url), num_kept=0)
     assert mirror.update() == third
-    assert {second, third} <= set(version_names(copy))  # a version of the same second stays
+    assert version_names(copy) == [second, third]
     objects = {name.split("/")[-2] for name in ObjectStore(url).names("") if name.endswith(MANIFEST)}
     assert objects == {name for name in (first, second, third) if name[:16] >= third[:16]}
 
@@ -125,13 +139,6 @@ def test_live_items_travel(url: str, tmp_path: Path) -> None:
 
     change(Upsert("new-1"))
     change(Removal("item-3-é"), Upsert("new-2"))
-    (copy / LIVE).write_text("{}")
-    change_hidden(source, hide=["item-1-é"], kind="string")
-    append_changes(source, [Upsert("new-3")])
-    push(source, ObjectStore(url))
-    with pytest.raises(BundleError, match="live items were changed in this mirror"):
-        mirror.update()
-    (copy / LIVE).unlink()
     other = tmp_path / "other"
     SmallVersion().publish(other)
     with pytest.raises(BundleError, match="live items there are of another directory"):
@@ -211,15 +218,156 @@ def test_what_cannot_be_followed_is_refused(url: str, tmp_path: Path) -> None:
         Mirror(ObjectStore(url), tmp_path / "copy").update()
 
 
-def test_a_server_follows_object_storage(url: str, tmp_path: Path) -> None:
+def command(*words: str) -> str:
+    done = CliRunner().invoke(build_app(list(words)), list(words))
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_commands_take_an_address(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RE4_BUNDLES_CACHE", str(tmp_path / "cache"))
+    source, copy, store = tmp_path / "source", tmp_path / "copy", ObjectStore(url)
+    names = []
+    for seed in range(3):
+        names.append(SmallVersion(seed=seed).publish(source))
+        push(source, store)
+    mirror = Mirror(store, copy)
+    command("items", "hide", "item-7-é", "--bundles", url)
+    command("items", "remove", "item-3-é", "--bundles", url)
+    (tmp_path / "new.jsonl").write_text('{"id": "new-1"}\n')
+    command("items", "add", str(tmp_path / "new.jsonl"), "--bundles", url)
+    assert mirror.update() == names[2]
+    assert read_hidden(copy).ids == ("item-7-é",)
+    assert LiveItemsReader(copy).read().sequence == 2
+
+    assert [name in command("versions", url) for name in names] == [True] * 3
+    command("rollback", url)
+    assert mirror.update() == names[1]
+    command("canary", url, names[2], "--share", "10%")
+    mirror.update()
+    assert read_canary(copy) == Canary(version=names[2], share=0.1)
+    verify_version(copy / names[2])
+    command("canary", url, "--promote")
+    assert mirror.update() == names[2]
+    assert read_canary(copy) is None
+    with bundle_directory(Path(url)) as folder:
+        shutil.rmtree(folder / names[0])
+    assert list(stored_versions(store)) == sorted(names[1:])
+    with bundle_directory(Path(url)) as folder:
+        newest = SmallVersion(seed=7).publish(folder)
+    assert mirror.update() == newest
+    verify_version(copy / newest)
+
+
+def test_a_command_that_comes_second_or_fails_changes_nothing(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RE4_BUNDLES_CACHE", str(tmp_path / "cache"))
+    source, copy, store = tmp_path / "source", tmp_path / "copy", ObjectStore(url)
+    first = SmallVersion().publish(source)
+    append_changes(source, [Upsert("new-0")])
+    push(source, store)
+    mirror = Mirror(store, copy)
+
+    def sequences() -> list[int]:
+        mirror.update()
+        return [record.sequence for record in LiveItemsReader(copy).read().records]
+
+    with (  # noqa: PT012
+        pytest.raises(BundleBusyError, match="another publisher"),
+        bundle_directory(Path(url)) as slow,
+    ):
+        append_changes(slow, [Upsert("lost-1"), Upsert("lost-2")])
+        with bundle_directory(Path(url)) as fast:
+            assert fast != slow
+            append_changes(fast, [Upsert("kept-1")])
+    with pytest.raises(UsageError), bundle_directory(Path(url)) as failing:  # noqa: PT012
+        append_changes(failing, [Upsert("lost-3")])
+        SmallVersion(seed=3).publish(failing)
+        raise UsageError("a wrong option")
+    assert sequences() == [1, 2]
+    with bundle_directory(Path(url)) as third:
+        assert read_current(third) == first
+        append_changes(third, [Upsert("kept-2")])
+    assert sequences() == [1, 2, 3]
+    assert [record.change.id for record in LiveItemsReader(copy).read().records] == [
+        "new-0",
+        "kept-1",
+        "kept-2",
+    ]
+
+    with bundle_directory(Path(url)) as rebuilding:  # its version counts, though items were added meanwhile
+        second = SmallVersion(seed=4).publish(rebuilding)
+        compact(rebuilding)
+        with bundle_directory(Path(url)) as fast:
+            append_changes(fast, [Upsert("kept-3")])
+    assert sequences() == [1, 2, 3, 4]
+    assert read_current(copy) == second
+
+
+def test_a_mirror_keeps_to_its_bytes_and_keeps_what_may_be_needed(url: str, tmp_path: Path) -> None:
+    source, copy, store = tmp_path / "source", tmp_path / "copy", ObjectStore(url)
+    names, sizes = [], []
+    for seed in range(5):
+        names.append(SmallVersion(seed=seed, num_items=400 + seed).publish(source))
+        sizes.append(sum(entry.num_bytes for entry in read_manifest(source / names[-1]).files))
+    mirror = Mirror(store, copy, max_bytes=int(3.5 * max(sizes)))
+    lease = None
+    for place, name in enumerate(names):
+        roll_back(source, name)
+        push(source, store)
+        assert mirror.update() == name
+        if place == 1:
+            lease = VersionLease(copy / name)
+            mirror = Mirror(store, copy, max_bytes=int(4.5 * max(sizes)))
+        assert set(names[max(0, place - 1) : place + 1]) <= set(version_names(copy))
+        files = {path.stat().st_ino: path.stat().st_size for path in copy.rglob("*") if path.is_file()}
+        assert sum(files.values()) <= 4.5 * max(sizes)
+    assert names[0] not in version_names(copy)
+    assert names[1] in version_names(copy)  # in use
+    assert lease is not None
+    lease.release()
+    with pytest.raises(BundleUnavailableError, match=r"are allowed. Allow more: --bundles-cache-size"):
+        Mirror(store, tmp_path / "small", max_bytes=max(sizes) // 2).update()
+    roll_back(source, names[0])
+    push(source, store)
+    assert mirror.update() == names[0]
+
+
+def test_a_directory_that_follows_is_changed_by_its_mirror_alone(url: str, tmp_path: Path) -> None:
     source, copy = tmp_path / "source", tmp_path / "copy"
+    SmallVersion().publish(source)
+    push(source, ObjectStore(url))
+    version = Mirror(ObjectStore(url), copy).update()
+    changes: list[Callable[[], Any]] = [
+        lambda: append_changes(copy, [Upsert("new-1")]),
+        lambda: change_hidden(copy, hide=["item-1-é"], kind="string"),
+        lambda: roll_back(copy, version),
+        lambda: SmallVersion(seed=1).publish(copy),
+        lambda: compact(copy),
+    ]
+    for change in changes:
+        with pytest.raises(BundleReadOnlyError, match=rf"is a mirror of {url}.*--bundles {url}"):
+            change()
+    with pytest.raises(UsageError, match="a bundle directory that others publish into"):
+        Mirror(ObjectStore(url), source).update()
+    with pytest.raises(UsageError, match=f"a mirror of {url}"):
+        Mirror(ObjectStore(f"{url}/other"), copy).update()
+
+
+def test_servers_follow_object_storage(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RE4_BUNDLES_CACHE", str(tmp_path / "cache"))
+    source = tmp_path / "source"
     first = SmallVersion().publish(source)
     push(source, ObjectStore(url))
-    options = ("--bundles-url", url, "--poll-interval-s", "0.1")
-    with RunningServer(copy, *options) as server, RetrievalClient(server.address) as client:
+    options = ("--poll-interval-s", "0.1", "--histories", "none")
+    with RunningServer(Path(url), *options) as server, RetrievalClient(server.address) as client:
         assert client.info()["version"] == first
-        second = SmallVersion(seed=1).publish(source)
-        change_hidden(source, hide=["item-7-é"], kind="string")
-        push(source, ObjectStore(url))
-        while (facts := client.info())["version"] != second or not facts["num_hidden_items"]:
-            assert not facts["failure"]
+        with pytest.raises(ServerError, match=rf"FAILED_PRECONDITION.*re4 items add FILE --bundles {url}"):
+            client.remove_items(["item-1-é"])
+        command("items", "remove", "item-1-é", "--bundles", url)
+        command("items", "hide", "item-7-é", "--bundles", url)
+        with bundle_directory(Path(url)) as folder:
+            second = SmallVersion(seed=1).publish(folder)
+        wait_until(lambda: (facts := client.info())["version"] == second and facts["num_hidden_items"] == 1)
+        wait_until(lambda: "item-1-é" not in client.retrieve(["item-4-é"], 50).item_ids)

@@ -17,10 +17,10 @@ from re4.exporting.index import memory_estimate as memory
 from re4.exporting.index.build import build_index
 from re4.exporting.index.index_names import RECIPES
 from re4.exporting.index.memory_estimate import check_memory, estimate_memory
-from re4.exporting.settings import parse_bytes
 from re4.exporting.storage import mapped_vectors as mapped
 from re4.exporting.storage.build_cache import Checkpoints
 from re4.exporting.storage.mapped_vectors import chunks, read_rows, release_pages, sha256_of
+from re4.settings.sizes import parse_bytes
 
 NUM_ITEMS, DIM = 200_000, 64
 MIB = 1 << 20
@@ -124,13 +124,13 @@ def test_a_limit_that_is_met_is_no_error() -> None:
     ],
 )
 def test_sizes_are_read_as_people_write_them(text: str, expected: int) -> None:
-    assert parse_bytes(text) == expected
+    assert parse_bytes(text, "--memory-limit") == expected
 
 
 @pytest.mark.parametrize("text", ["", "much", "-1GiB", "0", "8 GiBs", "1e9", "nan"])
 def test_a_text_that_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--memory-limit"):
-        parse_bytes(text)
+        parse_bytes(text, "--memory-limit")
 
 
 def test_chunks_hold_every_row_once_in_order(vectors_file: Path) -> None:

@@ -19,6 +19,7 @@ EXPECTED = {
     "BundleBusyError": INTERNAL,
     "BundleDamagedError": INTERNAL,
     "BundleMismatchError": INTERNAL,
+    "BundleReadOnlyError": grpc.StatusCode.FAILED_PRECONDITION,
     "BundleUnavailableError": INTERNAL,
     "RequestError": grpc.StatusCode.INVALID_ARGUMENT,
     "NoUsableHistoryError": grpc.StatusCode.FAILED_PRECONDITION,

@@ -18,7 +18,7 @@ from small_bundles import SmallVersion
 from re4 import RetrievalClient, ServerError
 from re4.bundle.items_cli import hide, unhide
 from re4.bundle.layout import CANARY, INDEX
-from re4.bundle.publishing.cli import rollback
+from re4.bundle.versions_cli import rollback
 from re4.protos.v1 import retrieval_pb2 as pb
 from re4.serving.versions.canary_cli import canary
 

@@ -13,7 +13,7 @@ from small_bundles import SmallVersion
 from re4 import RetrievalClient
 from re4.bundle.items_cli import hide, unhide
 from re4.bundle.layout import HIDDEN
-from re4.bundle.publishing.cli import rollback
+from re4.bundle.versions_cli import rollback
 
 OPTIONS = ("--poll-interval-s", "0.02", "--num-processes", "2", "--fallback", "popular")
 HISTORY = [4, 9, 30]

@@ -8,7 +8,7 @@ from running_server import DEADLINE_S, RunningServer
 from small_bundles import SmallVersion
 
 from re4 import RetrievalClient
-from re4.bundle.publishing.cli import rollback
+from re4.bundle.versions_cli import rollback
 
 HISTORY = [4, 9, 30]
 

@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from re4.bundle.remote.options import takes_url, version_to_go_back_to
 from re4.common import console
 from re4.common.errors import BundleError, UsageError
 
 if TYPE_CHECKING:
     from re4.bundle.publishing.versions import VersionFacts
 
-_Bundles = Annotated[Path, typer.Argument(help="Bundle directory, as `re4 export` writes it.")]
+_Bundles = Annotated[Path, typer.Argument(help="Bundle directory, as `re4 export` writes it, or s3://….")]
 _AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.")]
 
 
+@takes_url()
 def versions(
     bundles: _Bundles,
     verify: Annotated[
@@ -65,6 +67,7 @@ def _columns(facts: "VersionFacts") -> list[str]:
     return [", ".join(state), *([""] * 4 if facts.problem else about)]
 
 
+@takes_url(version_to_go_back_to)
 def rollback(
     bundles: _Bundles,
     version: Annotated[
@@ -78,6 +81,8 @@ def rollback(
     """Make another version live after a check of every byte. Running servers follow by themselves.
 
     Example: re4 rollback bundles
+
+    Example: re4 rollback s3://models/shop
     """
     from re4.bundle.publishing.rollback import roll_back
 
@@ -88,6 +93,7 @@ def rollback(
         console.print_line(f"{name} is live")
 
 
+@takes_url()
 def prune(
     bundles: _Bundles,
     keep: Annotated[
