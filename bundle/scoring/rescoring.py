@@ -123,7 +123,9 @@ def best_by_interest(pools: CandidatePool, num_results: int) -> tuple[NDArray[np
     Ties are in the order of their rows; the row is -1 where a pool holds no more.
     """
     scores_BKP = pools.scores_BKP
-    order_BKS = np.argsort(-scores_BKP, axis=2, kind="stable")[:, :, :num_results]
+    num_requests, num_interests, pool_size = scores_BKP.shape
+    order_QS = best_first(scores_BKP.reshape(-1, pool_size), num_results)
+    order_BKS = order_QS.reshape(num_requests, num_interests, -1)
     scores_BKS = np.take_along_axis(scores_BKP, order_BKS, 2)
     rows_BKP = np.broadcast_to(pools.rows_BP[:, None, :], scores_BKP.shape)
     return scores_BKS, np.take_along_axis(rows_BKP, order_BKS, 2)

@@ -260,12 +260,14 @@ static int64_t promising(const float *reaches, int64_t num_pairs, int64_t most, 
 /* For each request, find the vectors with the best approximate scores in its lists.
 
    `interests` is [num_requests, num_interests, dim]. `reaches` is [num_requests, num_interests, num_lists],
-   of which the pairs to read are chosen. `more`, which may be NULL, has further vectors in lists of the same
+   of which the pairs to read are chosen. `bonuses`, [num_requests, num_interests] or NULL, are added to
+   the scores of each interest. `more`, which may be NULL, has further vectors in lists of the same
    centroids and codebook. `scores` and `rows` are [num_requests, pool_size], in no order; rows
    are -1 where no more was found. Returns 0, or 1 without memory. */
 int scan_lists(
     const scan_index *index, const scan_index *more, int64_t num_requests, const float *interests,
-    const float *reaches, int64_t most_pairs, float reach_drop, float *scores, int64_t *rows) {
+    const float *reaches, const float *bonuses, int64_t most_pairs, float reach_drop, float *scores,
+    int64_t *rows) {
     int64_t num_interests = index->num_interests, pool_size = index->pool_size, dim = index->dim;
     int64_t all_pairs = num_interests * index->num_lists;
     uint8_t *bytes = malloc(16 * index->num_subs * num_interests);
@@ -300,7 +302,8 @@ int scan_lists(
                 is_done[other] = 1;
                 if (!tables[k].is_ready) fill_table(&tables[k], index, own + k * dim);
                 float product = index->centroids ? dot(own + k * dim, index->centroids + list * dim, dim) : 0;
-                readers[num_readers++] = (reader){.table = &tables[k], .offset = product + tables[k].base};
+                float offset = product + tables[k].base + (bonuses ? bonuses[r * num_interests + k] : 0);
+                readers[num_readers++] = (reader){.table = &tables[k], .offset = offset};
             }
             for (int64_t other = p + 1; other < num_pairs; other++)
                 if (!is_done[other]) { /* the next list's first codes are loaded meanwhile */

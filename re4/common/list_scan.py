@@ -104,6 +104,7 @@ class ListScan:
         self,
         interests_BKD: NDArray[np.float32],
         reaches_BE: NDArray[np.float32],
+        bonuses_BK: NDArray[np.float32] | None,
         num_lists: int,
         reach_drop: float,
         size: int,
@@ -116,6 +117,7 @@ class ListScan:
         Args:
             interests_BKD: Finite.
             reaches_BE: Reaches of all pairs; minus infinity for one that is not read.
+            bonuses_BK: Are added to the scores of each interest; None for none.
             num_lists: Pairs of a request that are read at most.
             reach_drop: As in `SharedBudget`.
             size: Rows of a pool, at least 1.
@@ -128,6 +130,8 @@ class ListScan:
         num_requests, num_interests = interests_BKD.shape[:2]
         interests_BKD = np.ascontiguousarray(interests_BKD, np.float32)
         reaches_BE = np.ascontiguousarray(reaches_BE, np.float32)
+        if bonuses_BK is not None:
+            bonuses_BK = np.ascontiguousarray(bonuses_BK, np.float32)
         scores_BP = np.empty((num_requests, size), np.float32)
         rows_BP = np.empty((num_requests, size), np.int64)
         index = self._for_call(num_interests, size, 0, is_hidden_N)
@@ -140,6 +144,7 @@ class ListScan:
             ctypes.c_int64(num_requests),
             ctypes.c_void_p(interests_BKD.ctypes.data),
             ctypes.c_void_p(reaches_BE.ctypes.data),
+            None if bonuses_BK is None else ctypes.c_void_p(bonuses_BK.ctypes.data),
             ctypes.c_int64(num_lists),
             ctypes.c_float(reach_drop),
             ctypes.c_void_p(scores_BP.ctypes.data),

@@ -4,6 +4,10 @@ All pairs of an interest and a list compete by the reach of the list, the larges
 expected there (`export/index/coarse_quantizer.py`). The best pairs are read, as far as they promise enough in
 comparison with the best one. An interest that gets no list is not searched.
 
+By maximum score an interest is worth its best items alone. A merge policy that shares the list among the
+interests needs items of each: `balance` closes a part of the distance between the best reaches of the
+interests before their lists compete.
+
 Legend: B requests, K interests, D embedding, C lists of the index, E pairs to read, Q searched interests of
 all requests, P lists of an interest, A searched interests of a request, S results.
 """
@@ -85,6 +89,7 @@ class SharedListSearch:
         *,
         pool_size: int,
         selector: Any = None,
+        balance: float = 0.0,
         is_hidden_N: NDArray[np.bool_] | None = None,
         more: FurtherItems | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -96,21 +101,25 @@ class SharedListSearch:
             budget: Of each request.
             pool_size: Results of each request that will be used, at least 1.
             selector: A FAISS selector of the items that may be found; None for all.
+            balance: Part of the distance between an interest's best reach and the request's best one that is
+                added to the reaches and the scores of the interest, 0 to 1.
             is_hidden_N: As for `ListScan.pool`, where there is a `list_scan` and no selector.
             more: Likewise.
 
         Returns:
-            `scores_BAS`, which are approximate where the index holds codes, and `rows_BAS`, -1 where there is
+            `scores_BAS`, which are approximate where the index holds codes and include the bonuses of a
+            balance, and `rows_BAS`, -1 where there is
             no further result. Where compiled code scans, A is 1: S results of all interests, no row twice.
         """
         num_requests, num_interests, embedding_dim = interests_BKD.shape
+        reaches_BE = self._reaches(interests_BKD)
+        bonuses_BK = _add_bonuses(reaches_BE, num_interests, balance) if balance else None
         if self._scan is not None and selector is None:
-            reaches_BE = self._reaches(interests_BKD)
             scores_BP, rows_BP = self._scan.pool(
-                interests_BKD, reaches_BE, *budget, pool_size, is_hidden_N=is_hidden_N, more=more
+                interests_BKD, reaches_BE, bonuses_BK, *budget, pool_size, is_hidden_N=is_hidden_N, more=more
             )
             return scores_BP[:, None], rows_BP[:, None]
-        searches_E, lists_E = self._promising(interests_BKD, budget)
+        searches_E, lists_E = self._promising(reaches_BE, budget)
         counts = np.bincount(searches_E, minlength=num_requests * num_interests)
         is_searched = counts > 0
         counts_Q = counts[is_searched]
@@ -119,6 +128,8 @@ class SharedListSearch:
         lists_QP = np.full(is_read_QP.shape, -1, np.int64)
         lists_QP[is_read_QP] = lists_E
         scores_QS, rows_QS = self._read(queries_QD, num_results, lists_QP, is_read_QP, selector)
+        if bonuses_BK is not None:
+            scores_QS += bonuses_BK.reshape(-1)[is_searched, None]
         if num_requests == 1 or is_searched.all():
             shape = num_requests, -1, num_results
             return scores_QS.reshape(shape), rows_QS.reshape(shape)
@@ -131,13 +142,12 @@ class SharedListSearch:
         return scores_BAS, rows_BAS
 
     def _promising(
-        self, interests_BKD: NDArray[np.float32], budget: SharedBudget
+        self, reaches_BE: NDArray[np.float32], budget: SharedBudget
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the pairs to read: numbers of their interests from 0 to B K - 1, ascending, and lists.
 
         For each interest the list of the largest reach comes first.
         """
-        reaches_BE = self._reaches(interests_BKD)
         num_requests, num_pairs = reaches_BE.shape
         best_B = reaches_BE.max(axis=1)
         least_B = best_B - np.float32(budget.reach_drop) * np.abs(best_B)
@@ -200,3 +210,13 @@ class SharedListSearch:
             parameters,
         )
         return scores_QS, rows_QS
+
+
+def _add_bonuses(reaches_BE: NDArray[np.float32], num_interests: int, balance: float) -> NDArray[np.float32]:
+    """Raise the reaches of each interest by its bonus, in place; return the bonuses."""
+    reaches_BKC = reaches_BE.reshape(len(reaches_BE), num_interests, -1)
+    best_BK = reaches_BKC.max(axis=2)
+    distances_BK = best_BK.max(axis=1, keepdims=True) - best_BK
+    bonuses_BK = np.where(np.isfinite(distances_BK), np.float32(balance) * distances_BK, np.float32(0))
+    reaches_BKC += bonuses_BK[:, :, None]
+    return bonuses_BK

@@ -22,10 +22,9 @@ from google.protobuf.message import Message
 from re4 import __version__
 from re4.common.errors import OverloadError, RateError, Re4Error, ShedError, TooLateError, UnreadRepliesError
 from re4.protos.v1 import retrieval_pb2
-from re4.serving.api import replies
+from re4.serving.api import candidate_encoding, replies
 from re4.serving.api.batch_handler import RequestResult, answer_batch, batch_group
 from re4.serving.api.batch_retrieve import batch_retrieve
-from re4.serving.api.candidate_encoding import open_compiled
 from re4.serving.api.catalogue_calls import Steps, find_items, get_items, list_values
 from re4.serving.api.early_rejection import EarlyRejections, Overload
 from re4.serving.api.fold_in import FoldIn
@@ -48,7 +47,7 @@ from re4.serving.observability.recall_sample import RecallSample
 from re4.serving.protocol.decoding import decode
 from re4.serving.protocol.status_codes import STATUS_NAMES, status_of
 from re4.serving.retrieval.filtered_search import SearchOptions
-from re4.serving.retrieval.merging import MAX_SCORE
+from re4.serving.retrieval.merging import MAX_SCORE, soft_quota
 from re4.serving.settings import ServerSettings
 from re4.serving.transports.transport import (
     RETRY_PUSHBACK,
@@ -161,7 +160,8 @@ class RetrievalService:
             router: Chooses the version of each call; None where the live one answers all.
             on_sample: Takes results whose recall can be measured; None to measure none.
         """
-        open_compiled()  # compiled now, not by the first call
+        candidate_encoding.open_compiled()  # compiled now, not by the first call
+        soft_quota.open_compiled()
         self._live = live
         self._router = router or VersionRouter()
         self._settings = settings

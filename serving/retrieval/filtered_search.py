@@ -46,6 +46,7 @@ def search_with_options(
     filter_cache: FilterCache,
     vectors_ND: NDArray[np.float32],
     needs_each_list: bool = True,
+    balance: float | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], AllowedItems | None]:
     """Search for requests with equal options.
 
@@ -58,6 +59,7 @@ def search_with_options(
         filter_cache: Of the version.
         vectors_ND: Item vectors.
         needs_each_list: As for `Searcher.search`.
+        balance: Likewise.
 
     Returns:
         `scores_QS` best first, `rows_QS`, -1 where an interest found no further item, and the items
@@ -75,6 +77,7 @@ def search_with_options(
             queries_QD,
             num_results,
             needs_each_list=needs_each_list,
+            balance=balance,
             effort=effort,
             selector=allowed.selector,
         )
@@ -87,8 +90,11 @@ def search_with_options(
             searcher=searcher,
             vectors_ND=vectors_ND,
             needs_each_list=needs_each_list,
+            balance=balance,
             effort=options.effort,
         )
         return *found, hidden.visible
-    found = searcher.search(queries_QD, num_results, needs_each_list=needs_each_list, effort=options.effort)
+    found = searcher.search(
+        queries_QD, num_results, needs_each_list=needs_each_list, balance=balance, effort=options.effort
+    )
     return *found, None

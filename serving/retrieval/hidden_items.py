@@ -67,6 +67,7 @@ def search_visible(
     searcher: Searcher,
     vectors_ND: NDArray[np.float32],
     needs_each_list: bool,
+    balance: float | None = None,
     effort: float,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Return the best items of each query that are not hidden.
@@ -78,6 +79,7 @@ def search_visible(
         searcher: Of the whole catalogue.
         vectors_ND: Item vectors.
         needs_each_list: As for `Searcher.search`.
+        balance: Likewise.
         effort: A multiple of the tuned setting.
 
     Returns:
@@ -85,7 +87,11 @@ def search_visible(
     """
     extra_depth = min(hidden.num_rows, MAX_EXTRA_DEPTH)
     scores_QS, rows_QS = searcher.search(
-        queries_QD, num_results + extra_depth, needs_each_list=needs_each_list, effort=effort
+        queries_QD,
+        num_results + extra_depth,
+        needs_each_list=needs_each_list,
+        balance=balance,
+        effort=effort,
     )
     is_hidden_QS = (rows_QS >= 0) & hidden.mask_N[rows_QS]
     if not is_hidden_QS.any():
@@ -102,6 +108,7 @@ def search_visible(
                 again_QD,
                 num_results,
                 needs_each_list=needs_each_list,
+                balance=balance,
                 effort=effort,
                 selector=visible.selector,
             )

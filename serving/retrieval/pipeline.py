@@ -188,12 +188,13 @@ class Pipeline:
         self, queries: Sequence[Query], places: Sequence[int], interests_BKD: NDArray[np.float32]
     ) -> dict[int, SearchResults]:
         """Search for the queries at some places; equal options share a call of the index."""
-        groups: dict[tuple[SearchOptions | None, bool], list[int]] = {}
+        groups: dict[tuple[SearchOptions | None, bool, float | None], list[int]] = {}
         for place in places:
             query = queries[place]
-            groups.setdefault((query.options, query.merge_policy.needs_each_list), []).append(place)
+            policy = query.merge_policy
+            groups.setdefault((query.options, policy.needs_each_list, policy.balance), []).append(place)
         results: dict[int, SearchResults] = {}
-        for (options, needs_each_list), group in groups.items():
+        for (options, needs_each_list, balance), group in groups.items():
             depths = [queries[place].search_depth for place in group]
             interests_GKD = interests_BKD[group]
             num_interests, embedding_dim = interests_GKD.shape[1:]
@@ -223,10 +224,11 @@ class Pipeline:
                     filter_cache=self._filter_cache,
                     vectors_ND=self._vectors_ND,
                     needs_each_list=needs_each_list,
+                    balance=balance,
                 )
             else:
                 scores_QS, rows_QS = self._searcher.search(
-                    queries_QD, max(depths), needs_each_list=needs_each_list
+                    queries_QD, max(depths), needs_each_list=needs_each_list, balance=balance
                 )
             if self._live is not None:
                 scores_QS, rows_QS = self._live.merge_lists(

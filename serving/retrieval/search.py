@@ -5,7 +5,7 @@ Legend: Q queries (requests x interests), S results per query, D embedding, K in
 
 from collections.abc import Callable
 from math import ceil
-from typing import Any
+from typing import Any, Final
 
 import faiss
 import numpy as np
@@ -19,6 +19,10 @@ from re4.serving.retrieval.indexes.kinds import SearchPlan
 from re4.serving.retrieval.indexes.part_check import check_parts
 
 _faiss: Any = faiss  # its type hints are incomplete
+
+_BALANCED_POOL: Final = 2
+"""A balanced pool is larger, because the list has items that are far from the best by maximum score. The
+factor is measured in benchmarks/results/quality/interests.md."""
 
 
 class Searcher:
@@ -72,6 +76,7 @@ class Searcher:
         num_results: int,
         *,
         needs_each_list: bool = True,
+        balance: float | None = None,
         effort: float = 1.0,
         selector: Any = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -87,6 +92,8 @@ class Searcher:
             num_results: How many each query wants, at least 1.
             needs_each_list: Whether each list must be complete. Otherwise only the best items over
                 all of a request's lists must be, which the tuned setting finds with less work.
+            balance: As `MergePolicy.balance`: the lists need not be complete, but hold what each interest can
+                contribute. None for complete lists.
             effort: A multiple of the tuned setting.
             selector: A FAISS selector of the items that may be found; None for all.
 
@@ -101,7 +108,9 @@ class Searcher:
             parameters = None if selector is None else _faiss.SearchParameters(sel=selector)
             scores_QS, rows_QS = self._index.search(queries_QD, num_results, params=parameters)
             return scores_QS, rows_QS
-        pool = self._rescored_pool(queries_QD, num_results, plan, needs_each_list=needs_each_list)
+        pool = self._rescored_pool(
+            queries_QD, num_results, plan, needs_each_list=needs_each_list, balance=balance
+        )
         scores_BKS, rows_BKS = best_by_interest(pool, num_results)
         return scores_BKS.reshape(len(queries_QD), -1), rows_BKS.reshape(len(queries_QD), -1)
 
@@ -145,19 +154,28 @@ class Searcher:
         plan: SearchPlan,
         *,
         needs_each_list: bool,
+        balance: float | None = None,
         is_hidden_N: NDArray[np.bool_] | None = None,
         more: tuple[FurtherItems, NDArray[np.float32]] | None = None,
     ) -> CandidatePool:
         num_found = min(ceil(num_results * plan.k_factor), self._index.ntotal)
         interests_BKD = queries_QD.reshape(-1, self.num_interests, queries_QD.shape[1])
         pool_size = ceil(num_results * plan.pool_factor)
-        if self._shared_search is not None and plan.budget is not None and not needs_each_list:
+        is_balanced = needs_each_list and balance is not None
+        if (
+            self._shared_search is not None
+            and plan.budget is not None
+            and (is_balanced or not needs_each_list)
+        ):
+            if is_balanced:
+                pool_size *= _BALANCED_POOL
             scores_BKS, rows_BKS = self._shared_search.search(
                 interests_BKD,
                 num_found,
                 plan.budget,
                 pool_size=pool_size,
                 selector=plan.parameters.sel,
+                balance=balance or 0.0,
                 is_hidden_N=is_hidden_N,
                 more=None if more is None else more[0],
             )
@@ -165,8 +183,8 @@ class Searcher:
             scores_QS, rows_QS = self._index.search(queries_QD, num_found, params=plan.parameters)
             shape = (*interests_BKD.shape[:2], num_found)
             scores_BKS, rows_BKS = scores_QS.reshape(shape), rows_QS.reshape(shape)
-        if needs_each_list:
-            pool_size = rows_BKS.shape[1] * num_found
+            if needs_each_list:
+                pool_size = rows_BKS.shape[1] * num_found
         vectors = None if more is None else (more[0].first_row, more[1])
         return rescore(scores_BKS, rows_BKS, interests_BKD, self._vectors_ND, pool_size, vectors)
 

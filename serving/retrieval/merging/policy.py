@@ -78,6 +78,10 @@ class MergePolicy:
     needs_each_list: bool = True
     """Whether `merge` reads each interest's own list. Otherwise it reads only `best_items`, which
     an approximate index finds with less work."""
+    balance: float | None = None
+    """Of a policy that reads each list: how far an index may treat the interests unequally, so that they can
+    share one search budget. 0: only the best items over all interests must be found. 1: every interest counts
+    alike. None: each interest has a budget of its own, and its list is complete."""
     depth_factor: int = 1
     """How many items `merge` chooses among, for each candidate."""
     is_ordered_by_score: bool = True

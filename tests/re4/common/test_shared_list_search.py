@@ -162,3 +162,32 @@ def test_a_selector_applies(indexes: dict[str, faiss.IndexIVF], interests: np.nd
         _, rows = search_of(index)(interests, 20, everything(60), selector=selector)
         assert allowed[rows[rows >= 0]].all()
         assert (rows >= 0).any()
+
+
+@pytest.mark.parametrize("is_native", [False, True])
+def test_a_balance_gives_weak_interests_a_share_of_the_lists_and_of_the_pool(
+    is_native: bool, indexes: dict[str, faiss.IndexIVF], interests: np.ndarray
+) -> None:
+    weak = interests.copy()
+    weak[:, 1:] *= 0.01
+    search = SharedListSearch(indexes["IVF300,PQ16x4fsr"], is_native=is_native).search
+    items_ND = np.random.default_rng(0).standard_normal((NUM_ITEMS, DIM)).astype(np.float32)
+    own_best = (weak @ items_ND.T).argmax(axis=2)
+
+    def num_found(balance: float) -> int:
+        _, rows_BAS = search(weak, 10, everything(40), pool_size=40, balance=balance)
+        found = [set(rows.ravel().tolist()) for rows in rows_BAS]
+        return sum(row in rows for rows, best_K in zip(found, own_best, strict=True) for row in best_K[1:])
+
+    assert num_found(1.0) > 3 * num_found(0.0)
+
+
+def test_a_balance_ignores_a_repeated_interest(
+    indexes: dict[str, faiss.IndexIVF], interests: np.ndarray
+) -> None:
+    repeated = np.repeat(interests[:, :1], NUM_INTERESTS, axis=1)
+    search = search_of(indexes["IVF32,Flat"])
+    for with_balance, without in zip(
+        search(repeated, 5, everything(4), balance=0.5), search(repeated, 5, everything(4)), strict=True
+    ):
+        np.testing.assert_array_equal(with_balance, without)

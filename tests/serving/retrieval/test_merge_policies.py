@@ -17,7 +17,7 @@ from re4.bundle.scoring.exact_search import exact_search
 from re4.protos.v1 import retrieval_pb2 as pb
 from re4.serving.api.validation import POLICY_OF
 from re4.serving.protocol.policy_names import enum_name, policy_names
-from re4.serving.retrieval.merging import POLICIES, SearchResults
+from re4.serving.retrieval.merging import POLICIES, SearchResults, soft_quota
 from re4.serving.retrieval.merging.quotas import attention_quotas, equal_quotas
 
 
@@ -124,6 +124,22 @@ def test_soft_quota_takes_the_item_with_the_largest_worth(question: Question) ->
         free.discard(row)
         counts[k] += 1
     assert question.ask("soft-quota") == expected
+
+
+@given(questions)
+def test_compiled_soft_quota_equals_the_one_in_python(question: Question) -> None:
+    assert soft_quota.open_compiled() is not None
+    compiled = question.ask("soft-quota")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(soft_quota, "open_compiled", lambda: None)
+        assert question.ask("soft-quota") == compiled
+
+
+def test_soft_quota_passes_over_missing_results_in_the_midst_of_a_list() -> None:
+    scores_KS = np.array([[2.0, -np.inf, 1.0], [-np.inf, 1.5, 0.5]], np.float32)
+    results = SearchResults(scores_KS, np.array([[4, -1, 6], [-1, 5, 6]]))
+    found = POLICIES["soft-quota"].merge(results, np.array([5]), 3, np.ones((2, 1), np.float32))
+    assert found.rows_M.tolist() == [4, 6]
 
 
 def test_soft_quota_shares_a_list_that_one_interest_would_fill() -> None:
