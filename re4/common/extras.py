@@ -16,6 +16,7 @@ _EXTRAS: Final[Mapping[str, str]] = {
     "starlette": "inspect",
     "uvicorn": "http",
     "confluent_kafka": "kafka",
+    "ray": "ray",
     **dict.fromkeys(
         ("jinja2", "matplotlib", "onnx", "onnxscript", "polars", "safetensors", "torch"), "train"
     ),

@@ -47,7 +47,9 @@ def test_functions_have_the_defaults_of_their_subcommands(function, subcommand) 
     options = inspect.signature(subcommand).parameters
     # The command refuses options that do not fit the format: it must know which ones were given.
     filled_in = (
-        {"events", "min_events", "max_user_events", "split", "seed"} if function is prepare_data else ()
+        {"events", "min_events", "max_user_events", "split", "seed", "engine"}
+        if function is prepare_data
+        else ()
     )
     for name, parameter in inspect.signature(function).parameters.items():
         if name in options and name not in filled_in:

@@ -24,6 +24,13 @@ class Format(StrEnum):
     SEQUENCES = "sequences"
 
 
+class Engine(StrEnum):
+    """The place of the work."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
 class SplitBy(StrEnum):
     """The way to separate train, valid and test."""
 
@@ -145,6 +152,20 @@ def prepare(
     catalogue_item_column: Annotated[
         str | None, typer.Option(help="The catalogue's column of item ids. Default: as --item-column.")
     ] = None,
+    engine: Annotated[
+        Engine | None,
+        typer.Option(
+            help="local (default): in the memory of this machine. ray: by a Ray cluster, each of whose nodes "
+            "reads the log under the same path. The data set is the same."
+        ),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of the Ray cluster. Default: that of RAY_ADDRESS, or the one of this machine, or a "
+            "new one."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
     """Prepare a data set for training: filter, split, and number an event log's users and items.
@@ -167,6 +188,8 @@ def prepare(
         "event_column": event_column,
         "event_types": None if event_types is None else event_types.split(","),
         "drop_invalid": drop_invalid or None,
+        "engine": None if engine is None else engine.value,
+        "ray_address": ray_address,
     }
     given: dict[str, Any] = {name: value for name, value in for_events.items() if value is not None}
     files = _sequence_files(input_format, {"events": events, **for_events}, train, valid, test)

@@ -118,36 +118,54 @@ def read_events(
         if damage.num_lines:
             dropped["damaged_lines"] = damage.num_lines
             examples += damage.examples
-        lines = _lines(table, columns)
+        lines = lines_of(table, columns)
         if columns.event is not None:
-            lines, dropped["events_of_other_types"] = _of_types(table, lines, columns.event, event_types)
+            with reading(table.file):
+                counts = count_types(lines)
+            dropped["events_of_other_types"] = check_types(table, columns.event, event_types, counts)
+            lines = of_types(lines, event_types)
         if drop_invalid:
             invalid = drop_invalid_events(table.file, lines, columns.by_role)
             lines = invalid.valid.lazy()
             dropped |= invalid.dropped
-            examples += invalid.examples
-        kinds = _survey(table, lines, columns)
+            examples += [text for some in invalid.examples.values() for text in some]
+        schema = lines.collect_schema()
+        check_id_types(table, schema, columns)
         with reading(table.file):
-            frame = lines.select(
-                user=pl.col("user").cast(TYPE_OF_KIND[kinds["user"]]),
-                item=pl.col("item").cast(TYPE_OF_KIND[kinds["item"]]),
-                timestamp="timestamp",
-            ).collect(engine="streaming")
+            survey = IdSurvey.of(lines, schema, untyped=table.untyped)
+        check_complete(table, lines, columns, survey)
+        with reading(table.file):
+            frame = with_kinds(lines, survey.kinds(schema)).collect(engine="streaming")
     timestamps = parse_timestamps(f"{table.file}: column {columns.timestamp!r}", frame["timestamp"])
     if isinstance(table.file, Path) and (tombstones := read_tombstones(table.file)):
         is_kept = ~covered(frame["user"], timestamps.values, timestamps.units_per_second, tombstones)
         dropped["events_of_forgotten_users"] = len(frame) - int(is_kept.sum())
         frame = frame.filter(is_kept)
         timestamps = replace(timestamps, values=timestamps.values.filter(is_kept))
-        if frame.is_empty():
-            raise DataError(f"{table.file}: every event is of a user who was forgotten")
+        refuse_all_forgotten(table.file, len(frame))
     user_codes, user_ids = encode(frame["user"])
     item_codes, item_ids = encode(frame["item"])
     del frame
-    coded = pl.DataFrame({"user": user_codes, "item": item_codes, "timestamp": timestamps.values})
-    coded, dropped["duplicate_events"] = _without_duplicates(
-        coded.sort("user", "timestamp", maintain_order=True)
+    events, dropped["duplicate_events"] = sorted_events(
+        pl.DataFrame({"user": user_codes, "item": item_codes, "timestamp": timestamps.values}),
+        user_ids,
+        item_ids,
     )
+    return EventLog(events=events, timestamps=timestamps, file=table.file, dropped=dropped, examples=examples)
+
+
+def sorted_events(coded: pl.DataFrame, user_ids: pl.Series, item_ids: pl.Series) -> tuple[Events, int]:
+    """Sort events by user and time, and drop duplicates.
+
+    Args:
+        coded: `user` and `item`, as codes, and `timestamp`, in the order of the file.
+        user_ids: The ids of users, by code.
+        item_ids: The ids of items, by code.
+
+    Returns:
+        The events, and the number of duplicates that were dropped.
+    """
+    coded, num_duplicates = _without_duplicates(coded.sort("user", "timestamp", maintain_order=True))
     events = Events(
         users_E=coded["user"].to_numpy(),
         items_E=coded["item"].to_numpy(),
@@ -155,30 +173,32 @@ def read_events(
         user_ids=user_ids,
         item_ids=item_ids,
     )
-    return EventLog(events=events, timestamps=timestamps, file=table.file, dropped=dropped, examples=examples)
+    return events, num_duplicates
 
 
-def _lines(table: Table, columns: Columns) -> pl.LazyFrame:
+def lines_of(table: Table, columns: Columns) -> pl.LazyFrame:
     """Return the columns of the events as `user`, `item`, `timestamp` and, where it is given, `type`."""
     roles = {**columns.by_role, **({} if columns.event is None else {"type": columns.event})}
     lines = table.frame.select(**{role: pl.col(name) for role, name in roles.items()})
     return lines.filter(~pl.all_horizontal(pl.all().is_null())) if table.untyped else lines  # no blank lines
 
 
-def _of_types(
-    table: Table, lines: pl.LazyFrame, column: str, event_types: Sequence[str]
-) -> tuple[pl.LazyFrame, int]:
-    """Return the events of the given types, and the number of the others.
+def count_types(lines: pl.LazyFrame) -> dict[str | None, int]:
+    """Count the events of each type."""
+    kinds = lines.group_by(pl.col("type").cast(pl.String)).len().collect(engine="streaming")
+    return dict(kinds.iter_rows())
+
+
+def check_types(
+    table: Table, column: str, event_types: Sequence[str], counts: Mapping[str | None, int]
+) -> int:
+    """Return the number of events of other types than the given ones.
 
     Raises:
         DataError: No types are given, or there is no event of one of them; the message has the types.
     """
-    kind = pl.col("type").cast(pl.String)
-    with reading(table.file):
-        counts = dict(
-            lines.group_by(kind).len().sort("len", descending=True).collect(engine="streaming").iter_rows()
-        )
-    shown = ", ".join(f"{name!r} ({number:,} events)" for name, number in list(counts.items())[:_NUM_TYPES])
+    most = sorted(counts.items(), key=lambda each: -each[1])[:_NUM_TYPES]
+    shown = ", ".join(f"{name!r} ({number:,} events)" for name, number in most)
     missing = [name for name in event_types if name not in counts]
     if not event_types or missing:
         problem = f"has no {missing[0]!r}" if missing else "holds the types of the events"
@@ -186,30 +206,105 @@ def _of_types(
             f"{table.file}: column {column!r} {problem}; it has {shown}; choose those that count with "
             "--event-types"
         )
-    num_others = sum(counts.values()) - sum(counts[name] for name in set(event_types))
-    return lines.filter(kind.is_in(list(event_types))), num_others
+    return sum(counts.values()) - sum(counts[name] for name in set(event_types))
 
 
-def _survey(table: Table, lines: pl.LazyFrame, columns: Columns) -> dict[str, IdKind]:
-    """Check every event for missing values, and return the kind of both ids."""
-    kinds: dict[str, IdKind] = {}
-    looks = {"events": pl.len()}
-    schema = lines.collect_schema()
-    missing = {role: is_missing(role, schema[role]) for role in ("user", "item")}
-    missing["timestamp"] = pl.col("timestamp").is_null()
+def of_types(lines: pl.LazyFrame, event_types: Sequence[str]) -> pl.LazyFrame:
+    """Return the events of the given types."""
+    return lines.filter(pl.col("type").cast(pl.String).is_in(list(event_types)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdSurvey:
+    """What decides the kinds of the ids. Surveys of two parts of a log can be added."""
+
+    num_events: int
+    num_missing: Mapping[str, int]
+    """Events without a `user`, an `item` or a `timestamp`."""
+    is_canonical: Mapping[str, bool]
+    """Whether each text of the role is a canonical integer; empty for a table with types."""
+
+    @classmethod
+    def of(cls, lines: pl.LazyFrame, schema: pl.Schema, *, untyped: bool) -> "IdSurvey":
+        """Survey events with the columns `user`, `item` and `timestamp`."""
+        missing = {role: is_missing(role, schema[role]) for role in ("user", "item")}
+        missing["timestamp"] = pl.col("timestamp").is_null()
+        roles = ("user", "item") if untyped else ()
+        seen = lines.select(
+            pl.len().alias("events"),
+            *(is_canonical_int(pl.col(role)).all().alias(f"{role} is int") for role in roles),
+            *(mask.sum().alias(f"missing {role}") for role, mask in missing.items()),
+        )
+        row = seen.collect(engine="streaming").row(0, named=True)
+        return cls(
+            num_events=row["events"],
+            num_missing={role: row[f"missing {role}"] for role in missing},
+            is_canonical={role: row[f"{role} is int"] for role in roles},
+        )
+
+    def __add__(self, other: "IdSurvey") -> "IdSurvey":
+        return IdSurvey(
+            num_events=self.num_events + other.num_events,
+            num_missing={role: number + other.num_missing[role] for role, number in self.num_missing.items()},
+            is_canonical={role: it and other.is_canonical[role] for role, it in self.is_canonical.items()},
+        )
+
+    def kinds(self, schema: pl.Schema) -> dict[str, IdKind]:
+        """Return the kind of the ids of users and of items."""
+        return {
+            role: "int" if self.is_canonical.get(role) or schema[role].is_integer() else "string"
+            for role in ("user", "item")
+        }
+
+
+def check_id_types(table: Table, schema: pl.Schema, columns: Columns) -> None:
+    """Refuse types that cannot be ids.
+
+    Raises:
+        DataError: The type of a column cannot be an id, such as a float or a date.
+    """
     for role in ("user", "item"):
-        kinds[role] = kind_of_type(f"{table.file}: column {columns.by_role[role]!r}", schema[role])
-        if table.untyped:
-            looks[f"{role} is int"] = is_canonical_int(pl.col(role)).all()
-    looks |= {f"missing {role}": mask.sum() for role, mask in missing.items()}
-    with reading(table.file):
-        seen = lines.select(**looks).collect(engine="streaming").row(0, named=True)
-    if seen["events"] == 0:
+        kind_of_type(f"{table.file}: column {columns.by_role[role]!r}", schema[role])
+
+
+def check_complete(table: Table, lines: pl.LazyFrame, columns: Columns, survey: IdSurvey) -> None:
+    """Refuse a log without events, and events without a user, an item or a time.
+
+    Args:
+        table: The log.
+        lines: All of its events; the first incomplete ones are searched for.
+        columns: The names of its columns.
+        survey: Of all events.
+
+    Raises:
+        DataError: There are such events, or no events.
+    """
+    if survey.num_events == 0:
         raise DataError(f"{table.file} has a header but no events")
-    for role, mask in missing.items():
-        if seen[f"missing {role}"]:
-            _refuse_missing(table, lines, columns.by_role[role], mask, seen[f"missing {role}"])
-    return {role: "int" if seen.get(f"{role} is int") else kind for role, kind in kinds.items()}
+    for role, number in survey.num_missing.items():
+        if number:
+            schema = lines.collect_schema()
+            mask = pl.col(role).is_null() if role == "timestamp" else is_missing(role, schema[role])
+            _refuse_missing(table, lines, columns.by_role[role], mask, number)
+
+
+def with_kinds(lines: pl.LazyFrame, kinds: Mapping[str, IdKind]) -> pl.LazyFrame:
+    """Return `user`, `item` and `timestamp`, with the ids in the types of their kinds."""
+    return lines.select(
+        user=pl.col("user").cast(TYPE_OF_KIND[kinds["user"]]),
+        item=pl.col("item").cast(TYPE_OF_KIND[kinds["item"]]),
+        timestamp="timestamp",
+    )
+
+
+def refuse_all_forgotten(file: Path | str, num_left: int) -> None:
+    """Refuse a log of which no event is left.
+
+    Raises:
+        DataError: None is.
+    """
+    if not num_left:
+        raise DataError(f"{file}: every event is of a user who was forgotten")
 
 
 def _refuse_missing(table: Table, lines: pl.LazyFrame, name: str, mask: pl.Expr, num_missing: int) -> None:

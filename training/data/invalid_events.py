@@ -3,8 +3,8 @@
 They are counted by reason, and the first ones are shown.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
@@ -12,9 +12,9 @@ import polars as pl
 from re4.common.errors import DataError
 from re4.training.data.tables.ids import is_missing
 from re4.training.data.tables.open_table import reading
-from re4.training.data.timestamps import are_readable
+from re4.training.data.timestamps import TimeClasses
 
-_NUM_SHOWN = 3
+NUM_SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +25,8 @@ class ValidEvents:
     """`user`, `item` and `timestamp`."""
     dropped: dict[str, int]
     """Counts by reason."""
-    examples: list[str]
-    """The first dropped events of each reason."""
+    examples: dict[str, list[str]]
+    """The first dropped events, by reason."""
 
 
 def drop_invalid_events(file: Path | str, lines: pl.LazyFrame, names: Mapping[str, str]) -> ValidEvents:
@@ -43,38 +43,53 @@ def drop_invalid_events(file: Path | str, lines: pl.LazyFrame, names: Mapping[st
     Raises:
         DataError: No event is valid.
     """
+    found = drop_incomplete(file, lines, names)
+    times = TimeClasses(found.valid["timestamp"])
+    found = drop_other_times(found, times.readable(times.votes), names)
+    refuse_no_valid(file, len(found.valid), [text for some in found.examples.values() for text in some])
+    return replace(found, valid=found.valid.drop("event"))
+
+
+def drop_incomplete(
+    file: Path | str, lines: pl.LazyFrame, names: Mapping[str, str], *, first_event: int = 1
+) -> ValidEvents:
+    """Drop events without a user, an item or a time; `event` of the others is their number in the log."""
     with reading(file):
-        events = lines.with_row_index("event", offset=1).collect(engine="streaming")
-    dropped: dict[str, int] = {}
-    examples: list[str] = []
+        events = lines.with_row_index("event", offset=first_event).collect(engine="streaming")
     for role in ("user", "item"):
         if events.schema[role].is_float():
             whole = pl.col(role).cast(pl.Int64, strict=False)
             events = events.with_columns(pl.when(whole == pl.col(role)).then(whole).alias(role))
     reasons = {f"without_{role}": is_missing(role, events.schema[role]) for role in ("user", "item")}
     reasons["without_timestamp"] = pl.col("timestamp").is_null()
+    found = ValidEvents(valid=events, dropped={}, examples={})
     for reason, mask in reasons.items():
-        events = _drop(events, events.select(mask).to_series(), reason, names, dropped, examples)
-    if len(events):
-        unreadable = ~are_readable(events["timestamp"])
-        events = _drop(events, unreadable, "with_other_timestamps", names, dropped, examples)
-    if not len(events):
+        found = _drop(found, found.valid.select(mask).to_series(), reason, names)
+    return found
+
+
+def drop_other_times(found: ValidEvents, is_readable: pl.Series, names: Mapping[str, str]) -> ValidEvents:
+    """Drop events whose times are not readable."""
+    return _drop(found, ~is_readable, "with_other_timestamps", names) if len(found.valid) else found
+
+
+def refuse_no_valid(file: Path | str, num_valid: int, examples: Sequence[str]) -> None:
+    """Refuse a log without a valid event.
+
+    Raises:
+        DataError: There is none.
+    """
+    if not num_valid:
         raise DataError(f"{file}: no event is valid ({'; '.join(examples)}); check the names of the columns")
-    return ValidEvents(valid=events.drop("event"), dropped=dropped, examples=examples)
 
 
-def _drop(
-    events: pl.DataFrame,
-    is_invalid: pl.Series,
-    reason: str,
-    names: Mapping[str, str],
-    dropped: dict[str, int],
-    examples: list[str],
-) -> pl.DataFrame:
-    dropped[f"events_{reason}"] = int(is_invalid.sum())
+def _drop(found: ValidEvents, is_invalid: pl.Series, reason: str, names: Mapping[str, str]) -> ValidEvents:
+    dropped = found.dropped | {f"events_{reason}": int(is_invalid.sum())}
     if not is_invalid.any():
-        return events
-    for row in events.filter(is_invalid).head(_NUM_SHOWN).iter_rows(named=True):
+        return replace(found, dropped=dropped)
+    texts = []
+    for row in found.valid.filter(is_invalid).head(NUM_SHOWN).iter_rows(named=True):
         values = ", ".join(f"{names[role]} {row[role]!r}" for role in names)
-        examples.append(f"{reason.replace('_', ' ')}: event {row['event']:,} ({values})")
-    return events.filter(~is_invalid)
+        texts.append(f"{reason.replace('_', ' ')}: event {row['event']:,} ({values})")
+    examples = found.examples | {reason: texts}
+    return ValidEvents(valid=found.valid.filter(~is_invalid), dropped=dropped, examples=examples)

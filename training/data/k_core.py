@@ -4,6 +4,7 @@ Dropping rare items can leave users with fewer than k events, and vice versa, so
 until nothing changes. The result does not depend on the order of dropping.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,21 +37,18 @@ def k_core(events: Events, min_events: int) -> Filtered:
     """
     users_E, items_E = events.users_E, events.items_E
     places_E = np.arange(events.num_events)
-    steps = [_step(users_E, items_E)]
+    counts_N = np.bincount(items_E, minlength=len(events.item_ids))
+    steps = [round_counts(num_used(users_E), int(np.count_nonzero(counts_N)), len(users_E))]
     while len(users_E):
-        keep_E = _frequent(users_E, len(events.user_ids), min_events)
-        keep_E &= _frequent(items_E, len(events.item_ids), min_events)
+        keep_E = frequent_events(users_E, items_E, len(events.user_ids), counts_N >= min_events, min_events)
         if keep_E.all():
             break
         users_E, items_E, places_E = users_E[keep_E], items_E[keep_E], places_E[keep_E]
-        steps.append(_step(users_E, items_E))
-    if not len(users_E):
-        raise DataError(
-            f"no events are left with at least {min_events} for every user and item; before, and after each "
-            f"round of dropping: {'; '.join(steps)}; lower --min-events"
-        )
-    new_users_E, user_ids = _dense(users_E, events.user_ids)
-    new_items_E, item_ids = _dense(items_E, events.item_ids)
+        counts_N = np.bincount(items_E, minlength=len(events.item_ids))
+        steps.append(round_counts(num_used(users_E), int(np.count_nonzero(counts_N)), len(users_E)))
+    refuse_nothing_left(len(users_E), min_events, steps)
+    new_users_E, user_ids = dense(users_E, events.user_ids)
+    new_items_E, item_ids = dense(items_E, events.item_ids)
     return Filtered(
         events=Events(
             users_E=new_users_E,
@@ -65,17 +63,43 @@ def k_core(events: Events, min_events: int) -> Filtered:
     )
 
 
-def _frequent(codes_E: npt.NDArray[np.uint32], num_codes: int, min_events: int) -> npt.NDArray[np.bool_]:
-    frequent: npt.NDArray[np.bool_] = (np.bincount(codes_E, minlength=num_codes) >= min_events)[codes_E]
-    return frequent
+def frequent_events(
+    users_E: npt.NDArray[np.uint32],
+    items_E: npt.NDArray[np.uint32],
+    num_users: int,
+    is_frequent_N: npt.NDArray[np.bool_],
+    min_events: int,
+) -> npt.NDArray[np.bool_]:
+    """Return which events stay in one round: of users with enough events here, and of frequent items."""
+    keep_E: npt.NDArray[np.bool_] = (np.bincount(users_E, minlength=num_users) >= min_events)[users_E]
+    keep_E &= is_frequent_N[items_E]
+    return keep_E
 
 
-def _step(users_E: npt.NDArray[np.uint32], items_E: npt.NDArray[np.uint32]) -> str:
-    num_users, num_items = (np.count_nonzero(np.bincount(codes)) for codes in (users_E, items_E))
-    return f"{num_users:,} users, {num_items:,} items, {len(users_E):,} events"
+def num_used(codes_E: npt.NDArray[np.uint32]) -> int:
+    """Count the distinct codes."""
+    return int(np.count_nonzero(np.bincount(codes_E)))
 
 
-def _dense(codes_E: npt.NDArray[np.uint32], ids: pl.Series) -> tuple[npt.NDArray[np.uint32], pl.Series]:
+def round_counts(num_users: int, num_items: int, num_events: int) -> str:
+    """Describe the state after a round."""
+    return f"{num_users:,} users, {num_items:,} items, {num_events:,} events"
+
+
+def refuse_nothing_left(num_events: int, min_events: int, steps: Sequence[str]) -> None:
+    """Refuse a log of which nothing is left.
+
+    Raises:
+        DataError: Nothing is; the message has the counts after every round.
+    """
+    if not num_events:
+        raise DataError(
+            f"no events are left with at least {min_events} for every user and item; before, and after each "
+            f"round of dropping: {'; '.join(steps)}; lower --min-events"
+        )
+
+
+def dense(codes_E: npt.NDArray[np.uint32], ids: pl.Series) -> tuple[npt.NDArray[np.uint32], pl.Series]:
     """Renumber the remaining codes 0, 1, … in their order."""
     used = np.bincount(codes_E, minlength=len(ids)) > 0
     new_codes = (np.cumsum(used) - 1).astype(np.uint32)

@@ -3,34 +3,36 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal, get_args
 
-import numpy as np
-import polars as pl
 from pydantic import JsonValue
 
 from re4.common.console import progress
 from re4.common.errors import UsageError
+from re4.common.extras import require
 from re4.training.data import DEFAULT_MAX_USER_EVENTS, DEFAULT_MIN_EVENTS, DEFAULT_SEED
 from re4.training.data.catalogue import Catalogue, join_catalogue, read_catalogue
-from re4.training.data.dataset import Dataset, Sequences
-from re4.training.data.event_cleaning import clean_events
-from re4.training.data.events import Columns, Events, read_events
-from re4.training.data.item_order import order_items
-from re4.training.data.k_core import Filtered, k_core
+from re4.training.data.dataset import Dataset
+from re4.training.data.event_preparation import (
+    NUM_STEPS,
+    EventsRequest,
+    NumberedEvents,
+    PreparedEvents,
+    SplitBy,
+    number_events,
+    prepare_events,
+)
+from re4.training.data.events import Columns
 from re4.training.data.layout import SPLITS, SplitName
 from re4.training.data.sequences import read_sequences
-from re4.training.data.split import HASH_RULE, split_by_time, split_by_user
+from re4.training.data.split import HASH_RULE
 from re4.training.data.tables.open_table import TableSource
 from re4.training.data.tables.row_store import in_memory
-from re4.training.data.timestamps import Timestamps
-from re4.training.data.writing import refuse_existing, write_dataset
+from re4.training.data.writing import refuse_existing, write_slabs
 
-SplitBy = Literal["user", "time"]
-_NUM_STEPS = 4
-_MANY_ITEMS = 0.5
-"""Share of dropped items above which the summary has advice."""
+Engine = Literal["local", "ray"]
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +55,8 @@ def prepare_data(
     seed: int = DEFAULT_SEED,
     cuts: tuple[str, str] | None = None,
     now_s: float | None = None,
+    engine: Engine = "local",
+    ray_address: str | None = None,
 ) -> Dataset:
     """Prepare a data set for training from an event log, as `re4 data prepare` does.
 
@@ -81,6 +85,10 @@ def prepare_data(
             events.
         now_s: Seconds since 1970; events more than a day later are dropped. None for the present
             time.
+        engine: Where the log is prepared: in this process, or by a Ray cluster, from files that every
+            node can read. The data set is the same.
+        ray_address: The address of the cluster; None for the one that Ray finds, or a new one on this
+            machine.
 
     Raises:
         DataError: The input cannot be used, nothing is left of it, or `out` is not free.
@@ -96,78 +104,71 @@ def prepare_data(
         raise UsageError("--event-types needs --event-column, the log's column of types of events")
     if cuts is not None and split != "time":
         raise UsageError("--cuts belongs to --split time")
+    if engine not in get_args(Engine):
+        raise UsageError(f"--engine is {engine!r}; choose one of {', '.join(get_args(Engine))}")
+    if engine == "local" and ray_address is not None:
+        raise UsageError("--ray-address belongs to --engine ray")
     out = Path(out)
     refuse_existing(out)
+    request = EventsRequest(
+        source=events,
+        columns=Columns(user=user_column, item=item_column, timestamp=timestamp_column, event=event_column),
+        event_types=event_types or (),
+        drop_invalid=drop_invalid,
+        min_events=min_events,
+        max_user_events=max_user_events,
+        split=split,
+        seed=seed,
+        cuts=cuts,
+        now_s=time.time() if now_s is None else now_s,
+    )
     described = _read_catalogue(catalogue, catalogue_item_column or item_column)
-    with progress(f"preparing {out}", _NUM_STEPS) as bar:
-        columns = Columns(user=user_column, item=item_column, timestamp=timestamp_column, event=event_column)
-        log = read_events(events, columns, event_types=event_types or (), drop_invalid=drop_invalid)
-        bar.advance()
-        cut_times = None if cuts is None else _cut_times(log.timestamps, cuts)
-        cleaned = clean_events(
-            log.events,
-            log.timestamps,
-            now_s=time.time() if now_s is None else now_s,
-            max_user_events=max_user_events,
-        )
-        filtered = k_core(cleaned.events, min_events)
-        kept = filtered.events
-        bar.advance()
-        parts = split_by_user(kept, seed) if split == "user" else split_by_time(kept, cut_times)
-        bar.advance()
-        date_of = log.timestamps.date_of
-        prepared: dict[str, JsonValue] = {
-            "format": "events",
-            "events": str(log.file),
-            "user_column": user_column,
-            "item_column": item_column,
-            "timestamp_column": timestamp_column,
-            "timestamp_notation": log.timestamps.notation,
-            "first_event": date_of(float(kept.times_E.min())),
-            "last_event": date_of(float(kept.times_E.max())),
-            "min_events": min_events,
-            "max_user_events": DEFAULT_MAX_USER_EVENTS if max_user_events is None else max_user_events,
-            "split": split,
-        }
-        if cleaned.stand_out_bound is not None:
-            prepared["stand_out_bound"] = cleaned.stand_out_bound
-        if event_column is not None:
-            prepared |= {"event_column": event_column, "event_types": list(event_types or ())}
-        if parts.cuts is None:
-            prepared |= {"split_rule": HASH_RULE, "seed": seed}
+    with ExitStack() as stack:
+        if engine == "ray":
+            require("--engine ray", "ray")
+            from re4.training.data.distributed.engine import cluster_engine
+
+            prepare = stack.enter_context(cluster_engine(ray_address))
         else:
-            prepared["cuts"] = [date_of(cut, precise=True) for cut in parts.cuts]
-        for example in (*log.examples, *cleaned.examples):  # never into the data set: it may name a user
-            _log.info("dropped, %s", example)
-        if advice := _advice(cleaned.events, filtered, min_events):
-            prepared["advice"] = advice
-        dropped = {
-            **log.dropped,
-            **cleaned.dropped,
-            "users_below_min_events": filtered.num_users_dropped,
-            "items_below_min_events": filtered.num_items_dropped,
-            "events_below_min_events": filtered.num_events_dropped,
-            **parts.dropped,
-        }
-        users = {name: kept.user_ids[parts.users[name]] for name in SPLITS}
-        dataset = _write(out, kept.item_ids, parts.sequences, users, prepared, dropped, described)
+            prepare = prepare_events
+        bar = stack.enter_context(progress(f"preparing {out}", NUM_STEPS + 1))
+        found = prepare(request, bar)
+        dataset = _write(out, found.numbered, _prepared(request, found), found.dropped, described)
         bar.advance()
     return dataset
 
 
-def _advice(events: Events, filtered: Filtered, min_events: int) -> str:
-    """Return advice where most items have fewer events than `--min-events`; else an empty text."""
-    num_items = np.count_nonzero(np.bincount(events.items_E))
-    num_left = len(filtered.events.item_ids)
-    share = 1 - num_left / num_items
-    if share <= _MANY_ITEMS or min_events <= 2:
-        return ""
-    return (
-        f"--min-events {min_events} drops {share:.0%} of the items ({num_items - num_left:,} of "
-        f"{num_items:,}). With --min-events 2, {len(k_core(events, 2).events.item_ids):,} items would stay: "
-        "more of them are found, with vectors that rest on fewer events. Items that are dropped can still be "
-        "served by their attributes: re4 rebuild --catalogue."
-    )
+def _prepared(request: EventsRequest, found: PreparedEvents) -> dict[str, JsonValue]:
+    """Return the options used and the findings about the log, for `dataset.json`."""
+    columns, date_of = request.columns, found.timestamps.date_of
+    first, last = found.first_and_last
+    most = request.max_user_events
+    prepared: dict[str, JsonValue] = {
+        "format": "events",
+        "events": str(found.file),
+        "user_column": columns.user,
+        "item_column": columns.item,
+        "timestamp_column": columns.timestamp,
+        "timestamp_notation": found.timestamps.notation,
+        "first_event": date_of(first),
+        "last_event": date_of(last),
+        "min_events": request.min_events,
+        "max_user_events": DEFAULT_MAX_USER_EVENTS if most is None else most,
+        "split": request.split,
+    }
+    if found.stand_out_bound is not None:
+        prepared["stand_out_bound"] = found.stand_out_bound
+    if columns.event is not None:
+        prepared |= {"event_column": columns.event, "event_types": list(request.event_types)}
+    if found.cuts is None:
+        prepared |= {"split_rule": HASH_RULE, "seed": request.seed}
+    else:
+        prepared["cuts"] = [date_of(cut, precise=True) for cut in found.cuts]
+    for example in found.examples:  # never into the data set: it may name a user
+        _log.info("dropped, %s", example)
+    if found.advice:
+        prepared["advice"] = found.advice
+    return prepared
 
 
 def prepare_sequences(
@@ -191,22 +192,14 @@ def prepare_sequences(
     out = Path(out)
     refuse_existing(out)
     described = _read_catalogue(catalogue, catalogue_item_column)
-    with progress(f"preparing {out}", _NUM_STEPS) as bar:
+    with progress(f"preparing {out}", NUM_STEPS + 1) as bar:
         given = read_sequences({split: Path(files[split]) for split in SPLITS}, bar.advance)
         prepared: dict[str, JsonValue] = {"format": "sequences"}
         prepared |= {split: str(files[split]) for split in SPLITS}
-        dataset = _write(
-            out, given.item_ids, given.sequences, given.users, prepared, given.dropped, described
-        )
+        numbered = number_events(given.sequences, given.users, given.item_ids)
+        dataset = _write(out, numbered, prepared, given.dropped, described)
         bar.advance()
     return dataset
-
-
-def _cut_times(timestamps: Timestamps, cuts: tuple[str, str]) -> tuple[float, float]:
-    first, second = timestamps.value_of(cuts[0]), timestamps.value_of(cuts[1])
-    if first >= second:
-        raise UsageError(f"--cuts {cuts[0]} {cuts[1]}: the first one must lie before the second one")
-    return first, second
 
 
 def _read_catalogue(source: TableSource | None, item_column: str) -> Catalogue | None:
@@ -215,25 +208,23 @@ def _read_catalogue(source: TableSource | None, item_column: str) -> Catalogue |
 
 def _write(
     out: Path,
-    item_ids: pl.Series,
-    sequences: Mapping[SplitName, Sequences],
-    users: Mapping[SplitName, pl.Series],
+    numbered: NumberedEvents,
     prepared: Mapping[str, JsonValue],
     dropped: Mapping[str, int],
     catalogue: Catalogue | None,
 ) -> Dataset:
-    ranked = order_items(sequences, len(item_ids))
-    items = item_ids[ranked.code_of_row_N].alias("item_id").to_frame()
-    noticed: dict[str, int] = {"items_never_in_train": ranked.num_never_in_train}
+    items = numbered.item_ids.alias("item_id").to_frame()
+    noticed: dict[str, int] = {"items_never_in_train": numbered.num_never_in_train}
     if catalogue:
         joined = join_catalogue(items["item_id"], catalogue)
         items = joined.items
         noticed |= joined.noticed
-    return write_dataset(
+    return write_slabs(
         out,
         items=items,
-        sequences=ranked.sequences,
-        users=users,
+        splits=numbered.splits,
+        user_id_kind=numbered.user_id_kind,
+        slabs=numbered.slabs,
         prepared={
             **prepared,
             "catalogue": str(catalogue.file) if catalogue else None,

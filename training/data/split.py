@@ -9,6 +9,7 @@ Shape suffixes: U users, E events; U1 is U + 1.
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,11 @@ class Split:
     """The two cut times of a split by time: an event at a cut lies after it."""
 
 
+def split_events(events: Events, seed: int, cuts: tuple[float, float] | None) -> Split:
+    """Split the events of some of a log's users: by user, or at the cuts by time. A split may be empty."""
+    return _split_by_user(events, seed) if cuts is None else _split_by_time(events, cuts)
+
+
 def split_by_user(events: Events, seed: int) -> Split:
     """Hold out about a tenth of the users for valid and a tenth for test; the others are train.
 
@@ -50,6 +56,12 @@ def split_by_user(events: Events, seed: int) -> Split:
     Raises:
         DataError: A part is empty.
     """
+    split = _split_by_user(events, seed)
+    refuse_empty({name: len(users) for name, users in split.users.items()}, len(events.user_ids), "user")
+    return split
+
+
+def _split_by_user(events: Events, seed: int) -> Split:
     offsets_U1 = _offsets(events)
     num_U = np.diff(offsets_U1)
     part_U = user_parts(events.user_ids, seed)
@@ -59,9 +71,6 @@ def split_by_user(events: Events, seed: int) -> Split:
         "valid": (part_U == 0) & (history_U > 0),
         "test": (part_U == 1) & (history_U > 0),
     }
-    _refuse_empty(
-        chosen, "each takes a tenth of the users, by a hash of the id: try another --seed", len(num_U)
-    )
     sequences: dict[SplitName, Sequences] = {
         "train": _take(events, offsets_U1, chosen["train"], num_U, num_U),
         "valid": _take(events, offsets_U1, chosen["valid"], num_U, history_U),
@@ -87,8 +96,8 @@ def user_parts(user_ids: pl.Series, seed: int) -> npt.NDArray[np.int64]:
     for start in range(0, len(user_ids), _CHUNK_USERS):
         texts = user_ids[start : start + _CHUNK_USERS].cast(pl.String).cast(pl.Binary).to_list()
         crcs_U[start : start + len(texts)] = np.fromiter(map(zlib.crc32, texts), np.uint64, len(texts))
-    mixed_seed = _splitmix64(np.array([seed % (1 << 64)], np.uint64))
-    return (_splitmix64(crcs_U ^ mixed_seed) % np.uint64(10)).astype(np.int64)
+    mixed_seed = splitmix64(np.array([seed % (1 << 64)], np.uint64))
+    return (splitmix64(crcs_U ^ mixed_seed) % np.uint64(10)).astype(np.int64)
 
 
 def recorded_split(info: DatasetInfo) -> dict[str, JsonValue]:
@@ -117,9 +126,15 @@ def split_by_time(events: Events, cuts: tuple[float, float] | None = None) -> Sp
     Raises:
         DataError: The events lie at too few distinct times.
     """
+    split = _split_by_time(events, cuts or _default_cuts(events))
+    refuse_empty({name: len(users) for name, users in split.users.items()}, len(events.user_ids), "time")
+    return split
+
+
+def _split_by_time(events: Events, cuts: tuple[float, float]) -> Split:
+    first, second = cuts
     offsets_U1 = _offsets(events)
     num_U = np.diff(offsets_U1)
-    first, second = cuts or _default_cuts(events)
     before_first_U = np.add.reduceat(events.times_E < first, offsets_U1[:-1], dtype=np.int64)
     before_second_U = np.add.reduceat(events.times_E < second, offsets_U1[:-1], dtype=np.int64)
     in_valid_U, in_test_U = before_second_U > before_first_U, num_U > before_second_U
@@ -128,7 +143,6 @@ def split_by_time(events: Events, cuts: tuple[float, float] | None = None) -> Sp
         "valid": in_valid_U & (before_first_U > 0),
         "test": in_test_U & (before_second_U > 0),
     }
-    _refuse_empty(chosen, "a split by time needs events spread over time and users who come back", len(num_U))
     sequences: dict[SplitName, Sequences] = {
         "train": _take(events, offsets_U1, chosen["train"], before_first_U, before_first_U),
         "valid": _take(events, offsets_U1, chosen["valid"], before_second_U, before_first_U),
@@ -150,13 +164,18 @@ def num_held_out_history(num_events_U: npt.NDArray[np.int64]) -> npt.NDArray[np.
     return num_events_U * 8 // 10
 
 
+def cut_places(num_events: int) -> tuple[int, int]:
+    """Return the places, in the order of time, of the events whose times are the default cuts."""
+    return num_events * 8 // 10, num_events * 9 // 10
+
+
 def _default_cuts(events: Events) -> tuple[float, float]:
-    places = (events.num_events * 8 // 10, events.num_events * 9 // 10)
+    places = cut_places(events.num_events)
     ordered_E = np.partition(events.times_E, places)
     return ordered_E[places[0]].item(), ordered_E[places[1]].item()
 
 
-def _splitmix64(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def splitmix64(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """Return the first output of SplitMix64 for each state; arithmetic of arrays is modulo 2^64."""
     mixed = values + np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -190,10 +209,17 @@ def _take(
     )
 
 
-def _refuse_empty(chosen: Mapping[SplitName, npt.NDArray[np.bool_]], need: str, num_users: int) -> None:
-    empty = [split for split, mask_U in chosen.items() if not mask_U.any()]
-    if empty:
+def refuse_empty(num_users: Mapping[SplitName, int], num_all: int, split: Literal["user", "time"]) -> None:
+    """Refuse a split without users.
+
+    Raises:
+        DataError: A part is empty.
+    """
+    if empty := [name for name, number in num_users.items() if not number]:
+        need = "each takes a tenth of the users, by a hash of the id: try another --seed"
+        if split == "time":
+            need = "a split by time needs events spread over time and users who come back"
         raise DataError(
-            f"{' and '.join(empty)} would have no users out of {num_users:,}; {need}, give more events, "
+            f"{' and '.join(empty)} would have no users out of {num_all:,}; {need}, give more events, "
             "lower --min-events, or choose the other --split"
         )

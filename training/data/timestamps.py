@@ -6,10 +6,12 @@ milliseconds, …) is inferred from their size, for the report. Text is read as 
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import cast
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from re4.common.errors import DataError
@@ -70,6 +72,90 @@ class Timestamps:
         return int(microseconds.values[0]) * self.units_per_second / 1e6
 
 
+@dataclass(frozen=True, kw_only=True)
+class TimeSurvey:
+    """What decides the notation of a column of timestamps. Surveys of two parts of a column can be added."""
+
+    dtype: pl.DataType
+    num_values: int
+    num_not_whole: int = 0
+    """Texts that are no 64-bit integers."""
+    num_not_numbers: int = 0
+    """Texts that are no numbers."""
+    largest: float = 0.0
+    """The largest magnitude of the finite numbers."""
+    smallest: float = float("inf")
+    """The smallest magnitude above 0."""
+
+    @classmethod
+    def of(cls, column: pl.Series) -> "TimeSurvey":
+        """Survey a column without nulls."""
+        values, num_not_whole, num_not_numbers = column, 0, 0
+        if column.dtype == pl.String:
+            values = column.cast(pl.Int64, strict=False)
+            num_not_whole = values.null_count()
+            if num_not_whole:
+                values = column.cast(pl.Float64, strict=False)
+                num_not_numbers = values.null_count()
+        survey = cls(
+            dtype=column.dtype,
+            num_values=len(column),
+            num_not_whole=num_not_whole,
+            num_not_numbers=num_not_numbers,
+        )
+        if not values.dtype.is_numeric() or 2 * num_not_numbers >= len(column):
+            return survey
+        sizes = values.cast(pl.Float64).abs()
+        sizes = sizes.filter(sizes.is_finite())
+        return replace(
+            survey,
+            largest=cast(float, sizes.max() or 0.0),
+            smallest=cast(float, sizes.filter(sizes > 0).min() or float("inf")),
+        )
+
+    def __add__(self, other: "TimeSurvey") -> "TimeSurvey":
+        return TimeSurvey(
+            dtype=self.dtype,
+            num_values=self.num_values + other.num_values,
+            num_not_whole=self.num_not_whole + other.num_not_whole,
+            num_not_numbers=self.num_not_numbers + other.num_not_numbers,
+            largest=max(self.largest, other.largest),
+            smallest=min(self.smallest, other.smallest),
+        )
+
+    @property
+    def form(self) -> pl.DataType:
+        """The type as which the column is read: of text Int64, Float64 or Datetime (ISO 8601)."""
+        if self.dtype != pl.String:
+            return self.dtype
+        if self.num_not_whole == 0:
+            return pl.Int64()
+        return pl.Float64() if 2 * self.num_not_numbers < self.num_values else pl.Datetime("us")
+
+    def notation(self, where: str) -> tuple[str, float]:
+        """Return the notation, for the report, and the units in a second.
+
+        Raises:
+            DataError: Units are mixed.
+        """
+        if self.dtype == pl.String and not self.form.is_numeric():
+            return "ISO 8601", 1e6
+        if self.dtype == pl.Date:
+            return "dates", 1e6
+        if isinstance(self.dtype, pl.Datetime):
+            unit = _UNIT_OF_DATETIME[self.dtype.time_unit]
+            return "dates and times", next(per_second for name, _, per_second in _UNITS if name == unit)
+        smallest = min(self.smallest, self.largest)
+        unit, limit, per_second = _unit_of(self.largest)
+        if _unit_of(smallest)[1] != limit:
+            raise DataError(
+                f"{where} holds numbers from {smallest:g} to {self.largest:g}, which look like "
+                f"{_unit_of(smallest)[0]} and {unit} mixed; write all timestamps in one unit, or keep those "
+                "of the unit of most of them with --drop-invalid"
+            )
+        return f"{unit} since 1970", per_second
+
+
 def parse_timestamps(where: str, column: pl.Series) -> Timestamps:
     """Read a column of timestamps.
 
@@ -81,83 +167,117 @@ def parse_timestamps(where: str, column: pl.Series) -> Timestamps:
         DataError: The type cannot be a time, values cannot be read (the first are named), or units
             are mixed.
     """
-    if column.dtype == pl.String:
-        numbers = _as_numbers(column)
-        if numbers is not None:
-            return _numeric(where, numbers, column)
-        values = _parse_iso(column)
-        _refuse(
-            where, column, values.is_null(), "numbers since 1970 or ISO 8601 such as 2024-05-31T12:00:00Z"
-        )
-        return Timestamps(values=values, notation="ISO 8601", units_per_second=1e6)
-    if column.dtype.is_integer():
-        return _numeric(where, column.cast(pl.Int64, strict=False), column)
-    if column.dtype.is_float():
-        return _numeric(where, column.cast(pl.Float64), column)
-    if isinstance(column.dtype, pl.Datetime):
-        unit = _UNIT_OF_DATETIME[column.dtype.time_unit]
-        per_second = next(per_second for name, _, per_second in _UNITS if name == unit)
-        return Timestamps(
-            values=column.to_physical(), notation="dates and times", units_per_second=per_second
-        )
-    if column.dtype == pl.Date:
-        values = column.cast(pl.Datetime("us")).to_physical()
-        return Timestamps(values=values, notation="dates", units_per_second=1e6)
-    raise DataError(f"{where} holds {column.dtype}; timestamps must be numbers, ISO 8601 text or dates")
+    check_time_type(where, column.dtype)
+    survey = TimeSurvey.of(column)
+    values = read_times(column, survey.form)
+    unreadable = Unreadable.of(column, values)
+    unreadable.refuse(where, survey.form)
+    notation, units_per_second = survey.notation(where)
+    return Timestamps(values=values, notation=notation, units_per_second=units_per_second)
 
 
-def are_readable(column: pl.Series) -> pl.Series:
-    """Return which timestamps can be read together: in the notation, and the unit, of most of them.
+def check_time_type(where: str, dtype: pl.DataType) -> None:
+    """Refuse a type that cannot be a time.
 
-    Args:
-        column: At least one value, none null.
-
-    Returns:
-        A mask, Boolean.
+    Raises:
+        DataError: It cannot.
     """
-    if column.dtype == pl.String:
-        numbers = column.cast(pl.Float64, strict=False)
-        is_date = _parse_iso(column).is_not_null()
-        if is_date.sum() > numbers.is_not_null().sum():
-            return is_date
-    elif column.dtype.is_numeric():
-        numbers = column.cast(pl.Float64)
-    else:
-        return column.is_not_null()
-    sizes = numbers.abs()
-    is_finite = sizes.is_finite().fill_null(False)
-    limits = [0.0, *(limit for _, limit, _ in _UNITS)]
-    # 0 is a time of every unit.
-    of_unit = [is_finite & (sizes >= low) & (sizes < high) for low, high in itertools.pairwise(limits)]
-    return max(of_unit, key=lambda mask: cast(int, mask.sum())) | (is_finite & (sizes == 0))
+    if not (dtype in (pl.String, pl.Date) or dtype.is_numeric() or isinstance(dtype, pl.Datetime)):
+        raise DataError(f"{where} holds {dtype}; timestamps must be numbers, ISO 8601 text or dates")
 
 
-def _numeric(where: str, values: pl.Series, given: pl.Series) -> Timestamps:
-    _refuse(where, given, values.is_null() | ~values.is_finite(), "finite numbers of at most 64 bits")
-    sizes = values.cast(pl.Float64).abs()
-    largest = cast(float, sizes.max())
-    smallest = cast(float, sizes.filter(sizes > 0).min() or largest)
-    unit, limit, per_second = _unit_of(largest)
-    if _unit_of(smallest)[1] != limit:
-        raise DataError(
-            f"{where} holds numbers from {smallest:g} to {largest:g}, which look like "
-            f"{_unit_of(smallest)[0]} and {unit} mixed; write all timestamps in one unit, or keep those "
-            "of the unit of most of them with --drop-invalid"
+def read_times(column: pl.Series, form: pl.DataType) -> pl.Series:
+    """Return a column as Int64 or Float64, null or not finite where a value cannot be read in this form."""
+    if column.dtype == pl.String and isinstance(form, pl.Datetime):
+        return _parse_iso(column)
+    if isinstance(form, pl.Datetime):
+        return column.to_physical()
+    if form == pl.Date:
+        return column.cast(pl.Datetime("us")).to_physical()
+    return column.cast(pl.Float64 if form.is_float() else pl.Int64, strict=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unreadable:
+    """Timestamps that cannot be read. Those of two parts of a column can be added."""
+
+    num_values: int
+    """Of the column."""
+    num_unreadable: int
+    first: list[tuple[int, object]]
+    """Number of the event, from 1, and the value of the first ones."""
+
+    @classmethod
+    def of(cls, column: pl.Series, values: pl.Series) -> "Unreadable":
+        """Find the values of a column that `read_times` could not read."""
+        rows = (values.is_null() | ~values.is_finite()).arg_true()
+        first = [(row + 1, column[row]) for row in rows.head(_NUM_SHOWN)]
+        return cls(num_values=len(column), num_unreadable=len(rows), first=first)
+
+    def __add__(self, other: "Unreadable") -> "Unreadable":
+        later = [(self.num_values + number, value) for number, value in other.first]
+        return Unreadable(
+            num_values=self.num_values + other.num_values,
+            num_unreadable=self.num_unreadable + other.num_unreadable,
+            first=[*self.first, *later][:_NUM_SHOWN],
         )
-    return Timestamps(values=values, notation=f"{unit} since 1970", units_per_second=per_second)
+
+    def refuse(self, where: str, form: pl.DataType) -> None:
+        """Raise an error if there are any.
+
+        Raises:
+            DataError: There are; the message has the first ones.
+        """
+        if not self.num_unreadable:
+            return
+        allowed = "finite numbers of at most 64 bits"
+        if not form.is_numeric():
+            allowed = "numbers since 1970 or ISO 8601 such as 2024-05-31T12:00:00Z"
+        shown = ", ".join(f"event {number:,}: {value!r}" for number, value in self.first)
+        raise DataError(
+            f"{where} holds {self.num_unreadable:,} timestamps that cannot be read ({shown}); they must be "
+            f"{allowed}; correct or remove these events, or leave them out with --drop-invalid"
+        )
+
+
+class TimeClasses:
+    """The notation of each timestamp of a column: a date, or a number of one of the units."""
+
+    def __init__(self, column: pl.Series) -> None:
+        """Classify the values of a column, none of them null."""
+        self._column = column
+        numbers = pl.Series(dtype=pl.Float64)
+        self._is_date = None
+        if column.dtype == pl.String:
+            numbers = column.cast(pl.Float64, strict=False)
+            self._is_date = _parse_iso(column).is_not_null()
+        elif column.dtype.is_numeric():
+            numbers = column.cast(pl.Float64)
+        self._num_numbers = len(numbers) - numbers.null_count()
+        sizes = numbers.abs()
+        is_finite = sizes.is_finite().fill_null(False)
+        self._is_zero = is_finite & (sizes == 0)
+        limits = itertools.pairwise([0.0, *(limit for _, limit, _ in _UNITS)])
+        # 0 is a time of every unit.
+        self._of_unit = [is_finite & (sizes >= low) & (sizes < high) for low, high in limits]
+
+    @property
+    def votes(self) -> npt.NDArray[np.int64]:
+        """Numbers of dates, of numbers, and of numbers of each unit; votes of parts of a column add up."""
+        num_dates = 0 if self._is_date is None else self._is_date.sum()
+        return np.array([num_dates, self._num_numbers, *(mask.sum() for mask in self._of_unit)], np.int64)
+
+    def readable(self, votes: npt.NDArray[np.int64]) -> pl.Series:
+        """Return which timestamps have the notation, and the unit, of most of the votes: a mask."""
+        if self._is_date is None and not self._column.dtype.is_numeric():
+            return self._column.is_not_null()
+        if self._is_date is not None and votes[0] > votes[1]:
+            return self._is_date
+        return self._of_unit[int(votes[2:].argmax())] | self._is_zero
 
 
 def _unit_of(size: float) -> tuple[str, float, float]:
     return next(unit for unit in _UNITS if size < unit[1])
-
-
-def _as_numbers(text: pl.Series) -> pl.Series | None:
-    """Read text as numbers, null where that fails; None where most of it are no numbers at all."""
-    whole = text.cast(pl.Int64, strict=False)
-    if whole.null_count() == 0:
-        return whole
-    fractional = text.cast(pl.Float64, strict=False)
-    return fractional if 2 * fractional.null_count() < len(text) else None
 
 
 def _parse_iso(column: pl.Series) -> pl.Series:
@@ -171,14 +291,3 @@ def _parse_iso(column: pl.Series) -> pl.Series:
         read = text.filter(left).str.to_datetime(form, strict=False, time_unit="us").cast(pl.Int64)
         values = values.scatter(left.arg_true(), read)
     return values
-
-
-def _refuse(where: str, given: pl.Series, bad: pl.Series, allowed: str) -> None:
-    rows = bad.arg_true()
-    if len(rows) == 0:
-        return
-    shown = ", ".join(f"event {row + 1:,}: {given[row]!r}" for row in rows.head(_NUM_SHOWN))
-    raise DataError(
-        f"{where} holds {len(rows):,} timestamps that cannot be read ({shown}); they must be {allowed}; "
-        "correct or remove these events, or leave them out with --drop-invalid"
-    )

@@ -64,7 +64,7 @@ def _scan_parquet(file: Path) -> pl.LazyFrame:
     return pl.scan_parquet(file, glob=False)
 
 
-_FORMATS: Mapping[str, Callable[[Path], pl.LazyFrame]] = {
+FORMATS: Mapping[str, Callable[[Path], pl.LazyFrame]] = {
     ".parquet": _scan_parquet,
     ".csv": _scan_csv,
     ".tsv": _scan_tsv,
@@ -90,7 +90,7 @@ def open_table(source: TableSource) -> Table:
     parts = parts_of(path)
     for part in parts:
         check_file(part)
-    suffixes = {_suffix_of(part): part for part in parts}
+    suffixes = {suffix_of(part): part for part in parts}
     if len(suffixes) > 1:
         one, other, *_ = suffixes.values()
         raise DataError(f"{path} holds files of different formats, such as {one} and {other}; keep one")
@@ -98,9 +98,9 @@ def open_table(source: TableSource) -> Table:
     frames, schemas = [], []
     for part in parts:
         with reading(part):
-            frames.append(_FORMATS[suffix](part))
+            frames.append(FORMATS[suffix](part))
             schemas.append(frames[-1].collect_schema())
-        _check_alike(path, (parts[0], schemas[0]), (part, schemas[-1]))
+        check_alike(path, (parts[0], schemas[0]), (part, schemas[-1]))
     with reading(path):
         frame = pl.concat([frame.select(schemas[0].names()) for frame in frames], how="vertical_relaxed")
         schema = frame.collect_schema()
@@ -153,7 +153,7 @@ def _values(column: Any) -> list[Any]:
     return [None if missing else value for value, missing in zip(column, column.isna(), strict=True)]
 
 
-def _check_alike(path: Path, one: tuple[Path, pl.Schema], other: tuple[Path, pl.Schema]) -> None:
+def check_alike(path: Path, one: tuple[Path, pl.Schema], other: tuple[Path, pl.Schema]) -> None:
     """Check that two parts have the same columns, with types that can be combined."""
     (first, its_types), (second, types) = one, other
     if types.keys() != its_types.keys():
@@ -171,13 +171,18 @@ def _check_alike(path: Path, one: tuple[Path, pl.Schema], other: tuple[Path, pl.
             )
 
 
-def _suffix_of(file: Path) -> str:
+def suffix_of(file: Path) -> str:
+    """Return the extension of a file, without `.gz`.
+
+    Raises:
+        DataError: It is none of a table.
+    """
     name = file.name.lower()
     packed = name.endswith(".gz")
     suffix = Path(name.removesuffix(".gz")).suffix
-    if suffix not in _FORMATS or (packed and suffix == ".parquet"):
+    if suffix not in FORMATS or (packed and suffix == ".parquet"):
         raise DataError(
-            f"{file}: the extension says the format; it must be one of {', '.join(_FORMATS)} "
+            f"{file}: the extension says the format; it must be one of {', '.join(FORMATS)} "
             "(csv, tsv and jsonl also with .gz); rename or convert the file"
         )
     return suffix
@@ -212,7 +217,7 @@ def reading(file: Path | str) -> Iterator[None]:
     except (pl.exceptions.PolarsError, OSError) as error:
         if isinstance(file, Path):
             for part in parts_of(file):
-                diagnose(part, _suffix_of(part))
+                diagnose(part, suffix_of(part))
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{file} cannot be read: {first}; repair the file or write it again") from error
 

@@ -62,12 +62,7 @@ def readable_table(source: TableSource, *, drop_damaged: bool) -> Iterator[tuple
     suffix = _suffix(parts[0])
     with tempfile.TemporaryDirectory(prefix="re4-readable-") as folder:
         for number, part in enumerate(parts):
-            copy = Path(folder) / f"{number:06}{suffix}"
-            with copy.open("w", encoding="utf-8", newline="") as out:
-                if suffix == ".jsonl":
-                    _copy_jsonl(part, out, damage)
-                else:
-                    _copy_csv(part, out, damage, delimiter="," if suffix == ".csv" else "\t")
+            copy_readable(part, Path(folder) / f"{number:06}{suffix}", damage)
         copied = open_table(Path(folder))
         yield Table(file=path, frame=copied.frame, schema=copied.schema, untyped=copied.untyped), damage
 
@@ -93,6 +88,15 @@ def _readable(source: TableSource) -> Table | None:
             raise
         return None
     return table
+
+
+def copy_readable(part: Path, copy: Path, damage: Damage) -> None:
+    """Copy the lines of one file of csv, tsv or jsonl that are not damaged, and count the others."""
+    with copy.open("w", encoding="utf-8", newline="") as out:
+        if copy.suffix == ".jsonl":
+            _copy_jsonl(part, out, damage)
+        else:
+            _copy_csv(part, out, damage, delimiter="," if copy.suffix == ".csv" else "\t")
 
 
 def _suffix(part: Path) -> str:

@@ -1,0 +1,107 @@
+"""A connection to a Ray cluster, and calls of functions on its nodes."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from re4.common.errors import Re4Error, UsageError
+
+MAX_RETRIES: Final = 10
+"""Times that a call is repeated whose process or node ended."""
+_ENVIRONMENT: Final = {"env_vars": {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}}
+"""Of the processes of a node: one for each core, so that a library needs no threads."""
+
+
+class RayCluster:
+    """A cluster to which this process is connected. Functions are those of modules that every node has."""
+
+    def __init__(self, ray: Any) -> None:
+        self._ray = ray
+
+    @property
+    def num_cores(self) -> int:
+        """Cores of all nodes."""
+        return max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+
+    def call(self, function: Callable[..., Any], *arguments: Any, num_returns: int = 1) -> Any:
+        """Call a function on some node; return a reference to its result, or one for each of its results.
+
+        References among the arguments are replaced by their values. A call whose node ends is repeated, and
+        so are the calls whose results were lost with it.
+        """
+        remote = self._ray.remote(function).options(num_returns=num_returns, max_retries=MAX_RETRIES)
+        return remote.remote(*arguments)
+
+    def start_actor(self, kind: type, *arguments: Any) -> Any:
+        """Start an actor, which is started anew where its node ends."""
+        remote = self._ray.remote(kind).options(
+            num_cpus=1, max_restarts=MAX_RETRIES, max_task_retries=MAX_RETRIES
+        )
+        return remote.remote(*arguments)
+
+    def put(self, value: Any) -> Any:
+        """Return a reference to a value that every node can read."""
+        return self._ray.put(value)
+
+    def completed(self, references: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        """Yield each reference and its value, as they come."""
+        left = list(references)
+        while left:
+            (first,), left = self._ray.wait(left, num_returns=1)
+            yield first, self._ray.get(first)
+
+    def results(self, references: Sequence[Any], note: Callable[[str], None], title: str) -> list[Any]:
+        """Return the values of references, in their order, and note the progress."""
+        left, number = list(references), len(references)
+        while left:
+            done, left = self._ray.wait(left, num_returns=1)
+            self._ray.get(done)  # an error of one call is seen before the others end
+            note(f"{title}: {number - len(left):,} of {number:,}")
+        values: list[Any] = self._ray.get(list(references))
+        return values
+
+
+@contextmanager
+def ray_cluster(address: str | None) -> Iterator[RayCluster]:
+    """Connect to a cluster while the block runs; a connection that this process has already is used.
+
+    Args:
+        address: Of the cluster; None for the one that Ray finds (`RAY_ADDRESS`, or one on this machine), or
+            a new one on this machine.
+
+    Raises:
+        UsageError: There is no such cluster.
+        Re4Error: A call failed, with its own error, or the cluster is lost.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    is_ours = not ray.is_initialized()
+    if is_ours:
+        try:
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                runtime_env=_ENVIRONMENT,
+            )
+        except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+            raise UsageError(
+                f"--ray-address {address}: no connection to a Ray cluster ({error}); start one with "
+                "`ray start --head`, or leave the option out"
+            ) from None
+    try:
+        yield RayCluster(ray)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, Re4Error):
+            raise cause from None
+        raise Re4Error(f"a call on the Ray cluster failed: {cause!r}") from error
+    except ray.exceptions.RayError as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise Re4Error(f"the Ray cluster did not finish the work: {first}") from error
+    finally:
+        if is_ours:
+            ray.shutdown()

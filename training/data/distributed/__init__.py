@@ -1,0 +1,1 @@
+"""Preparation of an event log by a Ray cluster, with the rules of the local engine."""
