@@ -11,7 +11,7 @@ from re4.bundle.remote.address import url_of
 from re4.common import console
 from re4.common.errors import UsageError
 from re4.common.extras import require
-from re4.serving.client.options import Address, AsJson, Ca, Certificate, Key, Tls, TokenFile
+from re4.serving.client.options import Address, AsJson, Ca, Certificate, Key, Tls, TlsServerName, TokenFile
 from re4.serving.settings import (
     DEFAULT_ADDRESS,
     ENVIRONMENT_PREFIX,
@@ -101,6 +101,7 @@ def info(
     address: Address = DEFAULT_ADDRESS,
     tls: Tls = False,
     ca: Ca = None,
+    tls_server_name: TlsServerName = None,
     certificate: Certificate = None,
     key: Key = None,
     token_file: TokenFile = None,
@@ -113,7 +114,9 @@ def info(
     from re4.serving.client.client import RetrievalClient
     from re4.serving.client.connection import Connection
 
-    connection = Connection.read(tls=tls, ca=ca, certificate=certificate, key=key, token_file=token_file)
+    connection = Connection.read(
+        tls=tls, ca=ca, server_name=tls_server_name, certificate=certificate, key=key, token_file=token_file
+    )
     with RetrievalClient(address, connection=connection) as client:
         facts = client.info()
     if as_json:

@@ -6,7 +6,7 @@ from re4.benchmarks.common.options import PANEL, AsJson, finish
 from re4.benchmarks.common.report import number
 from re4.benchmarks.serve.options import ServeOptions
 from re4.common import console
-from re4.serving.client.options import Ca, Certificate, Key, Tls, TokenFile
+from re4.serving.client.options import Ca, Certificate, Key, Tls, TlsServerName, TokenFile
 from re4.settings.fields import construct
 from re4.settings.options import with_options
 
@@ -15,6 +15,7 @@ from re4.settings.options import with_options
 def serve(
     tls: Tls = False,
     ca: Ca = None,
+    tls_server_name: TlsServerName = None,
     certificate: Certificate = None,
     key: Key = None,
     token_file: TokenFile = None,
@@ -36,7 +37,9 @@ def serve(
     from re4.benchmarks.serve.benchmark import MARKDOWN_FILE, run
     from re4.serving.client.connection import Connection
 
-    connection = Connection.read(tls=tls, ca=ca, certificate=certificate, key=key, token_file=token_file)
+    connection = Connection.read(
+        tls=tls, ca=ca, server_name=tls_server_name, certificate=certificate, key=key, token_file=token_file
+    )
     finish(run(options, connection), _show, options.out / MARKDOWN_FILE, as_json=as_json)
 
 

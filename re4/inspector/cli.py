@@ -12,7 +12,7 @@ import typer
 from re4.common import console
 from re4.common.errors import ServerError, UsageError
 from re4.common.extras import require
-from re4.serving.client.options import Ca, Certificate, Key, Tls, TokenFile
+from re4.serving.client.options import Ca, Certificate, Key, Tls, TlsServerName, TokenFile
 
 _LOOPBACK_NAMES: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -50,6 +50,7 @@ def inspect(
     ] = None,
     tls: Tls = False,
     ca: Ca = None,
+    tls_server_name: TlsServerName = None,
     certificate: Certificate = None,
     key: Key = None,
     token_file: TokenFile = None,
@@ -77,7 +78,9 @@ def inspect(
     from re4.serving.host.addresses import parse_address
 
     where = parse_address(listen)
-    connection = Connection.read(tls=tls, ca=ca, certificate=certificate, key=key, token_file=token_file)
+    connection = Connection.read(
+        tls=tls, ca=ca, server_name=tls_server_name, certificate=certificate, key=key, token_file=token_file
+    )
     sources = Sources(
         addresses=address or (), bundles=bundles or (), connection=connection, histories=histories
     )

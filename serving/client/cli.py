@@ -9,7 +9,7 @@ import typer
 
 from re4.common import console
 from re4.common.errors import ServerError, UsageError
-from re4.serving.client.options import Address, AsJson, Ca, Certificate, Key, Tls, TokenFile
+from re4.serving.client.options import Address, AsJson, Ca, Certificate, Key, Tls, TlsServerName, TokenFile
 from re4.serving.client.request_options import (
     Diversity,
     DiversityAttribute,
@@ -71,6 +71,7 @@ def retrieve(
     ] = None,
     tls: Tls = False,
     ca: Ca = None,
+    tls_server_name: TlsServerName = None,
     certificate: Certificate = None,
     key: Key = None,
     token_file: TokenFile = None,
@@ -91,7 +92,9 @@ def retrieve(
 
     if not history and not user_id:
         raise UsageError("whose candidates? Give --history ID,ID,… or --user-id USER, or both")
-    connection = Connection.read(tls=tls, ca=ca, certificate=certificate, key=key, token_file=token_file)
+    connection = Connection.read(
+        tls=tls, ca=ca, server_name=tls_server_name, certificate=certificate, key=key, token_file=token_file
+    )
     with RetrievalClient(address, connection=connection) as client:
         info = client.info()
         kind = str(info["item_id_kind"])
@@ -161,6 +164,7 @@ def attributes(
     num_values: Annotated[int, typer.Option(help="Number of values.")] = 20,
     tls: Tls = False,
     ca: Ca = None,
+    tls_server_name: TlsServerName = None,
     certificate: Certificate = None,
     key: Key = None,
     token_file: TokenFile = None,
@@ -175,7 +179,9 @@ def attributes(
     from re4.serving.client.client import RetrievalClient
     from re4.serving.client.connection import Connection
 
-    connection = Connection.read(tls=tls, ca=ca, certificate=certificate, key=key, token_file=token_file)
+    connection = Connection.read(
+        tls=tls, ca=ca, server_name=tls_server_name, certificate=certificate, key=key, token_file=token_file
+    )
     with RetrievalClient(address, connection=connection) as client:
         info = client.info()
         if name:
@@ -214,6 +220,7 @@ def health(
     timeout_s: Annotated[float, typer.Option(help="Time limit of the question.")] = 3.0,
     tls: Tls = False,
     ca: Ca = None,
+    tls_server_name: TlsServerName = None,
     certificate: Certificate = None,
     key: Key = None,
 ) -> None:
@@ -229,7 +236,9 @@ def health(
     from re4.protos.v1 import retrieval_pb2
     from re4.serving.client.connection import Connection, server_error
 
-    connection = Connection.read(tls=tls, ca=ca, certificate=certificate, key=key)
+    connection = Connection.read(
+        tls=tls, ca=ca, server_name=tls_server_name, certificate=certificate, key=key
+    )
     service = retrieval_pb2.DESCRIPTOR.services_by_name["Retrieval"].full_name
     with connection.channel(address) as channel:
         try:

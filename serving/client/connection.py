@@ -33,6 +33,8 @@ class Connection:
     """PEM: the private key of that certificate."""
     is_tls: bool = False
     """Whether to use TLS."""
+    server_name: str | None = None
+    """Name that every server's certificate must have; None for the host of the address."""
     token: str | None = field(default=None, repr=False)
     """Bearer token."""
 
@@ -42,6 +44,7 @@ class Connection:
         *,
         tls: bool = False,
         ca: Path | None = None,
+        server_name: str | None = None,
         certificate: Path | None = None,
         key: Path | None = None,
         token_file: Path | None = None,
@@ -49,8 +52,9 @@ class Connection:
         """Read certificates and the token from files; without a token file, from the variable RE4_TOKEN.
 
         Args:
-            tls: Use TLS; implied by `ca` and `certificate`.
+            tls: Use TLS; implied by `ca`, `server_name` and `certificate`.
             ca: PEM file of the authorities to trust.
+            server_name: Name that every server's certificate must have; None for the host of the address.
             certificate: PEM file of the client's own certificate, for mutual TLS.
             key: PEM file of its private key.
             token_file: File that holds the bearer token.
@@ -65,7 +69,8 @@ class Connection:
             ca=_read(ca),
             certificate=_read(certificate),
             key=_read(key),
-            is_tls=tls or ca is not None or certificate is not None,
+            is_tls=tls or any(each is not None for each in (ca, server_name, certificate)),
+            server_name=server_name,
             token=_token(token_file),
         )
 
@@ -93,9 +98,16 @@ class Connection:
     def _channel(
         self, address: str, options: Sequence[tuple[str, Any]]
     ) -> tuple[str, Sequence[tuple[str, Any]]]:
+        name = self.server_name if self.is_tls else None
+        own = (
+            []
+            if name is None
+            else [("grpc.ssl_target_name_override", name), ("grpc.default_authority", name)]
+        )
         if not is_several(address):
-            return address, options
-        return target_of(address), [*options, *several_options(address, is_tls=self.is_tls)]
+            return address, [*options, *own]
+        several = several_options(address, needs_name=self.is_tls and name is None)
+        return target_of(address), [*options, *several, *own]
 
     def _credentials(self) -> grpc.ChannelCredentials:
         return grpc.ssl_channel_credentials(self.ca, self.key, self.certificate)

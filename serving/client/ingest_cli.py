@@ -9,7 +9,7 @@ import typer
 
 from re4.common import console
 from re4.common.errors import UsageError
-from re4.serving.client.options import Address, Ca, Certificate, Key, Tls, TokenFile
+from re4.serving.client.options import Address, Ca, Certificate, Key, Tls, TlsServerName, TokenFile
 from re4.serving.settings import DEFAULT_ADDRESS
 
 
@@ -42,6 +42,7 @@ def ingest(
     batch_events: Annotated[int, typer.Option(help="Events of one call.", min=1)] = 500,
     tls: Tls = False,
     ca: Ca = None,
+    tls_server_name: TlsServerName = None,
     certificate: Certificate = None,
     key: Key = None,
     token_file: TokenFile = None,
@@ -65,7 +66,9 @@ def ingest(
         raise UsageError("which events? Give files of JSON lines (- for standard input), or --kafka")
     if (kafka is None) != (topic is None):
         raise UsageError("--kafka and --topic belong together")
-    connection = Connection.read(tls=tls, ca=ca, certificate=certificate, key=key, token_file=token_file)
+    connection = Connection.read(
+        tls=tls, ca=ca, server_name=tls_server_name, certificate=certificate, key=key, token_file=token_file
+    )
     counts = [0, 0]
 
     def count(num_sent: int, num_new: int) -> None:

@@ -32,6 +32,15 @@ Ca = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
+TlsServerName = Annotated[
+    str | None,
+    typer.Option(
+        envvar="RE4_TLS_SERVER_NAME",
+        help="Name that every server's certificate must have, in place of the host of --address: for several "
+        "servers by IP address.",
+        rich_help_panel=_PANEL,
+    ),
+]
 Certificate = Annotated[
     Path | None,
     typer.Option(

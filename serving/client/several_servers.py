@@ -71,14 +71,31 @@ def target_of(address: str) -> str:
     return f"ipv{versions.pop()}:{address.replace(' ', '')}"
 
 
-def several_options(address: str, *, is_tls: bool) -> list[tuple[str, Any]]:
-    """Return the channel options of an address of several servers."""
+def several_options(address: str, *, needs_name: bool) -> list[tuple[str, Any]]:
+    """Return the channel options of an address of several servers.
+
+    Args:
+        address: The address.
+        needs_name: Whether certificates are compared with the address, because no name was given.
+
+    Raises:
+        UsageError: it holds different hosts, and gRPC compares all certificates with one name.
+    """
     options: list[tuple[str, Any]] = [
         ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
         # A server that hangs keeps its connections: pings find it where no call is made.
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
     ]
-    if "," in address and not is_tls:  # gRPC would send the list as the name of the host
-        options.append(("grpc.default_authority", "re4"))
+    if "," in address:  # gRPC would take the list as the name of the host
+        hosts = {
+            each.strip().rpartition(":")[0].strip("[]")
+            for each in target_of(address).partition(":")[2].split(",")
+        }
+        if needs_name and len(hosts) > 1:
+            raise UsageError(
+                f"address {address!r} has several hosts, but TLS compares the certificates of all "
+                "servers with one name: give the name that all of them have (--tls-server-name, server_name)"
+            )
+        options.append(("grpc.default_authority", hosts.pop() if needs_name else "re4"))
     return options

@@ -10,6 +10,7 @@ import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from tempfile import gettempdir
@@ -347,3 +348,18 @@ def test_tls_does_not_protect_the_metrics_page(bundles: Path, pair: Pair) -> Non
             tls_certificate=pair.certificate,
             tls_key=pair.key,
         )
+
+
+def test_several_servers_by_address(tls_server: RunningServer, authority: Authority, pair: Pair) -> None:
+    """Certificates are compared with the host of the list, or with the one name that is given."""
+    port = tls_server.address.rpartition(":")[2]
+    own = connection(authority, pair)
+    with RetrievalClient(f"{tls_server.address},{tls_server.address}", connection=own) as client:
+        version = client.info()["version"]
+    address = f"{tls_server.address},127.0.0.9:{port}"  # the second one is away
+    with pytest.raises(UsageError, match="--tls-server-name"):
+        RetrievalClient(address, connection=own)
+    with RetrievalClient(address, connection=replace(own, server_name="127.0.0.1")) as client:
+        assert client.info()["version"] == version
+    wrong = replace(own, server_name="re4.example")
+    assert "UNAVAILABLE" in refused(tls_server.address, wrong)
