@@ -1,70 +1,19 @@
-"""The example manifests and the dashboard: they parse, and name nothing that this server does not have."""
+"""The systemd unit and the dashboard: they parse, and name nothing that this server does not have."""
 
 import json
 import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from re4.serving.api.service import SERVICE_NAME
 from re4.serving.processes.supervisor import _KILL_AFTER_S
 from re4.serving.settings import ServerSettings
-from re4.settings.fields import declared, option_name
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARD = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
 METRICS = (Path(__file__).parents[2] / "serving" / "observability" / "metrics.py").read_text()
-
-
-@pytest.fixture(scope="module")
-def manifests() -> dict[str, Any]:
-    documents = yaml.safe_load_all((DEPLOY / "kubernetes" / "serve.yaml").read_text())
-    return {document["kind"]: document for document in documents}
-
-
-@pytest.fixture(scope="module")
-def container(manifests: dict[str, Any]) -> dict[str, Any]:
-    (found,) = manifests["Deployment"]["spec"]["template"]["spec"]["containers"]
-    return found
-
-
-def test_every_option_is_one_of_re4_serve(container: dict[str, Any]) -> None:
-    assert container["args"][:2] == ["re4", "serve"]
-    used = {word.partition("=")[0] for word in container["args"][2:]}
-    assert used <= {option_name(name) for name in declared(ServerSettings)}
-
-
-def test_probes_and_ports_are_those_of_the_options(container: dict[str, Any]) -> None:
-    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-    for option, name in (("address", "grpc"), ("health-address", "health"), ("metrics-address", "metrics")):
-        assert f"--{option}=0.0.0.0:{ports[name]}" in container["args"]
-    for probe in ("startupProbe", "readinessProbe"):
-        assert container[probe]["grpc"] == {"port": ports["health"], "service": SERVICE_NAME}
-
-
-def test_a_stop_has_the_time_that_it_may_take(manifests: dict[str, Any], container: dict[str, Any]) -> None:
-    (grace,) = [word.partition("=")[2] for word in container["args"] if word.startswith("--grace-s")]
-    pause = container["lifecycle"]["preStop"]["sleep"]["seconds"]
-    allowed = manifests["Deployment"]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
-    assert allowed > pause + float(grace)
-
-
-def test_the_parts_select_each_other(manifests: dict[str, Any]) -> None:
-    deployment = manifests["Deployment"]["spec"]
-    labels = deployment["template"]["metadata"]["labels"]
-    assert deployment["selector"]["matchLabels"] == labels
-    assert manifests["Service"]["spec"]["selector"] == labels
-    assert manifests["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
-    assert manifests["PodDisruptionBudget"]["spec"]["minAvailable"] < deployment["replicas"]
-    assert deployment["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
-    claims = [volume.get("persistentVolumeClaim", {}) for volume in deployment["template"]["spec"]["volumes"]]
-    assert manifests["PersistentVolumeClaim"]["metadata"]["name"] in {
-        claim.get("claimName") for claim in claims
-    }
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,12 @@ capabilities:
   drop: [ALL]
 {{- end }}
 
-{{- define "re4.storageEnvironment" -}}
-{{- if .Values.bundles.credentialsSecret }}
+{{- define "re4.environment" -}}
+{{- with compact (list .Values.bundles.credentialsSecret .Values.environmentSecret) }}
 envFrom:
+  {{- range . }}
   - secretRef:
-      name: {{ .Values.bundles.credentialsSecret }}
+      name: {{ . }}
+  {{- end }}
 {{- end }}
 {{- end }}

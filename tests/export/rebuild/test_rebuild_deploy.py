@@ -6,10 +6,8 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from re4.cli import build_app
@@ -33,21 +31,13 @@ def cron_line() -> list[str]:
     return line.split(maxsplit=6)
 
 
-def cronjob() -> dict[str, Any]:
-    (document,) = yaml.safe_load_all((DEPLOY / "cronjob.yaml").read_text())
-    return document
-
-
 def command(of: str) -> list[str]:
     if of == "cron":
         return shlex.split(cron_line()[6])
-    if of == "systemd":
-        return shlex.split(unit("re4-rebuild.service")["Service"]["ExecStart"])
-    pod = cronjob()["spec"]["jobTemplate"]["spec"]["template"]["spec"]
-    return [*pod["containers"][0]["command"], *pod["containers"][0]["args"]]
+    return shlex.split(unit("re4-rebuild.service")["Service"]["ExecStart"])
 
 
-@pytest.mark.parametrize("of", ["cron", "systemd", "kubernetes"])
+@pytest.mark.parametrize("of", ["cron", "systemd"])
 def test_the_command_is_one_that_rebuild_takes(
     of: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,24 +84,6 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
         check=False,
     )
     assert "re4-rebuild" not in done.stderr, done.stderr
-
-
-def test_the_cronjob_has_the_fields_that_kubernetes_requires() -> None:
-    document = cronjob()
-    assert (document["apiVersion"], document["kind"]) == ("batch/v1", "CronJob")
-    assert re.fullmatch(r"[a-z0-9-]+", document["metadata"]["name"])
-    assert len(document["spec"]["schedule"].split()) == 5
-    assert document["spec"]["concurrencyPolicy"] == "Forbid"
-    job = document["spec"]["jobTemplate"]["spec"]
-    pod = job["template"]["spec"]
-    # A pod failure policy is refused with any other restart policy, and must name a container.
-    assert pod["restartPolicy"] == "Never"
-    (container,) = pod["containers"]
-    rule = job["podFailurePolicy"]["rules"][0]["onExitCodes"]
-    assert rule["containerName"] == container["name"]
-    assert set(map(str, rule["values"])) <= EXIT_CODES - {"0"}
-    mounted = {mount["name"] for mount in container["volumeMounts"]}
-    assert mounted == {volume["name"] for volume in pod["volumes"]}
 
 
 def test_the_readme_names_every_file_and_exit_code() -> None:
