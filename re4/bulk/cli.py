@@ -11,6 +11,7 @@ from re4.bundle.remote.options import takes_url
 from re4.common import console
 from re4.common.errors import UsageError
 from re4.common.extras import require
+from re4.common.ray_cluster import Engine, RayAddress
 from re4.serving.client.request_options import (
     Diversity,
     DiversityAttribute,
@@ -65,11 +66,20 @@ def bulk(
         typer.Option(help="Candidates of a user without a usable history: none, or the most popular items."),
     ] = Fallback.NONE,
     num_processes: Annotated[
-        int | None, typer.Option(help="Worker processes. Default: one for each usable core.", min=1)
+        int | None,
+        typer.Option(help="Worker processes. Default: one for each usable core, of all nodes.", min=1),
     ] = None,
     part_users: Annotated[
         int | None, typer.Option(help="Users in a part. Default: 20,000, fewer for few users.", min=1)
     ] = None,
+    engine: Annotated[
+        Engine,
+        typer.Option(
+            help="local: processes of this machine. ray: of the nodes of a Ray cluster, which all reach the "
+            "bundles, the users and --out under the same paths."
+        ),
+    ] = Engine.LOCAL,
+    ray_address: RayAddress = None,
     **settings: Any,
 ) -> None:
     """Write the candidates of a whole population of users to parquet, without a server.
@@ -88,7 +98,7 @@ def bulk(
 
     if users is not None and dataset is not None:
         raise UsageError("--users and --dataset cannot be given together")
-    source = None if users is None else ParquetUsers(users)
+    source = None if users is None else ParquetUsers(users.absolute())
     histories = None
     has_own = dataset is not None or (source is not None and source.has_histories)
     if settings["histories"] is not None or not has_own:
@@ -118,6 +128,8 @@ def bulk(
             fallback=fallback,
             part_users=part_users,
             num_processes=num_processes,
+            engine=engine,
+            ray_address=ray_address,
         )
     )
     seconds = perf_counter() - began

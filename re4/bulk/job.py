@@ -12,10 +12,11 @@ import math
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Final, cast
@@ -32,8 +33,10 @@ from re4.bundle.publishing.version_lease import VersionLease
 from re4.bundle.verify import verify_version
 from re4.common.console import progress
 from re4.common.errors import Re4Error, UsageError
+from re4.common.extras import require
 from re4.common.file_lock import try_lock
 from re4.common.files import parts_in, sync, write_json
+from re4.common.ray_cluster import Engine, ray_cluster
 from re4.serving.client.values import RetrieveOptions, retrieve_request
 from re4.serving.histories.settings import HistorySettings, open_store
 from re4.serving.host.cgroups import usable_cores
@@ -70,7 +73,12 @@ class BulkJob:
     part_users: int | None = None
     """Users in a part; None for a number that gives every worker some parts."""
     num_processes: int | None = None
-    """None for one for each usable core."""
+    """None for one for each usable core, of all nodes with the engine `ray`."""
+    engine: Engine = Engine.LOCAL
+    """Worker processes of this machine, or of the nodes of a Ray cluster, which read and write the same
+    files."""
+    ray_address: str | None = None
+    """Address of the cluster; None for the one that Ray finds, or a new one on this machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +103,8 @@ def run_bulk(job: BulkJob) -> BulkResult:
         HistoryStoreError: the store of histories cannot be used. What was answered is kept.
     """
     retrieve_request((), job.num_candidates, (), job.options)
-    with _partial_folder(job.out) as folder:
-        found = _answer(job, folder)
+    with _partial_folder(job.out) as folder, _workers(job) as workers:
+        found = _answer(job, folder, workers)
         parts = folder / "parts"
         write_json(parts / MANIFEST_FILE, found)
         sync(parts)
@@ -116,9 +124,38 @@ def run_bulk(job: BulkJob) -> BulkResult:
     )
 
 
-def _answer(job: BulkJob, folder: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Workers:
+    """The workers of a job."""
+
+    number: int
+    write_parts: Callable[[WorkerStart, list[int]], Iterator[PartDone]]
+
+
+@contextmanager
+def _workers(job: BulkJob) -> Iterator[_Workers]:
+    if job.engine == Engine.LOCAL:
+        if job.ray_address is not None:
+            raise UsageError("--ray-address belongs to --engine ray")
+        number = job.num_processes or usable_cores()
+        yield _Workers(number, partial(_run_workers, num_processes=number))
+        return
+    require("--engine ray", "ray")
+    from re4.bulk.ray_workers import write_parts
+
+    if job.histories is not None and not job.histories.is_remote:
+        raise UsageError(
+            f"--histories {job.histories.histories} is a store of one machine; with --engine ray, use Redis "
+            "or Valkey, or give --users with a column history"
+        )
+    with ray_cluster(job.ray_address) as cluster:
+        number = job.num_processes or cluster.num_cores
+        yield _Workers(number, partial(write_parts, cluster, num_workers=number))
+
+
+def _answer(job: BulkJob, folder: Path, workers: _Workers) -> dict[str, Any]:
     """Make all parts that are missing, and return the manifest."""
-    begun = _begin(job, folder)
+    begun = _begin(job, folder, workers.number)
     version = (job.bundles.parent if _is_version(job.bundles) else job.bundles) / begun["version"]
     users = job.users or ParquetUsers(folder / "users.parquet")
     lease = VersionLease(version)
@@ -152,11 +189,13 @@ def _answer(job: BulkJob, folder: Path) -> dict[str, Any]:
         missing = [number for number in range(num_parts) if number not in done]
         with progress(f"candidates for {users.num_users:,} users", users.num_users) as bar:
             bar.advance(sum(each.num_users for each in done.values()))
-            for part in _run_workers(start, missing, job.num_processes or usable_cores()):
+            for part in workers.write_parts(start, missing):
                 done[part.number] = part
                 bar.advance(part.num_users)
     finally:
         lease.release()
+    for left in parts_in(start.parts):  # of workers that ended
+        left.unlink()
     return begun | {
         "num_users": sum(each.num_users for each in done.values()),
         "num_errors": sum(each.num_errors for each in done.values()),
@@ -172,7 +211,7 @@ def _answer(job: BulkJob, folder: Path) -> dict[str, Any]:
     }
 
 
-def _begin(job: BulkJob, folder: Path) -> dict[str, Any]:
+def _begin(job: BulkJob, folder: Path, num_workers: int) -> dict[str, Any]:
     """Return the facts of the job, written at its first start.
 
     Raises:
@@ -207,8 +246,7 @@ def _begin(job: BulkJob, folder: Path) -> dict[str, Any]:
         store.close()
     users = job.users or ParquetUsers(folder / "users.parquet")
     check_some(users, "the store of histories" if job.users is None else str(getattr(users, "path", users)))
-    workers = job.num_processes or usable_cores()
-    even = math.ceil(users.num_users / (_PARTS_PER_WORKER * workers))
+    even = math.ceil(users.num_users / (_PARTS_PER_WORKER * num_workers))
     version = job.bundles if _is_version(job.bundles) else live_version(job.bundles)
     return asked | {
         "version": version.name,

@@ -74,33 +74,58 @@ def _receive(connection: Connection, numbers: "SimpleQueue[int]") -> None:
 
 
 def _answer_parts(connection: Connection, start: WorkerStart, numbers: "SimpleQueue[int]") -> None:
-    # Imported here, after the message that says what to do: the job's process needs none of it.
-    from re4.bulk.parts import answer_part
-    from re4.bundle.verify import read_manifest
-    from re4.common.files import replacing
-    from re4.retriever import UNLIMITED
-    from re4.serving.api.validation import check_retrieve
-    from re4.serving.client.values import retrieve_request
-    from re4.serving.histories.settings import open_store
-    from re4.serving.host.threads import limit_garbage_collection, limit_openmp_threads
-    from re4.serving.settings import ServerSettings
-    from re4.serving.versions.snapshot import load_snapshot
-
-    limit_openmp_threads()
-    settings = ServerSettings(limits=UNLIMITED, merge_policy=start.merge_policy)
-    snapshot = load_snapshot(
-        start.version, read_manifest(start.version), max_batch_size=settings.max_batch_size
-    ).with_changes(start.hidden, start.changes)
-    store = None if start.histories is None else open_store(start.histories, None)
-    request = check_retrieve(
-        retrieve_request((), start.num_candidates, (), start.options), snapshot, settings
-    )
-    limit_garbage_collection()
+    writer = PartWriter(start)
     while True:
-        number = numbers.get()
+        connection.send(writer.write(numbers.get()))
+
+
+class PartWriter:
+    """Answers parts by an opened version."""
+
+    def __init__(self, start: WorkerStart) -> None:
+        """Open the version and the store.
+
+        Raises:
+            BundleError: The version cannot be used.
+            HistoryStoreError: The store cannot be used.
+        """
+        # Imported here, after the message that says what to do: the job's process needs none of it.
+        from re4.bundle.verify import read_manifest
+        from re4.retriever import UNLIMITED
+        from re4.serving.api.validation import check_retrieve
+        from re4.serving.client.values import retrieve_request
+        from re4.serving.histories.settings import open_store
+        from re4.serving.host.threads import limit_garbage_collection, limit_openmp_threads
+        from re4.serving.settings import ServerSettings
+        from re4.serving.versions.snapshot import load_snapshot
+
+        limit_openmp_threads()
+        self._start = start
+        self._settings = ServerSettings(limits=UNLIMITED, merge_policy=start.merge_policy)
+        snapshot = load_snapshot(
+            start.version, read_manifest(start.version), max_batch_size=self._settings.max_batch_size
+        ).with_changes(start.hidden, start.changes)
+        self._store = None if start.histories is None else open_store(start.histories, None)
+        self._request = check_retrieve(
+            retrieve_request((), start.num_candidates, (), start.options), snapshot, self._settings
+        )
+        limit_garbage_collection()
+
+    def write(self, number: int) -> PartDone:
+        """Answer the users of a part, and write it.
+
+        Raises:
+            DataError: The users cannot be read, or have ids of another kind.
+            HistoryStoreError: The store cannot be used.
+            OSError: The part cannot be written.
+        """
+        from re4.bulk.parts import answer_part
+        from re4.common.files import replacing
+
+        start = self._start
         first = number * start.part_users
         users = start.users.read(first, first + start.part_users)
-        table = answer_part(users, request, store, start.fallback, settings.max_batch_size)
+        table = answer_part(users, self._request, self._store, start.fallback, self._settings.max_batch_size)
         with replacing(start.parts / PART_FORMAT.format(number)) as part:
             table.write_parquet(part, compression="snappy", statistics=False)
-        connection.send(PartDone(number, len(table), len(table) - table["error"].null_count()))
+        return PartDone(number, len(table), len(table) - table["error"].null_count())

@@ -4,13 +4,34 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from enum import StrEnum
+from typing import Annotated, Any, Final
+
+import typer
 
 from re4.common.errors import Re4Error, UsageError
 
+
+class Engine(StrEnum):
+    """The place of the work."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        help="Address of the Ray cluster. Default: that of RAY_ADDRESS, or the one of this machine, or a new "
+        "one."
+    ),
+]
+
 MAX_RETRIES: Final = 10
 """Times that a call is repeated whose process or node ended."""
-_ENVIRONMENT: Final = {"env_vars": {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}}
+_ENVIRONMENT: Final = {
+    "env_vars": dict.fromkeys(("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+}
 """Of the processes of a node: one for each core, so that a library needs no threads."""
 
 
@@ -35,22 +56,24 @@ class RayCluster:
         return remote.remote(*arguments)
 
     def start_actor(self, kind: type, *arguments: Any) -> Any:
-        """Start an actor, which is started anew where its node ends."""
-        remote = self._ray.remote(kind).options(
-            num_cpus=1, max_restarts=MAX_RETRIES, max_task_retries=MAX_RETRIES
-        )
-        return remote.remote(*arguments)
+        """Start an actor on a free core, as soon as there is one. It ends with its node."""
+        return self._ray.remote(kind).options(num_cpus=1, max_restarts=0).remote(*arguments)
+
+    def first_completed(self, references: Sequence[Any]) -> tuple[Any, Any]:
+        """Return the first reference whose call has ended, and its value, or None where its actor ended.
+
+        Raises:
+            RayTaskError: The call failed.
+        """
+        (first,), _ = self._ray.wait(list(references), num_returns=1)
+        try:
+            return first, self._ray.get(first)
+        except self._ray.exceptions.RayActorError:
+            return first, None
 
     def put(self, value: Any) -> Any:
         """Return a reference to a value that every node can read."""
         return self._ray.put(value)
-
-    def completed(self, references: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-        """Yield each reference and its value, as they come."""
-        left = list(references)
-        while left:
-            (first,), left = self._ray.wait(left, num_returns=1)
-            yield first, self._ray.get(first)
 
     def results(self, references: Sequence[Any], note: Callable[[str], None], title: str) -> list[Any]:
         """Return the values of references, in their order, and note the progress."""

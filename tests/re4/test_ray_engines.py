@@ -13,11 +13,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from small_bundles import SmallVersion
 
 from re4 import DataError, UsageError, prepare_data
+from re4.bulk.job import BulkJob, run_bulk
+from re4.bulk.users import ParquetUsers
+from re4.bulk.worker import PartDone
 from re4.common import extras
 from re4.common.errors import Re4Error
-from re4.common.ray_cluster import RayCluster
+from re4.common.ray_cluster import Engine, RayCluster
+from re4.serving.histories.settings import HistorySettings
 from re4.training.data.distributed import engine as engines
 from re4.training.data.distributed.survey import Sizes
 from re4.training.data.tables.tombstones import FORGOTTEN
@@ -283,3 +288,72 @@ def test_a_data_frame_is_refused(cluster: Any, tmp_path: Path) -> None:
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
     with pytest.raises(UsageError, match="write the data frame as parquet"):
         prepare_data(rows(1), tmp_path / "data", engine="ray")
+
+
+@pytest.fixture(scope="module")
+def population(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `bundles` and `users.parquet`."""
+    folder = tmp_path_factory.mktemp("population")
+    SmallVersion().publish(folder / "bundles")
+    histories = [[f"item-{(7 * user + i) % 70}-é" for i in range(user % 6)] for user in range(90)]
+    pl.DataFrame({"user_id": range(90), "history": histories}).write_parquet(folder / "users.parquet")
+    return folder
+
+
+def bulk(population: Path, out: Path, **fields: Any) -> dict[str, bytes]:
+    """Run a job; return its files, without the times of its runs."""
+    usual: dict[str, Any] = {"users": ParquetUsers(population / "users.parquet"), "histories": None}
+    usual |= {"num_candidates": 12, "options": {}, "part_users": 3, "num_processes": 2}
+    run_bulk(BulkJob(bundles=population / "bundles", out=out, **(usual | fields)))
+    files = files_of(out)
+    manifest = json.loads(files["manifest.json"])
+    del manifest["runs"]
+    assert not out.with_name(f"{out.name}.partial").exists()
+    return files | {"manifest.json": json.dumps(manifest).encode()}
+
+
+def test_the_candidates_of_a_cluster_are_those_of_one_machine(
+    cluster: Any, population: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when a node dies, and when the job is stopped and continued."""
+    local = bulk(population, tmp_path / "local")
+    node = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+    cluster.wait_for_nodes()
+    first_completed, seen = RayCluster.first_completed, []
+
+    def with_accidents(self: RayCluster, references: Any) -> Any:
+        if not seen:
+            self._ray.wait(references, num_returns=len(references))  # until all three workers are open
+        call, result = first_completed(self, references)
+        seen.append(result)
+        if len(seen) == 3:
+            cluster.remove_node(node, allow_graceful=False)
+        if None in seen and "stopped" not in seen and isinstance(result, PartDone):
+            seen.append("stopped")
+            raise KeyboardInterrupt
+        return call, result
+
+    monkeypatch.setattr(RayCluster, "first_completed", with_accidents)
+    with pytest.raises(KeyboardInterrupt):
+        bulk(population, tmp_path / "ray", engine=Engine.RAY, num_processes=3)
+    assert not (tmp_path / "ray").exists()
+    finished = {
+        path.name: path.stat().st_mtime_ns for path in (tmp_path / "ray.partial/parts").glob("part-*")
+    }
+    assert finished
+    assert bulk(population, tmp_path / "ray", engine=Engine.RAY) == local
+    assert (
+        finished.items()
+        <= {path.name: path.stat().st_mtime_ns for path in (tmp_path / "ray").iterdir()}.items()
+    )
+
+
+def test_jobs_that_a_cluster_cannot_do_are_refused(cluster: Any, population: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is a store of one machine; with --engine ray, use Redis or Valkey"):
+        bulk(population, tmp_path / "out", engine=Engine.RAY, histories=HistorySettings(histories="/folder"))
+    with pytest.raises(UsageError, match="--ray-address belongs to --engine ray"):
+        bulk(population, tmp_path / "out", ray_address="auto")
+    pl.DataFrame({"user_id": [1], "history": [[5]]}).write_parquet(tmp_path / "users.parquet")
+    with pytest.raises(DataError, match=r"history holds ids such as 5; those of version .* texts"):
+        bulk(population, tmp_path / "out", engine=Engine.RAY, users=ParquetUsers(tmp_path / "users.parquet"))
+    assert not (tmp_path / "out").exists()

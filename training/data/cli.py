@@ -9,6 +9,7 @@ import typer
 
 from re4.common.console import print_json, print_line, table
 from re4.common.errors import UsageError
+from re4.common.ray_cluster import Engine, RayAddress
 from re4.settings.fields import option_name
 from re4.training.data import DEFAULT_MAX_USER_EVENTS, DEFAULT_MIN_EVENTS, DEFAULT_SEED
 
@@ -22,13 +23,6 @@ class Format(StrEnum):
 
     EVENTS = "events"
     SEQUENCES = "sequences"
-
-
-class Engine(StrEnum):
-    """The place of the work."""
-
-    LOCAL = "local"
-    RAY = "ray"
 
 
 class SplitBy(StrEnum):
@@ -159,13 +153,7 @@ def prepare(
             "reads the log under the same path. The data set is the same."
         ),
     ] = None,
-    ray_address: Annotated[
-        str | None,
-        typer.Option(
-            help="Address of the Ray cluster. Default: that of RAY_ADDRESS, or the one of this machine, or a "
-            "new one."
-        ),
-    ] = None,
+    ray_address: RayAddress = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
     """Prepare a data set for training: filter, split, and number an event log's users and items.
