@@ -206,12 +206,11 @@ def compressed_bombs(attack: Attack) -> None:
 
 
 def wrong_tokens(attack: Attack) -> None:
-    for number in range(300 * attack.scale):
-        if number % 100 == 0:
-            connection = attack.connect()
-        connection.begin("Retrieve", {"authorization": f"Bearer wrong-{number}"})
-        if number % 50 == 49:
-            connection.wait_until_read()
+    for connection in attack.floods():
+        for number in range(300):
+            connection.begin("Retrieve", {"authorization": f"Bearer wrong-{number}"})
+            if number % 50 == 49:
+                connection.wait_until_read()
 
 
 ATTACKS: tuple[Callable[[Attack], None], ...] = (
