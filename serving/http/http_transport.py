@@ -9,6 +9,7 @@ import math
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from time import monotonic
 from typing import Any, Final, TypeAlias
@@ -38,7 +39,8 @@ _MAX_HEADER_BYTES: Final = 16_384
 _SWEEP_S: Final = 1.0
 """Time between two looks for connections to close."""
 _IN_LOOP_BYTES: Final = 32_768
-"""Larger messages are converted in a thread: the conversion takes some 120 ns a byte."""
+"""Larger messages are converted in a thread: the conversion takes some 120 ns a byte. All calls share one
+thread, because a conversion takes ten times the memory of its message, which each thread would keep."""
 _STOP_POLL_S: Final = 0.01
 
 _log = logging.getLogger(__name__)
@@ -78,6 +80,7 @@ class HttpTransport:
             limit_concurrency=_MAX_CONNECTIONS,
             h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
         )
+        self._converter = ThreadPoolExecutor(1, thread_name_prefix="http-json")
         self._state = ServerState()
         self._server: asyncio.Server | None = None
         self._context: ssl.SSLContext | None = None
@@ -133,6 +136,7 @@ class HttpTransport:
             await asyncio.sleep(_STOP_POLL_S)
         for connection in list(self._state.connections):
             connection.transport.abort()
+        self._converter.shutdown(wait=False, cancel_futures=True)
         idling.cancel()
 
     async def _sweep(self) -> None:
@@ -186,7 +190,7 @@ class HttpTransport:
         if timeout is not None and timeout_s is None:
             await _send_error(send, 400, f"{TIMEOUT_HEADER} is {timeout!r:.40}; give seconds, such as 0.5")
             return
-        call = _Call(route, scope, headers, receive, self._limits, timeout_s)
+        call = _Call(route, scope, headers, receive, self._limits, timeout_s, self._converter)
         try:
             reply = await self._reply_of(route, call)
             if reply is None:
@@ -223,7 +227,8 @@ class HttpTransport:
             leaving.cancel()
             answering.cancel()
         if len(data) > _IN_LOOP_BYTES:
-            return await asyncio.to_thread(lambda: format_reply(route.reply(data)))
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._converter, lambda: format_reply(route.reply(data)))
         return format_reply(route.reply(data))
 
 
@@ -238,6 +243,7 @@ class _Call:
         receive: Receive,
         limits: Limits,
         timeout_s: float | None,
+        converter: Executor,
     ) -> None:
         host, port = scope["client"] or ("unix", 0)
         self.peer = f"http:{host}:{port}"
@@ -247,6 +253,7 @@ class _Call:
         self._headers = headers
         self._receive = receive
         self._limits = limits
+        self._converter = converter
         self._has_read = asyncio.Event()
         self._on_end: Callable[[], None] | None = None
         self._began_s = monotonic()
@@ -269,7 +276,8 @@ class _Call:
             ) from None
         self._has_read.set()
         if len(body) > _IN_LOOP_BYTES:
-            return await asyncio.to_thread(parse_request, self._route.request(), body)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._converter, parse_request, self._route.request(), body)
         return parse_request(self._route.request(), body)
 
     async def _body(self) -> bytes:

@@ -168,9 +168,10 @@ class LiveItemsFollower:
         self._start_job()
 
     def stop(self) -> None:
-        """End the work beside the calls."""
+        """End the work beside the calls, and free the version: the poller is part of a cycle of references."""
         self._cancel_job()
         self._thread.shutdown(wait=False)
+        self._followed = self._poller = None
 
     def _show(self) -> None:
         assert self._followed is not None

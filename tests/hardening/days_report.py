@@ -88,6 +88,7 @@ Written by `tests/hardening/days_report.py` from a run of `tests/hardening/many_
 Two servers lived from {days[0]["date"]} to {last["date"]}, in {minutes:.0f} minutes.
 libfaketime moved their clock by a day at a time.
 Clients with TLS and tokens called both all the time, also while the clock was moved.
+Transport: `{facts["transport"]}`.
 Machine: {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}.
 Load by the system's mean of a minute, with other work on the machine: {min(loads):g} to {max(loads):g}.
 

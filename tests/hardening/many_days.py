@@ -44,6 +44,7 @@ from re4.bundle.layout import CURRENT
 from re4.bundle.publishing.current import read_current
 from re4.bundle.publishing.retention import prune
 from re4.bundle.publishing.versions import version_names
+from re4.protos.v1 import retrieval_pb2 as pb
 from re4.serving.auth.tokens import token_hash
 from re4.serving.client.connection import Connection
 
@@ -293,7 +294,9 @@ class Servers:
         ]
         assert not unexplained, said(unexplained)
         wrong = RightAnswers(self.versions).wrong(calls)
-        assert not wrong, f"{len(wrong)} wrong answers"
+        replies = [pb.RetrieveReply.FromString(call.reply) for call in wrong]
+        known = Counter((reply.version, reply.version in self.versions) for reply in replies)
+        assert not wrong, f"{len(wrong)} wrong answers: {known}; the first: {replies[0]}"
         return len(failed)
 
     def wait_until(self, find: Callable[[], Any]) -> Any:
@@ -387,6 +390,7 @@ def main(folder: Path, num_days: int, num_swaps: int) -> None:
         "days": [asdict(day) for day in days],
         "events": servers.events,
         "has_traceback": has_traceback,
+        "transport": servers.first.wait_for(r"transport (\w+):").group(1),
     }
     sys.stdout.write(json.dumps(facts, default=sorted) + "\n")
 

@@ -17,6 +17,7 @@ import pytest
 from callers_apart import CallersApart
 from findings import Findings
 from footprint import footprint
+from google.protobuf import json_format
 from http2_connection import (
     CONTINUATION,
     END_HEADERS,
@@ -61,6 +62,8 @@ class Attack:
     """What an attack may use."""
 
     port: int
+    http_port: int
+    """Of JSON over HTTP/1.1."""
     scale: int
     """1 in the short form."""
     max_floods: int
@@ -79,6 +82,15 @@ class Attack:
 
     def plain_socket(self) -> socket.socket:
         return self.connections.enter_context(socket.create_connection(("127.0.0.1", self.port), DEADLINE_S))
+
+    def http(self, data: bytes, *, token: str = TOKEN) -> socket.socket:
+        """A connection of HTTP/1.1 that has sent a call with a token, and bytes after its first headers."""
+        one = self.connections.enter_context(
+            socket.create_connection(("127.0.0.1", self.http_port), DEADLINE_S)
+        )
+        head = f"POST /v1/batch-retrieve HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n"
+        one.sendall(head.encode() + b"Content-Type: application/json\r\n" + data)
+        return one
 
 
 def rapid_reset(attack: Attack) -> None:
@@ -170,6 +182,9 @@ def full_batch() -> bytes:
     return pb.BatchRetrieveRequest(users=[one] * 256).SerializeToString()
 
 
+FULL_JSON = json_format.MessageToJson(pb.BatchRetrieveRequest.FromString(full_batch())).encode()
+
+
 def unread_replies(attack: Attack) -> None:
     """The flow control is kept: the server may send nothing. Each reply is made before the next call."""
     for _ in range(4):
@@ -213,6 +228,69 @@ def wrong_tokens(attack: Attack) -> None:
                 connection.wait_until_read()
 
 
+def http_idle_connections(attack: Attack) -> None:
+    """As many as a worker holds, and more."""
+    for _ in range(600 if attack.scale > 1 else 100):
+        attack.http(b"X-Header: without an end")
+
+
+def http_endless_headers(attack: Attack) -> None:
+    for _ in range(10 * attack.scale):
+        with suppress(ConnectionError):
+            attack.http(b"X-Header: " + b"x" * (1 << 20))
+
+
+def http_large_bodies(attack: Attack) -> None:
+    """In chunks, so that no header states their length."""
+    chunk = b"%x\r\n" % (1 << 20) + bytes(1 << 20) + b"\r\n"
+    for _ in range(attack.scale):
+        with suppress(ConnectionError):
+            connection = attack.http(b"Transfer-Encoding: chunked\r\n\r\n")
+            for _number in range(64):
+                connection.sendall(chunk)
+
+
+def http_deep_bodies(attack: Attack) -> None:
+    for opening in (b'{"users":[', b'{"a":{', b"["):
+        body = opening * 100_000
+        for _ in range(attack.scale):
+            connection = attack.http(b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            assert connection.recv(12) == b"HTTP/1.1 400"
+
+
+def http_unread_replies(attack: Attack) -> None:
+    for _ in range(8 * attack.scale):
+        attack.http(b"Content-Length: %d\r\n\r\n" % len(FULL_JSON) + FULL_JSON)
+
+
+def http_wrong_tokens(attack: Attack) -> None:
+    """With the bodies of calls, which nobody reads."""
+    for number in range(20 * attack.scale):
+        with suppress(ConnectionError):
+            attack.http(b"Content-Length: 1000000\r\n\r\n" + bytes(1_000_000), token=f"wrong-{number}")
+
+
+def http_port_of(server: RunningServer) -> int:
+    return int(server.wait_for(r"JSON over HTTP on \S+:(\d+)").group(1))
+
+
+def allocate_json(server: RunningServer) -> None:
+    """Have a full batch answered as JSON, and read the whole reply."""
+    with ExitStack() as connections:
+        attack = Attack(
+            port=0, http_port=http_port_of(server), scale=1, max_floods=1, connections=connections
+        )
+        reply = attack.http(b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(FULL_JSON) + FULL_JSON)
+        assert reply.recv(12) == b"HTTP/1.1 200"
+        while reply.recv(1 << 20):
+            pass
+
+
+HTTP_ATTACKS: tuple[Callable[[Attack], None], ...] = (
+    *(http_idle_connections, http_endless_headers, http_large_bodies, http_deep_bodies),
+    *(http_unread_replies, http_wrong_tokens),
+)
+
 ATTACKS: tuple[Callable[[Attack], None], ...] = (
     *(rapid_reset, streams_without_data, calls_without_a_message, continuation_flood),
     *(settings_and_ping_flood, control_frames_out_of_order, large_header_table, slow_preface),
@@ -239,12 +317,15 @@ def target(tmp_path_factory: pytest.TempPathFactory, transport: str, findings: F
     name = VERSION.publish(folder / "bundles")
     options = ("--num-processes", "1", "--max-queue-ms", "10000", "--tokens", str(tokens))
     bounds = ("--max-reply-bytes", str(MAX_REPLY_BYTES))
+    http = ("--http-address", "127.0.0.1:0")
     per_caller = ("--max-reply-bytes-per-caller", str(MAX_REPLY_BYTES_PER_CALLER))
-    with RunningServer(folder / "bundles", *options, *bounds, *per_caller) as server:
+    with RunningServer(folder / "bundles", *options, *bounds, *per_caller, *http) as server:
         good = questions(VERSION.ids)
         with Connection().channel(server.address) as channel:  # allocates what a full batch needs
             batch_retrieve = channel.unary_unary("/re4.v1.Retrieval/BatchRetrieve")
             batch_retrieve(full_batch(), timeout=DEADLINE_S, metadata=Connection(token=TOKEN).metadata)
+        if transport == "native":
+            allocate_json(server)
         with CallersApart(
             server.address,
             good,
@@ -276,6 +357,15 @@ def test_good_callers_are_answered_and_memory_is_bounded(
     under_attack(attack, target, transport, is_long, findings)
 
 
+@pytest.mark.transports("native")
+@pytest.mark.parametrize("attack", HTTP_ATTACKS, ids=lambda attack: attack.__name__)
+def test_attacks_on_json_over_http(
+    attack: Callable[[Attack], None], target: Target, transport: str, is_long: bool, findings: Findings
+) -> None:
+    """The good callers use gRPC."""
+    under_attack(attack, target, transport, is_long, findings)
+
+
 @pytest.mark.transports("grpcio")
 def test_replies_of_108_full_batches_take_bounded_memory(
     target: Target, transport: str, is_long: bool, findings: Findings
@@ -295,7 +385,15 @@ def under_attack(
     with ExitStack() as connections:
         with suppress(ConnectionError):  # a server may close the connection of an attacker
             scale, max_floods = 20 if is_long else 1, MAX_FLOODS[transport]
-            attack(Attack(port=port, scale=scale, max_floods=max_floods, connections=connections))
+            attack(
+                Attack(
+                    port=port,
+                    http_port=http_port_of(server),
+                    scale=scale,
+                    max_floods=max_floods,
+                    connections=connections,
+                )
+            )
         target.callers.wait_for_answers(100 if is_long else 4)
         growth = footprint(server.pid).rss_bytes - before.rss_bytes
     proof = f"network attack on {transport}, {attack.__name__}"
