@@ -168,7 +168,7 @@ class LiveItemsFollower:
         self._start_job()
 
     def stop(self) -> None:
-        """End the work beside the calls, and free the version: the poller is part of a cycle of references."""
+        """End the work beside the calls, and free the version, which the poller refers to in a cycle."""
         self._cancel_job()
         self._thread.shutdown(wait=False)
         self._followed = self._poller = None
