@@ -24,10 +24,11 @@ def choose_transport(settings: ServerSettings) -> tuple[TransportName, str]:
     wanted = settings.transport
     if wanted is TransportName.AUTO:
         if sys.platform != "linux":
-            return TransportName.GRPCIO, "the faster native runs on Linux only"
+            return TransportName.GRPCIO, "native, faster and safer from floods of calls, runs on Linux only"
         if find_spec(_PACKAGE) is None:
-            return TransportName.GRPCIO, f"the package {_PACKAGE} of the faster native is not installed"
-        return TransportName.NATIVE, "it supports all settings, and is faster"
+            reason = f"the package {_PACKAGE} of native, faster and safer from floods, is not installed"
+            return TransportName.GRPCIO, reason
+        return TransportName.NATIVE, "it supports all settings, is faster, and safer from floods of calls"
     if wanted is TransportName.NATIVE:
         require(settings.described("transport"), _PACKAGE)
     return wanted, "by the settings"

@@ -38,7 +38,7 @@ def test_without_the_package_auto_takes_grpcio(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(choice, "find_spec", lambda _: None)
     assert choose_transport(ServerSettings()) == (
         GRPCIO,
-        "the package ngh2 of the faster native is not installed",
+        "the package ngh2 of native, faster and safer from floods, is not installed",
     )
 
 
