@@ -8,14 +8,23 @@ whichever search found it, and the index file needs no vectors. Servers and the 
 Legend: B requests, K interests, S results of a search, D embedding, N items, P rows of a pool, M candidates.
 """
 
+import ctypes
+import logging
+import subprocess
 from dataclasses import dataclass
-from typing import Final
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from re4.common.native_code import is_native_allowed, load_library
 from re4.common.sortable import MAX_SORTABLE, sortable
 
+_log = logging.getLogger(__name__)
+
+_SOURCE: Final = Path(__file__).with_name("best_rescored.c")
 _NOTHING: Final = (1 << 63) - 1
 """A key after all others; its lower half, as a row, is -1."""
 
@@ -104,6 +113,89 @@ def best_candidates(
     firsts_BK1 = np.arange(0, pools.scores_BKP.size, pool_size).reshape(num_requests, num_interests, 1)
     of_best_BKM = pools.scores_BKP.take(firsts_BK1 + order[:, None, :])
     return pools.rows_BP.take(places_BM), best_BP.take(places_BM), of_best_BKM.argmax(axis=1)
+
+
+def best_rescored(
+    scores_BKS: NDArray[np.float32],
+    rows_BKS: NDArray[np.int64],
+    interests_BKD: NDArray[np.float32],
+    vectors_ND: NDArray[np.float32],
+    size: int,
+    num_candidates: int,
+    more: tuple[int, NDArray[np.float32]] | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
+    """Return the best candidates of the re-scored pool, by compiled code where there is a C compiler.
+
+    Args:
+        scores_BKS: As for `rescore`.
+        rows_BKS: Likewise.
+        interests_BKD: Likewise.
+        vectors_ND: Likewise.
+        size: Likewise.
+        num_candidates: As for `best_candidates`.
+        more: As for `rescore`.
+
+    Returns:
+        As `best_candidates`.
+    """
+    library = _library() if is_native_allowed() else None
+    vectors_RD = vectors_ND[:0] if more is None else more[1]
+    are_plain = all(part.flags.c_contiguous and part.dtype == np.float32 for part in (vectors_ND, vectors_RD))
+    if library is None or not are_plain:
+        pool = rescore(scores_BKS, rows_BKS, interests_BKD, vectors_ND, size, more)
+        return best_candidates(pool, num_candidates)
+    num_requests, num_interests, dim = interests_BKD.shape
+    num_found = rows_BKS.shape[1] * rows_BKS.shape[2]
+    num_best = min(num_candidates, size, num_found)
+    scores_BKS = np.ascontiguousarray(scores_BKS, np.float32)
+    rows_BKS = np.ascontiguousarray(rows_BKS, np.int64)
+    interests_BKD = np.ascontiguousarray(interests_BKD, np.float32)
+    rows_BM = np.empty((num_requests, num_best), np.int64)
+    scores_BM = np.empty((num_requests, num_best), np.float32)
+    numbers_BM = np.empty((num_requests, num_best), np.int64)
+    failed = library.best_rescored(
+        num_requests,
+        num_found,
+        num_interests,
+        dim,
+        size,
+        num_best,
+        _address(scores_BKS),
+        _address(rows_BKS),
+        _address(interests_BKD),
+        _address(vectors_ND),
+        len(vectors_ND),
+        _address(vectors_RD),
+        0 if more is None else more[0],
+        len(vectors_RD),
+        _address(rows_BM),
+        _address(scores_BM),
+        _address(numbers_BM),
+    )
+    if failed:
+        raise MemoryError(f"no memory to score {num_found} items")
+    return rows_BM, scores_BM, numbers_BM
+
+
+def _address(array: NDArray[Any]) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    """Return the compiled code; None where there is none."""
+    try:
+        library = load_library(_SOURCE)
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = str(getattr(error, "stderr", None) or error).strip()
+        _log.info(f"{_SOURCE.name} could not be compiled; candidates are scored more slowly: {reason}")
+        return None
+    address, number = ctypes.c_void_p, ctypes.c_int64
+    library.best_rescored.argtypes = [
+        *[number] * 6, *[address] * 4, number, address, number, number, *[address] * 3,
+    ]  # fmt: skip
+    library.best_rescored.restype = ctypes.c_int
+    return library
 
 
 def best_first(scores_BP: NDArray[np.float32], num_best: int) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from re4.bundle.manifest import IndexInfo
-from re4.bundle.scoring.rescoring import best_candidates, rescore
+from re4.bundle.scoring.rescoring import best_rescored
 from re4.common.errors import BundleMismatchError
 from re4.common.faiss_settings import use_matrix_products
 from re4.common.shared_list_search import SharedBudget, SharedListSearch
@@ -159,5 +159,4 @@ def merge_results(
     """Score results by the item vectors; return the best rows over all interests, [B, M], -1 for none."""
     scores_BKS, rows_BKS = results
     size = _pool_size(settings, num_candidates, rows_BKS.shape[1] * rows_BKS.shape[2])
-    pool = rescore(scores_BKS, rows_BKS, interests_BKD, vectors_ND, size)
-    return best_candidates(pool, num_candidates)[0]
+    return best_rescored(scores_BKS, rows_BKS, interests_BKD, vectors_ND, size, num_candidates)[0]

@@ -11,7 +11,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.bundle.scoring.rescoring import CandidatePool, best_by_interest, best_candidates, rescore
+from re4.bundle.scoring.rescoring import best_by_interest, best_rescored, rescore
 from re4.common.faiss_settings import use_matrix_products
 from re4.common.list_scan import FurtherItems, ListScan
 from re4.common.shared_list_search import SharedListSearch
@@ -108,10 +108,8 @@ class Searcher:
             parameters = None if selector is None else _faiss.SearchParameters(sel=selector)
             scores_QS, rows_QS = self._index.search(queries_QD, num_results, params=parameters)
             return scores_QS, rows_QS
-        pool = self._rescored_pool(
-            queries_QD, num_results, plan, needs_each_list=needs_each_list, balance=balance
-        )
-        scores_BKS, rows_BKS = best_by_interest(pool, num_results)
+        found = self._find(queries_QD, num_results, plan, needs_each_list=needs_each_list, balance=balance)
+        scores_BKS, rows_BKS = best_by_interest(rescore(*found), num_results)
         return scores_BKS.reshape(len(queries_QD), -1), rows_BKS.reshape(len(queries_QD), -1)
 
     def search_best(
@@ -142,12 +140,13 @@ class Searcher:
         if more is None:
             num_results = min(num_results, self._index.ntotal)
         queries_QD = np.ascontiguousarray(queries_QD)
-        pool = self._rescored_pool(
+        found = self._find(
             queries_QD, num_results, self._plan, needs_each_list=False, is_hidden_N=is_hidden_N, more=more
         )
-        return best_candidates(pool, num_results)
+        vectors = None if more is None else (more[0].first_row, more[1])
+        return best_rescored(*found, num_results, vectors)
 
-    def _rescored_pool(
+    def _find(
         self,
         queries_QD: NDArray[np.float32],
         num_results: int,
@@ -157,7 +156,8 @@ class Searcher:
         balance: float | None = None,
         is_hidden_N: NDArray[np.bool_] | None = None,
         more: tuple[FurtherItems, NDArray[np.float32]] | None = None,
-    ) -> CandidatePool:
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], int]:
+        """Return the first arguments of `rescore`."""
         num_found = min(ceil(num_results * plan.k_factor), self._index.ntotal)
         interests_BKD = queries_QD.reshape(-1, self.num_interests, queries_QD.shape[1])
         pool_size = ceil(num_results * plan.pool_factor)
@@ -185,8 +185,7 @@ class Searcher:
             scores_BKS, rows_BKS = scores_QS.reshape(shape), rows_QS.reshape(shape)
             if needs_each_list:
                 pool_size = rows_BKS.shape[1] * num_found
-        vectors = None if more is None else (more[0].first_row, more[1])
-        return rescore(scores_BKS, rows_BKS, interests_BKD, self._vectors_ND, pool_size, vectors)
+        return scores_BKS, rows_BKS, interests_BKD, self._vectors_ND, pool_size
 
     def _other_plan(self, effort: float, selector: Any) -> SearchPlan | None:
         """Return a plan for one call; it only refers to the selector, which the caller must keep."""

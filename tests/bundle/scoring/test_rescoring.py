@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from re4.bundle.scoring.rescoring import best_by_interest, best_candidates, rescore
+from re4.bundle.scoring.rescoring import best_by_interest, best_candidates, best_rescored, rescore
 
 
 @st.composite
@@ -70,6 +70,30 @@ def test_the_best_of_a_pool_and_its_lists_are_those_of_a_plain_sort(search: tupl
             listed = rows_BKS[number, interest]
             assert listed[listed >= 0].tolist() == expected
             assert scores_BKS[number, interest][: len(expected)].tolist() == true[expected, interest].tolist()
+
+
+@settings(max_examples=300, deadline=None)
+@given(searches(), st.integers(1, 12), st.integers(0, 30))
+def test_compiled_code_finds_the_same(search: tuple, num_wanted: int, num_of_version: int) -> None:
+    rough, rows, interests, vectors, size = search
+    expected = best_candidates(rescore(rough, rows, interests, vectors, size), num_wanted)
+    found = best_rescored(rough, rows, interests, vectors, size, num_wanted)
+    assert all(map(np.array_equal, found, expected))
+    # The last items of the catalogue as further ones, behind a gap in the rows.
+    first = min(num_of_version, len(vectors))
+    apart = np.where(rows >= first, rows + 100 - first, rows)
+    more = (100, vectors[first:])
+    if first:
+        far = best_rescored(rough, apart, interests, vectors[:first], size, num_wanted, more)
+        place_of = np.r_[np.arange(first), np.zeros(100 - first, int), np.arange(first, len(vectors)), -1]
+        assert all(map(np.array_equal, (place_of[far[0]], *far[1:]), expected))
+
+
+def test_rows_beyond_the_vectors_are_not_read() -> None:
+    rows = np.array([[[0, 5, 2**31 - 1]]])
+    rough = np.ones(rows.shape, np.float32)
+    found = best_rescored(rough, rows, np.ones((1, 1, 3), np.float32), np.ones((5, 3), np.float32), 3, 3)
+    assert found[0].tolist() == [[0, -1, -1]]
 
 
 @pytest.mark.parametrize("size", [1, 4, 100])

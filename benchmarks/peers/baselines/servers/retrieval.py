@@ -19,7 +19,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[4]))
 from re4.bundle.ids.id_map import ItemIds
-from re4.bundle.scoring.rescoring import best_candidates, rescore
+from re4.bundle.scoring.rescoring import best_rescored
 from re4.common.onnx_runtime import onnxruntime as ort
 from re4.common.shared_list_search import SharedBudget, SharedListSearch
 
@@ -86,5 +86,4 @@ class Retrieval(Encoder):
             scores, rows = (part.reshape(shape) for part in found)
         else:
             scores, rows = self._shared_search.search(interests_BKD, num_found, self._budget, pool_size=size)
-        pools = rescore(scores, rows, interests_BKD, self.vectors_ND, size)
-        return best_candidates(pools, num_candidates)
+        return best_rescored(scores, rows, interests_BKD, self.vectors_ND, size, num_candidates)
