@@ -113,6 +113,22 @@ class ItemIds:
         self._check(rows)
         return self._lookup.padded(rows)
 
+    def text(
+        self, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint64], NDArray[np.int64]]:
+        """Return where compiled code finds the external ids of rows, for a catalogue of string ids.
+
+        Returns:
+            UTF-8 text; offsets in it, one more than ids; and for each row the number of its id among them,
+            which is not checked.
+
+        Raises:
+            BundleError: the ids are integers.
+        """
+        if not isinstance(self._lookup, StringIds):
+            raise BundleError("the item ids are integers: they have no text")
+        return self._lookup.text, self._lookup.offsets, rows
+
     def _check(self, rows: NDArray[np.integer]) -> None:
         if rows.size and not 0 <= rows.min() <= rows.max() < self._num_items:
             raise BundleError(

@@ -58,8 +58,9 @@ class StringIds:
         self._folder = folder
         self._keys = open_array(folder / ID_KEYS, "<u8", (num_items,))
         self._rows = open_array(folder / ID_ROWS, "<i4", (num_items,))
-        self._offsets = open_array(folder / ID_OFFSETS, "<u8", (num_items + 1,))
-        self._text = np.frombuffer(map_text(folder / ID_TEXT, int(self._offsets[-1])), np.uint8)
+        self.offsets = open_array(folder / ID_OFFSETS, "<u8", (num_items + 1,))
+        """Where the id of each row begins in `text`, and the end of the last one."""
+        self.text = np.frombuffer(map_text(folder / ID_TEXT, int(self.offsets[-1])), np.uint8)
         self._key_numbers = self._keys.data
 
     def check(self) -> None:
@@ -68,7 +69,7 @@ class StringIds:
         Raises:
             BundleDamagedError: the files contradict each other.
         """
-        check_texts(self._offsets, self._text, max_bytes=MAX_ID_BYTES, where=self._folder / ID_TEXT)
+        check_texts(self.offsets, self.text, max_bytes=MAX_ID_BYTES, where=self._folder / ID_TEXT)
         is_there_N = np.zeros(len(self._rows), np.bool_)
         if self._rows.min() >= 0 and self._rows.max() < len(self._rows):
             is_there_N[self._rows] = True
@@ -99,8 +100,8 @@ class StringIds:
         self, rows: NDArray[np.int64], words: NDArray[np.uint64], lengths: NDArray[np.uint64]
     ) -> NDArray[np.bool_]:
         """Return whether the ids of rows equal those laid out by `words_of`."""
-        starts = self._offsets[rows]
-        are = np.asarray(self._offsets[rows + 1] - starts == lengths, np.bool_)
+        starts = self.offsets[rows]
+        are = np.asarray(self.offsets[rows + 1] - starts == lengths, np.bool_)
         alike = slice(None) if are.all() else np.flatnonzero(are)
         texts = self._gather(starts[alike].astype(np.int64), words.shape[1] * WORD_BYTES)
         texts[np.arange(texts.shape[1]) >= lengths[alike, None]] = 0
@@ -139,20 +140,20 @@ class StringIds:
         All ids are gathered in one operation: ids of random rows are scattered in memory, and the CPU then
         waits for memory once instead of once per id.
         """
-        starts_R = self._offsets[rows].astype(np.int64)
-        lengths_R = self._offsets[rows + 1].astype(np.int64) - starts_R
+        starts_R = self.offsets[rows].astype(np.int64)
+        lengths_R = self.offsets[rows + 1].astype(np.int64) - starts_R
         return self._gather(starts_R, int(lengths_R.max(initial=1))), lengths_R
 
     def _gather(self, starts: NDArray[np.int64], width: int) -> NDArray[np.uint8]:
         """Return `width` bytes of text from each start; arbitrary bytes beyond the end of the text."""
-        last = len(self._text) - width
+        last = len(self.text) - width
         texts = np.zeros((len(starts), width), np.uint8)
         if last >= 0:
             # A view of one window at each position: NumPy copies whole windows, not single bytes.
-            windows: NDArray[np.void] = np.ndarray((last + 1,), f"V{width}", self._text, strides=(1,))
+            windows: NDArray[np.void] = np.ndarray((last + 1,), f"V{width}", self.text, strides=(1,))
             texts = windows[np.minimum(starts, last)].view(np.uint8).reshape(len(starts), width)
         for place in np.flatnonzero(starts > last).tolist():
-            tail = self._text[starts[place] :]
+            tail = self.text[starts[place] :]
             texts[place, : len(tail)] = tail[:width]
         return texts
 

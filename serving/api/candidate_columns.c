@@ -25,10 +25,28 @@ static int64_t varint_size(uint64_t value)
     return size;
 }
 
-/* Write the lists one after the other. texts is [candidates, width], with the bytes of each id first. `ends` has
-   where each list ends among the candidates, and gets where it ends in `out`, which has room for
-   candidates * (width + 32) + num_lists * 40 bytes. */
-void encode_columns(const uint8_t *texts, int64_t width, const int64_t *lengths, const float *scores,
+/* Return the bytes of the ids of some rows, of which each begins at its row's offset in `texts`; -1 where a row is
+   not below `num_ids`. The ids lie far apart: this reads of each, so that the CPU waits for many at once. */
+int64_t size_of_ids(const uint8_t *texts, const uint64_t *offsets, const int64_t *rows, int64_t number,
+                    int64_t num_ids, uint8_t *read)
+{
+    uint64_t size = 0;
+    uint8_t all = 0;
+    for (int64_t i = 0; i < number; i++) {
+        if (rows[i] < 0 || rows[i] >= num_ids)
+            return -1;
+        const uint64_t begin = offsets[rows[i]];
+        size += offsets[rows[i] + 1] - begin;
+        all ^= texts[begin];
+    }
+    *read = all;
+    return (int64_t)size;
+}
+
+/* Write the lists one after the other. The id of candidate i begins in `texts` at the offset of row rows[i]. `ends`
+   has where each list ends among the candidates, and gets where it ends in `out`, which has room for the bytes of
+   all ids, 32 more for each candidate, and 40 for each list. */
+void encode_columns(const uint8_t *texts, const uint64_t *offsets, const int64_t *rows, const float *scores,
                     const int64_t *numbers, int64_t *ends, int64_t num_lists, uint8_t *out)
 {
     uint8_t *next = out;
@@ -38,16 +56,18 @@ void encode_columns(const uint8_t *texts, int64_t width, const int64_t *lengths,
         if (end > begin) {
             int64_t num_id_bytes = 0, num_number_bytes = 0;
             for (int64_t i = begin; i < end; i++) {
-                num_id_bytes += 1 + varint_size((uint64_t)lengths[i]) + lengths[i];
+                const int64_t length = (int64_t)(offsets[rows[i] + 1] - offsets[rows[i]]);
+                num_id_bytes += 1 + varint_size((uint64_t)length) + length;
                 num_number_bytes += varint_size((uint64_t)numbers[i]);
             }
             *next++ = IDS;
             next = put_varint(next, (uint64_t)num_id_bytes);
             for (int64_t i = begin; i < end; i++) {
+                const size_t length = (size_t)(offsets[rows[i] + 1] - offsets[rows[i]]);
                 *next++ = ID;
-                next = put_varint(next, (uint64_t)lengths[i]);
-                memcpy(next, texts + i * width, (size_t)lengths[i]);
-                next += lengths[i];
+                next = put_varint(next, length);
+                memcpy(next, texts + offsets[rows[i]], length);
+                next += length;
             }
             const size_t num_score_bytes = sizeof(float) * (size_t)(end - begin);
             *next++ = SCORES;

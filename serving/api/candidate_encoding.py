@@ -77,8 +77,10 @@ def open_compiled() -> ctypes.CDLL | None:
         _log.info(f"{_SOURCE.name} could not be compiled; candidates are encoded more slowly: {reason}")
         return None
     address, number = ctypes.c_void_p, ctypes.c_int64
-    library.encode_columns.argtypes = [address, number, *[address] * 4, number, address]
+    library.encode_columns.argtypes = [*[address] * 6, number, address]
     library.encode_columns.restype = None
+    library.size_of_ids.argtypes = [*[address] * 3, number, number, address]
+    library.size_of_ids.restype = number
     return library
 
 
@@ -90,26 +92,27 @@ def _compiled(library: ctypes.CDLL, lists: Sequence[MergedList], item_ids: ItemI
         rows_M = np.concatenate([each.rows_M for each in lists])
         scores_M = np.concatenate([each.scores_M for each in lists])
         numbers_M = np.concatenate([each.interest_numbers_M for each in lists])
-    texts, lengths_M = item_ids.padded(rows_M)
-    texts, lengths_M = np.ascontiguousarray(texts), np.ascontiguousarray(lengths_M, np.int64)
+    text, offsets, rows_M = item_ids.text(np.ascontiguousarray(rows_M, np.int64))
+    of_ids = _address(text), _address(offsets), _address(rows_M)
+    read = ctypes.c_uint8()
+    size = library.size_of_ids(*of_ids, len(rows_M), len(offsets) - 1, ctypes.byref(read))
+    if size < 0:
+        item_ids.padded(rows_M)  # it raises the error that names the rows
+        raise IndexError(f"a row of {rows_M} is out of range")
     scores_M = np.ascontiguousarray(scores_M, np.float32)
     numbers_M = np.ascontiguousarray(numbers_M, np.int64)
-    ends = np.fromiter(accumulate(len(each.rows_M) for each in lists), np.int64, len(lists))
-    width = texts.shape[1]
-    out = np.empty(len(rows_M) * (width + 32) + len(lists) * 40, np.uint8)
+    ends = (ctypes.c_int64 * len(lists))(*accumulate(len(each.rows_M) for each in lists))
+    out = np.empty(size + len(rows_M) * 32 + len(lists) * 40, np.uint8)
     library.encode_columns(
-        _address(texts),
-        width,
-        _address(lengths_M),
+        *of_ids,
         _address(scores_M),
         _address(numbers_M),
-        _address(ends),
+        ends,
         len(lists),
         _address(out),
     )
-    placed = ends.tolist()
-    whole = out[: placed[-1]].tobytes()
-    return [whole] if len(lists) == 1 else [whole[a:b] for a, b in pairwise([0, *placed])]
+    whole = out[: ends[-1]].tobytes()
+    return [whole] if len(lists) == 1 else [whole[a:b] for a, b in pairwise([0, *ends])]
 
 
 def _address(array: NDArray[Any]) -> int:

@@ -103,6 +103,17 @@ class LiveIds(ItemIds):
             lengths[place] = len(text)
         return wider, lengths
 
+    def text(
+        self, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint64], NDArray[np.int64]]:
+        """Return where compiled code finds the ids of rows: a copy where live ones are among them."""
+        if not (rows >= self._first_row).any():
+            return self._version.text(rows)
+        texts, lengths = self.padded(rows)
+        offsets = np.zeros(len(rows) + 1, np.uint64)
+        np.cumsum(lengths, out=offsets[1:], dtype=np.uint64)
+        return texts[np.arange(texts.shape[1]) < lengths[:, None]], offsets, np.arange(len(rows))
+
     def _check_live(self, rows: NDArray[np.integer]) -> None:
         if rows.max() >= self._end:
             raise IndexError(f"row {rows.max()}: live rows end at {self._end - 1}")
