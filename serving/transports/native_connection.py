@@ -104,6 +104,10 @@ class ConnectionOwner(Protocol):
         """Take a call."""
         ...
 
+    def received(self) -> None:
+        """Hand over the calls that have arrived, where no others are about to."""
+        ...
+
     def flush_soon(self, connection: "NativeConnection") -> None:
         """Flush a connection with others."""
         ...
@@ -183,6 +187,7 @@ class NativeConnection(asyncio.Protocol):
             self._goodbye(_ENHANCE_YOUR_CALM, b"too_many_control_frames")
             return
         self.flush()
+        self.transport.received()
 
     def connection_lost(self, error: Exception | None) -> None:
         """End all calls."""
