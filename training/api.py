@@ -13,6 +13,7 @@ from re4.common.errors import UsageError
 from re4.settings.fields import declared
 from re4.settings.sources import unknown_names
 from re4.training.config import AUTO, CHECKPOINT_MINUTES, TrainConfig, read_settings
+from re4.training.launch import is_distributed
 
 if TYPE_CHECKING:
     from re4.training.data.dataset import Dataset
@@ -67,6 +68,23 @@ def train(
     if problem:
         raise UsageError(problem)
     fresh = TrainConfig(**given)
+    if is_distributed():
+        from re4.training.distributed.trainer import train as train_on_ranks
+
+        if from_run is not None:
+            raise UsageError(
+                "--from continues an earlier run on one machine only; leave torchrun or --from out."
+            )
+        return train_on_ranks(
+            _opened(data),
+            fresh,
+            Path(out),
+            device=device,
+            precision=precision,
+            checkpoint_minutes=checkpoint_minutes,
+            tensorboard=tensorboard,
+            mlflow=mlflow,
+        )
     from re4.training.run.run import Run
     from re4.training.trainer.interest_choice import train_either
     from re4.training.trainer.loop import train as train_model
@@ -128,7 +146,10 @@ def resume(
         TrainingError: as for `train`.
         KeyboardInterrupt: as for `train`.
     """
-    from re4.training.trainer.loop import resume as resume_training
+    if is_distributed():
+        from re4.training.distributed.trainer import resume as resume_training
+    else:
+        from re4.training.trainer.loop import resume as resume_training
 
     return resume_training(
         Path(run),

@@ -10,6 +10,7 @@ from re4.common.console import print_json, print_line, table
 from re4.settings.options import with_options
 from re4.training import api
 from re4.training.config import CHECKPOINT_MINUTES, TrainConfig
+from re4.training.launch import is_first_rank
 
 if TYPE_CHECKING:
     from re4.training.evaluation.run_evaluation import RunEvaluation
@@ -142,6 +143,8 @@ def resume(
 def _print_result(
     run: Path, result: "TrainResult", *, data: Path | None, compare: bool, as_json: bool
 ) -> None:
+    if not is_first_rank():
+        return
     simple = api.simple_models(run, data=data) if compare else None
     if as_json:
         compared = None if simple is None else simple.to_json()

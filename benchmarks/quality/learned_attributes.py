@@ -133,7 +133,7 @@ def train_with_attributes(
             gradient_ND = losses.touched.gradient_RD
             model.weights_WD.grad = matrix.gradient(gradient_ND)
             dense.step()
-            touched = TouchedRows(own.weight, None)
+            touched = TouchedRows(None, own.weight)
             touched.vectors_RD.grad = is_kept_N1 * gradient_ND
             rows.step(touched)
             compose(1.0)

@@ -17,6 +17,8 @@ _EXTRAS: Final[Mapping[str, str]] = {
     "uvicorn": "http",
     "confluent_kafka": "kafka",
     "ray": "ray",
+    "torchrec": "torchrec",
+    "fbgemm_gpu": "torchrec",
     **dict.fromkeys(
         ("jinja2", "matplotlib", "onnx", "onnxscript", "polars", "safetensors", "torch"), "train"
     ),

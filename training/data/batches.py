@@ -44,6 +44,22 @@ class Batch:
         ends = [0, *self.lengths_B.cumsum(0).tolist()]
         return slice(ends[block.start], ends[block.stop])
 
+    def part(self, number: int, num_parts: int) -> "Batch":
+        """Return one of `num_parts` parts: each has every `num_parts`-th example, in their order."""
+        own = slice(number, None, num_parts)
+        lengths_B = self.lengths_B[own]
+        own_targets: slice | Tensor = own
+        if self.is_every_position:
+            own_targets = (
+                torch.arange(len(self.lengths_B)).repeat_interleave(self.lengths_B) % num_parts == number
+            )
+        return replace(
+            self,
+            rows_BL=self.rows_BL[own, : int(lengths_B.max()) if len(lengths_B) else 0],
+            lengths_B=lengths_B,
+            targets_B=self.targets_B[own_targets],
+        )
+
     def to(self, device: torch.device) -> "Batch":
         """Copy to a device; to a GPU from pinned memory, so that the copy overlaps the previous step."""
 

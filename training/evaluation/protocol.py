@@ -132,7 +132,7 @@ def rank(model: MultiInterestModel, held_out: Sequences, *, exclude_history: boo
             top_UM[start:stop] = top_BM.cpu().numpy()
             if collected is not None:
                 collected.add(start, scores_BKN, top_BM, encoded.active_BK)
-            total, count = _cosines(encoded)
+            total, count = cosine_sum(encoded)
             sum_of_cosines, num_pairs = sum_of_cosines + total, num_pairs + count
             bar.advance(stop - start)
     model.train(training)
@@ -143,19 +143,24 @@ def rank(model: MultiInterestModel, held_out: Sequences, *, exclude_history: boo
     )
 
 
+def empty_lists(num_users: int, depth: int, num_interests: int) -> InterestLists:
+    """Return room for the lists of at most `MAX_USERS` users, spread evenly."""
+    users_S = np.unique(np.linspace(0, num_users - 1, min(MAX_USERS, num_users)).astype(np.int64))
+    shape = (len(users_S), depth)
+    return InterestLists(
+        users_S=users_S,
+        top_SM=np.empty(shape, np.int64),
+        found_by_SM=np.empty(shape, np.int64),
+        own_SKM=np.empty((len(users_S), num_interests, depth), np.int64),
+        active_SK=np.ones((len(users_S), num_interests), np.bool_),
+    )
+
+
 class _Collector:
-    """Collects the lists of the interests of at most `MAX_USERS` users, spread evenly."""
+    """Collects the lists of the interests of some users."""
 
     def __init__(self, num_users: int, depth: int, num_interests: int) -> None:
-        users_S = np.unique(np.linspace(0, num_users - 1, min(MAX_USERS, num_users)).astype(np.int64))
-        shape = (len(users_S), depth)
-        self.lists = InterestLists(
-            users_S=users_S,
-            top_SM=np.empty(shape, np.int64),
-            found_by_SM=np.empty(shape, np.int64),
-            own_SKM=np.empty((len(users_S), num_interests, depth), np.int64),
-            active_SK=np.ones((len(users_S), num_interests), np.bool_),
-        )
+        self.lists = empty_lists(num_users, depth, num_interests)
 
     def add(self, start: int, scores_BKN: Tensor, top_BM: Tensor, active_BK: Tensor | None) -> None:
         """Add the users of a block, whose first one has the number `start`."""
@@ -220,7 +225,7 @@ def user_metrics(top_UM: NDArray[np.int64], held_out: Sequences) -> dict[int, Us
     return {cut: rank_metrics(is_target_UM, num_targets_U, min(cut, top_UM.shape[1])) for cut in CUTS}
 
 
-def _cosines(encoded: Encoded) -> tuple[float, int]:
+def cosine_sum(encoded: Encoded) -> tuple[float, int]:
     """Return the sum of cosines over ordered pairs of the users' interests, and the number of pairs."""
     unit_BKD = torch.nn.functional.normalize(encoded.interests_BKD, dim=2)
     if encoded.active_BK is not None:

@@ -28,11 +28,10 @@ from re4.training.samplers.sampler import Negatives
 class TouchedRows:
     """The item vectors that a step reads, gathered into one small matrix: a leaf of the step's graph."""
 
-    def __init__(self, weight_ND: Tensor, rows_R: Tensor | None) -> None:
-        """Gather rows, sorted and without repeats; None stands for the whole table, without a copy."""
+    def __init__(self, rows_R: Tensor | None, vectors_RD: Tensor) -> None:
+        """Take the vectors of rows, sorted and without repeats; None stands for the whole table."""
         self.rows_R = rows_R
-        vectors_RD = weight_ND.detach() if rows_R is None else weight_ND.detach().index_select(0, rows_R)
-        self.vectors_RD = vectors_RD.requires_grad_()
+        self.vectors_RD = vectors_RD.detach().requires_grad_()
 
     @property
     def gradient_RD(self) -> Tensor:
@@ -192,7 +191,7 @@ class MultiInterestModel(nn.Module):
             with arithmetic(device, bf16=bf16):
                 return microbatches[number].encode(self.encoder)
 
-        num_positives = sum(in_threads(encode, len(microbatches), device))
+        counts = self.whole_counts(batch_size, sum(in_threads(encode, len(microbatches), device)))
 
         def differentiate(number: int) -> MicrobatchGradients:
             with arithmetic(device, bf16=bf16):
@@ -201,8 +200,8 @@ class MultiInterestModel(nn.Module):
                     decoder=decoder,
                     negatives=negatives,
                     parameters=parameters,
-                    batch_size=batch_size,
-                    num_positives=num_positives,
+                    batch_size=counts[0],
+                    num_positives=counts[1],
                 )
 
         return in_threads(differentiate, len(microbatches), device)
@@ -210,17 +209,26 @@ class MultiInterestModel(nn.Module):
     def _touch(self, batch: Batch, negatives: Negatives) -> tuple[TouchedRows, Tensor, Tensor, Tensor]:
         """Gather the rows of a step; return them, and the places of history, targets and negatives
         in them."""
-        weight_ND = self.item_embedding.weight
         if negatives.rows_M is None:
-            every_N = torch.arange(len(weight_ND), device=weight_ND.device)
-            return TouchedRows(weight_ND, None), batch.rows_BL, batch.targets_B, every_N
+            touched = self.read_rows(None)
+            every_N = torch.arange(len(touched.vectors_RD), device=batch.targets_B.device)
+            return touched, batch.rows_BL, batch.targets_B, every_N
         history = batch.rows_BL.flatten()
         rows_R, places = torch.unique(
             torch.cat([history, batch.targets_B, negatives.rows_M]), return_inverse=True
         )
         counts = [len(history), len(batch.targets_B), len(negatives.rows_M)]
         places_BL, places_B, places_M = places.split(counts)
-        return TouchedRows(weight_ND, rows_R), places_BL.view_as(batch.rows_BL), places_B, places_M
+        return self.read_rows(rows_R), places_BL.view_as(batch.rows_BL), places_B, places_M
+
+    def read_rows(self, rows_R: Tensor | None) -> TouchedRows:
+        """Gather rows, sorted and without repeats; None stands for the whole table, without a copy."""
+        table_ND = self.item_table_ND
+        return TouchedRows(rows_R, table_ND if rows_R is None else table_ND.index_select(0, rows_R))
+
+    def whole_counts(self, num_targets: int, num_positives: int) -> tuple[int, int]:
+        """Return the counts of a whole batch, of which this process may have a part."""
+        return num_targets, num_positives
 
 
 def _blocks(size: int, num_blocks: int) -> list[slice]:

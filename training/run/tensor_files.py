@@ -16,9 +16,9 @@ from torch import Tensor
 
 from re4.common.files import replacing
 
-_FACTS: Final = "re4"
+FACTS: Final = "re4"
 """The only metadata key: several keys are written in any order, and equal content would differ."""
-_CHECKSUM: Final = "crc32"
+CHECKSUM: Final = "crc32"
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None) -> None:
@@ -34,7 +34,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str,
     """
     copies = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
     facts = dict(facts or {})
-    metadata = {_FACTS: json.dumps({**facts, _CHECKSUM: _checksum(copies, facts)})}
+    metadata = {FACTS: json.dumps({**facts, CHECKSUM: _checksum(copies, facts)})}
     with replacing(path) as part:
         try:
             save_file(copies, part, metadata)
@@ -51,7 +51,7 @@ def facts_of(path: Path) -> dict[str, Any]:
     """
     try:
         with safe_open(path, "pt") as file:
-            return dict(json.loads((file.metadata() or {}).get(_FACTS, "{}")))
+            return dict(json.loads((file.metadata() or {}).get(FACTS, "{}")))
     except SafetensorError as error:
         raise ValueError(str(error)) from None
 
@@ -66,7 +66,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         OSError: it cannot be opened.
     """
     facts = facts_of(path)
-    written = facts.pop(_CHECKSUM, None)
+    written = facts.pop(CHECKSUM, None)
     try:
         tensors = load_file(path)
     except SafetensorError as error:
@@ -76,9 +76,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def describe(name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> bytes:
+    """Return the bytes that stand for a tensor's name, type and shape in the checksum."""
+    return f"{name} {dtype} {shape}".encode()
+
+
 def _checksum(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
     total = zlib.crc32(json.dumps(facts).encode())
     for name, value in sorted(tensors.items()):
-        total = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), total)
+        total = zlib.crc32(describe(name, value.dtype, tuple(value.shape)), total)
         total = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().data, total)
     return f"{total:08x}"

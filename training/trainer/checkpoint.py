@@ -74,18 +74,32 @@ def save_checkpoint(
     `recalls` has the validation Recall@50 of each user, float64 [U], of the start and of the best
     epoch.
     """
+    facts = facts_to_json(model.config, progress, dataset)
+    write_tensors(run / CHECKPOINT, state_tensors(model, optimiser, mean, recalls), facts)
+
+
+def state_tensors(
+    model: MultiInterestModel,
+    optimiser: Optimiser,
+    mean: WeightAverage | None,
+    recalls: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """Return all tensors of a state by name, without copies."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"optimiser.{name}": value for name, value in optimiser.state().items()}
     tensors |= {f"mean.{name}": value for name, value in (mean.state() if mean else {}).items()}
-    tensors |= {f"recall.{name}": value for name, value in recalls.items()}
-    facts = {
+    return tensors | {f"recall.{name}": value for name, value in recalls.items()}
+
+
+def facts_to_json(config: TrainConfig, progress: Progress, dataset: Dataset) -> dict[str, Any]:
+    """Return the metadata of a checkpoint as a JSON object."""
+    return {
         "code_version": __version__,
-        "config": model.config.to_json(),
+        "config": config.to_json(),
         "dataset": str(dataset.path.resolve()),
         "dataset_checksums": dataset.checksums,
         "progress": asdict(progress),
     }
-    write_tensors(run / CHECKPOINT, tensors, facts)
 
 
 def read_facts(run: Path) -> CheckpointFacts:
@@ -101,15 +115,23 @@ def read_facts(run: Path) -> CheckpointFacts:
             "Start one: re4 train DATA --out RUN"
         )
     try:
-        facts = facts_of(path)
-        return CheckpointFacts(
-            config=TrainConfig.from_json(facts["config"]),
-            dataset_path=Path(facts["dataset"]),
-            dataset_checksums=dict(facts.get("dataset_checksums", {})),
-            progress=Progress(**facts["progress"]),
-        )
+        return facts_from_json(facts_of(path))
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} cannot be read: {error}. Train again, to another --out.") from error
+
+
+def facts_from_json(facts: Mapping[str, Any]) -> CheckpointFacts:
+    """Read the metadata of a checkpoint.
+
+    Raises:
+        ValueError, KeyError, TypeError: where they are damaged.
+    """
+    return CheckpointFacts(
+        config=TrainConfig.from_json(facts["config"]),
+        dataset_path=Path(facts["dataset"]),
+        dataset_checksums=dict(facts.get("dataset_checksums", {})),
+        progress=Progress(**facts["progress"]),
+    )
 
 
 def check_unchanged(run: Path, facts: CheckpointFacts, dataset: Dataset) -> None:
@@ -143,18 +165,29 @@ def restore(
     except ValueError as error:
         raise RunError(f"{run / CHECKPOINT} is damaged: {error}. Train again, to another --out.") from error
     try:
-        parts: dict[str, dict[str, Any]] = {"model": {}, "optimiser": {}, "mean": {}, "recall": {}}
-        for name, value in tensors.items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = value
-        model.load_state_dict(parts["model"])
-        optimiser.restore(parts["optimiser"])
-        if mean:
-            mean.restore(parts["mean"])
-        # Copied, because they are views of the mapped checkpoint, which is replaced.
-        return {name: value.clone() for name, value in parts["recall"].items()}
+        return load_state(tensors, model, optimiser, mean)
     except (RuntimeError, KeyError) as error:
         raise RunError(f"{run / CHECKPOINT} does not fit its own configuration: {error}") from error
+
+
+def load_state(
+    tensors: Mapping[str, Tensor], model: MultiInterestModel, optimiser: Optimiser, mean: WeightAverage | None
+) -> dict[str, Tensor]:
+    """Load what `state_tensors` returned; return the recalls in it.
+
+    Raises:
+        RuntimeError, KeyError: where they do not fit.
+    """
+    parts: dict[str, dict[str, Any]] = {"model": {}, "optimiser": {}, "mean": {}, "recall": {}}
+    for name, value in tensors.items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = value
+    model.load_state_dict(parts["model"])
+    optimiser.restore(parts["optimiser"])
+    if mean:
+        mean.restore(parts["mean"])
+    # Copied, because they are views of the mapped checkpoint, which is replaced.
+    return {name: value.clone() for name, value in parts["recall"].items()}
 
 
 def remove_checkpoint(run: Path) -> None:

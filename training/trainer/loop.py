@@ -22,11 +22,11 @@ from re4.training.config import AUTO, CHECKPOINT_MINUTES, TrainConfig
 from re4.training.data.batches import TrainingBatches, WindowBatches
 from re4.training.data.dataset import Dataset
 from re4.training.evaluation.metrics import Interval
-from re4.training.evaluation.protocol import Evaluation, rank, recall_50_U, summarise
+from re4.training.evaluation.protocol import Evaluation, Ranking, rank, recall_50_U, summarise
 from re4.training.evaluation.run_evaluation import match_items, rank_matched, unseen_part
 from re4.training.kernels import has_kernels
 from re4.training.kernels.precision import arithmetic, check_precision, is_bf16
-from re4.training.model.model import MultiInterestModel
+from re4.training.model.model import Losses, MultiInterestModel
 from re4.training.run.mlflow_tracking import (
     check_mlflow,
     dataset_tags,
@@ -145,6 +145,36 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def resolve_and_log(config: TrainConfig, dataset: Dataset) -> TrainConfig:
+    """Fill in the open settings for a data set; log those that its events decide.
+
+    Raises:
+        UsageError: as `TrainConfig.resolve`.
+    """
+    resolved = config.resolve(dataset.num_items, dataset.events_per_user)
+    if config.model == AUTO:
+        _log.info(
+            f"--model auto: {resolved.model}, because users have {dataset.events_per_user:.0f} training "
+            "events on average"
+        )
+    if config.next_n is None and resolved.next_n != 1:
+        _log.info(
+            f"target: one of the next {resolved.next_n} events, because users have "
+            f"{dataset.events_per_user:.0f} training events on average (--next-n)"
+        )
+    return resolved
+
+
+def initial_vectors(config: TrainConfig, dataset: Dataset) -> Tensor | None:
+    """Return the item vectors [N, D] that the log decides; None for random ones, and for fitted ones."""
+    if config.initial_vectors == "popularity":
+        return popularity_vectors(torch.from_numpy(dataset.item_counts()), config.embedding_dim)
+    if config.initial_vectors == "svd":
+        generator = torch.Generator().manual_seed(config.seed)
+        return svd_item_vectors(dataset.train, dataset.num_items, config.embedding_dim, generator)
+    return None
+
+
 def train(
     dataset: Dataset,
     config: TrainConfig,
@@ -175,28 +205,11 @@ def train(
         check_tensorboard()
     if mlflow:
         check_mlflow()
-    is_model_open, is_next_n_open = config.model == AUTO, config.next_n is None
-    config = config.resolve(dataset.num_items, dataset.events_per_user)
-    if is_model_open:
-        _log.info(
-            f"--model auto: {config.model}, because users have {dataset.events_per_user:.0f} training events "
-            "on average"
-        )
-    if is_next_n_open and config.next_n != 1:
-        _log.info(
-            f"target: one of the next {config.next_n} events, because users have "
-            f"{dataset.events_per_user:.0f} training events on average (--next-n)"
-        )
+    config = resolve_and_log(config, dataset)
     torch.manual_seed(config.seed)
     model = MultiInterestModel(config, dataset.num_items)
-    if config.initial_vectors == "popularity":
-        counts_N = torch.from_numpy(dataset.item_counts())
-        model.set_item_vectors(popularity_vectors(counts_N, config.embedding_dim))
-    if config.initial_vectors == "svd":
-        generator = torch.Generator().manual_seed(config.seed)
-        model.set_item_vectors(
-            svd_item_vectors(dataset.train, dataset.num_items, config.embedding_dim, generator)
-        )
+    if (vectors_ND := initial_vectors(config, dataset)) is not None:
+        model.set_item_vectors(vectors_ND)
     progress = Progress()
     if config.initial_vectors == "fitted":
         started = time.perf_counter()
@@ -208,7 +221,7 @@ def train(
         warm_start(model, previous.load_model(), rows_N)
         progress.started_from = str(previous.path.resolve())
         progress.trained_before = [asdict(each) for each in previous.trained_on()]
-    training = _Trainer(
+    training = Trainer(
         dataset, model.to(target), out, progress, checkpoint_minutes, tensorboard, mlflow, precision
     )
     new_run_folder(out)
@@ -259,15 +272,19 @@ def resume(
         if mlflow:
             check_mlflow()
             start_tracking(run, facts.config.to_json(), dataset_tags(dataset))
-        training = _Trainer(
+        training = Trainer(
             dataset, model, run, facts.progress, checkpoint_minutes, tensorboard, mlflow, precision
         )
         training.restore()
         return training.run()
 
 
-class _Trainer:
-    """A training in progress: the model, its optimiser and its progress."""
+class Trainer:
+    """A training in progress: the model, its optimiser and its progress.
+
+    The methods from `new_optimiser` on are those that a training on several ranks replaces
+    (`training/distributed/`).
+    """
 
     def __init__(
         self,
@@ -299,7 +316,7 @@ class _Trainer:
         )
         progress.precision = "bf16" if self._is_bf16 else "float32"
         self._recalls: dict[str, Tensor] = {}  # by user, of the start and of the best epoch
-        self._optimiser = Optimiser(model)
+        self._optimiser = self.new_optimiser(model)
         self._mean = WeightAverage(model, config.averaging) if config.averaging else None
         batches = WindowBatches if config.every_position else TrainingBatches
         self._batches = batches(
@@ -310,21 +327,28 @@ class _Trainer:
             next_n=config.next_n or 1,
         )
         self._sampler = build_sampler(
-            config.negatives, config.num_negatives, torch.from_numpy(dataset.item_counts())
+            config.negatives, config.num_negatives, self.item_counts(config.negatives)
         )
 
     def restore(self) -> None:
-        self._recalls = restore(self._out, self._model, self._optimiser, self._mean)
+        """Continue from the checkpoint."""
+        self._recalls = self.read_state()
         write_metrics(self._out, self._progress.records)
         if not self._progress.num_targets:  # a checkpoint of an earlier version
             done = self._progress.step * self._model.config.batch_size
             self._progress.num_targets = min(done, self._batches.num_examples)
 
     def run(self) -> TrainResult:
+        """Train to the end.
+
+        Raises:
+            TrainingError: a loss has failed, or the disk is full.
+            KeyboardInterrupt: after Ctrl-C or SIGTERM, once the state is saved.
+        """
         try:
             return self._run()
         except OSError as error:
-            can_go_on = (self._out / CHECKPOINT).exists()
+            can_go_on = self.has_checkpoint()
             how = f"go on with: re4 resume {self._out}" if can_go_on else "train again, to another --out"
             raise TrainingError(
                 f"Training stopped in epoch {self._progress.epoch}: {error}. Put that right, then {how}"
@@ -332,8 +356,8 @@ class _Trainer:
 
     def _run(self) -> TrainResult:
         config, progress = self._model.config, self._progress
-        if not (self._out / CHECKPOINT).exists():
-            self._save()  # so that a training killed within the first minutes can be resumed
+        if not self.has_checkpoint():
+            self.save()  # so that a training killed within the first minutes can be resumed
         if not progress.records and (progress.epoch, progress.step) == (1, 0):
             progress.epoch = 0  # the initial weights are a candidate as well
             self._close_epoch()
@@ -341,23 +365,7 @@ class _Trainer:
             while progress.epoch <= config.num_epochs and not self._has_stalled():
                 self._train_epoch(is_stopped)
                 self._close_epoch()
-        best = self._best_record()
-        valid = Evaluation.from_json(best["valid"])
-        trained_before = progress.trained_before
-        if trained_before is None:  # a checkpoint of an earlier version
-            trained_before = [asdict(TrainedOn())] if progress.started_from else []
-        finish_run(
-            self._out,
-            config=config,
-            dataset=self._dataset,
-            best_epoch=best["epoch"],
-            evaluation=valid.to_json(),
-            started_from=progress.started_from,
-            trained_before=[TrainedOn(**each) for each in trained_before],
-        )
-        remove_checkpoint(self._out)
-        if self._mlflow:
-            end_tracking(self._out)
+        self.finish()
         return TrainResult.of(progress.records)
 
     def _best_record(self) -> dict[str, Any]:
@@ -393,8 +401,9 @@ class _Trainer:
                 negatives = self._sampler.draw(generator, batch.targets_B)
                 with arithmetic(device, bf16=self._is_bf16):
                     losses = self._model.losses(batch, negatives, generator)
-                total = check_losses(
-                    losses,
+                values = self.loss_values(losses)
+                check_losses(
+                    values,
                     batch,
                     negatives,
                     progress=progress,
@@ -404,21 +413,22 @@ class _Trainer:
                 self._optimiser.step(losses, rate=self._rate())
                 num_examples = len(batch.targets_B)
                 progress.num_targets += num_examples
-                for name, value in {"total": losses.total, **losses.terms}.items():
-                    progress.sums[name] = progress.sums.get(name, 0.0) + value.item() * num_examples
+                for name, value in values.items():
+                    progress.sums[name] = progress.sums.get(name, 0.0) + value * num_examples
                 progress.step += 1
                 if self._mean:
                     self._mean.after_step(self._model, progress.step, self._batches.num_steps)
                 now = time.perf_counter()
                 progress.seconds = seconds_before + now - started
                 bar.advance(num_examples)
-                bar.note(f"loss {total:.3f}")
-                if is_stopped():
-                    self._save()
+                bar.note(f"loss {values['total']:.3f}")
+                must_stop, must_save = self.agreed(is_stopped(), now - saved >= self._checkpoint_s)
+                if must_stop:
+                    self.save()
                     _log.info(f"stopped in epoch {progress.epoch}; go on with: re4 resume {self._out}")
                     raise KeyboardInterrupt
-                if now - saved >= self._checkpoint_s:
-                    self._save()
+                if must_save:
+                    self.save()
                     saved = now
 
     def _rate(self) -> float:
@@ -433,7 +443,7 @@ class _Trainer:
         epoch, num_targets = progress.epoch, max(1, progress.num_targets)
         model = self._mean.model if self._mean else self._model
         title = f"epoch {epoch} validation"
-        ranking = rank(model, self.valid, exclude_history=False, title=title)
+        ranking = self.rank(model, title)
         valid = summarise(ranking, self.valid, self._dataset.num_items)
         recall_U = torch.from_numpy(recall_50_U(ranking, self.valid))
         half_width = Interval.of(recall_U.numpy()).half_width
@@ -457,7 +467,7 @@ class _Trainer:
         is_best = self._best_record() is record
         if is_best:
             self._recalls["best"] = recall_U.clone()  # a file of tensors refuses shared memory
-            write_weights(self._out, model)
+            self.write_weights(model)
         trained = f"loss {record['losses']['total']:.4f}  " if epoch else "the start  "
         width = "" if half_width is None else f" ± {half_width:.4f}"
         speed = f"  {record['examples_per_second']:,.0f} examples/s" if epoch else ""
@@ -470,19 +480,75 @@ class _Trainer:
         star = "  *" if is_best else ""
         recall = f"validation Recall@50 {valid.recall_50:.4f}{width}"
         _log.info(f"epoch {epoch:>3}  {trained}{recall}{apart}{speed}{star}")
-        write_metrics(self._out, progress.records)
-        if self._tensorboard:
-            write_events(self._out, [record])
-        if self._mlflow:
-            track_epoch(self._out, figures_of(record), epoch)
+        self.write_record(record)
         progress.epoch, progress.step, progress.num_targets = epoch + 1, 0, 0
         progress.seconds, progress.sums = 0.0, {}
-        self._save()
+        self.save()
 
     def _examples_per_second(self, seconds: float) -> float:
         return self._batches.num_examples / seconds if seconds else 0.0
 
-    def _save(self) -> None:
+    def new_optimiser(self, model: MultiInterestModel) -> Optimiser:
+        """Make the optimiser of a model."""
+        return Optimiser(model)
+
+    def item_counts(self, sampler: str) -> Tensor:
+        """Return the training events of each item, for a sampler."""
+        return torch.from_numpy(self._dataset.item_counts())
+
+    def loss_values(self, losses: Losses) -> dict[str, float]:
+        """Return the total loss of a step and its terms."""
+        return {name: value.item() for name, value in {"total": losses.total, **losses.terms}.items()}
+
+    def agreed(self, must_stop: bool, must_save: bool) -> tuple[bool, bool]:
+        """Return whether the training stops, and whether it saves its state, after this step."""
+        return must_stop, must_save
+
+    def rank(self, model: MultiInterestModel, title: str) -> Ranking:
+        """Rank the catalogue for the validation users."""
+        return rank(model, self.valid, exclude_history=False, title=title)
+
+    def write_weights(self, model: MultiInterestModel) -> None:
+        """Write the weights of the best epoch so far into the run."""
+        write_weights(self._out, model)
+
+    def write_record(self, record: dict[str, Any]) -> None:
+        """Write the records of all epochs; `record` is the newest."""
+        write_metrics(self._out, self._progress.records)
+        if self._tensorboard:
+            write_events(self._out, [record])
+        if self._mlflow:
+            track_epoch(self._out, figures_of(record), record["epoch"])
+
+    def finish(self) -> None:
+        """Complete the run, and remove its checkpoint."""
+        best, progress = self._best_record(), self._progress
+        trained_before = progress.trained_before
+        if trained_before is None:  # a checkpoint of an earlier version
+            trained_before = [asdict(TrainedOn())] if progress.started_from else []
+        finish_run(
+            self._out,
+            config=self._model.config,
+            dataset=self._dataset,
+            best_epoch=best["epoch"],
+            evaluation=Evaluation.from_json(best["valid"]).to_json(),
+            started_from=progress.started_from,
+            trained_before=[TrainedOn(**each) for each in trained_before],
+        )
+        remove_checkpoint(self._out)
+        if self._mlflow:
+            end_tracking(self._out)
+
+    def has_checkpoint(self) -> bool:
+        """Return whether there is a state to continue from."""
+        return (self._out / CHECKPOINT).exists()
+
+    def read_state(self) -> dict[str, Tensor]:
+        """Load the state from the checkpoint; return the recalls in it."""
+        return restore(self._out, self._model, self._optimiser, self._mean)
+
+    def save(self) -> None:
+        """Replace the checkpoint by the present state."""
         save_checkpoint(
             self._out,
             model=self._model,

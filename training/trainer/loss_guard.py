@@ -6,13 +6,13 @@ and configuration as JSON.
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from re4.common.errors import TrainingError
 from re4.training.config import TrainConfig
 from re4.training.data.batches import Batch
-from re4.training.model.model import Losses
 from re4.training.run.tensor_files import write_tensors
 from re4.training.samplers.sampler import Negatives
 from re4.training.trainer.checkpoint import Progress
@@ -23,18 +23,23 @@ _LARGEST: Final = 1e6
 
 
 def check_losses(
-    losses: Losses, batch: Batch, negatives: Negatives, *, progress: Progress, config: TrainConfig, run: Path
-) -> float:
-    """Return the total loss of a step; save the step and raise where the loss has failed.
+    values: Mapping[str, float],
+    batch: Batch,
+    negatives: Negatives,
+    *,
+    progress: Progress,
+    config: TrainConfig,
+    run: Path,
+) -> None:
+    """Check the total loss of a step, `values["total"]`; save the step and raise where it has failed.
 
     Raises:
         TrainingError: the loss is not finite or has exploded; names the step, the terms and the
             file.
     """
-    total = losses.total.item()
+    total = values["total"]
     if math.isfinite(total) and total < _LARGEST:
-        return total
-    terms = {name: value.item() for name, value in losses.terms.items()}
+        return
     step = progress.step + 1
     tensors = {"rows_BL": batch.rows_BL, "lengths_B": batch.lengths_B, "targets_B": batch.targets_B}
     if negatives.rows_M is not None:
@@ -42,12 +47,12 @@ def check_losses(
     facts = {
         "epoch": progress.epoch,
         "step": step,
-        "losses": {name: repr(value) for name, value in {"total": total, **terms}.items()},
+        "losses": {name: repr(value) for name, value in values.items()},
         "config": config.to_json(),
     }
     # In-batch negatives are the targets themselves; a file holds no tensor twice.
     write_tensors(run / FAILED_STEP, {name: value.clone() for name, value in tensors.items()}, facts)
-    worst = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
+    worst = ", ".join(f"{name} {value:.4g}" for name, value in values.items() if name != "total")
     raise TrainingError(
         f"The loss is {total} (epoch {progress.epoch}, step {step}): {worst}. The batch is in "
         f"{run / FAILED_STEP}. Lower --learning-rate, or the weight of the term that is not finite."

@@ -5,7 +5,7 @@ rows and their moments are read and written, so the cost of a step does not grow
 """
 
 import ctypes
-from typing import Final
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,27 @@ _CHUNK_ROWS: Final = 4096
 """Rows that a thread updates at a time."""
 
 
+class ItemOptimiser(Protocol):
+    """The optimiser of the item vectors."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Return its state by name, for a checkpoint."""
+        ...
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Load what `state` returned."""
+        ...
+
+    def step(self, touched: TouchedRows, *, rate: float) -> None:
+        """Update the touched rows by their gradient, with a share of the learning rate."""
+        ...
+
+
 class Optimiser:
     """Both optimisers of a model, with the learning rate and weight decay of its configuration."""
 
-    def __init__(self, model: MultiInterestModel) -> None:
+    def __init__(self, model: MultiInterestModel, items: ItemOptimiser | None = None) -> None:
+        """Begin without moments; `items` replaces the row-wise Adam of the item vectors."""
         config = model.config
         assert config.learning_rate is not None, "resolve comes first"
         self._learning_rate = config.learning_rate
@@ -31,7 +48,7 @@ class Optimiser:
         self._dense = torch.optim.Adam(
             [{"params": dense}], lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
-        self._items = RowWiseAdam(
+        self._items: ItemOptimiser = items or RowWiseAdam(
             model.item_embedding, learning_rate=config.learning_rate, weight_decay=config.weight_decay
         )
 
@@ -67,11 +84,15 @@ class Optimiser:
             rate: The share of the configured learning rate, for its warm-up.
         """
         self._dense.zero_grad(set_to_none=True)
-        losses.total.backward()  # type: ignore[no-untyped-call]
+        self.backward(losses)
         for group in self._dense.param_groups:
             group["lr"] = rate * self._learning_rate
         self._dense.step()
         self._items.step(losses.touched, rate=rate)
+
+    def backward(self, losses: Losses) -> None:
+        """Run the backward pass of the total loss."""
+        losses.total.backward()  # type: ignore[no-untyped-call]
 
 
 class RowWiseAdam:

@@ -17,7 +17,7 @@ def table(num_items, dim, seed=0):
 
 
 def step(optimiser, embedding, rows, target):
-    touched = TouchedRows(embedding.weight, rows)
+    touched = TouchedRows(rows, embedding.weight if rows is None else embedding.weight[rows])
     (touched.vectors_RD - target).square().sum().backward()
     optimiser.step(touched)
 

@@ -131,9 +131,9 @@ def test_a_resumed_warm_start_is_judged_on_the_same_users(tmp_path, monkeypatch)
             raise KeyboardInterrupt
         return train_epoch(trainer, is_stopped)
 
-    train_epoch = loop._Trainer._train_epoch
+    train_epoch = loop.Trainer._train_epoch
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Trainer, "_train_epoch", stop)
+        patch.setattr(loop.Trainer, "_train_epoch", stop)
         with pytest.raises(KeyboardInterrupt):
             api.train(
                 today, tmp_path / "run2", from_run=first.path, device="cpu", **{**SETTINGS, "num_epochs": 2}

@@ -1,0 +1,172 @@
+"""Several ranks train what one trains: real torchrun, TorchRec and gloo, two processes on this machine."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from re4.training import api
+from re4.training.config import TrainConfig
+from re4.training.evaluation.protocol import rank
+from re4.training.model.model import MultiInterestModel
+from re4.training.run.run import Run
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
+OWN = ROOT / "build/torchrec/bin/python"
+PYTHON = sys.executable if find_spec("torchrec") else str(OWN) if OWN.exists() else None
+OPTIONS = {
+    "embedding_dim": 16,
+    "attention_dim": 32,
+    "num_interests": 2,
+    "construct_dim": 8,
+    "batch_size": 1020,
+    "learning_rate": 0.003,
+    "num_epochs": 3,
+    "contrast_weight": 0.1,
+    "construct_weight": 0.1,
+    "attend_weight": 0.01,
+    "negatives": "uniform",
+    "num_negatives": 50,
+}
+pytestmark = pytest.mark.skipif(PYTHON is None, reason="no torchrec: .ci/run installs it into build/torchrec")
+
+
+def torchrun(*words, restarts=0):
+    """Start two ranks; return their log."""
+    done = subprocess.run(
+        [
+            PYTHON,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node=2",
+            f"--max-restarts={restarts}",
+            "--rdzv-backend=c10d",
+            "--rdzv-endpoint=127.0.0.1:0",
+            *map(str, words),
+        ],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def ranks(planted, tmp_path_factory):
+    """The folder in which two ranks have done everything that `train_on_ranks.py` lists."""
+    folder = tmp_path_factory.mktemp("ranks")
+    torchrun(HERE / "train_on_ranks.py", planted.path, folder, json.dumps(OPTIONS))
+    return folder
+
+
+def records(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_curve(run, other, *, loss, recall):
+    ours, theirs = records(run), records(other)
+    assert len(ours) == len(theirs) == 4
+    for one, another in zip(ours, theirs, strict=True):
+        assert one["losses"] == pytest.approx(another["losses"], rel=loss)
+        assert one["valid"]["recall_50"] == pytest.approx(another["valid"]["recall_50"], abs=recall)
+
+
+def test_a_row_that_two_ranks_read_is_updated_once_by_the_sum_of_gradients(ranks):
+    first, second = (torch.load(ranks / f"rows.{rank}.pt") for rank in (0, 1))
+    assert first["rows"].tolist() == [119, 0, 60]
+    assert (first["first"], second["first"]) == (0, 60)
+    table = torch.cat([first["shard"], second["shard"]])
+    torch.testing.assert_close(first["after"], table[first["rows"]])
+    torch.testing.assert_close(second["after"], table[second["rows"]])
+    squares = torch.cat([first["squares"], second["squares"]])
+    assert squares.nonzero().flatten().tolist() == [0, 1, 60, 119]
+    assert squares[[0, 1, 60, 119]].tolist() == pytest.approx([1, 1, 4, 1])  # the square of the sum
+    # Adagrad divides by the root of that: the first step has the length of the learning rate.
+    torch.testing.assert_close(first["before"] - first["after"], torch.full((3, 16), 0.5))
+
+
+def test_the_merged_ranking_of_shards_is_that_of_the_whole_table(ranks, planted):
+    config = TrainConfig(**OPTIONS).resolve(planted.num_items)
+    model = MultiInterestModel(config, planted.num_items)
+    model.load_state_dict(load_file(ranks / "weights.safetensors"))
+    expected, found = (
+        rank(model, planted.valid, exclude_history=False, title="whole"),
+        torch.load(ranks / "ranking.pt", weights_only=False),
+    )
+    assert found["cosine"] == pytest.approx(expected.interest_cosine)
+    assert np.array_equal(found["top"], expected.top_UM)
+    assert np.array_equal(found["users"], expected.lists.users_S)
+    assert np.array_equal(found["own"], expected.lists.own_SKM)
+    assert np.array_equal(found["found_by"], expected.lists.found_by_SM)
+
+
+def test_settings_that_ranks_cannot_train_are_refused(ranks):
+    messages = json.loads((ranks / "messages.json").read_text())
+    assert ["torchrun" in message for message in messages] == [True, True, True]
+    assert not (ranks / "refused").exists()
+
+
+def test_one_and_two_ranks_have_the_same_curve(ranks):
+    assert_same_curve(ranks / "two-exact", ranks / "one-exact", loss=2e-4, recall=0.01)
+    # The users of a microbatch are those that re-contrast pairs, and they differ.
+    assert_same_curve(ranks / "two", ranks / "one-exact", loss=float("inf"), recall=0.05)
+
+
+def test_stopped_on_two_ranks_and_resumed_on_one(ranks):
+    assert_same_curve(ranks / "stopped", ranks / "one-exact", loss=2e-4, recall=0.01)
+    assert not (ranks / "stopped" / "checkpoints").exists()
+
+
+def test_the_run_is_that_of_a_single_machine(ranks, planted):
+    run = Run.open(ranks / "two")
+    evaluated = api.evaluate(run.path, split="valid")
+    best = next(each for each in run.metrics() if each["epoch"] == run.best_epoch)
+    assert evaluated.recall_50 == pytest.approx(best["valid"]["recall_50"], abs=1e-6)
+    assert evaluated.recall_50 > 0.5
+    assert {path.name for path in run.path.iterdir()} == {
+        "config.json", "weights.safetensors", "items.parquet", "item_counts.npy", "probe_histories.npz",
+        "metrics.jsonl", "evaluation.json",
+    }  # fmt: skip
+
+
+def test_a_killed_rank_is_started_again_from_the_last_checkpoint(ranks, planted, tmp_path):
+    options = [
+        word for name, value in OPTIONS.items() for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    run = tmp_path / "run"
+    log = torchrun(
+        HERE / "kill_a_rank.py", "train", planted.path, "--out", run, "--device", "cpu", "--no-compare",
+        *options, restarts=1,
+    )  # fmt: skip
+    assert log.count("epoch   1  loss") == 1  # done before the kill, and not again
+    without_times = [
+        [{name: value for name, value in each.items() if "second" not in name} for each in records(path)]
+        for path in (run, ranks / "two")
+    ]
+    assert without_times[0] == without_times[1]
+    assert (run / "weights.safetensors").read_bytes() == (ranks / "two/weights.safetensors").read_bytes()
+
+
+def test_without_torchrec_the_extra_is_named(planted, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.modules['torchrec'] = sys.modules['fbgemm_gpu'] = None\n"
+         "from re4.cli import main; main()", "train", planted.path, "--out", tmp_path / "run"],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "WORLD_SIZE": "2", "RANK": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "re4-retrieval[torchrec]" in done.stderr

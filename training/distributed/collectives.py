@@ -1,0 +1,67 @@
+"""The process group of a training, and the operations in which all ranks take part."""
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from re4.common.errors import Re4Error
+
+T = TypeVar("T")
+_TIMEOUT = timedelta(minutes=30)
+"""Longest wait for another rank, such as for one that computes the initial item vectors."""
+_QUIET = ("torchrec", "torch.distributed", "torch.fx")
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the ranks: gloo between CPUs, and NCCL between GPUs. Ranks other than 0 log warnings only."""
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if dist.get_rank() > 0:
+        logging.getLogger("re4").setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"(torch|torchrec|fbgemm_gpu)\.")
+            yield
+    finally:
+        dist.destroy_process_group()
+
+
+def on_first_rank(work: Callable[[], T]) -> T:
+    """Run on rank 0 alone, and return its result on every rank, or raise its error."""
+    outcome: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            outcome[0] = work()
+        except (Re4Error, OSError) as error:
+            outcome[1] = error
+    dist.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    result: T = outcome[0]
+    return result
+
+
+def sums(values: Sequence[float]) -> list[float]:
+    """Return the sum of each number over all ranks."""
+    summed = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(summed)
+    return summed.tolist()
+
+
+def stacked(mine: Tensor) -> Tensor:
+    """Return the tensors of all ranks, which have one shape, stacked by rank."""
+    every = mine.new_empty((dist.get_world_size(), *mine.shape))
+    dist.all_gather(list(every.unbind()), mine.contiguous())
+    return every
