@@ -15,12 +15,13 @@ FUZZ_READY := $(VENV)/.fuzz-ready
 # How long make fuzz runs. An hour before a release; CI runs a minute.
 FUZZ_SECONDS ?= 3600
 
+TORCHREC_READY := build/torchrec/.ready
 AUDIT_READY := $(VENV)/.audit-ready
 # Only files whose hashes are in locks/ are installed; packages are built by the setuptools of locks/pip.txt.
 INSTALL := $(BIN)/pip install --quiet --no-deps --no-build-isolation
 LOCKED := $(INSTALL) --require-hashes --requirement
 
-.PHONY: help audit sbom lock setup demo bench docs gpu-check harden fuzz soak test check format protos lint types imports stubs clean peers
+.PHONY: help audit sbom lock setup torchrec demo bench docs gpu-check harden fuzz soak test check format protos lint types imports stubs clean peers
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +46,12 @@ $(READY): pyproject.toml locks/pip.txt locks/$(EXTRA).txt
 	$(INSTALL) --editable .
 	$(BIN)/pip check
 	@rm -f $(VENV)/.ready-*
+	@touch $@
+
+torchrec: $(TORCHREC_READY) ## Install TorchRec for CPUs into build/torchrec, for the tests of several ranks
+
+$(TORCHREC_READY): $(READY) locks/torchrec.txt
+	$(LOCKED) locks/torchrec.txt --target build/torchrec --upgrade
 	@touch $@
 
 demo: $(READY) ## All steps on MovieLens-100k, from the download to candidates over gRPC; minutes

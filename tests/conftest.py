@@ -111,6 +111,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(
             "the tests of the Helm chart were left out: helm is not installed (tools/fetch_helm.py)"
         )
+    if not Path("build/torchrec/torchrec").exists():
+        terminalreporter.write_line(
+            "the tests of training on several ranks were left out: no TorchRec is installed (make torchrec)"
+        )
     if not (shutil.which("moto_server") or Path("build/s3/bin/moto_server").exists()):
         terminalreporter.write_line(
             "the tests of object storage were left out: no moto_server is installed (.ci/run installs it)"

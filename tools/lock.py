@@ -19,8 +19,11 @@ EXTRAS = {
     "fuzz": ("fuzz",),
     "audit": ("audit",),
 }
-"""The extras of each lock file. Beside them, `pip.txt` has what builds packages, `torch.txt` torch alone, and
-`cuda.txt` what only its build for CUDA needs."""
+"""The extras of each lock file. Beside them, `pip.txt` has what builds packages, `torch.txt` torch alone,
+`cuda.txt` what only its build for CUDA needs, and `torchrec.txt` TorchRec for CPUs."""
+TORCHREC = ("torchrec", "fbgemm-gpu-cpu", "tensordict", "pyvers", "pyre-extensions", "typing-inspect")
+"""TorchRec, FBGEMM's build for CPUs, and what both import beside the packages of the other locks. TorchRec itself
+asks for FBGEMM's build for CUDA, so its dependencies are listed."""
 
 _HEADER = (
     "# Written by `make lock`; do not edit. pip --require-hashes installs nothing else than these files.\n"
@@ -39,13 +42,16 @@ def main() -> int:
     _write("pip", _resolve("pip\nsetuptools"))
     _write("cuda", cuda)
     _write("torch", {"torch": torch["torch"]})
+    _write("torchrec", _resolve("\n".join(TORCHREC), has_dependencies=False))
     for name, extras in EXTRAS.items():
         packages = _resolve(*extras, is_project=True, python="3.11.5" if name == "docs" else "3.11")
         _write(name, {package: text for package, text in packages.items() if package not in cuda})
     return 0
 
 
-def _resolve(*names: str, is_project: bool = False, python: str = "3.11") -> dict[str, str]:
+def _resolve(
+    *names: str, is_project: bool = False, has_dependencies: bool = True, python: str = "3.11"
+) -> dict[str, str]:
     """Return the lines of each package: of requirements, or of extras of this project."""
     words = [
         "uv",
@@ -57,6 +63,7 @@ def _resolve(*names: str, is_project: bool = False, python: str = "3.11") -> dic
         python,
         "--generate-hashes",
     ]
+    words += [] if has_dependencies else ["--no-deps"]
     words += ["--no-header", "--no-annotate", "--no-emit-index-url", "--constraint", "constraints.txt"]
     words += ["pyproject.toml", *(f"--extra={name}" for name in names)] if is_project else ["-"]
     uv = [str(Path(sys.executable).with_name("uv")), *words[1:]]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("pip", "torch", "cpu", "gpu", "cuda", "docs", "fuzz", "audit")
+NAMES = ("pip", "torch", "cpu", "gpu", "cuda", "docs", "fuzz", "audit", "torchrec")
 EXTRAS = {
     "cpu": ("cpu", "dev"),
     "gpu": ("gpu", "dev"),

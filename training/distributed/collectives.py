@@ -11,9 +11,12 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from re4.common.errors import Re4Error
 
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 _TIMEOUT = timedelta(minutes=30)
 """Longest wait for another rank, such as for one that computes the initial item vectors."""
@@ -22,13 +25,29 @@ _QUIET = ("torchrec", "torch.distributed", "torch.fx")
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the ranks: gloo between CPUs, and NCCL between GPUs. Ranks other than 0 log warnings only."""
+    """Join the ranks: gloo between CPUs, and NCCL between GPUs. Ranks other than 0 log warnings only.
+
+    A group that the caller has already made is used, and left as it is.
+    """
+    if dist.is_initialized():
+        yield
+        return
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
+    store, rank, num_ranks = next(rendezvous("env://", timeout=_TIMEOUT))
+    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
+        # torchrun keeps one store over restarts, in which the addresses of the ranks that ended remain.
+        store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    elif os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        _log.warning(
+            "set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun on every machine: without it, ranks that "
+            "are started again find the addresses of those that ended"
+        )
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=num_ranks, timeout=_TIMEOUT)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
-    if dist.get_rank() > 0:
+    if rank > 0:
         logging.getLogger("re4").setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():

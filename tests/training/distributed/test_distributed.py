@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from re4.common.extras import missing_package
 from re4.training import api
 from re4.training.config import TrainConfig
 from re4.training.evaluation.protocol import rank
@@ -20,8 +21,7 @@ from re4.training.run.run import Run
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
-OWN = ROOT / "build/torchrec/bin/python"
-PYTHON = sys.executable if find_spec("torchrec") else str(OWN) if OWN.exists() else None
+PACKAGES = ROOT / "build/torchrec"
 OPTIONS = {
     "embedding_dim": 16,
     "attention_dim": 32,
@@ -36,14 +36,17 @@ OPTIONS = {
     "negatives": "uniform",
     "num_negatives": 50,
 }
-pytestmark = pytest.mark.skipif(PYTHON is None, reason="no torchrec: .ci/run installs it into build/torchrec")
+needs_torchrec = pytest.mark.skipif(
+    not (find_spec("torchrec") or (PACKAGES / "torchrec").exists()),
+    reason="no TorchRec: `make torchrec` installs it into build/torchrec",
+)
 
 
 def torchrun(*words, restarts=0):
     """Start two ranks; return their log."""
     done = subprocess.run(
         [
-            PYTHON,
+            sys.executable,
             "-m",
             "torch.distributed.run",
             "--nproc-per-node=2",
@@ -52,7 +55,7 @@ def torchrun(*words, restarts=0):
             "--rdzv-endpoint=127.0.0.1:0",
             *map(str, words),
         ],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(PACKAGES)])},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -79,10 +82,13 @@ def assert_same_curve(run, other, *, loss, recall):
     ours, theirs = records(run), records(other)
     assert len(ours) == len(theirs) == 4
     for one, another in zip(ours, theirs, strict=True):
-        assert one["losses"] == pytest.approx(another["losses"], rel=loss)
-        assert one["valid"]["recall_50"] == pytest.approx(another["valid"]["recall_50"], abs=recall)
+        for name in one["losses"].keys() & another["losses"].keys():
+            assert one["losses"][name] == pytest.approx(another["losses"][name], rel=loss), name
+        for name in ("recall_20", "recall_50", "ndcg_20"):
+            assert one["valid"][name] == pytest.approx(another["valid"][name], abs=recall), name
 
 
+@needs_torchrec
 def test_a_row_that_two_ranks_read_is_updated_once_by_the_sum_of_gradients(ranks):
     first, second = (torch.load(ranks / f"rows.{rank}.pt") for rank in (0, 1))
     assert first["rows"].tolist() == [119, 0, 60]
@@ -97,6 +103,7 @@ def test_a_row_that_two_ranks_read_is_updated_once_by_the_sum_of_gradients(ranks
     torch.testing.assert_close(first["before"] - first["after"], torch.full((3, 16), 0.5))
 
 
+@needs_torchrec
 def test_the_merged_ranking_of_shards_is_that_of_the_whole_table(ranks, planted):
     config = TrainConfig(**OPTIONS).resolve(planted.num_items)
     model = MultiInterestModel(config, planted.num_items)
@@ -112,23 +119,25 @@ def test_the_merged_ranking_of_shards_is_that_of_the_whole_table(ranks, planted)
     assert np.array_equal(found["found_by"], expected.lists.found_by_SM)
 
 
+@needs_torchrec
 def test_settings_that_ranks_cannot_train_are_refused(ranks):
     messages = json.loads((ranks / "messages.json").read_text())
     assert ["torchrun" in message for message in messages] == [True, True, True]
     assert not (ranks / "refused").exists()
 
 
+@needs_torchrec
 def test_one_and_two_ranks_have_the_same_curve(ranks):
     assert_same_curve(ranks / "two-exact", ranks / "one-exact", loss=2e-4, recall=0.01)
-    # The users of a microbatch are those that re-contrast pairs, and they differ.
-    assert_same_curve(ranks / "two", ranks / "one-exact", loss=float("inf"), recall=0.05)
 
 
+@needs_torchrec
 def test_stopped_on_two_ranks_and_resumed_on_one(ranks):
     assert_same_curve(ranks / "stopped", ranks / "one-exact", loss=2e-4, recall=0.01)
     assert not (ranks / "stopped" / "checkpoints").exists()
 
 
+@needs_torchrec
 def test_the_run_is_that_of_a_single_machine(ranks, planted):
     run = Run.open(ranks / "two")
     evaluated = api.evaluate(run.path, split="valid")
@@ -141,6 +150,7 @@ def test_the_run_is_that_of_a_single_machine(ranks, planted):
     }  # fmt: skip
 
 
+@needs_torchrec
 def test_a_killed_rank_is_started_again_from_the_last_checkpoint(ranks, planted, tmp_path):
     options = [
         word for name, value in OPTIONS.items() for word in (f"--{name.replace('_', '-')}", str(value))
@@ -159,14 +169,12 @@ def test_a_killed_rank_is_started_again_from_the_last_checkpoint(ranks, planted,
     assert (run / "weights.safetensors").read_bytes() == (ranks / "two/weights.safetensors").read_bytes()
 
 
-def test_without_torchrec_the_extra_is_named(planted, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", "import sys; sys.modules['torchrec'] = sys.modules['fbgemm_gpu'] = None\n"
-         "from re4.cli import main; main()", "train", planted.path, "--out", tmp_path / "run"],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "WORLD_SIZE": "2", "RANK": "0"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "re4-retrieval[torchrec]" in done.stderr
+@pytest.mark.parametrize("module", ["torchrec", "fbgemm_gpu"])
+def test_without_torchrec_the_extra_is_named(planted, tmp_path, monkeypatch, module):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("torchrec", "fbgemm_gpu")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ModuleNotFoundError) as raised:
+        api.train(planted, tmp_path / "run", **OPTIONS)
+    assert "re4-retrieval[torchrec]" in missing_package(raised.value, "re4 train")

@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from re4.common.errors import UsageError
 from re4.training import api
+from re4.training.config import TrainConfig
 from re4.training.data.dataset import Dataset
 from re4.training.distributed.collectives import process_group
 from re4.training.distributed.evaluation import rank_shards
@@ -29,48 +30,45 @@ from re4.training.run.tensor_files import read_tensors
 
 def look_up_and_rank(data, folder, options):
     """A table of two ranks: rows that both read, the ranking, and the written weights."""
-    from re4.training.config import TrainConfig
-
     dataset = Dataset.open(data)
     config = TrainConfig(**options).resolve(dataset.num_items)
-    with process_group(torch.device("cpu")):
-        rank = dist.get_rank()
-        items = ItemTable(dataset.num_items, 16, device=torch.device("cpu"), learning_rate=0.5)
-        items.fill_randomly(seed=3)
-        rows = torch.tensor([119, 0, 60] if rank == 0 else [60, 1])
-        before = items.look_up(rows).detach().clone()
-        items.look_up(rows).backward(torch.ones(len(rows), 16))
-        after = items.look_up(rows).detach()
-        empty = items.look_up(rows[:0] if rank else rows)
-        empty.backward(torch.zeros_like(empty))
+    rank = dist.get_rank()
+    items = ItemTable(dataset.num_items, 16, device=torch.device("cpu"), learning_rate=0.5)
+    items.fill_randomly(seed=3)
+    rows = torch.tensor([119, 0, 60] if rank == 0 else [60, 1])
+    before = items.look_up(rows).detach().clone()
+    items.look_up(rows).backward(torch.ones(len(rows), 16))
+    after = items.look_up(rows).detach()
+    empty = items.look_up(rows[:0] if rank else rows)
+    empty.backward(torch.zeros_like(empty))
+    torch.save(
+        {
+            "rows": rows,
+            "before": before,
+            "after": after,
+            "first": items.first_row,
+            "squares": items.squares_n.clone(),
+            "shard": items.weight_nD.clone(),
+        },
+        folder / f"rows.{rank}.pt",
+    )
+    torch.manual_seed(rank)  # the weights of rank 0 go to all
+    model = ShardedModel(config, items, torch.device("cpu"))
+    ranking = rank_shards(model, dataset.valid, title="ranking")
+    write_sharded_weights(folder, model)
+    if rank == 0:
+        lists = ranking.lists
         torch.save(
             {
-                "rows": rows,
-                "before": before,
-                "after": after,
-                "first": items.first_row,
-                "squares": items.squares_n.clone(),
-                "shard": items.weight_nD.clone(),
+                "top": ranking.top_UM,
+                "cosine": ranking.interest_cosine,
+                "own": lists.own_SKM,
+                "found_by": lists.found_by_SM,
+                "users": lists.users_S,
             },
-            folder / f"rows.{rank}.pt",
+            folder / "ranking.pt",
         )
-        torch.manual_seed(rank)  # the weights of rank 0 go to all
-        model = ShardedModel(config, items, torch.device("cpu"))
-        ranking = rank_shards(model, dataset.valid, title="ranking")
-        write_sharded_weights(folder, model)
-        if rank == 0:
-            lists = ranking.lists
-            torch.save(
-                {
-                    "top": ranking.top_UM,
-                    "cosine": ranking.interest_cosine,
-                    "own": lists.own_SKM,
-                    "found_by": lists.found_by_SM,
-                    "users": lists.users_S,
-                },
-                folder / "ranking.pt",
-            )
-            assert set(read_tensors(folder / "weights.safetensors")) == set(model.state_dict())
+        assert set(read_tensors(folder / "weights.safetensors")) == set(model.state_dict())
 
 
 def refused(data, folder, **options):
@@ -103,15 +101,16 @@ def main():
     data, folder, options = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
     rank = int(os.environ["RANK"])
     exact = options | {"contrast_weight": 0.0}
-    look_up_and_rank(data, folder, options)
-    messages = [
-        refused(data, folder, model="ease"),
-        refused(data, folder, num_interests="auto"),
-        refused(data, folder, from_run=folder / "nothing"),
-    ]
-    api.train(data, folder / "two", device="cpu", **options)
-    api.train(data, folder / "two-exact", device="cpu", **exact)
-    stop_in_second_epoch(data, folder / "stopped", exact)
+    with process_group(torch.device("cpu")):  # one for all trainings, because a store joins ranks once
+        look_up_and_rank(data, folder, options)
+        messages = [
+            refused(data, folder, model="ease"),
+            refused(data, folder, num_interests="auto"),
+            refused(data, folder, from_run=folder / "nothing"),
+        ]
+        api.train(data, folder / "two", device="cpu", **options)
+        api.train(data, folder / "two-exact", device="cpu", **exact)
+        stop_in_second_epoch(data, folder / "stopped", exact)
     if rank == 0:
         (folder / "messages.json").write_text(json.dumps(messages))
     with socket.socket() as free:
