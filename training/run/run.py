@@ -9,6 +9,7 @@
       metrics.jsonl          one line an epoch: losses, speed, validation metrics
       evaluation.json        metrics of the splits evaluated so far, by split
       checkpoint.safetensors only while training: the whole state, for `re4 resume`
+      checkpoints/           the same of a training on several ranks, in shards
       lock                   only while training: locked by the process that trains
 
 A file appears whole or not at all. `config.json` is written last: a folder without it is not a
