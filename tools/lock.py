@@ -22,8 +22,8 @@ EXTRAS = {
 """The extras of each lock file. Beside them, `pip.txt` has what builds packages, `torch.txt` torch alone,
 `cuda.txt` what only its build for CUDA needs, and `torchrec.txt` TorchRec for CPUs."""
 TORCHREC = ("torchrec", "fbgemm-gpu-cpu", "tensordict", "pyvers", "pyre-extensions", "typing-inspect")
-"""TorchRec, FBGEMM's build for CPUs, and what both import beside the packages of the other locks. TorchRec itself
-asks for FBGEMM's build for CUDA, so its dependencies are listed."""
+"""TorchRec, FBGEMM's build for CPUs, and what both import beside the packages of the other locks. TorchRec
+itself asks for FBGEMM's build for CUDA, so its dependencies are listed."""
 
 _HEADER = (
     "# Written by `make lock`; do not edit. pip --require-hashes installs nothing else than these files.\n"
