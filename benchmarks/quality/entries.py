@@ -13,7 +13,7 @@ import torch
 from re4 import __version__
 from re4.benchmarks.common.machine import describe_machine
 from re4.benchmarks.quality.ledger import PROTOCOLS, Entry, Ledger, TestResult, pack_hits
-from re4.benchmarks.quality.rivals import ALTERNATIVES, fit_rival
+from re4.benchmarks.quality.rivals import NAMES, fit_rival
 from re4.benchmarks.quality.variants import variant_name
 from re4.common.errors import RunError
 from re4.training.config import TrainConfig
@@ -66,7 +66,7 @@ def trained_entry(ledger: Ledger, dataset: Dataset, config: TrainConfig, runs: P
 
 def baseline_entries(ledger: Ledger, dataset: Dataset) -> list[Entry]:
     """Return the ledger's baselines; where it has none, fit and evaluate them."""
-    if known := [entry for entry in ledger.baselines() if entry.variant not in ALTERNATIVES]:
+    if known := [entry for entry in ledger.baselines() if entry.variant not in NAMES]:
         return known
     _log.info("fitting the baselines …")
     for name, (baseline, settings) in fit_baselines(dataset.train, dataset.valid, dataset.num_items).items():

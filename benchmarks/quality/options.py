@@ -19,7 +19,8 @@ class QualityOptions:
     )
     rivals: str = setting(
         "",
-        "Models of other libraries to compare with, separated by commas: ials, slim (extra rivals).",
+        "Models of other libraries to compare with, separated by commas: ials, slim (extra rivals); "
+        "sasrec, esasrec (RecTools, by `make peers`).",
     )
     num_seeds: int = setting(5, "Seeds 0, 1, … for each variant.", low=0)
     ledger: Path | None = setting(

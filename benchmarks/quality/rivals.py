@@ -1,18 +1,24 @@
-"""Models of other libraries that `re4 bench quality --rivals` compares with: iALS and SLIM.
+"""Models of other libraries that `re4 bench quality --rivals` compares with.
 
 Each is fitted to the training users' events and tuned on validation, as many alternatives as `ALTERNATIVES`
 has, and ranks the whole catalogue for the same histories as the other models do. Sources: iALS: Hu, Koren
 and Volinsky, ICDM 2008, by `implicit`; SLIM: Ning and Karypis, ICDM 2011, by scikit-learn's elastic net.
+SASRec (Kang and McAuley, ICDM 2018) and eSASRec are those of RecTools, in an environment of its own.
 """
 
+import json
 import logging
+import subprocess
+import tempfile
 from collections.abc import Callable, Mapping
 from itertools import product
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
 
+from re4.benchmarks.common.peer_environments import BASELINES, missing, python_of
 from re4.common.errors import UsageError
 from re4.common.extras import require
 from re4.training.data.dataset import Dataset, Sequences
@@ -29,6 +35,10 @@ ALTERNATIVES: Final[Mapping[str, Mapping[str, tuple[Any, ...]]]] = {
 }
 """Settings of each rival with the values that validation chooses from. `newest` is how many of a history's
 events count, None for all."""
+RECTOOLS: Final = ("sasrec", "esasrec")
+"""Models of RecTools; validation chooses their number of epochs."""
+NAMES: Final = (*ALTERNATIVES, *RECTOOLS)
+_RECTOOLS_ENVIRONMENT: Final = ".venv-rectools"
 _FACTORS: Final = 64
 
 Rank = Callable[[Sequences, bool], Ranking]
@@ -42,8 +52,10 @@ def check_rivals(names: list[str]) -> None:
         UsageError: with the names that are possible, or the extra.
     """
     for name in names:
-        if name not in ALTERNATIVES:
-            raise UsageError(f"--rivals has {name!r}; {', '.join(ALTERNATIVES)} are possible.")
+        if name not in NAMES:
+            raise UsageError(f"--rivals has {name!r}; {', '.join(NAMES)} are possible.")
+        if name in RECTOOLS and (reason := missing(_RECTOOLS_ENVIRONMENT)):
+            raise UsageError(f"--rivals {name}: {reason}")
     if "ials" in names:
         require("re4 bench quality --rivals ials", "implicit")
     if "slim" in names:
@@ -56,6 +68,8 @@ def fit_rival(name: str, dataset: Dataset) -> tuple[Rank, dict[str, Any]]:
     Raises:
         UsageError: the catalogue is too large for it.
     """
+    if name in RECTOOLS:
+        return _rectools(name, dataset)
     num_items = dataset.num_items
     if name == "slim" and num_items > MAX_SLIM_ITEMS:
         raise UsageError(f"--rivals slim: {num_items:,} items, it is fitted to at most {MAX_SLIM_ITEMS:,}.")
@@ -74,6 +88,24 @@ def fit_rival(name: str, dataset: Dataset) -> tuple[Rank, dict[str, Any]]:
                 best = recall, rank, {**settings, "newest": newest}
     assert best is not None, "there are alternatives"
     return best[1], best[2]
+
+
+def _rectools(name: str, dataset: Dataset) -> tuple[Rank, dict[str, Any]]:
+    """Train a model of RecTools in its environment, and read the lists of the held-out users."""
+    with tempfile.TemporaryDirectory() as scratch:
+        script = BASELINES / "rectools_lists.py"
+        subprocess.run(
+            [python_of(_RECTOOLS_ENVIRONMENT), script, dataset.path, scratch, "--model", name], check=True
+        )
+        lists = {path.stem: np.load(path, allow_pickle=False) for path in Path(scratch).glob("*.npy")}
+        settings = json.loads((Path(scratch) / "settings.json").read_text("utf-8"))
+
+    def rank(held_out: Sequences, exclude_history: bool) -> Ranking:
+        split = "valid" if held_out is dataset.valid else "test"
+        top_UM = lists[f"{split}.{'excluded' if exclude_history else 'kept'}"]
+        return Ranking(top_UM=top_UM, interest_cosine=1.0)
+
+    return rank, settings
 
 
 def _ranker(baseline: Baseline, num_items: int, newest: int | None) -> Rank:

@@ -30,5 +30,6 @@ environment .venv-web requirements-web.txt "the FastAPI and two-hop services"
 environment .venv-triton requirements-triton.txt "NVIDIA Triton by pytriton" &&
     cp "$here/servers/triton_sitecustomize.py" \
         "$("$here/.venv-triton/bin/python" -c 'import site; print(site.getsitepackages()[0])')/sitecustomize.py"
+environment .venv-rectools requirements-rectools.txt "SASRec and eSASRec of RecTools, for re4 bench quality"
 postgres
 exit 0

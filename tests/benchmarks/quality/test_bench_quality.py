@@ -1,6 +1,7 @@
 """`re4 bench quality`: baselines that are what their papers say, and a table that adds up."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -373,11 +374,41 @@ def test_a_history_can_be_cut_to_its_newest_events(planted):
 
 def test_rivals_that_cannot_be_fitted_are_refused(planted, tmp_path, capsys, monkeypatch):
     options = {"out": tmp_path, "variants": "most-popular"}
-    with pytest.raises(UsageError, match="'bert4rec'; ials, slim are possible"):
+    with pytest.raises(UsageError, match="'bert4rec'; ials, slim, sasrec, esasrec are possible"):
         asked(capsys, planted.path, rivals="ials,bert4rec", **options)
     monkeypatch.setattr(rivals, "MAX_SLIM_ITEMS", 100)
     with pytest.raises(UsageError, match="120 items, it is fitted to at most 100"):
         asked(capsys, planted.path, rivals="slim", **options)
+
+
+def test_lists_of_rectools_come_from_its_environment(planted, tmp_path, capsys, monkeypatch):
+    """Its interpreter is played by a script that writes lists; without one the rival is refused."""
+    options = {"out": tmp_path, "variants": "most-popular", "num_seeds": 1, "rivals": "esasrec"}
+    monkeypatch.setattr(rivals, "missing", lambda environment: f"no environment at {environment}")
+    with pytest.raises(UsageError, match=r"--rivals esasrec: no environment at \.venv-rectools"):
+        asked(capsys, planted.path, **options)
+    fake = tmp_path / "python"
+    sizes = {split: getattr(planted, split).num_users for split in ("valid", "test")}
+    fake.write_text(
+        f"""#!{sys.executable}
+import json, pathlib, sys
+import numpy as np
+out = pathlib.Path(sys.argv[3])
+for split, size in {sizes}.items():
+    for name in ("kept", "excluded"):
+        np.save(out / f"{{split}}.{{name}}.npy", np.tile(np.arange(50), (size, 1)))
+(out / "settings.json").write_text(json.dumps({{"model": sys.argv[5]}}))
+"""
+    )
+    fake.chmod(0o755)
+    monkeypatch.setattr(rivals, "missing", lambda environment: None)
+    monkeypatch.setattr(rivals, "python_of", lambda environment: fake)
+    asked(capsys, planted.path, **options)
+    (entry,) = (
+        each for each in Ledger(tmp_path / "ledger.jsonl", planted).entries if each.variant == "esasrec"
+    )
+    assert entry.settings == {"model": "esasrec"}
+    assert entry.test["kept"].coverage_50 == pytest.approx(50 / planted.num_items, abs=1e-4)
 
 
 def test_the_command_ends_with_the_verdict(planted, tmp_path, capsys):
