@@ -54,10 +54,11 @@ def export(
     from re4.bundle.verify import read_manifest
     from re4.exporting.assemble import ENCODER_DIFFERENCE
     from re4.exporting.exporter import export_run
-    from re4.training.run.mlflow_tracking import check_mlflow, track_bundle
+    from re4.training.run.mlflow_tracking import check_mlflow, check_tracked, track_bundle
 
     if mlflow:
         check_mlflow()
+        check_tracked(run)  # before anything is published
     with bundle_directory(bundles) as folder:
         version = export_run(run, folder, chosen)
         if mlflow:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -18,7 +18,7 @@ from re4.serving.client.request_options import (
     Drop,
     ExcludeHistory,
     Keep,
-    Merge,
+    MergeHere,
     NewItems,
     NumCandidates,
     SearchEffort,
@@ -29,8 +29,14 @@ from re4.serving.settings import Fallback
 from re4.settings.fields import construct
 from re4.settings.options import with_options
 
+_READING: Final = (
+    *("histories", "histories_password_file"),
+    *("max_history_events", "max_history_days", "history_timeout_ms"),
+)
+"""Settings of the store that matter where it is only read."""
 
-@with_options(HistorySettings, "Store of histories")
+
+@with_options(HistorySettings, "Store of histories", only=_READING)
 @takes_url()
 def bulk(
     bundles: Annotated[
@@ -51,7 +57,7 @@ def bulk(
     dataset: Annotated[Path | None, typer.Option(help="Prepared data set: all of its users.")] = None,
     num_candidates: NumCandidates = 50,
     exclude_history: ExcludeHistory = False,
-    merge: Merge = None,
+    merge: MergeHere = None,
     keep: Keep = None,
     drop: Drop = None,
     diversity: Diversity = 0.0,

@@ -1,7 +1,7 @@
 """Command-line options of a subcommand, made from the fields of a settings class."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import MISSING
 from functools import partial
 from typing import Annotated, Any
@@ -13,7 +13,9 @@ from re4.settings.fields import Declared, declared, option_name
 _Subcommand = Callable[..., None]
 
 
-def with_options(kind: type, panel: str) -> Callable[[_Subcommand], _Subcommand]:
+def with_options(
+    kind: type, panel: str, *, only: Collection[str] | None = None
+) -> Callable[[_Subcommand], _Subcommand]:
     """Turn the `**settings` of a subcommand into one option for each setting of a class and of its groups.
 
     An option that is not given is None: `construct(kind, settings)` then keeps the default, and `gather`
@@ -28,6 +30,7 @@ def with_options(kind: type, panel: str) -> Callable[[_Subcommand], _Subcommand]
     Args:
         kind: The settings class, a dataclass whose fields are declared by `setting`.
         panel: Heading over these options in the subcommand's help.
+        only: The settings that become options; None for all. The others keep their defaults.
     """
 
     def decorate(subcommand: _Subcommand) -> _Subcommand:
@@ -36,7 +39,14 @@ def with_options(kind: type, panel: str) -> Callable[[_Subcommand], _Subcommand]
             for parameter in inspect.signature(subcommand, eval_str=True).parameters.values()
             if parameter.kind is not inspect.Parameter.VAR_KEYWORD
         ]
-        parameters = [*own, *(_option(name, item, panel) for name, item in declared(kind).items())]
+        parameters = [
+            *own,
+            *(
+                _option(name, item, panel)
+                for name, item in declared(kind).items()
+                if only is None or name in only
+            ),
+        ]
         subcommand.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         subcommand.__annotations__ = {each.name: each.annotation for each in parameters}
         return subcommand

@@ -14,14 +14,16 @@ NumCandidates = Annotated[int, typer.Option(help="Number of candidates.")]
 ExcludeHistory = Annotated[
     bool, typer.Option("--exclude-history/--keep-history", help="Leave out the items of the history.")
 ]
+_MERGE = (
+    "How to merge the lists of the interests: max-score, equal-quota, attention-quota, round-robin, "
+    "soft-quota, category-diversity. Default: "
+)
 Merge = Annotated[
     str | None,
-    typer.Option(
-        help="How to merge the lists of the interests: max-score, equal-quota, attention-quota, "
-        "round-robin, soft-quota, category-diversity. Default: that of the server, or max-score.",
-        show_default=False,
-    ),
+    typer.Option(help=_MERGE + "that of the server, or max-score.", show_default=False),
 ]
+MergeHere = Annotated[str | None, typer.Option("--merge", help=_MERGE + "max-score.", show_default=False)]
+"""Where no server is asked."""
 Keep = Annotated[
     list[str] | None,
     typer.Option(

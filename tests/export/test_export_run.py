@@ -1,8 +1,11 @@
 """From a run to a live version: published files, and refusals."""
 
 import json
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import faiss
 import numpy as np
@@ -27,6 +30,32 @@ from re4.exporting.storage.mapped_vectors import sha256_of
 from re4.training.run.run import Run
 
 pytestmark = pytest.mark.usefixtures("converted_once")
+
+
+def test_a_version_is_an_artefact_of_its_run_in_mlflow(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[tuple[str, str, str]] = []
+
+    class Client:
+        def log_artifacts(self, run_id: str, folder: str, artifact_path: str) -> None:
+            logged.append((run_id, folder, artifact_path))
+
+    for name, content in (
+        ("mlflow", {}),
+        ("mlflow.exceptions", {"MlflowException": ValueError}),
+        ("mlflow.tracking", {"MlflowClient": Client}),
+    ):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(**content))
+    run, bundles = tmp_path / "run", tmp_path / "bundles"
+    shutil.copytree(tiny_run, run)
+    with pytest.raises(UsageError, match="was not tracked; train it with --mlflow"):
+        export_subcommand(run, bundles, mlflow=True)
+    assert not bundles.exists(), "nothing is published"
+    (run / "mlflow.json").write_text('{"run_id": "run-7"}')
+    export_subcommand(run, bundles, mlflow=True)
+    path = live_version(bundles)
+    assert logged == [("run-7", str(path), f"bundle/{path.name}")]
 
 
 def test_a_run_becomes_the_live_version(tiny_run: Path, tmp_path: Path) -> None:

@@ -37,6 +37,16 @@ def check_mlflow() -> None:
         raise UsageError("--mlflow needs the extra: pip install 're4-retrieval[mlflow]'") from error
 
 
+def check_tracked(run: Path) -> None:
+    """Check that a run was tracked.
+
+    Raises:
+        UsageError: it was not.
+    """
+    if not (run / FILE).exists():
+        raise UsageError(f"--mlflow: {run} was not tracked; train it with --mlflow")
+
+
 def dataset_tags(dataset: Dataset) -> dict[str, str]:
     """Return the tags that name a data set."""
     return {"re4.data": str(dataset.path), "re4.num_items": str(dataset.num_items)}
@@ -91,8 +101,7 @@ def track_bundle(run: Path, version: Path) -> None:
     """
     from mlflow.exceptions import MlflowException
 
-    if not (run / FILE).exists():
-        raise UsageError(f"--mlflow: {run} was not tracked; train it with --mlflow")
+    check_tracked(run)
     try:
         _client().log_artifacts(_run_id(run), str(version), artifact_path=f"bundle/{version.name}")
     except (MlflowException, OSError) as error:
