@@ -12,6 +12,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(EXTRA)
 DOCS_READY := $(VENV)/.docs-ready
 FUZZ_READY := $(VENV)/.fuzz-ready
+# PyTorch's own index of its builds for the CPU, which are small. With EXTRA=cpu, set-up takes the build of
+# locks/torch.txt from there; where it cannot be reached, the build for CUDA follows.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# The interpreters of make test-all.
+PYTHONS ?= $(shell for version in 3.11 3.12 3.13; do \
+	for python in python$$version $$(ls -d ~/.pyenv/versions/$$version.*/bin/python 2>/dev/null | sort -rV); do \
+		if $$python -c 'import ensurepip' 2>/dev/null; then echo $$python; break; fi; done; done)
 # How long make fuzz runs. An hour before a release; CI runs a minute.
 FUZZ_SECONDS ?= 3600
 
@@ -21,10 +28,10 @@ AUDIT_READY := $(VENV)/.audit-ready
 INSTALL := $(BIN)/pip install --quiet --no-deps --no-build-isolation
 LOCKED := $(INSTALL) --require-hashes --requirement
 
-.PHONY: help audit sbom lock setup torchrec demo bench docs gpu-check harden fuzz soak test check format protos lint types imports stubs clean peers
+.PHONY: help audit sbom lock setup torchrec demo bench docs gpu-check harden fuzz soak test test-all first-hour check format protos lint types imports stubs clean peers
 
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  Variables: EXTRA=cpu|gpu (now: $(EXTRA)), PYTHON=python3.11 …, VENV=$(VENV), FUZZ_SECONDS=$(FUZZ_SECONDS)"
 
@@ -40,6 +47,9 @@ $(READY): pyproject.toml locks/pip.txt locks/$(EXTRA).txt
 	$(LOCKED) locks/pip.txt
 	@# A folder of the machine (find-links) may have PyTorch's build for the CPU, which is small and needs no CUDA.
 	@$(LOCKED) locks/torch.txt --no-index 2>/dev/null || true
+	@if [ $(EXTRA) = cpu ] && ! $(BIN)/pip show --quiet torch 2>/dev/null; then \
+		$(LOCKED) locks/torch.txt --index-url $(TORCH_INDEX) --retries 0 --timeout 30 2>/dev/null || \
+		echo "no build of PyTorch for the CPU in TORCH_INDEX=$(TORCH_INDEX): the one for CUDA follows, 6 GB"; fi
 	$(LOCKED) locks/$(EXTRA).txt
 	@if { $(BIN)/pip check || true; } | grep -qE '^torch .* requires (nvidia|cuda|triton)'; then \
 		echo "PyTorch's build for CUDA needs NVIDIA's libraries"; $(LOCKED) locks/cuda.txt; fi
@@ -114,6 +124,18 @@ test: $(READY) ## Run the whole test suite
 	@# Files keep their order, in which long ones come first (tests/conftest.py).
 	$(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ALONE:%=--ignore %)
 	$(BIN)/pytest $(ALONE)
+
+test-all: ## Run the suite on each Python 3.11 to 3.13 that is found: PYTHONS="python3.11 …"
+	@failed=; for python in $(PYTHONS); do \
+		version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+		echo "Python $$version: $$python"; \
+		$(MAKE) test PYTHON=$$python VENV=build/python-$$version || failed="$$failed $$version"; \
+	done; if [ -n "$$failed" ]; then echo "failed on Python$$failed" >&2; exit 1; fi
+
+first-hour: $(READY) ## Go a newcomer's first hour by a wheel in a new environment; writes docs/first-hour.md
+	rm -rf build/first-hour
+	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/first-hour .
+	$(PYTHON) tools/first_hour.py --wheel build/first-hour/*.whl --work build/first-hour/shop --page docs/first-hour.md
 
 check: lint types imports stubs ## Check format, lint, types, import contracts and gRPC stubs
 

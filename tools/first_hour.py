@@ -1,7 +1,7 @@
 """Go a newcomer's first hour by an installed wheel: from a shop's raw files to candidates, for three days.
 
     make first-hour                                    builds the wheel, and writes docs/first-hour.md
-    python tools/first_hour.py --bin ENV/bin --work EMPTY_FOLDER --page PAGE.md
+    python tools/first_hour.py --wheel re4_retrieval-….whl --work EMPTY_FOLDER --page PAGE.md
 
 Every command is run as it is printed, in a folder of its own that knows nothing of a checkout, and its output
 goes into the page. A command whose exit code is not the expected one ends the script.
@@ -11,6 +11,7 @@ import argparse
 import csv
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -108,8 +109,9 @@ print(f"{canary} of 300 users were answered by the canary")
 class Hour:
     """Runs commands and writes them down."""
 
-    bin: Path
     work: Path
+    bin: Path
+    """With the installed `re4`."""
     lines: list[str] = field(default_factory=list)
     servers: list["subprocess.Popen[bytes]"] = field(default_factory=list)
     began_s: float = field(default_factory=time.monotonic)
@@ -334,7 +336,9 @@ def go(hour: Hour) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script."""
     parser = argparse.ArgumentParser(description="Go a newcomer's first hour, and write it down.")
-    parser.add_argument("--bin", type=Path, required=True, help="The folder with the installed re4.")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--wheel", type=Path, help="Installed into a new environment.")
+    source.add_argument("--bin", type=Path, help="An environment's folder bin, where re4 is installed.")
     parser.add_argument("--work", type=Path, required=True, help="An empty folder.")
     parser.add_argument("--page", type=Path, required=True, help="The page to write.")
     chosen = parser.parse_args(arguments)
@@ -345,20 +349,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("training", "serving", "export"):
         (chosen.work / name).mkdir()
         (chosen.work / name / "__init__.py").write_text("raise RuntimeError('the user\\'s own folder')\n")
-    hour = Hour(bin=chosen.bin.absolute(), work=chosen.work.absolute())
+    work = chosen.work.absolute()
+    hour = Hour(work=work, bin=work / "environment/bin" if chosen.bin is None else chosen.bin.absolute())
     hour.say("# A first hour")
     hour.say(
         "From the raw files of a shop to candidates, three days long, by an installed wheel in a folder of "
         "its own. `make first-hour` runs these commands and writes this page. Long outputs are cut in the "
         "middle, and empty lines are left out."
     )
+    if chosen.wheel is not None:
+        shutil.copy(chosen.wheel, work)
+        shutil.copy(Path(__file__).parents[1] / "constraints.txt", work)
+        hour.run(f"{sys.executable} -m venv environment")
+        hour.run(f"pip install --quiet --constraint constraints.txt '{chosen.wheel.name}[cpu,http,inspect]'")
     hour.run("re4 --version; python --version; ls")
     try:
         go(hour)
     finally:
         hour.stop()
     minutes = (time.monotonic() - hour.began_s) / 60
-    hour.say(f"All of this took {minutes:.0f} minutes, without the installation.")
+    hour.say(f"All of this took {minutes:.0f} minutes.")
     chosen.page.write_text("\n".join(hour.lines).rstrip() + "\n", encoding="utf-8")
     return 0
 

@@ -29,9 +29,17 @@ _HEADER = (
     "# Written by `make lock`; do not edit. pip --require-hashes installs nothing else than these files.\n"
 )
 _CUDA = re.compile(r"(nvidia|cuda)-.*|triton")
-_CPU_BUILDS = {"torch": ("981442fab184a8791f7724dda9196ffa723bb038c6059d1b04b5f80196e746a6",)}
-"""Hashes of builds for the CPU that pip takes from a folder of the machine (`find-links`), where it has one:
-2.13.0+cpu for Python 3.11 on Linux."""
+_CPU_BUILDS = {
+    "torch": (
+        "981442fab184a8791f7724dda9196ffa723bb038c6059d1b04b5f80196e746a6",
+        "6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b",
+        "4ca4a9394b0c771238a4f73590fdbbc4debad85ed0fa63d026ae1b085da7d6e2",
+        "3fbf9c9d1f3c10c2d59d04aca426dee9ccc6ceb32d255c61e93acc3b4f75fae6",
+    )
+}
+"""Hashes of builds for the CPU, 2.13.0+cpu on Linux (x86-64): the one for Python 3.11 that pip takes from a
+folder of the machine (`find-links`), where it has one; those of PyTorch's own index for Python 3.11, 3.12 and
+3.13."""
 
 
 def main() -> int:

@@ -20,6 +20,10 @@ build)
     system python3-venv
     python3 -m venv /opt/re4
     /opt/re4/bin/pip install --quiet --no-cache-dir --upgrade pip
+    # PyTorch's build for the CPU, where its own index can be reached: the package index has the one for CUDA, 6 GB.
+    [ "$2" = serve ] || /opt/re4/bin/pip install --quiet --no-cache-dir --no-deps --require-hashes \
+        --index-url https://download.pytorch.org/whl/cpu --retries 0 --requirement /source/locks/torch.txt ||
+        echo "PyTorch's build for CUDA follows"
     /opt/re4/bin/pip install --quiet --no-cache-dir --constraint /source/constraints.txt "/source[$2]"
     # pip is of no use in a root that cannot be written.
     /opt/re4/bin/pip uninstall --quiet --yes pip

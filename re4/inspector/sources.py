@@ -159,7 +159,7 @@ class Sources:
             for name in sorted(newest_first, key=lambda each: each != live):
                 key = name if place == 0 else f"{place + 1}:{name}"
                 where = f" of {folder}" if len(self._bundles) > 1 else ""
-                found.append((key, f"{name}{' (live)' if name == live else ''}{where}", folder / name))
+                found.append((key, f"{'live: ' if name == live else ''}{name}{where}", folder / name))
         return found
 
 

@@ -97,7 +97,8 @@ def _metrics(figures: ReportFigures) -> Figure:
             # Runs of earlier versions have no interval.
             widths = [record.get("recall_50_half_width") or 0.0 for record in figures.records]
             bars = widths if name == "recall_50" else None
-            axis.errorbar(epochs, values, bars, marker=".", capsize=2, label=name)
+            label = f"{title} at {name[-2:]}" if name[-1].isdigit() else title
+            axis.errorbar(epochs, values, bars, marker=".", capsize=2, label=label)
         _mark_best(axis, figures)
         axis.set(title=title, xlabel="epoch")
         axis.legend()

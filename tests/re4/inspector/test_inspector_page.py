@@ -115,7 +115,7 @@ def test_two_versions_stand_side_by_side(page: TestClient, versions: tuple[Path,
     text = page.get(f"{LINK}&compare={older}").text
     assert 'id="comparison"' in text
     assert "candidates are in both lists" in text
-    assert f"{live} (live)" in text
+    assert f"live: {live}" in text
     assert "only here" in text
     assert text.count('class="health"') == 2
     same = plain(page.get(f"{LINK}&compare={live}").text)
