@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from re4.bundle.attributes.columns import MAX_VALUE_BYTES, CodedColumn
 from re4.bundle.manifest import MAX_NUM_ATTRIBUTES
+from re4.common.attribute_values import position, positions
 from re4.common.errors import ExportError
 from re4.exporting.catalogue.items import ItemColumn
 from re4.training.data.tables.row_store import CHUNK_ROWS
@@ -58,7 +59,7 @@ def choose_attributes(
 
     Texts, numbers, booleans, dates and lists of those can be attributes. Without `wanted`, a column is kept
     that has at most `MAX_NUM_VALUES` values and either at least `MIN_ITEMS_PER_VALUE` items to a value, on
-    average, or measures items: fractions, dates and times do.
+    average, or measures items: fractions, dates and times do, also as texts of a csv file.
 
     Args:
         items: The catalogue's columns.
@@ -101,8 +102,11 @@ def _survey_or_reason(column: ItemColumn, *, is_wanted: bool) -> ColumnSurvey | 
     if not is_wanted and num_values > MAX_NUM_VALUES:
         return f"more than {MAX_NUM_VALUES:,} different values"
     names_items = found.num_entries < MIN_ITEMS_PER_VALUE * num_values
-    if not is_wanted and names_items and not _measures(column.kind):
-        return f"{num_values:,} different values for {found.num_entries:,} entries: it names items"
+    if not is_wanted and names_items and not (_measures(column.kind) or _texts_measure(found.values)):
+        return (
+            f"{num_values:,} different values for {found.num_entries:,} entries: it names items (--attributes "
+            "would keep it)"
+        )
     return found
 
 
@@ -116,6 +120,15 @@ def _measures(kind: pl.DataType) -> bool:
     """Return whether a column of this type has values by which nothing is named."""
     inner = _inner(kind)
     return inner.is_float() or isinstance(inner, pl.Decimal | pl.Date | pl.Datetime)
+
+
+def _texts_measure(values: pl.Series) -> bool:
+    """Return whether all texts are dates, or numbers of which some have a fraction, as in a csv file."""
+    texts = values.to_list()
+    if positions(texts) is None:
+        return False
+    first = position(texts[0])
+    return (first is not None and first[0] == "date") or any("." in text for text in texts)
 
 
 def _inner(kind: pl.DataType) -> pl.DataType:

@@ -34,6 +34,25 @@ def test_columns_that_describe_are_kept_and_columns_that_name_are_not() -> None:
     assert "names items" in chosen.left_out["title"]
 
 
+def test_fractions_and_dates_of_a_csv_file_are_kept() -> None:
+    """There all columns are texts. Whole numbers may be ids."""
+    items = pl.DataFrame(
+        {
+            "item_id": range(6),
+            "price": ["1.50", "12", "", None, ".5", "1e3"],
+            "released": [f"2026-01-0{day}" for day in range(1, 7)],
+            "at": [f"2026-01-01T10:0{minute}:00Z" for minute in range(6)],
+            "code": [f"{row}" for row in range(6)],
+            "mixed": ["1.5", "2.5", "3.5", "4.5", "5.5", "none"],
+            "number_or_date": ["1.5", "2026-01-01", "2.5", "3.5", "4.5", "5.5"],
+        }
+    )
+    chosen = choose_attributes(columns_of(items.lazy()))
+    assert list(chosen.columns) == ["price", "released", "at"]
+    assert set(chosen.left_out) == {"code", "mixed", "number_or_date"}
+    assert "--attributes would keep it" in chosen.left_out["code"]
+
+
 def test_a_wanted_column_is_kept_whatever_its_values() -> None:
     assert list(choose_attributes(columns_of(ITEMS.lazy()), ["title", "year"]).columns) == ["title", "year"]
     assert not choose_attributes(columns_of(ITEMS.lazy()), []).columns
