@@ -1,5 +1,6 @@
 """The subcommands `re4 items`: hide, unhide and list; remove and repair."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,7 +8,7 @@ import typer
 
 from re4.bundle.remote.options import takes_url
 from re4.common import console
-from re4.common.errors import UsageError
+from re4.common.errors import BundleError, UsageError
 
 if TYPE_CHECKING:
     from re4.bundle.ids.id_map import ItemIds
@@ -38,10 +39,14 @@ def hide(bundles: _Bundles, ids: _Ids = None, file: _File = None, as_json: _AsJs
     Example: re4 items hide SKU-17 SKU-99 --bundles bundles
     """
     from re4.bundle.hidden_ids import change_hidden
+    from re4.bundle.live_items.state import as_kind, read_live_state
 
     item_ids, wanted = _checked(bundles, ids, file)
     before, now = change_hidden(bundles, hide=wanted, kind=item_ids.kind)
     unknown = [id_ for id_, row in zip(wanted, item_ids.rows(wanted).tolist(), strict=True) if row < 0]
+    with suppress(BundleError):  # damaged live items: hiding does not depend on them
+        live = {as_kind(id_, item_ids.kind) for id_ in read_live_state(bundles).items} if unknown else ()
+        unknown = [id_ for id_ in unknown if id_ not in live]
     already = set(before.of_kind(item_ids.kind)).intersection(wanted)
     if as_json:
         console.print_json(
@@ -49,7 +54,8 @@ def hide(bundles: _Bundles, ids: _Ids = None, file: _File = None, as_json: _AsJs
         )
         return
     console.print_line(
-        f"{len(wanted) - len(already):,} items hidden; {len(now.ids):,} in all. Servers follow within seconds"
+        f"{console.number_of(len(wanted) - len(already), 'item')} hidden; {len(now.ids):,} in all. "
+        "Servers follow within seconds"
     )
     if unknown:
         console.print_line(f"not in the live version, hidden in those that have them: {_named(unknown)}")
@@ -71,7 +77,8 @@ def unhide(bundles: _Bundles, ids: _Ids = None, file: _File = None, as_json: _As
         console.print_json({"num_hidden": len(now.ids), "unhidden": shown, "not_hidden": not_hidden})
         return
     console.print_line(
-        f"{len(wanted) - len(not_hidden):,} items shown again; {len(now.ids):,} are still hidden"
+        f"{console.number_of(len(wanted) - len(not_hidden), 'item')} shown again; "
+        f"{len(now.ids):,} still hidden"
     )
     if not_hidden:
         console.print_line(f"were not hidden: {_named(not_hidden)}")
@@ -91,7 +98,7 @@ def list_hidden(bundles: _Bundles, as_json: _AsJson = False) -> None:
         return
     for id_ in hidden.ids:
         console.stdout_console.print(str(id_), markup=False)
-    console.print_line(f"{len(hidden.ids):,} items are hidden")
+    console.print_line(f"{console.number_of(len(hidden.ids), 'item')} hidden")
 
 
 @takes_url()
@@ -113,7 +120,7 @@ def remove(bundles: _Bundles, ids: _Ids = None, file: _File = None, as_json: _As
     if as_json:
         console.print_json({"num_items": len(wanted), "sequence": sequence, "not_in_version": unknown})
         return
-    console.print_line(f"{len(wanted):,} items removed. Servers follow within seconds")
+    console.print_line(f"{console.number_of(len(wanted), 'item')} removed. Servers follow within seconds")
     if unknown:
         console.print_line(f"not in the live version, removed where they were added: {_named(unknown)}")
 

@@ -74,7 +74,8 @@ def add(
         console.print_json({"num_items": num_items, "sequence": sequence})
         return
     console.print_line(
-        f"{num_items:,} items added or replaced, up to change {sequence}. Servers follow within seconds"
+        f"{console.number_of(num_items, 'item')} added or replaced, up to change {sequence}. "
+        "Servers follow within seconds"
     )
 
 

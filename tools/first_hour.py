@@ -56,7 +56,8 @@ class Shop:
 
     def add_items(self, num_items: int) -> None:
         """Add new items, which no training has seen."""
-        self.items += [self._item(len(self.items)) for _ in range(num_items)]
+        first = len(self.items)
+        self.items += [self._item(number) for number in range(first, first + num_items)]
 
     def write_catalogue(self, path: Path) -> None:
         """Write all items but three, which the log knows and the catalogue does not."""
@@ -258,7 +259,7 @@ def go(hour: Hour) -> None:
     )
     hour.run(f"re4 retrieve {at} {history} --filter brand=Akme")
     hour.run(
-        f"curl -s http://127.0.0.1:{http}/v1/retrieve -d "
+        f"curl -s http://127.0.0.1:{http}/v1/retrieve -H 'Content-Type: application/json' -d "
         """'{"history": {"strings": ["SKU-0010"]}, "num_candidates": 3}'"""
     )
 

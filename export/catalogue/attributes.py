@@ -104,8 +104,8 @@ def _survey_or_reason(column: ItemColumn, *, is_wanted: bool) -> ColumnSurvey | 
     names_items = found.num_entries < MIN_ITEMS_PER_VALUE * num_values
     if not is_wanted and names_items and not (_measures(column.kind) or _texts_measure(found.values)):
         return (
-            f"{num_values:,} different values for {found.num_entries:,} entries: it names items (--attributes "
-            "would keep it)"
+            f"{num_values:,} different values for {found.num_entries:,} entries: it names items "
+            "(--attributes would keep it)"
         )
     return found
 

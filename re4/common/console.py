@@ -96,6 +96,11 @@ def log_to_terminal() -> None:
     _draws_progress.set(True)
 
 
+def number_of(number: int, noun: str) -> str:
+    """Return a number with its noun, such as `1 item` or `2,000 items`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, num_text_columns: int = 1
 ) -> None:
@@ -103,7 +108,8 @@ def table(
 
     A terminal cuts a table that is too wide; a file or a pipe gets the whole table.
     """
-    grid = Table(title=title, title_justify="left", header_style="bold")
+    has_header = any(columns)
+    grid = Table(title=title, title_justify="left", header_style="bold", show_header=has_header)
     for number, column in enumerate(columns):
         grid.add_column(column, justify="left" if number < num_text_columns else "right")
     for row in rows:

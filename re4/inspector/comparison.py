@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from re4.common.console import number_of
 from re4.inspector.answer import Answer, Candidate
-from re4.inspector.words import number_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,14 @@ from statistics import median
 from threading import Lock
 from typing import Any, Final
 
+from re4.common.console import number_of
 from re4.common.errors import Re4Error, RequestError, UsageError
 from re4.inspector.answer import STAGES, Answer, Shelf, ShownItem, retrieve_answer, typed_ids
 from re4.inspector.comparison import Comparison, compare
 from re4.inspector.held_out import HeldOutUser, HeldOutUsers
 from re4.inspector.sources import Source, SourceName, Sources
 from re4.inspector.state import PageState, search_filters
-from re4.inspector.words import age_in_words, number_of
+from re4.inspector.words import age_in_words
 from re4.serving.protocol.policy_names import policy_names
 
 _NUM_FOUND: Final = 12

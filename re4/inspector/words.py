@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from re4.common.console import number_of
+
 _COSINES = (
     (0.95, "nearly one"),
     (0.8, "very much alike"),
@@ -86,11 +88,6 @@ def age_in_words(created_at: str, now: datetime | None = None) -> str:
         if seconds >= length:
             return f"{number_of(int(seconds // length), unit)}"
     return "less than a minute"
-
-
-def number_of(number: int, noun: str) -> str:
-    """Return a number with its noun, such as `1 item` or `2,000 items`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def list_of(words: Sequence[str]) -> str:

@@ -133,8 +133,12 @@ def retrieve(
         console.print_line("the store of histories cannot be used: the ids of --history alone count")
     if found.is_popularity_fallback:
         console.print_line("nothing in the history is usable: these are the most popular items")
+    title = f"{console.number_of(len(found.item_ids), 'candidate')} from {found.version}"
+    if not found.item_ids:
+        console.stdout_console.print(title, markup=False)
+        return
     console.table(
-        f"{len(found.item_ids)} candidates from {found.version}",
+        title,
         [
             *(["item", "title"] if info["has_titles"] else ["item"]),
             *(show or ()),

@@ -215,10 +215,13 @@ def test_the_command(shop: tuple[Path, SmallVersion]) -> None:
     file = bundles / "new.jsonl"
     file.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
     assert run("add", file, "--bundles", bundles, "--json") == {"num_items": 2, "sequence": 2}
-    assert "1 items added or replaced" in run("add", "-", "--bundles", bundles, stdin='{"id": "new 3"}\n')
+    assert "1 item added or replaced" in run("add", "-", "--bundles", bundles, stdin='{"id": "new 3"}\n')
     answer = run("remove", version.ids[0], "new 2", "--bundles", bundles, "--json")
     assert answer == {"num_items": 2, "sequence": 5, "not_in_version": ["new 2"]}
     assert "not in the live version" in run("remove", "new 9", "--bundles", bundles)
+    assert "not in the live version" in run("hide", "new 1", "nobody", "--bundles", bundles)
+    assert run("hide", "new 1", "--bundles", bundles, "--json")["unknown"] == [], "a live item is known"
+    run("unhide", "new 1", "--bundles", bundles)
     with re4.Retriever.open(bundles) as retriever:
         everything = retriever.retrieve(version.ids[1:4], 100).item_ids
     assert set(everything) == {*version.ids[1:], "new 1", "new 3"}
