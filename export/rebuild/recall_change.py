@@ -2,7 +2,9 @@
 
 Both versions rank their items exactly, by their own encoders and vectors, for test users of the run's data
 set that neither model was trained on. Items are matched by id. Only items of the new version count: an item
-that the live version does not have is a miss of it, and an item that left the catalogue is no target.
+that the live version does not have is a miss of it, and an item that left the catalogue is no target. Items
+that start from their attributes and that the live version does not have are left out: they take places of its
+items by design, and no held-out user has chosen them.
 
 Legend: U users, M candidates, K interests, D embedding, N items of a version, I items of the data set.
 """
@@ -91,7 +93,18 @@ def compare_with_live(
     model, live_model = assembled.inputs.model, live.manifest.model
     vectors_ND = assembled.inputs.vectors_ND
     shared = live.item_ids.rows(item_ids.ids(np.arange(assembled.items.num_items)))
-    ours_U = _recalls(held_out, ours_I, ours_I, assembled.encoder, vectors_ND, model.max_history_length)
+    is_first_N = np.zeros(len(shared), np.bool_)
+    is_first_N[assembled.inputs.cold_rows] = True
+    is_first_N &= shared < 0
+    ours_U = _recalls(
+        held_out,
+        ours_I,
+        ours_I,
+        assembled.encoder,
+        vectors_ND,
+        model.max_history_length,
+        among_rows=np.flatnonzero(~is_first_N) if is_first_N.any() else None,
+    )
     theirs_U = _recalls(
         held_out,
         theirs_I,

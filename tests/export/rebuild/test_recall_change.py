@@ -98,6 +98,20 @@ def test_a_worse_run_is_refused_and_the_live_version_stays(runs: Path, bundles: 
     assert live_version(bundles) == before
 
 
+def test_new_items_take_no_places_in_the_comparison(runs: Path, bundles: Path, tmp_path: Path) -> None:
+    """The same model with half as many items again, which have places in the lists, is as good as before."""
+    ids = pl.read_parquet(runs / "data" / "items.parquet")["item_id"].to_list()
+    catalogue = pl.DataFrame({"item_id": [*ids, *(f"new-{row}" for row in range(60))]}).with_row_index(
+        "group"
+    )
+    catalogue.with_columns(pl.col("group") % 8).write_parquet(tmp_path / "catalogue.parquet")
+    options = ("--catalogue", tmp_path / "catalogue.parquet", "--cold-share", 0.3, "--min-recall-change", 0)
+    error, report = rebuild(runs, "good", bundles, *options)
+    assert error is None, report
+    change = gate_of(report)["details"]["change"]
+    assert (change["low"], change["mean"], change["high"]) == (0, 0, 0)
+
+
 def test_an_undecided_run_passes_and_the_manifest_has_the_comparison(runs: Path, bundles: Path) -> None:
     error, report = rebuild(runs, "similar", bundles, "--min-recall-change", 0)
     assert error is None
