@@ -9,6 +9,7 @@ from typing import Final
 
 from re4.benchmarks.common.child_process import child_process
 from re4.benchmarks.load_generator.transport import RETRIEVE, GrpcTransport, Transport
+from re4.serving.auth.certificates import CertificateFiles, CertificateReloader
 from re4.serving.host.addresses import Address
 from re4.serving.settings import Limits, ServerSettings, TransportName
 from re4.serving.transports.choice import choose_transport, open_transport
@@ -19,7 +20,11 @@ _START_TIMEOUT_S: Final = 60
 
 @contextmanager
 def null_server(
-    reply: bytes, transport: Transport = RETRIEVE, *, name: TransportName = TransportName.AUTO
+    reply: bytes,
+    transport: Transport = RETRIEVE,
+    *,
+    name: TransportName = TransportName.AUTO,
+    certificates: CertificateFiles | None = None,
 ) -> Iterator[tuple[str, int]]:
     """Run one in a child process, on the cores of this thread; gives its address and process id.
 
@@ -27,27 +32,45 @@ def null_server(
         reply: Its answer to every call.
         transport: How calls reach it.
         name: The transport of a gRPC server.
+        certificates: For TLS of a gRPC server; None for none.
     """
-    with child_process("the null server", _main, reply, transport, name) as child:
+    with child_process("the null server", _main, reply, transport, name, certificates) as child:
         yield f"127.0.0.1:{child.receive(_START_TIMEOUT_S)}", child.pid
 
 
-def _main(reply: bytes, transport: Transport, name: TransportName, pipe: Connection) -> None:
-    asyncio.run(_serve(reply, transport, name, pipe))
+def _main(
+    reply: bytes,
+    transport: Transport,
+    name: TransportName,
+    certificates: CertificateFiles | None,
+    pipe: Connection,
+) -> None:
+    asyncio.run(_serve(reply, transport, name, certificates, pipe))
 
 
-async def _serve(reply: bytes, transport: Transport, name: TransportName, pipe: Connection) -> None:
+async def _serve(
+    reply: bytes,
+    transport: Transport,
+    name: TransportName,
+    certificates: CertificateFiles | None,
+    pipe: Connection,
+) -> None:
     closed = asyncio.Event()
     # Readable: the parent closed the pipe, or died.
     asyncio.get_running_loop().add_reader(pipe.fileno(), closed.set)
-    serving = _grpc(reply, transport.method, name) if isinstance(transport, GrpcTransport) else _http(reply)
+    if isinstance(transport, GrpcTransport):
+        serving = _grpc(reply, transport.method, name, certificates)
+    else:
+        serving = _http(reply)
     async with serving as port:
         pipe.send(port)
         await closed.wait()
 
 
 @asynccontextmanager
-async def _grpc(reply: bytes, path: str, name: TransportName) -> AsyncIterator[int]:
+async def _grpc(
+    reply: bytes, path: str, name: TransportName, certificates: CertificateFiles | None
+) -> AsyncIterator[int]:
     """Answer by a transport of `re4 serve`, without any work behind it."""
 
     async def answer(_: ServerCall) -> bytes:
@@ -59,7 +82,8 @@ async def _grpc(reply: bytes, path: str, name: TransportName) -> AsyncIterator[i
 
     method = Method(path=path, answer=answer, answer_many=answer_many)
     chosen, _reason = choose_transport(ServerSettings(transport=name))
-    server = open_transport(chosen, [method], Limits())
+    reloader = None if certificates is None else CertificateReloader(certificates)
+    server = open_transport(chosen, [method], Limits(), reloader)
     port = await server.start(Address(host="127.0.0.1", port=0))
     try:
         yield port

@@ -91,7 +91,7 @@ class Re4(System):
     """One worker process of `re4 serve`, as it comes."""
 
     name, title = "re4", "Re4 Retrieval"
-    client = "its own gRPC contract"
+    client = "its own gRPC contract, HTTP/2 by nghttp2"
     settings: ClassVar = {"default": "re4 serve, no options"}
     transport = RETRIEVE
 
@@ -121,7 +121,7 @@ class Triton(System):
     """NVIDIA Triton by way of pytriton: the same encoder, index and merge behind its dynamic batcher."""
 
     name, title = "triton", "NVIDIA Triton (pytriton)"
-    client = "its gRPC method, ids as BYTES tensors"
+    client = "its gRPC method, HTTP/2 by nghttp2, ids as BYTES tensors"
     settings: ClassVar = {"latency": f"{_BATCHER} 0", "throughput": f"{_BATCHER} 2000"}
     transport = GrpcTransport(method=kserve.METHOD, parse=parse_nothing)
     environment, script = ".venv-triton", "triton_server.py"

@@ -28,6 +28,7 @@ from re4.benchmarks.load_generator.server import running_server, sample_reply, s
 from re4.benchmarks.load_generator.transport import METHOD
 from re4.benchmarks.transports.options import TransportOptions
 from re4.common.errors import Re4Error, UsageError
+from re4.serving.auth.certificates import CertificateFiles
 from re4.serving.settings import TransportName
 
 JSON_FILE: Final = "transports.json"
@@ -44,6 +45,13 @@ def run(options: TransportOptions) -> dict[str, Any]:
     """Measure, write `transports.json`, and return it."""
     if shutil.which("h2load") is None:
         raise UsageError("this needs h2load, which is not installed: apt install nghttp2-client")
+    if shutil.which("openssl") is None:
+        raise UsageError("this needs openssl, which is not installed: apt install openssl")
+    with TemporaryDirectory() as folder:
+        return _run(options, _self_signed(Path(folder)))
+
+
+def _run(options: TransportOptions, certificates: CertificateFiles) -> dict[str, Any]:
     server_core, client_core = two_cores()
     machine, load_average = describe_idle_machine(), os.getloadavg()[0]
     found: defaultdict[tuple[str, str, int], list[Figures]] = defaultdict(list)
@@ -65,13 +73,17 @@ def run(options: TransportOptions) -> dict[str, Any]:
                 for callers in _CALLERS:
                     figures = _measure(address, pid, payloads[0], callers, options.seconds)
                     found[transport, "Retrieve", callers].append(figures)
-            with on_core(server_core):
-                null = null_server(reply, name=transport)
-                address, pid = stack.enter_context(null)
-            with stack, on_core(client_core):
-                for callers in _CALLERS:
-                    figures = _measure(address, pid, payloads[0], callers, options.seconds)
-                    found[transport, "null", callers].append(figures)
+            for calls, files in (("null", None), ("null over TLS", certificates)):
+                with ExitStack() as stack:
+                    with on_core(server_core):
+                        null = null_server(reply, name=transport, certificates=files)
+                        address, pid = stack.enter_context(null)
+                    stack.enter_context(on_core(client_core))
+                    for callers in _CALLERS:
+                        figures = _measure(
+                            address, pid, payloads[0], callers, options.seconds, is_tls=files is not None
+                        )
+                        found[transport, calls, callers].append(figures)
     report = {
         "schema_version": _SCHEMA_VERSION,
         "created_at": now_utc(),
@@ -93,7 +105,19 @@ def run(options: TransportOptions) -> dict[str, Any]:
     return report
 
 
-def _measure(address: str, pid: int, payload: bytes, callers: int, seconds: float) -> Figures:
+def _self_signed(folder: Path) -> CertificateFiles:
+    """Make a certificate, which h2load does not check."""
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=bench"
+    subprocess.run(
+        [*command.split(), "-out", str(certificate), "-keyout", str(key)], check=True, capture_output=True
+    )
+    return CertificateFiles(certificate=certificate, key=key, client_ca=None)
+
+
+def _measure(
+    address: str, pid: int, payload: bytes, callers: int, seconds: float, *, is_tls: bool = False
+) -> Figures:
     """Call with so many concurrent callers for a time."""
     connections = max(1, callers // _CALLERS_PER_CONNECTION)
     with TemporaryDirectory() as folder:
@@ -102,7 +126,7 @@ def _measure(address: str, pid: int, payload: bytes, callers: int, seconds: floa
         command = ["h2load", "--data", str(body), "--clients", str(connections)]
         command += ["--max-concurrent-streams", str(callers // connections)]
         command += ["--header", "content-type: application/grpc", "--header", "te: trailers"]
-        target = f"http://{address}{METHOD}"
+        target = f"{'https' if is_tls else 'http'}://{address}{METHOD}"
         _h2load([*command, "--duration", _milliseconds(_WARM_UP_S), target])
         meter = Meter([pid])
         printed = _h2load([*command, "--duration", _milliseconds(seconds), "--log-file", str(log), target])

@@ -11,9 +11,9 @@ from re4.settings.options import with_options
 
 @with_options(TransportOptions, PANEL)
 def transports(as_json: AsJson = False, **given: Any) -> None:
-    """Measure null calls and Retrieves through each transport, by h2load (Debian package nghttp2-client).
+    """Measure null calls, also over TLS, and Retrieves through each transport, by h2load.
 
-    Server and client get a core each.
+    Server and client get a core each. h2load is in the Debian package nghttp2-client.
 
     Example: re4 bench transports --bundles demo/bundles --data demo/ml-100k
     """
