@@ -50,9 +50,8 @@ class Batch:
         lengths_B = self.lengths_B[own]
         own_targets: slice | Tensor = own
         if self.is_every_position:
-            own_targets = (
-                torch.arange(len(self.lengths_B)).repeat_interleave(self.lengths_B) % num_parts == number
-            )
+            places_B = torch.arange(len(self.lengths_B), device=self.lengths_B.device)
+            own_targets = places_B.repeat_interleave(self.lengths_B) % num_parts == number
         return replace(
             self,
             rows_BL=self.rows_BL[own, : int(lengths_B.max()) if len(lengths_B) else 0],

@@ -24,16 +24,18 @@ _QUIET = ("torchrec", "torch.distributed", "torch.fx")
 
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
-    """Join the ranks: gloo between CPUs, and NCCL between GPUs. Ranks other than 0 log warnings only.
+def process_group(device: torch.device) -> Iterator[torch.device]:
+    """Join the ranks, and yield the device of this one: gloo joins CPUs, NCCL joins GPUs.
 
-    A group that the caller has already made is used, and left as it is.
+    Ranks other than 0 log warnings only. A group that the caller has already made is used, and left as
+    it is.
     """
-    if dist.is_initialized():
-        yield
-        return
     if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    if dist.is_initialized():
+        yield device
+        return
     store, rank, num_ranks = next(rendezvous("env://", timeout=_TIMEOUT))
     if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
         # torchrun keeps one store over restarts, in which the addresses of the ranks that ended remain.
@@ -52,7 +54,7 @@ def process_group(device: torch.device) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"(torch|torchrec|fbgemm_gpu)\.")
-            yield
+            yield device
     finally:
         dist.destroy_process_group()
 

@@ -170,8 +170,8 @@ def _ranks(device: str, precision: str, *, tensorboard: bool, mlflow: bool) -> I
         check_tensorboard()
     if mlflow:
         check_mlflow()
-    with process_group(target):
-        yield target
+    with process_group(target) as own:
+        yield own
 
 
 def _run(

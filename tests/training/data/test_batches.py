@@ -6,7 +6,7 @@ import torch
 from user_sequences import sequences
 
 from re4.common.errors import DataError
-from re4.training.data.batches import TrainingBatches
+from re4.training.data.batches import TrainingBatches, WindowBatches
 
 USERS = [[1, 2, 3, 4, 5, 6], [7], [8, 9], [3, 3, 3]]
 # The epoch of seed [5, 1] with histories of 3 and dropout .5, as versions without next_n gave it.
@@ -122,3 +122,25 @@ def test_targets_drawn_from_the_next_n_resume_at_any_step():
     for step in range(batches.num_steps):
         later = [batch.targets_B for batch in batches.epoch([4, 1], first_step=step)]
         assert all(torch.equal(*pair) for pair in zip(later, whole[step:], strict=True))
+
+
+@pytest.mark.parametrize("kind", [TrainingBatches, WindowBatches])
+@pytest.mark.parametrize("num_parts", [1, 3, 20])
+def test_parts_of_a_batch_have_its_examples_each_once_and_the_longest_first(kind, num_parts):
+    batches = kind(sequences(*USERS), max_history_length=3, batch_size=64)
+    batch = next(batches.epoch([0]))
+    parts = [batch.part(number, num_parts) for number in range(num_parts)]
+
+    def pairs(of):
+        found, targets = [], of.targets_B.tolist()
+        for rows, length in zip(of.rows_BL.tolist(), of.lengths_B.tolist(), strict=True):
+            number = length if of.is_every_position else 1
+            found.append((rows[:length], targets[:number]))
+            del targets[:number]
+        assert not targets
+        return found
+
+    assert sorted(pair for part in parts for pair in pairs(part)) == sorted(pairs(batch))
+    for part in parts:
+        assert part.lengths_B.tolist() == sorted(part.lengths_B.tolist(), reverse=True)
+        assert part.rows_BL.shape[1] == (part.lengths_B.max() if len(part.lengths_B) else 0)

@@ -27,7 +27,7 @@ OPTIONS = {
     "attention_dim": 32,
     "num_interests": 2,
     "construct_dim": 8,
-    "batch_size": 1020,
+    "batch_size": 2533,  # of 7,600 examples, one is left for the last batch: rank 1 has none
     "learning_rate": 0.003,
     "num_epochs": 3,
     "contrast_weight": 0.1,
