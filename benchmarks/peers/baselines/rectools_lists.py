@@ -3,7 +3,7 @@
     .venv-rectools/bin/python rectools_lists.py DATA OUT --model esasrec
 
 RecTools needs NumPy 1, so it has an environment of its own and communicates by files. It is trained on the
-train users. Validation Recall@50 is judged every few epochs, and OUT holds the lists of the best one:
+train users. Validation Recall@50 is judged every hundred steps, and OUT holds the lists of the best one:
 `{valid,test}.{kept,excluded}.npy`, item rows [U, 50], -1 for none, history left in and left out; and
 `settings.json`. eSASRec is SASRec with LiGR layers and a sampled softmax.
 """
@@ -13,6 +13,7 @@ import json
 import logging
 import sys
 import time
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ from rectools.models import SASRecModel
 from rectools.models.nn.transformers.ligr import LiGRLayers
 
 DEPTH = 50
-NUM_EPOCHS_EACH = 3
-"""Epochs between two judgements."""
-PATIENCE = 2
+NUM_STEPS_EACH = 100
+"""Least steps between two judgements, in whole epochs: a small log has few steps an epoch."""
+PATIENCE = 3
 """Judgements without a better one after which training ends."""
 SETTINGS = {
     "n_factors": 64,
@@ -93,10 +94,8 @@ def recall(top_UM: Any, users: list[tuple[Any, Any]]) -> float:
 
 
 def make_trainer() -> Trainer:
-    """Return a trainer of a few epochs, which writes nothing."""
+    """Return a trainer that writes nothing."""
     return Trainer(
-        max_epochs=NUM_EPOCHS_EACH,
-        min_epochs=NUM_EPOCHS_EACH,
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
@@ -112,7 +111,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", choices=tuple(OF_MODEL), required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--max-epochs", type=int, default=99)
+    parser.add_argument("--max-epochs", type=int, default=1000)
     given = parser.parse_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     torch.manual_seed(given.seed)
@@ -120,13 +119,15 @@ def main() -> None:
     settings = {**SETTINGS, **OF_MODEL[given.model]}
     layers = {"transformer_layers_type": LiGRLayers} if given.model == "esasrec" else {}
     model = SASRecModel(**settings, **layers, get_trainer_func=make_trainer)
-    train = to_dataset([np.concatenate(user) for user in read_users(given.data, "train")])
+    sequences = [np.concatenate(user) for user in read_users(given.data, "train")]
+    train = to_dataset(sequences)
+    num_each = ceil(NUM_STEPS_EACH * SETTINGS["batch_size"] / len(sequences))
     held_out = {split: read_users(given.data, split) for split in ("valid", "test")}
     given.out.mkdir(parents=True, exist_ok=True)
     best, num_idle, seconds = -1.0, 0, 0.0
-    for epoch in range(NUM_EPOCHS_EACH, given.max_epochs + 1, NUM_EPOCHS_EACH):
+    for epoch in range(num_each, given.max_epochs + 1, num_each):
         began_s = time.perf_counter()
-        model.fit_partial(train, min_epochs=NUM_EPOCHS_EACH, max_epochs=NUM_EPOCHS_EACH)
+        model.fit_partial(train, min_epochs=num_each, max_epochs=num_each)
         seconds += time.perf_counter() - began_s
         judged = recall(lists_of(model, held_out["valid"], exclude_history=False), held_out["valid"])
         sys.stderr.write(f"{given.model}, epoch {epoch}: validation Recall@50 {judged:.4f}\n")
