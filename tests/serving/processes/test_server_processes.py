@@ -21,9 +21,10 @@ from re4.bundle.publishing.retention import prune
 from re4.common.errors import UsageError
 from re4.serving.cli import serve
 
-pytestmark = pytest.mark.transports("native", "grpcio")
+on_both_transports = pytest.mark.transports("native", "grpcio")
 
 
+@on_both_transports
 def test_the_running_server_never_loads_what_belongs_offline(tmp_path: Path) -> None:
     """Python itself lists what every process of the server imports: parent, check and worker."""
     SmallVersion(seed=1).publish(tmp_path)
@@ -58,6 +59,7 @@ def test_the_running_server_never_loads_what_belongs_offline(tmp_path: Path) -> 
     assert not packages & offline
 
 
+@on_both_transports
 def test_workers_keep_to_one_thread_and_send_no_telemetry(server: RunningServer) -> None:
     (worker,) = server.workers()
     environment = Path(f"/proc/{worker}/environ").read_bytes().split(b"\0")
@@ -65,6 +67,7 @@ def test_workers_keep_to_one_thread_and_send_no_telemetry(server: RunningServer)
     assert not [name for name in open_files(worker) if "onnxruntime.db" in name]
 
 
+@on_both_transports
 def test_the_parent_loads_no_parser(server: RunningServer) -> None:
     """So that nothing in a bundle can reach the process that keeps the others running."""
     mapped = Path(f"/proc/{server.pid}/maps").read_text()
@@ -74,6 +77,7 @@ def test_the_parent_loads_no_parser(server: RunningServer) -> None:
     assert "faiss" in Path(f"/proc/{worker}/maps").read_text()
 
 
+@on_both_transports
 def test_a_stop_exits_with_0_leaves_no_process_and_frees_the_port(bundles: Path) -> None:
     address = "127.0.0.1:0"
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -91,6 +95,7 @@ def test_a_stop_exits_with_0_leaves_no_process_and_frees_the_port(bundles: Path)
         address = running.address
 
 
+@on_both_transports
 def test_a_killed_worker_is_replaced_and_answers_from_the_last_good_version(tmp_path: Path) -> None:
     bundles = tmp_path / "bundles"
     good = SmallVersion(seed=1).publish(bundles)
@@ -165,12 +170,14 @@ def test_a_worker_that_keeps_dying_is_started_ever_more_slowly(bundles: Path) ->
             assert len(waited) == (restart > 0)
 
 
+@on_both_transports
 def test_the_threads_of_a_worker_are_said(server: RunningServer) -> None:
     found = server.wait_for(r"threads of a worker: onnxruntime 1, openmp 1, blas 1, process (\d+)")
     (worker,) = server.workers()
     assert 1 <= int(found.group(1)) <= len(list(Path(f"/proc/{worker}/task").iterdir())) + 4
 
 
+@on_both_transports
 def test_the_port_is_open_and_not_serving_until_the_version_is_warm(bundles: Path, tmp_path: Path) -> None:
     """The process that checks the version waits at its very beginning, until the test opens a pipe."""
     held = tmp_path / "held"
@@ -202,6 +209,7 @@ def test_the_port_is_open_and_not_serving_until_the_version_is_warm(bundles: Pat
     assert running.wait() == 0
 
 
+@on_both_transports
 def test_what_is_served_survives_newer_versions_that_are_refused_and_their_pruning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,6 +288,7 @@ def test_a_worker_that_cannot_start_ends_the_start(bundles: Path, tmp_path: Path
     assert re.search(r"worker \d ended with exit code 1 before it could serve", " ".join(done.stderr.split()))
 
 
+@on_both_transports
 def test_a_port_that_is_taken_ends_the_start(bundles: Path, server: RunningServer) -> None:
     """By another server as well, whose port the kernel would share."""
     with socket.create_server(("127.0.0.1", 0)) as other:
