@@ -145,17 +145,24 @@ def test_more_effort_finds_more_and_changes_nothing_for_others(
     assert recalls[0.5] < recalls[1] < recalls[8] == 10  # of 16 lists, all 16
 
 
-@pytest.mark.parametrize("drop", [False, True])
-def test_popular_items_are_filtered_too_and_never_too_few(
-    drop: bool, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+@pytest.fixture(scope="module")
+def popular(
+    tmp_path_factory: pytest.TempPathFactory, transport: str
+) -> Iterator[tuple[SmallVersion, RunningServer]]:
+    """A version with attributes, and a server that falls back to its popular items."""
     version = SmallVersion(has_attributes=True)
     bundles = tmp_path_factory.mktemp("popular")
     version.publish(bundles)
-    with (
-        RunningServer(bundles, "--fallback", "popular") as server,
-        RetrievalClient(server.address) as client,
-    ):
+    with RunningServer(bundles, "--fallback", "popular") as server:
+        yield version, server
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_popular_items_are_filtered_too_and_never_too_few(
+    drop: bool, popular: tuple[SmallVersion, RunningServer]
+) -> None:
+    version, server = popular
+    with RetrievalClient(server.address) as client:
         even = AttributeFilter(attribute="is_even", values=["true"], drop=drop)
         found = client.retrieve([], 100, filters=[even], exclude=[version.ids[0], version.ids[1]])
     allowed = [row for row in range(2, 60) if row % 2 == int(drop)]

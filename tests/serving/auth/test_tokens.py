@@ -139,10 +139,24 @@ def test_a_rate_is_one_for_all_workers_and_says_when_to_come_back(
         other.info()
 
 
-def test_every_user_of_a_batch_counts(bundles: Path, tmp_path: Path) -> None:
-    path = tmp_path / "tokens.toml"
-    path.write_text(entry("batch", GOOD, more="users_per_s = 0.001\nburst = 10"))
-    with RunningServer(bundles, "--tokens", str(path)) as running, client(running, GOOD) as caller:
+@pytest.fixture(scope="module")
+def limited(
+    bundles: Path, tmp_path_factory: pytest.TempPathFactory, transport: str
+) -> Iterator[RunningServer]:
+    """One worker; callers of a burst of ten, and those of two scopes."""
+    path = tmp_path_factory.mktemp("limited") / "tokens.toml"
+    bursts = [
+        entry(name, f"the-token-of-{name}", more="users_per_s = 0.001\nburst = 10")
+        for name in ("batches", "0-users", "257-users", "100000-users")
+    ]
+    shop = entry("shop", SLOW, more='scopes = ["record-events"]')
+    path.write_text("".join([*bursts, entry("ranking", GOOD), shop]))
+    with RunningServer(bundles, "--tokens", str(path)) as running:
+        yield running
+
+
+def test_every_user_of_a_batch_counts(limited: RunningServer) -> None:
+    with client(limited, "the-token-of-batches") as caller:
         assert len(caller.retrieve_batch([["item-1-é"]] * 9, 2)) == 9
         caller.info()
         with pytest.raises(ServerError, match="RESOURCE_EXHAUSTED"):
@@ -150,16 +164,11 @@ def test_every_user_of_a_batch_counts(bundles: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("num_users", [0, 257, 100_000])
-def test_a_batch_that_is_refused_costs_one_call(num_users: int, bundles: Path, tmp_path: Path) -> None:
+def test_a_batch_that_is_refused_costs_one_call(num_users: int, limited: RunningServer) -> None:
     """Ten calls fit into the burst, whatever they hold: no debt of hours, and nothing is put back."""
-    path = tmp_path / "tokens.toml"
-    path.write_text(entry("batch", GOOD, more="users_per_s = 0.001\nburst = 10"))
     empty_users = b"\x0a\x00" * num_users
-    metadata = Connection(token=GOOD).metadata
-    with (
-        RunningServer(bundles, "--tokens", str(path)) as running,
-        grpc.insecure_channel(running.address) as channel,
-    ):
+    metadata = Connection(token=f"the-token-of-{num_users}-users").metadata
+    with grpc.insecure_channel(limited.address) as channel:
         method = channel.unary_unary("/re4.v1.Retrieval/BatchRetrieve")
         statuses = []
         for _ in range(12):
@@ -477,18 +486,17 @@ def test_processes_share_a_bucket(tmp_path: Path) -> None:
 
 
 def test_a_token_may_retrieve_and_nothing_else_unless_its_entry_names_scopes(
-    bundles: Path, tmp_path: Path
+    limited: RunningServer, tmp_path: Path
 ) -> None:
     path = tmp_path / "tokens.toml"
     path.write_text(entry("ranking", GOOD) + entry("shop", SLOW, more='scopes = ["record-events"]'))
     callers = read_tokens(path)
     assert callers[token_hash(GOOD)].scopes == {Scope.RETRIEVE}
     assert callers[token_hash(SLOW)].scopes == {Scope.RECORD_EVENTS}
-    with RunningServer(bundles, "--tokens", str(path)) as running:
-        with client(running, GOOD) as caller:
-            assert caller.retrieve(["item-1-é"], 3).item_ids
-        with client(running, SLOW) as caller, pytest.raises(ServerError, match="PERMISSION_DENIED") as denied:
-            caller.retrieve(["item-1-é"], 3)
+    with client(limited, GOOD) as caller:
+        assert caller.retrieve(["item-1-é"], 3).item_ids
+    with client(limited, SLOW) as caller, pytest.raises(ServerError, match="PERMISSION_DENIED") as denied:
+        caller.retrieve(["item-1-é"], 3)
     assert "Retrieve needs the scope retrieve; the token of shop has record-events" in str(denied.value)
 
 
