@@ -10,15 +10,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import grpc
-
 from re4.common.errors import Re4Error, RequestError
 from re4.protos.v1 import retrieval_pb2
 from re4.serving.api import replies
 from re4.serving.api.batch_handler import RequestResult
 from re4.serving.api.validation import CheckedRequest, check_user
 from re4.serving.batching.batcher import QueuedRequest
-from re4.serving.protocol.status_codes import status_of
+from re4.serving.protocol.status_codes import StatusCode, status_of
 from re4.serving.settings import ServerSettings
 from re4.serving.versions.snapshot import Snapshot
 
@@ -172,14 +170,14 @@ class BatchReply:
             self.message.reasons.append(reasons)
 
     def _add_error(self, error: BaseException) -> None:
-        code, message = grpc.StatusCode.INTERNAL, "this user's search failed; the server's log says why"
+        code, message = StatusCode.INTERNAL, "this user's search failed; the server's log says why"
         if isinstance(error, Re4Error):
             code, message = status_of(type(error)), str(error)
-        if code is grpc.StatusCode.INTERNAL and error is not self._logged:  # once for all users of a batch
+        if code is StatusCode.INTERNAL and error is not self._logged:  # once for all users of a batch
             self._logged = error
             _log.error("BatchRetrieve, one user: %s", message, exc_info=error)
         user = len(self.message.num_unknown_history_ids)
-        self.message.errors.add(user=user, code=code.value[0], message=message)
+        self.message.errors.add(user=user, code=code.value, message=message)
 
 
 def _abandon(queued: Sequence[Queued]) -> None:

@@ -7,11 +7,11 @@ off.
 import asyncio
 from typing import Final, TypeAlias
 
-import grpc
 from grpc_health.v1 import health_pb2
 
 from re4.common.errors import RequestError
 from re4.serving.protocol.decoding import decode
+from re4.serving.protocol.status_codes import StatusCode
 from re4.serving.transports.transport import Method, ServerCall, StatusError
 
 HEALTH_NAME: Final = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -57,7 +57,7 @@ class Health:
         """Return the current status; NOT_FOUND for an unknown service."""
         request = await _request(call)
         if request.service not in self._names:
-            raise StatusError(grpc.StatusCode.NOT_FOUND, f"no service {request.service!r} here")
+            raise StatusError(StatusCode.NOT_FOUND, f"no service {request.service!r} here")
         reply: bytes = Response(status=self._status).SerializeToString()
         return reply
 
@@ -83,4 +83,4 @@ async def _request(call: ServerCall) -> Request:
     try:
         return decode(Request, await call.read())
     except RequestError as error:
-        raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from None
+        raise StatusError(StatusCode.INVALID_ARGUMENT, str(error)) from None

@@ -1,9 +1,8 @@
 """gRPC reflection, which needs a token where calls need one."""
 
 from collections.abc import AsyncIterator, Sequence
+from functools import cache
 from typing import Any, Final
-
-from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from re4.common.errors import Re4Error
 from re4.serving.auth.authenticator import Authenticator
@@ -11,7 +10,7 @@ from re4.serving.protocol.decoding import decode
 from re4.serving.protocol.status_codes import status_of
 from re4.serving.transports.transport import Method, ServerCall, StatusError
 
-REFLECTION_NAME: Final[str] = reflection.SERVICE_NAME
+REFLECTION_NAME: Final = "grpc.reflection.v1alpha.ServerReflection"
 
 
 def reflection_methods(services: Sequence[str], authenticator: Authenticator | None) -> list[Method]:
@@ -21,9 +20,17 @@ def reflection_methods(services: Sequence[str], authenticator: Authenticator | N
         services: Full names of the services to describe, beside reflection itself.
         authenticator: Checks tokens; None where calls need none.
     """
-    servicer = reflection.aio.ReflectionServicer((*services, REFLECTION_NAME))
+
+    @cache
+    def servicer() -> Any:
+        """Return the answers of gRPC's own library, which takes 5 MB from its first use on."""
+        from grpc_reflection.v1alpha import reflection
+
+        return reflection.aio.ReflectionServicer((*services, REFLECTION_NAME))
 
     async def requests(call: ServerCall) -> AsyncIterator[Any]:
+        from grpc_reflection.v1alpha import reflection_pb2
+
         while (data := await call.next()) is not None:
             yield decode(reflection_pb2.ServerReflectionRequest, data)
 
@@ -31,7 +38,7 @@ def reflection_methods(services: Sequence[str], authenticator: Authenticator | N
         try:
             if authenticator is not None:
                 authenticator.identify(call.metadata())
-            async for reply in servicer.ServerReflectionInfo(requests(call), None):
+            async for reply in servicer().ServerReflectionInfo(requests(call), None):
                 await call.write(reply.SerializeToString())
         except Re4Error as error:
             raise StatusError(status_of(type(error)), str(error)) from None

@@ -16,7 +16,6 @@ from random import Random
 from time import perf_counter, perf_counter_ns
 from typing import Final, Protocol, TypeAlias
 
-import grpc
 from google.protobuf.message import Message
 
 from re4 import __version__
@@ -45,7 +44,7 @@ from re4.serving.observability.call_context import CURRENT_CALL, REQUEST_ID, Cal
 from re4.serving.observability.metrics import CallMetrics
 from re4.serving.observability.recall_sample import RecallSample
 from re4.serving.protocol.decoding import decode
-from re4.serving.protocol.status_codes import STATUS_NAMES, status_of
+from re4.serving.protocol.status_codes import STATUS_NAMES, StatusCode, status_of
 from re4.serving.retrieval.filtered_search import SearchOptions
 from re4.serving.retrieval.merging import MAX_SCORE, soft_quota
 from re4.serving.settings import ServerSettings
@@ -281,14 +280,14 @@ class RetrievalService:
 
         async def answer(server_call: ServerCall) -> bytes:
             running = _RunningCall(self, name, server_call)
-            code, details = grpc.StatusCode.CANCELLED, ""
+            code, details = StatusCode.CANCELLED, ""
             try:
                 running.admit_caller(scope)
                 data = await server_call.read()
                 running.begin()
                 reply = await answer_bytes(data, server_call.time_left)
                 running.finish(reply)
-                code = grpc.StatusCode.OK
+                code = StatusCode.OK
                 return reply
             except Exception as error:
                 status = running.status_of(error)
@@ -725,11 +724,11 @@ class _RunningCall:
                 service._metrics.shed(_shed_reason(error))
                 if error.retry_after_ms is not None:
                     pushback = ((RETRY_PUSHBACK, str(error.retry_after_ms)),)
-            if code is grpc.StatusCode.INTERNAL:
+            if code is StatusCode.INTERNAL:
                 _log.error("%s: %s", name, error)
         else:
             _log.error("%s failed", name, exc_info=error)
-            code, details = grpc.StatusCode.INTERNAL, f"{name} failed; the server's log says why"
+            code, details = StatusCode.INTERNAL, f"{name} failed; the server's log says why"
         return StatusError(code, details, (*pushback, (REQUEST_ID, self.call.request_id)))
 
     def fail(self, server_call: WholeCall, error: BaseException) -> None:
@@ -741,7 +740,7 @@ class _RunningCall:
     def end_cancelled(self, task: "asyncio.Task[None]") -> None:
         """Account for the end of a call whose task was cancelled."""
         if task.cancelled():
-            self.end(grpc.StatusCode.CANCELLED, "")
+            self.end(StatusCode.CANCELLED, "")
 
     def add_stages(self, result: RequestResult, queue_us: int, queued_s: float) -> None:
         """Note the stages of the call where a listener uses them."""
@@ -756,7 +755,7 @@ class _RunningCall:
         """Remove the call from the queue of the batcher."""
         self._service._batcher.discard(entry)
 
-    def end(self, code: grpc.StatusCode, details: str) -> None:
+    def end(self, code: StatusCode, details: str) -> None:
         """Account for the end of the call."""
         service, took_s = self._service, perf_counter() - self.began_s
         if self._has_begun:
@@ -806,7 +805,7 @@ class _QueuedCall:
         if not self._is_done:
             self._is_done = True
             self._running.discard(self)
-            self._running.end(grpc.StatusCode.CANCELLED, "")
+            self._running.end(StatusCode.CANCELLED, "")
 
     def set_result(self, result: RequestResult) -> None:
         """Send the reply."""
@@ -827,7 +826,7 @@ class _QueuedCall:
             running.fail(self._server_call, error)
             return
         self._server_call.respond(reply)
-        running.end(grpc.StatusCode.OK, "")
+        running.end(StatusCode.OK, "")
 
     def set_exception(self, error: BaseException) -> None:
         """Send the status of an error."""

@@ -14,7 +14,6 @@ from functools import partial
 from time import monotonic
 from typing import Any, Final, TypeAlias
 
-import grpc
 from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
@@ -26,6 +25,7 @@ from re4.serving.host.addresses import Address
 from re4.serving.http.json_mapping import format_error, format_reply, http_status, parse_request
 from re4.serving.http.openapi import openapi_document
 from re4.serving.http.routes import OPENAPI_PATH, Route, routes_of
+from re4.serving.protocol.status_codes import StatusCode
 from re4.serving.settings import Limits
 from re4.serving.transports.tls import HTTP1, TlsContexts
 from re4.serving.transports.transport import MESSAGE_TOO_LARGE, Method, StatusError
@@ -219,9 +219,7 @@ class HttpTransport:
                 await asyncio.wait({answering})
                 if leaving.done():
                     return None
-                raise StatusError(
-                    grpc.StatusCode.DEADLINE_EXCEEDED, f"not answered within {call.timeout_s:g} s"
-                )
+                raise StatusError(StatusCode.DEADLINE_EXCEEDED, f"not answered within {call.timeout_s:g} s")
             data = answering.result()
         finally:
             leaving.cancel()
@@ -270,7 +268,7 @@ class _Call:
                 body = await self._body()
         except TimeoutError:
             raise StatusError(
-                grpc.StatusCode.DEADLINE_EXCEEDED,
+                StatusCode.DEADLINE_EXCEEDED,
                 f"no complete message came within {self._limits.message_timeout_s:g} s of the call's start "
                 "(message_timeout_s)",
             ) from None
@@ -291,7 +289,7 @@ class _Call:
             if size > self._limits.max_message_bytes:
                 self.is_too_large = True
                 details = MESSAGE_TOO_LARGE.format(size, self._limits.max_message_bytes)
-                raise StatusError(grpc.StatusCode.RESOURCE_EXHAUSTED, details)
+                raise StatusError(StatusCode.RESOURCE_EXHAUSTED, details)
             if not event.get("more_body", False):
                 return b"".join(parts)
 
@@ -336,7 +334,7 @@ def _seconds(text: str) -> float | None:
 
 
 async def _send_error(send: Send, status: int, message: str, headers: Sequence[tuple[str, str]] = ()) -> None:
-    code = grpc.StatusCode.NOT_FOUND if status == 404 else grpc.StatusCode.INVALID_ARGUMENT
+    code = StatusCode.NOT_FOUND if status == 404 else StatusCode.INVALID_ARGUMENT
     body, _ = format_error(StatusError(code, message))
     await _send(send, status, body, headers)
 

@@ -9,33 +9,33 @@ import math
 from collections.abc import Mapping
 from typing import Final
 
-import grpc
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from re4.common.errors import RequestError
+from re4.serving.protocol.status_codes import StatusCode
 from re4.serving.transports.transport import RETRY_PUSHBACK, StatusError
 
-_HTTP_STATUSES: Final[Mapping[grpc.StatusCode, int]] = {
-    grpc.StatusCode.OK: 200,
-    grpc.StatusCode.CANCELLED: 499,
-    grpc.StatusCode.INVALID_ARGUMENT: 400,
-    grpc.StatusCode.FAILED_PRECONDITION: 400,
-    grpc.StatusCode.OUT_OF_RANGE: 400,
-    grpc.StatusCode.UNAUTHENTICATED: 401,
-    grpc.StatusCode.PERMISSION_DENIED: 403,
-    grpc.StatusCode.NOT_FOUND: 404,
-    grpc.StatusCode.ALREADY_EXISTS: 409,
-    grpc.StatusCode.ABORTED: 409,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
-    grpc.StatusCode.UNIMPLEMENTED: 501,
-    grpc.StatusCode.UNAVAILABLE: 503,
-    grpc.StatusCode.DEADLINE_EXCEEDED: 504,
+_HTTP_STATUSES: Final[Mapping[StatusCode, int]] = {
+    StatusCode.OK: 200,
+    StatusCode.CANCELLED: 499,
+    StatusCode.INVALID_ARGUMENT: 400,
+    StatusCode.FAILED_PRECONDITION: 400,
+    StatusCode.OUT_OF_RANGE: 400,
+    StatusCode.UNAUTHENTICATED: 401,
+    StatusCode.PERMISSION_DENIED: 403,
+    StatusCode.NOT_FOUND: 404,
+    StatusCode.ALREADY_EXISTS: 409,
+    StatusCode.ABORTED: 409,
+    StatusCode.RESOURCE_EXHAUSTED: 429,
+    StatusCode.UNIMPLEMENTED: 501,
+    StatusCode.UNAVAILABLE: 503,
+    StatusCode.DEADLINE_EXCEEDED: 504,
 }
 """All others are 500."""
 
 
-def http_status(code: grpc.StatusCode) -> int:
+def http_status(code: StatusCode) -> int:
     """Return the HTTP status of a gRPC status."""
     return _HTTP_STATUSES.get(code, 500)
 
@@ -75,7 +75,7 @@ def format_reply(message: Message) -> bytes:
 
 def format_error(error: StatusError) -> tuple[bytes, list[tuple[str, str]]]:
     """Return the body of an error, a `google.rpc.Status`, and its headers."""
-    status: dict[str, object] = {"code": error.code.value[0], "message": error.details}
+    status: dict[str, object] = {"code": error.code.value, "message": error.details}
     headers = []
     for name, value in error.metadata:
         if name == RETRY_PUSHBACK:

@@ -13,12 +13,10 @@ from typing import Any, Final, TypeAlias
 import grpc
 
 from re4.common.errors import RequestError
-from re4.serving.transports.message_deadlines import MessageDeadlines
+from re4.serving.transports.message_deadlines import NO_MESSAGE, MessageDeadlines
 
 _LEAVE_S: Final = 0.01
 """Time for gRPC to cancel the call of a caller that left: its message ends first."""
-
-NO_MESSAGE: Final = "the call ended without a message; send one, which may be empty"
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 

@@ -14,8 +14,7 @@ from itertools import chain
 from typing import Final, TypeAlias
 from urllib.parse import quote_from_bytes
 
-import grpc
-
+from re4.serving.protocol.status_codes import StatusCode
 from re4.serving.transports.transport import MESSAGE_TOO_LARGE, ResponseMetadata, StatusError
 
 Fields: TypeAlias = tuple[tuple[bytes, bytes], ...]
@@ -51,7 +50,7 @@ RESPONSE_FIELDS: Final = (
     (b"content-type", b"application/grpc"),
     (b"grpc-accept-encoding", b"identity, deflate, gzip"),
 )
-_CODES: Final = {code: b"%d" % code.value[0] for code in grpc.StatusCode}
+_CODES: Final = {code: b"%d" % code.value for code in StatusCode}
 OK_TRAILERS: Final = ((b"grpc-status", b"0"),)
 _STATUS_FIELDS: Final = RESPONSE_FIELDS[:2]
 
@@ -90,7 +89,7 @@ def parse_head(fields: Fields, found: Mapping[bytes, bytes] | None = None) -> Re
     num_bytes = len(joined) + _FIELD_OVERHEAD * len(fields)
     if num_bytes > MAX_METADATA_BYTES:
         raise StatusError(
-            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            StatusCode.RESOURCE_EXHAUSTED,
             f"received metadata size exceeds hard limit ({num_bytes} vs. {MAX_METADATA_BYTES})",
         )
     if _BINARY in joined:
@@ -141,7 +140,7 @@ def message_end(data: bytes | bytearray, max_bytes: int) -> int | None:
     num_bytes = int.from_bytes(data[1:PREFIX_BYTES], "big")
     if num_bytes > max_bytes:
         details = MESSAGE_TOO_LARGE.format(num_bytes, max_bytes)
-        raise StatusError(grpc.StatusCode.RESOURCE_EXHAUSTED, details)
+        raise StatusError(StatusCode.RESOURCE_EXHAUSTED, details)
     return PREFIX_BYTES + num_bytes
 
 
@@ -160,18 +159,18 @@ def unpack(data: bytes | bytearray, encoding: bytes | None, max_bytes: int) -> b
     if not data[0] & 1 or not packed:
         return packed
     if encoding is None:
-        raise StatusError(grpc.StatusCode.INTERNAL, "Compression bit set but no encoding configured")
+        raise StatusError(StatusCode.INTERNAL, "Compression bit set but no encoding configured")
     unpacking = zlib.decompressobj(_WINDOW_BITS[encoding])
     try:
         message = unpacking.decompress(packed, max_bytes + 1)
     except zlib.error:
-        raise StatusError(grpc.StatusCode.INTERNAL, "Decompression failed due to zlib error") from None
+        raise StatusError(StatusCode.INTERNAL, "Decompression failed due to zlib error") from None
     if len(message) > max_bytes:
-        raise StatusError(grpc.StatusCode.RESOURCE_EXHAUSTED, "Decompressed message larger than max")
+        raise StatusError(StatusCode.RESOURCE_EXHAUSTED, "Decompressed message larger than max")
     if not unpacking.eof:
-        raise StatusError(grpc.StatusCode.INTERNAL, "Decompression failed due to data error")
+        raise StatusError(StatusCode.INTERNAL, "Decompression failed due to data error")
     if unpacking.unused_data:
-        raise StatusError(grpc.StatusCode.INTERNAL, "Decompression failed due to not all input consumed")
+        raise StatusError(StatusCode.INTERNAL, "Decompression failed due to not all input consumed")
     return message
 
 
@@ -205,7 +204,7 @@ def _encoded(metadata: ResponseMetadata) -> list[tuple[bytes, bytes]]:
 
 
 def _malformed(name: str, why: str = "") -> StatusError:
-    return StatusError(grpc.StatusCode.INTERNAL, f"Error parsing '{name}' metadata{why}")
+    return StatusError(StatusCode.INTERNAL, f"Error parsing '{name}' metadata{why}")
 
 
 def _decoded(value: bytes) -> bytes | None:

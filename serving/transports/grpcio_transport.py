@@ -10,6 +10,7 @@ from re4.common.errors import ServerError
 from re4.serving.auth.certificates import CertificateReloader
 from re4.serving.auth.tokens import Metadata
 from re4.serving.host.addresses import Address
+from re4.serving.protocol.status_codes import StatusCode
 from re4.serving.settings import Limits
 from re4.serving.transports.first_message import FirstMessages
 from re4.serving.transports.transport import MIN_PING_INTERVAL_S, Method, StatusError
@@ -109,7 +110,7 @@ class GrpcioTransport:
             try:
                 return await answer(call)
             except StatusError as error:
-                status = error.code, error.details, error.metadata
+                status = grpc.StatusCode[error.code.name], error.details, error.metadata
             # Outside of the block: gRPC keeps the raised error, and with it the error that was handled
             # before, whose frames refer to the version.
             if call.aborted is not None:
@@ -155,7 +156,7 @@ class _Call:
 
     def _late(self, error: grpc.aio.AbortError) -> StatusError:
         self.aborted = error
-        return StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, self._first_messages.late_details)
+        return StatusError(StatusCode.DEADLINE_EXCEEDED, self._first_messages.late_details)
 
     async def write(self, message: bytes) -> None:
         await self._context.write(message)

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable, Hashable
 from typing import Final, Generic, TypeVar
 
+NO_MESSAGE: Final = "the call ended without a message; send one, which may be empty"
+
 WaiterT = TypeVar("WaiterT", bound=Hashable)
 
 

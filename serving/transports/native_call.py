@@ -5,13 +5,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Protocol
 
-import grpc
 from ngh2 import Connection
 from ngh2.exceptions import NGH2Error
 
 from re4.common.errors import RequestError
 from re4.serving.auth.tokens import Metadata
-from re4.serving.transports.first_message import NO_MESSAGE
+from re4.serving.protocol.status_codes import StatusCode
 from re4.serving.transports.grpc_framing import (
     OK_TRAILERS,
     PREFIX_BYTES,
@@ -25,14 +24,14 @@ from re4.serving.transports.grpc_framing import (
     trailers_of,
     unpack,
 )
-from re4.serving.transports.message_deadlines import MessageDeadlines
+from re4.serving.transports.message_deadlines import NO_MESSAGE, MessageDeadlines
 from re4.serving.transports.transport import Method, StatusError
 
 _LARGE_REPLY_BYTES: Final = 64 << 10
 """A larger reply is not copied behind its prefix."""
 _MAX_WAITING_MESSAGES: Final = 4
 """A stream whose waiting messages are larger than so many of the largest ones is ended."""
-_PASSED: Final = StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+_PASSED: Final = StatusError(StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
 _TOO_MANY: Final = "the messages of this call come faster than they are answered; wait for replies"
 
 
@@ -93,7 +92,7 @@ class NativeCall:
         self._encoding = head.encoding
         self._buffer: bytes | bytearray = b""
         # No exception: with its traceback it would refer to the message, and to this call in a cycle.
-        self._error: tuple[grpc.StatusCode, str] | None = None
+        self._error: tuple[StatusCode, str] | None = None
         self._has_headers = False
         self._has_message = False
         self._is_complete = False
@@ -162,7 +161,7 @@ class NativeCall:
             self._buffer = bytearray(self._buffer)
         self._buffer += data
         if len(self._buffer) > _MAX_WAITING_MESSAGES * self._connection.max_message_bytes + PREFIX_BYTES:
-            self._fail_input(grpc.StatusCode.RESOURCE_EXHAUSTED, _TOO_MANY)
+            self._fail_input(StatusCode.RESOURCE_EXHAUSTED, _TOO_MANY)
 
     def _take_message(self) -> None:
         """Take the next message from the buffer, where it is complete."""
@@ -179,7 +178,7 @@ class NativeCall:
         self._is_complete = not self.method.is_streaming
         self._buffer = b"" if self._is_complete else buffer[end:]
 
-    def _fail_input(self, code: grpc.StatusCode, details: str) -> None:
+    def _fail_input(self, code: StatusCode, details: str) -> None:
         self._error = code, details
         self._buffer = b""
 
@@ -227,7 +226,7 @@ class NativeCall:
     def end_late(self) -> None:
         """End the wait for a message: the time limit has passed."""
         details = self._connection.first_messages.late_details
-        self._fail_input(grpc.StatusCode.DEADLINE_EXCEEDED, details)
+        self._fail_input(StatusCode.DEADLINE_EXCEEDED, details)
         self._wake()
 
     def _wake(self) -> None:

@@ -14,7 +14,6 @@ from random import uniform
 from typing import Final, Protocol
 from urllib.parse import quote
 
-import grpc
 from ngh2 import Configuration, Connection, Role, Setting
 from ngh2.events import (
     ConnectionClosed,
@@ -29,6 +28,7 @@ from ngh2.events import (
 )
 from ngh2.exceptions import NGH2Error
 
+from re4.serving.protocol.status_codes import StatusCode
 from re4.serving.settings import Limits
 from re4.serving.transports.grpc_framing import (
     MAX_METADATA_BYTES,
@@ -77,8 +77,8 @@ _INTERNAL_ERROR, _ENHANCE_YOUR_CALM, _NO_ERROR, _CANCEL = 2, 11, 0, 8
 _NOTICE_S: Final = 1.0
 """Time in which the client of an old connection must answer the ping behind the notice."""
 _DRAIN_PING: Final = b"draining"
-_NOT_FOUND: Final = failed_response(StatusError(grpc.StatusCode.UNIMPLEMENTED, "Method not found!"))
-_LATE: Final = failed_response(StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"))
+_NOT_FOUND: Final = failed_response(StatusError(StatusCode.UNIMPLEMENTED, "Method not found!"))
+_LATE: Final = failed_response(StatusError(StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"))
 
 _log = logging.getLogger(__name__)
 

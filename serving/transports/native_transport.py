@@ -14,11 +14,10 @@ from collections.abc import Awaitable, Sequence
 from contextvars import copy_context
 from typing import Final
 
-import grpc
-
 from re4.common.errors import ServerError
 from re4.serving.auth.certificates import CertificateReloader
 from re4.serving.host.addresses import Address
+from re4.serving.protocol.status_codes import StatusCode
 from re4.serving.settings import Limits
 from re4.serving.transports.grpc_framing import failed_response
 from re4.serving.transports.message_deadlines import MessageDeadlines
@@ -134,7 +133,7 @@ class NativeTransport:
             timeout=max(0.0, ends_s - self.loop.time()),
             return_when=asyncio.FIRST_COMPLETED,
         )
-        stopped = StatusError(grpc.StatusCode.UNAVAILABLE, "the server has stopped")
+        stopped = StatusError(StatusCode.UNAVAILABLE, "the server has stopped")
         if idling.done():
             await self._wait_for_connections(_REPLIES_S)
         for connection in list(self._connections):
@@ -307,4 +306,4 @@ class NativeTransport:
 
 def _fail_unexpectedly(call: NativeCall) -> None:
     _log.exception("%s failed", call.method.path)
-    call.fail(StatusError(grpc.StatusCode.UNKNOWN, "the server's log says why"))
+    call.fail(StatusError(StatusCode.UNKNOWN, "the server's log says why"))

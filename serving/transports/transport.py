@@ -9,10 +9,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
-import grpc
-
 from re4.serving.auth.tokens import Metadata
 from re4.serving.host.addresses import Address
+from re4.serving.protocol.status_codes import StatusCode
 
 ResponseMetadata: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -30,7 +29,7 @@ MESSAGE_TOO_LARGE: Final = "Received message larger than max ({} vs. {})"
 class StatusError(Exception):
     """A call ends with a status other than OK."""
 
-    def __init__(self, code: grpc.StatusCode, details: str, metadata: ResponseMetadata = ()) -> None:
+    def __init__(self, code: StatusCode, details: str, metadata: ResponseMetadata = ()) -> None:
         super().__init__(details)
         self.code = code
         self.details = details

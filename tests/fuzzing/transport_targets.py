@@ -6,10 +6,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import grpc
 from fuzz_inputs import Parse
 
 from re4.common.errors import RequestError
+from re4.serving.protocol.status_codes import StatusCode
 from re4.serving.settings import Limits
 from re4.serving.transports.grpc_framing import (
     NotGrpcError,
@@ -44,7 +44,7 @@ def grpc_framing(_: Path) -> Parse:
                 if end is not None and end <= len(rest):
                     assert len(unpack(rest[:end], encoding, 1000)) <= 1000
             else:
-                error = StatusError(grpc.StatusCode.INTERNAL, rest.decode("utf-8", "surrogateescape"))
+                error = StatusError(StatusCode.INTERNAL, rest.decode("utf-8", "surrogateescape"))
                 (status, message) = trailers_of(error)
                 assert status == (b"grpc-status", b"13")
                 assert all(0x20 <= each < 0x7F for each in message[1])
@@ -84,7 +84,7 @@ def http2_bytes(_: Path) -> Parse:
         try:
             return bytes(await call.read())
         except RequestError as error:
-            raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from None
+            raise StatusError(StatusCode.INVALID_ARGUMENT, str(error)) from None
 
     def answer_many(calls: Any) -> None:
         for call in calls:

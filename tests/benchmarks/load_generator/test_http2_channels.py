@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-import grpc
 import pytest
 from running_server import DEADLINE_S
 
@@ -11,6 +10,7 @@ from re4.benchmarks.load_generator.http2_channels import Http2Channels
 from re4.benchmarks.load_generator.outcome import FailedCallError
 from re4.benchmarks.load_generator.transport import BatchChannels
 from re4.serving.host.addresses import Address
+from re4.serving.protocol.status_codes import StatusCode
 from re4.serving.settings import Limits
 from re4.serving.transports.native_transport import NativeTransport
 from re4.serving.transports.transport import Method, ServerCall, StatusError, WholeCall
@@ -31,7 +31,7 @@ class Echo:
         self.most_at_once = max(self.most_at_once, len(calls))
         for call in reversed(calls):
             if call.message == b"no":
-                call.fail(StatusError(grpc.StatusCode.NOT_FOUND, "50 % of that: é"))
+                call.fail(StatusError(StatusCode.NOT_FOUND, "50 % of that: é"))
             elif call.message != b"never":
                 call.respond(call.message)
 

@@ -24,6 +24,7 @@ from re4.protos.v1 import retrieval_pb2 as pb
 from re4.serving.auth.tokens import token_hash
 from re4.serving.http.json_mapping import format_error, http_status
 from re4.serving.http.openapi import openapi_document
+from re4.serving.protocol.status_codes import StatusCode
 from re4.serving.transports.transport import RETRY_PUSHBACK, StatusError
 
 JSON = {"Content-Type": "application/json"}
@@ -261,13 +262,11 @@ def test_the_document_describes_every_path(connection: http.client.HTTPConnectio
 
 
 def test_every_status_has_one_of_http() -> None:
-    assert {http_status(code) for code in grpc.StatusCode} == {
+    assert {http_status(code) for code in StatusCode} == {
         200, 400, 401, 403, 404, 409, 429, 499, 500, 501, 503, 504,
     }  # fmt: skip
     body, headers = format_error(
-        StatusError(
-            grpc.StatusCode.RESOURCE_EXHAUSTED, "full", ((RETRY_PUSHBACK, "1500"), ("x-request-id", "7"))
-        )
+        StatusError(StatusCode.RESOURCE_EXHAUSTED, "full", ((RETRY_PUSHBACK, "1500"), ("x-request-id", "7")))
     )
     assert headers == [("retry-after", "2"), ("x-request-id", "7")]
     assert json.loads(body)["details"][0]["retryDelay"] == "1.5s"

@@ -1,11 +1,9 @@
 """Every error of the tree has the status that the contract promises; a new class is added here on purpose."""
 
-import grpc
-
 from re4.common import errors
-from re4.serving.protocol.status_codes import STATUS_CODES, status_of
+from re4.serving.protocol.status_codes import STATUS_CODES, StatusCode, status_of
 
-INTERNAL = grpc.StatusCode.INTERNAL
+INTERNAL = StatusCode.INTERNAL
 EXPECTED = {
     "Re4Error": INTERNAL,
     "UsageError": INTERNAL,
@@ -19,22 +17,22 @@ EXPECTED = {
     "BundleBusyError": INTERNAL,
     "BundleDamagedError": INTERNAL,
     "BundleMismatchError": INTERNAL,
-    "BundleReadOnlyError": grpc.StatusCode.FAILED_PRECONDITION,
+    "BundleReadOnlyError": StatusCode.FAILED_PRECONDITION,
     "BundleUnavailableError": INTERNAL,
-    "RequestError": grpc.StatusCode.INVALID_ARGUMENT,
-    "NoUsableHistoryError": grpc.StatusCode.FAILED_PRECONDITION,
-    "OverloadError": grpc.StatusCode.RESOURCE_EXHAUSTED,
-    "NotReadyError": grpc.StatusCode.UNAVAILABLE,
+    "RequestError": StatusCode.INVALID_ARGUMENT,
+    "NoUsableHistoryError": StatusCode.FAILED_PRECONDITION,
+    "OverloadError": StatusCode.RESOURCE_EXHAUSTED,
+    "NotReadyError": StatusCode.UNAVAILABLE,
     "ServerError": INTERNAL,
-    "ShedError": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "ShedError": StatusCode.RESOURCE_EXHAUSTED,
     "SecurityError": INTERNAL,
-    "UnauthenticatedError": grpc.StatusCode.UNAUTHENTICATED,
-    "LiveItemsError": grpc.StatusCode.UNAVAILABLE,
-    "HistoryStoreError": grpc.StatusCode.UNAVAILABLE,
-    "PermissionDeniedError": grpc.StatusCode.PERMISSION_DENIED,
-    "UnreadRepliesError": grpc.StatusCode.RESOURCE_EXHAUSTED,
-    "RateError": grpc.StatusCode.RESOURCE_EXHAUSTED,
-    "TooLateError": grpc.StatusCode.DEADLINE_EXCEEDED,
+    "UnauthenticatedError": StatusCode.UNAUTHENTICATED,
+    "LiveItemsError": StatusCode.UNAVAILABLE,
+    "HistoryStoreError": StatusCode.UNAVAILABLE,
+    "PermissionDeniedError": StatusCode.PERMISSION_DENIED,
+    "UnreadRepliesError": StatusCode.RESOURCE_EXHAUSTED,
+    "RateError": StatusCode.RESOURCE_EXHAUSTED,
+    "TooLateError": StatusCode.DEADLINE_EXCEEDED,
 }
 
 

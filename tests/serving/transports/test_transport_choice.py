@@ -1,5 +1,7 @@
 """The transport of a server: what `auto` takes, and which demands are refused."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,3 +48,12 @@ def test_without_the_package_native_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(extras, "find_spec", lambda _: None)
     with pytest.raises(UsageError, match="not installed"):
         choose_transport(ServerSettings(transport=NATIVE))
+
+
+def test_a_worker_of_the_native_transport_loads_no_grpc_library() -> None:
+    """It would take 5 MB of every worker."""
+    code = (
+        "import sys; import re4.serving.api.server, re4.serving.processes.worker_commands, "
+        "re4.serving.transports.native_transport; sys.exit('grpc' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
