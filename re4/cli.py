@@ -54,6 +54,7 @@ SUBCOMMANDS: Mapping[str, str] = {
     "items remove": "re4.bundle.items_cli:remove",
     "items repair": "re4.bundle.items_cli:repair",
     "bench serve": "re4.benchmarks.serve.cli:serve",
+    "bench bulk": "re4.benchmarks.bulk.cli:bulk",
     "bench transports": "re4.benchmarks.transports.cli:transports",
     "bench soak": "re4.benchmarks.soak.cli:soak",
     "bench overload": "re4.benchmarks.overload.cli:overload",

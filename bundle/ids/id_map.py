@@ -86,6 +86,20 @@ class ItemIds:
         """
         return self._rows(ids)
 
+    def rows_of_texts(self, texts: bytes, ends: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the rows of many string ids, which lie one after another as UTF-8; -1 where unknown.
+
+        Args:
+            texts: All ids.
+            ends: Where each id ends.
+
+        Raises:
+            BundleError: the ids are integers.
+        """
+        if not isinstance(self._lookup, StringIds):
+            raise BundleError("the item ids are integers: they have no text")
+        return self._lookup.rows_of_texts(texts, ends)
+
     def ids(self, rows: NDArray[np.integer]) -> list[str] | list[int]:
         """Return the external ids of rows.
 

@@ -5,18 +5,29 @@ ascending order with the row of each. A look-up finds the key by bisection and t
 detects unknown ids and colliding keys. There are no Python objects per id.
 """
 
+import ctypes
+import logging
+import subprocess
+import sys
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from re4.bundle.array_files import check_texts, map_text, open_array
-from re4.bundle.ids.string_keys import MAX_ID_BYTES, WORD_BYTES, key_of, keys_of_words, words_of
+from re4.bundle.ids.string_keys import MAX_ID_BYTES, POSITIONS, WORD_BYTES, key_of, keys_of_words, words_of
 from re4.bundle.layout import ID_KEYS, ID_OFFSETS, ID_ROWS, ID_TEXT
 from re4.common.errors import BundleDamagedError, BundleError
+from re4.common.native_code import is_native_allowed, load_library
+
+_log = logging.getLogger(__name__)
+
+_SOURCE: Final = Path(__file__).with_name("string_rows.c")
 
 _CHUNK_IDS: Final = 16_384
 
@@ -96,6 +107,33 @@ class StringIds:
             rows[other] = self._row_of_key(int(keys[other]), int(places[other]) + 1, encoded[other])
         return rows
 
+    def rows_of_texts(self, texts: bytes, ends: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the rows of ids that lie one after another as UTF-8, -1 where unknown.
+
+        Args:
+            texts: All ids.
+            ends: Where each id ends.
+        """
+        library = _open_compiled()
+        if library is None:
+            starts = [0, *ends.tolist()]
+            return self.rows([texts[a:b].decode() for a, b in pairwise(starts)])
+        rows = np.empty(len(ends), np.int64)
+        library.rows_of_texts(
+            texts,
+            _address(ends),
+            len(ends),
+            _address(POSITIONS),
+            MAX_ID_BYTES,
+            _address(self._keys),
+            _address(self._rows),
+            len(self._keys),
+            _address(self._text),
+            _address(self._offsets),
+            _address(rows),
+        )
+        return rows
+
     def _are(
         self, rows: NDArray[np.int64], words: NDArray[np.uint64], lengths: NDArray[np.uint64]
     ) -> NDArray[np.bool_]:
@@ -156,6 +194,30 @@ class StringIds:
             tail = self.text[starts[place] :]
             texts[place, : len(tail)] = tail[:width]
         return texts
+
+
+@cache
+def _open_compiled() -> ctypes.CDLL | None:
+    """Return the compiled look-up; None where there is none. Compiles it where that was never done."""
+    if not is_native_allowed() or sys.byteorder != "little":
+        return None
+    try:
+        library = load_library(_SOURCE)
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = str(getattr(error, "stderr", None) or error).strip()
+        _log.info(f"{_SOURCE.name} could not be compiled; ids are looked up more slowly: {reason}")
+        return None
+    address, number = ctypes.c_void_p, ctypes.c_int64
+    library.rows_of_texts.argtypes = [
+        *(ctypes.c_char_p, address, number, address, number),
+        *(address, address, number, address, address, address),
+    ]
+    library.rows_of_texts.restype = None
+    return library
+
+
+def _address(array: NDArray[Any]) -> int:
+    return int(array.__array_interface__["data"][0])
 
 
 def _encode(id_: str, row: int) -> bytes:

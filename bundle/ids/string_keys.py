@@ -32,7 +32,8 @@ def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return words
 
 
-_POSITIONS: Final = _mix(np.arange(1, MAX_ID_BYTES // WORD_BYTES + 1, dtype=np.uint64)) | np.uint64(1)
+POSITIONS: Final = _mix(np.arange(1, MAX_ID_BYTES // WORD_BYTES + 1, dtype=np.uint64)) | np.uint64(1)
+"""An odd factor for each word of an id."""
 
 
 def words_of(ids: Sequence[bytes]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
@@ -53,12 +54,12 @@ def words_of(ids: Sequence[bytes]) -> tuple[NDArray[np.uint64], NDArray[np.uint6
 
 def keys_of_words(words: NDArray[np.uint64], lengths: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Return the keys of ids that `words_of` laid out: uint64 [number of ids]."""
-    sums = _mix(words * _POSITIONS[: words.shape[1]]).sum(axis=1, dtype=np.uint64)
+    sums = _mix(words * POSITIONS[: words.shape[1]]).sum(axis=1, dtype=np.uint64)
     return _mix(sums + lengths * np.uint64(_GOLDEN))
 
 
 _ALL_BITS: Final = (1 << 64) - 1
-_POSITION_NUMBERS: Final[list[int]] = _POSITIONS.tolist()
+_POSITION_NUMBERS: Final[list[int]] = POSITIONS.tolist()
 
 
 def key_of(id_: bytes) -> int:

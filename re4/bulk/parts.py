@@ -186,21 +186,22 @@ def _row_lists(
         )
     if not len(flat):
         return [[]] * num_users, {}
-    unique = flat.unique().drop_nulls()
     errors: dict[int, RequestError] = {}
     if kind == "string":
-        is_wrong = ~flat.str.len_bytes().is_between(1, MAX_ID_BYTES)
-        for place in np.unique(
-            np.repeat(np.arange(num_users), lengths_U)[is_wrong.fill_null(False).to_numpy()]
-        ):
-            try:
-                checked_strings(lists[int(place)].to_list(), field)
-            except RequestError as error:
-                errors[int(place)] = error.with_traceback(None)
-        is_usable = unique.str.len_bytes().is_between(1, MAX_ID_BYTES)
-        unique = unique.filter(is_usable)
-    rows = snapshot.item_ids.rows(unique.to_list())
-    known = pl.DataFrame({"id": unique, "row": rows})
-    found = flat.to_frame("id").join(known, on="id", how="left", maintain_order="left")["row"].fill_null(-1)
-    in_order, ends = found.to_list(), np.cumsum(lengths_U).tolist()
+        lengths = flat.str.len_bytes()
+        is_wrong = ~lengths.is_between(1, MAX_ID_BYTES).fill_null(True)
+        if is_wrong.any():
+            for place in np.unique(np.repeat(np.arange(num_users), lengths_U)[is_wrong.to_numpy()]):
+                try:
+                    checked_strings(lists[int(place)].to_list(), field)
+                except RequestError as error:
+                    errors[int(place)] = error.with_traceback(None)
+        ends_I = lengths.fill_null(0).cast(pl.Int64).cum_sum().to_numpy()
+        found = snapshot.item_ids.rows_of_texts(flat.str.join().item().encode(), ends_I)
+    else:
+        unique = flat.unique().drop_nulls()
+        known = pl.DataFrame({"id": unique, "row": snapshot.item_ids.rows(unique.to_list())})
+        joined = flat.to_frame("id").join(known, on="id", how="left", maintain_order="left")
+        found = joined["row"].fill_null(-1).to_numpy()
+    in_order, ends = found.tolist(), np.cumsum(lengths_U).tolist()
     return [in_order[start:end] for start, end in pairwise([0, *ends])], errors

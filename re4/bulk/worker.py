@@ -21,6 +21,9 @@ from re4.serving.histories.settings import HistorySettings
 from re4.serving.settings import Fallback
 
 PART_FORMAT: Final = "part-{:05d}.parquet"
+BATCH_USERS: Final = 256
+"""Users of a run of the encoder and a search. At 10^5 items a user takes a tenth less CPU time than in
+batches of 64, which a server has for its latency."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,13 +104,13 @@ class PartWriter:
 
         limit_openmp_threads()
         self._start = start
-        self._settings = ServerSettings(limits=UNLIMITED, merge_policy=start.merge_policy)
+        settings = ServerSettings(limits=UNLIMITED, merge_policy=start.merge_policy)
         snapshot = load_snapshot(
-            start.version, read_manifest(start.version), max_batch_size=self._settings.max_batch_size
+            start.version, read_manifest(start.version), max_batch_size=BATCH_USERS
         ).with_changes(start.hidden, start.changes)
         self._store = None if start.histories is None else open_store(start.histories, None)
         self._request = check_retrieve(
-            retrieve_request((), start.num_candidates, (), start.options), snapshot, self._settings
+            retrieve_request((), start.num_candidates, (), start.options), snapshot, settings
         )
         limit_garbage_collection()
 
@@ -125,7 +128,7 @@ class PartWriter:
         start = self._start
         first = number * start.part_users
         users = start.users.read(first, first + start.part_users)
-        table = answer_part(users, self._request, self._store, start.fallback, self._settings.max_batch_size)
+        table = answer_part(users, self._request, self._store, start.fallback, BATCH_USERS)
         with replacing(start.parts / PART_FORMAT.format(number)) as part:
             table.write_parquet(part, compression="snappy", statistics=False)
         return PartDone(number, len(table), len(table) - table["error"].null_count())

@@ -1,6 +1,7 @@
 """Ids of a version and of live items, as one map between ids and rows."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -70,6 +71,18 @@ class LiveIds(ItemIds):
         for slots in (self._earlier, self._recent):
             found = list(map(slots.get, ids))
             if found.count(None) < len(found):
+                for place, slot in enumerate(found):
+                    if slot is not None:
+                        rows[place] = self._first_row + slot
+        return rows
+
+    def rows_of_texts(self, texts: bytes, ends: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the rows of many string ids, which lie one after another as UTF-8; -1 where unknown."""
+        rows = self._version.rows_of_texts(texts, ends)
+        for slots in (self._earlier, self._recent):
+            if slots:
+                starts = [0, *ends.tolist()]
+                found = map(slots.get, (texts[a:b].decode() for a, b in pairwise(starts)))
                 for place, slot in enumerate(found):
                     if slot is not None:
                         rows[place] = self._first_row + slot

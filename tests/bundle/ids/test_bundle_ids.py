@@ -49,6 +49,22 @@ def test_strings_round_trip(ids: list[str], unknown: list[str]) -> None:
     check_round_trip(ids, unknown)
 
 
+@pytest.mark.parametrize("is_compiled", [True, False])
+@given(st.lists(valid_text, min_size=1, unique=True), st.lists(st.text(max_size=40)))
+def test_ids_of_a_column_are_found_as_single_ones(
+    is_compiled: bool, ids: list[str], unknown: list[str]
+) -> None:
+    mapped = reopened(ids)
+    asked = [*unknown, "", "x" * (MAX_ID_BYTES + 1), *ids, *ids[::-1], *unknown]
+    encoded = [id_.encode() for id_ in asked]
+    ends = np.cumsum([len(text) for text in encoded])
+    with pytest.MonkeyPatch.context() as patch:
+        if not is_compiled:
+            patch.setattr(string_ids, "_open_compiled", lambda: None)
+        found = mapped.rows_of_texts(b"".join(encoded), ends)
+    assert found.tolist() == mapped.rows(asked).tolist()
+
+
 @given(st.lists(int64, min_size=1, unique=True), st.lists(st.integers()))
 def test_integers_round_trip(ids: list[int], unknown: list[int]) -> None:
     check_round_trip(ids, unknown)
