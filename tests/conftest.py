@@ -107,6 +107,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(
             "the tests of histories in Redis were left out: no valkey-server or redis-server is installed"
         )
+    if shutil.which("ip") is None or os.geteuid():
+        terminalreporter.write_line(
+            "the tests with separate hosts were left out: they need network namespaces (iproute2, root)"
+        )
     if not Path("build/helm/bin/helm").exists():
         terminalreporter.write_line(
             "the tests of the Helm chart were left out: helm is not installed (tools/fetch_helm.py)"

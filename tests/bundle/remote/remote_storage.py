@@ -16,21 +16,19 @@ MOTO_SERVER = shutil.which("moto_server") or (str(_OWN) if _OWN.exists() else No
 
 
 @contextmanager
-def s3_server(log: Path) -> Iterator[str]:
+def s3_server(log: Path, host: str = "127.0.0.1") -> Iterator[str]:
     """Run the server on a free port; yield its address."""
     assert MOTO_SERVER is not None
-    with socket.create_server(("127.0.0.1", 0)) as free:
+    with socket.create_server((host, 0)) as free:
         port = free.getsockname()[1]
     with log.open("wb") as output:
-        server = subprocess.Popen(
-            [MOTO_SERVER, "-H", "127.0.0.1", "-p", str(port)], stdout=output, stderr=output
-        )
+        server = subprocess.Popen([MOTO_SERVER, "-H", host, "-p", str(port)], stdout=output, stderr=output)
         try:
             while True:
                 assert server.poll() is None, log.read_text()
-                with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/"):
+                with suppress(OSError), urlopen(f"http://{host}:{port}/"):
                     break
-            yield f"http://127.0.0.1:{port}"
+            yield f"http://{host}:{port}"
         finally:
             server.kill()
             server.wait()
