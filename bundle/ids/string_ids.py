@@ -128,8 +128,8 @@ class StringIds:
             _address(self._keys),
             _address(self._rows),
             len(self._keys),
-            _address(self._text),
-            _address(self._offsets),
+            _address(self.text),
+            _address(self.offsets),
             _address(rows),
         )
         return rows
