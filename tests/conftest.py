@@ -40,6 +40,7 @@ _LONG_FILES = (
     "export/rebuild/test_rebuild_run.py",
     "training/kernels/test_kernel_loader.py",
     "re4/test_histories_cli.py",
+    "re4/test_ray_engines.py",
     "serving/api/test_item_calls.py",
 )
 """Run first, so that no process is left with one of them at the end."""

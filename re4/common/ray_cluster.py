@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -27,6 +28,7 @@ RayAddress = Annotated[
     ),
 ]
 
+_CONNECT_TIMEOUT_S: Final = 10
 MAX_RETRIES: Final = 10
 """Times that a call is repeated whose process or node ended."""
 _ENVIRONMENT: Final = {
@@ -103,7 +105,9 @@ def ray_cluster(address: str | None) -> Iterator[RayCluster]:
 
     is_ours = not ray.is_initialized()
     if is_ours:
+        address = address or os.environ.get("RAY_ADDRESS")
         try:
+            _check_reachable(address)
             ray.init(
                 address=address,
                 log_to_driver=False,
@@ -128,3 +132,14 @@ def ray_cluster(address: str | None) -> Iterator[RayCluster]:
     finally:
         if is_ours:
             ray.shutdown()
+
+
+def _check_reachable(address: str | None) -> None:
+    """Connect to HOST:PORT once, because Ray tries for minutes.
+
+    Raises:
+        OSError: Nothing listens there.
+    """
+    host, _, port = (address or "").rpartition(":")
+    if port.isdecimal() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_TIMEOUT_S).close()

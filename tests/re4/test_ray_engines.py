@@ -279,6 +279,9 @@ def test_options_that_the_engine_does_not_take(tmp_path: Path, monkeypatch: pyte
         prepare_data(table, tmp_path / "data", ray_address="auto")
     with pytest.raises(UsageError, match="choose one of local, ray"):
         prepare_data(table, tmp_path / "data", engine="dask")  # type: ignore[arg-type]
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    with pytest.raises(UsageError, match=r"--ray-address 127\.0\.0\.1:9: no connection to a Ray cluster"):
+        prepare_data(table, tmp_path / "data", engine="ray", ray_address="127.0.0.1:9")
     monkeypatch.setattr(extras, "find_spec", lambda module: None)
     with pytest.raises(UsageError, match=r"pip install 're4-retrieval\[ray\]'"):
         prepare_data(table, tmp_path / "data", engine="ray")

@@ -45,6 +45,7 @@ from re4.training.data.split import cut_places, refuse_empty
 from re4.training.data.writing import Slab
 
 _HASH_SEEDS: Final = 4
+_MAX_SLABS: Final = 128
 
 
 @contextmanager
@@ -275,7 +276,7 @@ class _Job:
         code_of_row_N, row_of_code_N = item_rows(train_N[kept_N])
         row_of_N = np.full(len(items.item_ids), -1, np.int32)
         row_of_N[kept_N] = row_of_code_N
-        num_slabs = max(1, -(-core.num_events // self._sizes.slab_events))
+        num_slabs = min(_MAX_SLABS, max(1, -(-core.num_events // self._sizes.slab_events)))
         bounds = _slab_bounds(facts, num_slabs)
         rows = self._cluster.put(row_of_N)
         cut = [

@@ -193,20 +193,19 @@ class _Survey:
         check_time_type(where, times.dtype)
         notation, units_per_second = times.notation(where)
         values = pl.Series(dtype=pl.Float64 if times.form.is_float() else pl.Int64)
+        even = -(-ids.num_events // self._sizes.partition_events)
+        num_partitions = min(MAX_PARTITIONS, max(self._cluster.num_cores, even))
         exchange = Exchange(
             kinds=ids.kinds(schema),
             time_form=times.form,
             units_per_second=units_per_second,
             votes=votes,
             tombstones=read_tombstones(Path(table.file)),
-            num_user_partitions=self._num_partitions(ids.num_events, self._sizes.partition_events),
-            num_item_partitions=self._num_partitions(ids.num_events, 4 * self._sizes.partition_events),
+            num_user_partitions=num_partitions,
+            num_item_partitions=max(1, num_partitions // 4),
             key_bits=self._sizes.key_bits,
         )
         return exchange, Timestamps(values=values, notation=notation, units_per_second=units_per_second)
-
-    def _num_partitions(self, num_events: int, size: int) -> int:
-        return min(MAX_PARTITIONS, max(self._cluster.num_cores, -(-num_events // size)))
 
     def _count(
         self, table: Table, log: LogFormat, chunks: Sequence[Chunk]
