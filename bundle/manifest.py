@@ -9,9 +9,19 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
-from re4.bundle.layout import FILE_NAME_PATTERN, MANIFEST, VERSION_PATTERN, IdKind, required_files
+from re4.bundle.layout import FILE_NAME_PATTERN, INDEX, MANIFEST, VERSION_PATTERN, IdKind, required_files
 from re4.common.errors import BundleDamagedError, BundleError
 
 SCHEMA_VERSION: Final = 1
@@ -70,6 +80,20 @@ class FrontierPoint(_Strict):
     """Size of the index file divided by the number of items."""
 
 
+class CollectionInfo(_Strict):
+    """The collection of an index in Milvus. Credentials are never in a manifest."""
+
+    address: ShortText
+    """milvus://HOST:PORT, and optionally /DATABASE."""
+    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}$", max_length=255)]
+    index_type: ShortText
+    """Milvus's name of it, such as IVF_SQ8."""
+    num_lists: Annotated[int, Field(ge=1)] = 1
+    """Lists of an IVF index, in each segment."""
+    fields: tuple[ShortText, ...] = ()
+    """Fields of attributes, by which Milvus filters; see `milvus/fields.py`."""
+
+
 class IndexInfo(_Strict):
     """The index and its search parameters."""
 
@@ -88,6 +112,16 @@ class IndexInfo(_Strict):
     """Number of queries in the mean `recall`."""
     frontier: tuple[FrontierPoint, ...] = ()
     """The other settings on the frontier, fastest first."""
+    collection: CollectionInfo | None = None
+    """Where the index is, if it is in Milvus; None for an index in the version's file."""
+
+    @model_serializer(mode="wrap")
+    def _without_no_collection(self, fields_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the collection out where there is none: older code reads the manifest too."""
+        fields: dict[str, Any] = fields_of(self)
+        if self.collection is None:
+            del fields["collection"]
+        return fields
 
 
 MAX_NUM_ATTRIBUTES: Final = 64
@@ -118,9 +152,10 @@ class ItemsInfo(_Strict):
             raise ValueError(f"attributes: {twice} listed twice")
         return self
 
-    def required_files(self) -> frozenset[str]:
-        """Return the names of the files that a version of such items must contain beside its manifest."""
-        return required_files(self.id_kind, [attribute.is_multi_valued for attribute in self.attributes])
+    def required_files(self, index: IndexInfo) -> frozenset[str]:
+        """Return the names of the files that a version must contain beside its manifest."""
+        files = required_files(self.id_kind, [attribute.is_multi_valued for attribute in self.attributes])
+        return files if index.collection is None else files - {INDEX}
 
 
 class Manifest(_Strict):

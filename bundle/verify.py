@@ -87,7 +87,7 @@ def _read_manifest(folder: int, path: Path) -> Manifest:
 def _check_listing(folder: int, manifest: Manifest, path: Path) -> None:
     present = names_in(folder, where=path) - {MANIFEST}
     listed = {entry.name for entry in manifest.files}
-    _refuse(manifest.items.required_files() - listed, "not listed in the manifest", path)
+    _refuse(manifest.items.required_files(manifest.index) - listed, "not listed in the manifest", path)
     _refuse(listed - present, "missing", path)
     _refuse(present - listed, "not part of the version", path)
 

@@ -9,6 +9,7 @@ Legend: P histories, Q queries, L history length, K interests, D embedding, N it
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +27,7 @@ from re4.bundle.histories import write_histories
 from re4.bundle.ids.id_map import write_item_ids
 from re4.bundle.layout import COLD_START, ENCODER, FOLD_IN, GOLDEN, HISTORIES, POPULAR, VECTORS
 from re4.bundle.manifest import IndexInfo, ItemsInfo
+from re4.bundle.milvus.collections import NewCollection
 from re4.bundle.publishing.publish import StagedVersion
 from re4.bundle.scoring.exact_search import exact_search
 from re4.bundle.titles import TITLE_COLUMN, write_titles
@@ -79,6 +81,8 @@ class AssembledVersion:
     interests: VersionInterests
     interests_QKD: NDArray[np.float32]
     """Interests of the histories that the index was tuned with."""
+    collection: NewCollection | None
+    """The collection of the index in Milvus; None for an index in a file."""
 
     def publish(
         self,
@@ -111,6 +115,9 @@ class AssembledVersion:
             },
             live_sequence=live_sequence,
             is_live=is_live,
+            index_named=None
+            if self.collection is None
+            else partial(self.collection.publish_as, index=self.index),
         )
 
 
@@ -122,6 +129,7 @@ def assemble(
     begin_stage: Callable[[str], None],
     required_attributes: Sequence[str] = (),
     cache: BuildCache | None = None,
+    collection: NewCollection | None = None,
     on_progress: OnProgress = no_progress,
 ) -> AssembledVersion:
     """Write all files of a version.
@@ -133,6 +141,7 @@ def assemble(
         begin_stage: Called with the name of each of the `NUM_STAGES` stages as it begins.
         required_attributes: Columns kept beside those that the settings name.
         cache: Keeps finished stages of building the index for the next attempt; None for none.
+        collection: Gets the index, where the settings name a server of Milvus; None otherwise.
         on_progress: Called with the progress of a long stage.
 
     Raises:
@@ -235,8 +244,10 @@ def assemble(
         settings,
         folder,
         reason=reason,
+        collection=collection,
+        attributes=attributes,
         checkpoints=None
-        if cache is None
+        if cache is None or collection is not None
         else cache.checkpoints(_facts(factory, vectors_ND, settings.device)),
         on_progress=lambda text: on_progress(f"index {factory}, {text}"),
     )
@@ -252,6 +263,7 @@ def assemble(
         cold_start=cold_start,
         interests=interests,
         interests_QKD=interests_QKD,
+        collection=collection,
     )
 
 

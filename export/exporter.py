@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from re4.bundle.milvus.collections import new_collection
 from re4.bundle.publishing.publish import stage_version
 from re4.common.console import progress
 from re4.exporting.assemble import NUM_STAGES, assemble
@@ -46,6 +47,7 @@ def publish_inputs(
         progress("Exporting", total=NUM_STAGES + 2) as bar,
         BuildCache(bundles) as cache,
         stage_version(bundles) as staged,
+        new_collection(bundles, settings.milvus_address) as collection,
     ):
 
         def begin_stage(name: str) -> None:
@@ -60,6 +62,7 @@ def publish_inputs(
             settings,
             begin_stage=begin_stage,
             cache=cache,
+            collection=collection,
             on_progress=bar.note,
         )
         begin_stage("checksums")

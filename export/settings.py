@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from re4.bundle.milvus.address import MilvusAddress, is_milvus, parse_index
 from re4.common.errors import UsageError
 from re4.settings.fields import setting
 from re4.settings.sizes import parse_bytes
@@ -38,7 +39,8 @@ class VersionSettings:
         AUTO,
         "auto chooses by the number of items. flat compares every item and is exact. hnsw, hnsw-sq8, ivf, "
         "ivf-sq8, ivf-pq and ivf-rabitq are approximate and faster. So is a FAISS factory string of an index "
-        "that servers load, such as IVF1024,PQ32x4fs.",
+        "that servers load, such as IVF1024,PQ32x4fs. milvus://HOST:PORT makes a collection in Milvus (extra "
+        "milvus); ?index=flat, ivf, ivf-sq8 or hnsw after it chooses its kind.",
     )
     recall: float = setting(
         0.95, "Share of the exact candidates that an approximate index must find, 0.6 to 1."
@@ -99,6 +101,11 @@ class VersionSettings:
     def target(self) -> RecallTarget:
         """The recall that the index is tuned to."""
         return RecallTarget(recall=self.recall, num_candidates=self.num_candidates)
+
+    @property
+    def milvus_address(self) -> MilvusAddress | None:
+        """The server that gets the index; None for an index in a file."""
+        return parse_index(self.index)[0] if is_milvus(self.index) else None
 
     @property
     def attribute_names(self) -> list[str] | None:

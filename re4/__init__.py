@@ -12,7 +12,8 @@ _NAMES: Mapping[str, Sequence[str]] = {
     "re4.common.errors": (
         *("BundleBusyError", "BundleDamagedError", "BundleError", "BundleMismatchError"),
         *("BundleReadOnlyError", "BundleUnavailableError", "DataError"),
-        *("ExportError", "FetchError", "GateError", "HistoryStoreError", "NoUsableHistoryError"),
+        *("ExportError", "FetchError", "GateError", "HistoryStoreError"),
+        *("IndexUnavailableError", "NoUsableHistoryError"),
         *("LiveItemsError", "NotReadyError", "OverloadError"),
         *(
             "PermissionDeniedError",

@@ -9,6 +9,7 @@ from re4.common.errors import ExportError as ExportError
 from re4.common.errors import FetchError as FetchError
 from re4.common.errors import GateError as GateError
 from re4.common.errors import HistoryStoreError as HistoryStoreError
+from re4.common.errors import IndexUnavailableError as IndexUnavailableError
 from re4.common.errors import LiveItemsError as LiveItemsError
 from re4.common.errors import NotReadyError as NotReadyError
 from re4.common.errors import NoUsableHistoryError as NoUsableHistoryError

@@ -287,6 +287,13 @@ class ServerSettings:
         "RESOURCE_EXHAUSTED with retry advice.",
         low=0,
     )
+    index_timeout_ms: float = setting(
+        500.0,
+        "Longest search of an index on another machine (Milvus), in milliseconds. After a longer one, calls "
+        "get UNAVAILABLE at once until it answers again.",
+        low=1,
+        high=10_000,
+    )
     brown_out_recall_floor: float | None = setting(
         None,
         "Before calls are rejected, run default searches at lower search effort, but never below this recall "

@@ -14,6 +14,7 @@ os.environ.update({"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_
 
 import pytest
 from hypothesis import settings
+from milvus_process import MILVUS_SERVER
 
 from re4.benchmarks.gpu_check import has_gpu
 from re4.common import console
@@ -42,6 +43,7 @@ _LONG_FILES = (
     "re4/test_histories_cli.py",
     "re4/test_ray_engines.py",
     "serving/api/test_item_calls.py",
+    "serving/test_milvus.py",
 )
 """Run first, so that no process is left with one of them at the end."""
 
@@ -107,6 +109,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if not (shutil.which("valkey-server") or shutil.which("redis-server")):
         terminalreporter.write_line(
             "the tests of histories in Redis were left out: no valkey-server or redis-server is installed"
+        )
+    if MILVUS_SERVER is None:
+        terminalreporter.write_line(
+            "the tests of an index in Milvus were left out: no milvus-server is installed (.ci/run does it)"
         )
     if shutil.which("ip") is None or os.geteuid():
         terminalreporter.write_line(

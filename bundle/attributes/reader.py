@@ -163,6 +163,14 @@ class Attribute:
         found = position(self.value(0))
         return None if found is None else found[0]
 
+    def positions(self) -> NDArray[np.float64]:
+        """Return the number, or the seconds since 1970, of each value, [V]; none without an order."""
+        return np.empty(0, np.float64) if self._positions_V is None else np.asarray(self._positions_V)
+
+    def max_num_values_of_item(self) -> int:
+        """Return the largest number of values that an item has."""
+        return 1 if self._offsets is None else int(np.diff(self._offsets).max(initial=0))
+
     def codes_within(self, low: float, high: float) -> NDArray[np.int64]:
         """Return the codes of the values from one position to another, both included, ascending.
 

@@ -17,7 +17,7 @@ import errno
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -71,6 +71,7 @@ class StagedVersion:
         lineage: Mapping[str, JsonValue],
         live_sequence: int = 0,
         is_live: bool = True,
+        index_named: Callable[[str], IndexInfo] | None = None,
     ) -> str:
         """Make the staged files a version, the live one by default.
 
@@ -82,6 +83,8 @@ class StagedVersion:
             lineage: Origin of the version.
             live_sequence: Changes of live items up to this sequence number are part of the version.
             is_live: Whether it becomes the live version; otherwise `CURRENT` stays as it is.
+            index_named: Names an index outside the version's files after the version, and returns its facts;
+                None for an index in a file.
 
         Returns:
             The version's name.
@@ -92,11 +95,14 @@ class StagedVersion:
         """
         if not self.path.is_dir():
             raise BundleError(f"{self.path}: already published, or removed: stage the next version anew")
-        entries = _hash_and_sync(self.path, items)
+        entries = _hash_and_sync(self.path, items.required_files(index))
         now = self._next_time()
         for attempt in range(100):
+            version = _version_name(now, entries, attempt)
+            if index_named is not None:
+                index = index_named(version)
             manifest = build_manifest(
-                version=_version_name(now, entries, attempt),
+                version=version,
                 created_at=now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
                 files=entries,
                 model=model,
@@ -171,12 +177,12 @@ def stage_version(bundles: Path) -> Iterator[StagedVersion]:
         raise BundleError(f"{bundles}: cannot publish here ({cause})") from error
 
 
-def _hash_and_sync(path: Path, items: ItemsInfo) -> tuple[FileEntry, ...]:
+def _hash_and_sync(path: Path, required: frozenset[str]) -> tuple[FileEntry, ...]:
     """Return size and hash of every staged file, after it was written to disk."""
     entries = []
     with open_folder(path) as folder:
         names = sorted(names_in(folder, where=path) - {MANIFEST})
-        if missing := sorted(items.required_files() - set(names)):
+        if missing := sorted(required - set(names)):
             raise BundleError(f"{path}: cannot be published without {', '.join(missing)}")
         for name in names:
             if not is_file_name(name):

@@ -3,7 +3,8 @@
 Only versions older than the live one are removed: a newer one may be about to go live, or may be the one that
 was rolled back. A version that a server still serves stays as well. A version first loses its name, by one
 rename, and then its files: if pruning is killed at any instant, every named version is complete, and the next
-pruning removes the rest.
+pruning removes the rest. Collections in Milvus are dropped with their versions, but not by a mirror: they
+belong to the directory that was pushed.
 """
 
 import secrets
@@ -12,13 +13,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from re4.bundle.layout import BUILDING_PREFIX
+from re4.bundle.layout import BUILDING_PREFIX, MIRROR_LOCK
+from re4.bundle.milvus.collections import drop_orphans, record_for_dropping
 from re4.bundle.publishing.current import live_version
 from re4.bundle.publishing.directory_lock import change_lock
 from re4.bundle.publishing.version_lease import is_served
 from re4.bundle.publishing.versions import publication, version_names
-from re4.bundle.verify import verify_version
-from re4.common.errors import BundleError
+from re4.bundle.verify import read_manifest, verify_version
+from re4.common.errors import BundleError, BundleUnavailableError
 from re4.common.file_lock import remove_unlocked
 
 PRUNED_PREFIX: Final = ".pruned-"
@@ -48,6 +50,8 @@ def prunable(bundles: Path, *, num_kept: int) -> list[str]:
 def prune(bundles: Path, *, num_kept: int) -> list[str]:
     """Remove old versions, and the remains of killed prunings and interrupted builds.
 
+    A collection whose server does not answer is dropped by a later pruning; that is logged.
+
     Returns:
         Names of the removed versions, oldest first.
 
@@ -60,10 +64,26 @@ def prune(bundles: Path, *, num_kept: int) -> list[str]:
             for name in names:
                 # With the random part, a version of the same name can be put back meanwhile.
                 (bundles / name).rename(bundles / f"{PRUNED_PREFIX}{secrets.token_hex(4)}-{name}")
+            is_mirror = (bundles / MIRROR_LOCK).exists()
             for left in bundles.glob(f"{PRUNED_PREFIX}*"):
+                if not is_mirror:
+                    _record_collection(bundles, left)
                 shutil.rmtree(left)
             for left in bundles.glob(f"{BUILDING_PREFIX}*"):
                 remove_unlocked(left)
+        drop_orphans(bundles)
     except OSError as error:
         raise BundleError(f"{bundles}: cannot prune ({error})") from error
     return names
+
+
+def _record_collection(bundles: Path, pruned: Path) -> None:
+    """Record the collection of a version that is being removed, where it has one."""
+    try:
+        manifest = read_manifest(pruned)
+    except BundleUnavailableError:
+        raise
+    except BundleError:  # its files are partly removed, or it was damaged
+        return
+    if manifest.index.collection is not None:
+        record_for_dropping(bundles, manifest.index.collection)

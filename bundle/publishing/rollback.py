@@ -6,6 +6,7 @@ Servers that follow the directory load the version that the new `CURRENT` names,
 from pathlib import Path
 
 from re4.bundle.layout import CURRENT, is_version_name
+from re4.bundle.milvus.collections import check_collection
 from re4.bundle.publishing.current import read_current
 from re4.bundle.publishing.directory_lock import change_lock
 from re4.bundle.publishing.versions import publication, version_names
@@ -32,7 +33,7 @@ def roll_back(bundles: Path, version: str | None = None) -> str:
     try:
         with change_lock(bundles):
             name = version_before_live(bundles) if version is None else existing_version(bundles, version)
-            verify_version(bundles / name)
+            check_collection(bundles / name, verify_version(bundles / name))
             with replacing(bundles / CURRENT) as part:
                 part.write_text(f"{name}\n", encoding="ascii")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A built FAISS index, searched as a server searches it: a search for each interest, then true scores.
+"""A built index, searched as a server searches it: a search for each interest, then true scores.
 
 Legend: B requests of a batch, Q requests, K interests, S results of a search, D embedding, N items,
 M candidates.
@@ -14,12 +14,19 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.bundle.manifest import IndexInfo
+from re4.bundle.manifest import CollectionInfo, IndexInfo
+from re4.bundle.milvus.collection_index import CollectionIndex
 from re4.bundle.scoring.rescoring import best_rescored
 from re4.common.errors import BundleMismatchError
 from re4.common.faiss_settings import use_matrix_products
 from re4.common.shared_list_search import SharedBudget, SharedListSearch
-from re4.exporting.index.families import FAMILIES, IndexFamily, SearchParameters, quarter_powers
+from re4.exporting.index.families import (
+    FAMILIES,
+    MILVUS_FAMILIES,
+    IndexFamily,
+    SearchParameters,
+    quarter_powers,
+)
 from re4.exporting.index.index_file import read_mapped
 from re4.exporting.storage.mapped_vectors import release_pages
 
@@ -35,7 +42,7 @@ SearchResults: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltIndex:
-    """A FAISS index that holds row i of the item vectors under the id i."""
+    """An index that holds row i of the item vectors under the id i."""
 
     index: Any
     factory: str
@@ -44,18 +51,32 @@ class BuiltIndex:
     is_native: bool = False
     """Whether compiled code may scan its lists. Tuning and gates use FAISS alone, so that their figures do
     not depend on the machine; the compiled code of a server finds at least as much."""
+    collection: CollectionInfo | None = None
+    """Where the index is, if it is in Milvus."""
 
     def __post_init__(self) -> None:
         """Set FAISS's way of comparing for all searches of this process."""
         use_matrix_products()
 
     @classmethod
-    def open(cls, path: Path, info: IndexInfo) -> "BuiltIndex":
-        """Read an index from its file, memory-mapped where its kind allows it.
+    def open(cls, path: Path, info: IndexInfo, shape: tuple[int, ...]) -> "BuiltIndex":
+        """Read an index from its file, memory-mapped where its kind allows it, or open its collection.
+
+        Args:
+            path: The file.
+            info: The index.
+            shape: Number and width of the item vectors.
 
         Raises:
             BundleMismatchError: the kind is not known here.
         """
+        if info.collection is not None:
+            return cls(
+                index=CollectionIndex(info.collection, *shape),
+                factory=f"Milvus {info.collection.index_type}",
+                family=MILVUS_FAMILIES[info.collection.index_type],
+                collection=info.collection,
+            )
         family = next((family for family in FAMILIES if family.name == info.kind), None)
         if family is None:
             raise BundleMismatchError(f"{path}: of the kind {info.kind!r}, which this code does not know")

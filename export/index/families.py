@@ -5,10 +5,12 @@ that it loads (`serving/retrieval/indexes/`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
 import faiss
+
+from re4.bundle.milvus.collection_index import CollectionParameters
 
 _faiss: Any = faiss  # its type hints are incomplete
 _EF_MULTIPLES: Final = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
@@ -100,5 +102,36 @@ IVF: Final = IndexFamily(
 """Vectors in lists around centroids. A larger number of lists read raises recall and time: `nprobe` for each
 interest; `shared_nprobe` and `reach_drop` for all interests of a request
 (`re4.common.shared_list_search`)."""
+
+
+def _milvus_parameters(settings: SearchParameters) -> CollectionParameters:
+    return CollectionParameters(
+        values={name: settings[name] for name in ("nprobe", "ef_search") if name in settings}
+    )
+
+
+MILVUS_FLAT: Final = replace(FLAT, name="milvus-flat", faiss_types=frozenset(), parameters=_milvus_parameters)
+MILVUS_HNSW: Final = replace(
+    HNSW,
+    name="milvus-hnsw",
+    faiss_types=frozenset(),
+    parameters=_milvus_parameters,
+    advice="?index=ivf, or ?index=flat after the address of Milvus",
+)
+MILVUS_IVF: Final = replace(
+    IVF,
+    name="milvus-ivf",
+    faiss_types=frozenset(),
+    parameters=_milvus_parameters,
+    shares_lists=False,
+    advice="?index=ivf after the address of Milvus, whose codes are the vectors",
+)
+MILVUS_FAMILIES: Final = {
+    "FLAT": MILVUS_FLAT,
+    "HNSW": MILVUS_HNSW,
+    "IVF_FLAT": MILVUS_IVF,
+    "IVF_SQ8": MILVUS_IVF,
+}
+"""Of collections, by Milvus's names of the index types. An index in Milvus has no file."""
 
 FAMILIES: Final = (FLAT, HNSW, IVF)

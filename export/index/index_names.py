@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
+from re4.bundle.milvus.address import is_milvus, parse_index
+from re4.bundle.milvus.stub import require_pymilvus
 from re4.common.errors import UsageError
 from re4.exporting.settings import AUTO, TargetDevice
 
@@ -83,10 +85,15 @@ def check_index_name(index: str) -> None:
     """Refuse a name that is no index, before any work.
 
     Raises:
-        UsageError: neither `auto`, nor a name here, nor a FAISS factory string.
+        UsageError: neither `auto`, nor a name here, nor a FAISS factory string, nor an address of Milvus; or
+            pymilvus is not installed.
     """
+    if is_milvus(index):
+        parse_index(index)
+        require_pymilvus()
+        return
     if index not in {AUTO, *NAMED} and not _FACTORY.fullmatch(index):
         raise UsageError(
             f"--index is {index!r}; choose one of {', '.join((AUTO, *NAMED))}, or a FAISS factory string "
-            "such as IVF1024,PQ32x4fs"
+            "such as IVF1024,PQ32x4fs, or milvus://HOST:PORT"
         )

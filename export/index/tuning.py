@@ -91,7 +91,8 @@ class Queries:
         Args:
             built: The index.
             settings: With or without the `pool_factor`.
-            num_threads: Threads of a search. Times are CPU time with one thread, and elapsed time with more.
+            num_threads: Threads of a search. Times are CPU time with one thread, and elapsed time with more
+                or where the index is on another machine.
 
         Returns:
             One measurement where the setting is complete. Where it lacks the `pool_factor`, one for each
@@ -100,7 +101,7 @@ class Queries:
         tried = self._complete(settings)
         found: list[list[NDArray[np.int64]]] = [[] for _ in tried]
         times_us: list[list[float]] = [[] for _ in tried]
-        clock = thread_time if num_threads == 1 else perf_counter
+        clock = thread_time if num_threads == 1 and built.collection is None else perf_counter
         with _threads(num_threads):
             for start in range(0, len(self), BATCH_SIZE):
                 batch_BKD = self.interests_QKD[start : start + BATCH_SIZE]
@@ -191,6 +192,7 @@ def tune(
         recall_target=target.recall,
         num_candidates=choosing.num_candidates,
         num_queries=len(judging),
+        collection=built.collection,
         frontier=tuple(
             FrontierPoint(
                 search_parameters=dict(point.settings),

@@ -14,6 +14,7 @@ from re4.bundle.ids.id_map import ItemIds
 from re4.bundle.layout import CURRENT, IS_COLD, VECTORS
 from re4.bundle.live_items.compaction import compact
 from re4.bundle.live_items.state import read_live_state
+from re4.bundle.milvus.collections import new_collection
 from re4.bundle.publishing.current import live_version
 from re4.bundle.publishing.directory_lock import rebuild_lock
 from re4.bundle.publishing.publish import StagedVersion, stage_version
@@ -77,7 +78,10 @@ def rebuild(request: RebuildRequest, report: RebuildReport, command: str) -> str
         begin_stage("live version")
         live = _live(request.bundles, report)
         changes_of: list[LiveChanges] = []
-        with stage_version(request.bundles) as staged:
+        with (
+            stage_version(request.bundles) as staged,
+            new_collection(request.bundles, request.version.milvus_address) as collection,
+        ):
             assembled = assemble(
                 # No reference is kept here: `assemble` frees the inputs that it has written.
                 _live_inputs(request, live, staged, report, begin_stage, changes_of.append),
@@ -86,6 +90,7 @@ def rebuild(request: RebuildRequest, report: RebuildReport, command: str) -> str
                 begin_stage=begin_stage,
                 required_attributes=(IS_COLD,),
                 cache=cache,
+                collection=collection,
                 on_progress=on_progress,
             )
             changes = changes_of[0]

@@ -54,7 +54,7 @@ class PublishedVersion:
 
     def index(self) -> BuiltIndex:
         """Read the index from its file."""
-        return BuiltIndex.open(self.path / INDEX, self.manifest.index)
+        return BuiltIndex.open(self.path / INDEX, self.manifest.index, self.vectors_ND.shape)
 
 
 def open_version(path: Path) -> PublishedVersion:

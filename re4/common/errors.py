@@ -27,6 +27,7 @@
     │   └── TooLateError         its deadline passes before its turn                      DEADLINE_EXCEEDED
     ├── NotReadyError            the server has no version to answer from                 UNAVAILABLE
     ├── HistoryStoreError        the store of histories is away, slow, full or read-only  UNAVAILABLE
+    ├── IndexUnavailableError    the index on another machine does not answer             UNAVAILABLE
     └── ServerError              in a client: a call failed, or no server answered
 
 Messages name the thing, the value seen, the value allowed, and the next step. The command prints them
@@ -210,6 +211,22 @@ class NotReadyError(Re4Error):
 
 class HistoryStoreError(Re4Error):
     """The store of histories cannot be used at this moment. The message holds no user id."""
+
+
+class IndexUnavailableError(Re4Error):
+    """The index on another machine cannot be searched at this moment."""
+
+    def __init__(self, message: str, *, is_late: bool = False, is_unreachable: bool = False) -> None:
+        """Make the error.
+
+        Args:
+            message: The address, and what happened.
+            is_late: Whether no answer came within the time.
+            is_unreachable: Whether there is no connection. Neither of both: the server refused the search.
+        """
+        self.is_late = is_late
+        self.is_unreachable = is_unreachable
+        super().__init__(message)
 
 
 class ServerError(Re4Error):

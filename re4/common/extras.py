@@ -12,6 +12,7 @@ _EXTRAS: Final[Mapping[str, str]] = {
     "lmdb": "serve",
     "ngh2": "serve",
     "redis": "redis",
+    "pymilvus": "milvus",
     "obstore": "object-storage",
     "starlette": "inspect",
     "uvicorn": "http",

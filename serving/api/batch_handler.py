@@ -67,7 +67,12 @@ def batch_group(request: CheckedRequest) -> BatchGroup:
         kind = "effort" if options.effort > 1 else ""  # a lower effort delays no other request
         if options.conditions:
             cost, kind = cost * _FILTER_COST, "filtered"
-    return BatchGroup(version=id(request.snapshot), relative_cost=cost, kind=kind)
+    return BatchGroup(
+        version=id(request.snapshot),
+        relative_cost=cost,
+        kind=kind,
+        is_remote=request.snapshot.is_index_remote,
+    )
 
 
 class FoundBatch(NamedTuple):

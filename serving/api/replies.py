@@ -153,6 +153,7 @@ def info_reply(
         thread_pools=thread_pools(),
         history_store=history_store,
         history_failure=history_failure,
+        index_failure=snapshot.index_failure,
         max_num_events=limits.max_num_events,
         max_history_events=settings.history.max_history_events,
         settings=[

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
-from typing import Final
+from typing import Final, NoReturn
 
 from grpc_health.v1 import health_pb2
 
@@ -26,6 +26,8 @@ from re4.serving.transports.transport import Transport
 from re4.serving.versions.canary import VersionRouter
 from re4.serving.versions.live_version import LiveVersion
 
+_INDEX_POLL_S: Final = 0.2
+"""Between two looks at the state of an index on another machine."""
 _QUIET_S: Final = 0.2
 """A server that was idle before and after so many seconds has no steady callers."""
 _GAP_S: Final = 0.002
@@ -103,7 +105,10 @@ class RetrievalServer:
             from re4.serving.http.http_transport import HttpTransport
 
             self._http_transport = HttpTransport(methods, settings.limits, self._certificates)
+        self._live = live
+        self._is_serving = False
         self._following: asyncio.Task[None] | None = None
+        self._watching_index: asyncio.Task[NoReturn] | None = None
 
     async def start(self, address: Address) -> Address:
         """Listen; the health status is NOT_SERVING until `set_serving`.
@@ -124,8 +129,30 @@ class RetrievalServer:
         return Address(host=address.host, port=port)
 
     async def set_serving(self) -> None:
-        """Set the health status to SERVING."""
-        await self._health.set(health_pb2.HealthCheckResponse.SERVING)
+        """Set the health status to SERVING, as long as the index of the live version answers."""
+        self._is_serving = True
+        await self._set_health()
+        if self._watching_index is None:
+            self._watching_index = asyncio.create_task(self._watch_index())
+
+    async def _set_health(self) -> None:
+        """Set the health status by the index of the live version."""
+        snapshot = self._live.snapshot
+        is_up = snapshot is None or not snapshot.index_failure
+        self.metrics.index_up(is_up)
+        status = health_pb2.HealthCheckResponse
+        await self._health.set(status.SERVING if is_up and self._is_serving else status.NOT_SERVING)
+
+    async def _watch_index(self) -> NoReturn:
+        """Follow the state of an index on another machine; one in a file is always there."""
+        before = ""
+        while True:
+            await asyncio.sleep(_INDEX_POLL_S)
+            snapshot = self._live.snapshot
+            failure = "" if snapshot is None else snapshot.index_failure
+            if failure != before:
+                before = failure
+                await self._set_health()
 
     def read_files(self) -> None:
         """Read the tokens again now, and the certificates before the next handshake."""
@@ -144,7 +171,10 @@ class RetrievalServer:
         that watch the health service get time to stop calling, and the server closes between two
         calls.
         """
-        await self._health.set(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._is_serving = False
+        if self._watching_index is not None:
+            self._watching_index.cancel()
+        await self._set_health()
         grace_s = self._settings.grace_s
         leave_s = min(_LEAVE_S, grace_s / 4)
         began_s = monotonic()

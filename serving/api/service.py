@@ -657,7 +657,8 @@ class RetrievalService:
 
 def _default_group(snapshot: Snapshot | None) -> BatchGroup:
     """Return the group of default searches."""
-    return BatchGroup(id(snapshot), 1)
+    is_remote = snapshot is not None and snapshot.is_index_remote
+    return BatchGroup(id(snapshot), 1, is_remote=is_remote)
 
 
 def _encode_reply(result: RequestResult, _: int, request: CheckedRequest) -> bytes:

@@ -20,6 +20,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from re4.common.errors import ShedError, TooLateError
 from re4.serving.batching.queue import BatchGroup, BatchQueue, LatencyEstimate
+from re4.serving.host.batch_deadline import DEADLINE_NS
 
 _QUIET_TURNS: Final = 8
 """Turns of the event loop without a new request after which no other is expected. A call that the
@@ -340,7 +341,9 @@ class Batcher(Generic[RequestT, ResultT]):
         """Return how much longer the running batch should take, at least 0."""
         if self._running is None:
             return 0.0
-        expected_ms = self._running.num_requests * self._estimate.ms(self._running.group.cost_class)
+        group = self._running.group
+        num_requests = self._queue.num_counted(group, self._running.num_requests)
+        expected_ms = num_requests * self._estimate.ms(group.cost_class)
         return max(expected_ms - (now_ns - self._running.since_ns) / 1e6, 0.0)
 
     def _start_when_quiet(self, num_seen: int, num_turns: int) -> None:
@@ -382,12 +385,17 @@ class Batcher(Generic[RequestT, ResultT]):
         if self._is_short(batch[0].group, len(batch)):
             self._finish(batch, started_ns, self._outcomes(requests))
         else:
-            running = loop.run_in_executor(self._worker_thread, self._outcomes, requests)
+            deadline_ns = max(entry.deadline_ns for entry in batch) if batch[0].group.is_remote else None
+            running = loop.run_in_executor(self._worker_thread, self._outcomes, requests, deadline_ns)
             running.add_done_callback(lambda done: self._finish(batch, started_ns, done.result()))
 
-    def _outcomes(self, requests: Sequence[RequestT]) -> Sequence[ResultT | BaseException]:
+    def _outcomes(
+        self, requests: Sequence[RequestT], deadline_ns: float | None = None
+    ) -> Sequence[ResultT | BaseException]:
         """Return the result of `run` for each request; its exception is the outcome of all."""
         try:
+            if deadline_ns is not None:
+                DEADLINE_NS.set(deadline_ns)
             outcomes = self._run(requests)
             if len(outcomes) != len(requests):
                 raise RuntimeError(f"{len(requests)} requests have {len(outcomes)} results")
@@ -397,7 +405,10 @@ class Batcher(Generic[RequestT, ResultT]):
 
     def _is_short(self, group: BatchGroup, num_requests: int) -> bool:
         """Return whether a batch is known to be short enough for the event loop."""
-        return 0 < num_requests * self._estimate.ms(group.cost_class) <= self._max_block_ms
+        return (
+            not group.is_remote
+            and 0 < num_requests * self._estimate.ms(group.cost_class) <= self._max_block_ms
+        )
 
     def _run_at_once(self, request: RequestT, group: BatchGroup) -> ResultT:
         """Run a lone request, without a queue, a future or a turn of the event loop."""
@@ -456,7 +467,8 @@ class Batcher(Generic[RequestT, ResultT]):
 
     def _add_to_estimate(self, batch: _RunningBatch, ended_ns: int) -> None:
         took_ms = (ended_ns - batch.since_ns) / 1e6
-        self._estimate.add_batch(batch.group.cost_class, batch.num_requests, took_ms)
+        num_requests = self._queue.num_counted(batch.group, batch.num_requests)
+        self._estimate.add_batch(batch.group.cost_class, num_requests, took_ms)
 
     def _go_on(self) -> None:
         """Start the next batch, or find out whether other requests arrive."""

@@ -6,9 +6,10 @@ the order is the order of arrival.
 
 from collections.abc import Callable, Hashable, Iterator
 from math import inf
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 EntryT = TypeVar("EntryT")
+CostClass: TypeAlias = tuple[int, str, bool]
 
 MAX_TURN_MS: Final = 5.0
 """How long a batch of a group with a `kind` may take, unless one entry takes longer: default
@@ -48,11 +49,14 @@ class BatchGroup(NamedTuple):
     kind: str = ""
     """The kind of search, empty for the default one: requests of one kind take about equally
     long."""
+    is_remote: bool = False
+    """Whether a batch waits for an index on another machine. Such a batch never runs in the event
+    loop's thread, and takes about as long for one request as for many."""
 
     @property
-    def cost_class(self) -> tuple[int, str]:
+    def cost_class(self) -> CostClass:
         """Requests of one class take about equally long, whichever version answers them."""
-        return self.relative_cost, self.kind
+        return self.relative_cost, self.kind, self.is_remote
 
 
 class BatchQueue(Generic[EntryT]):
@@ -61,7 +65,7 @@ class BatchQueue(Generic[EntryT]):
     def __init__(
         self,
         max_batch_size: int,
-        ms_each: Callable[[tuple[int, str]], float] = lambda _: 0.0,
+        ms_each: Callable[[CostClass], float] = lambda _: 0.0,
         max_turn_ms: float = inf,
     ) -> None:
         """Start empty.
@@ -119,6 +123,14 @@ class BatchQueue(Generic[EntryT]):
             for other, num_others in self._sizes()
             if other != group
         )
+
+    def num_counted(self, group: BatchGroup, num_requests: int) -> int:
+        """Return the number of requests among which the time of a batch is divided for the estimate.
+
+        Those that arrive while a batch waits for another machine are all in the next one, so the
+        time is that of a full batch.
+        """
+        return max(1, self._max_batch_size // group.relative_cost) if group.is_remote else num_requests
 
     def _sizes(self) -> Iterator[tuple[BatchGroup, int]]:
         return ((group, len(entries)) for group, entries in self._groups.items())

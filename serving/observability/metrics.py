@@ -152,6 +152,13 @@ class CallMetrics:
             multiprocess_mode="mostrecent",
             registry=registry,
         )
+        self._index_up = Gauge(
+            "re4_index_up",
+            "1 while the index of the live version answers every worker; 0 while one on another machine "
+            "(Milvus) is away.",
+            multiprocess_mode="livemin",
+            registry=registry,
+        )
         self._live_items = Gauge(
             "re4_live_items",
             "Live items that answers may contain: added or changed since the version was made.",
@@ -243,6 +250,10 @@ class CallMetrics:
     def live_items(self, num_items: int) -> None:
         """Set the number of live items."""
         self._live_items.set(num_items)
+
+    def index_up(self, is_up: bool) -> None:
+        """Record whether the index of the live version answers."""
+        self._index_up.set(is_up)
 
     def live_items_lag(self, seconds: float) -> None:
         """Record how long the oldest change of a read was durable before answers showed it."""

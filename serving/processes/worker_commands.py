@@ -227,6 +227,7 @@ class Worker:
                 require_unchanged(path, files),
                 max_batch_size=settings.max_batch_size,
                 backend=self._backend,
+                index_timeout_s=settings.index_timeout_ms / 1e3,
             )
             return snapshot.with_hidden(hidden)
 

@@ -12,6 +12,7 @@ from typing import Final
 from re4.common.errors import (
     BundleReadOnlyError,
     HistoryStoreError,
+    IndexUnavailableError,
     LiveItemsError,
     NotReadyError,
     NoUsableHistoryError,

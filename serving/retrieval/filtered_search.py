@@ -79,7 +79,9 @@ def search_with_options(
             needs_each_list=needs_each_list,
             balance=balance,
             effort=effort,
-            selector=allowed.selector,
+            selector=searcher.selector_of(
+                allowed, options.conditions, 0 if hidden is None else hidden.num_rows
+            ),
         )
         return *found, allowed
     if hidden is not None:

@@ -110,7 +110,7 @@ def search_visible(
                 needs_each_list=needs_each_list,
                 balance=balance,
                 effort=effort,
-                selector=visible.selector,
+                selector=searcher.selector_of(visible, (), hidden.num_rows),
             )
             if visible.few_rows_S is None
             else exact_search(

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from re4.bundle.scoring.exact_search import exact_search
-from re4.common.errors import BundleMismatchError, Re4Error
+from re4.common.errors import BundleMismatchError, IndexUnavailableError, Re4Error, TooLateError
 from re4.serving.retrieval.devices.backend import SupportsEncode
 from re4.serving.retrieval.filter_cache import FilterCache
 from re4.serving.retrieval.filtered_search import SearchOptions, search_with_options
@@ -117,6 +117,11 @@ class Pipeline:
             max_history_length=self._max_history_length,
         )
 
+    @property
+    def index_failure(self) -> str:
+        """Why the index cannot be searched; empty where it can."""
+        return self._searcher.failure
+
     def run(self, queries: Sequence[Query]) -> list[QueryResult | Re4Error]:
         """Return the results of a batch.
 
@@ -138,8 +143,12 @@ class Pipeline:
         searched = perf_counter_ns()
         merged = [MergedList()] * len(queries)
         num_exact_searches = 0
+        failures: dict[int, Re4Error] = {}
         for place in searched_places:
             query, found = queries[place], results[place]
+            if isinstance(found, Re4Error):
+                failures[place] = found
+                continue
             merged[place] = _merge(query, found, attention_BKL[place])
             if len(merged[place].rows_M) < min(
                 query.num_candidates, self._num_eligible(query, found.allowed)
@@ -155,16 +164,20 @@ class Pipeline:
             batch_size=len(queries),
             num_exact_searches=num_exact_searches,
         )
+        for place in np.flatnonzero(~finite_B).tolist():
+            failures[place] = BundleMismatchError(
+                "the live version's encoder answers this history with values not finite"
+            )
         return [
-            QueryResult(
+            failures[place]
+            if place in failures
+            else QueryResult(
                 query=query,
                 interests_KD=interests_BKD[place],
                 attention_KL=attention_BKL[place, :, : len(query.history_rows_L)],
                 merged=merged[place],
                 times=times,
             )
-            if finite_B[place]
-            else BundleMismatchError("the live version's encoder answers this history with values not finite")
             for place, query in enumerate(queries)
         ]
 
@@ -186,61 +199,82 @@ class Pipeline:
 
     def _search(
         self, queries: Sequence[Query], places: Sequence[int], interests_BKD: NDArray[np.float32]
-    ) -> dict[int, SearchResults]:
+    ) -> dict[int, SearchResults | Re4Error]:
         """Search for the queries at some places; equal options share a call of the index."""
         groups: dict[tuple[SearchOptions | None, bool, float | None], list[int]] = {}
         for place in places:
             query = queries[place]
             policy = query.merge_policy
             groups.setdefault((query.options, policy.needs_each_list, policy.balance), []).append(place)
+        results: dict[int, SearchResults | Re4Error] = {}
+        for key, group in groups.items():
+            try:
+                results |= self._search_group(queries, group, interests_BKD, *key)
+            except (IndexUnavailableError, TooLateError) as error:
+                results |= dict.fromkeys(group, error)
+        return results
+
+    def _search_group(
+        self,
+        queries: Sequence[Query],
+        group: Sequence[int],
+        interests_BKD: NDArray[np.float32],
+        options: SearchOptions | None,
+        needs_each_list: bool,
+        balance: float | None,
+    ) -> dict[int, SearchResults]:
+        """Search for queries with equal options.
+
+        Raises:
+            IndexUnavailableError, TooLateError: the index is on another machine, and does not answer in time.
+        """
         results: dict[int, SearchResults] = {}
-        for (options, needs_each_list, balance), group in groups.items():
-            depths = [queries[place].search_depth for place in group]
-            interests_GKD = interests_BKD[group]
-            num_interests, embedding_dim = interests_GKD.shape[1:]
-            queries_QD = interests_GKD.reshape(-1, embedding_dim)
-            allowed = None
-            hidden = self._filter_cache.hidden
-            if options is None and not needs_each_list and (hidden is None or self._searcher.list_scan):
-                best = self._search_best(queries_QD, max(depths))
-                if best is not None:
-                    if hidden is not None:
-                        allowed = hidden.visible
-                    found, of_version = best
-                    for number, (place, *columns) in enumerate(zip(group, *found, strict=True)):
-                        own_list = MergedList(*columns)
-                        if number in of_version and _is_short(of_version[number], queries[place]):
-                            # Live items would take the places of better items that the search missed. As it
-                            # is, the list is too short, so that everything is scored.
-                            own_list = of_version[number]
-                        results[place] = SearchResults(best=own_list, allowed=allowed)
-                    continue
-            if options is not None or hidden is not None:
-                scores_QS, rows_QS, allowed = search_with_options(
-                    options or _DEFAULT_OPTIONS,
-                    queries_QD,
-                    max(depths),
-                    searcher=self._searcher,
-                    filter_cache=self._filter_cache,
-                    vectors_ND=self._vectors_ND,
-                    needs_each_list=needs_each_list,
-                    balance=balance,
-                )
-            else:
-                scores_QS, rows_QS = self._searcher.search(
-                    queries_QD, max(depths), needs_each_list=needs_each_list, balance=balance
-                )
-            if self._live is not None:
-                scores_QS, rows_QS = self._live.merge_lists(
-                    scores_QS,
-                    rows_QS,
-                    queries_QD,
-                    max(depths),
-                    allowed=allowed,
-                )
-            for number, (place, depth) in enumerate(zip(group, depths, strict=True)):
-                own = slice(number * num_interests, (number + 1) * num_interests)
-                results[place] = SearchResults(scores_QS[own, :depth], rows_QS[own, :depth], allowed=allowed)
+        depths = [queries[place].search_depth for place in group]
+        interests_GKD = interests_BKD[group]
+        num_interests, embedding_dim = interests_GKD.shape[1:]
+        queries_QD = interests_GKD.reshape(-1, embedding_dim)
+        allowed = None
+        hidden = self._filter_cache.hidden
+        if options is None and not needs_each_list and (hidden is None or self._searcher.list_scan):
+            best = self._search_best(queries_QD, max(depths))
+            if best is not None:
+                if hidden is not None:
+                    allowed = hidden.visible
+                found, of_version = best
+                for number, (place, *columns) in enumerate(zip(group, *found, strict=True)):
+                    own_list = MergedList(*columns)
+                    if number in of_version and _is_short(of_version[number], queries[place]):
+                        # Live items would take the places of better items that the search missed. As it
+                        # is, the list is too short, so that everything is scored.
+                        own_list = of_version[number]
+                    results[place] = SearchResults(best=own_list, allowed=allowed)
+                return results
+        if options is not None or hidden is not None:
+            scores_QS, rows_QS, allowed = search_with_options(
+                options or _DEFAULT_OPTIONS,
+                queries_QD,
+                max(depths),
+                searcher=self._searcher,
+                filter_cache=self._filter_cache,
+                vectors_ND=self._vectors_ND,
+                needs_each_list=needs_each_list,
+                balance=balance,
+            )
+        else:
+            scores_QS, rows_QS = self._searcher.search(
+                queries_QD, max(depths), needs_each_list=needs_each_list, balance=balance
+            )
+        if self._live is not None:
+            scores_QS, rows_QS = self._live.merge_lists(
+                scores_QS,
+                rows_QS,
+                queries_QD,
+                max(depths),
+                allowed=allowed,
+            )
+        for number, (place, depth) in enumerate(zip(group, depths, strict=True)):
+            own = slice(number * num_interests, (number + 1) * num_interests)
+            results[place] = SearchResults(scores_QS[own, :depth], rows_QS[own, :depth], allowed=allowed)
         return results
 
     def _search_best(

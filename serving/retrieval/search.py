@@ -3,9 +3,9 @@
 Legend: Q queries (requests x interests), S results per query, D embedding, K interests, N items.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import ceil
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import faiss
 import numpy as np
@@ -15,8 +15,13 @@ from re4.bundle.scoring.rescoring import best_by_interest, best_rescored, rescor
 from re4.common.faiss_settings import use_matrix_products
 from re4.common.list_scan import FurtherItems, ListScan
 from re4.common.shared_list_search import SharedListSearch
+from re4.serving.retrieval.filters import AllowedItems, Condition
 from re4.serving.retrieval.indexes.kinds import SearchPlan
 from re4.serving.retrieval.indexes.part_check import check_parts
+from re4.serving.retrieval.indexes.remote_index import RemoteIndex
+
+SelectorOf: TypeAlias = Callable[[AllowedItems, Sequence[Condition], int], Any]
+"""From the items that may be found, the conditions that chose them and the number of hidden items."""
 
 _faiss: Any = faiss  # its type hints are incomplete
 
@@ -36,15 +41,18 @@ class Searcher:
         *,
         vectors_ND: NDArray[np.float32],
         num_interests: int,
+        selector_of: SelectorOf = lambda allowed, *_: allowed.selector,
     ) -> None:
         """Wrap an index, and set FAISS for this process to search by matrix products.
 
         Args:
-            index: A FAISS index by inner product; its labels are item rows.
+            index: A FAISS index by inner product, or an index on another machine in that form; its labels are
+                item rows.
             plan: How it is searched by default; None for an exact index.
             plan_at: Makes the plan of another effort, a multiple of the default one.
             vectors_ND: The indexed vectors; may be memory-mapped.
             num_interests: K.
+            selector_of: Makes the selector of a search.
 
         Raises:
             BundleMismatchError: the index has a part that is not allowed, or the plan is for
@@ -59,6 +67,17 @@ class Searcher:
         self._plan_at = plan_at
         self._vectors_ND = vectors_ND
         self.num_interests = num_interests
+        self.selector_of = selector_of
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the index is on another machine, so that a search waits for it."""
+        return isinstance(self._index, RemoteIndex)
+
+    @property
+    def failure(self) -> str:
+        """Why the index cannot be searched; empty where it can."""
+        return self._index.failure if isinstance(self._index, RemoteIndex) else ""
 
     def convert_index(self, convert: Callable[[Any], Any]) -> None:
         """Replace the index by another form of it, such as its copy on a GPU."""
@@ -95,7 +114,7 @@ class Searcher:
             balance: As `MergePolicy.balance`: the lists need not be complete, but hold what each interest can
                 contribute. None for complete lists.
             effort: A multiple of the tuned setting.
-            selector: A FAISS selector of the items that may be found; None for all.
+            selector: A result of `selector_of`: the items that may be found; None for all.
 
         Returns:
             `scores_QS` best first and `rows_QS`, -1 where the index found no further item; S is at
@@ -183,8 +202,8 @@ class Searcher:
             scores_QS, rows_QS = self._index.search(queries_QD, num_found, params=plan.parameters)
             shape = (*interests_BKD.shape[:2], num_found)
             scores_BKS, rows_BKS = scores_QS.reshape(shape), rows_QS.reshape(shape)
-            if needs_each_list:
-                pool_size = rows_BKS.shape[1] * num_found
+            num_all = rows_BKS.shape[1] * num_found
+            pool_size = num_all if needs_each_list else min(pool_size, num_all)
         return scores_BKS, rows_BKS, interests_BKD, self._vectors_ND, pool_size
 
     def _other_plan(self, effort: float, selector: Any) -> SearchPlan | None:

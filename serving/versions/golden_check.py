@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 
 from re4.bundle.golden import GoldenQueries
 from re4.bundle.scoring.exact_search import true_scores
-from re4.common.errors import BundleMismatchError, Re4Error
+from re4.common.errors import (
+    BundleMismatchError,
+    BundleUnavailableError,
+    IndexUnavailableError,
+    Re4Error,
+    TooLateError,
+)
 from re4.serving.retrieval.indexes.kinds import KINDS
 from re4.serving.retrieval.pipeline import Query, QueryResult
 from re4.serving.versions.snapshot import Snapshot
@@ -29,6 +35,7 @@ def check_golden(snapshot: Snapshot, golden: GoldenQueries, *, max_batch_size: i
     Raises:
         BundleMismatchError: the queries do not fit the version, an item vector is not finite, or an
             answer is not the expected one. The message names it and the difference.
+        BundleUnavailableError: the index is on another machine, which does not answer.
         BundleDamagedError: the files of the ids or of an attribute contradict each other.
     """
     _check_vectors(snapshot)
@@ -52,6 +59,8 @@ def check_golden(snapshot: Snapshot, golden: GoldenQueries, *, max_batch_size: i
             ]
         )
         for q, answer in zip(span, answers, strict=True):
+            if isinstance(answer, IndexUnavailableError | TooLateError):
+                raise BundleUnavailableError(f"{where} {q}: {answer}")
             if isinstance(answer, Re4Error):
                 raise BundleMismatchError(f"{where} {q}: {answer}")
             _compare_interests(answer.interests_KD, golden.interests_QKD[q], f"{where} {q}")

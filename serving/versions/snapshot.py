@@ -6,10 +6,10 @@ very first load happens in a child process (`re4.serving.versions.version_check`
 Legend: N items, D embedding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import faiss
 import numpy as np
@@ -21,20 +21,28 @@ from re4.bundle.hidden_ids import HiddenIds
 from re4.bundle.ids.id_map import ItemIds
 from re4.bundle.layout import ENCODER, INDEX, IS_COLD, POPULAR, VECTORS
 from re4.bundle.live_items.records import Record
-from re4.bundle.manifest import Manifest
+from re4.bundle.manifest import IndexInfo, Manifest
+from re4.bundle.milvus.collection_index import CollectionIndex
 from re4.bundle.titles import Titles
 from re4.common.errors import BundleDamagedError, BundleMismatchError
 from re4.serving.retrieval.devices.backend import CpuBackend, DeviceBackend
 from re4.serving.retrieval.encoder import Encoder, bucket_sizes
 from re4.serving.retrieval.filter_cache import FilterCache
 from re4.serving.retrieval.hidden_items import HiddenItems
+from re4.serving.retrieval.indexes.expressions import CollectionFilters
 from re4.serving.retrieval.indexes.kinds import KINDS, IndexKind, SearchPlan, scaled
+from re4.serving.retrieval.indexes.remote_index import RemoteIndex
 from re4.serving.retrieval.live_items.index import LiveIndexMaker
 from re4.serving.retrieval.live_items.overlay import LiveOverlay
 from re4.serving.retrieval.live_items.starting_vectors import StartingVectors
 from re4.serving.retrieval.live_items.view import LiveItems
 from re4.serving.retrieval.pipeline import Pipeline
 from re4.serving.retrieval.search import Searcher
+
+PlanAt: TypeAlias = Callable[[float], SearchPlan | None]
+
+INDEX_TIMEOUT_S: Final = 10.0
+"""Longest search of an index on another machine, where no server sets it."""
 
 _SIGNATURE_BYTES: Final = 4
 _MAX_TABLE_BYTES: Final = 1 << 26
@@ -64,7 +72,7 @@ class Snapshot:
     starting_vectors: StartingVectors
     """Makes vectors of live items."""
     index_maker: LiveIndexMaker | None
-    """Makes indexes of live items; None for a version whose index is exact."""
+    """Makes indexes of live items; None for a version whose index is exact, or on another machine."""
     hidden: HiddenItems | None = None
     """Hidden items of the version; None for none."""
     live: LiveItems | None = None
@@ -73,6 +81,16 @@ class Snapshot:
     """Whether it answers beside the live version."""
     loaded: "Snapshot | None" = None
     """The version as it was loaded; None where this is it."""
+
+    @property
+    def is_index_remote(self) -> bool:
+        """Whether the index is on another machine, so that a search waits for it."""
+        return self.manifest.index.collection is not None
+
+    @property
+    def index_failure(self) -> str:
+        """Why the index cannot be searched; empty where it can."""
+        return self.pipeline.index_failure
 
     @property
     def num_items(self) -> int:
@@ -176,6 +194,7 @@ def load_snapshot(
     *,
     max_batch_size: int,
     backend: DeviceBackend | None = None,
+    index_timeout_s: float = INDEX_TIMEOUT_S,
 ) -> Snapshot:
     """Load a version whose every byte was verified, and run the encoder once at each batch size.
 
@@ -184,6 +203,8 @@ def load_snapshot(
         manifest: Its manifest.
         max_batch_size: Largest batch that the pipeline will be given.
         backend: The device; None for the CPU.
+        index_timeout_s: Longest search of an index on another machine. That machine may be away now: then
+            searches fail until it is back.
 
     Raises:
         BundleDamagedError: a parser refuses a file.
@@ -210,11 +231,14 @@ def load_snapshot(
             providers=providers,
         )
     )
-    searcher = _open_searcher(path / INDEX, manifest, vectors_ND)
-    query_counts = tuple(size * manifest.model.num_interests for size in bucket_sizes(max_batch_size))
-    searcher.convert_index(
-        lambda index: backend.index(index, vectors_ND=vectors_ND, query_counts=query_counts)
-    )
+    if manifest.index.collection is not None:
+        searcher = _open_collection(manifest, vectors_ND, attributes, index_timeout_s)
+    else:
+        searcher = _open_searcher(path / INDEX, manifest, vectors_ND)
+        query_counts = tuple(size * manifest.model.num_interests for size in bucket_sizes(max_batch_size))
+        searcher.convert_index(
+            lambda index: backend.index(index, vectors_ND=vectors_ND, query_counts=query_counts)
+        )
     encoder.warm()
     return Snapshot(
         path=path,
@@ -237,21 +261,39 @@ def load_snapshot(
     )
 
 
-def _open_searcher(path: Path, manifest: Manifest, vectors_ND: NDArray[np.float32]) -> Searcher:
-    info, (num_items, embedding_dim) = manifest.index, vectors_ND.shape
+def _plans(where: Path, info: IndexInfo) -> tuple[IndexKind, SearchPlan | None, PlanAt]:
+    """Return the kind of an index, its plan, and what makes the plan of another effort."""
     kind = KINDS.get(info.kind)
-    if kind is None:
+    if kind is None or (info.collection is not None) == bool(kind.signatures):
         raise BundleMismatchError(
-            f"{path}: of the kind {info.kind!r}; this server may load {', '.join(KINDS)}"
+            f"{where}: of the kind {info.kind!r}; this server may load {', '.join(KINDS)}"
         )
-
-    def plan_at(effort: float) -> SearchPlan | None:
-        return kind.search_parameters(scaled(info.search_parameters, effort))
-
     try:
         plan = kind.search_parameters(info.search_parameters)
     except (KeyError, ValueError) as error:
-        raise BundleMismatchError(f"{path}: search parameters do not fit the kind: {error}") from None
+        raise BundleMismatchError(f"{where}: search parameters do not fit the kind: {error}") from None
+    return kind, plan, lambda effort: kind.search_parameters(scaled(info.search_parameters, effort))
+
+
+def _open_collection(
+    manifest: Manifest, vectors_ND: NDArray[np.float32], attributes: Attributes, timeout_s: float
+) -> Searcher:
+    collection = manifest.index.collection
+    assert collection is not None
+    _, plan, plan_at = _plans(Path(collection.address), manifest.index)
+    return Searcher(
+        RemoteIndex(CollectionIndex(collection, *vectors_ND.shape), timeout_s=timeout_s),
+        plan,
+        plan_at,
+        vectors_ND=vectors_ND,
+        num_interests=manifest.model.num_interests,
+        selector_of=CollectionFilters(attributes, collection.fields).selector,
+    )
+
+
+def _open_searcher(path: Path, manifest: Manifest, vectors_ND: NDArray[np.float32]) -> Searcher:
+    info, (num_items, embedding_dim) = manifest.index, vectors_ND.shape
+    kind, plan, plan_at = _plans(path, info)
     index = _read_index(path, kind)
     found = (index.ntotal, index.d, index.metric_type)
     if found != (num_items, embedding_dim, faiss.METRIC_INNER_PRODUCT):
@@ -267,11 +309,15 @@ def _open_searcher(path: Path, manifest: Manifest, vectors_ND: NDArray[np.float3
 
 
 def _live_index_maker(path: Path, manifest: Manifest) -> LiveIndexMaker | None:
-    """Return the maker of indexes of live items, of the version's kind; None where that is exact."""
+    """Return the maker of indexes of live items, of the version's kind; None where all are compared.
+
+    They are where the index is exact. An index on another machine gives no centroids, and to compare live
+    items takes less time than a search there.
+    """
     info, embedding_dim = manifest.index, manifest.model.embedding_dim
     kind = KINDS[info.kind]
     plan = kind.search_parameters(info.search_parameters)
-    if plan is None:
+    if plan is None or info.collection is not None:
         return None
 
     def empty() -> Any:

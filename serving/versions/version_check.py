@@ -150,10 +150,12 @@ def load_and_try(path: Path, settings: ServerSettings) -> None:
     # The parsers are imported only after every byte was verified.
     from re4.bundle.golden import GoldenQueries
     from re4.bundle.layout import GOLDEN
+    from re4.bundle.milvus.collections import check_collection
     from re4.serving.versions.golden_check import check_golden
     from re4.serving.versions.snapshot import load_snapshot
 
     size = settings.max_batch_size
+    check_collection(path, manifest)
     snapshot = load_snapshot(path, manifest, max_batch_size=size)
     check_golden(snapshot, GoldenQueries.read(path / GOLDEN), max_batch_size=size)
 

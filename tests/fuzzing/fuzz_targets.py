@@ -121,7 +121,7 @@ def manifest(_: Path) -> Parse:
             found = parse_manifest(data, where="manifest.json")
         except BundleError:
             return
-        found.items.required_files()
+        found.items.required_files(found.index)
         try:
             written = dump_manifest(found)
         except BundleError:  # the indentation makes it too long

@@ -4,13 +4,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from milvus_process import MILVUS_SERVER
 from running_server import RunningServer
 from small_bundles import SmallVersion, load
 
 from re4.serving.versions.snapshot import Snapshot
 
+collect_ignore = []
 if not (Path(__file__).parents[2] / "build/helm/bin/helm").exists():
-    collect_ignore = ["test_helm_chart.py"]
+    collect_ignore.append("test_helm_chart.py")
+if MILVUS_SERVER is None:
+    collect_ignore.append("test_milvus.py")
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,13 @@ A new kind is an entry of `KINDS`.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 
 import faiss
 
+from re4.bundle.milvus.collection_index import CollectionParameters
 from re4.common.shared_list_search import REACH_DROP, REACH_DROP_EXPONENT, SharedBudget
 
 _MIN_APPROXIMATE_RECALL: Final = 0.5
@@ -18,6 +19,8 @@ a version; an index below this floor holds other items."""
 
 _MAX_VALUE: Final = (1 << 31) - 1
 _MAX_FACTOR_EFFORT: Final = 4
+_MAX_FACTOR: Final = 1 << 16
+"""A pool of all results of any request."""
 _SHARED: Final = ("shared_nprobe", REACH_DROP)
 _faiss: Any = faiss  # its type hints are incomplete
 
@@ -168,4 +171,42 @@ _IVF: Final = IndexKind(
     ),
 )
 
-KINDS: Final[Mapping[str, IndexKind]] = MappingProxyType({kind.name: kind for kind in (_FLAT, _HNSW, _IVF)})
+
+def _collection_parameters(name: str) -> Callable[[int | float], CollectionParameters]:
+    return lambda value: CollectionParameters(values={name: value})
+
+
+def _whole_pool(parameters: Mapping[str, int | float]) -> SearchPlan:
+    """Return the plan of an exact index whose scores are made equal to those of a flat index here."""
+    _no_parameters(parameters)
+    return SearchPlan(
+        parameters=CollectionParameters(), types=frozenset(), k_factor=1, pool_factor=_MAX_FACTOR
+    )
+
+
+# Collections in Milvus have no file, so no signature.
+_MILVUS_FLAT: Final = replace(
+    _FLAT,
+    name="milvus-flat",
+    signatures=frozenset(),
+    faiss_types=frozenset(),
+    search_parameters=_whole_pool,
+)
+_MILVUS_HNSW: Final = replace(
+    _HNSW,
+    name="milvus-hnsw",
+    signatures=frozenset(),
+    faiss_types=frozenset(),
+    search_parameters=_one_parameter("ef_search", frozenset(), _collection_parameters("ef_search")),
+)
+_MILVUS_IVF: Final = replace(
+    _IVF,
+    name="milvus-ivf",
+    signatures=frozenset(),
+    faiss_types=frozenset(),
+    search_parameters=_one_parameter("nprobe", frozenset(), _collection_parameters("nprobe")),
+)
+
+KINDS: Final[Mapping[str, IndexKind]] = MappingProxyType(
+    {kind.name: kind for kind in (_FLAT, _HNSW, _IVF, _MILVUS_FLAT, _MILVUS_HNSW, _MILVUS_IVF)}
+)

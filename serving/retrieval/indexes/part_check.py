@@ -22,13 +22,14 @@ def check_parts(index: Any, plan: SearchPlan | None) -> None:
     """Reject an index with a part that is not allowed, or of a class that the plan is not for.
 
     Args:
-        index: A loaded FAISS index, its own class checked.
-        plan: How the index is searched; None for a flat index, which has no parts.
+        index: A loaded index, its own class checked.
+        plan: How the index is searched; None for a flat index, which has no parts. Nor has one on another
+            machine.
 
     Raises:
         BundleMismatchError: names the part, its class and the allowed classes.
     """
-    if plan is None:
+    if plan is None or not plan.types:
         return
     _check("class", index, plan.types, index.ntotal)
     if isinstance(index, faiss.IndexIVF):

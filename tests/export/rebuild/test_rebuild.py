@@ -294,9 +294,9 @@ def test_the_gates_hold_one_index_at_a_time(shop: Shop, monkeypatch: pytest.Monk
     opened: list[weakref.ref[Any]] = []
     real = BuiltIndex.open
 
-    def opening(path: Path, info: IndexInfo) -> BuiltIndex:
+    def opening(path: Path, info: IndexInfo, shape: tuple[int, ...]) -> BuiltIndex:
         assert not any(index() for index in opened)
-        built = real(path, info)
+        built = real(path, info, shape)
         opened.append(weakref.ref(built.index))
         return built
 

@@ -29,6 +29,7 @@ EXPECTED = {
     "UnauthenticatedError": StatusCode.UNAUTHENTICATED,
     "LiveItemsError": StatusCode.UNAVAILABLE,
     "HistoryStoreError": StatusCode.UNAVAILABLE,
+    "IndexUnavailableError": StatusCode.UNAVAILABLE,
     "PermissionDeniedError": StatusCode.PERMISSION_DENIED,
     "UnreadRepliesError": StatusCode.RESOURCE_EXHAUSTED,
     "RateError": StatusCode.RESOURCE_EXHAUSTED,

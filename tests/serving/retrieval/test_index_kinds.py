@@ -57,7 +57,7 @@ def assert_true_scores(
 
 
 def test_the_allow_list_is_this() -> None:
-    assert set(KINDS) == {"flat", "hnsw", "ivf"}
+    assert set(KINDS) == {"flat", "hnsw", "ivf", "milvus-flat", "milvus-hnsw", "milvus-ivf"}
 
 
 @pytest.fixture(scope="module")

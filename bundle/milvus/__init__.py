@@ -1,0 +1,1 @@
+"""Indexes in Milvus: a version's index as a collection on another machine."""
