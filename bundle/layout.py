@@ -31,9 +31,6 @@ STAGING_PREFIX = ".staging-"
 BUILDING_PREFIX = ".building-"
 """In the bundle directory: finished stages of a running or an interrupted build."""
 
-MIRROR_LOCK = ".mirror.lock"
-"""In the bundle directory: the lock of the process that mirrors one from object storage."""
-
 COLLECTION_PREFIX = ".collection-"
 """In the bundle directory: records of collections in Milvus that belong to no version, or not yet to one; see
 `milvus/collections.py`."""

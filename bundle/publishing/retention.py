@@ -3,8 +3,8 @@
 Only versions older than the live one are removed: a newer one may be about to go live, or may be the one that
 was rolled back. A version that a server still serves stays as well. A version first loses its name, by one
 rename, and then its files: if pruning is killed at any instant, every named version is complete, and the next
-pruning removes the rest. Collections in Milvus are dropped with their versions, but not by a mirror: they
-belong to the directory that was pushed.
+pruning removes the rest. Collections in Milvus are dropped with their versions. A mirror is not pruned here:
+its collections belong to the directory that was pushed.
 """
 
 import secrets
@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from re4.bundle.layout import BUILDING_PREFIX, MIRROR_LOCK
+from re4.bundle.layout import BUILDING_PREFIX
 from re4.bundle.milvus.collections import drop_orphans, record_for_dropping
 from re4.bundle.publishing.current import live_version
 from re4.bundle.publishing.directory_lock import change_lock
@@ -64,10 +64,8 @@ def prune(bundles: Path, *, num_kept: int) -> list[str]:
             for name in names:
                 # With the random part, a version of the same name can be put back meanwhile.
                 (bundles / name).rename(bundles / f"{PRUNED_PREFIX}{secrets.token_hex(4)}-{name}")
-            is_mirror = (bundles / MIRROR_LOCK).exists()
             for left in bundles.glob(f"{PRUNED_PREFIX}*"):
-                if not is_mirror:
-                    _record_collection(bundles, left)
+                _record_collection(bundles, left)
                 shutil.rmtree(left)
             for left in bundles.glob(f"{BUILDING_PREFIX}*"):
                 remove_unlocked(left)

@@ -47,6 +47,7 @@ from re4.common.files import replacing, sync
 _log = logging.getLogger(__name__)
 
 _STAGING_PREFIX: Final = ".mirror-"
+_LOCK: Final = ".mirror.lock"
 _PREVIOUS: Final = ".mirror.previous"
 _LIVE_COPY: Final = ".mirror.LIVE"
 _SPARE_BYTES: Final = 64 << 20
@@ -179,7 +180,7 @@ class Mirror:
         while True:
             try:
                 self._bundles.mkdir(parents=True, exist_ok=True)
-                lock = lock_file(self._bundles / MIRROR_LOCK, flags=os.O_RDWR | os.O_CREAT)
+                lock = lock_file(self._bundles / _LOCK, flags=os.O_RDWR | os.O_CREAT)
                 break
             except BlockingIOError:
                 if monotonic() >= until:
@@ -262,7 +263,7 @@ class Mirror:
     def _local_files(self) -> dict[str, Path]:
         """Return the files of all complete versions here and in the directories beside by their checksums."""
         found = {}
-        for directory in (lock.parent for lock in self._bundles.parent.glob(f"*/{MIRROR_LOCK}")):
+        for directory in (lock.parent for lock in self._bundles.parent.glob(f"*/{_LOCK}")):
             for name in version_names(directory):
                 for entry in _files_of(directory / name) or ():
                     found[entry.sha256] = directory / name / entry.name

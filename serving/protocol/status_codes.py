@@ -58,6 +58,7 @@ STATUS_CODES: Final[Mapping[type[Re4Error], StatusCode]] = MappingProxyType(
         TooLateError: StatusCode.DEADLINE_EXCEEDED,
         NotReadyError: StatusCode.UNAVAILABLE,
         HistoryStoreError: StatusCode.UNAVAILABLE,
+        IndexUnavailableError: StatusCode.UNAVAILABLE,
         BundleReadOnlyError: StatusCode.FAILED_PRECONDITION,
         LiveItemsError: StatusCode.UNAVAILABLE,
     }
