@@ -128,7 +128,8 @@ class Hour:
         kept = {
             name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_", "LANG"))
         }
-        path = os.pathsep.join([str(self.bin), "/usr/local/bin", "/usr/bin", "/bin"])
+        python = str(Path(sys.executable).parent)
+        path = os.pathsep.join([str(self.bin), python, "/usr/local/bin", "/usr/bin", "/bin"])
         home = {"HOME": str(self.work), "TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "120"}
         return {**kept, **home, "PATH": path, "OMP_NUM_THREADS": "1"}
 
@@ -311,7 +312,7 @@ def go(hour: Hour) -> None:
     hour.run("re4 rebuild --run runs --catalogue catalogue.csv --bundles bundles --no-go-live", lines=24)
     hour.run("re4 versions bundles")
     hour.run("re4 canary bundles $(ls bundles | grep ^20 | tail -1) --share 30%")
-    hour.run(f"re4 info {at}", until="canary", lines=30)
+    hour.run(f"re4 info {at} | grep -E ' version|canary|recall'", until="canary_share")
     (hour.work / "calls.py").write_text(CALLS)
     hour.run(f"python calls.py 127.0.0.1:{port}")
     hour.run(f"re4 canary bundles --metrics http://127.0.0.1:{metrics}/metrics")
@@ -356,12 +357,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     hour.say(
         "From the raw files of a shop to candidates, three days long, by an installed wheel in a folder of "
         "its own. `make first-hour` runs these commands and writes this page. Long outputs are cut in the "
-        "middle, and empty lines are left out."
+        "middle, and empty lines are left out. The times are those of the machine that wrote it."
     )
     if chosen.wheel is not None:
         shutil.copy(chosen.wheel, work)
         shutil.copy(Path(__file__).parents[1] / "constraints.txt", work)
-        hour.run(f"{sys.executable} -m venv environment")
+        hour.run(f"{Path(sys.executable).name} -m venv environment")
         hour.run(f"pip install --quiet --constraint constraints.txt '{chosen.wheel.name}[cpu,http,inspect]'")
     hour.run("re4 --version; python --version; ls")
     try:
