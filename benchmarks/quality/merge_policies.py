@@ -1,6 +1,6 @@
 """Merge policies compared: recall, and how interests share the list, on test users of a run.
 
-    python -m re4.benchmarks.quality.merge_policies RUN …
+    python -m re4.benchmarks.quality.merge_policies RUN … [--against RUN]
 
 Each interest's own list comes from exact search, so that the merges are those of a server with an exact
 index. Runs of one setting with other seeds are averaged by user.
@@ -87,20 +87,26 @@ def _add(
 
 def main(
     runs: Annotated[list[Path], typer.Argument(help="Runs of one setting, of different seeds.")],
+    against: Annotated[
+        Path | None, typer.Option(help="Run to compare with, by max-score; default: those given.")
+    ] = None,
     split: Annotated[Literal["valid", "test"], typer.Option(help="Which held-out users.")] = "test",
     max_users: Annotated[int, typer.Option(help="Users at most, spread evenly.", min=2)] = 5_000,
 ) -> None:
     """Print the figures of each merge policy, with differences from max-score paired by user."""
     opened = [Run.open(path) for path in runs]
     dataset = opened[0].open_dataset()
+
+    def compared(run: Run) -> dict[str, PolicyFigures]:
+        run.check_dataset(dataset)
+        return compare_policies(
+            run.load_model(), dataset.split(split), exclude_history=exclude_history, max_users=max_users
+        )
+
     for exclude_history in (False, True):
-        of_runs = [
-            compare_policies(
-                run.load_model(), dataset.split(split), exclude_history=exclude_history, max_users=max_users
-            )
-            for run in opened
-        ]
-        base = [_means(of_runs, "max-score", name) for name in ("recall_U", "ndcg_U")]
+        of_runs = [compared(run) for run in opened]
+        bases = of_runs if against is None else [compared(Run.open(against))]
+        base = [_means(bases, "max-score", name) for name in ("recall_U", "ndcg_U")]
         rows = []
         for policy in POLICIES:
             cells = [policy]

@@ -106,6 +106,7 @@ def _choose_compiled(
     """Return the same as `_choose`, by compiled code."""
     scores_KS = np.ascontiguousarray(results.scores_KS, np.float32)
     rows_KS = np.ascontiguousarray(results.rows_KS, np.int64)
+    excluded_rows = np.ascontiguousarray(excluded_rows, np.int64)
     places_M = np.empty(num_candidates, np.int64)
     number = library.soft_quota(
         *rows_KS.shape,
