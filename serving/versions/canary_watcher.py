@@ -46,6 +46,8 @@ class CanaryWatcher:
         self._on_change = on_change
         self._poll_interval_s = poll_interval_s
         self.canary: Canary | None = None
+        self._live = ""
+        """The version that `CURRENT` named last."""
         self.failure = ""
         """Why the canary of the file is not used; empty where it is, or where there is none."""
         self.poller = FilePoller(self._mark, on_failure=_log_failure)
@@ -67,7 +69,9 @@ class CanaryWatcher:
 
     def _named(self) -> Canary | None:
         canary = read_canary(self._bundles)
-        return None if canary is None or canary.version == read_current(self._bundles) else canary
+        with suppress(BundleError):  # a `CURRENT` that cannot be read leaves the live version as it is
+            self._live = read_current(self._bundles)
+        return None if canary is None or canary.version == self._live else canary
 
     async def _checked(self) -> Canary | None:
         """Return the canary of the file once its version is checked; a change of the file cancels this."""

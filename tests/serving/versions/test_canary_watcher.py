@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from small_bundles import SmallVersion
 
+from re4.bundle.layout import CURRENT
 from re4.bundle.publishing.canary import Canary, end_canary, start_canary
 from re4.common.errors import BundleDamagedError
 from re4.serving.versions.canary_watcher import CanaryWatcher
@@ -57,6 +58,18 @@ def test_the_end_of_a_canary_does_not_wait_for_the_check_of_the_next_one(
 
     asyncio.run(main())
     assert changes == [Canary(version=names[0], share=1.0), None]
+
+
+def test_a_current_that_cannot_be_read_ends_no_canary(names: list[str], tmp_path: Path) -> None:
+    async def check(_: Path) -> None:
+        pass
+
+    watcher = CanaryWatcher(tmp_path, check, lambda: None)
+    start_canary(tmp_path, Canary(version=names[0], share=1.0))
+    asyncio.run(watcher.poll())
+    (tmp_path / CURRENT).write_bytes(b"\xff\xfe")
+    asyncio.run(watcher.poll())
+    assert watcher.canary == Canary(version=names[0], share=1.0)
 
 
 def test_a_refused_canary_ends_the_one_before_and_a_passing_error_does_not(
