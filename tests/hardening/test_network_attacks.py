@@ -189,7 +189,7 @@ FULL_JSON = json_format.MessageToJson(pb.BatchRetrieveRequest.FromString(full_ba
 
 def unread_replies(attack: Attack) -> None:
     """The flow control is kept: the server may send nothing. Each reply is made before the next call."""
-    for _ in range(4):
+    for _ in range(2):
         connection = attack.connect(NO_WINDOW)
         for _number in range(2 * attack.scale):
             connection.send(connection.begin("BatchRetrieve", BEARER), full_batch())
@@ -262,7 +262,7 @@ def http_deep_bodies(attack: Attack) -> None:
 
 def http_unread_replies(attack: Attack) -> None:
     """Each reply is made before the next call."""
-    for _ in range(4 * attack.scale):
+    for _ in range(2 * attack.scale):
         connection = attack.http(b"Content-Length: %d\r\n\r\n" % len(FULL_JSON) + FULL_JSON)
         assert connection.recv(12) in (b"HTTP/1.1 200", b"HTTP/1.1 429")
 
