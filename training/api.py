@@ -40,6 +40,8 @@ def train(
 ) -> "TrainResult":
     """Train a model on a prepared data set and leave a run at `out`, as `re4 train` does.
 
+    Under torchrun, the processes share the training, and each returns its result.
+
     Args:
         data: A prepared data set, or its folder.
         out: The new run's folder; it must not hold anything yet.

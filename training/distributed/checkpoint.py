@@ -16,6 +16,7 @@ from typing import Any, Final
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -26,9 +27,8 @@ from torch.distributed.tensor import DTensor, Shard
 from re4.common.errors import RunError
 from re4.common.files import write_json
 from re4.training.distributed.collectives import on_first_rank
-from re4.training.trainer.checkpoint import CheckpointFacts, facts_from_json
+from re4.training.trainer.checkpoint import CHECKPOINTS, CheckpointFacts, facts_from_json
 
-CHECKPOINTS: Final = "checkpoints"
 _FACTS: Final = "facts.json"
 _COMPLETE: Final = ".metadata"
 _BY_ROW: Final = ("item_embedding.weight", "items.squares")
@@ -63,6 +63,9 @@ def save_shards(run: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, An
         tensors: The state of this rank by name.
         facts: The metadata; those of rank 0 are written.
         num_items: Rows of the whole item table.
+
+    Raises:
+        OSError: it cannot be written; the earlier ones are unchanged.
     """
 
     def begin() -> Path:
@@ -74,7 +77,10 @@ def save_shards(run: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, An
         return folder
 
     folder = on_first_rank(begin)
-    save(_global(tensors, num_items), checkpoint_id=folder)
+    try:
+        save(_global(tensors, num_items), checkpoint_id=folder)
+    except CheckpointException as error:
+        raise OSError(f"{folder} cannot be written: {_first_failure(error)}") from error
 
     def remove_earlier() -> None:
         for path in (run / CHECKPOINTS).iterdir():
@@ -104,9 +110,16 @@ def load_shards(folder: Path, tensors: Mapping[str, Tensor], num_items: int) -> 
             assert isinstance(entry, TensorStorageMetadata)
             state[name] = shards.get(name, torch.empty(entry.size, dtype=entry.properties.dtype))
         load(state, checkpoint_id=folder)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise RunError(f"{folder} is damaged: {error}. Train again, to another --out.") from error
+    except (CheckpointException, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        reason = _first_failure(error) if isinstance(error, CheckpointException) else error
+        raise RunError(f"{folder} is damaged: {reason}. Train again, to another --out.") from error
     return {name: mine.get(name, value) for name, value in state.items()}
+
+
+def _first_failure(error: CheckpointException) -> str:
+    """Return the error of the first rank that has one, in one line."""
+    rank, (failure, _) = min(error.failures.items())
+    return f"rank {rank}: {' '.join(str(failure).split())}"
 
 
 def remove_incomplete(run: Path) -> None:

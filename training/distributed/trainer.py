@@ -20,7 +20,6 @@ from re4.common.errors import RunError, UsageError
 from re4.training.config import AUTO, TrainConfig
 from re4.training.data.dataset import Dataset
 from re4.training.distributed.checkpoint import (
-    CHECKPOINTS,
     load_shards,
     newest_checkpoint,
     read_sharded_facts,
@@ -40,6 +39,7 @@ from re4.training.run.mlflow_tracking import check_mlflow, dataset_tags, start_t
 from re4.training.run.run import CONFIG, Run, lock_run, new_run_folder, open_trained_on, write_metrics
 from re4.training.trainer.checkpoint import (
     CHECKPOINT,
+    CHECKPOINTS,
     CheckpointFacts,
     Progress,
     check_unchanged,
@@ -280,7 +280,7 @@ class ShardedTrainer(Trainer):
 
     def has_checkpoint(self) -> bool:
         """Return whether there is a complete checkpoint."""
-        return on_first_rank(lambda: newest_checkpoint(self._out) is not None)
+        return newest_checkpoint(self._out) is not None
 
     def restore(self) -> None:
         """Continue from the newest checkpoint."""

@@ -22,6 +22,8 @@ from re4.training.trainer.optimiser import Optimiser
 from re4.training.trainer.weight_averaging import WeightAverage
 
 CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINTS = "checkpoints"
+"""The folder of a training on several ranks (`training/distributed/checkpoint.py`)."""
 
 
 @dataclass(kw_only=True)
@@ -109,6 +111,11 @@ def read_facts(run: Path) -> CheckpointFacts:
         RunError: where there is none, or it is damaged.
     """
     path = run / CHECKPOINT
+    if (run / CHECKPOINTS).exists():
+        raise RunError(
+            f"{run} was begun under torchrun, with another optimiser. Go on with: "
+            f"torchrun --nproc-per-node 1 --no-python re4 resume {run}"
+        )
     if not path.exists():
         raise RunError(
             f"{run} holds no unfinished training ({CHECKPOINT} is missing): it is finished, or never began. "

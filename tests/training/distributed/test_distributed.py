@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from re4.common.errors import RunError
 from re4.common.extras import missing_package
 from re4.training import api
 from re4.training.config import TrainConfig
@@ -135,6 +136,14 @@ def test_one_and_two_ranks_have_the_same_curve(ranks):
 def test_stopped_on_two_ranks_and_resumed_on_one(ranks):
     assert_same_curve(ranks / "stopped", ranks / "one-exact", loss=2e-4, recall=0.01)
     assert not (ranks / "stopped" / "checkpoints").exists()
+
+
+@needs_torchrec
+def test_a_damaged_checkpoint_is_refused_and_needs_torchrun(ranks):
+    folder = ranks / "damaged/checkpoints/000004"
+    assert (ranks / "damaged.txt").read_text().startswith(f"{folder} is damaged: rank 0: ")
+    with pytest.raises(RunError, match="torchrun --nproc-per-node 1"):
+        api.resume(ranks / "damaged")
 
 
 @needs_torchrec

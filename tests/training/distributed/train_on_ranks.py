@@ -8,6 +8,7 @@ is a training of one rank by itself: rank 0 repeats the training, and rank 1 res
 
 import json
 import os
+import shutil
 import socket
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from re4.common.errors import UsageError
+from re4.common.errors import RunError, UsageError
 from re4.training import api
 from re4.training.config import TrainConfig
 from re4.training.data.dataset import Dataset
@@ -128,7 +129,14 @@ def main():
     if rank == 0:
         api.train(data, folder / "one-exact", device="cpu", **exact)
     else:
+        shutil.copytree(folder / "stopped/checkpoints", folder / "damaged/checkpoints")
         api.resume(folder / "stopped", device="cpu")
+        for file in (folder / "damaged").glob("checkpoints/*/*.distcp"):
+            file.write_bytes(file.read_bytes()[:1000])
+        try:
+            api.resume(folder / "damaged", device="cpu")
+        except RunError as error:
+            (folder / "damaged.txt").write_text(str(error))
 
 
 main()
