@@ -272,7 +272,7 @@ def report(
     if held_out.num_users < len(user_ids):
         user_ids = user_ids.filter(pl.Series(unseen_users(earlier, dataset, split).is_unseen_U))
     figures = gather_figures(opened, dataset, held_out, user_ids.to_list(), exclude_history=exclude_history)
-    title = f"{run} · {split} users"
+    title = f"{run} · {'validation' if split == 'valid' else split} users"
     return write_page(
         opened.path / "report" if out is None else Path(out),
         figures,

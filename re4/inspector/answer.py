@@ -307,13 +307,21 @@ def _candidates(found: Candidates, shelf: Shelf) -> list[Candidate]:
     ]
 
 
+_MIN_REASON: Final = 0.005
+"""Least attention of a further reason: less would be 0 % in words."""
+
+
 def _because(found: Candidates, shelf: Shelf) -> list[str]:
     """Return the reasons of each interest in words; empty where there are none."""
     if found.reasons is None:
         return []
     shelf.fetch([id_ for ids in found.reasons.item_ids for id_ in ids], return_vectors=True)
     return [
-        ", ".join(f"{shelf.item(id_).title} ({weight:.0%})" for id_, weight in zip(ids, weights, strict=True))
+        ", ".join(
+            f"{shelf.item(id_).title} ({weight:.0%})"
+            for place, (id_, weight) in enumerate(zip(ids, weights, strict=True))
+            if not place or weight >= _MIN_REASON
+        )
         for ids, weights in zip(found.reasons.item_ids, found.reasons.weights.tolist(), strict=True)
     ]
 

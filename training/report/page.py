@@ -12,6 +12,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from re4.common.files import replacing
 from re4.training.report import sentences
@@ -142,6 +143,7 @@ PICTURES: Mapping[str, Callable[[ReportFigures], Figure]] = {
 
 def _mark_best(axis: Axes, figures: ReportFigures) -> None:
     axis.axvline(figures.best_epoch, color="grey", linestyle=":", linewidth=1)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _draw_shares(axis: Axes, title: str, shares: list[Share]) -> None:
