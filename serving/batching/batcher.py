@@ -185,6 +185,8 @@ class Batcher(Generic[RequestT, ResultT]):
         self._followed: _RunningBatch | None = None
         """The last batch, where requests waited at its end. It counts until the next one starts: to send its
         replies and to read and reject calls takes time too, for which the others wait."""
+        self._unread_ms = 0.0
+        """How long the last batch kept the event loop from reading, where calls are handed over together."""
 
     async def wait_for_worker_thread(self) -> None:
         """Return when the worker thread has finished its present batch; at once where it is idle."""
@@ -229,8 +231,12 @@ class Batcher(Generic[RequestT, ResultT]):
         return ShedError(wait_ms=wait_ms, max_wait_ms=self._max_wait_ms)
 
     def wait_ms(self, group: BatchGroup) -> float:
-        """Return how long a request of this group would wait now, by the latency estimate."""
-        return self._running_ms(self._clock_ns()) + self._queue.wait_ms(group)
+        """Return how long a request of this group would wait now, by the latency estimate.
+
+        Where others wait too, it may have waited unread while the last batch ran in the event loop.
+        """
+        wait_ms = self._running_ms(self._clock_ns()) + self._queue.wait_ms(group)
+        return wait_ms + self._unread_ms if wait_ms else 0.0
 
     async def submit(
         self, request: RequestT, *, time_left_s: float | None = None, admitted: BatchGroup | None = None
@@ -383,8 +389,12 @@ class Batcher(Generic[RequestT, ResultT]):
         requests = [entry.request for entry in batch]
         loop = asyncio.get_running_loop()
         if self._is_short(batch[0].group, len(batch)):
-            self._finish(batch, started_ns, self._outcomes(requests))
+            outcomes = self._outcomes(requests)
+            if not self._waits_for_quiet:
+                self._unread_ms = (self._clock_ns() - started_ns) / 1e6
+            self._finish(batch, started_ns, outcomes)
         else:
+            self._unread_ms = 0.0
             deadline_ns = max(entry.deadline_ns for entry in batch) if batch[0].group.is_remote else None
             running = loop.run_in_executor(self._worker_thread, self._outcomes, requests, deadline_ns)
             running.add_done_callback(lambda done: self._finish(batch, started_ns, done.result()))

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.transports("native", "grpcio")
 
 MAX_BATCH = 4
 MAX_WAIT_MS = 100.0
+GROUP = BatchGroup(version=0, relative_cost=1)
 
 
 class Overloaded:
@@ -255,3 +256,35 @@ def test_batches_of_another_kind_are_short_however_many_wait() -> None:
     assert [len(queue.take()) for _ in groups] == [64, 2, 64, 1]
     # The 36 usual ones left go at once, and in between one batch of each of the others.
     assert queue.wait_ms(groups[0]) == 36 * 1.0 + 2 * 2.0 + 1 * 40.0
+
+
+def test_a_call_that_the_last_batch_kept_unread_has_waited_for_it() -> None:
+    now_ms = 0.0
+
+    def run(queries: object) -> object:
+        nonlocal now_ms
+        now_ms += 10.0
+        return queries
+
+    async def main() -> None:
+        batcher: Batcher[str, str] = Batcher(
+            run,  # type: ignore[arg-type]
+            max_batch_size=1,
+            max_wait_ms=MAX_WAIT_MS,
+            max_block_ms=50.0,
+            waits_for_quiet=False,
+            group_of=lambda _: GROUP,
+            on_thread_start=lambda: None,
+            clock_ns=lambda: int(now_ms * 1e6),
+        )
+        await batcher.submit("the first one runs in the worker thread")
+        await batcher.submit("from now on, batches run in the event loop", admitted=GROUP)
+        assert batcher.wait_ms(GROUP) == 0
+        queued = batcher.enqueue(["a", "b"], is_admitted=True)
+        assert batcher.wait_ms(GROUP) == pytest.approx(30.0)
+        assert batcher.num_admitted(GROUP) == 8
+        await asyncio.gather(*queued)
+        assert batcher.wait_ms(GROUP) == 0
+        batcher.close()
+
+    asyncio.run(main())
