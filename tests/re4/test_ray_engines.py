@@ -4,7 +4,7 @@ import json
 import os
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -24,7 +24,10 @@ from re4.common.errors import Re4Error
 from re4.common.ray_cluster import Engine, RayCluster
 from re4.serving.histories.settings import HistorySettings
 from re4.training.data.distributed import engine as engines
+from re4.training.data.distributed.chunks import Chunk, LogFormat
+from re4.training.data.distributed.reading import Exchange, exchange_chunk
 from re4.training.data.distributed.survey import Sizes
+from re4.training.data.events import Columns
 from re4.training.data.tables.tombstones import FORGOTTEN
 
 TIME = 1_700_000_000
@@ -143,7 +146,9 @@ def _damaged(folder: Path) -> Path:
 
 
 LOGS = {
-    "parquet of texts": Log(lambda folder: write_parts(folder, texts(rows(1))), {}),
+    "texts, most items are dropped": Log(
+        lambda folder: write_parts(folder, texts(rows(1, 3_000, 150, 900))), {"min_events": 8}
+    ),
     "integers, few users": Log(
         lambda folder: write_parts(folder, rows(2, 300, 40, 30)), {"min_events": 2, "seed": 5}
     ),
@@ -165,9 +170,6 @@ LOGS = {
             ),
         ),
         {"drop_invalid": True, "split": "time"},
-    ),
-    "most items are dropped": Log(
-        lambda folder: write_parts(folder, rows(8, 3_000, 150, 900)), {"min_events": 8}
     ),
 }
 
@@ -287,6 +289,32 @@ def test_options_that_the_engine_does_not_take(tmp_path: Path, monkeypatch: pyte
         prepare_data(table, tmp_path / "data", engine="ray")
 
 
+def test_a_node_with_other_versions_is_refused(tmp_path: Path) -> None:
+    table = rows(1)
+    table.write_parquet(tmp_path / "log.parquet")
+    log = LogFormat(
+        suffix=".parquet",
+        schema=table.schema,
+        untyped=False,
+        columns=Columns(),
+        event_types=(),
+        is_damaged=False,
+    )
+    exchange = Exchange(
+        kinds={"user": "int", "item": "int"},
+        time_form=pl.Int64(),
+        units_per_second=1.0,
+        votes=None,
+        tombstones={},
+        num_user_partitions=2,
+        num_item_partitions=1,
+    )
+    chunk = Chunk(tmp_path / "log.parquet")
+    assert len(exchange_chunk(log, exchange, chunk)) == 4
+    with pytest.raises(Re4Error, match=r"has other versions: re4 .*, and not re4 0, polars 1, or hashes"):
+        exchange_chunk(log, replace(exchange, probe=["re4 0, polars 1", *exchange.probe[1:]]), chunk)
+
+
 def test_a_data_frame_is_refused(cluster: Any, tmp_path: Path) -> None:
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
     with pytest.raises(UsageError, match="write the data frame as parquet"):
@@ -306,7 +334,7 @@ def population(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bulk(population: Path, out: Path, **fields: Any) -> dict[str, bytes]:
     """Run a job; return its files, without the times of its runs."""
     usual: dict[str, Any] = {"users": ParquetUsers(population / "users.parquet"), "histories": None}
-    usual |= {"num_candidates": 12, "options": {}, "part_users": 3, "num_processes": 2}
+    usual |= {"num_candidates": 12, "options": {}, "part_users": 5, "num_processes": 1}
     run_bulk(BulkJob(bundles=population / "bundles", out=out, **(usual | fields)))
     files = files_of(out)
     manifest = json.loads(files["manifest.json"])

@@ -3,6 +3,7 @@
 Legend: E events, U users, N items.
 """
 
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from re4 import __version__
 from re4.common.errors import Re4Error
 from re4.training.data.distributed.chunks import Chunk, LogFormat, chunk_lines, counted
 from re4.training.data.events import IdSurvey, count_types, with_kinds
@@ -126,8 +128,8 @@ class Exchange:
     hash_seed: int = 0
     key_bits: int = 64
     """Of the key of a text; fewer bits are for tests."""
-    probe: list[int] = field(default_factory=lambda: _probe())
-    """Hashes of some texts: every node must find the same ones."""
+    probe: list[str] = field(default_factory=lambda: _probe())
+    """Versions and hashes of some texts: every node must find the same ones."""
 
 
 class UserSlice(NamedTuple):
@@ -165,7 +167,10 @@ class ReadCounts(NamedTuple):
 def exchange_chunk(log: LogFormat, exchange: Exchange, chunk: Chunk) -> tuple[Any, ...]:
     """Return the facts of reading a chunk, a `UserSlice` for each partition, an `ItemSlice` for each one."""
     if exchange.probe != _probe():
-        raise Re4Error("two nodes of the Ray cluster hash texts differently: install the same polars on each")
+        raise Re4Error(
+            f"the node {socket.gethostname()} of the Ray cluster has other versions: {_probe()[0]}, and not "
+            f"{exchange.probe[0]}, or hashes texts differently; install the same ones on every node"
+        )
     with chunk_lines(log, chunk) as (lines, _), reading(chunk.part):
         lines = counted(log, lines)
         found = _valid(log, chunk, lines, 1, exchange.votes)
@@ -254,6 +259,5 @@ def _first_places(codes_E: npt.NDArray[np.uint32], number: int) -> npt.NDArray[n
     return first
 
 
-def _probe() -> list[int]:
-    hashes: list[int] = pl.Series(_PROBE).hash(0).to_list()
-    return hashes
+def _probe() -> list[str]:
+    return [f"re4 {__version__}, polars {pl.__version__}", *map(str, pl.Series(_PROBE).hash(0))]
