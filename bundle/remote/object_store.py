@@ -29,7 +29,7 @@ class StoredObject(NamedTuple):
 
     content: bytes
     e_tag: str | None
-    generation: str | None
+    generation: str | None = None
     """Google Cloud Storage compares this instead of the tag."""
 
     @property

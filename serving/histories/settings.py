@@ -5,6 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from re4.bundle.remote.address import local_directory
 from re4.common.errors import UsageError
 from re4.serving.histories.store import Bounds, HistoryStore
 from re4.serving.histories.user_record import MAX_EVENTS
@@ -129,7 +130,10 @@ def open_store(settings: HistorySettings, bundles: Path | None) -> HistoryStore 
 
 
 def _beside(bundles: Path | None, suffix: str) -> Path | None:
-    return None if bundles is None else bundles.absolute().with_name(bundles.absolute().name + suffix)
+    if bundles is None:
+        return None
+    folder = local_directory(str(bundles), None).absolute()
+    return folder.with_name(folder.name + suffix)
 
 
 def _password(file: Path | None) -> str | None:

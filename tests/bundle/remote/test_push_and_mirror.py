@@ -28,7 +28,7 @@ from re4.bundle.publishing.version_lease import VersionLease
 from re4.bundle.publishing.versions import version_names
 from re4.bundle.remote.mirror import Mirror
 from re4.bundle.remote.object_store import ObjectStore
-from re4.bundle.remote.push import push, stored_versions
+from re4.bundle.remote.push import follow_and_push, push, stored_versions
 from re4.bundle.remote.working_copy import bundle_directory
 from re4.bundle.verify import read_manifest, verify_version
 from re4.cli import build_app
@@ -332,6 +332,32 @@ def test_a_mirror_keeps_to_its_bytes_and_keeps_what_may_be_needed(url: str, tmp_
     roll_back(source, names[0])
     push(source, store)
     assert mirror.update() == names[0]
+
+
+def test_a_followed_directory_is_pushed_when_it_changes(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, copy, store = tmp_path / "source", tmp_path / "copy", ObjectStore(url)
+    SmallVersion().publish(source)
+    mirror, sequences = Mirror(store, copy), []
+
+    def between(_: float) -> None:
+        mirror.update()
+        sequences.append(LiveItemsReader(copy).read().sequence)
+        if len(sequences) == 4:
+            raise KeyboardInterrupt
+        if len(sequences) < 3:
+            append_changes(source, [Upsert(f"new-{len(sequences)}")])
+
+    monkeypatch.setattr("re4.bundle.remote.push.sleep", between)
+    num_pushes = []
+    monkeypatch.setattr(
+        "re4.bundle.remote.push.push", lambda *words, **options: num_pushes.append(push(*words, **options))
+    )
+    with pytest.raises(KeyboardInterrupt):
+        follow_and_push(source, store, 1.0)
+    assert sequences == [0, 1, 2, 2]
+    assert len(num_pushes) == 3
 
 
 def test_a_directory_that_follows_is_changed_by_its_mirror_alone(url: str, tmp_path: Path) -> None:
