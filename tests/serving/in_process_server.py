@@ -25,6 +25,8 @@ REQUEST = pb.RetrieveRequest(history=pb.ItemIds(strings=["item-1-é"]), num_cand
 class Held:
     """A pipeline that stays in a batch until the test releases it."""
 
+    index_failure = ""
+
     def __init__(self, pipeline: Any) -> None:
         self._pipeline = pipeline
         self.entered = threading.Event()
