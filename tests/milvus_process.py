@@ -86,7 +86,8 @@ class MilvusProcess:
             "QUERYCOORD_CHECKCHANNELINTERVAL": "50",
             "QUERYCOORD_CHECKSEGMENTINTERVAL": "50",
             "QUERYCOORD_UPDATENEXTTARGETINTERVAL": "1",
-            "COMMON_SESSION_TTL": "5",
+            # A server that was paused for longer ends itself.
+            "COMMON_SESSION_TTL": "60",
             "ETCD_CONFIG_PATH": str(self._folder / "configs/etcd.yaml"),
             "METRICS_PORT": str(self._health_port),
             "MILVUS_RUN_DIR": str(self._folder / "run"),

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from re4.bulk.users import USER_ID, UserRows, to_lists
 from re4.bundle.ids.string_keys import MAX_ID_BYTES
-from re4.common.errors import DataError, Re4Error, RequestError
+from re4.common.errors import DataError, IndexUnavailableError, Re4Error, RequestError
 from re4.serving.api.batch_handler import FoundBatch, find_candidates
 from re4.serving.api.history_calls import with_stored_items
 from re4.serving.api.validation import CheckedRequest, checked_strings
@@ -121,6 +121,7 @@ def answer_part(
     Raises:
         DataError: the ids are not of the catalogue's kind.
         HistoryStoreError: the store cannot be used.
+        IndexUnavailableError: the index is on another machine, which does not answer.
     """
     num_users = len(users.user_ids)
     histories = users.histories
@@ -138,6 +139,9 @@ def answer_part(
             if place not in errors
         ]
         found = find_candidates(valid, fallback, _same) if valid else FoundBatch([], [], [], {})
+        for result in found.results:
+            if isinstance(result, IndexUnavailableError):  # no answer of this user: the job goes on later
+                raise result
         answers = enumerate(zip(found.results, found.merged, found.nums_unknown_history_ids, strict=True))
         for place in places:
             if place in errors:
