@@ -32,6 +32,8 @@ _MIN_MEMORY_BYTES: Final = 512 << 20
 """Enough for the libraries and a small version, also where little is free at the moment."""
 _MAX_CORES: Final = MAX_HASHING_THREADS + 1
 """Busy threads of a check, at most: its limit of CPU time is as many times its time limit."""
+_SEARCH_TIMEOUT_S: Final = 60.0
+"""Longest search of an index on another machine: the first ones there may read their files."""
 _MAX_LOG_BYTES: Final = 1 << 20
 """Most bytes that a check may append to the log, where that is a file. It writes no other file."""
 _ERRORS = {error.__name__: error for error in (BundleError, BundleDamagedError, BundleMismatchError)}
@@ -156,7 +158,7 @@ def load_and_try(path: Path, settings: ServerSettings) -> None:
 
     size = settings.max_batch_size
     check_collection(path, manifest)
-    snapshot = load_snapshot(path, manifest, max_batch_size=size)
+    snapshot = load_snapshot(path, manifest, max_batch_size=size, index_timeout_s=_SEARCH_TIMEOUT_S)
     check_golden(snapshot, GoldenQueries.read(path / GOLDEN), max_batch_size=size)
 
 
