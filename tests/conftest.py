@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(
             "the tests of the Helm chart were left out: helm is not installed (tools/fetch_helm.py)"
         )
-    if not Path("build/torchrec/torchrec").exists():
+    if not (find_spec("torchrec") or Path("build/torchrec/torchrec").exists()):
         terminalreporter.write_line(
             "the tests of training on several ranks were left out: no TorchRec is installed (make torchrec)"
         )

@@ -101,6 +101,11 @@ def number_of(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def hide_progress() -> None:
+    """Draw no progress bars from now on, as in one of several processes that do the same work."""
+    _draws_progress.set(False)
+
+
 def table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, num_text_columns: int = 1
 ) -> None:

@@ -52,7 +52,14 @@ def require(what: str, *modules: str) -> None:
 
 
 def _message(module: str, what: str) -> str:
+    extra = _EXTRAS[module]
+    if extra == "torchrec":
+        return (
+            f"{what} under torchrun needs {module}, which is not installed: pip install "
+            f"'re4-retrieval[torchrec]' with CUDA; on CPUs: pip install 're4-retrieval[torchrec-cpu]', then "
+            "pip install --no-deps 'torchrec==1.8.*'"
+        )
     return (
-        f"{what} needs {module}, which is not installed: pip install 're4-retrieval[{_EXTRAS[module]}]' (all "
+        f"{what} needs {module}, which is not installed: pip install 're4-retrieval[{extra}]' (all "
         "subcommands: 're4-retrieval[cpu]', or 're4-retrieval[gpu]' where an NVIDIA GPU is to be used)"
     )

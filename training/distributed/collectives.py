@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from re4.common.console import hide_progress
 from re4.common.errors import Re4Error
+from re4.training.launch import is_first_rank
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -23,12 +25,18 @@ _TIMEOUT = timedelta(minutes=30)
 _QUIET = ("torchrec", "torch.distributed", "torch.fx")
 
 
+def quieten_other_ranks() -> None:
+    """Let ranks other than 0 log warnings only, and draw no progress bars."""
+    if not is_first_rank():
+        logging.getLogger("re4").setLevel(logging.WARNING)
+        hide_progress()
+
+
 @contextmanager
 def process_group(device: torch.device) -> Iterator[torch.device]:
     """Join the ranks, and yield the device of this one: gloo joins CPUs, NCCL joins GPUs.
 
-    Ranks other than 0 log warnings only. A group that the caller has already made is used, and left as
-    it is.
+    A group that the caller has already made is used, and left as it is.
     """
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -49,8 +57,6 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
     dist.init_process_group(backend, store=store, rank=rank, world_size=num_ranks, timeout=_TIMEOUT)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
-    if rank > 0:
-        logging.getLogger("re4").setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"(torch|torchrec|fbgemm_gpu)\.")

@@ -26,7 +26,7 @@ from re4.training.distributed.checkpoint import (
     remove_incomplete,
     save_shards,
 )
-from re4.training.distributed.collectives import on_first_rank, process_group, sums
+from re4.training.distributed.collectives import on_first_rank, process_group, quieten_other_ranks, sums
 from re4.training.distributed.evaluation import rank_shards
 from re4.training.distributed.item_table import ItemTable
 from re4.training.distributed.model import ShardedModel
@@ -80,6 +80,7 @@ def train(
         Re4Error: as `re4.training.api.train`.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once the state is saved.
     """
+    quieten_other_ranks()
     if config.num_interests == AUTO:
         raise UsageError("--num-interests auto trains twice; under torchrun, give a number.")
     config = resolve_and_log(config, dataset)
@@ -122,6 +123,7 @@ def resume(
         Re4Error: as `re4.training.api.resume`.
         KeyboardInterrupt: as for `train`.
     """
+    quieten_other_ranks()
     with _ranks(device, precision, tensorboard=tensorboard, mlflow=mlflow) as target:
 
         def read() -> CheckpointFacts:
