@@ -97,10 +97,12 @@ def test_a_worker_killed_under_load(tmp_path: Path, name: str, is_long: bool, fi
     num_kills = 10 if is_long else 1
     kills: list[float] = []
     away_s: list[float] = []
+    # On a busy machine, gRPC's core ends calls that no worker accepts for a second.
+    rate_per_s = RATE_PER_S if is_long else RATE_PER_S / 4
     with (
         RunningServer(tmp_path, "--num-processes", "2", "--max-queue-ms", "10000") as server,
         SteadyCallers(
-            server.address, questions(VERSION.ids), rate_per_s=RATE_PER_S, num_callers=16
+            server.address, questions(VERSION.ids), rate_per_s=rate_per_s, num_callers=16
         ) as callers,
     ):
         callers.wait_for_answers(10 if is_long else 2)
