@@ -208,7 +208,7 @@ def test_a_column_named_like_our_own_is_no_trouble(tmp_path: Path) -> None:
         ("e.jsonl", '{"user":1,"item":2,"timestamp":3}\nhello\n', ["line 2: not JSON", "'hello'"]),
         ("e.jsonl", '{"user":1,"item":2,"timestamp":3}\n\n[1]\n', ["line 3: not a JSON object"]),
         ("e.jsonl", '{"user":1,"item":2,"timestamp":' + "9" * 5000 + "}\n", ["line 1: Exceeds the limit"]),
-        ("e.jsonl", '{"user":' + "[" * 5000 + "\n", ["line 1: maximum recursion depth"]),
+        ("e.jsonl", '{"user":' + "[" * 100_000 + "\n", ["line 1: maximum recursion depth"]),
         ("e.jsonl", "{}\n", ["no column 'user'"]),
         ("e.jsonl", '{"user":1.5,"item":2,"timestamp":3}\n', ["'user'", "Float64"]),
         ("e.jsonl", '{"user":[1],"item":2,"timestamp":3}\n', ["'user'", "List"]),
