@@ -14,7 +14,7 @@ from typing import Any
 os.environ.update({"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from milvus_process import MILVUS_SERVER
 
 from re4.benchmarks.gpu_check import has_gpu
@@ -48,8 +48,14 @@ _LONG_FILES = (
 )
 """Run first, so that no process is left with one of them at the end."""
 
-settings.register_profile("short", derandomize=True, deadline=None, max_examples=40)
-settings.register_profile("long", derandomize=True, deadline=None, max_examples=400)
+for _name, _max_examples in (("short", 40), ("long", 400)):
+    settings.register_profile(
+        _name,
+        derandomize=True,
+        deadline=None,
+        max_examples=_max_examples,
+        suppress_health_check=[HealthCheck.too_slow],  # it measures time, and a machine may be busy
+    )
 settings.load_profile("short")
 
 # A suite that a script started in the background ignores Ctrl-C, and so would commands that it interrupts.

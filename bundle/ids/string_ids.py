@@ -6,8 +6,6 @@ detects unknown ids and colliding keys. There are no Python objects per id.
 """
 
 import ctypes
-import logging
-import subprocess
 import sys
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -23,9 +21,7 @@ from re4.bundle.array_files import check_texts, map_text, open_array
 from re4.bundle.ids.string_keys import MAX_ID_BYTES, POSITIONS, WORD_BYTES, key_of, keys_of_words, words_of
 from re4.bundle.layout import ID_KEYS, ID_OFFSETS, ID_ROWS, ID_TEXT
 from re4.common.errors import BundleDamagedError, BundleError
-from re4.common.native_code import is_native_allowed, load_library
-
-_log = logging.getLogger(__name__)
+from re4.common.native_code import is_native_allowed, load_optional_library
 
 _SOURCE: Final = Path(__file__).with_name("string_rows.c")
 
@@ -201,11 +197,8 @@ def _open_compiled() -> ctypes.CDLL | None:
     """Return the compiled look-up; None where there is none. Compiles it where that was never done."""
     if not is_native_allowed() or sys.byteorder != "little":
         return None
-    try:
-        library = load_library(_SOURCE)
-    except (OSError, subprocess.SubprocessError) as error:
-        reason = str(getattr(error, "stderr", None) or error).strip()
-        _log.info(f"{_SOURCE.name} could not be compiled; ids are looked up more slowly: {reason}")
+    library = load_optional_library(_SOURCE, "ids are looked up more slowly")
+    if library is None:
         return None
     address, number = ctypes.c_void_p, ctypes.c_int64
     library.rows_of_texts.argtypes = [

@@ -9,8 +9,6 @@ Legend: B requests, K interests, S results of a search, D embedding, N items, P 
 """
 
 import ctypes
-import logging
-import subprocess
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,10 +17,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.common.native_code import is_native_allowed, load_library
+from re4.common.native_code import is_native_allowed, load_optional_library
 from re4.common.sortable import MAX_SORTABLE, sortable
-
-_log = logging.getLogger(__name__)
 
 _SOURCE: Final = Path(__file__).with_name("best_rescored.c")
 _NOTHING: Final = (1 << 63) - 1
@@ -184,11 +180,8 @@ def _address(array: NDArray[Any]) -> int:
 @cache
 def _library() -> ctypes.CDLL | None:
     """Return the compiled code; None where there is none."""
-    try:
-        library = load_library(_SOURCE)
-    except (OSError, subprocess.SubprocessError) as error:
-        reason = str(getattr(error, "stderr", None) or error).strip()
-        _log.info(f"{_SOURCE.name} could not be compiled; candidates are scored more slowly: {reason}")
+    library = load_optional_library(_SOURCE, "candidates are scored more slowly")
+    if library is None:
         return None
     address, number = ctypes.c_void_p, ctypes.c_int64
     library.best_rescored.argtypes = [

@@ -9,8 +9,6 @@ of a pool.
 """
 
 import ctypes
-import logging
-import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -18,10 +16,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.common.native_code import is_native_allowed, load_library
+from re4.common.native_code import is_native_allowed, load_optional_library
 from re4.common.pauses import with_pauses
-
-_log = logging.getLogger(__name__)
 
 _SOURCE: Final = Path(__file__).with_name("list_scan.c")
 _BLOCK: Final = 32
@@ -176,9 +172,4 @@ def open_list_scan(index: Any, centroids: Any) -> ListScan | None:
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    try:
-        return load_library(_SOURCE)
-    except (OSError, subprocess.SubprocessError) as error:
-        reason = str(getattr(error, "stderr", None) or error).strip()
-        _log.info(f"{_SOURCE.name} could not be compiled; FAISS scans the lists, more slowly: {reason}")
-        return None
+    return load_optional_library(_SOURCE, "FAISS scans the lists, more slowly")

@@ -2,6 +2,7 @@
 
 import ctypes
 import hashlib
+import logging
 import os
 import platform
 import shutil
@@ -26,6 +27,8 @@ FLAGS: Final = (
     "-lm",
 )
 _COMPILE_S: Final = 120
+
+_log = logging.getLogger(__name__)
 
 
 @cache
@@ -63,6 +66,22 @@ def load_library(source: Path, flags: Sequence[str] = FLAGS) -> ctypes.CDLL:
         with tempfile.TemporaryDirectory() as scratch:
             _compile(program, source, flags, Path(scratch) / name)
             return ctypes.CDLL(str(Path(scratch) / name))
+
+
+def load_optional_library(source: Path, otherwise: str, flags: Sequence[str] = FLAGS) -> ctypes.CDLL | None:
+    """Return a C file as a library; None, with a line in the log, where it cannot be compiled or loaded.
+
+    Args:
+        source: The C file.
+        otherwise: The effect of doing without it, for the log.
+        flags: Those of the compiler.
+    """
+    try:
+        return load_library(source, flags)
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = str(getattr(error, "stderr", None) or error).strip()
+        _log.info(f"{source.name} could not be compiled; {otherwise}: {reason}")
+        return None
 
 
 def _compile(program: str, source: Path, flags: Sequence[str], out: Path) -> None:

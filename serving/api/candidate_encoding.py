@@ -12,8 +12,6 @@ Legend: M candidates.
 """
 
 import ctypes
-import logging
-import subprocess
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -25,15 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from re4.bundle.ids.id_map import ItemIds
-from re4.common.native_code import is_native_allowed, load_library
+from re4.common.native_code import is_native_allowed, load_optional_library
 from re4.protos.v1 import retrieval_pb2
 from re4.serving.retrieval.merging import MergedList
 
 _SOURCE: Final = Path(__file__).with_name("candidate_columns.c")
 _LENGTH_DELIMITED: Final = 2
 _MAX_IN_ONE_BYTE: Final = 127
-
-_log = logging.getLogger(__name__)
 
 
 def encode_candidates(lists: Sequence[MergedList], item_ids: ItemIds) -> list[bytes]:
@@ -70,11 +66,8 @@ def open_compiled() -> ctypes.CDLL | None:
     """Return the compiled code; None where there is none. Compiles it where that was never done."""
     if not is_native_allowed() or sys.byteorder != "little":
         return None
-    try:
-        library = load_library(_SOURCE)
-    except (OSError, subprocess.SubprocessError) as error:
-        reason = str(getattr(error, "stderr", None) or error).strip()
-        _log.info(f"{_SOURCE.name} could not be compiled; candidates are encoded more slowly: {reason}")
+    library = load_optional_library(_SOURCE, "candidates are encoded more slowly")
+    if library is None:
         return None
     address, number = ctypes.c_void_p, ctypes.c_int64
     library.encode_columns.argtypes = [*[address] * 6, number, address]

@@ -5,8 +5,6 @@ GPU, PyTorch's operations compute the same sums; on a CPU they are slower.
 """
 
 import ctypes
-import logging
-import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Lock
@@ -15,9 +13,7 @@ import torch
 from torch import Tensor
 
 from re4.common.native_code import FLAGS as _FLAGS
-from re4.common.native_code import is_native_allowed, load_library
-
-_log = logging.getLogger(__name__)
+from re4.common.native_code import is_native_allowed, load_optional_library
 
 MAX_LANES = 16
 """Float32 numbers of the widest SIMD vector; the length of a row in C is a multiple of it."""
@@ -40,13 +36,10 @@ def load_kernel(source: str, **constants: int) -> ctypes.CDLL | None:
     key = source, tuple(sorted(constants.items()))
     with _lock:
         if key not in _loaded:
-            try:
-                defines = (f"-D{name}={value}" for name, value in constants.items())
-                _loaded[key] = load_library(Path(__file__).with_name(source), [*_FLAGS, *defines])
-            except (OSError, subprocess.SubprocessError) as error:
-                reason = str(getattr(error, "stderr", None) or error).strip()
-                _log.info(f"{source} could not be compiled; PyTorch does its work, more slowly: {reason}")
-                _loaded[key] = None
+            defines = (f"-D{name}={value}" for name, value in constants.items())
+            _loaded[key] = load_optional_library(
+                Path(__file__).with_name(source), "PyTorch does its work, more slowly", [*_FLAGS, *defines]
+            )
         return _loaded[key]
 
 

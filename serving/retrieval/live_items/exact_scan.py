@@ -4,8 +4,6 @@ Legend: R slots of live items, B lists to fill, K interests, M places of a list,
 """
 
 import ctypes
-import logging
-import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -13,10 +11,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.common.native_code import is_native_allowed, load_library
+from re4.common.native_code import is_native_allowed, load_optional_library
 from re4.serving.retrieval.live_items.growing import GrowingArray
-
-_log = logging.getLogger(__name__)
 
 _SOURCE: Final = Path(__file__).with_name("exact_scan.c")
 _BLOCK: Final = 16
@@ -130,11 +126,8 @@ def _address(array: NDArray[np.generic]) -> int:
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    try:
-        library = load_library(_SOURCE)
-    except (OSError, subprocess.SubprocessError) as error:
-        reason = str(getattr(error, "stderr", None) or error).strip()
-        _log.info(f"{_SOURCE.name} could not be compiled; live items are compared more slowly: {reason}")
+    library = load_optional_library(_SOURCE, "live items are compared more slowly")
+    if library is None:
         return None
     address, number = ctypes.c_void_p, ctypes.c_int64
     library.encode_items.argtypes = [address, number, number, address, number]

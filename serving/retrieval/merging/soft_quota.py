@@ -16,8 +16,6 @@ Legend: K interests, S results per interest, L history length, M candidates, T r
 
 import ctypes
 import heapq
-import logging
-import subprocess
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Final
@@ -25,7 +23,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.common.native_code import is_native_allowed, load_library
+from re4.common.native_code import is_native_allowed, load_optional_library
 from re4.serving.retrieval.merging.max_score import best_items
 from re4.serving.retrieval.merging.policy import MergedList, MergePolicy, SearchResults
 from re4.serving.retrieval.merging.round_robin import present_interests
@@ -36,8 +34,6 @@ BALANCE: Final = 0.4
 """Of .3, .4 and .5, the one with which a shared search budget finds most of the exact list at 10^5 items.
 At 10^6 it is level with .5 and costs less."""
 _SOURCE: Final = Path(__file__).with_name("soft_quota.c")
-
-_log = logging.getLogger(__name__)
 
 
 def _merge(
@@ -130,11 +126,8 @@ def open_compiled() -> ctypes.CDLL | None:
     """Return the compiled code; None where there is none. Compiles it where that was never done."""
     if not is_native_allowed():
         return None
-    try:
-        library = load_library(_SOURCE)
-    except (OSError, subprocess.SubprocessError) as error:
-        reason = str(getattr(error, "stderr", None) or error).strip()
-        _log.info(f"{_SOURCE.name} could not be compiled; soft-quota merges more slowly: {reason}")
+    library = load_optional_library(_SOURCE, "soft-quota merges more slowly")
+    if library is None:
         return None
     address, number = ctypes.c_void_p, ctypes.c_int64
     library.soft_quota.argtypes = [
