@@ -120,7 +120,7 @@ class IndexInfo(_Strict):
         """Leave the collection out where there is none: older code reads the manifest too."""
         fields: dict[str, Any] = fields_of(self)
         if self.collection is None:
-            del fields["collection"]
+            fields.pop("collection", None)  # not there where the caller chose other fields
         return fields
 
 
