@@ -353,8 +353,8 @@ def test_the_candidates_of_a_cluster_are_those_of_one_machine(
     first_completed, seen = RayCluster.first_completed, []
 
     def with_accidents(self: RayCluster, references: Any) -> Any:
-        if not seen:
-            self._ray.wait(references, num_returns=len(references))  # until all three workers are open
+        if None not in seen:  # until all three workers are open; later until the death of one is known
+            self._ray.wait(references, num_returns=len(references))
         call, result = first_completed(self, references)
         seen.append(result)
         if len(seen) == 3:

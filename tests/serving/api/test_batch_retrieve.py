@@ -185,6 +185,8 @@ def test_a_search_that_fails_concerns_its_user_alone(
     snapshot: Snapshot, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Failing:
+        index_failure = ""
+
         def run(self, queries: Sequence[Query]) -> Any:
             answers = snapshot.pipeline.run(queries)
             if len(queries) < 8:

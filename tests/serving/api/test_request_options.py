@@ -204,7 +204,10 @@ def test_grpcurl_can_ask_for_all_of_it(
 def test_other_searches_are_batched_separately() -> None:
     def group(options: SearchOptions | None, num_candidates: int = 100) -> BatchGroup:
         request = CheckedRequest(
-            snapshot=SimpleNamespace(), history_ids=["a"], num_candidates=num_candidates, options=options
+            snapshot=SimpleNamespace(is_index_remote=False),
+            history_ids=["a"],
+            num_candidates=num_candidates,
+            options=options,
         )
         return batch_group(request)._replace(version=0)
 

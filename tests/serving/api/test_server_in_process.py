@@ -28,6 +28,8 @@ ITEM_59 = pb.RetrieveRequest(history=pb.ItemIds(strings=["item-59-é"]), num_can
 
 
 class Broken:
+    index_failure = ""
+
     def run(self, queries: Sequence[Query]) -> Any:
         raise ZeroDivisionError("secret-internals")
 
@@ -210,6 +212,8 @@ def test_a_call_whose_deadline_passes_in_the_queue_is_not_computed(snapshot: Sna
     seen: list[int] = []
 
     class Counting:
+        index_failure = ""
+
         def run(self, queries: Sequence[Query]) -> Any:
             seen.append(len(queries))
             return held.run(queries)

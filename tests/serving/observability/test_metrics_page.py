@@ -250,6 +250,8 @@ def test_answers_that_needed_an_exact_search(snapshot: Snapshot) -> None:
     class Blind:
         """An index that finds nothing."""
 
+        failure = ""
+
         def search(self, queries_QD: Any, num_results: int, **how: Any) -> Any:
             scores_QS, rows_QS = searcher.search(queries_QD, num_results)
             rows_QS[:] = -1

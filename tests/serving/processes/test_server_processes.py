@@ -25,7 +25,7 @@ on_both_transports = pytest.mark.transports("native", "grpcio")
 
 
 @on_both_transports
-def test_the_running_server_never_loads_what_belongs_offline(tmp_path: Path) -> None:
+def test_the_running_server_never_loads_what_belongs_offline(tmp_path: Path, transport: str) -> None:
     """Python itself lists what every process of the server imports: parent, check and worker."""
     SmallVersion(seed=1).publish(tmp_path)
     env = {"PYTHONPROFILEIMPORTTIME": "1"}
@@ -45,7 +45,8 @@ def test_the_running_server_never_loads_what_belongs_offline(tmp_path: Path) -> 
         if line.startswith("import time:")
     }
     packages = {".".join(name.split(".")[: 1 + name.startswith("re4.")]) for name in modules}
-    assert {"re4.serving", "re4.bundle", "re4.protos", "faiss", "onnxruntime", "grpc"} <= packages
+    assert {"re4.serving", "re4.bundle", "re4.protos", "faiss", "onnxruntime"} <= packages
+    assert ("grpc" in packages) == (transport == "grpcio")
     offline = {
         "torch",
         "re4.training",
@@ -278,6 +279,7 @@ def test_a_directory_without_a_version_ends_the_start(tmp_path: Path) -> None:
     assert "no version was published here yet. Publish one: re4 export" in words
 
 
+@pytest.mark.transports("grpcio")
 def test_a_worker_that_cannot_start_ends_the_start(bundles: Path, tmp_path: Path) -> None:
     """The check runs well; then a worker finds a grpc that cannot be imported."""
     (tmp_path / "grpc.py").write_text("raise ImportError('no gRPC here')\n")
