@@ -74,10 +74,10 @@ class Titles:
 
     def check(self) -> None:
         """Check that the texts follow each other and are UTF-8; raise BundleDamagedError where not."""
-        lengths_N = np.diff(self._offsets_N1.astype(np.int64))
-        if self._offsets_N1[0] != 0 or (len(lengths_N) and lengths_N.min() < 0):
+        starts_N, ends_N = self._offsets_N1[:-1], self._offsets_N1[1:]
+        if self._offsets_N1[0] != 0 or (starts_N > ends_N).any():
             raise BundleDamagedError(f"{self._where}: the offsets do not ascend. Publish the version again")
-        starts_N = self._offsets_N1[:-1][lengths_N > 0].astype(np.int64)
+        starts_N = starts_N[starts_N < ends_N]
         try:
             for _ in self.chunks():
                 pass

@@ -116,7 +116,7 @@ class Attribute:
             num_codes_V += np.bincount(codes, minlength=self.num_values + 1)
         if (num_codes_V[:-1] != np.diff(self._starts)).any() or self._starts[0] != 0:
             self._refuse("codes by item and rows by value do not add up")
-        if (np.diff(self._text_offsets.astype(np.int64)) <= 0).any() or self._text_offsets[0] != 0:
+        if (self._text_offsets[1:] <= self._text_offsets[:-1]).any() or self._text_offsets[0] != 0:
             self._refuse("its values are not told apart")
         text = np.frombuffer(self._text, np.uint8)
         check_texts(
@@ -139,6 +139,8 @@ class Attribute:
                 self._refuse(
                     f"the rows with value {self.value(code)!r} do not rise from 0 to {self.num_items}"
                 )
+            if offsets is None and (self._codes[rows] != code).any():
+                self._refuse(f"rows with value {self.value(code)!r} whose items have another one")
 
     def _refuse(self, what: str) -> NoReturn:
         raise BundleDamagedError(f"attribute {self.name!r}: {what}. Publish the version again")
