@@ -64,10 +64,15 @@ class RayCluster:
     def first_completed(self, references: Sequence[Any]) -> tuple[Any, Any]:
         """Return the first reference whose call has ended, and its value, or None where its actor ended.
 
+        Of several, it is the first in the given order: no actor waits because others are faster.
+
         Raises:
             RayTaskError: The call failed.
         """
-        (first,), _ = self._ray.wait(list(references), num_returns=1)
+        references = list(references)
+        self._ray.wait(references, num_returns=1)
+        completed, _ = self._ray.wait(references, num_returns=len(references), timeout=0)
+        first = next(reference for reference in references if reference in completed)
         try:
             return first, self._ray.get(first)
         except self._ray.exceptions.RayActorError:
