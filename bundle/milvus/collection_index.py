@@ -133,7 +133,8 @@ class CollectionIndex:
         counts_Q = np.fromiter(reply.topks, np.int64)
         ids, scores = reply.ids.int_id.data, reply.scores
         num_queries = len(queries_QD)
-        if len(counts_Q) != num_queries or counts_Q.sum() != len(ids) or len(ids) != len(scores):
+        is_whole = len(counts_Q) == num_queries and counts_Q.sum() == len(ids) == len(scores)
+        if not is_whole or counts_Q.max(initial=0) > depth:
             raise IndexUnavailableError(
                 f"{self.where} answers {len(ids)} results of {len(counts_Q)} queries to {num_queries}"
             )

@@ -82,7 +82,8 @@ class NewCollection:
     def _drop_unpublished(self) -> None:
         """Drop the collection, unless it belongs to a version; a failure leaves that to the next pruning."""
         try:
-            _drop_recorded(self._bundles, self._record, self.server)
+            _, names = _read_record(self._record)
+            _drop_recorded(self._bundles, self._record, names, self.server)
         except BundleUnavailableError as error:
             _log.warning(f"the collection {self.name} is dropped by the next pruning: {error}")
 
@@ -114,8 +115,9 @@ def drop_orphans(bundles: Path) -> list[str]:
         try:
             record = folder / _RECORD
             if record.exists():
-                with MilvusServer(_address_of(record)) as server:
-                    _drop_recorded(bundles, record, server)
+                address, names = _read_record(record)
+                with MilvusServer(address) as server:
+                    _drop_recorded(bundles, record, names, server)
             else:
                 (folder / LOCK).unlink()
         except Re4Error as error:
@@ -163,10 +165,10 @@ def check_collection(path: Path, manifest: Manifest) -> None:
             )
 
 
-def _drop_recorded(bundles: Path, record: Path, server: MilvusServer) -> None:
+def _drop_recorded(bundles: Path, record: Path, names: list[str], server: MilvusServer) -> None:
     """Drop the collections of a record that belong to no version, then remove the record."""
     kept = {collection_name(path.name) for path in bundles.iterdir() if is_version_name(path.name)}
-    for name in json.loads(record.read_text(encoding="utf-8"))["names"]:
+    for name in names:
         if name not in kept:
             server.drop(name)
     record.unlink()
@@ -177,10 +179,11 @@ def _write_record(path: Path, address: MilvusAddress, names: list[str]) -> None:
     write_json(path, {"address": str(address), "names": names})
 
 
-def _address_of(record: Path) -> MilvusAddress:
+def _read_record(record: Path) -> tuple[MilvusAddress, list[str]]:
     try:
-        return MilvusAddress.parse(json.loads(record.read_text(encoding="utf-8"))["address"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = json.loads(record.read_text(encoding="utf-8"))
+        return MilvusAddress.parse(found["address"]), [str(name) for name in found["names"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{record}: cannot be read ({error})") from error
 
 

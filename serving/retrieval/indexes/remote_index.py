@@ -96,8 +96,11 @@ class _Watch:
         while not self._is_stopped:
             self._wakes.wait(self._backoff.delay_s() if self.failure else _PROBE_INTERVAL_S)
             self._wakes.clear()
-            if not self._is_stopped:
-                self.probe()
+            try:
+                if not self._is_stopped:
+                    self.probe()
+            except Exception as error:  # an index without its watch would never be used again
+                self.fail(f"{self._index.where} cannot be searched: {error}")
         self._index.close()
 
     def probe(self) -> None:

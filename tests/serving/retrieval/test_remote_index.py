@@ -58,6 +58,16 @@ def test_after_a_failure_calls_fail_at_once_until_it_answers() -> None:
     assert fake.is_closed.wait(20)
 
 
+def test_an_unexpected_error_does_not_end_the_watch() -> None:
+    fake = FakeIndex()
+    index = RemoteIndex(fake, timeout_s=1.0)  # type: ignore[arg-type]
+    fake.error = ZeroDivisionError("a defect")  # type: ignore[assignment]
+    index._watch.wake()
+    wait_until(lambda: "a defect" in index.failure)
+    fake.error = None
+    wait_until(lambda: not index.failure)
+
+
 def test_a_refused_search_and_a_short_deadline_do_not_stop_others() -> None:
     fake = FakeIndex()
     index = RemoteIndex(fake, timeout_s=1.0)  # type: ignore[arg-type]
