@@ -9,6 +9,7 @@ from re4.exporting.rebuild.settings import RebuildRequest
 from re4.exporting.settings import VersionSettings
 from re4.settings.fields import construct, declared, plain
 from re4.settings.sources import checked, unknown_names
+from re4.training.run.run_folder import refuse_unfinished_run
 
 if TYPE_CHECKING:
     from re4.exporting.rebuild.report import RebuildReport
@@ -121,6 +122,7 @@ def export(run: Path | str, bundles: Path | str, **options: Unpack[ExportOptions
         BundleError: the directory cannot be written, or an item id cannot be stored.
     """
     settings = _settings(VersionSettings, options)
+    refuse_unfinished_run(Path(run))
     from re4.exporting.exporter import export_run
 
     return export_run(Path(run), Path(bundles), settings)
@@ -143,11 +145,13 @@ def rebuild(bundles: Path | str, **options: Unpack[RebuildOptions]) -> "RebuildR
         Re4Error: any other failure. Nothing was published.
     """
     request = _settings(RebuildRequest, options, bundles=Path(bundles))
-    from re4.exporting.rebuild.job import rebuild as run_job
     from re4.exporting.rebuild.report import RebuildReport
 
     report = RebuildReport(bundles=str(bundles), dry_run=request.job.dry_run)
     with report.ending():
+        request.check_inputs()
+        from re4.exporting.rebuild.job import rebuild as run_job
+
         run_job(request, report, "re4.rebuild")
     return report
 

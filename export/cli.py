@@ -9,6 +9,7 @@ from re4.common.console import print_json, print_line, table
 from re4.exporting.settings import VersionSettings
 from re4.settings.fields import construct
 from re4.settings.options import with_options
+from re4.training.run.run_folder import refuse_unfinished_run
 
 if TYPE_CHECKING:
     from re4.bundle.manifest import IndexInfo
@@ -49,6 +50,7 @@ def export(
     Example: re4 export runs/first --bundles bundles
     """
     chosen = construct(VersionSettings, settings)
+    refuse_unfinished_run(run)
     from re4.bundle.remote.address import url_of
     from re4.bundle.remote.working_copy import bundle_directory
     from re4.bundle.verify import read_manifest

@@ -1,8 +1,8 @@
 """The functions behind `re4 train`, `resume`, `evaluate` and `report`, with the defaults of the
 commands.
 
-Paths are given as text or as `Path`. PyTorch is loaded by the first call, after the settings were
-checked.
+Paths are given as text or as `Path`. PyTorch is loaded by the first call, after settings and paths
+were checked.
 """
 
 from dataclasses import asdict
@@ -14,6 +14,7 @@ from re4.settings.fields import declared
 from re4.settings.sources import unknown_names
 from re4.training.config import AUTO, CHECKPOINT_MINUTES, TrainConfig, read_settings
 from re4.training.launch import is_distributed
+from re4.training.run.run_folder import refuse_missing_run, refuse_unfinished_run, refuse_used_folder
 
 if TYPE_CHECKING:
     from re4.training.data.dataset import Dataset
@@ -70,6 +71,9 @@ def train(
     if problem:
         raise UsageError(problem)
     fresh = TrainConfig(**given)
+    dataset = _opened(data)
+    if from_run is not None:
+        refuse_unfinished_run(Path(from_run))
     if is_distributed():
         from re4.training.distributed.trainer import train as train_on_ranks
 
@@ -78,7 +82,7 @@ def train(
                 "--from continues an earlier run on one machine only; leave torchrun or --from out."
             )
         return train_on_ranks(
-            _opened(data),
+            dataset,
             fresh,
             Path(out),
             device=device,
@@ -87,6 +91,7 @@ def train(
             tensorboard=tensorboard,
             mlflow=mlflow,
         )
+    refuse_used_folder(Path(out))
     from re4.training.run.run import Run
     from re4.training.trainer.interest_choice import train_either
     from re4.training.trainer.loop import train as train_model
@@ -98,7 +103,7 @@ def train(
                 "Leave the option out."
             )
         return train_either(
-            _opened(data),
+            dataset,
             fresh,
             Path(out),
             device=device,
@@ -109,7 +114,7 @@ def train(
         )
     previous = None if from_run is None else Run.open(Path(from_run))
     return train_model(
-        _opened(data),
+        dataset,
         fresh if previous is None else TrainConfig(**(previous.config.to_json() | given)),
         Path(out),
         previous=previous,
@@ -148,6 +153,7 @@ def resume(
         TrainingError: as for `train`.
         KeyboardInterrupt: as for `train`.
     """
+    refuse_missing_run(Path(run))
     if is_distributed():
         from re4.training.distributed.trainer import resume as resume_training
     else:
@@ -193,11 +199,15 @@ def evaluate(
         DataError: The data set is missing or damaged, or all its held-out users were trained on.
         UsageError: Its items and those of a run cannot be matched.
     """
+    for path in (run, against):
+        if path is not None:
+            refuse_unfinished_run(Path(path))
+    dataset = None if data is None else _opened(data)
     from re4.training.evaluation.run_evaluation import evaluate_run
     from re4.training.run.run import Run, write_evaluation
 
     opened = Run.open(Path(run))
-    dataset = opened.open_dataset() if data is None else _opened(data)
+    dataset = dataset or opened.open_dataset()
     evaluation = evaluate_run(
         opened,
         dataset,
@@ -256,6 +266,7 @@ def report(
         RunError: The run is missing, unfinished or damaged.
         DataError: The data set is missing, damaged, or another one.
     """
+    refuse_unfinished_run(Path(run))
     import polars as pl
 
     from re4.training.evaluation.run_evaluation import unseen_part

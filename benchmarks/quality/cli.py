@@ -29,6 +29,9 @@ def quality(
     Example: re4 bench quality data/beauty --out runs/beauty --variants re4,re4:contrast_weight=0,comirec-sa
     """
     options = construct(QualityOptions, {**given, "data": data})
+    from re4.training.data.layout import read_info
+
+    read_info(data)  # a wrong path is reported before PyTorch is loaded
     from re4.benchmarks.quality.benchmark import run
     from re4.benchmarks.quality.summary import print_summary
 

@@ -20,7 +20,8 @@ from re4.training.config import TrainConfig
 from re4.training.data.dataset import Dataset
 from re4.training.evaluation.baselines import fit_baselines, rank_baseline
 from re4.training.evaluation.protocol import Evaluation, Ranking, rank, summarise
-from re4.training.run.run import CONFIG, Run
+from re4.training.run.run import Run
+from re4.training.run.run_folder import CONFIG
 from re4.training.trainer.checkpoint import CHECKPOINT, read_facts
 from re4.training.trainer.loop import resume, train
 

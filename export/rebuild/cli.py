@@ -62,7 +62,6 @@ def rebuild(
       re4 rebuild --vectors v.npy --ids ids.npy --bundles bundles --dry-run
     """
     from re4.bundle.remote.working_copy import bundle_directory
-    from re4.exporting.rebuild.job import rebuild as run_job
     from re4.exporting.rebuild.report import RebuildReport
 
     output = construct(ReportSettings, settings)
@@ -70,6 +69,9 @@ def rebuild(
     try:
         with _sigterm_ends(), report.ending(), bundle_directory(bundles) as folder:
             request = construct(RebuildRequest, {"bundles": folder, **settings})
+            request.check_inputs()
+            from re4.exporting.rebuild.job import rebuild as run_job
+
             run_job(request, report, " ".join(["re4", *sys.argv[1:]])[:500])
     finally:
         _write(report, output)

@@ -38,12 +38,13 @@ from re4.exporting.rebuild.settings import LIVE, RebuildRequest
 from re4.exporting.sources.encoder_source import inputs_from_vectors, open_encoder_source
 from re4.exporting.sources.given_vectors import read_npy, read_parquet
 from re4.exporting.sources.published_version import PublishedVersion, open_version
-from re4.exporting.sources.version_inputs import VersionInputs, inputs_from_run, newest_run
+from re4.exporting.sources.version_inputs import VersionInputs, inputs_from_run
 from re4.exporting.storage.build_cache import BuildCache
 from re4.exporting.storage.eta import OnProgress, format_duration
 from re4.training.data.catalogue import read_catalogue
 from re4.training.data.tables.row_store import in_folder
 from re4.training.run.run import Run
+from re4.training.run.run_folder import newest_run
 
 _log = logging.getLogger(__name__)
 

@@ -8,7 +8,6 @@ Legend: Q queries, K interests, D embedding, M candidates, N items, S sampled it
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +24,7 @@ from re4.exporting.index.built_index import BuiltIndex
 from re4.exporting.rebuild.coverage import Coverage
 from re4.exporting.rebuild.drift import SharedRequests
 from re4.exporting.rebuild.recall_change import RecallChange
+from re4.exporting.rebuild.report import GateResult
 from re4.exporting.rebuild.settings import Bounds
 from re4.exporting.settings import RecallTarget
 from re4.exporting.sources.published_version import PublishedVersion
@@ -47,37 +47,6 @@ _MIN_NEW_ITEMS: Final = 100
 """With fewer new items it is left to chance whether one of them is in a list."""
 _SIZED: Final = {INDEX: "index", VECTORS: "vectors"}
 _GOLDEN_SLACK: Final = 0.05
-
-
-@dataclass(frozen=True, kw_only=True)
-class GateResult:
-    """The figure of one gate, with its bounds."""
-
-    name: str
-    figure: float
-    low: float | None = None
-    """The figure must be at least this."""
-    high: float | None = None
-    """The figure must be at most this."""
-    meaning: str
-    """The figure in words, for the operator."""
-    advice: str
-    """The next step where it failed."""
-    details: Mapping[str, Any] = field(default_factory=dict)
-    """Further figures, for the report."""
-
-    @property
-    def passed(self) -> bool:
-        """True where the figure keeps its bounds."""
-        at_least = self.low is None or self.figure >= self.low
-        return at_least and (self.high is None or self.figure <= self.high)
-
-    @property
-    def bounds(self) -> str:
-        """The allowed figures, in words."""
-        low = "" if self.low is None else f"at least {self.low:.4g}"
-        high = "" if self.high is None else f"at most {self.high:.4g}"
-        return " and ".join(part for part in (low, high) if part) or "anything"
 
 
 def raise_if_failed(results: Sequence[GateResult]) -> None:

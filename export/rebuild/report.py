@@ -6,7 +6,7 @@ Both files are replaced as a whole.
 
 import json
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -18,7 +18,6 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from re4.common.errors import Re4Error
 from re4.common.files import replacing, write_json
-from re4.exporting.rebuild.quality_gates import GateResult
 
 OUTCOMES: Final = {
     0: "published",
@@ -33,6 +32,37 @@ OUTCOMES: Final = {
 
 DRY_RUN: Final = "dry run"
 _LAST_SUCCESS: Final = "re4_rebuild_last_success_timestamp_seconds"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateResult:
+    """The figure of one gate, with its bounds."""
+
+    name: str
+    figure: float
+    low: float | None = None
+    """The figure must be at least this."""
+    high: float | None = None
+    """The figure must be at most this."""
+    meaning: str
+    """The figure in words, for the operator."""
+    advice: str
+    """The next step where it failed."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Further figures, for the report."""
+
+    @property
+    def passed(self) -> bool:
+        """True where the figure keeps its bounds."""
+        at_least = self.low is None or self.figure >= self.low
+        return at_least and (self.high is None or self.figure <= self.high)
+
+    @property
+    def bounds(self) -> str:
+        """The allowed figures, in words."""
+        low = "" if self.low is None else f"at least {self.low:.4g}"
+        high = "" if self.high is None else f"at most {self.high:.4g}"
+        return " and ".join(part for part in (low, high) if part) or "anything"
 
 
 @dataclass(kw_only=True)

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from re4.common.errors import UsageError
+from re4.common.errors import DataError, UsageError
 from re4.exporting.settings import VersionSettings
 from re4.settings.fields import option_name, setting
+from re4.training.run.run_folder import newest_run
 
 LIVE: Final = "live"
 """The default of `--encoder-from`: the live version."""
@@ -219,3 +220,16 @@ class RebuildRequest:
     version: VersionSettings = field(default_factory=VersionSettings)
     bounds: Bounds = field(default_factory=Bounds)
     job: JobSettings = field(default_factory=JobSettings)
+
+    def check_inputs(self) -> None:
+        """Refuse paths that do not exist, before the libraries of the job are loaded.
+
+        Raises:
+            RunError: there is no finished run.
+            DataError: a file is missing.
+        """
+        if self.source.run is not None:
+            newest_run(self.source.run)
+        for path in (self.source.vectors, self.source.ids, self.catalogue.catalogue):
+            if path is not None and not path.exists():
+                raise DataError(f"{path} does not exist; check the path")

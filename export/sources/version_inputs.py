@@ -18,7 +18,7 @@ from pydantic import JsonValue
 from torch import nn
 
 from re4.bundle.manifest import ModelInfo
-from re4.common.errors import ExportError, RunError
+from re4.common.errors import ExportError
 from re4.common.onnx_runtime import onnxruntime
 from re4.exporting.catalogue.items import Items, items_of
 from re4.exporting.encoder.onnx_encoder import export_encoder
@@ -26,7 +26,6 @@ from re4.exporting.encoder.onnx_runner import OnnxEncoder
 from re4.exporting.encoder.parity import compare
 from re4.exporting.storage.mapped_vectors import CHUNK_ROWS, map_unnamed_file, sha256_of
 from re4.training.config import TrainConfig
-from re4.training.run.run import CONFIG
 from re4.training.run.trained_on import TrainedOn
 
 CATALOGUE: Final = "catalogue"
@@ -207,23 +206,6 @@ def trained_on_facts(trained_on: Sequence[TrainedOn]) -> list[JsonValue]:
             rules.append(each.split)
             facts.append(asdict(each))
     return facts
-
-
-def newest_run(path: Path) -> Path:
-    """Return a run's folder: the one given, or in a folder of runs, the newest finished run.
-
-    Raises:
-        RunError: there is no finished run.
-    """
-    if (path / CONFIG).exists() or not path.is_dir():
-        return path
-    finished = [run for run in path.iterdir() if (run / CONFIG).is_file()]
-    if not finished:
-        raise RunError(
-            f"{path} is no finished run, nor a folder that holds any ({CONFIG} is missing). Train one, or "
-            f"resume the one that was stopped: re4 resume {path}"
-        )
-    return max(finished, key=lambda run: ((run / CONFIG).stat().st_mtime_ns, run.name))
 
 
 def model_info(config: TrainConfig, vectors_ND: NDArray[np.float32]) -> ModelInfo:

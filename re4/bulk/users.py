@@ -18,7 +18,7 @@ from re4.common.errors import DataError, UsageError
 from re4.common.files import crc32_of, replacing
 from re4.serving.histories.store import HistoryStore
 from re4.training.data.dataset import Dataset
-from re4.training.data.layout import INFO_FILE, SPLITS
+from re4.training.data.layout import INFO_FILE, SPLITS, read_info
 
 USER_ID: Final = "user_id"
 HISTORY: Final = "history"
@@ -132,6 +132,10 @@ class DatasetUsers:
     """All users of a prepared data set; a history is all events of a user, targets too."""
 
     path: Path
+
+    def __post_init__(self) -> None:
+        """Refuse a folder that is no prepared data set."""
+        read_info(self.path)
 
     @cached_property
     def _dataset(self) -> Dataset:

@@ -1,11 +1,14 @@
 """The command itself: its help, its exit codes, and the modules that a subcommand does not load."""
 
+import json
 import re
 import subprocess
 import sys
 
+import polars as pl
 import pytest
 
+from re4 import prepare_data
 from re4.cli import GROUPS, SUBCOMMANDS, main
 
 
@@ -125,3 +128,52 @@ def test_failures_exit_with_1_name_the_thing_and_leave_nothing(
 
 def test_version():
     assert re4("--version").stdout.startswith("re4 ")
+
+
+MISSING_PATHS = {
+    "train nowhere --out out": "nowhere is not a folder; name the folder that `re4 data prepare --out` wrote",
+    "train data --out used": "used exists and is not an empty folder",
+    "train data --out out --from nowhere": "There is no run at nowhere",
+    "resume nowhere": "There is no run at nowhere",
+    "evaluate nowhere": "There is no run at nowhere",
+    "evaluate used": "used holds no finished run",
+    "report nowhere": "There is no run at nowhere",
+    "export nowhere --bundles out": "There is no run at nowhere",
+    "rebuild --run nowhere --bundles out": "There is no run at nowhere",
+    "rebuild --vectors v.parquet --bundles out": "v.parquet does not exist; check the path",
+    "rebuild --run run --catalogue items.csv --bundles out": "items.csv does not exist; check the path",
+    "bulk --bundles out --dataset nowhere --out candidates": "nowhere is not a folder",
+    "bulk --bundles nowhere --dataset data --out candidates": "nowhere: not a folder that can be read",
+    "bench quality nowhere --out out": "nowhere is not a folder",
+}
+
+
+def test_missing_paths_are_reported_before_torch_is_loaded(tmp_path):
+    users = [f"u-{user}" for user in range(40) for _ in range(6)]
+    events = {"user": users, "item": [f"i-{place % 7}" for place in range(240)], "timestamp": range(240)}
+    prepare_data(pl.DataFrame(events), tmp_path / "data", min_events=1)
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used/notes.txt").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.json").write_text("{}")
+    code = (
+        "import json, sys; sys.modules['torch'] = None\n"
+        "from re4.cli import main\n"
+        "for line in json.load(sys.stdin):\n"
+        "    sys.argv = ['re4', *line.split()]\n"
+        "    print('>', line, file=sys.stderr, flush=True)\n"
+        "    try: main()\n"
+        "    except SystemExit as end: print(f'<{end.code}', file=sys.stderr, flush=True)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps(list(MISSING_PATHS)),
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    found = dict(re.findall(r"^> (.*)\n((?:.*\n)*?<\d)$", done.stderr, re.MULTILINE))
+    assert set(found) == set(MISSING_PATHS), done.stderr
+    for line, message in MISSING_PATHS.items():
+        assert message in found[line]
+        assert found[line].endswith("<1"), found[line]

@@ -36,7 +36,8 @@ from re4.training.evaluation.protocol import Ranking
 from re4.training.kernels.precision import check_precision
 from re4.training.model.model import Losses, MultiInterestModel
 from re4.training.run.mlflow_tracking import check_mlflow, dataset_tags, start_tracking
-from re4.training.run.run import CONFIG, Run, lock_run, new_run_folder, open_trained_on, write_metrics
+from re4.training.run.run import Run, open_trained_on, write_metrics
+from re4.training.run.run_folder import CONFIG, lock_run, new_run_folder
 from re4.training.trainer.checkpoint import (
     CHECKPOINT,
     CHECKPOINTS,

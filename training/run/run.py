@@ -18,7 +18,6 @@ own.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,15 +32,14 @@ from numpy.typing import NDArray
 from re4 import __version__
 from re4.common.arrays import map_array, read_arrays
 from re4.common.errors import DataError, RunError
-from re4.common.file_lock import LOCK, try_lock
-from re4.common.files import crc32_of, parts_in, replacing, write_json
+from re4.common.files import crc32_of, replacing, write_json
 from re4.training.config import TrainConfig
 from re4.training.data.dataset import Dataset
 from re4.training.model.model import MultiInterestModel
+from re4.training.run.run_folder import CONFIG, refuse_unfinished_run
 from re4.training.run.tensor_files import read_tensors, write_tensors
 from re4.training.run.trained_on import TrainedOn
 
-CONFIG = "config.json"
 WEIGHTS = "weights.safetensors"
 ITEMS = "items.parquet"
 COUNTS = "item_counts.npy"
@@ -51,46 +49,6 @@ EVALUATION = "evaluation.json"
 MAX_PROBES = 10_000
 _DAMAGE = (ValueError, KeyError, TypeError, RuntimeError, pl.exceptions.PolarsError)
 """Exceptions from reading a damaged file of a run."""
-
-
-def new_run_folder(path: Path) -> None:
-    """Make an empty folder for a run; remains of a run killed before its first checkpoint are
-    accepted.
-
-    Raises:
-        RunError: the folder exists and holds anything else.
-    """
-    if path.exists() and (not path.is_dir() or {*path.iterdir()} - parts_in(path) - {path / LOCK}):
-        raise RunError(f"{path} exists and is not an empty folder. Give another --out, or remove it.")
-    path.mkdir(parents=True, exist_ok=True)
-
-
-def _refuse_missing(path: Path) -> None:
-    if not path.is_dir():
-        raise RunError(f"There is no run at {path}. Train one: re4 train DATA --out {path}")
-
-
-@contextmanager
-def lock_run(path: Path) -> Iterator[None]:
-    """Lock a run against other processes, and remove the unfinished files of a killed one.
-
-    Raises:
-        RunError: there is no such folder, or another process trains the run.
-    """
-    _refuse_missing(path)
-    lock = try_lock(path)
-    if lock is None:
-        raise RunError(
-            f"{path}: another process trains this run at this moment, or it may not be written. "
-            "Wait for the other one to end, or stop it."
-        )
-    try:
-        for part in parts_in(path):
-            part.unlink()
-        yield
-    finally:
-        (path / LOCK).unlink(missing_ok=True)
-        os.close(lock)
 
 
 def write_metrics(path: Path, records: list[dict[str, Any]]) -> None:
@@ -204,12 +162,7 @@ class Run:
         Raises:
             RunError: the folder is missing, is not a run, or is not finished.
         """
-        _refuse_missing(path)
-        if not (path / CONFIG).exists():
-            raise RunError(
-                f"{path} holds no finished run ({CONFIG} is missing). "
-                f"Go on with it: re4 resume {path}, or train it again."
-            )
+        refuse_unfinished_run(path)
         with _reading(path / CONFIG):
             return cls(path, json.loads((path / CONFIG).read_text("utf-8")))
 

@@ -14,7 +14,8 @@ from re4.training.config import TrainConfig
 from re4.training.data.dataset import Dataset
 from re4.training.evaluation.metrics import Interval
 from re4.training.evaluation.protocol import rank, recall_50_U
-from re4.training.run.run import CONFIG, Run, new_run_folder, write_evaluation
+from re4.training.run.run import Run, write_evaluation
+from re4.training.run.run_folder import CONFIG, new_run_folder
 from re4.training.trainer.checkpoint import CHECKPOINT, read_facts
 from re4.training.trainer.loop import TrainResult, resume, train
 

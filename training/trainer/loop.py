@@ -37,13 +37,12 @@ from re4.training.run.mlflow_tracking import (
 from re4.training.run.run import (
     Run,
     finish_run,
-    lock_run,
-    new_run_folder,
     open_trained_on,
     write_evaluation,
     write_metrics,
     write_weights,
 )
+from re4.training.run.run_folder import lock_run, new_run_folder
 from re4.training.run.trained_on import TrainedOn
 from re4.training.samplers import build_sampler
 from re4.training.trainer.allocator import keep_freed_memory

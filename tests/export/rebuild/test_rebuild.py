@@ -23,7 +23,7 @@ from re4.cli import build_app
 from re4.common.errors import DataError, ExportError, GateError, RunError, UsageError
 from re4.exporting.index.built_index import BuiltIndex
 from re4.exporting.rebuild.job import seconds_left
-from re4.exporting.sources.version_inputs import newest_run
+from re4.training.run.run_folder import newest_run
 
 
 @pytest.fixture

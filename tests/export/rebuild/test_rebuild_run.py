@@ -25,7 +25,8 @@ from re4.exporting.sources import version_inputs
 from re4.exporting.storage.mapped_vectors import sha256_of
 from re4.serving.settings import ServerSettings
 from re4.serving.versions.version_check import load_and_try
-from re4.training.run.run import CONFIG, Run
+from re4.training.run.run import Run
+from re4.training.run.run_folder import CONFIG
 
 pytestmark = pytest.mark.usefixtures("converted_once")
 

@@ -16,7 +16,8 @@ from re4.benchmarks.synthetic.vectors import VectorSpace
 from re4.common.files import write_json
 from re4.exporting.storage.mapped_vectors import map_for_writing, map_unnamed_file, write_npy_header
 from re4.training.model.model import MultiInterestModel
-from re4.training.run.run import CONFIG, COUNTS, ITEMS, PROBES, write_weights
+from re4.training.run.run import COUNTS, ITEMS, PROBES, write_weights
+from re4.training.run.run_folder import CONFIG
 
 NUM_ITEMS, DIM = 200_000, 64
 ALL_BYTES = 4 * NUM_ITEMS * DIM
