@@ -3,6 +3,7 @@
 import re
 import runpy
 import shlex
+import tomllib
 import unicodedata
 from collections.abc import Iterator
 from functools import cache
@@ -224,3 +225,10 @@ def test_the_script_of_the_picture_draws_a_user(tmp_path: Path) -> None:
     assert user.agreement() == (0.625, 0.0625)  # own: 0.75 and (1 + 0) / 2; others: (0.25 + 0) / 2 and 0
     script["draw"](user, tmp_path / "user.png")
     assert (tmp_path / "user.png").stat().st_size > 1_000
+
+
+def test_every_file_names_the_version_of_the_package() -> None:
+    version = tomllib.loads(text_of("pyproject.toml"))["project"]["version"]
+    assert f"Version {version} " in text_of("README.md")
+    assert f'appVersion: "{version}"' in text_of("deploy/helm/Chart.yaml")
+    assert re.search(r"^## (\d\S*)$", text_of("CHANGELOG.md"), re.MULTILINE)[1] == version

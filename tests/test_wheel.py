@@ -5,12 +5,14 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 FOLDERS = ("re4", "training", "export", "bundle", "serving", "protos", "benchmarks")
 SUFFIXES = {".py", ".pyi", ".c", ".h", ".j2", ".proto", ".typed"}
 
@@ -87,7 +89,7 @@ def test_users_folders_of_the_same_names_do_not_matter(wheel: Path, project: Pat
     )
     run(wheel, project, "-c", f"import {names.replace(' ', ', ')}; from re4 import RetrievalClient")
     assert "serve" in run(wheel, project, "-m", "re4.cli", "--help")
-    assert run(wheel, project, "-m", "re4.cli", "--version") == "re4 0.1.0\n"
+    assert run(wheel, project, "-m", "re4.cli", "--version") == f"re4 {VERSION}\n"
 
 
 BLOCK = (
