@@ -23,6 +23,7 @@ from re4.common import console
 _LEFT_OUT = pytest.StashKey[int]()
 
 _LONG_FILES = (
+    "hardening/test_many_days.py",
     "hardening/test_fuzzed_requests.py",
     "hardening/test_any_order.py",
     "hardening/test_rebuild_accidents.py",
@@ -45,9 +46,7 @@ _LONG_FILES = (
     "export/rebuild/test_rebuild_run.py",
     "training/kernels/test_kernel_loader.py",
     "re4/test_histories_cli.py",
-    "re4/test_ray_engines.py",
     "serving/api/test_item_calls.py",
-    "serving/test_milvus.py",
 )
 """Run first, so that no process is left with one of them at the end."""
 

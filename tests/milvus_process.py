@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -58,7 +58,7 @@ with open(base + "/configs/etcd.yaml", "w") as file:
         "listen-client-urls": client, "advertise-client-urls": client, "listen-peer-urls": peer,
         "initial-advertise-peer-urls": peer, "initial-cluster": "default=" + peer,
     }, file)
-print(json.dumps({"port": config.get("proxy_port"), "health": ports[-1]}))
+print(json.dumps({"port": config.get("proxy_port"), "health": ports[-1], "etcd": config.get("etcd_port")}))
 """
 
 
@@ -74,6 +74,8 @@ class MilvusProcess:
         ports = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
         self.port: int = ports["port"]
         self._health_port: int = ports["health"]
+        self._etcd_port: int = ports["etcd"]
+        self._leases: list[str] = []
         self.address = f"milvus://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -100,7 +102,22 @@ class MilvusProcess:
             )  # fmt: skip
         while not self._is_ready():
             assert self._process.poll() is None, (self._folder / "server.log").read_text()[-3000:]
+            self._revoke_leases()
             time.sleep(0.05)
+
+    def _revoke_leases(self) -> None:
+        """End the sessions of the killed server: the next one would wait until they expire, a minute."""
+        try:
+            for lease in self._leases:
+                self._etcd("lease/revoke", {"ID": lease})
+            self._leases = []
+        except (URLError, OSError):
+            pass  # etcd has not started yet
+
+    def _etcd(self, method: str, request: dict[str, str]) -> dict[str, Any]:
+        url = f"http://127.0.0.1:{self._etcd_port}/v3/{method}"
+        with urlopen(url, json.dumps(request).encode(), timeout=5) as reply:
+            return dict(json.load(reply))
 
     def _is_ready(self) -> bool:
         try:
@@ -115,6 +132,7 @@ class MilvusProcess:
     def kill(self) -> None:
         """End it at once, as a crash does; its data stay."""
         if self._process is not None:
+            self._leases = [lease["ID"] for lease in self._etcd("lease/leases", {})["leases"]]
             self._process.kill()
             self._process.wait()
             self._process = None
@@ -135,4 +153,6 @@ class MilvusProcess:
 
     def __exit__(self, *_: object) -> None:
         self.resume()
-        self.kill()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()

@@ -3,6 +3,7 @@
 The last tests harm the server and the versions that the first ones use.
 """
 
+import gc
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 from live_catalogue import open_snapshot, records_of, upsert
 from milvus_process import MilvusProcess
 from rebuild_samples import Shop
-from running_server import RunningServer, wait_until
+from running_server import DEADLINE_S, RunningServer, wait_until
 from small_bundles import MAX_HISTORY
 from typer.testing import CliRunner
 
@@ -124,6 +125,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             versions.append(report["version"])
         local, flat, ivf = versions
         yield World(milvus=milvus, shop=shop, catalogue=catalogue, local=local, flat=flat, ivf=ivf)
+        _end_watches()
+
+
+def _end_watches() -> None:
+    """End the threads that watch an index for snapshots of this process: the server is about to end."""
+    gc.collect()  # errors of searches hold their snapshot in a cycle
+    for thread in threading.enumerate():
+        if thread.name == "index watch":
+            thread.join(DEADLINE_S)
 
 
 @pytest.fixture(scope="module")
