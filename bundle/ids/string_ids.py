@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from re4.bundle.array_files import check_texts, map_text, open_array
 from re4.bundle.ids.string_keys import MAX_ID_BYTES, POSITIONS, WORD_BYTES, key_of, keys_of_words, words_of
 from re4.bundle.layout import ID_KEYS, ID_OFFSETS, ID_ROWS, ID_TEXT
 from re4.common.errors import BundleDamagedError, BundleError
-from re4.common.native_code import is_native_allowed, load_optional_library
+from re4.common.native_code import address_of, is_native_allowed, load_optional_library
 
 _SOURCE: Final = Path(__file__).with_name("string_rows.c")
 
@@ -117,16 +117,16 @@ class StringIds:
         rows = np.empty(len(ends), np.int64)
         library.rows_of_texts(
             texts,
-            _address(ends),
+            address_of(ends),
             len(ends),
-            _address(POSITIONS),
+            address_of(POSITIONS),
             MAX_ID_BYTES,
-            _address(self._keys),
-            _address(self._rows),
+            address_of(self._keys),
+            address_of(self._rows),
             len(self._keys),
-            _address(self.text),
-            _address(self.offsets),
-            _address(rows),
+            address_of(self.text),
+            address_of(self.offsets),
+            address_of(rows),
         )
         return rows
 
@@ -207,10 +207,6 @@ def _open_compiled() -> ctypes.CDLL | None:
     ]
     library.rows_of_texts.restype = None
     return library
-
-
-def _address(array: NDArray[Any]) -> int:
-    return int(array.__array_interface__["data"][0])
 
 
 def _encode(id_: str, row: int) -> bytes:

@@ -12,12 +12,12 @@ import ctypes
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.common.native_code import is_native_allowed, load_optional_library
+from re4.common.native_code import address_of, is_native_allowed, load_optional_library
 from re4.common.sortable import MAX_SORTABLE, sortable
 
 _SOURCE: Final = Path(__file__).with_name("best_rescored.c")
@@ -156,25 +156,21 @@ def best_rescored(
         dim,
         size,
         num_best,
-        _address(scores_BKS),
-        _address(rows_BKS),
-        _address(interests_BKD),
-        _address(vectors_ND),
+        address_of(scores_BKS),
+        address_of(rows_BKS),
+        address_of(interests_BKD),
+        address_of(vectors_ND),
         len(vectors_ND),
-        _address(vectors_RD),
+        address_of(vectors_RD),
         0 if more is None else more[0],
         len(vectors_RD),
-        _address(rows_BM),
-        _address(scores_BM),
-        _address(numbers_BM),
+        address_of(rows_BM),
+        address_of(scores_BM),
+        address_of(numbers_BM),
     )
     if failed:
         raise MemoryError(f"no memory to score {num_found} items")
     return rows_BM, scores_BM, numbers_BM
-
-
-def _address(array: NDArray[Any]) -> int:
-    return int(array.__array_interface__["data"][0])
 
 
 @cache

@@ -5,10 +5,8 @@
    j / 2 + 8 (j % 2), the high half to the vector 16 places later. */
 
 #include <immintrin.h>
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+
+#include "rescoring.h"
 
 #ifndef __AVX2__
 #error "AVX2 is needed"
@@ -40,59 +38,6 @@ typedef struct {
     float offset;
     int32_t least;
 } reader;
-
-static inline uint64_t key_of(float score, int64_t row) {
-    int32_t bits;
-    score += 0.0f; /* -0 becomes 0 */
-    memcpy(&bits, &score, 4);
-    uint32_t rising = (uint32_t)(bits ^ ((bits >> 31) & 0x7FFFFFFF)) ^ 0x80000000u;
-    return ((uint64_t)rising << 32) | (0xFFFFFFFFu - (uint32_t)row);
-}
-
-static inline float score_of(uint64_t key) {
-    uint32_t rising = (uint32_t)(key >> 32) ^ 0x80000000u;
-    int32_t bits = (int32_t)rising;
-    bits ^= (bits >> 31) & 0x7FFFFFFF;
-    float score;
-    memcpy(&score, &bits, 4);
-    return score;
-}
-
-/* Move the `wanted` largest of the keys to the front. */
-static void select_largest(uint64_t *keys, int64_t number, int64_t wanted) {
-    int64_t low = 0, high = number - 1;
-    while (low < high) {
-        uint64_t a = keys[low], b = keys[(low + high) / 2], c = keys[high];
-        uint64_t pivot = a < b ? (b < c ? b : (a < c ? c : a)) : (a < c ? a : (b < c ? c : b));
-        int64_t i = low, j = high;
-        while (i <= j) {
-            while (keys[i] > pivot) i++;
-            while (keys[j] < pivot) j--;
-            if (i <= j) {
-                uint64_t other = keys[i];
-                keys[i++] = keys[j];
-                keys[j--] = other;
-            }
-        }
-        if (wanted - 1 <= j)
-            high = j;
-        else if (wanted - 1 >= i)
-            low = i;
-        else
-            return;
-    }
-}
-
-/* Eight sums, which the compiler keeps in one vector. */
-static float dot(const float *a, const float *b, int64_t dim) {
-    float sums[8] = {0}, rest = 0;
-    int64_t d = 0;
-    for (; d + 8 <= dim; d += 8)
-        for (int lane = 0; lane < 8; lane++) sums[lane] += a[d + lane] * b[d + lane];
-    for (; d < dim; d++) rest += a[d] * b[d];
-    for (int lane = 0; lane < 8; lane++) rest += sums[lane];
-    return rest;
-}
 
 static void fill_table(table *out, const scan_index *index, const float *interest) {
     int64_t sub_dim = index->dim / index->num_subs;
@@ -229,14 +174,35 @@ static float scan_list(
     return threshold;
 }
 
-static int by_key_descending(const void *a, const void *b) {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? 1 : x > y ? -1 : 0;
+/* Sort a few keys by insertion, in runs that are merged where there are many; `spare` has as many places. */
+static void sort_keys(uint64_t *keys, uint64_t *spare, int64_t number) {
+    const int64_t run = 16;
+    for (int64_t first = 0; first < number; first += run) {
+        const int64_t end = first + run < number ? first + run : number;
+        for (int64_t i = first + 1; i < end; i++) {
+            const uint64_t moved = keys[i];
+            int64_t to = i;
+            for (; to > first && keys[to - 1] < moved; to--) keys[to] = keys[to - 1];
+            keys[to] = moved;
+        }
+    }
+    for (int64_t width = run; width < number; width *= 2) {
+        for (int64_t first = 0; first < number; first += 2 * width) {
+            const int64_t middle = first + width < number ? first + width : number;
+            const int64_t end = middle + width < number ? middle + width : number;
+            int64_t left = first, right = middle;
+            for (int64_t i = first; i < end; i++)
+                spare[i] =
+                    left < middle && (right == end || keys[left] > keys[right]) ? keys[left++] : keys[right++];
+        }
+        memcpy(keys, spare, (size_t)number * sizeof *keys);
+    }
 }
 
 /* Find the pairs to read: at most `most`, of a reach at most `drop` below the best; the best pair comes
-   first. Return their number; `keys` has a place for every pair. */
-static int64_t promising(const float *reaches, int64_t num_pairs, int64_t most, float drop, uint64_t *keys) {
+   first. Return their number; `keys` and `spare` have a place for every pair. */
+static int64_t promising(
+    const float *reaches, int64_t num_pairs, int64_t most, float drop, uint64_t *keys, uint64_t *spare) {
     float lanes[16], best;
     int64_t pair = 0, number = 0;
     for (int lane = 0; lane < 16; lane++) lanes[lane] = -INFINITY;
@@ -253,7 +219,100 @@ static int64_t promising(const float *reaches, int64_t num_pairs, int64_t most, 
         select_largest(keys, number, most);
         number = most;
     }
-    qsort(keys, number, sizeof *keys, by_key_descending);
+    sort_keys(keys, spare, number);
+    return number;
+}
+
+/* What the pools of some requests share. */
+typedef struct {
+    const scan_index *index, *more; /* `more` may be NULL */
+    int64_t most_pairs;
+    float reach_drop;
+    uint8_t *bytes;
+    uint64_t *keys; /* the pool */
+    uint64_t *pairs, *spare;
+    table *tables;
+    reader *readers;
+    int32_t *last; /* of the pairs of each list; -1 for none */
+    int32_t *next; /* of the same list, for each pair; the pair itself where it is the last */
+    uint8_t *is_first;
+} scanning;
+
+/* Prepare to fill pools; return whether there is memory. */
+static int open_scanning(
+    scanning *own, const scan_index *index, const scan_index *more, int64_t most_pairs, float reach_drop) {
+    const int64_t all_pairs = index->num_interests * index->num_lists;
+    *own = (scanning){.index = index, .more = more, .most_pairs = most_pairs, .reach_drop = reach_drop};
+    own->bytes = malloc(16 * index->num_subs * index->num_interests);
+    own->keys = malloc((2 * index->pool_size + BLOCK) * sizeof *own->keys);
+    own->pairs = malloc(all_pairs * sizeof *own->pairs);
+    own->spare = malloc(all_pairs * sizeof *own->spare);
+    own->tables = malloc(index->num_interests * sizeof *own->tables);
+    own->readers = malloc(index->num_interests * sizeof *own->readers);
+    own->last = malloc(index->num_lists * sizeof *own->last);
+    own->next = malloc(all_pairs * sizeof *own->next);
+    own->is_first = malloc(all_pairs);
+    if (own->last) memset(own->last, -1, index->num_lists * sizeof *own->last);
+    return own->bytes && own->keys && own->pairs && own->spare && own->tables && own->readers && own->last &&
+           own->next && own->is_first;
+}
+
+static void close_scanning(scanning *own) {
+    free(own->bytes);
+    free(own->keys);
+    free(own->pairs);
+    free(own->spare);
+    free(own->tables);
+    free(own->readers);
+    free(own->last);
+    free(own->next);
+    free(own->is_first);
+}
+
+static void prefetch_codes(const scan_index *index, int64_t list) {
+    const uint8_t *codes = index->codes[list];
+    for (int line = 0; line < 2048; line += 64) __builtin_prefetch(codes + line);
+}
+
+/* Fill `own->keys` with the best of a request's lists, in no order; return their number. */
+static int64_t fill_pool(scanning *own, const float *interests, const float *reaches, const float *bonuses) {
+    const scan_index *index = own->index, *more = own->more;
+    const int64_t num_interests = index->num_interests, num_lists = index->num_lists, dim = index->dim;
+    const int64_t num_pairs = promising(
+        reaches, num_interests * num_lists, own->most_pairs, own->reach_drop, own->pairs, own->spare);
+    int64_t number = 0;
+    float threshold = -INFINITY;
+    for (int64_t k = 0; k < num_interests; k++)
+        own->tables[k] = (table){.bytes = own->bytes + 16 * index->num_subs * k};
+    for (int64_t p = 0; p < num_pairs; p++) { /* a list is read once, for all interests that want it */
+        int32_t *last = own->last + row_of(own->pairs[p]) % num_lists;
+        own->is_first[p] = *last < 0;
+        if (*last >= 0) own->next[*last] = p;
+        own->next[p] = p;
+        *last = p;
+    }
+    for (int64_t p = 0, following; p < num_pairs; p = following) {
+        const int64_t list = row_of(own->pairs[p]) % num_lists;
+        int num_readers = 0;
+        own->last[list] = -1;
+        for (int64_t own_pair = p, before = -1; own_pair != before;
+             before = own_pair, own_pair = own->next[own_pair]) {
+            const int64_t k = row_of(own->pairs[own_pair]) / num_lists;
+            if (!own->tables[k].is_ready) fill_table(&own->tables[k], index, interests + k * dim);
+            float product = index->centroids ? dot(interests + k * dim, index->centroids + list * dim, dim) : 0;
+            float offset = product + own->tables[k].base + (bonuses ? bonuses[k] : 0);
+            own->readers[num_readers++] = (reader){.table = &own->tables[k], .offset = offset};
+        }
+        for (following = p + 1; following < num_pairs && !own->is_first[following];) following++;
+        if (following < num_pairs) { /* the next list's first codes are loaded meanwhile */
+            const int64_t next_list = row_of(own->pairs[following]) % num_lists;
+            prefetch_codes(index, next_list);
+            if (more) prefetch_codes(more, next_list);
+        }
+        threshold = scan_list(index, list, own->readers, num_readers, own->keys, &number, threshold);
+        if (more) threshold = scan_list(more, list, own->readers, num_readers, own->keys, &number, threshold);
+    }
+    shrink(own->keys, &number, index->pool_size);
     return number;
 }
 
@@ -268,69 +327,57 @@ int scan_lists(
     const scan_index *index, const scan_index *more, int64_t num_requests, const float *interests,
     const float *reaches, const float *bonuses, int64_t most_pairs, float reach_drop, float *scores,
     int64_t *rows) {
-    int64_t num_interests = index->num_interests, pool_size = index->pool_size, dim = index->dim;
-    int64_t all_pairs = num_interests * index->num_lists;
-    uint8_t *bytes = malloc(16 * index->num_subs * num_interests);
-    uint64_t *keys = malloc((2 * pool_size + BLOCK) * sizeof *keys);
-    uint64_t *pairs = malloc(all_pairs * sizeof *pairs);
-    table *tables = malloc(num_interests * sizeof *tables);
-    reader *readers = malloc(num_interests * sizeof *readers);
-    uint8_t *is_done = malloc(all_pairs);
-    int32_t *pair_interests = malloc(all_pairs * sizeof *pair_interests);
-    int32_t *pair_lists = malloc(all_pairs * sizeof *pair_lists);
-    int has_memory = bytes && keys && pairs && pair_interests && pair_lists && tables && readers && is_done;
+    const int64_t num_interests = index->num_interests, pool_size = index->pool_size;
+    scanning own;
+    const int has_memory = open_scanning(&own, index, more, most_pairs, reach_drop);
     for (int64_t r = 0; has_memory && r < num_requests; r++) {
-        const float *own = interests + r * num_interests * dim;
-        int64_t num_pairs = promising(reaches + r * all_pairs, all_pairs, most_pairs, reach_drop, pairs);
-        int64_t number = 0;
-        float threshold = -INFINITY;
-        for (int64_t k = 0; k < num_interests; k++)
-            tables[k] = (table){.bytes = bytes + 16 * index->num_subs * k};
-        for (int64_t p = 0; p < num_pairs; p++) {
-            int64_t pair = 0xFFFFFFFFu - (uint32_t)pairs[p];
-            pair_interests[p] = pair / index->num_lists;
-            pair_lists[p] = pair % index->num_lists;
-            is_done[p] = 0;
-        }
-        for (int64_t p = 0; p < num_pairs; p++) {
-            if (is_done[p]) continue;
-            int64_t list = pair_lists[p];
-            int num_readers = 0;
-            for (int64_t other = p; other < num_pairs; other++) {
-                if (pair_lists[other] != list) continue;
-                int64_t k = pair_interests[other];
-                is_done[other] = 1;
-                if (!tables[k].is_ready) fill_table(&tables[k], index, own + k * dim);
-                float product = index->centroids ? dot(own + k * dim, index->centroids + list * dim, dim) : 0;
-                float offset = product + tables[k].base + (bonuses ? bonuses[r * num_interests + k] : 0);
-                readers[num_readers++] = (reader){.table = &tables[k], .offset = offset};
-            }
-            for (int64_t other = p + 1; other < num_pairs; other++)
-                if (!is_done[other]) { /* the next list's first codes are loaded meanwhile */
-                    const uint8_t *next = index->codes[pair_lists[other]];
-                    for (int line = 0; line < 2048; line += 64) __builtin_prefetch(next + line);
-                    if (more) {
-                        next = more->codes[pair_lists[other]];
-                        for (int line = 0; line < 2048; line += 64) __builtin_prefetch(next + line);
-                    }
-                    break;
-                }
-            threshold = scan_list(index, list, readers, num_readers, keys, &number, threshold);
-            if (more) threshold = scan_list(more, list, readers, num_readers, keys, &number, threshold);
-        }
-        shrink(keys, &number, pool_size);
+        const int64_t number = fill_pool(
+            &own, interests + r * num_interests * index->dim, reaches + r * num_interests * index->num_lists,
+            bonuses ? bonuses + r * num_interests : NULL);
         for (int64_t i = 0; i < pool_size; i++) {
-            scores[r * pool_size + i] = i < number ? score_of(keys[i]) : -INFINITY;
-            rows[r * pool_size + i] = i < number ? (int64_t)(0xFFFFFFFFu - (uint32_t)keys[i]) : -1;
+            scores[r * pool_size + i] = i < number ? score_of(own.keys[i]) : -INFINITY;
+            rows[r * pool_size + i] = i < number ? row_of(own.keys[i]) : -1;
         }
     }
-    free(bytes);
-    free(keys);
-    free(pairs);
-    free(pair_interests);
-    free(pair_lists);
-    free(tables);
-    free(readers);
-    free(is_done);
+    close_scanning(&own);
+    return !has_memory;
+}
+
+/* Encoders repeat the first interest of a user who has fewer: it is searched once. */
+static void drop_repeated(const scan_index *index, const float *interests, float *reaches) {
+    const int64_t dim = index->dim;
+    for (int64_t k = 1; k < index->num_interests; k++) {
+        int64_t d = 0;
+        while (d < dim && interests[k * dim + d] == interests[d]) d++;
+        for (int64_t list = 0; d == dim && list < index->num_lists; list++)
+            reaches[k * index->num_lists + list] = -INFINITY;
+    }
+}
+
+/* For each request, find the best items by their exact scores among the pool that `scan_lists` returns.
+
+   `reaches` is overwritten for interests that repeat the first one. `vectors` has those of the index, and `more_vectors` those of `more`. The three results are
+   [num_requests, num_wanted], best first; rows are -1 where no more was found. Returns 0, or 1 without memory. */
+int best_of_lists(
+    const scan_index *index, const scan_index *more, int64_t num_requests, const float *interests,
+    float *reaches, int64_t most_pairs, float reach_drop, const float *vectors, const float *more_vectors,
+    int64_t num_wanted, int64_t *rows, float *scores, int64_t *numbers) {
+    const int64_t num_interests = index->num_interests, dim = index->dim;
+    const items parts[2] = {
+        {vectors, 0, index->num_items}, {more_vectors, more ? more->first_row : 0, more ? more->num_items : 0}};
+    scanning own;
+    rescoring best;
+    const int can_scan = open_scanning(&own, index, more, most_pairs, reach_drop);
+    const int has_memory = open_rescoring(&best, index->pool_size, parts, num_interests, dim) && can_scan;
+    for (int64_t r = 0; has_memory && r < num_requests; r++) {
+        const float *request = interests + r * num_interests * dim;
+        float *own_reaches = reaches + r * num_interests * index->num_lists;
+        drop_repeated(index, request, own_reaches);
+        const int64_t number = fill_pool(&own, request, own_reaches, NULL);
+        const int64_t place = r * num_wanted;
+        write_best(&best, request, own.keys, number, num_wanted, rows + place, scores + place, numbers + place);
+    }
+    close_rescoring(&best);
+    close_scanning(&own);
     return !has_memory;
 }

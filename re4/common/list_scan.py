@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.common.native_code import is_native_allowed, load_optional_library
+from re4.common.native_code import address_of, is_native_allowed, load_optional_library
 from re4.common.pauses import with_pauses
 
 _SOURCE: Final = Path(__file__).with_name("list_scan.c")
@@ -137,18 +137,78 @@ class ListScan:
         failed = self._library.scan_lists(
             ctypes.byref(index),
             None if other is None else ctypes.byref(other),
-            ctypes.c_int64(num_requests),
-            ctypes.c_void_p(interests_BKD.ctypes.data),
-            ctypes.c_void_p(reaches_BE.ctypes.data),
-            None if bonuses_BK is None else ctypes.c_void_p(bonuses_BK.ctypes.data),
-            ctypes.c_int64(num_lists),
-            ctypes.c_float(reach_drop),
-            ctypes.c_void_p(scores_BP.ctypes.data),
-            ctypes.c_void_p(rows_BP.ctypes.data),
+            num_requests,
+            address_of(interests_BKD),
+            address_of(reaches_BE),
+            None if bonuses_BK is None else address_of(bonuses_BK),
+            num_lists,
+            reach_drop,
+            address_of(scores_BP),
+            address_of(rows_BP),
         )
         if failed:
             raise MemoryError(f"no memory for a pool of {size} rows")
         return scores_BP, rows_BP
+
+    def best(
+        self,
+        interests_BKD: NDArray[np.float32],
+        reaches_BKC: NDArray[np.float32],
+        num_lists: int,
+        reach_drop: float,
+        size: int,
+        vectors_ND: NDArray[np.float32],
+        num_best: int,
+        *,
+        is_hidden_N: NDArray[np.bool_] | None = None,
+        more: FurtherItems | None = None,
+        more_vectors_RD: NDArray[np.float32] | None = None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
+        """Return the best rows of the `pool` by their exact scores, best first.
+
+        Args:
+            interests_BKD: As for `pool`.
+            reaches_BKC: Reaches of all lists; those of interests that repeat the first one are overwritten.
+            num_lists: As for `pool`.
+            reach_drop: Likewise.
+            size: Likewise.
+            vectors_ND: Of the items; C-contiguous.
+            num_best: Rows to return, at least 1.
+            is_hidden_N: As for `pool`.
+            more: Likewise.
+            more_vectors_RD: Of the further items; C-contiguous.
+
+        Returns:
+            `rows_BM`, -1 where the pool holds no more, `scores_BM`, and the number of the interest of each.
+        """
+        num_requests, num_interests = interests_BKD.shape[:2]
+        interests_BKD = np.ascontiguousarray(interests_BKD, np.float32)
+        reaches_BKC = np.ascontiguousarray(reaches_BKC, np.float32)
+        shape = num_requests, min(num_best, size)
+        rows_BM, scores_BM = np.empty(shape, np.int64), np.empty(shape, np.float32)
+        numbers_BM = np.empty(shape, np.int64)
+        index = self._for_call(num_interests, size, 0, is_hidden_N)
+        other = None
+        if more is not None:
+            other = more.scan._for_call(num_interests, size, more.first_row, more.is_hidden_R)
+        failed = self._library.best_of_lists(
+            ctypes.byref(index),
+            None if other is None else ctypes.byref(other),
+            num_requests,
+            address_of(interests_BKD),
+            address_of(reaches_BKC),
+            num_lists,
+            reach_drop,
+            address_of(vectors_ND),
+            None if more_vectors_RD is None else address_of(more_vectors_RD),
+            shape[1],
+            address_of(rows_BM),
+            address_of(scores_BM),
+            address_of(numbers_BM),
+        )
+        if failed:
+            raise MemoryError(f"no memory for a pool of {size} rows")
+        return rows_BM, scores_BM, numbers_BM
 
     def _for_call(
         self, num_interests: int, pool_size: int, first_row: int, is_hidden_N: NDArray[np.bool_] | None
@@ -172,4 +232,16 @@ def open_list_scan(index: Any, centroids: Any) -> ListScan | None:
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    return load_optional_library(_SOURCE, "FAISS scans the lists, more slowly")
+    """Return the compiled code; None where there is none."""
+    library = load_optional_library(_SOURCE, "FAISS scans the lists, more slowly")
+    if library is None:
+        return None
+    address, number, index = ctypes.c_void_p, ctypes.c_int64, ctypes.POINTER(_Index)
+    library.scan_lists.argtypes = [
+        index, index, number, *[address] * 3, number, ctypes.c_float, address, address,
+    ]  # fmt: skip
+    library.best_of_lists.argtypes = [
+        index, index, number, address, address, number, ctypes.c_float, address, address, number,
+        *[address] * 3,
+    ]  # fmt: skip
+    return library

@@ -11,9 +11,12 @@ import tempfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from re4.common.files import replacing
+
+if TYPE_CHECKING:  # the supervisor loads no NumPy
+    from numpy.typing import NDArray
 
 FLAGS: Final = (
     "-O3",
@@ -27,6 +30,8 @@ FLAGS: Final = (
     "-lm",
 )
 _COMPILE_S: Final = 120
+_HEADERS: Final = Path(__file__).parent
+"""Headers that the code of several folders includes."""
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +48,9 @@ def is_native_allowed() -> bool:
 
 
 def load_library(source: Path, flags: Sequence[str] = FLAGS) -> ctypes.CDLL:
-    """Return a C file as a library, compiled unless it was before. Headers are those of its folder.
+    """Return a C file as a library, compiled unless it was before.
+
+    It may include headers of its folder and of this one.
 
     Raises:
         OSError: it cannot be compiled or loaded here.
@@ -52,7 +59,7 @@ def load_library(source: Path, flags: Sequence[str] = FLAGS) -> ctypes.CDLL:
     program = compiler()
     if program is None:
         raise OSError("there is no C compiler")
-    files = sorted(source.parent.glob("*.[ch]"))
+    files = [*sorted(source.parent.glob("*.[ch]")), *sorted(_HEADERS.glob("*.h"))]
     inputs = repr([*(file.read_bytes() for file in files), program, _version(program), list(flags), _cpu()])
     name = f"{source.stem}-{hashlib.sha256(inputs.encode()).hexdigest()[:20]}.so"
     try:
@@ -84,9 +91,14 @@ def load_optional_library(source: Path, otherwise: str, flags: Sequence[str] = F
         return None
 
 
+def address_of(array: "NDArray[Any]") -> int:
+    """Return where an array begins in memory; its attribute `ctypes` costs several times as much."""
+    return int(array.__array_interface__["data"][0])
+
+
 def _compile(program: str, source: Path, flags: Sequence[str], out: Path) -> None:
     subprocess.run(
-        [program, str(source), *flags, "-o", str(out)],
+        [program, str(source), *flags, f"-I{_HEADERS}", "-o", str(out)],
         check=True,
         capture_output=True,
         text=True,

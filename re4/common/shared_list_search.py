@@ -141,6 +141,48 @@ class SharedListSearch:
         scores_BAS[to], rows_BAS[to] = scores_QS, rows_QS
         return scores_BAS, rows_BAS
 
+    def best(
+        self,
+        interests_BKD: NDArray[np.float32],
+        budget: SharedBudget,
+        vectors_ND: NDArray[np.float32],
+        num_best: int,
+        *,
+        pool_size: int,
+        is_hidden_N: NDArray[np.bool_] | None = None,
+        more: FurtherItems | None = None,
+        more_vectors_RD: NDArray[np.float32] | None = None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]] | None:
+        """Return the best items of the pool that `search` finds, by their vectors, in one compiled step.
+
+        Args:
+            interests_BKD: As for `search`.
+            budget: Likewise.
+            vectors_ND: Of the items.
+            num_best: How many, at least 1.
+            pool_size: As for `search`.
+            is_hidden_N: Likewise.
+            more: Likewise.
+            more_vectors_RD: Of the further items.
+
+        Returns:
+            As `ListScan.best`; None where FAISS scans the lists, or vectors are not C-contiguous.
+        """
+        is_plain = _is_plain(vectors_ND) and (more_vectors_RD is None or _is_plain(more_vectors_RD))
+        if self._scan is None or not is_plain:
+            return None
+        return self._scan.best(
+            interests_BKD,
+            np.matmul(interests_BKD, self._reaches_DC),
+            *budget,
+            pool_size,
+            vectors_ND,
+            num_best,
+            is_hidden_N=is_hidden_N,
+            more=more,
+            more_vectors_RD=more_vectors_RD,
+        )
+
     def _promising(
         self, reaches_BE: NDArray[np.float32], budget: SharedBudget
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -220,3 +262,7 @@ def _add_bonuses(reaches_BE: NDArray[np.float32], num_interests: int, balance: f
     bonuses_BK = np.where(np.isfinite(distances_BK), np.float32(balance) * distances_BK, np.float32(0))
     reaches_BKC += bonuses_BK[:, :, None]
     return bonuses_BK
+
+
+def _is_plain(vectors: NDArray[np.float32]) -> bool:
+    return vectors.flags.c_contiguous and vectors.dtype == np.float32

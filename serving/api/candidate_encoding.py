@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from functools import cache
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from re4.bundle.ids.id_map import ItemIds
-from re4.common.native_code import is_native_allowed, load_optional_library
+from re4.common.native_code import address_of, is_native_allowed, load_optional_library
 from re4.protos.v1 import retrieval_pb2
 from re4.serving.retrieval.merging import MergedList
 
@@ -86,7 +86,7 @@ def _compiled(library: ctypes.CDLL, lists: Sequence[MergedList], item_ids: ItemI
         scores_M = np.concatenate([each.scores_M for each in lists])
         numbers_M = np.concatenate([each.interest_numbers_M for each in lists])
     text, offsets, rows_M = item_ids.text(np.ascontiguousarray(rows_M, np.int64))
-    of_ids = _address(text), _address(offsets), _address(rows_M)
+    of_ids = address_of(text), address_of(offsets), address_of(rows_M)
     read = ctypes.c_uint8()
     size = library.size_of_ids(*of_ids, len(rows_M), len(offsets) - 1, ctypes.byref(read))
     if size < 0:
@@ -98,18 +98,14 @@ def _compiled(library: ctypes.CDLL, lists: Sequence[MergedList], item_ids: ItemI
     out = np.empty(size + len(rows_M) * 32 + len(lists) * 40, np.uint8)
     library.encode_columns(
         *of_ids,
-        _address(scores_M),
-        _address(numbers_M),
+        address_of(scores_M),
+        address_of(numbers_M),
         ends,
         len(lists),
-        _address(out),
+        address_of(out),
     )
     whole = out[: ends[-1]].tobytes()
     return [whole] if len(lists) == 1 else [whole[a:b] for a, b in pairwise([0, *ends])]
-
-
-def _address(array: NDArray[Any]) -> int:
-    return int(array.__array_interface__["data"][0])
 
 
 def _items(

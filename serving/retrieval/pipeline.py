@@ -9,6 +9,7 @@ interest.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from time import perf_counter_ns
 from typing import Final, TypeAlias
 
@@ -136,9 +137,11 @@ class Pipeline:
         history_BLD, lengths_B = self._gather(queries)
         gathered = perf_counter_ns()
         interests_BKD, attention_BKL = self._encoder.encode(history_BLD, lengths_B)
-        finite_B = np.all(np.isfinite(interests_BKD), axis=(1, 2))
+        infinite = _infinite_places(interests_BKD)
         encoded = perf_counter_ns()
-        searched_places = [i for i, query in enumerate(queries) if query.num_candidates > 0 and finite_B[i]]
+        searched_places = [
+            i for i, query in enumerate(queries) if query.num_candidates > 0 and i not in infinite
+        ]
         results = self._search(queries, searched_places, interests_BKD)
         searched = perf_counter_ns()
         merged = [MergedList()] * len(queries)
@@ -150,9 +153,8 @@ class Pipeline:
                 failures[place] = found
                 continue
             merged[place] = _merge(query, found, attention_BKL[place])
-            if len(merged[place].rows_M) < min(
-                query.num_candidates, self._num_eligible(query, found.allowed)
-            ):
+            num_merged = len(merged[place].rows_M)
+            if num_merged < query.num_candidates and num_merged < self._num_eligible(query, found.allowed):
                 exact = self._search_exactly(query, found.allowed, interests_BKD[place])
                 merged[place] = _merge(query, exact, attention_BKL[place])
                 num_exact_searches += 1
@@ -164,7 +166,7 @@ class Pipeline:
             batch_size=len(queries),
             num_exact_searches=num_exact_searches,
         )
-        for place in np.flatnonzero(~finite_B).tolist():
+        for place in infinite:
             failures[place] = BundleMismatchError(
                 "the live version's encoder answers this history with values not finite"
             )
@@ -230,7 +232,7 @@ class Pipeline:
         """
         results: dict[int, SearchResults] = {}
         depths = [queries[place].search_depth for place in group]
-        interests_GKD = interests_BKD[group]
+        interests_GKD = interests_BKD if len(group) == len(interests_BKD) else interests_BKD[group]
         num_interests, embedding_dim = interests_GKD.shape[1:]
         queries_QD = interests_GKD.reshape(-1, embedding_dim)
         allowed = None
@@ -327,6 +329,13 @@ class Pipeline:
         if allowed is None:
             return len(self._vectors_ND) - len(query.excluded_rows)
         return allowed.num_rows - int(np.count_nonzero(allowed.contains(query.excluded_rows)))
+
+
+def _infinite_places(interests_BKD: NDArray[np.float32]) -> list[int]:
+    """Return the places of the queries whose interests are not finite."""
+    if isfinite(np.add.reduce(interests_BKD, axis=None)):  # one step in place of several
+        return []
+    return np.flatnonzero(~np.isfinite(interests_BKD).all(axis=(1, 2))).tolist()
 
 
 def _is_short(found: MergedList, query: Query) -> bool:

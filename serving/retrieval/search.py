@@ -159,6 +159,19 @@ class Searcher:
         if more is None:
             num_results = min(num_results, self._index.ntotal)
         queries_QD = np.ascontiguousarray(queries_QD)
+        if self._shared_search is not None and self._plan.budget is not None:
+            best = self._shared_search.best(
+                queries_QD.reshape(-1, self.num_interests, queries_QD.shape[1]),
+                self._plan.budget,
+                self._vectors_ND,
+                num_results,
+                pool_size=ceil(num_results * self._plan.pool_factor),
+                is_hidden_N=is_hidden_N,
+                more=None if more is None else more[0],
+                more_vectors_RD=None if more is None else more[1],
+            )
+            if best is not None:
+                return best
         found = self._find(
             queries_QD, num_results, self._plan, needs_each_list=False, is_hidden_N=is_hidden_N, more=more
         )

@@ -272,7 +272,7 @@ class NativeCall:
         if self.is_ended:
             return
         http2, stream_id = self._connection.http2, self.stream_id
-        with suppress(NGH2Error):  # the connection has just failed
+        try:
             http2.send_response(stream_id, RESPONSE_FIELDS)
             if len(reply) < _LARGE_REPLY_BYTES:
                 http2.send_data(stream_id, framed(reply))
@@ -280,6 +280,8 @@ class NativeCall:
                 http2.send_data(stream_id, b"\0" + len(reply).to_bytes(4, "big"))
                 http2.send_data(stream_id, reply)
             http2.send_trailers(stream_id, OK_TRAILERS)
+        except NGH2Error:
+            pass  # the connection has just failed
         self._answered()
 
     def end_stream(self) -> None:

@@ -8,9 +8,9 @@
 
 #include <immintrin.h>
 #include <math.h>
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
+
+#include "ranking.h"
 
 #ifndef __AVX2__
 #error "AVX2 is needed"
@@ -138,17 +138,6 @@ static inline __attribute__((always_inline)) uint32_t may_exceed(
 static inline int has_zero(const uint8_t *bytes) {
     __m128i is_zero = _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)bytes), _mm_setzero_si128());
     return _mm_movemask_epi8(is_zero);
-}
-
-/* Eight sums, which the compiler keeps in one vector. */
-static float dot(const float *a, const float *b, int64_t dim) {
-    float sums[8] = {0}, rest = 0;
-    int64_t d = 0;
-    for (; d + 8 <= dim; d += 8)
-        for (int lane = 0; lane < 8; lane++) sums[lane] += a[d + lane] * b[d + lane];
-    for (; d < dim; d++) rest += a[d] * b[d];
-    for (int lane = 0; lane < 8; lane++) rest += sums[lane];
-    return rest;
 }
 
 /* Put each item first to end - 1 that scores more than the last one of a list into the list, behind equal

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.common.native_code import is_native_allowed, load_optional_library
+from re4.common.native_code import address_of, is_native_allowed, load_optional_library
 from re4.serving.retrieval.live_items.growing import GrowingArray
 
 _SOURCE: Final = Path(__file__).with_name("exact_scan.c")
@@ -41,10 +41,10 @@ class ItemCodes:
         if num_new > 0:
             self._blocks.append(np.zeros((num_new, self._blocks.view().shape[1]), np.uint8))
         self._library.encode_items(
-            _address(self._blocks.view()),
+            address_of(self._blocks.view()),
             self._length,
             len(vectors_RD),
-            _address(vectors_RD),
+            address_of(vectors_RD),
             self._dim,
         )
         self._length = end
@@ -95,20 +95,20 @@ class ExactScan:
         arrays = (rows_BM, scores_BM, vectors_RD, interests_BKD)
         assert all(array.flags.c_contiguous for array in arrays)
         failed = self._library.merge_items(
-            _address(self._blocks),
-            _address(vectors_RD),
-            None if is_hidden_R is None else _address(is_hidden_R),
+            address_of(self._blocks),
+            address_of(vectors_RD),
+            None if is_hidden_R is None else address_of(is_hidden_R),
             start,
             len(vectors_RD),
             dim,
             first_row,
             num_lists,
             num_interests,
-            _address(interests_BKD),
+            address_of(interests_BKD),
             rows_BM.shape[1],
-            _address(rows_BM),
-            _address(scores_BM),
-            None if numbers_BM is None else _address(numbers_BM),
+            address_of(rows_BM),
+            address_of(scores_BM),
+            None if numbers_BM is None else address_of(numbers_BM),
         )
         if failed:
             raise MemoryError("no memory to compare live items")
@@ -118,10 +118,6 @@ def open_item_codes(embedding_dim: int) -> ItemCodes | None:
     """Return the codes of no items; None where there is no compiled code here."""
     library = _library() if is_native_allowed() else None
     return None if library is None else ItemCodes(library, embedding_dim)
-
-
-def _address(array: NDArray[np.generic]) -> int:
-    return int(array.__array_interface__["data"][0])
 
 
 @cache

@@ -57,9 +57,10 @@ def _first_allowed(best: MergedList, excluded_rows: NDArray[np.int64], num_items
     if excluded_rows.size:
         rows = best.rows_M
         best = best.at(excluded_rows.take(excluded_rows.searchsorted(rows), mode="clip") != rows)
-    if (best.rows_M[:num_items] < 0).any():
-        best = best.at(best.rows_M >= 0)
-    return best.at(slice(num_items))
+    if len(best.rows_M) > num_items:
+        best = best.at(slice(num_items))
+    # The list ends where there are no more.
+    return best.at(best.rows_M >= 0) if len(best.rows_M) and best.rows_M[-1] < 0 else best
 
 
 MAX_SCORE: Final = MergePolicy(

@@ -4,6 +4,7 @@ import faiss
 import numpy as np
 import pytest
 
+from re4.bundle.scoring.rescoring import best_rescored
 from re4.common import list_scan
 from re4.common.list_scan import FurtherItems, open_list_scan
 from re4.common.native_code import compiler, is_native_allowed
@@ -131,6 +132,43 @@ def test_hidden_rows_and_further_items(
         tolerance = 0.03 * max(map(abs, best.values()))
         assert scores == pytest.approx([best[row] for row in rows], abs=tolerance)
         assert min(best[row] for row in rows) >= sorted(best.values())[-len(rows)] - tolerance
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+@pytest.mark.parametrize("pool_size", [1, 100, 2 * NUM_ITEMS])
+@pytest.mark.parametrize("has_more", [False, True])
+def test_one_step_gives_the_best_of_the_pool(
+    factory: str, pool_size: int, has_more: bool, indexes: dict[str, faiss.IndexIVF], interests: np.ndarray
+) -> None:
+    rng, first_row = np.random.default_rng(4), NUM_ITEMS + 5
+    vectors, more_vectors = (rng.standard_normal((n, DIM)).astype(np.float32) for n in (NUM_ITEMS, 700))
+    is_hidden = rng.random(NUM_ITEMS) < 0.3
+    more, budget = None, SharedBudget(40, 0.8)
+    if has_more:
+        further = faiss.clone_index(indexes[factory])
+        further.reset()
+        further.add(more_vectors)
+        scan = SharedListSearch(further).list_scan
+        assert scan is not None
+        more = FurtherItems(scan, first_row, rng.random(700) < 0.3)
+    search = SharedListSearch(indexes[factory])
+    pool = search.search(interests, 7, budget, pool_size=pool_size, is_hidden_N=is_hidden, more=more)
+    expected = best_rescored(
+        *pool, interests, vectors, pool_size, 50, None if more is None else (first_row, more_vectors)
+    )
+    found = search.best(
+        interests,
+        budget,
+        vectors,
+        50,
+        pool_size=pool_size,
+        is_hidden_N=is_hidden,
+        more=more,
+        more_vectors_RD=more_vectors if has_more else None,
+    )
+    assert found is not None
+    assert all(map(np.array_equal, found, expected))
+    assert search.best(interests, budget, vectors[:, ::-1], 50, pool_size=9) is None  # not contiguous
 
 
 def test_a_batch_and_a_lone_request_find_the_same(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from re4.bundle.scoring import rescoring
 from re4.common import native_code
 from re4.common.native_code import compiler
 from re4.serving.retrieval import live_items
@@ -26,6 +27,7 @@ CONSTANTS = {
 """Every kernel with the constants that the loader gives it, in the variants that its conditions make."""
 SCANS = {
     "list_scan.c": Path(native_code.__file__).parent,
+    "best_rescored.c": Path(rescoring.__file__).parent,
     "exact_scan.c": Path(live_items.__file__).parent,
 }
 CPUS = [["-march=native"]]
@@ -52,6 +54,7 @@ def test_no_warning(source, cpu, tmp_path):
             "-Werror",
             *cpu,
             *defines,
+            f"-I{Path(native_code.__file__).parent}",
             "-o",
             tmp_path / "a.so",
         ]
