@@ -25,30 +25,24 @@ static int64_t varint_size(uint64_t value)
     return size;
 }
 
-/* Return the bytes of the ids of some rows, of which each begins at its row's offset in `texts`; -1 where a row is
-   not below `num_ids`. The ids lie far apart: this reads of each, so that the CPU waits for many at once. */
-int64_t size_of_ids(const uint8_t *texts, const uint64_t *offsets, const int64_t *rows, int64_t number,
-                    int64_t num_ids, uint8_t *read)
+/* Write the lists one after the other. The id of candidate i begins in `texts` at the offset of row rows[i]. `ends`
+   has where each list ends among the candidates, and gets where it ends in `out`. Returns 0; the bytes that `out`
+   must have room for, where it has not `room` for them; -1 where a row is not below `num_ids`. */
+int64_t encode_columns(const uint8_t *texts, const uint64_t *offsets, const int64_t *rows, int64_t num_ids,
+                       const float *scores, const int64_t *numbers, int64_t *ends, int64_t num_lists, uint8_t *out,
+                       int64_t room)
 {
-    uint64_t size = 0;
-    uint8_t all = 0;
+    const int64_t number = ends[num_lists - 1];
+    int64_t most = 40 * num_lists + 32 * number;
+    /* The ids lie far apart: they are fetched here, so that the CPU waits for many at once. */
     for (int64_t i = 0; i < number; i++) {
         if (rows[i] < 0 || rows[i] >= num_ids)
             return -1;
-        const uint64_t begin = offsets[rows[i]];
-        size += offsets[rows[i] + 1] - begin;
-        all ^= texts[begin];
+        most += (int64_t)(offsets[rows[i] + 1] - offsets[rows[i]]);
+        __builtin_prefetch(texts + offsets[rows[i]]);
     }
-    *read = all;
-    return (int64_t)size;
-}
-
-/* Write the lists one after the other. The id of candidate i begins in `texts` at the offset of row rows[i]. `ends`
-   has where each list ends among the candidates, and gets where it ends in `out`, which has room for the bytes of
-   all ids, 32 more for each candidate, and 40 for each list. */
-void encode_columns(const uint8_t *texts, const uint64_t *offsets, const int64_t *rows, const float *scores,
-                    const int64_t *numbers, int64_t *ends, int64_t num_lists, uint8_t *out)
-{
+    if (most > room)
+        return most;
     uint8_t *next = out;
     int64_t begin = 0;
     for (int64_t list = 0; list < num_lists; list++) {
@@ -82,4 +76,5 @@ void encode_columns(const uint8_t *texts, const uint64_t *offsets, const int64_t
         begin = end;
         ends[list] = next - out;
     }
+    return 0;
 }

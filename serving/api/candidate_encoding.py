@@ -30,6 +30,8 @@ from re4.serving.retrieval.merging import MergedList
 _SOURCE: Final = Path(__file__).with_name("candidate_columns.c")
 _LENGTH_DELIMITED: Final = 2
 _MAX_IN_ONE_BYTE: Final = 127
+_ROOM_BYTES: Final = 64
+"""For each candidate and for each list, at first: enough for ids of up to 32 bytes."""
 
 
 def encode_candidates(lists: Sequence[MergedList], item_ids: ItemIds) -> list[bytes]:
@@ -70,10 +72,10 @@ def open_compiled() -> ctypes.CDLL | None:
     if library is None:
         return None
     address, number = ctypes.c_void_p, ctypes.c_int64
-    library.encode_columns.argtypes = [*[address] * 6, number, address]
-    library.encode_columns.restype = None
-    library.size_of_ids.argtypes = [*[address] * 3, number, number, address]
-    library.size_of_ids.restype = number
+    library.encode_columns.argtypes = [
+        *[address] * 3, number, *[address] * 3, number, address, number,
+    ]  # fmt: skip
+    library.encode_columns.restype = number
     return library
 
 
@@ -86,24 +88,30 @@ def _compiled(library: ctypes.CDLL, lists: Sequence[MergedList], item_ids: ItemI
         scores_M = np.concatenate([each.scores_M for each in lists])
         numbers_M = np.concatenate([each.interest_numbers_M for each in lists])
     text, offsets, rows_M = item_ids.text(np.ascontiguousarray(rows_M, np.int64))
-    of_ids = address_of(text), address_of(offsets), address_of(rows_M)
-    read = ctypes.c_uint8()
-    size = library.size_of_ids(*of_ids, len(rows_M), len(offsets) - 1, ctypes.byref(read))
-    if size < 0:
-        item_ids.padded(rows_M)  # it raises the error that names the rows
-        raise IndexError(f"a row of {rows_M} is out of range")
-    scores_M = np.ascontiguousarray(scores_M, np.float32)
+    rows_M, scores_M = np.ascontiguousarray(rows_M), np.ascontiguousarray(scores_M, np.float32)
     numbers_M = np.ascontiguousarray(numbers_M, np.int64)
     ends = (ctypes.c_int64 * len(lists))(*accumulate(len(each.rows_M) for each in lists))
-    out = np.empty(size + len(rows_M) * 32 + len(lists) * 40, np.uint8)
-    library.encode_columns(
-        *of_ids,
-        address_of(scores_M),
-        address_of(numbers_M),
-        ends,
-        len(lists),
-        address_of(out),
-    )
+    room = _ROOM_BYTES * (len(rows_M) + len(lists))
+    while True:
+        out = np.empty(room, np.uint8)
+        more = library.encode_columns(
+            address_of(text),
+            address_of(offsets),
+            address_of(rows_M),
+            len(offsets) - 1,
+            address_of(scores_M),
+            address_of(numbers_M),
+            ends,
+            len(lists),
+            address_of(out),
+            room,
+        )
+        if not more:
+            break
+        if more < 0:
+            item_ids.padded(rows_M)  # it raises the error that names the rows
+            raise IndexError(f"a row of {rows_M} is out of range")
+        room = more
     whole = out[: ends[-1]].tobytes()
     return [whole] if len(lists) == 1 else [whole[a:b] for a, b in pairwise([0, *ends])]
 

@@ -120,7 +120,10 @@ class MethodRejections:
         caller = None
         if self._shared.authenticator is not None:
             try:
-                caller = self._shared.authenticator.admit(_authorization(fields), self._scope, self._name)
+                caller = self._shared.authenticator.identify(_authorization(fields))
+                caller.require(self._scope, self._name)
+                if caller.rate is not None:  # last: what is rejected in the usual way is charged there
+                    caller.rate.charge()
             except Re4Error:  # it is rejected for that, in the usual way
                 return None
         status, is_late = turn.status, False

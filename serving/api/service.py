@@ -305,14 +305,17 @@ class RetrievalService:
         self, name: str, method: _Batched, scope: Scope, server_calls: Sequence[WholeCall]
     ) -> None:
         """Queue calls that arrived together, without a task for each, and start a batch."""
-        num_admitted = self._batcher.num_admitted(_default_group(self._live.snapshot))
+        group = _default_group(self._live.snapshot)
+        wait_ms: float | None = self._batcher.wait_ms(group)
+        num_admitted = self._batcher.num_admitted(group, wait_ms)
         for server_call in server_calls[:num_admitted]:
             running = _RunningCall(self, name, server_call)
             try:
                 running.admit_caller(scope)
                 running.begin()
                 snapshot, time_left_s = self._live.current(), server_call.time_left()
-                admitted = self._admit(snapshot, time_left_s)
+                admitted = self._admit(snapshot, time_left_s, wait_ms)
+                wait_ms = None  # the next one waits behind this one
                 request = method.check(server_call.message, snapshot)
                 if request.user_id:
                     queueing = asyncio.get_running_loop().create_task(
@@ -324,7 +327,8 @@ class RetrievalService:
                     self._queue(running, method, server_call, request, admitted)
             except Exception as error:
                 running.fail(server_call, error)
-        self._reject_many(name, scope, server_calls[num_admitted:])
+        if num_admitted < len(server_calls):
+            self._reject_many(name, scope, server_calls[num_admitted:])
         self._batcher.start()
 
     def _reject_many(self, name: str, scope: Scope, server_calls: Sequence[WholeCall]) -> None:
@@ -332,8 +336,6 @@ class RetrievalService:
 
         Each would be rejected alone, too, by `Batcher.admit`.
         """
-        if not server_calls:
-            return
         self._early.is_armed = True
         self._quota.take(len(server_calls))
         group = _default_group(self._live.snapshot)
@@ -595,10 +597,19 @@ class RetrievalService:
                     return reply.SerializeToString()
                 await asyncio.sleep(0)
 
-    def _admit(self, snapshot: Snapshot, time_left_s: float | None) -> BatchGroup:
-        """Reject a call before it is parsed, where even a default search would be rejected."""
+    def _admit(
+        self, snapshot: Snapshot, time_left_s: float | None, wait_ms: float | None = None
+    ) -> BatchGroup:
+        """Reject a call before it is parsed, where even a default search would be rejected.
+
+        Args:
+            snapshot: The live version.
+            time_left_s: Seconds until the caller's deadline; None for none.
+            wait_ms: How long a default search would wait now; None to compute it.
+        """
         group = _default_group(snapshot)
-        wait_ms = self._batcher.wait_ms(group)
+        if wait_ms is None:
+            wait_ms = self._batcher.wait_ms(group)
         self._brown_out.observe(wait_ms)
         self._batcher.admit(group, time_left_s=time_left_s, wait_ms=wait_ms)
         return group
@@ -700,7 +711,7 @@ class _RunningCall:
         service._num_in_flight += 1
         service._idle.clear()
         self._held = service._reply_memory.begin(self._server_call.peer if caller is None else caller.name)
-        self._server_call.on_end(self._held.release)
+        self._server_call.on_end(self._held.release, self._held.recount)
         self.call.hold = self._held.grow
 
     def finish(self, reply: bytes) -> None:

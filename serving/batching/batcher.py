@@ -214,10 +214,15 @@ class Batcher(Generic[RequestT, ResultT]):
             self._num_rejected += 1
             raise ShedError(wait_ms=wait_ms, max_wait_ms=self._max_wait_ms)
 
-    def num_admitted(self, group: BatchGroup) -> int:
-        """Return how many requests of this group `admit` would admit now, one after the other."""
+    def num_admitted(self, group: BatchGroup, wait_ms: float | None = None) -> int:
+        """Return how many requests of this group `admit` would admit now, one after the other.
+
+        Args:
+            group: Of the requests.
+            wait_ms: As for `admit`.
+        """
         ms_each = self._estimate.ms(group.cost_class)
-        free_ms = self._max_wait_ms - self.wait_ms(group)
+        free_ms = self._max_wait_ms - (self.wait_ms(group) if wait_ms is None else wait_ms)
         if free_ms < 0:
             return 0
         return int(free_ms / ms_each) + 1 if ms_each else sys.maxsize

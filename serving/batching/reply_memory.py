@@ -81,6 +81,11 @@ class HeldReply:
         """
         self.grow(num_bytes - self._num_bytes)
 
+    def recount(self, num_bytes: int) -> None:
+        """Count these bytes in place of what was counted, though there be too many: they are held already."""
+        self._memory._add(self._caller, num_bytes - self._num_bytes)
+        self._num_bytes = num_bytes
+
     def release(self) -> None:
         """Count the reply no longer: its call has ended."""
         self._memory._add(self._caller, -self._num_bytes)

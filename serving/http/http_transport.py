@@ -195,6 +195,7 @@ class HttpTransport:
             reply = await self._reply_of(route, call)
             if reply is None:
                 return
+            call.hold(len(reply))
             await _send(send, 200, reply)
         except StatusError as error:
             body, error_headers = format_error(error)
@@ -254,6 +255,7 @@ class _Call:
         self._converter = converter
         self._has_read = asyncio.Event()
         self._on_end: Callable[[], None] | None = None
+        self._recount: Callable[[int], None] | None = None
         self._began_s = monotonic()
 
     def metadata(self) -> Metadata:
@@ -305,8 +307,13 @@ class _Call:
     async def write(self, message: bytes) -> None:
         raise NotImplementedError("methods with streams have no route")
 
-    def on_end(self, callback: Callable[[], None]) -> None:
-        self._on_end = callback
+    def on_end(self, callback: Callable[[], None], recount: Callable[[int], None]) -> None:
+        self._on_end, self._recount = callback, recount
+
+    def hold(self, num_bytes: int) -> None:
+        """Count the bytes of the reply in JSON in place of those of its message."""
+        if self._recount is not None:
+            self._recount(num_bytes)
 
     def end(self) -> None:
         """Release the accounts of the call: its reply is sent."""

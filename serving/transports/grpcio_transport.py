@@ -161,5 +161,5 @@ class _Call:
     async def write(self, message: bytes) -> None:
         await self._context.write(message)
 
-    def on_end(self, callback: Callable[[], None]) -> None:
+    def on_end(self, callback: Callable[[], None], recount: Callable[[int], None]) -> None:
         self._context.add_done_callback(lambda _: callback())  # type: ignore[arg-type]  # inexact stub

@@ -237,7 +237,7 @@ class NativeCall:
         """Release the memory of the message: the call will fail."""
         self.message = b""
 
-    def on_end(self, callback: Callable[[], None]) -> None:
+    def on_end(self, callback: Callable[[], None], recount: Callable[[int], None]) -> None:
         """Run a callback when the transport holds the call and its reply no longer."""
         if self.is_closed:
             callback()

@@ -74,8 +74,13 @@ class ServerCall(Protocol):
         """Send one message of a stream; return when the transport can take another."""
         ...
 
-    def on_end(self, callback: Callable[[], None]) -> None:
-        """Run a callback when the transport holds the call and its reply no longer."""
+    def on_end(self, callback: Callable[[], None], recount: Callable[[int], None]) -> None:
+        """Run a callback when the transport holds the call and its reply no longer.
+
+        Args:
+            callback: Run once.
+            recount: Takes the number of bytes that the transport holds, where it is not that of the reply.
+        """
         ...
 
 

@@ -2,13 +2,16 @@
 
 import asyncio
 import ssl
+from typing import Any
 
 import pytest
 
+from re4.protos.v1 import retrieval_pb2 as pb
 from re4.serving.host.addresses import Address
 from re4.serving.http import http_transport
 from re4.serving.http.http_transport import HttpTransport
 from re4.serving.settings import Limits
+from re4.serving.transports.transport import Method, ServerCall
 
 
 class Certificates:
@@ -45,3 +48,37 @@ def test_an_error_that_passes_ends_neither_listening_nor_the_close_of_idle_conne
 
     asyncio.run(test())
     assert caplog.text.count("HTTP goes on with the certificates in use") == 3
+
+
+def test_an_unread_reply_counts_with_the_bytes_of_its_json() -> None:
+    reply = pb.RetrieveReply(items=pb.ItemIds(strings=["a"] * 50), scores=[0.1] * 50).SerializeToString()
+    counted: list[int] = []
+
+    async def answer(call: ServerCall) -> bytes:
+        call.on_end(lambda: counted.append(0), counted.append)
+        await call.read()
+        return reply
+
+    async def test() -> bytes:
+        transport = HttpTransport([Method(path="/re4.v1.Retrieval/Retrieve", answer=answer)], Limits())
+        received = [{"type": "http.request", "body": b"{}"}]
+        sent: list[bytes] = []
+
+        async def receive() -> dict[str, Any]:
+            return received.pop() if received else await asyncio.Future()
+
+        async def send(event: dict[str, Any]) -> None:
+            sent.append(event.get("body", b""))
+
+        scope = {
+            "path": "/v1/retrieve",
+            "method": "POST",
+            "headers": [(b"content-type", b"application/json")],
+            "client": ("127.0.0.1", 1),
+        }
+        await transport._answer(scope, receive, send)
+        return b"".join(sent)
+
+    text = asyncio.run(test())
+    assert counted == [len(text), 0]
+    assert len(text) > len(reply)

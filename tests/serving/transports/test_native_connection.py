@@ -181,7 +181,7 @@ def test_an_answer_to_a_connection_that_has_failed_disturbs_nobody() -> None:
         connection.data_received(retrieve(1) + retrieve(3))
         await asyncio.sleep(0)
         for call in calls:
-            call.on_end(lambda: ended.append(1))
+            call.on_end(lambda: ended.append(1), lambda _: None)
         connection.data_received(frame(HEADERS, END_HEADERS, 5, b"\xff" * 40))
         for call in calls:
             call.respond(b"reply")

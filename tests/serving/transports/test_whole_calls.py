@@ -138,7 +138,11 @@ def test_early_rejections_check_tokens_and_rates_first(
     tokens.write_text(
         "".join(
             f'[{name}]\nsha256 = "{hashlib.sha256(name.encode()).hexdigest()}"\n{more}\n'
-            for name, more in (("free", ""), ("slow", "users_per_s = 0.001\nburst = 2\n"))
+            for name, more in (
+                ("free", ""),
+                ("slow", "users_per_s = 0.001\nburst = 2\n"),
+                ("writer", 'users_per_s = 0.001\nburst = 2\nscopes = ["record-events"]\n'),
+            )
         )
     )
 
@@ -159,6 +163,12 @@ def test_early_rejections_check_tokens_and_rates_first(
             assert await slow.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             found.append("overloaded" in await slow.details())
         assert found == [True, True, False], "the third call is beyond the caller's rate"
+        codes = []
+        for _ in range(3):
+            codes.append(await method(REQUEST, timeout=DEADLINE_S, metadata=of("writer")).code())
+        assert [code.name for code in codes] == ["PERMISSION_DENIED"] * 2 + ["RESOURCE_EXHAUSTED"], (
+            "a call without its scope is charged once"
+        )
         get = server.metrics.registry.get_sample_value
         labels = {"caller": "free", "code": "RESOURCE_EXHAUSTED"}
         while (get("re4_caller_calls_total", labels) or 0) < 6:
