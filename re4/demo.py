@@ -71,10 +71,15 @@ def demo(
     if not (bundles / "CURRENT").exists():
         _step("export", str(run), "--bundles", str(bundles))
     _show_command("serve", "--bundles", str(bundles), "--address", "127.0.0.1:0")
-    with ServerProcess(bundles, on_line=lambda line: print_line(f"  {line}")) as server:
+    with ServerProcess(bundles, on_line=_print_log_line) as server:
         _retrieve(server.address, data)
     print_line(f"server stopped, exit code {server.stop()}")
     _next_commands(folder, data, run, bundles)
+
+
+def _print_log_line(line: str) -> None:
+    if "settings from default" not in line:  # some seventy settings
+        print_line(f"  {line}")
 
 
 def _show_command(*words: str) -> None:

@@ -123,6 +123,9 @@ def info(
         console.print_json(facts)
         return
     settings, found = facts.pop("settings"), facts.pop("attributes")
+    for role in ("", "canary_"):
+        if not facts.get(f"num_{role}recall_samples"):
+            facts.pop(f"{role}online_recall", None)  # nothing was measured yet
     limits = {name: value for name, value in facts.items() if name.startswith(("max_", "min_"))}
     served = {name: _in_words(value) for name, value in facts.items() if name not in limits}
     console.fields(f"server at {address}", {name: text for name, text in served.items() if text})

@@ -1,7 +1,8 @@
 """The subcommands `re4 retrieve`, `re4 attributes` and `re4 health`."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -121,6 +122,10 @@ def retrieve(
         items: list[CatalogueItem] = []
         if found.item_ids and (info["has_titles"] or show):
             items = client.get_items(found.item_ids)
+        titles: dict[Any, str] = {}
+        if found.reasons and info["has_titles"] and not as_json:
+            named: list[Any] = list(dict.fromkeys(chain.from_iterable(found.reasons.item_ids)))
+            titles = {item.item_id: item.title for item in client.get_items(named)}
         hints = hints_about(filters, client) if not found.item_ids else []
     if as_json:
         console.print_json(_facts(found, items, info["has_titles"], show or ()))
@@ -153,7 +158,7 @@ def retrieve(
                 *(", ".join(items[place].attributes.get(name, ())) for name in show or ()),
                 *(f"{score:.4f}", str(interest)),
                 *([] if found.is_new is None else ["new" if found.is_new[place] else ""]),
-                *_because_of(found, interest),
+                *_because_of(found, interest, titles),
             ]
             for place, (item_id, score, interest) in enumerate(_candidates(found))
         ],
@@ -262,11 +267,12 @@ def _candidates(found: "Candidates") -> list[tuple[str | int, float, int]]:
     return list(zip(found.item_ids, found.scores.tolist(), found.interest_index.tolist(), strict=True))
 
 
-def _because_of(found: "Candidates", interest: int) -> list[str]:
+def _because_of(found: "Candidates", interest: int, titles: Mapping[Any, str]) -> list[str]:
+    """Return the history items behind an interest: titles where there are, else ids."""
     if found.reasons is None:
         return []
     reasons = zip(found.reasons.item_ids[interest], found.reasons.weights[interest].tolist(), strict=True)
-    return [", ".join(f"{item_id} ({weight:.0%})" for item_id, weight in reasons)]
+    return [", ".join(f"{titles.get(item_id) or item_id} ({weight:.0%})" for item_id, weight in reasons)]
 
 
 def _facts(

@@ -80,6 +80,8 @@ def test_a_server_says_what_it_runs_on_and_why(
         assert facts["settings"][name] == {"value": value, "source": source}
         assert re.search(rf"settings from {re.escape(source)}: .*{name}={value}\b", log)
     assert "flag --max-num-users" in shown
+    assert "num_recall_samples" in shown
+    assert "online_recall" not in shown  # there are no samples
 
 
 def test_settings_that_do_not_belong_end_the_start(

@@ -160,6 +160,8 @@ def test_titles_and_chosen_attributes_are_shown(
     said = capsys.readouterr().out
     assert {"title", "colour", "tags"} <= set(re.findall(r"\w+", said))
     assert TITLED.titles[TITLED.best([4], 1)[0]] in said
+    retrieve([TITLED.ids[4]], address=titled_server.address, num_candidates=2, reasons=1)
+    assert f"{TITLED.titles[4]} (100%)" in capsys.readouterr().out
     with pytest.raises(UsageError, match="--show size: there is no such attribute; there is colour, tags"):
         retrieve([TITLED.ids[4]], address=titled_server.address, show=["size"])
 
