@@ -109,11 +109,12 @@ class TrainConfig:
         "inner", "Score of interest and item: inner product or cosine.", choices=("inner", "cosine")
     )
     temperature: float = setting(1.0, "Scores are divided by it, in training and in serving.", low=1e-3)
-    loss: str = setting(
-        "softmax",
-        "Recommendation loss: softmax, or bce (binary cross entropy of the target and the mean negative, as "
-        "in SASRec).",
-        choices=("softmax", "bce"),
+    loss: str | None = setting(
+        None,
+        "Recommendation loss: softmax, mixture (the chance of the target is the mean of the interests' "
+        "softmaxes), or bce (binary cross entropy of the target and the mean negative, as in SASRec).",
+        choices=("softmax", "mixture", "bce"),
+        default_text="transformer with several interests: mixture; otherwise softmax",
     )
     interest_choice: str | None = setting(
         None,
@@ -153,11 +154,12 @@ class TrainConfig:
         default_text=_MODELS_OWN,
     )
 
-    information_weight: float = setting(
-        0.0,
+    information_weight: float | None = setting(
+        None,
         "Weight of the mutual information between an item and the interest that finds it, which keeps "
         "interests apart where re-contrast does not; 0 switches it off.",
         low=0,
+        default_text="transformer with several interests: 0.1; otherwise 0",
     )
     contrast_weight: float | None = setting(
         None,
@@ -236,8 +238,8 @@ class TrainConfig:
             usual |= preset.small_catalogue
         if events_per_user >= MANY_EVENTS:
             usual |= preset.many_events
-        if self.num_interests == 1:
-            usual |= preset.one_interest
+        number = usual.get("num_interests") if self.num_interests is None else self.num_interests
+        usual |= preset.one_interest if number == 1 else preset.several_interests
         chosen = {name: value for name, value in usual.items() if getattr(self, name) is None}
         defaults = {item.name: item.default for item in fields(self)}
         for name, value in preset.fixed.items():

@@ -29,6 +29,8 @@ class Preset:
     """Values that differ for up to `SMALL_CATALOGUE` items."""
     one_interest: Mapping[str, Any] = field(default_factory=dict)
     """Values that differ for one interest (K = 1)."""
+    several_interests: Mapping[str, Any] = field(default_factory=dict)
+    """Values that differ for several interests."""
     many_events: Mapping[str, Any] = field(default_factory=dict)
     """Values that differ where users have `MANY_EVENTS` training events or more, on average."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
@@ -41,6 +43,8 @@ COMMON_DEFAULTS: Mapping[str, Any] = {
     "num_blocks": 0,
     "every_position": False,
     "next_n": 1,
+    "loss": "softmax",
+    "information_weight": 0.0,
 }
 """Defaults of every model whose preset has no others."""
 
@@ -50,7 +54,8 @@ _NO_ATTENTION = {"position": False, "head": False, "routing_weight": 0.0, **_NO_
 _NO_BLOCKS = {"num_blocks": 0, **_NEWEST}
 _HARD = {"interest_choice": "hard", "initial_vectors": "svd", "routing_weight": 0.0}
 _PLAIN_LOSS = {"negative_scores": "chosen", "history_weight": 0.0}
-_ONE_INTEREST = {"num_interests": 1, "interest_choice": "hard", **_NO_ATTENTION}
+_NO_CHOICE = {"interest_choice": "hard", **_NO_ATTENTION}
+_ONE_INTEREST = {"num_interests": 1, **_NO_CHOICE}
 _NO_STEPS = {**_ONE_INTEREST, **_NO_BLOCKS, "num_epochs": 0, "scores": "inner", "temperature": 1.0}
 _FITTED = {**_NO_STEPS, "initial_vectors": "fitted"}
 PLAIN_ATTENTION: Mapping[str, Any] = {
@@ -103,6 +108,7 @@ PRESETS: Mapping[str, Preset] = {
         module="re4.training.encoders.transformer",
         class_name="TransformerEncoder",
         defaults={
+            "num_interests": 1,
             "max_history_length": 50,
             "num_blocks": 2,
             "every_position": True,
@@ -111,8 +117,9 @@ PRESETS: Mapping[str, Preset] = {
             "learning_rate": 0.004,
             **_PLAIN_LOSS,
         },
+        several_interests={"loss": "mixture", "information_weight": 0.1},
         many_events={"next_n": 7},
-        fixed=_ONE_INTEREST,
+        fixed=_NO_CHOICE,
     ),
     "mind": Preset(
         module="re4.training.encoders.mind",

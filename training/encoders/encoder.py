@@ -43,9 +43,9 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
     def encode_positions(self, history_vectors_BLD: Tensor, lengths_B: Tensor) -> Tensor:
-        """Return the interest at every valid position [P, D], by user and then newest first.
+        """Return the interests at every valid position [P, K, D], by user and then newest first.
 
-        Only a causal encoder with one interest has it, for training at every position.
+        Only a causal encoder has it, for training at every position.
         """
         raise NotImplementedError
 

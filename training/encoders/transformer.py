@@ -1,4 +1,7 @@
-"""A causal transformer over the history: the interest is the output at the newest event.
+"""A causal transformer over the history: the interests are made from the output at the newest event.
+
+One interest is the output itself. Of several, each is the output plus a linear map of it, one map an
+interest.
 
 Each event attends to itself and to the events before it, so that training can use every position of
 a history as the newest one of a shorter history. Blocks are pre-norm. A learned bias by distance, in
@@ -16,6 +19,8 @@ from re4.training.encoders.encoder import Encoded, Encoder
 from re4.training.kernels.masks import valid_mask
 
 _NUM_HEADS = 2
+_MAP_SCALE, _OFFSET_SCALE = 0.3, 0.1
+"""Standard deviations of the initial maps and offsets of several interests, relative to `D ** -0.5`."""
 _WIDENING = 2
 """Width of the layer between the two maps of a block's second half, in embedding dimensions."""
 
@@ -53,21 +58,39 @@ class TransformerBlocks(nn.Module):
 
 
 class TransformerEncoder(Encoder):
-    """One interest, the output at the newest event."""
+    """One interest, the output at the newest event, or several, made from it."""
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
         self.transformer = TransformerBlocks(config)
+        self.to_interests: nn.Linear | None = None
+        if config.K > 1:
+            dim = config.embedding_dim
+            self.to_interests = nn.Linear(dim, config.K * dim)
+            nn.init.normal_(self.to_interests.weight, std=_MAP_SCALE * dim**-0.5)
+            nn.init.normal_(self.to_interests.bias, std=_OFFSET_SCALE * dim**-0.5)
 
     def encode(self, history_vectors_BLD: Tensor, lengths_B: Tensor) -> Encoded:
         """Compute the output at the newest event alone; the attention is that of the last block."""
         newest_B1D, attention_B1L = self.transformer(history_vectors_BLD, lengths_B, newest_only=True)
-        return Encoded(interests_BKD=self.scaled(newest_B1D), attention_BKL=attention_B1L)
+        interests_BKD = self._interests(newest_B1D)
+        return Encoded(
+            interests_BKD=interests_BKD,
+            attention_BKL=attention_B1L.expand(-1, interests_BKD.shape[1], -1),
+        )
 
     def encode_positions(self, history_vectors_BLD: Tensor, lengths_B: Tensor) -> Tensor:
-        """Compute the output at every position, as the interest of the history that ends there."""
+        """Compute the interests at every position, as those of the history that ends there."""
         outputs_BLD, _ = self.transformer(history_vectors_BLD, lengths_B)
-        return self.scaled(outputs_BLD)[valid_mask(lengths_B, outputs_BLD.shape[1])]
+        return self._interests(outputs_BLD[valid_mask(lengths_B, outputs_BLD.shape[1])][:, None])
+
+    def _interests(self, outputs_B1D: Tensor) -> Tensor:
+        """Return the interests [B, K, D] of outputs."""
+        if self.to_interests is not None:
+            outputs_B1D = (
+                outputs_B1D + self.to_interests(outputs_B1D).unflatten(2, (-1, outputs_B1D.shape[2]))[:, 0]
+            )
+        return self.scaled(outputs_B1D)
 
 
 class _Block(nn.Module):

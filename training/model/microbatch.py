@@ -23,6 +23,7 @@ from re4.training.losses.flows.reconstruct import reconstruct_sum
 from re4.training.losses.flows.recontrast import outside_history, positives, recontrast_sum
 from re4.training.losses.fused_reconstruction import DecoderWeights
 from re4.training.losses.history_ranking import history_ranking_sum
+from re4.training.losses.mixture import mixture_sum
 from re4.training.losses.mutual_information import information_loss_sum
 from re4.training.losses.routing_regularization import routing_regularization_sum
 from re4.training.losses.sampled_softmax import (
@@ -103,7 +104,7 @@ class Microbatch:
         self._target_BD = target_BD.detach().requires_grad_()
         self._hits, self._target_corrections_B = hits, target_corrections_B
         self._is_every_position = is_every_position
-        self._positions_PD: Tensor | None = None
+        self._positions_PKD: Tensor | None = None
         self._outside = None if generator is None else outside_history(rows_BL, lengths_B, generator)
         self._encoded: Encoded | None = None
         self._positives_BKL: Tensor | None = None
@@ -111,7 +112,7 @@ class Microbatch:
     def encode(self, encoder: Encoder) -> int:
         """Run the forward flow; return the number of positives, 0 for an encoder without attention."""
         if self._is_every_position:
-            self._positions_PD = encoder.encode_positions(self._history_BLD, self._lengths_B)
+            self._positions_PKD = encoder.encode_positions(self._history_BLD, self._lengths_B)
             return 0
         self._encoded = encoder.encode(self._history_BLD, self._lengths_B)
         if self._encoded.log_attention_BKL is None:
@@ -167,21 +168,14 @@ class Microbatch:
         negatives: SharedNegatives,
         vectors_MD: Tensor,
     ) -> dict[str, Tensor]:
-        if self._positions_PD is not None:  # one interest, which needs no flows
-            return {"recommend": self._recommend(config, self._positions_PD, None, negatives, vectors_MD)}
+        if self._positions_PKD is not None:  # without flows, which are for one history
+            return self._sums_of_scores(config, self._positions_PKD, None, negatives, vectors_MD)[1]
         encoded, lengths_B, history_BLD = self._encoded, self._lengths_B, self._history_BLD
         assert encoded is not None, "encode comes first"
         interests_BKD = encoded.interests_BKD
-        interest_BD = self._training_interest(config, encoded)
-        sums = {
-            "recommend": self._recommend(
-                config,
-                interest_BD,
-                interests_BKD if config.negative_scores == "served" else None,
-                negatives,
-                vectors_MD,
-            )
-        }
+        interest_BD, sums = self._sums_of_scores(
+            config, interests_BKD, encoded.active_BK, negatives, vectors_MD
+        )
         if config.history_weight:
             sums["history"] = history_ranking_sum(
                 interest_BD=interest_BD,
@@ -191,13 +185,6 @@ class Microbatch:
                 history_vectors_BLD=history_BLD,
                 history_BL=self._rows_BL,
                 lengths_B=lengths_B,
-            )
-        if config.information_weight and config.K > 1:
-            sums["information"] = information_loss_sum(
-                interests_BKD,
-                vectors_MD,
-                active_BK=encoded.active_BK,
-                number=int(self._targets_B.sum()),
             )
         if config.routing_weight:
             sums["routing"] = routing_regularization_sum(encoded.attention_BKL, lengths_B)
@@ -232,15 +219,42 @@ class Microbatch:
             )
         return sums
 
+    def _sums_of_scores(
+        self,
+        config: TrainConfig,
+        interests_BKD: Tensor,
+        active_BK: Tensor | None,
+        negatives: SharedNegatives,
+        vectors_MD: Tensor,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the interests that the targets train [B, D], and the losses of scores of items."""
+        interest_BD = self._training_interest(config, interests_BKD, active_BK)
+        sums = {"recommend": self._recommend(config, interests_BKD, interest_BD, negatives, vectors_MD)}
+        if config.information_weight and config.K > 1:
+            number = int(self._targets_B.sum())
+            sums["information"] = information_loss_sum(
+                interests_BKD, vectors_MD, active_BK=active_BK, number=number
+            )
+        return interest_BD, sums
+
     def _recommend(
         self,
         config: TrainConfig,
+        interests_BKD: Tensor,
         interest_BD: Tensor,
-        rivals_BKD: Tensor | None,
         negatives: SharedNegatives,
         vectors_MD: Tensor,
     ) -> Tensor:
-        """Return the sum of the recommendation loss; rivals of None are the training interests alone."""
+        """Return the sum of the recommendation loss."""
+        if config.loss == "mixture":
+            return mixture_sum(
+                interests_BKD=interests_BKD,
+                target_vectors_BD=self._target_BD,
+                negative_vectors_MD=vectors_MD,
+                hits=self._hits,
+                target_correction_B=self._target_corrections_B,
+                negative_correction_M=negatives.corrections_M,
+            )
         if config.loss == "bce":
             return binary_cross_entropy_sum(
                 interest_BD=interest_BD,
@@ -253,18 +267,20 @@ class Microbatch:
             target_vectors_BD=self._target_BD,
             negative_vectors_MD=vectors_MD,
             hits=self._hits,
-            rivals_BKD=rivals_BKD,
+            rivals_BKD=interests_BKD if config.negative_scores == "served" else None,
             hardness=config.hard_negatives,
             target_correction_B=self._target_corrections_B,
             negative_correction_M=negatives.corrections_M,
         )
 
-    def _training_interest(self, config: TrainConfig, encoded: Encoded) -> Tensor:
+    def _training_interest(
+        self, config: TrainConfig, interests_BKD: Tensor, active_BK: Tensor | None
+    ) -> Tensor:
         """Return the interest of each user that the target trains, [B, D]."""
-        interests_BKD, target_BD = encoded.interests_BKD, self._target_BD
+        target_BD = self._target_BD
         if config.interest_choice == "soft":
             return blend_interests(
-                interests_BKD, target_BD, sharpness=config.choice_sharpness, active_BK=encoded.active_BK
+                interests_BKD, target_BD, sharpness=config.choice_sharpness, active_BK=active_BK
             )
         chosen_B = select_interest(interests_BKD.detach(), target_BD.detach())
         return interests_BKD[torch.arange(len(chosen_B), device=chosen_B.device), chosen_B]
