@@ -154,12 +154,11 @@ class TrainConfig:
         default_text=_MODELS_OWN,
     )
 
-    information_weight: float | None = setting(
-        None,
+    information_weight: float = setting(
+        0.0,
         "Weight of the mutual information between an item and the interest that finds it, which keeps "
         "interests apart where re-contrast does not; 0 switches it off.",
         low=0,
-        default_text="transformer with several interests: 0.1; otherwise 0",
     )
     contrast_weight: float | None = setting(
         None,

@@ -31,6 +31,8 @@ class Preset:
     """Values that differ for one interest (K = 1)."""
     several_interests: Mapping[str, Any] = field(default_factory=dict)
     """Values that differ for several interests."""
+    several: int | None = None
+    """Number that `num_interests = auto` compares with one; None: the preset's own."""
     many_events: Mapping[str, Any] = field(default_factory=dict)
     """Values that differ where users have `MANY_EVENTS` training events or more, on average."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
@@ -44,7 +46,6 @@ COMMON_DEFAULTS: Mapping[str, Any] = {
     "every_position": False,
     "next_n": 1,
     "loss": "softmax",
-    "information_weight": 0.0,
 }
 """Defaults of every model whose preset has no others."""
 
@@ -117,7 +118,8 @@ PRESETS: Mapping[str, Preset] = {
             "learning_rate": 0.004,
             **_PLAIN_LOSS,
         },
-        several_interests={"loss": "mixture", "information_weight": 0.1},
+        several=4,
+        several_interests={"loss": "mixture"},
         many_events={"next_n": 7},
         fixed=_NO_CHOICE,
     ),

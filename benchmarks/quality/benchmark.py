@@ -7,11 +7,10 @@ from typing import Any
 
 from re4.benchmarks.common.report import write_report
 from re4.benchmarks.quality.entries import baseline_entries, rival_entry, trained_entry
-from re4.benchmarks.quality.ledger import Entry, Ledger
+from re4.benchmarks.quality.ledger import Entry, Ledger, alternatives, variant_name
 from re4.benchmarks.quality.options import QualityOptions
 from re4.benchmarks.quality.rivals import check_rivals
 from re4.benchmarks.quality.summary import render_markdown, summarise_entries, verdict
-from re4.benchmarks.quality.variants import alternatives, variant_name
 from re4.training.config import TrainConfig
 from re4.training.data.dataset import Dataset
 

@@ -12,9 +12,8 @@ import torch
 
 from re4 import __version__
 from re4.benchmarks.common.machine import describe_machine
-from re4.benchmarks.quality.ledger import PROTOCOLS, Entry, Ledger, TestResult, pack_hits
+from re4.benchmarks.quality.ledger import PROTOCOLS, Entry, Ledger, TestResult, pack_hits, variant_name
 from re4.benchmarks.quality.rivals import NAMES, fit_rival
-from re4.benchmarks.quality.variants import variant_name
 from re4.common.errors import RunError
 from re4.training.config import TrainConfig
 from re4.training.data.dataset import Dataset

@@ -7,7 +7,8 @@
 A line holds which positions of each test user's first 50 are hits (`hits`: bits by user and position, zlib,
 base64), history kept and excluded. Every metric of every user, and so every paired test, follows from that:
 neither the data nor the trained runs are needed again. A run is identified by its resolved settings, and
-named by those that differ from today's defaults.
+named by those that differ from today's defaults, as `model:setting=value:…`. In an option, the values of
+`setting=one|other` are alternatives of which validation chooses one.
 """
 
 import base64
@@ -15,16 +16,16 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.benchmarks.quality.variants import variant_name
-from re4.common.errors import DataError
-from re4.training.config import ADDED_SINCE
+from re4.common.errors import DataError, UsageError
+from re4.training.config import ADDED_SINCE, TrainConfig
 from re4.training.data.dataset import Dataset
 from re4.training.evaluation.metrics import UserMetrics, rank_metrics
 from re4.training.evaluation.protocol import CUTS, history_and_targets
@@ -155,3 +156,43 @@ def _entry(line: dict[str, Any], *facts: Any) -> Entry:
         settings = ADDED_SINCE | line["settings"]
         line = line | {"settings": settings, "variant": variant_name(settings, *facts)}
     return Entry(**{**line, "test": test})
+
+
+def parse_variant(text: str) -> TrainConfig:
+    """Return the settings of `model:name=value:…`; a setting that is not named has the model's default."""
+    model, *pairs = text.split(":")
+    values: dict[str, Any] = {"model": model}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        try:
+            values[name] = json.loads(value)
+        except json.JSONDecodeError:
+            values[name] = value
+        if not sign or name == "seed" or name not in TrainConfig().to_json():
+            raise UsageError(f"--variants has {pair!r} in {text!r}; write model:setting=value, by commas.")
+    return TrainConfig(**values)
+
+
+def variant_name(settings: dict[str, Any], num_items: int, events_per_user: float = 0.0) -> str:
+    """Return the name of resolved settings: those that differ from the model's defaults, but the seed.
+
+    Some defaults depend on the number of items and of events a user. `parse_variant` reads it.
+    """
+    model = TrainConfig(model=settings["model"])
+    as_many = replace(model, num_interests=settings["num_interests"]).resolve(num_items, events_per_user)
+    usual = as_many.to_json() | {"num_interests": model.resolve(num_items, events_per_user).num_interests}
+    differing = [name for name in usual if name != "seed" and settings[name] != usual[name]]
+    return ":".join([model.model, *(f"{name}={_text(settings[name])}" for name in differing)])
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+def alternatives(text: str) -> list[TrainConfig]:
+    """Return every combination of a variant whose values have alternatives, `name=one|other`."""
+    parts = (part.partition("=") for part in text.split(":"))
+    choices = [[name + sign + value for value in values.split("|")] for name, sign, values in parts]
+    return [parse_variant(":".join(parts)) for parts in product(*choices)]

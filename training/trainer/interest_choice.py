@@ -14,6 +14,7 @@ from re4.training.config import TrainConfig
 from re4.training.data.dataset import Dataset
 from re4.training.evaluation.metrics import Interval
 from re4.training.evaluation.protocol import rank, recall_50_U
+from re4.training.presets import PRESETS
 from re4.training.run.run import Run, write_evaluation
 from re4.training.run.run_folder import CONFIG, new_run_folder
 from re4.training.trainer.checkpoint import CHECKPOINT, read_facts
@@ -37,12 +38,13 @@ def train_either(dataset: Dataset, config: TrainConfig, out: Path, **options: An
         Re4Error: As `re4.training.api.train`.
         KeyboardInterrupt: After Ctrl-C or SIGTERM, once the state is saved.
     """
+    facts = dataset.num_items, dataset.events_per_user
+    model = replace(config, num_interests=1).resolve(*facts).model
     configs = [
-        replace(config, num_interests=number).resolve(dataset.num_items, dataset.events_per_user)
-        for number in (None, 1)
+        replace(config, num_interests=number).resolve(*facts) for number in (PRESETS[model].several, 1)
     ]
     if configs[0].K == 1:
-        _log.info(f"--num-interests auto: {config.model} has one interest")
+        _log.info(f"--num-interests auto: {model} has one interest")
         return train(dataset, configs[0], out, **options)
     new_run_folder(out)
     folders = [out.with_name(f"{out.name}.{each.K}-interests") for each in configs]

@@ -11,10 +11,9 @@ from user_sequences import sequences
 
 from re4.benchmarks.quality import rivals
 from re4.benchmarks.quality.cli import quality
-from re4.benchmarks.quality.ledger import Entry, Ledger, pack_hits
+from re4.benchmarks.quality.ledger import Entry, Ledger, alternatives, pack_hits, parse_variant, variant_name
 from re4.benchmarks.quality.ledger import TestResult as LedgerResult
 from re4.benchmarks.quality.summary import verdict
-from re4.benchmarks.quality.variants import alternatives, parse_variant, variant_name
 from re4.common.errors import DataError, RunError, UsageError
 from re4.training.config import ADDED_SINCE, TrainConfig
 from re4.training.evaluation.baselines import ease, fit_baselines, item_cosine, most_popular, rank_baseline

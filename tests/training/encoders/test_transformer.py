@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import reference
 import torch
-from torch.nn import functional as F
 from user_sequences import sequences
 
 from re4.common.errors import UsageError
@@ -12,6 +11,7 @@ from re4.training.config import TrainConfig
 from re4.training.data.batches import WindowBatches
 from re4.training.encoders import build_encoder
 from re4.training.kernels.masks import valid_mask
+from re4.training.losses.mixture import EVENNESS
 from re4.training.model import model as model_module
 from re4.training.model.model import MultiInterestModel
 from re4.training.samplers.sampler import Negatives
@@ -39,7 +39,7 @@ def test_blocks_against_the_reference():
     encoder = make()
     vectors, lengths = histories()
     interests, attention = encoder(vectors, lengths)
-    positions = encoder.encode_positions(vectors, lengths).detach().numpy()
+    positions = encoder.encode_positions(vectors, lengths)[:, 0].detach().numpy()
     start = 0
     for b, n in enumerate(LENGTHS):
         x = vectors[b, :n].numpy()
@@ -55,15 +55,15 @@ def test_blocks_against_the_reference():
     assert start == len(positions)
 
 
-@pytest.mark.parametrize("dim", [5, 8])
-def test_a_position_is_the_newest_event_of_the_history_that_ends_there(dim):
+@pytest.mark.parametrize(("dim", "num_interests"), [(5, 1), (8, 1), (8, 3)])
+def test_a_position_is_the_newest_event_of_the_history_that_ends_there(dim, num_interests):
     """Training at every position trains what serving computes, with two heads as with one."""
-    encoder = make(embedding_dim=dim)
+    encoder = make(embedding_dim=dim, num_interests=num_interests)
     vectors = torch.randn(1, 6, dim, dtype=torch.float64)
     positions = encoder.encode_positions(vectors, torch.tensor([6]))
     for newest in range(6):
         interests, _ = encoder(vectors[:, newest:], torch.tensor([6 - newest]))
-        torch.testing.assert_close(positions[newest], interests[0, 0])
+        torch.testing.assert_close(positions[newest], interests[0])
 
 
 def test_padding_changes_nothing():
@@ -95,8 +95,40 @@ def _with(encoder, blocks, vectors, lengths):
     return encoder(vectors, lengths)
 
 
-def test_the_loss_at_every_position_is_the_mean_cross_entropy(monkeypatch):
-    config = TrainConfig(model="transformer", embedding_dim=8, max_history_length=4).resolve(30)
+def test_several_interests_are_the_output_plus_a_map_of_it():
+    encoder = make(num_interests=3)
+    vectors, lengths = histories()
+    interests, attention = encoder(vectors, lengths)
+    maps = encoder.to_interests
+    encoder.to_interests = None
+    output, of_output = encoder(vectors, lengths)
+    for number, (weight, bias) in enumerate(zip(maps.weight.split(DIM), maps.bias.split(DIM), strict=True)):
+        torch.testing.assert_close(interests[:, number], output[:, 0] + output[:, 0] @ weight.T + bias)
+        torch.testing.assert_close(attention[:, number], of_output[:, 0])
+
+
+def test_several_interests_are_trained_by_the_mixture():
+    several, one = (TrainConfig(model="transformer", num_interests=number).resolve(30) for number in (4, 1))
+    assert (several.loss, one.loss) == ("mixture", "softmax")
+    assert TrainConfig(model="transformer").resolve(30) == one
+
+
+def mean_loss(scores_PKN, targets_P):
+    """The cross entropy of the mixture, plus the variance of the logarithms of the sums."""
+    log_sums_PK = scores_PKN.logsumexp(dim=2)
+    chances_PK = scores_PKN[torch.arange(len(targets_P)), :, targets_P] - log_sums_PK
+    mixed_P = chances_PK.logsumexp(dim=1) - np.log(scores_PKN.shape[1])
+    return (EVENNESS * log_sums_PK.var(dim=1, correction=0) - mixed_P).mean()
+
+
+@pytest.mark.parametrize("num_interests", [1, 3])
+def test_the_loss_at_every_position_is_the_mean_cross_entropy(monkeypatch, num_interests):
+    config = TrainConfig(
+        model="transformer",
+        embedding_dim=8,
+        max_history_length=4,
+        num_interests=num_interests,
+    ).resolve(30)
     torch.manual_seed(3)
     model = MultiInterestModel(config, 30)
     with torch.no_grad():
@@ -116,7 +148,7 @@ def test_the_loss_at_every_position_is_the_mean_cross_entropy(monkeypatch):
     interests = model.encoder.encode_positions(model.item_embedding(batch.rows_BL), batch.lengths_B)
     scores = interests @ model.item_vectors_ND().T
     model.zero_grad()
-    expected = F.cross_entropy(scores, batch.targets_B)
+    expected = mean_loss(scores, batch.targets_B)
     expected.backward()
     for total, of_weights in zip(totals, gradients, strict=True):
         assert total == pytest.approx(expected.item(), rel=1e-5)
@@ -198,8 +230,8 @@ def test_auto_takes_the_transformer_where_users_have_many_events():
     busy = TrainConfig(model="auto").resolve(100, 30.0)
     assert busy == TrainConfig(model="transformer").resolve(100, 30.0)
     assert TrainConfig(model="auto").resolve(100, 29.0) == TrainConfig().resolve(100, 29.0)
-    with pytest.raises(UsageError, match="--num-interests is 4; with --model transformer it is always 1"):
-        TrainConfig(model="auto", num_interests=4).resolve(100, 30.0)
+    with pytest.raises(UsageError, match=r"--contrast-weight .* with --model transformer"):
+        TrainConfig(model="auto", contrast_weight=0.1).resolve(100, 30.0)
 
 
 def test_only_the_transformer_trains_at_every_position():

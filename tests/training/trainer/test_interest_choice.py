@@ -35,6 +35,18 @@ def test_one_interest_is_kept_where_several_are_not_ahead(planted, options, tmp_
     assert result.valid.to_json() == run.evaluation()["valid"]
 
 
+def test_the_transformer_is_compared_with_four_interests_and_becomes_the_model_of_auto(
+    planted, options, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        type(planted), "events_per_user", property(lambda _: 30.0)
+    )  # the data set of the tests has fewer
+    api.train(planted, tmp_path / "run", **{**options, "model": "auto"})
+    run = Run.open(tmp_path / "run")
+    choice = run.evaluation()["interest_choice"]
+    assert (run.config.model, choice["num_interests"]) == ("transformer", 4)
+
+
 def test_several_are_kept_where_they_are_ahead(planted, options, tmp_path, monkeypatch):
     def found_U(run, dataset):
         return np.linspace(0.4, 0.6, dataset.valid.num_users) + 0.1 * (run.config.K > 1)
