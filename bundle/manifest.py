@@ -21,7 +21,15 @@ from pydantic import (
     model_validator,
 )
 
-from re4.bundle.layout import FILE_NAME_PATTERN, INDEX, MANIFEST, VERSION_PATTERN, IdKind, required_files
+from re4.bundle.layout import (
+    FILE_NAME_PATTERN,
+    INDEX,
+    MANIFEST,
+    VECTORS,
+    VERSION_PATTERN,
+    IdKind,
+    required_files,
+)
 from re4.common.errors import BundleDamagedError, BundleError
 
 SCHEMA_VERSION: Final = 1
@@ -177,6 +185,16 @@ class Manifest(_Strict):
     """Changes of live items up to this sequence number are part of this version; see `live_items/`."""
     checksum: Sha256 | None = None
     """SHA-256 of all other fields, independent of layout; None in versions older than this field."""
+
+    def needed_files(self, *, maps_vectors: bool = True) -> tuple[FileEntry, ...]:
+        """Return the files that a server opens.
+
+        Args:
+            maps_vectors: Whether it maps the item vectors also where the index in Milvus has them.
+        """
+        if maps_vectors or self.index.collection is None:
+            return self.files
+        return tuple(entry for entry in self.files if entry.name != VECTORS)
 
     @property
     def effective_interests(self) -> float:

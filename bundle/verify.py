@@ -31,11 +31,12 @@ def read_manifest(path: Path) -> Manifest:
         return _read_manifest(folder, path)
 
 
-def verify_version(path: Path) -> Manifest:
+def verify_version(path: Path, *, maps_vectors: bool = True) -> Manifest:
     """Check every byte of a version against its manifest.
 
     Args:
         path: The version's folder, named like the version.
+        maps_vectors: As for `Manifest.needed_files`: a file that is not needed may be missing.
 
     Returns:
         The manifest.
@@ -55,10 +56,11 @@ def verify_version(path: Path) -> Manifest:
             raise BundleDamagedError(
                 f"{path / MANIFEST}: is of version {manifest.version}, the folder is {path.name}. {_ADVICE}"
             )
-        _check_listing(folder, manifest, path)
-        for entry in manifest.files:
+        needed = manifest.needed_files(maps_vectors=maps_vectors)
+        _check_listing(folder, manifest, needed, path)
+        for entry in needed:
             _check_size(folder, entry, path)
-        _check_contents(folder, manifest.files, path)
+        _check_contents(folder, needed, path)
     check_spaces(manifest, where=str(path))
     return manifest
 
@@ -84,11 +86,11 @@ def _read_manifest(folder: int, path: Path) -> Manifest:
     return parse_manifest(data, where=where)
 
 
-def _check_listing(folder: int, manifest: Manifest, path: Path) -> None:
+def _check_listing(folder: int, manifest: Manifest, needed: Iterable[FileEntry], path: Path) -> None:
     present = names_in(folder, where=path) - {MANIFEST}
     listed = {entry.name for entry in manifest.files}
     _refuse(manifest.items.required_files(manifest.index) - listed, "not listed in the manifest", path)
-    _refuse(listed - present, "missing", path)
+    _refuse({entry.name for entry in needed} - present, "missing", path)
     _refuse(present - listed, "not part of the version", path)
 
 

@@ -93,7 +93,8 @@ def serve(
 
         store, size = ObjectStore(url), chosen.bundles_cache_size
         limit = None if size is None else parse_bytes(size, "--bundles-cache-size")
-        Mirror(store, bundles, max_bytes=limit).follow_in_thread(chosen.poll_interval_s)
+        mirror = Mirror(store, bundles, max_bytes=limit, maps_vectors=chosen.maps_vectors)
+        mirror.follow_in_thread(chosen.poll_interval_s)
     run_server(bundles, where, chosen, metrics_where)
 
 

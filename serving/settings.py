@@ -36,6 +36,13 @@ class Fallback(StrEnum):
     """The version's most popular items, marked as such in the reply."""
 
 
+class ItemVectorsFrom(StrEnum):
+    """Where a server reads the item vectors of a version whose index is in Milvus."""
+
+    FILE = "file"
+    INDEX = "index"
+
+
 class TransportName(StrEnum):
     """The implementation of gRPC."""
 
@@ -294,6 +301,11 @@ class ServerSettings:
         low=1,
         high=10_000,
     )
+    item_vectors: ItemVectorsFrom = setting(
+        ItemVectorsFrom.FILE,
+        "Where the item vectors of a version with an index in Milvus come from: file (vectors.npy, mapped), "
+        "or index (fetched with the search results, where the disk does not hold that file).",
+    )
     brown_out_recall_floor: float | None = setting(
         None,
         "Before calls are rejected, run default searches at lower search effort, but never below this recall "
@@ -379,6 +391,11 @@ class ServerSettings:
             raise UsageError(
                 "--popular-half-life-h needs recorded events: leave out --histories none, or the half-life"
             )
+
+    @property
+    def maps_vectors(self) -> bool:
+        """Whether item vectors are mapped from their file, wherever the index is."""
+        return self.item_vectors is ItemVectorsFrom.FILE
 
     @classmethod
     def gather(cls, flags: Mapping[str, Any], *, file: Path | None, environment: Mapping[str, str]) -> Self:

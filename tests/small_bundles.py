@@ -16,7 +16,7 @@ from re4.bundle.attributes.writer import write_attributes
 from re4.bundle.golden import GoldenQueries
 from re4.bundle.ids.id_map import write_item_ids
 from re4.bundle.layout import ENCODER, GOLDEN, INDEX, POPULAR, VECTORS
-from re4.bundle.manifest import IndexInfo, ItemsInfo, ModelInfo
+from re4.bundle.manifest import CollectionInfo, IndexInfo, ItemsInfo, ModelInfo
 from re4.bundle.publishing.publish import stage_version
 from re4.bundle.titles import write_titles
 from re4.bundle.verify import verify_version
@@ -38,6 +38,8 @@ class SmallVersion:
     space: str = "a" * 64
     encoder_space: str | None = None
     index_kind: str = "flat"
+    collection: CollectionInfo | None = None
+    """Where the index is, if it is in Milvus; nothing is made there."""
     num_golden: int = 6
     encoder: bytes | None = None
     index: bytes | None = None
@@ -111,7 +113,7 @@ class SmallVersion:
                     max_history_length=MAX_HISTORY,
                     space=self.space,
                 ),
-                index=IndexInfo(kind=self.index_kind),
+                index=IndexInfo(kind=self.index_kind, collection=self.collection),
                 items=ItemsInfo(
                     num_items=self.num_items, id_kind=self.id_kind, space=self.space, attributes=attributes
                 ),

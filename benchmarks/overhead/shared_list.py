@@ -97,6 +97,7 @@ def _run(snapshot: Snapshot, queries: Sequence[Query]) -> list[QueryResult]:
 
 def _exact_lists(snapshot: Snapshot, result: QueryResult) -> SearchResults:
     depth = result.query.search_depth
+    assert isinstance(snapshot.vectors_ND, np.ndarray)
     return SearchResults(*exact_search(result.interests_KD[:, None], snapshot.vectors_ND, depth))
 
 

@@ -1,9 +1,10 @@
 """The search of a collection, by the methods of a FAISS index: `ntotal`, `d` and `search`.
 
 So servers and the tuning of an index search Milvus as they search FAISS. Milvus returns rows and approximate
-scores; the true scores come from the item vectors of the version (`re4.bundle.scoring.rescoring`).
+scores; the true scores come from the item vectors (`re4.bundle.scoring.rescoring`): those of the version's
+file, or those of the collection, which a search returns with its results.
 
-Legend: Q queries (requests x interests), D embedding, S results of a query.
+Legend: Q queries (requests x interests), D embedding, S results of a query, R rows, U different rows.
 """
 
 import json
@@ -17,12 +18,14 @@ from numpy.typing import NDArray
 
 from re4.bundle.manifest import CollectionInfo
 from re4.bundle.milvus.address import MilvusAddress
-from re4.bundle.milvus.fields import VECTOR
+from re4.bundle.milvus.fields import ROW, VECTOR
 from re4.bundle.milvus.stub import MilvusStub
 from re4.common.errors import IndexUnavailableError
 
 MAX_RESULTS: Final = 16_384
 """Most results of a query that Milvus returns."""
+_MAX_EF: Final = 32_768
+"""Milvus's largest `ef`."""
 DEFAULT_TIMEOUT_S: Final = 60.0
 _GROWTH: Final = 4
 _NAMES: Final = {"nprobe": "nprobe", "ef_search": "ef"}
@@ -53,6 +56,23 @@ class CollectionParameters:
     """As in the manifest: `nprobe` or `ef_search`."""
     sel: CollectionSelector | None = None
     """None for all items."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VectorsOfRows:
+    """Vectors of some items, at least one."""
+
+    rows_U: NDArray[np.int64]
+    """Ascending, each once."""
+    vectors_UD: NDArray[np.float32]
+
+    def places(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the places of rows, each of which is there or -1; the place of -1 is -1."""
+        return np.where(rows < 0, -1, np.searchsorted(self.rows_U, rows))
+
+    def rows(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the rows at some places; -1 at the place -1."""
+        return np.append(self.rows_U, -1)[places]
 
 
 class CollectionIndex:
@@ -88,12 +108,73 @@ class CollectionIndex:
         Raises:
             IndexUnavailableError: no answer within the time, or an error of the server.
         """
+        scores_QS, rows_QS, _ = self._search_allowed(queries_QD, num_results, params, timeout_s)
+        return scores_QS, rows_QS
+
+    def search_with_vectors(
+        self,
+        queries_QD: NDArray[np.float32],
+        num_results: int,
+        *,
+        params: CollectionParameters | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], VectorsOfRows]:
+        """Search as `search`, and return the vectors of all results too."""
+        scores_QS, rows_QS, found = self._search_allowed(
+            queries_QD, num_results, params, timeout_s, with_vectors=True
+        )
+        return scores_QS, rows_QS, found
+
+    def vectors_of(
+        self, rows_R: NDArray[np.int64], *, timeout_s: float = DEFAULT_TIMEOUT_S
+    ) -> NDArray[np.float32]:
+        """Return the vectors of rows, each of which is there once, by one call.
+
+        Raises:
+            IndexUnavailableError: no answer within the time, an error of the server, or a row is missing.
+        """
+        from pymilvus.grpc_gen import milvus_pb2
+
+        request = milvus_pb2.QueryRequest(
+            db_name=self._stub.address.database,
+            collection_name=self._info.name,
+            expr=f"{ROW} in [{','.join(map(str, rows_R.tolist()))}]",
+            output_fields=[ROW, VECTOR],
+            consistency_level=_EVENTUALLY,
+            guarantee_timestamp=_ANY_TIME,
+        )
+        reply = self._call("Query", request, timeout_s)
+        fields = {field.field_name: field for field in reply.fields_data}
+        found_R = np.fromiter(fields[ROW].scalars.long_data.data if ROW in fields else (), np.int64)
+        vectors_RD = self._vectors_in(fields.get(VECTOR), len(found_R))
+        order_R = np.argsort(found_R)
+        if not np.array_equal(found_R[order_R], np.sort(rows_R)):
+            raise IndexUnavailableError(f"{self.where} lacks rows of the version")
+        vectors = np.empty_like(vectors_RD)
+        vectors[np.argsort(rows_R)] = vectors_RD[order_R]
+        return vectors
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._stub.close()
+
+    def _search_allowed(
+        self,
+        queries_QD: NDArray[np.float32],
+        num_results: int,
+        params: CollectionParameters | None,
+        timeout_s: float,
+        *,
+        with_vectors: bool = False,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], VectorsOfRows]:
         params = params or CollectionParameters()
         selector, until_s = params.sel, perf_counter() + timeout_s
         depth = num_results + (0 if selector is None else selector.extra_depth)
         while True:
             depth = min(depth, MAX_RESULTS, self.ntotal)
-            scores_QS, rows_QS = self._search(queries_QD, depth, params, max(until_s - perf_counter(), 1e-3))
+            scores_QS, rows_QS, found = self._search(
+                queries_QD, depth, params, max(until_s - perf_counter(), 1e-3), with_vectors=with_vectors
+            )
             if selector is None or selector.contains is None:
                 break
             is_last_Q = rows_QS[:, -1] < 0  # all that there is was found
@@ -112,24 +193,20 @@ class CollectionIndex:
         return (
             np.ascontiguousarray(scores_QS[:, :num_results], np.float32),
             np.ascontiguousarray(rows_QS[:, :num_results]),
+            found,
         )
 
-    def close(self) -> None:
-        """Close the connection."""
-        self._stub.close()
-
     def _search(
-        self, queries_QD: NDArray[np.float32], depth: int, params: CollectionParameters, timeout_s: float
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        request = self._request(queries_QD, depth, params)
-        try:
-            reply = self._stub.call("Search", request, timeout_s).results
-        except IndexUnavailableError as error:
-            raise IndexUnavailableError(
-                f"{self.where} cannot be searched: {error}",
-                is_late=error.is_late,
-                is_unreachable=error.is_unreachable,
-            ) from None
+        self,
+        queries_QD: NDArray[np.float32],
+        depth: int,
+        params: CollectionParameters,
+        timeout_s: float,
+        *,
+        with_vectors: bool,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], VectorsOfRows]:
+        request = self._request(queries_QD, depth, params, [VECTOR] if with_vectors else [])
+        reply = self._call("Search", request, timeout_s).results
         counts_Q = np.fromiter(reply.topks, np.int64)
         ids, scores = reply.ids.int_id.data, reply.scores
         num_queries = len(queries_QD)
@@ -141,20 +218,52 @@ class CollectionIndex:
         rows_QS = np.full((num_queries, depth), -1, np.int64)
         scores_QS = np.full((num_queries, depth), -np.inf, np.float32)
         is_found_QS = np.arange(depth) < counts_Q[:, None]
-        rows_QS[is_found_QS] = np.fromiter(ids, np.int64, len(ids))
+        rows_R = np.fromiter(ids, np.int64, len(ids))
+        rows_QS[is_found_QS] = rows_R
         scores_QS[is_found_QS] = np.fromiter(scores, np.float32, len(scores))
-        if len(ids) and not 0 <= rows_QS.min(initial=0, where=is_found_QS) <= rows_QS.max() < self.ntotal:
+        if len(ids) and not 0 <= rows_R.min() <= rows_R.max() < self.ntotal:
             raise IndexUnavailableError(
                 f"{self.where} has rows beyond the {self.ntotal} items of the version"
             )
-        return scores_QS, rows_QS
+        rows_U, vectors_UD = np.zeros(1, np.int64), np.zeros((1, self.d), np.float32)
+        if with_vectors and len(rows_R):
+            field = next((field for field in reply.fields_data if field.field_name == VECTOR), None)
+            rows_U, firsts_U = np.unique(rows_R, return_index=True)
+            vectors_UD = self._vectors_in(field, len(rows_R))[firsts_U]
+        return scores_QS, rows_QS, VectorsOfRows(rows_U=rows_U, vectors_UD=vectors_UD)
 
-    def _request(self, queries_QD: NDArray[np.float32], depth: int, params: CollectionParameters) -> Any:
+    def _call(self, name: str, request: Any, timeout_s: float) -> Any:
+        try:
+            return self._stub.call(name, request, timeout_s)
+        except IndexUnavailableError as error:
+            raise IndexUnavailableError(
+                f"{self.where} cannot be searched: {error}",
+                is_late=error.is_late,
+                is_unreachable=error.is_unreachable,
+            ) from None
+
+    def _vectors_in(self, field: Any, num_rows: int) -> NDArray[np.float32]:
+        """Return the vectors of a field of a reply: [R, D]."""
+        # The encoded message ends with all numbers, side by side: far faster than number by number.
+        encoded = b"" if field is None else field.vectors.float_vector.SerializeToString()
+        num_bytes = 4 * num_rows * self.d
+        if field is not None and len(field.vectors.float_vector.data) == num_rows * self.d:
+            numbers = np.frombuffer(encoded, "<f4", num_rows * self.d, len(encoded) - num_bytes)
+            return numbers.reshape(num_rows, self.d)
+        raise IndexUnavailableError(f"{self.where} answers without the {num_rows} vectors of its results")
+
+    def _request(
+        self,
+        queries_QD: NDArray[np.float32],
+        depth: int,
+        params: CollectionParameters,
+        output_fields: list[str],
+    ) -> Any:
         from pymilvus.grpc_gen import common_pb2, milvus_pb2
 
         values = {_NAMES[name]: value for name, value in params.values.items()}
         if "ef" in values:
-            values["ef"] = max(values["ef"], depth)  # Milvus refuses less
+            values["ef"] = min(max(values["ef"], depth), _MAX_EF)  # Milvus refuses less and more
         if "nprobe" in values:
             values["nprobe"] = min(values["nprobe"], self.nlist)
         queries = common_pb2.PlaceholderValue(
@@ -176,6 +285,7 @@ class CollectionIndex:
             dsl_type=common_pb2.DslType.BoolExprV1,
             placeholder_group=common_pb2.PlaceholderGroup(placeholders=[queries]).SerializeToString(),
             nq=len(queries_QD),
+            output_fields=output_fields,
             search_params=[common_pb2.KeyValuePair(key=key, value=value) for key, value in facts.items()],
             consistency_level=_EVENTUALLY,
             guarantee_timestamp=_ANY_TIME,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from re4.common import console
+from re4.common.errors import UsageError
 from re4.settings.sizes import parse_bytes
 
 _Url = Annotated[str, typer.Argument(help="Bucket and prefix: s3://…, gs://… or az://…")]
@@ -58,6 +59,12 @@ def mirror(
             "Default: the live version, the one before and those in use."
         ),
     ] = None,
+    item_vectors: Annotated[
+        str,
+        typer.Option(
+            help="As for re4 serve: index leaves out the item vectors of versions whose index is in Milvus."
+        ),
+    ] = "file",
 ) -> None:
     """Follow a bundle directory in object storage into a local one, which servers follow.
 
@@ -66,8 +73,10 @@ def mirror(
     from re4.bundle.remote.mirror import Mirror
     from re4.bundle.remote.object_store import ObjectStore
 
+    if item_vectors not in ("file", "index"):
+        raise UsageError(f"--item-vectors {item_vectors}: file or index is needed")
     limit = None if cache_size is None else parse_bytes(cache_size, "--cache-size")
-    followed = Mirror(ObjectStore(url), bundles, max_bytes=limit)
+    followed = Mirror(ObjectStore(url), bundles, max_bytes=limit, maps_vectors=item_vectors == "file")
     if not follow:
         console.print_line(f"{followed.update()} is live in {bundles}")
         return

@@ -25,7 +25,7 @@ from typing import Final
 from re4.bundle.hidden_ids import parse_hidden
 from re4.bundle.layout import CANARY, CURRENT, HIDDEN, LIVE, MANIFEST, MIRROR_URL, is_version_name
 from re4.bundle.live_items.live_list import LiveList, parse_live_list
-from re4.bundle.manifest import FileEntry, Manifest
+from re4.bundle.manifest import FileEntry
 from re4.bundle.publishing.canary import parse_canary
 from re4.bundle.publishing.retention import PRUNED_PREFIX
 from re4.bundle.publishing.version_lease import is_served
@@ -65,6 +65,7 @@ class Mirror:
         *,
         max_bytes: int | None = None,
         is_working_copy: bool = False,
+        maps_vectors: bool = True,
     ) -> None:
         """Read nothing yet.
 
@@ -75,11 +76,14 @@ class Mirror:
                 those that a server uses are removed for it, the oldest first; None removes them at once.
             is_working_copy: Whether commands may change the directory. It then has the manifest of every
                 stored version, and changes that were not pushed are discarded by the next update.
+            maps_vectors: Whether the servers of the directory map the item vectors also where the index in
+                Milvus has them; otherwise that file is left out.
         """
         self._store = store
         self._bundles = bundles
         self._max_bytes = max_bytes
         self._is_working_copy = is_working_copy
+        self._maps_vectors = maps_vectors
         self._complete: set[str] = set()
         """Versions whose files this object has seen here."""
 
@@ -137,7 +141,7 @@ class Mirror:
         """
         if version in self._complete and (self._bundles / version / MANIFEST).exists():
             return
-        if _files_of(self._bundles / version) is None:
+        if self._files_of(self._bundles / version) is None:
             self._download(version, {version, *wanted})
         self._complete.add(version)
 
@@ -215,7 +219,7 @@ class Mirror:
             folder = staging / version
             folder.mkdir()
             (folder / MANIFEST).write_bytes(manifest)
-            entries = read_manifest(folder).files
+            entries = read_manifest(folder).needed_files(maps_vectors=self._maps_vectors)
             local = self._local_files() if links else {}
             missing = [entry for entry in entries if entry.sha256 not in local]
             here = {sha256 for sha256, path in local.items() if path.parent.parent == self._bundles}
@@ -229,7 +233,7 @@ class Mirror:
             sync(folder / MANIFEST)
             sync(folder)
             try:
-                verify_version(folder)
+                verify_version(folder, maps_vectors=self._maps_vectors)
             except BundleDamagedError:
                 if not links:
                     raise
@@ -265,9 +269,18 @@ class Mirror:
         found = {}
         for directory in (lock.parent for lock in self._bundles.parent.glob(f"*/{_LOCK}")):
             for name in version_names(directory):
-                for entry in _files_of(directory / name) or ():
+                for entry in self._files_of(directory / name) or ():
                     found[entry.sha256] = directory / name / entry.name
         return found
+
+    def _files_of(self, folder: Path) -> tuple[FileEntry, ...] | None:
+        """Return the needed files of a local version; None where one is missing or of another size."""
+        try:
+            entries = read_manifest(folder).needed_files(maps_vectors=self._maps_vectors)
+            is_complete = all((folder / entry.name).stat().st_size == entry.num_bytes for entry in entries)
+        except (BundleError, OSError):
+            return None
+        return entries if is_complete else None
 
     def _make_room(self, num_bytes: int, wanted: Collection[str]) -> None:
         """Remove versions until so many more bytes fit.
@@ -362,16 +375,6 @@ def _version_in(current: StoredObject, url: str) -> str:
     if not is_version_name(version):
         raise BundleDamagedError(f"{url}/{CURRENT} holds {version!r:.60}, no version")
     return version
-
-
-def _files_of(folder: Path) -> tuple[FileEntry, ...] | None:
-    """Return the files of a local version; None where one is missing or of another size."""
-    try:
-        manifest: Manifest = read_manifest(folder)
-        is_complete = all((folder / entry.name).stat().st_size == entry.num_bytes for entry in manifest.files)
-    except (BundleError, OSError):
-        return None
-    return tuple(manifest.files) if is_complete else None
 
 
 def _bytes_below(folder: Path) -> int:

@@ -147,6 +147,7 @@ def _checked_text(text: str, field: str) -> str:
 def _items(rows: NDArray[np.int64], snapshot: Snapshot, return_vectors: bool) -> Iterator[retrieval_pb2.Item]:
     """Yield the items of rows, -1 for an unknown one."""
     known = rows[rows >= 0]
+    vectors = iter(snapshot.vectors_of(known).tolist() if return_vectors else ())
     values = {name: iter(_values_of(snapshot.attributes[name], known)) for name in snapshot.attributes.names}
     num_items, hidden, live = snapshot.manifest.items.num_items, snapshot.hidden, snapshot.live
     for row in rows.tolist():
@@ -168,7 +169,7 @@ def _items(rows: NDArray[np.int64], snapshot: Snapshot, return_vectors: bool) ->
                 for name, column in values.items()
                 if (texts := next(column))
             ],
-            vector=snapshot.vector_of(row).tolist() if return_vectors else (),
+            vector=next(vectors, ()),
             is_hidden=is_hidden,
             is_live=is_live,
         )

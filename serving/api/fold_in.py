@@ -136,12 +136,13 @@ class FoldIn:
             return []
         results = await asyncio.gather(*self._encode(requests), return_exceptions=True)
         rows = snapshot.item_ids.rows(items)
+        vectors_RD = await asyncio.to_thread(snapshot.vectors_of, rows)
         sums: dict[Any, tuple[float, NDArray[np.float64]]] = {}
-        for item, row, result in zip(items, rows.tolist(), results, strict=True):
+        for item, row, vector_D, result in zip(items, rows.tolist(), vectors_RD, results, strict=True):
             if not isinstance(result, RequestResult) or result.query_result is None or row < 0:
                 continue
             interests_KD = result.query_result.interests_KD
-            best_D = interests_KD[int((interests_KD @ snapshot.vector_of(row)).argmax())].astype(np.float64)
+            best_D = interests_KD[int((interests_KD @ vector_D).argmax())].astype(np.float64)
             weight, sum_D = sums.get(item, (0.0, np.zeros_like(best_D)))
             sums[item] = weight + 1.0, sum_D + best_D
         return [

@@ -24,7 +24,7 @@ from re4.protos.v1 import retrieval_pb2
 from re4.serving.api import candidate_encoding, replies
 from re4.serving.api.batch_handler import RequestResult, answer_batch, batch_group
 from re4.serving.api.batch_retrieve import batch_retrieve
-from re4.serving.api.catalogue_calls import Steps, find_items, get_items, list_values
+from re4.serving.api.catalogue_calls import Steps, find_items, finish, get_items, list_values
 from re4.serving.api.early_rejection import EarlyRejections, Overload
 from re4.serving.api.fold_in import FoldIn
 from re4.serving.api.history_calls import HistoryCalls
@@ -562,10 +562,12 @@ class RetrievalService:
         return await self._items.remove_items(data, time_left, CURRENT_CALL.get())
 
     async def _get_items(self, data: bytes, time_left: TimeLeft) -> bytes:
-        request = decode(retrieval_pb2.GetItemsRequest, data)
-        return await self._in_steps(
-            get_items(request, self._live.current(), self._settings.limits), time_left
-        )
+        request, snapshot = decode(retrieval_pb2.GetItemsRequest, data), self._live.current()
+        steps = get_items(request, snapshot, self._settings.limits)
+        if request.return_vectors and snapshot.are_vectors_remote:
+            reply: retrieval_pb2.GetItemsReply = await asyncio.to_thread(finish, steps)
+            return reply.SerializeToString()
+        return await self._in_steps(steps, time_left)
 
     async def _find_items(self, data: bytes, time_left: TimeLeft) -> bytes:
         request, snapshot = decode(retrieval_pb2.FindItemsRequest, data), self._live.current()
@@ -644,7 +646,7 @@ class RetrievalService:
         sampled, canary = self._settings.recall_sample, self._router.canary
         if snapshot.is_canary and canary is not None:
             sampled /= canary.share
-        if self._on_sample is None or self._random.random() >= sampled:
+        if self._on_sample is None or self._random.random() >= sampled or snapshot.are_vectors_remote:
             return
         found = result.query_result
         if found is None or snapshot.filter_cache.hidden is not None:

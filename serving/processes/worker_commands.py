@@ -224,10 +224,11 @@ class Worker:
         def load() -> Snapshot:
             snapshot = load_snapshot(
                 path,
-                require_unchanged(path, files),
+                require_unchanged(path, files, maps_vectors=settings.maps_vectors),
                 max_batch_size=settings.max_batch_size,
                 backend=self._backend,
                 index_timeout_s=settings.index_timeout_ms / 1e3,
+                maps_vectors=settings.maps_vectors,
             )
             return snapshot.with_hidden(hidden)
 
@@ -236,7 +237,10 @@ class Worker:
 
     def _report_loaded(self) -> None:
         limit_garbage_collection()
-        manifest = self._live.current().manifest
+        snapshot = self._live.current()
+        manifest = snapshot.manifest
+        if snapshot.are_vectors_remote:
+            _log.info("item vectors are fetched from Milvus, so recall is not measured: item_vectors = index")
         _log.info(
             "serving %s: %s encoder, %s index of %d items, both on %s",
             manifest.version,

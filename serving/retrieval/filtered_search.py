@@ -14,7 +14,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.bundle.scoring.exact_search import exact_search
 from re4.serving.retrieval.filter_cache import FilterCache
 from re4.serving.retrieval.filters import AllowedItems, Condition
 from re4.serving.retrieval.hidden_items import search_visible
@@ -44,7 +43,7 @@ def search_with_options(
     *,
     searcher: Searcher,
     filter_cache: FilterCache,
-    vectors_ND: NDArray[np.float32],
+    num_items: int,
     needs_each_list: bool = True,
     balance: float | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], AllowedItems | None]:
@@ -57,7 +56,7 @@ def search_with_options(
             found.
         searcher: Of the whole catalogue.
         filter_cache: Of the version.
-        vectors_ND: Item vectors.
+        num_items: N.
         needs_each_list: As for `Searcher.search`.
         balance: Likewise.
 
@@ -66,22 +65,20 @@ def search_with_options(
         among which was searched, live ones included; None for all. Live items are not searched.
     """
     hidden = filter_cache.hidden
+    num_hidden = 0 if hidden is None else hidden.num_rows
     if options.conditions:
         allowed = filter_cache.allowed_by(options.conditions)
         if allowed.few_rows_S is not None:
-            rows_S = allowed.few_rows_S[allowed.few_rows_S < len(vectors_ND)]  # without live items
-            found = exact_search(queries_QD[:, None], vectors_ND, num_results, among_rows=rows_S)
+            found = searcher.search_all(queries_QD, num_results, allowed, options.conditions, num_hidden)
             return *found, allowed
-        effort = options.effort * (len(vectors_ND) / allowed.num_rows) ** _EFFORT_EXPONENT
+        effort = options.effort * (num_items / allowed.num_rows) ** _EFFORT_EXPONENT
         found = searcher.search(
             queries_QD,
             num_results,
             needs_each_list=needs_each_list,
             balance=balance,
             effort=effort,
-            selector=searcher.selector_of(
-                allowed, options.conditions, 0 if hidden is None else hidden.num_rows
-            ),
+            selector=searcher.selector_of(allowed, options.conditions, num_hidden),
         )
         return *found, allowed
     if hidden is not None:
@@ -90,7 +87,6 @@ def search_with_options(
             num_results,
             hidden=hidden,
             searcher=searcher,
-            vectors_ND=vectors_ND,
             needs_each_list=needs_each_list,
             balance=balance,
             effort=options.effort,

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from re4.bundle.hidden_ids import HiddenIds
 from re4.bundle.ids.id_map import ItemIds
-from re4.bundle.scoring.exact_search import exact_search
 from re4.serving.retrieval.filters import AllowedItems
 from re4.serving.retrieval.search import Searcher
 
@@ -65,7 +64,6 @@ def search_visible(
     *,
     hidden: HiddenItems,
     searcher: Searcher,
-    vectors_ND: NDArray[np.float32],
     needs_each_list: bool,
     balance: float | None = None,
     effort: float,
@@ -77,7 +75,6 @@ def search_visible(
         num_results: How many each query wants, at least 1.
         hidden: The items that must not be found.
         searcher: Of the whole catalogue.
-        vectors_ND: Item vectors.
         needs_each_list: As for `Searcher.search`.
         balance: Likewise.
         effort: A multiple of the tuned setting.
@@ -113,12 +110,7 @@ def search_visible(
                 selector=searcher.selector_of(visible, (), hidden.num_rows),
             )
             if visible.few_rows_S is None
-            else exact_search(
-                again_QD[:, None],
-                vectors_ND,
-                num_results,
-                among_rows=visible.few_rows_S[visible.few_rows_S < len(vectors_ND)],
-            )
+            else searcher.search_all(again_QD, num_results, visible, (), hidden.num_rows)
         )
         scores_QS[is_short_Q], rows_QS[is_short_Q] = -np.inf, -1
         scores_QS[is_short_Q, : scores.shape[1]], rows_QS[is_short_Q, : rows.shape[1]] = scores, rows

@@ -16,12 +16,12 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.bundle.scoring.exact_search import exact_search
 from re4.common.errors import BundleMismatchError, IndexUnavailableError, Re4Error, TooLateError
 from re4.serving.retrieval.devices.backend import SupportsEncode
 from re4.serving.retrieval.filter_cache import FilterCache
 from re4.serving.retrieval.filtered_search import SearchOptions, search_with_options
 from re4.serving.retrieval.filters import AllowedItems
+from re4.serving.retrieval.indexes.remote_vectors import ItemVectors
 from re4.serving.retrieval.merging import MAX_SCORE, MergedList, MergePolicy, SearchResults
 from re4.serving.retrieval.merging.policy import NO_ROWS
 from re4.serving.retrieval.search import Searcher
@@ -95,7 +95,7 @@ class Pipeline:
     def __init__(
         self,
         *,
-        vectors_ND: NDArray[np.float32],
+        vectors_ND: ItemVectors,
         encoder: SupportsEncode,
         searcher: Searcher,
         filter_cache: FilterCache,
@@ -134,7 +134,10 @@ class Pipeline:
             garbage.
         """
         began = perf_counter_ns()
-        history_BLD, lengths_B = self._gather(queries)
+        try:
+            history_BLD, lengths_B = self._gather(queries)
+        except (IndexUnavailableError, TooLateError) as error:
+            return [error] * len(queries)
         gathered = perf_counter_ns()
         interests_BKD, attention_BKL = self._encoder.encode(history_BLD, lengths_B)
         infinite = _infinite_places(interests_BKD)
@@ -155,7 +158,11 @@ class Pipeline:
             merged[place] = _merge(query, found, attention_BKL[place])
             num_merged = len(merged[place].rows_M)
             if num_merged < query.num_candidates and num_merged < self._num_eligible(query, found.allowed):
-                exact = self._search_exactly(query, found.allowed, interests_BKD[place])
+                try:
+                    exact = self._search_exactly(query, found.allowed, interests_BKD[place])
+                except (IndexUnavailableError, TooLateError) as error:
+                    failures[place] = error
+                    continue
                 merged[place] = _merge(query, exact, attention_BKL[place])
                 num_exact_searches += 1
         times = StageTimes(
@@ -258,7 +265,7 @@ class Pipeline:
                 max(depths),
                 searcher=self._searcher,
                 filter_cache=self._filter_cache,
-                vectors_ND=self._vectors_ND,
+                num_items=len(self._vectors_ND),
                 needs_each_list=needs_each_list,
                 balance=balance,
             )
@@ -306,11 +313,14 @@ class Pipeline:
         self, query: Query, allowed: AllowedItems | None, interests_KD: NDArray[np.float32]
     ) -> SearchResults:
         """Score all items that may be candidates of a query."""
-        rows_S = None
-        if allowed is not None:
-            rows_S = allowed.rows()
-            rows_S = rows_S[rows_S < len(self._vectors_ND)]
-        found = exact_search(interests_KD[:, None], self._vectors_ND, query.search_depth, among_rows=rows_S)
+        hidden = self._filter_cache.hidden
+        found = self._searcher.search_all(
+            interests_KD,
+            query.search_depth,
+            allowed,
+            () if query.options is None else query.options.conditions,
+            0 if hidden is None else hidden.num_rows,
+        )
         if self._live is not None:
             found = self._live.merge_lists(
                 *found,

@@ -11,6 +11,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from re4.bundle.milvus.collection_index import VectorsOfRows
+from re4.bundle.scoring.exact_search import exact_search
 from re4.bundle.scoring.rescoring import best_by_interest, best_rescored, rescore
 from re4.common.faiss_settings import use_matrix_products
 from re4.common.list_scan import FurtherItems, ListScan
@@ -19,6 +21,7 @@ from re4.serving.retrieval.filters import AllowedItems, Condition
 from re4.serving.retrieval.indexes.kinds import SearchPlan
 from re4.serving.retrieval.indexes.part_check import check_parts
 from re4.serving.retrieval.indexes.remote_index import RemoteIndex
+from re4.serving.retrieval.indexes.remote_vectors import ItemVectors, RemoteVectors
 
 SelectorOf: TypeAlias = Callable[[AllowedItems, Sequence[Condition], int], Any]
 """From the items that may be found, the conditions that chose them and the number of hidden items."""
@@ -28,6 +31,12 @@ _faiss: Any = faiss  # its type hints are incomplete
 _BALANCED_POOL: Final = 2
 """A balanced pool is larger, because the list has items that are far from the best by maximum score. The
 factor is measured in benchmarks/results/quality/interests.md."""
+_EVERYTHING: Final = 1e9
+"""An effort with which an index on another machine compares all items."""
+_Found: TypeAlias = tuple[
+    NDArray[np.float32], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], int
+]
+"""The first arguments of `rescore`."""
 
 
 class Searcher:
@@ -39,7 +48,7 @@ class Searcher:
         plan: SearchPlan | None,
         plan_at: Callable[[float], SearchPlan | None] = lambda _: None,
         *,
-        vectors_ND: NDArray[np.float32],
+        vectors_ND: ItemVectors,
         num_interests: int,
         selector_of: SelectorOf = lambda allowed, *_: allowed.selector,
     ) -> None:
@@ -50,7 +59,7 @@ class Searcher:
                 item rows.
             plan: How it is searched by default; None for an exact index.
             plan_at: Makes the plan of another effort, a multiple of the default one.
-            vectors_ND: The indexed vectors; may be memory-mapped.
+            vectors_ND: The indexed vectors; may be memory-mapped, or in the collection that is searched.
             num_interests: K.
             selector_of: Makes the selector of a search.
 
@@ -127,9 +136,47 @@ class Searcher:
             parameters = None if selector is None else _faiss.SearchParameters(sel=selector)
             scores_QS, rows_QS = self._index.search(queries_QD, num_results, params=parameters)
             return scores_QS, rows_QS
-        found = self._find(queries_QD, num_results, plan, needs_each_list=needs_each_list, balance=balance)
+        found, of_rows = self._find(
+            queries_QD, num_results, plan, needs_each_list=needs_each_list, balance=balance
+        )
         scores_BKS, rows_BKS = best_by_interest(rescore(*found), num_results)
+        if of_rows is not None:
+            rows_BKS = of_rows.rows(rows_BKS)
         return scores_BKS.reshape(len(queries_QD), -1), rows_BKS.reshape(len(queries_QD), -1)
+
+    def search_all(
+        self,
+        queries_QD: NDArray[np.float32],
+        num_results: int,
+        allowed: AllowedItems | None = None,
+        conditions: Sequence[Condition] = (),
+        num_hidden: int = 0,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Compare each item of the version that may be found, with true scores.
+
+        Where the item vectors are on another machine, its index compares all items, and the best of them are
+        scored by their vectors.
+
+        Args:
+            queries_QD: As for `search`.
+            num_results: Likewise.
+            allowed: The items that may be found, live ones included; None for all.
+            conditions: Those by which they were chosen.
+            num_hidden: Hidden items of the version, which no condition names.
+
+        Returns:
+            As `search`; S is smaller where there are fewer items.
+        """
+        if isinstance(self._vectors_ND, RemoteVectors):
+            if allowed is not None and not allowed.num_rows:
+                nothing_QS = np.empty((len(queries_QD), 0))
+                return nothing_QS.astype(np.float32), nothing_QS.astype(np.int64)
+            selector = None if allowed is None else self.selector_of(allowed, conditions, num_hidden)
+            return self.search(queries_QD, num_results, effort=_EVERYTHING, selector=selector)
+        rows_S = None if allowed is None else allowed.rows()
+        if rows_S is not None:
+            rows_S = rows_S[rows_S < len(self._vectors_ND)]  # without live items
+        return exact_search(queries_QD[:, None], self._vectors_ND, num_results, among_rows=rows_S)
 
     def search_best(
         self,
@@ -160,6 +207,7 @@ class Searcher:
             num_results = min(num_results, self._index.ntotal)
         queries_QD = np.ascontiguousarray(queries_QD)
         if self._shared_search is not None and self._plan.budget is not None:
+            assert not isinstance(self._vectors_ND, RemoteVectors)
             best = self._shared_search.best(
                 queries_QD.reshape(-1, self.num_interests, queries_QD.shape[1]),
                 self._plan.budget,
@@ -172,11 +220,12 @@ class Searcher:
             )
             if best is not None:
                 return best
-        found = self._find(
+        found, of_rows = self._find(
             queries_QD, num_results, self._plan, needs_each_list=False, is_hidden_N=is_hidden_N, more=more
         )
         vectors = None if more is None else (more[0].first_row, more[1])
-        return best_rescored(*found, num_results, vectors)
+        rows_BM, scores_BM, numbers_BM = best_rescored(*found, num_results, vectors)
+        return rows_BM if of_rows is None else of_rows.rows(rows_BM), scores_BM, numbers_BM
 
     def _find(
         self,
@@ -188,8 +237,12 @@ class Searcher:
         balance: float | None = None,
         is_hidden_N: NDArray[np.bool_] | None = None,
         more: tuple[FurtherItems, NDArray[np.float32]] | None = None,
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], int]:
-        """Return the first arguments of `rescore`."""
+    ) -> tuple[_Found, VectorsOfRows | None]:
+        """Return the first arguments of `rescore`.
+
+        The second value is None where these name rows; else they name places in these vectors, which came
+        with the results.
+        """
         num_found = min(ceil(num_results * plan.k_factor), self._index.ntotal)
         interests_BKD = queries_QD.reshape(-1, self.num_interests, queries_QD.shape[1])
         pool_size = ceil(num_results * plan.pool_factor)
@@ -212,12 +265,20 @@ class Searcher:
                 more=None if more is None else more[0],
             )
         else:
-            scores_QS, rows_QS = self._index.search(queries_QD, num_found, params=plan.parameters)
             shape = (*interests_BKD.shape[:2], num_found)
-            scores_BKS, rows_BKS = scores_QS.reshape(shape), rows_QS.reshape(shape)
-            num_all = rows_BKS.shape[1] * num_found
+            num_all = shape[1] * num_found
             pool_size = num_all if needs_each_list else min(pool_size, num_all)
-        return scores_BKS, rows_BKS, interests_BKD, self._vectors_ND, pool_size
+            if isinstance(self._vectors_ND, RemoteVectors):
+                scores_QS, rows_QS, of_rows = self._index.search_with_vectors(
+                    queries_QD, num_found, params=plan.parameters
+                )
+                places_BKS = of_rows.places(rows_QS).reshape(shape)
+                scores_BKS = scores_QS.reshape(shape)
+                return (scores_BKS, places_BKS, interests_BKD, of_rows.vectors_UD, pool_size), of_rows
+            scores_QS, rows_QS = self._index.search(queries_QD, num_found, params=plan.parameters)
+            scores_BKS, rows_BKS = scores_QS.reshape(shape), rows_QS.reshape(shape)
+        assert not isinstance(self._vectors_ND, RemoteVectors)
+        return (scores_BKS, rows_BKS, interests_BKD, self._vectors_ND, pool_size), None
 
     def _other_plan(self, effort: float, selector: Any) -> SearchPlan | None:
         """Return a plan for one call; it only refers to the selector, which the caller must keep."""

@@ -38,12 +38,13 @@ def file_marks(path: Path) -> FileMarks:
     return marks
 
 
-def require_unchanged(path: Path, checked: FileMarks) -> Manifest:
+def require_unchanged(path: Path, checked: FileMarks, *, maps_vectors: bool = True) -> Manifest:
     """Return the manifest of a version that has the content that was checked.
 
     Args:
         path: The version's folder.
         checked: Its marks before the check.
+        maps_vectors: As for `verify_version`.
 
     Raises:
         BundleError: a file has another content, or cannot be read.
@@ -51,4 +52,4 @@ def require_unchanged(path: Path, checked: FileMarks) -> Manifest:
     if checked and file_marks(path) == checked:
         return read_manifest(path)
     _log.warning("%s: files were touched since the check: verifying every byte again", path)
-    return verify_version(path)
+    return verify_version(path, maps_vectors=maps_vectors)

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from re4.bundle.golden import GoldenQueries
-from re4.bundle.scoring.exact_search import true_scores
 from re4.common.errors import (
     BundleMismatchError,
     BundleUnavailableError,
@@ -76,8 +75,11 @@ def check_golden(snapshot: Snapshot, golden: GoldenQueries, *, max_batch_size: i
 
 
 def _check_vectors(snapshot: Snapshot) -> None:
-    for start in range(0, len(snapshot.vectors_ND), _CHUNK_ITEMS):
-        finite = np.isfinite(snapshot.vectors_ND[start : start + _CHUNK_ITEMS]).all(axis=1)
+    vectors_ND = snapshot.vectors_ND
+    if not isinstance(vectors_ND, np.ndarray):  # those of the collection were looked at before it was filled
+        return
+    for start in range(0, len(vectors_ND), _CHUNK_ITEMS):
+        finite = np.isfinite(vectors_ND[start : start + _CHUNK_ITEMS]).all(axis=1)
         if not finite.all():
             raise BundleMismatchError(
                 f"{snapshot.path}: the vector of item row {start + int(finite.argmin())} is not finite"
@@ -117,12 +119,12 @@ def _recall(
 ) -> float:
     """Return the share of the exact candidates that was found; an item that ties with the last one counts."""
     found, margin = answer.merged, _margin(expected_M)
-    expected_scores = true_scores(answer.interests_KD[None], snapshot.vectors_ND, expected_rows_M[None])[0]
+    expected_scores = _true_scores(snapshot, answer.interests_KD, expected_rows_M)
     if not _close(expected_scores, expected_M, margin):
         raise BundleMismatchError(f"{where}: the item vectors are not those that it was answered with")
-    found_scores = true_scores(answer.interests_KD[None], snapshot.vectors_ND, found.rows_M[None])[0]
+    found_scores = _true_scores(snapshot, answer.interests_KD, found.rows_M)
     # An approximate index may miss an item in the list of its best interest.
-    named_M = (snapshot.vectors_ND[found.rows_M] * answer.interests_KD[found.interest_numbers_M]).sum(axis=1)
+    named_M = (snapshot.vectors_of(found.rows_M) * answer.interests_KD[found.interest_numbers_M]).sum(axis=1)
     if not _close(found.scores_M, named_M, margin):
         raise BundleMismatchError(
             f"{where}: the index scores items otherwise than their vectors do: they are not of one catalogue"
@@ -131,6 +133,14 @@ def _recall(
     if (best_M > expected_M[: len(best_M)] + margin).any():
         raise BundleMismatchError(f"{where}: there are better items than those that it expects")
     return float((found_scores >= expected_M[-1] - margin).sum()) / len(expected_M)
+
+
+def _true_scores(
+    snapshot: Snapshot, interests_KD: NDArray[np.float32], rows_M: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Return the best inner product with any interest; minus infinity where the row is -1."""
+    scores_M = (snapshot.vectors_of(rows_M) @ interests_KD.T).max(axis=1)
+    return np.where(rows_M < 0, np.float32(-np.inf), scores_M)
 
 
 def _margin(expected: NDArray[np.float32]) -> float:

@@ -15,6 +15,7 @@ from typing import Final, NoReturn
 from re4.bundle.hidden_ids import HiddenIds
 from re4.bundle.layout import LIVE
 from re4.bundle.live_items.reader import LiveItemsReader, NewChanges
+from re4.common.errors import IndexUnavailableError
 from re4.serving.host.file_poller import FilePoller, file_mark
 from re4.serving.retrieval.live_items.index import Cancelled, LiveIndex, lower_thread_priority
 from re4.serving.retrieval.live_items.overlay import IndexJob, LiveOverlay
@@ -43,6 +44,7 @@ class FollowedItems:
         self._hidden = hidden
         self._reader = LiveItemsReader(snapshot.path.parent)
         self.overlay = self._new_overlay()
+        self._reads_anew = False
         self.sequence = 0
         self.newest = NewChanges()
 
@@ -59,15 +61,26 @@ class FollowedItems:
 
         Raises:
             BundleError: the live items are damaged, or cannot be read at this moment.
+            IndexUnavailableError: item vectors are on another machine, which does not answer.
         """
         new = await asyncio.to_thread(self._reader.read)
-        overlay = self._new_overlay() if new.is_reset else self.overlay
+        is_reset = new.is_reset or self._reads_anew
+        overlay = self._new_overlay() if is_reset else self.overlay
+        if self._snapshot.are_vectors_remote:
+            try:
+                await asyncio.to_thread(overlay.fetch_vectors, new.records)
+            except IndexUnavailableError:
+                # The next read returns all changes again.
+                self._reader, self._reads_anew = LiveItemsReader(self._snapshot.path.parent), True
+                raise
+        self._reads_anew = False
         for start in range(0, len(new.records), _SLICE):
             overlay.apply(new.records[start : start + _SLICE], folds_in=False)
             await asyncio.sleep(0)
         while overlay.fold_in(_CHUNK_ITEMS):
             await asyncio.sleep(0)
-        if new.is_reset:
+        overlay.forget_fetched()
+        if is_reset:
             overlay.hide(self._hidden)  # it may have changed meanwhile
         self.overlay, self.sequence, self.newest = overlay, new.sequence, new
         return new.records[0].time_ms if new.records else None

@@ -32,6 +32,7 @@ from re4.serving.retrieval.hidden_items import HiddenItems
 from re4.serving.retrieval.indexes.expressions import CollectionFilters
 from re4.serving.retrieval.indexes.kinds import KINDS, IndexKind, SearchPlan, scaled
 from re4.serving.retrieval.indexes.remote_index import RemoteIndex
+from re4.serving.retrieval.indexes.remote_vectors import ItemVectors, RemoteVectors
 from re4.serving.retrieval.live_items.index import LiveIndexMaker
 from re4.serving.retrieval.live_items.overlay import LiveOverlay
 from re4.serving.retrieval.live_items.starting_vectors import StartingVectors
@@ -64,8 +65,8 @@ class Snapshot:
     titles: Titles | None
     """Titles of the version's items; None where it has none."""
     filter_cache: FilterCache
-    vectors_ND: NDArray[np.float32]
-    """Memory-mapped: processes on one machine share the pages."""
+    vectors_ND: ItemVectors
+    """Memory-mapped, so that processes on one machine share the pages; or in the collection."""
     popular_rows: NDArray[np.int64]
     """Rows of the most popular items, most popular first."""
     pipeline: Pipeline
@@ -88,6 +89,11 @@ class Snapshot:
         return self.manifest.index.collection is not None
 
     @property
+    def are_vectors_remote(self) -> bool:
+        """Whether the item vectors are on another machine, so that to read one waits for it."""
+        return isinstance(self.vectors_ND, RemoteVectors)
+
+    @property
     def index_failure(self) -> str:
         """Why the index cannot be searched; empty where it can."""
         return self.pipeline.index_failure
@@ -100,12 +106,12 @@ class Snapshot:
             return num_items
         return num_items - self.live.num_replaced + self.live.num_visible + self.live.num_hidden
 
-    def vector_of(self, row: int) -> NDArray[np.float32]:
-        """Return the vector of an item, the version's or a live one."""
-        num_items = len(self.vectors_ND)
-        if self.live is None or row < num_items:
-            return np.asarray(self.vectors_ND[row])
-        return np.asarray(self.live.vectors_RD[row - self.live.first_row])
+    def vectors_of(self, rows_R: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the vectors of items, the version's or live ones; any vector for a row of -1."""
+        vectors_RD = self.vectors_ND.take(np.where(rows_R < len(self.vectors_ND), rows_R, 0), axis=0)
+        if self.live is not None:
+            self.live.replace_vectors(vectors_RD, rows_R)
+        return vectors_RD
 
     @property
     def has_titles(self) -> bool:
@@ -195,6 +201,7 @@ def load_snapshot(
     max_batch_size: int,
     backend: DeviceBackend | None = None,
     index_timeout_s: float = INDEX_TIMEOUT_S,
+    maps_vectors: bool = True,
 ) -> Snapshot:
     """Load a version whose every byte was verified, and run the encoder once at each batch size.
 
@@ -205,6 +212,8 @@ def load_snapshot(
         backend: The device; None for the CPU.
         index_timeout_s: Longest search of an index on another machine. That machine may be away now: then
             searches fail until it is back.
+        maps_vectors: Whether to map the item vectors from their file also where the index is on another
+            machine, which has them as well.
 
     Raises:
         BundleDamagedError: a parser refuses a file.
@@ -212,7 +221,6 @@ def load_snapshot(
     """
     num_items, embedding_dim = manifest.items.num_items, manifest.model.embedding_dim
     item_ids = ItemIds.open(path, manifest.items.id_kind, num_items)
-    vectors_ND = open_array(path / VECTORS, "<f4", (num_items, embedding_dim))
     popular_rows = open_array(path / POPULAR, "<i8", (None,))
     if popular_rows.size and not 0 <= popular_rows.min() <= popular_rows.max() < num_items:
         raise BundleMismatchError(
@@ -231,13 +239,17 @@ def load_snapshot(
             providers=providers,
         )
     )
-    if manifest.index.collection is not None:
-        searcher = _open_collection(manifest, vectors_ND, attributes, index_timeout_s)
+    vectors_ND: ItemVectors
+    if (collection := manifest.index.collection) is not None:
+        index = RemoteIndex(CollectionIndex(collection, num_items, embedding_dim), timeout_s=index_timeout_s)
+        vectors_ND = _map_vectors(path, manifest) if maps_vectors else RemoteVectors(index)
+        searcher = _collection_searcher(index, manifest, vectors_ND, attributes)
     else:
-        searcher = _open_searcher(path / INDEX, manifest, vectors_ND)
+        mapped_ND = vectors_ND = _map_vectors(path, manifest)
+        searcher = _open_searcher(path / INDEX, manifest, mapped_ND)
         query_counts = tuple(size * manifest.model.num_interests for size in bucket_sizes(max_batch_size))
         searcher.convert_index(
-            lambda index: backend.index(index, vectors_ND=vectors_ND, query_counts=query_counts)
+            lambda index: backend.index(index, vectors_ND=mapped_ND, query_counts=query_counts)
         )
     encoder.warm()
     return Snapshot(
@@ -275,14 +287,18 @@ def _plans(where: Path, info: IndexInfo) -> tuple[IndexKind, SearchPlan | None, 
     return kind, plan, lambda effort: kind.search_parameters(scaled(info.search_parameters, effort))
 
 
-def _open_collection(
-    manifest: Manifest, vectors_ND: NDArray[np.float32], attributes: Attributes, timeout_s: float
+def _map_vectors(path: Path, manifest: Manifest) -> NDArray[np.float32]:
+    return open_array(path / VECTORS, "<f4", (manifest.items.num_items, manifest.model.embedding_dim))
+
+
+def _collection_searcher(
+    index: RemoteIndex, manifest: Manifest, vectors_ND: ItemVectors, attributes: Attributes
 ) -> Searcher:
     collection = manifest.index.collection
     assert collection is not None
     _, plan, plan_at = _plans(Path(collection.address), manifest.index)
     return Searcher(
-        RemoteIndex(CollectionIndex(collection, *vectors_ND.shape), timeout_s=timeout_s),
+        index,
         plan,
         plan_at,
         vectors_ND=vectors_ND,

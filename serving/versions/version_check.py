@@ -147,7 +147,8 @@ def load_and_try(path: Path, settings: ServerSettings) -> None:
     """
     from re4.bundle.verify import verify_version
 
-    manifest = verify_version(path)
+    maps_vectors = settings.maps_vectors
+    manifest = verify_version(path, maps_vectors=maps_vectors)
 
     # The parsers are imported only after every byte was verified.
     from re4.bundle.golden import GoldenQueries
@@ -158,7 +159,13 @@ def load_and_try(path: Path, settings: ServerSettings) -> None:
 
     size = settings.max_batch_size
     check_collection(path, manifest)
-    snapshot = load_snapshot(path, manifest, max_batch_size=size, index_timeout_s=_SEARCH_TIMEOUT_S)
+    snapshot = load_snapshot(
+        path,
+        manifest,
+        max_batch_size=size,
+        index_timeout_s=_SEARCH_TIMEOUT_S,
+        maps_vectors=maps_vectors,
+    )
     check_golden(snapshot, GoldenQueries.read(path / GOLDEN), max_batch_size=size)
 
 

@@ -74,8 +74,9 @@ class LiveCatalogue:
         return sorted(found, key=lambda each: -each[1])[:num]
 
 
-def open_snapshot(bundles: Path, name: str) -> Snapshot:
-    return load_snapshot(bundles / name, read_manifest(bundles / name), max_batch_size=4)
+def open_snapshot(bundles: Path, name: str, *, maps_vectors: bool = True) -> Snapshot:
+    path = bundles / name
+    return load_snapshot(path, read_manifest(path), max_batch_size=4, maps_vectors=maps_vectors)
 
 
 def records_of(changes: list[Change], *, start: int = 1) -> list[Record]:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import grpc
@@ -28,7 +29,7 @@ from small_bundles import MAX_HISTORY
 from typer.testing import CliRunner
 
 from re4.bundle.hidden_ids import HiddenIds
-from re4.bundle.layout import COLLECTION_PREFIX, CURRENT, INDEX
+from re4.bundle.layout import COLLECTION_PREFIX, CURRENT, INDEX, VECTORS
 from re4.bundle.live_items.records import Removal
 from re4.bundle.manifest import CollectionInfo, Manifest
 from re4.bundle.milvus.address import MilvusAddress
@@ -43,6 +44,7 @@ from re4.bundle.publishing.rollback import roll_back
 from re4.bundle.verify import verify_version
 from re4.cli import build_app
 from re4.common.errors import (
+    BundleDamagedError,
     BundleError,
     BundleMismatchError,
     GateError,
@@ -137,9 +139,13 @@ def _end_watches() -> None:
 
 
 @pytest.fixture(scope="module")
-def snapshots(world: World) -> tuple[Snapshot, Snapshot]:
-    """The same items, searched in the file and in Milvus."""
-    return open_snapshot(world.bundles, world.local), open_snapshot(world.bundles, world.flat)
+def snapshots(world: World) -> tuple[Snapshot, Snapshot, Snapshot]:
+    """The same items, searched in the file, in Milvus, and with the item vectors of Milvus."""
+    return (
+        open_snapshot(world.bundles, world.local),
+        open_snapshot(world.bundles, world.flat),
+        open_snapshot(world.bundles, world.flat, maps_vectors=False),
+    )
 
 
 def test_a_version_names_its_collection_and_no_credentials(world: World) -> None:
@@ -198,16 +204,16 @@ def _queries(draw: st.DrawFn) -> list[Query]:
     return queries
 
 
-class Pairs(list[tuple[Snapshot, ...]]):
-    """Both versions with the same changes. Short in hypothesis's report."""
+class Triples(list[tuple[Snapshot, ...]]):
+    """The snapshots with the same changes. Short in hypothesis's report."""
 
     def __repr__(self) -> str:
-        return "pairs"
+        return "triples"
 
 
 @pytest.fixture(scope="module")
-def changed(snapshots: tuple[Snapshot, Snapshot], world: World) -> Pairs:
-    """Both versions without changes, with hidden items, and with live items too."""
+def changed(snapshots: tuple[Snapshot, ...], world: World) -> Triples:
+    """The snapshots without changes, with hidden items, and with live items too."""
     ids = world.shop.version.ids
     hidden = HiddenIds(ids=tuple(sorted(ids[::7])))
     rng = np.random.default_rng(1)
@@ -215,13 +221,14 @@ def changed(snapshots: tuple[Snapshot, Snapshot], world: World) -> Pairs:
     changes = [
         *(upsert(f"new-{n}", vector, colour=("red",)) for n, vector in enumerate(vectors[:12])),
         *(upsert(ids[n], vector, tags=("a", "z")) for n, vector in enumerate(vectors[12:])),
+        *(upsert(ids[n], tags=("b",)) for n in range(20, 26)),  # with the version's vectors
         *(Removal(id_) for id_ in ids[100:110]),
     ]
     records = records_of(changes)
-    pairs = Pairs([snapshots])
-    pairs.append(tuple(each.with_hidden(hidden) for each in snapshots))
-    pairs.append(tuple(each.with_changes(hidden, records) for each in snapshots))
-    return pairs
+    triples = Triples([snapshots])
+    triples.append(tuple(each.with_hidden(hidden) for each in snapshots))
+    triples.append(tuple(each.with_changes(hidden, records) for each in snapshots))
+    return triples
 
 
 def _result(result: QueryResult | Re4Error) -> QueryResult:
@@ -231,37 +238,42 @@ def _result(result: QueryResult | Re4Error) -> QueryResult:
 
 
 @given(queries=_queries(), place=st.integers(0, 2))
-def test_answers_equal_those_of_the_flat_index(changed: Pairs, queries: list[Query], place: int) -> None:
-    local, remote = changed[place]
+def test_answers_equal_those_of_the_flat_index(changed: Triples, queries: list[Query], place: int) -> None:
+    local, *others = changed[place]
     with pytest.MonkeyPatch.context() as patch:
         # In a small catalogue each set of items is small enough to be compared one by one, without Milvus.
         patch.setattr("re4.serving.retrieval.filters.MAX_EXACT_ROWS", 0)
         patch.setattr("re4.serving.retrieval.live_items.view.MAX_EXACT_ROWS", 0)
-        for snapshot in (local, remote):
+        for snapshot in (local, *others):
             snapshot.filter_cache._results.clear()
             if snapshot.filter_cache._all_items is not None:
                 snapshot.filter_cache._all_items._results.clear()
-        expected, found = local.pipeline.run(queries), remote.pipeline.run(queries)
-    for one, other in zip(map(_result, expected), map(_result, found), strict=True):
+        expected, *found = (each.pipeline.run(queries) for each in (local, *others))
+    for one, other in zip(map(_result, [*expected, *expected]), map(_result, chain(*found)), strict=True):
         np.testing.assert_array_equal(other.merged.rows_M, one.merged.rows_M)
         np.testing.assert_array_equal(other.merged.interest_numbers_M, one.merged.interest_numbers_M)
         np.testing.assert_allclose(other.merged.scores_M, one.merged.scores_M, rtol=1e-4, atol=1e-5)
 
 
 def test_lists_in_milvus_find_what_their_recall_promises(
-    world: World, snapshots: tuple[Snapshot, Snapshot]
+    world: World, snapshots: tuple[Snapshot, ...]
 ) -> None:
     local, remote = snapshots[0], open_snapshot(world.bundles, world.ivf)
+    fetched = open_snapshot(world.bundles, world.ivf, maps_vectors=False)
     shares = []
     for rows_L in np.random.default_rng(3).integers(0, NUM_ITEMS, (40, MAX_HISTORY)):
         query = Query(history_rows_L=rows_L, num_candidates=20)
-        one, other = (_result(each.pipeline.run([query])[0]).merged for each in (local, remote))
+        one, other, same = (
+            _result(each.pipeline.run([query])[0]).merged for each in (local, remote, fetched)
+        )
+        np.testing.assert_array_equal(same.rows_M, other.rows_M)
+        np.testing.assert_array_equal(same.scores_M, other.scores_M)
         shares.append(np.isin(one.rows_M, other.rows_M).mean())
     assert np.mean(shares) > 0.9
 
 
 def test_filters_are_answered_by_milvus(
-    snapshots: tuple[Snapshot, Snapshot], monkeypatch: pytest.MonkeyPatch
+    snapshots: tuple[Snapshot, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The K vectors of all requests of a batch are one search, which has the filter as an expression."""
     monkeypatch.setattr("re4.serving.retrieval.filters.MAX_EXACT_ROWS", 0)
@@ -287,17 +299,32 @@ def test_filters_are_answered_by_milvus(
     )
 
 
-def test_deadlines_are_handed_on(world: World, snapshots: tuple[Snapshot, Snapshot]) -> None:
+def test_few_allowed_items_are_compared_in_milvus_where_the_vectors_are(
+    snapshots: tuple[Snapshot, ...], world: World
+) -> None:
+    local, _, fetched = (
+        each.with_hidden(HiddenIds(ids=tuple(sorted(world.shop.version.ids[:5])))) for each in snapshots
+    )
+    options = SearchOptions((Condition("tags", (2,), False),))
+    query = Query(history_rows_L=np.array([7, 300]), num_candidates=200, options=options)
+    one, other = (_result(each.pipeline.run([query])[0]).merged for each in (local, fetched))
+    np.testing.assert_array_equal(other.rows_M, one.rows_M)
+    rows = np.array([599, -1, 0, 599])
+    np.testing.assert_array_equal(fetched.vectors_of(rows)[[0, 2, 3]], local.vectors_of(rows)[[0, 2, 3]])
+
+
+def test_deadlines_are_handed_on(world: World, snapshots: tuple[Snapshot, ...]) -> None:
     query = Query(history_rows_L=np.array([1]), num_candidates=5)
-    token = DEADLINE_NS.set(0.0)
-    try:
-        (result,) = snapshots[1].pipeline.run([query])
-    finally:
-        DEADLINE_NS.reset(token)
-    assert isinstance(result, TooLateError)
-    assert "deadline" in str(result)
-    (result,) = snapshots[1].pipeline.run([query])
-    assert isinstance(result, QueryResult)
+    for snapshot in snapshots[1:]:
+        token = DEADLINE_NS.set(0.0)
+        try:
+            (result,) = snapshot.pipeline.run([query])
+        finally:
+            DEADLINE_NS.reset(token)
+        assert isinstance(result, TooLateError)
+        assert "deadline" in str(result)
+        (result,) = snapshot.pipeline.run([query])
+        assert isinstance(result, QueryResult)
 
 
 def test_a_failed_gate_leaves_no_collection(world: World) -> None:
@@ -398,6 +425,10 @@ class Calls:
     def encode(self) -> pb.EncodeReply:
         return self.retrieval.Encode(self._encode, timeout=20)
 
+    def vectors(self) -> list[list[float]]:
+        request = pb.GetItemsRequest(items=self._request.history, return_vectors=True)
+        return [list(item.vector) for item in self.retrieval.GetItems(request, timeout=20).items]
+
     def health(self) -> int:
         return self._health.Check(health_pb2.HealthCheckRequest(), timeout=20).status
 
@@ -406,16 +437,28 @@ class Calls:
 
 
 @contextmanager
-def _serving(world: World) -> Iterator[Calls]:
+def _serving(world: World, *options: str) -> Iterator[Calls]:
     with (
-        RunningServer(world.bundles, "--poll-interval-s", "0.02", *_PATIENCE) as server,
+        RunningServer(world.bundles, "--poll-interval-s", "0.02", *_PATIENCE, *options) as server,
         grpc.insecure_channel(server.address) as channel,
     ):
         yield Calls(channel, world)
 
 
+@pytest.fixture
+def vectors_in_milvus_alone(world: World) -> Iterator[None]:
+    """The version `flat` lacks its file of item vectors."""
+    path = world.bundles / world.flat / VECTORS
+    aside = path.rename(world.bundles.parent / VECTORS)
+    yield
+    aside.rename(path)
+
+
+@pytest.mark.usefixtures("vectors_in_milvus_alone")
 def test_versions_change_under_load_and_a_stopped_milvus_is_reported(world: World) -> None:
-    with _serving(world) as calls:
+    with pytest.raises(BundleDamagedError, match=f"{VECTORS}: missing"):
+        verify_version(world.bundles / world.flat)
+    with _serving(world, "--item-vectors", "index") as calls:
         wait_until(lambda: calls.info().version == world.ivf)
         statuses: list[tuple[grpc.StatusCode, str]] = []
         is_over = threading.Event()
@@ -430,7 +473,7 @@ def test_versions_change_under_load_and_a_stopped_milvus_is_reported(world: Worl
         answers = {}
         try:
             for version in (world.local, world.flat):
-                roll_back(world.bundles, version)
+                (world.bundles / CURRENT).write_text(f"{version}\n")
                 wait_until(lambda version=version: calls.info().version == version)
                 answers[version] = calls.retrieve()
         finally:
@@ -440,6 +483,7 @@ def test_versions_change_under_load_and_a_stopped_milvus_is_reported(world: Worl
         assert {code for code, _ in statuses} == {grpc.StatusCode.OK}
         assert answers[world.flat].items == answers[world.local].items
         assert answers[world.flat].interest_numbers == answers[world.local].interest_numbers
+        np.testing.assert_allclose(calls.vectors(), world.shop.version.vectors_ND[:3], rtol=1e-6)
 
         assert calls.health() == _SERVING
         world.milvus.pause()
@@ -451,7 +495,7 @@ def test_versions_change_under_load_and_a_stopped_milvus_is_reported(world: Worl
             assert world.milvus.address in details
             assert "no answer within 3000 ms" in details
             assert "no answer within 3000 ms" in calls.info().index_failure
-            assert len(calls.encode().interests.vectors) > 0
+            assert len(calls.encode().interests.vectors) > 0  # the history's vectors are in the cache
         finally:
             world.milvus.resume()
         wait_until(lambda: calls.health() == _SERVING)

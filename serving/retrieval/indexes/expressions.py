@@ -10,7 +10,7 @@ from typing import Final
 
 from re4.bundle.attributes.reader import Attributes
 from re4.bundle.milvus.collection_index import CollectionSelector
-from re4.bundle.milvus.fields import NO_VALUE, code_field, position_field
+from re4.bundle.milvus.fields import NO_VALUE, ROW, code_field, position_field
 from re4.serving.retrieval.filters import AllowedItems, Condition
 
 _MAX_CODES: Final = 4_096
@@ -33,10 +33,13 @@ class CollectionFilters:
         """Return the selector of a search.
 
         Args:
-            allowed: All items that may be found.
+            allowed: All items that may be found, at least one.
             conditions: Those by which they were chosen.
             num_hidden: Hidden items of the version, which no condition names.
         """
+        if allowed.few_rows_S is not None:
+            rows = ",".join(map(str, allowed.few_rows_S.tolist()))
+            return CollectionSelector(expression=f"{ROW} in [{rows}]")
         expressions = [self._expression(condition) for condition in conditions]
         is_complete = not num_hidden and None not in expressions
         return CollectionSelector(
@@ -52,6 +55,8 @@ class CollectionFilters:
         if codes_in not in self._fields:
             return None
         if condition.range is not None and (position_in := position_field(place)) in self._fields:
+            if condition.range[0] == math.inf or condition.range[1] == -math.inf:  # no number is in it
+                return "" if condition.is_drop else f"({ROW} < 0)"
             bounds = zip((">=", "<="), condition.range, strict=True)
             within = [f"{position_in} {sign} {bound!r}" for sign, bound in bounds if math.isfinite(bound)]
             has = f"({' and '.join([f'{codes_in} > {NO_VALUE}', *within])})"

@@ -9,12 +9,13 @@ Legend: Q queries, D embedding, S results of a query.
 import logging
 import threading
 import weakref
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.bundle.milvus.collection_index import CollectionIndex, CollectionParameters
+from re4.bundle.milvus.collection_index import CollectionIndex, CollectionParameters, VectorsOfRows
 from re4.common.errors import IndexUnavailableError, TooLateError
 from re4.serving.host.backoff import Backoff
 from re4.serving.host.batch_deadline import batch_time_left_s
@@ -22,6 +23,7 @@ from re4.serving.host.batch_deadline import batch_time_left_s
 _PROBE_INTERVAL_S: Final = 2.0
 
 _log = logging.getLogger(__name__)
+_Answer = TypeVar("_Answer")
 
 
 class RemoteIndex:
@@ -56,6 +58,26 @@ class RemoteIndex:
             IndexUnavailableError: the index does not answer.
             TooLateError: the deadline of the batch passes before it answers.
         """
+        return self._within_time(
+            lambda timeout_s: self._index.search(queries_QD, num_results, params=params, timeout_s=timeout_s)
+        )
+
+    def search_with_vectors(
+        self, queries_QD: NDArray[np.float32], num_results: int, *, params: CollectionParameters | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], VectorsOfRows]:
+        """Search, as `CollectionIndex.search_with_vectors`; errors as `search`."""
+        return self._within_time(
+            lambda timeout_s: self._index.search_with_vectors(
+                queries_QD, num_results, params=params, timeout_s=timeout_s
+            )
+        )
+
+    def vectors_of(self, rows_R: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return vectors, as `CollectionIndex.vectors_of`; errors as `search`."""
+        return self._within_time(lambda timeout_s: self._index.vectors_of(rows_R, timeout_s=timeout_s))
+
+    def _within_time(self, call: Callable[[float], _Answer]) -> _Answer:
+        """Call the index with the seconds that it may take."""
         if failure := self.failure:
             raise self._unavailable(failure)
         left_s = batch_time_left_s()
@@ -63,7 +85,7 @@ class RemoteIndex:
         try:
             if timeout_s <= 0:
                 raise IndexUnavailableError("", is_late=True)
-            return self._index.search(queries_QD, num_results, params=params, timeout_s=timeout_s)
+            return call(timeout_s)
         except IndexUnavailableError as error:
             self._watch.wake()
             if error.is_late and left_s < self._timeout_s:

@@ -19,9 +19,10 @@ from re4.bundle.attributes.reader import Attributes
 from re4.bundle.hidden_ids import HiddenIds
 from re4.bundle.ids.id_map import ItemIds
 from re4.bundle.layout import IS_COLD
-from re4.bundle.live_items.records import Evidence, Record, Upsert
+from re4.bundle.live_items.records import Change, Evidence, Record, Upsert
 from re4.bundle.live_items.state import LiveState, SummedEvidence, as_kind
 from re4.bundle.titles import title_among
+from re4.serving.retrieval.indexes.remote_vectors import ItemVectors
 from re4.serving.retrieval.live_items.attributes import LiveAttributes, LiveColumn
 from re4.serving.retrieval.live_items.exact_scan import open_item_codes
 from re4.serving.retrieval.live_items.growing import GrowingArray
@@ -58,7 +59,7 @@ class LiveOverlay:
         *,
         item_ids: ItemIds,
         attributes: Attributes,
-        vectors_ND: NDArray[np.float32],
+        vectors_ND: ItemVectors,
         starting_vectors: StartingVectors,
         space: str,
         live_sequence: int,
@@ -81,6 +82,8 @@ class LiveOverlay:
         self._item_ids = item_ids
         self._attributes = attributes
         self._vectors_ND = vectors_ND
+        self._fetched: Mapping[int, NDArray[np.float32]] = {}
+        """Vectors of rows of the version, where those are on another machine."""
         self._starting_vectors = starting_vectors
         self._space = space
         self._live_sequence = live_sequence
@@ -132,6 +135,38 @@ class LiveOverlay:
                 self._show(slot, self._is_newest.view()[slot] and id_ not in now)
         self._hidden = now
 
+    def fetch_vectors(self, records: Sequence[Record]) -> None:
+        """Fetch what `apply` reads of item vectors on another machine, in another thread than the calls'.
+
+        Raises:
+            IndexUnavailableError: that machine does not answer.
+        """
+        needing = [record.change for record in records if self._needs_vector(record.change)]
+        ids: list[Any] = [as_kind(change.id, self._item_ids.kind) for change in needing]
+        rows_R = np.unique(self._item_ids.rows([id_ for id_ in ids if id_ is not None]))
+        rows_R = rows_R[rows_R >= 0]
+        self._fetched = dict(zip(rows_R.tolist(), self._vectors_ND.take(rows_R, axis=0), strict=True))
+        if needing:
+            self._starting_vectors.read_vectors()
+
+    def forget_fetched(self) -> None:
+        """Free what `fetch_vectors` fetched."""
+        self._fetched = {}
+
+    def _needs_vector(self, change: Change) -> bool:
+        if isinstance(change, Evidence):
+            return change.space == self._space
+        return isinstance(change, Upsert) and self._given_vector(change) is None
+
+    def _given_vector(self, change: Upsert) -> NDArray[np.float32] | None:
+        """Return the vector that came with a change; None for none, or one of another version's space."""
+        given_D = change.vector_D if change.space == self._space else None
+        return None if given_D is None or len(given_D) != self._vectors_ND.shape[1] else given_D
+
+    def _vector_of_row(self, row: int) -> NDArray[np.float32]:
+        vector_D = self._fetched.get(row)
+        return self._vectors_ND[row] if vector_D is None else vector_D
+
     def apply(self, records: Sequence[Record], *, folds_in: bool = True) -> None:
         """Apply changes, in the order of their sequence numbers.
 
@@ -172,14 +207,12 @@ class LiveOverlay:
 
     def _upsert(self, id_: Any, row: int, change: Upsert) -> None:
         values = dict(change.attributes)
-        given_D = change.vector_D if change.space == self._space else None
-        if given_D is not None and len(given_D) != self._vectors_ND.shape[1]:
-            given_D = None
+        given_D = self._given_vector(change)
         folds = False
         if given_D is not None:
             prior_D = vector_D = given_D
         elif row >= 0 and not self._is_cold(row):
-            prior_D = vector_D = self._vectors_ND[row]
+            prior_D = vector_D = self._vector_of_row(row)
         else:
             folds = True
             prior_D = self._starting_vectors.from_attributes(values)
@@ -197,7 +230,7 @@ class LiveOverlay:
         if slot is None:
             if row < 0 or id_ in self._removed or not self._is_cold(row):
                 return
-            prior_D = self._vectors_ND[row]
+            prior_D = self._vector_of_row(row)
             codes = {
                 name: column.codes_for(column.values_of_row(row)) for name, column in self._columns.items()
             }

@@ -20,9 +20,12 @@ from re4.bundle.layout import COLD_START, FOLD_IN
 from re4.bundle.live_items.records import AttributeValues
 from re4.bundle.live_items.state import SummedEvidence
 from re4.bundle.manifest import Manifest
+from re4.serving.retrieval.indexes.remote_vectors import ItemVectors, RemoteVectors
 
 _MAX_SAMPLE: Final = 65_536
 """Items of which mean and typical norm are taken in a version without the file."""
+_MAX_FETCHED_SAMPLE: Final = 4_096
+"""The same where the item vectors are on another machine."""
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +36,7 @@ class StartingVectors:
     def __init__(
         self,
         attributes: Attributes,
-        vectors_ND: NDArray[np.float32],
+        vectors_ND: ItemVectors,
         cold_start: ColdStart | None,
         fold_in_model: FoldInModel | None = None,
     ) -> None:
@@ -53,7 +56,7 @@ class StartingVectors:
 
     @classmethod
     def open(
-        cls, path: Path, manifest: Manifest, attributes: Attributes, vectors_ND: NDArray[np.float32]
+        cls, path: Path, manifest: Manifest, attributes: Attributes, vectors_ND: ItemVectors
     ) -> "StartingVectors":
         """Read the parts that a verified version has.
 
@@ -68,6 +71,11 @@ class StartingVectors:
         if (path / FOLD_IN).exists():
             fold_in_model = FoldInModel.read(path / FOLD_IN, manifest.model.embedding_dim)
         return cls(attributes, vectors_ND, cold_start, fold_in_model)
+
+    def read_vectors(self) -> None:
+        """Read the item vectors that starting vectors depend on; later calls read none."""
+        if self._cold_start is None:
+            _ = self._mean_D, self.typical_norm
 
     def folded_in(
         self, from_attributes_D: NDArray[np.float32], evidence: SummedEvidence | None
@@ -118,5 +126,6 @@ class StartingVectors:
 
     @property
     def _sample(self) -> NDArray[np.float32]:
-        step = -(-len(self._vectors_ND) // _MAX_SAMPLE)
-        return np.asarray(self._vectors_ND[::step])
+        is_fetched = isinstance(self._vectors_ND, RemoteVectors)
+        step = -(-len(self._vectors_ND) // (_MAX_FETCHED_SAMPLE if is_fetched else _MAX_SAMPLE))
+        return self._vectors_ND.take(np.arange(0, len(self._vectors_ND), step), axis=0)

@@ -16,11 +16,12 @@ from typer.testing import CliRunner
 
 from re4 import RetrievalClient, ServerError
 from re4.bundle.hidden_ids import change_hidden, read_hidden
-from re4.bundle.layout import CURRENT, MANIFEST
+from re4.bundle.layout import CURRENT, MANIFEST, VECTORS
 from re4.bundle.live_items.compaction import compact
 from re4.bundle.live_items.reader import LiveItemsReader
 from re4.bundle.live_items.records import Removal, Upsert
 from re4.bundle.live_items.writer import append_changes
+from re4.bundle.manifest import CollectionInfo
 from re4.bundle.publishing.canary import Canary, read_canary
 from re4.bundle.publishing.current import read_current
 from re4.bundle.publishing.rollback import roll_back
@@ -104,6 +105,23 @@ def test_files_that_are_there_are_linked(url: str, tmp_path: Path) -> None:
     mirror.update()
     assert (copy / first / "vectors.npy").stat().st_ino == (copy / second / "vectors.npy").stat().st_ino
     assert (copy / first / "golden.npz").stat().st_ino != (copy / second / "golden.npz").stat().st_ino
+
+
+def test_a_mirror_leaves_out_the_item_vectors_that_milvus_has(url: str, tmp_path: Path) -> None:
+    source, copy = tmp_path / "source", tmp_path / "copy"
+    collection = CollectionInfo(address="milvus://127.0.0.1:1", name="c", index_type="FLAT")
+    for parts in (SmallVersion(), SmallVersion(seed=1, index_kind="milvus-flat", collection=collection)):
+        parts.publish(source)
+        push(source, ObjectStore(url))
+        Mirror(ObjectStore(url), copy, maps_vectors=False).update()
+    first, second = version_names(copy)
+    assert (copy / first / VECTORS).exists()
+    assert not (copy / second / VECTORS).exists()
+    verify_version(copy / second, maps_vectors=False)
+    with pytest.raises(BundleDamagedError, match=f"{VECTORS}: missing"):
+        verify_version(copy / second)
+    Mirror(ObjectStore(url), copy).update()  # the setting was changed
+    verify_version(copy / second)
 
 
 def test_two_publishers_cannot_both_win(url: str, tmp_path: Path) -> None:

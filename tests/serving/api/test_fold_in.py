@@ -51,7 +51,7 @@ def test_evidence_moves_items_without_training_alone(version: SmallVersion, snap
 
     def vector(id_: str) -> np.ndarray:
         (row,) = now.item_ids.rows([id_])
-        return now.vector_of(row)
+        return now.vectors_of(np.array([row]))[0]
 
     mean_D = version.vectors_ND.mean(axis=0)
     np.testing.assert_allclose(

@@ -257,6 +257,9 @@ def test_answers_that_needed_an_exact_search(snapshot: Snapshot) -> None:
             rows_QS[:] = -1
             return scores_QS, rows_QS
 
+        def search_all(self, *given: Any) -> Any:
+            return searcher.search_all(*given)
+
         def search_best(self, queries_QD: Any, num_results: int, **how: Any) -> None:
             return None
 

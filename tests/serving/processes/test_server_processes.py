@@ -251,7 +251,8 @@ def test_a_check_ends_with_a_parent_that_was_killed(bundles: Path, tmp_path: Pat
     os.mkfifo(held)
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\nif 're4.serving.versions.version_check' in sys.orig_argv:\n"
-        f"    from re4.bundle import verify\n    verify.verify_version = lambda _: open({str(held)!r})\n"
+        "    from re4.bundle import verify\n"
+        f"    verify.verify_version = lambda *_, **how: open({str(held)!r})\n"
     )
     env = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[3]}"}
     running = RunningServer(bundles, env=env)

@@ -149,6 +149,9 @@ class Nearsighted:
         rows_QS[1::2], scores_QS[1::2] = -1, -3e38
         return scores_QS, rows_QS
 
+    def search_all(self, *given: Any) -> tuple:
+        return self._searcher.search_all(*given)
+
     def search_best(self, queries_QD: np.ndarray, num_results: int, **kwargs: Any) -> None:
         return None
 

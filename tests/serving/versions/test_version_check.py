@@ -115,7 +115,7 @@ def verify_by(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "import sys\nif 're4.serving.versions.version_check' in sys.orig_argv:\n"
         "    import resource\n    from re4.bundle import verify\n"
         "    from re4.common.errors import BundleError\n"
-        f"    def run(path):\n{textwrap.indent(code, ' ' * 8)}\n    verify.verify_version = run\n"
+        f"    def run(path, **how):\n{textwrap.indent(code, ' ' * 8)}\n    verify.verify_version = run\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{folder}:{Path(__file__).parents[3]}")
 
