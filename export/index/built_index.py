@@ -49,8 +49,8 @@ class BuiltIndex:
     """The factory string that it was made from."""
     family: IndexFamily
     is_native: bool = False
-    """Whether compiled code may scan its lists. Tuning and gates use FAISS alone, so that their figures do
-    not depend on the machine; the compiled code of a server finds at least as much."""
+    """Whether compiled code may scan its lists. The recalls of tuning and gates are those of FAISS alone, so
+    that they do not depend on the machine; the compiled code of a server finds at least as much."""
     collection: CollectionInfo | None = None
     """Where the index is, if it is in Milvus."""
 
@@ -147,6 +147,27 @@ class BuiltIndex:
     @cached_property
     def _shared_search(self) -> SharedListSearch:
         return SharedListSearch(self.index, is_native=self.is_native)
+
+    def search_compiled(
+        self,
+        settings: SearchParameters,
+        interests_BKD: NDArray[np.float32],
+        vectors_ND: NDArray[np.float32],
+        num_candidates: int,
+    ) -> bool:
+        """Search, score and merge by compiled code, as a server does; return whether there is any here."""
+        if "shared_nprobe" not in settings:
+            return False
+        budget = SharedBudget(int(settings["shared_nprobe"]), settings["reach_drop"])
+        pool_size = ceil(num_candidates * settings["pool_factor"])
+        best = self._compiled_search.best(
+            interests_BKD, budget, vectors_ND, num_candidates, pool_size=pool_size
+        )
+        return best is not None
+
+    @cached_property
+    def _compiled_search(self) -> SharedListSearch:
+        return SharedListSearch(self.index)
 
     def candidates(
         self,

@@ -4,8 +4,8 @@ FAISS searches for each interest by itself, and keeps results that the merged li
 threshold rises for all interests of a request, and an item enters the pool once. Searches with a selector,
 other kinds of index, and machines without a C compiler use FAISS.
 
-Legend: B requests, K interests, D embedding, E pairs of an interest and a list, interest by interest, P rows
-of a pool.
+Legend: B requests, K interests, Q interests of all requests, D embedding, N items, C lists, E pairs of an
+interest and a list, interest by interest, P rows of a pool, M results.
 """
 
 import ctypes
@@ -153,7 +153,7 @@ class ListScan:
     def best(
         self,
         interests_BKD: NDArray[np.float32],
-        reaches_BKC: NDArray[np.float32],
+        reaches_QC: NDArray[np.float32],
         num_lists: int,
         reach_drop: float,
         size: int,
@@ -168,7 +168,7 @@ class ListScan:
 
         Args:
             interests_BKD: As for `pool`.
-            reaches_BKC: Reaches of all lists; those of interests that repeat the first one are overwritten.
+            reaches_QC: Reaches of all lists; those of interests that repeat the first one are overwritten.
             num_lists: As for `pool`.
             reach_drop: Likewise.
             size: Likewise.
@@ -183,7 +183,7 @@ class ListScan:
         """
         num_requests, num_interests = interests_BKD.shape[:2]
         interests_BKD = np.ascontiguousarray(interests_BKD, np.float32)
-        reaches_BKC = np.ascontiguousarray(reaches_BKC, np.float32)
+        reaches_QC = np.ascontiguousarray(reaches_QC, np.float32)
         shape = num_requests, min(num_best, size)
         rows_BM, scores_BM = np.empty(shape, np.int64), np.empty(shape, np.float32)
         numbers_BM = np.empty(shape, np.int64)
@@ -196,7 +196,7 @@ class ListScan:
             None if other is None else ctypes.byref(other),
             num_requests,
             address_of(interests_BKD),
-            address_of(reaches_BKC),
+            address_of(reaches_QC),
             num_lists,
             reach_drop,
             address_of(vectors_ND),

@@ -122,19 +122,27 @@ static void close_rescoring(rescoring *own) {
 static void write_best(
     rescoring *own, const float *interests, uint64_t *keys, int64_t number, int64_t num_wanted, int64_t *best_rows,
     float *best_scores, int64_t *best_numbers) {
-    const int64_t dim = own->dim;
+    const int64_t dim = own->dim, num_interests = own->num_interests;
+    const items parts[2] = {own->parts[0], own->parts[1]};
+    lanes *grouped = own->interests;
+    float *vectors = own->vectors;
     item *found = own->found;
-    for (int64_t k = 0; k < own->num_interests; k++)
+    /* The vectors lie far apart. All are asked for at first, and then copied in the order of memory, so that the
+       CPU waits for many at once. */
+    for (int64_t i = 0; i < number; i++) {
+        const float *vector = vector_of(row_of(keys[i]), parts, dim);
+        for (int64_t d = 0; d < dim; d += 16) __builtin_prefetch(vector + d);
+    }
+    for (int64_t k = 0; k < num_interests; k++)
         for (int64_t d = 0; d < dim; d++)
-            ((float *)own->interests)[(k / LANES * dim + d) * LANES + k % LANES] = interests[k * dim + d];
-    /* The vectors lie far apart. Copies alone, in the order of memory, let the CPU wait for many at once. */
+            ((float *)grouped)[(k / LANES * dim + d) * LANES + k % LANES] = interests[k * dim + d];
     for (int64_t i = 0; i < number; i++) keys[i] = (uint64_t)row_of(keys[i]);
     sort_ascending(keys, (uint64_t *)own->spare, number);
     for (int64_t i = 0; i < number; i++)
-        memcpy(own->vectors + i * dim, vector_of((int64_t)keys[i], own->parts, dim), (size_t)dim * sizeof(float));
+        memcpy(vectors + i * dim, vector_of((int64_t)keys[i], parts, dim), (size_t)dim * sizeof(float));
     for (int64_t i = 0; i < number; i++) {
         int64_t best_number;
-        const float score = best_score(own->vectors + i * dim, own->interests, own->num_interests, dim, &best_number);
+        const float score = best_score(vectors + i * dim, grouped, num_interests, dim, &best_number);
         found[i] = (item){key_of(score, (int64_t)keys[i]), score, (int32_t)best_number};
         keys[i] = found[i].key;
     }

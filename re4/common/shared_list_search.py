@@ -173,7 +173,7 @@ class SharedListSearch:
             return None
         return self._scan.best(
             interests_BKD,
-            np.matmul(interests_BKD, self._reaches_DC),
+            np.matmul(interests_BKD.reshape(-1, interests_BKD.shape[2]), self._reaches_DC),
             *budget,
             pool_size,
             vectors_ND,
