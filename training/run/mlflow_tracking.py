@@ -19,6 +19,10 @@ from re4.training.data.dataset import Dataset
 
 FILE: Final = "mlflow.json"
 _DEFAULT_EXPERIMENT: Final = "re4"
+_WITHOUT_SERVER: Final = (
+    "Without a server, name a folder: MLFLOW_TRACKING_URI=file:///data/mlruns MLFLOW_ALLOW_FILE_STORE=true. "
+    "A database, MLflow's default, needs the whole package: pip install mlflow"
+)
 _MAX_PARAMETER: Final = 500
 """Characters of a parameter's value that every MLflow server takes."""
 
@@ -74,7 +78,9 @@ def start_tracking(run: Path, parameters: Mapping[str, Any], tags: Mapping[str, 
             params=[Param(key, str(value)[:_MAX_PARAMETER]) for key, value in parameters.items()],
         )
     except MlflowException as error:
-        raise UsageError(f"--mlflow: the server of MLFLOW_TRACKING_URI cannot be used: {error}") from None
+        raise UsageError(
+            f"--mlflow: the server of MLFLOW_TRACKING_URI cannot be used: {error}\n{_WITHOUT_SERVER}"
+        ) from None
     with replacing(run / FILE) as part:
         part.write_text(json.dumps({"run_id": begun.info.run_id}) + "\n", encoding="utf-8")
 
