@@ -1,14 +1,16 @@
 """Terminal output of the command: progress bars, tables, messages, JSON.
 
 Results go to standard output and everything else to standard error, so that `re4 evaluate RUN --json | jq`
-works. Progress bars are drawn on a terminal only; in a log file each one prints a single line when it starts.
+works. Progress bars are drawn on a terminal only; in a log file, a step of more than five
+seconds prints one line.
 """
 
 import json
 import logging
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -28,6 +30,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+_SHORT_S = 5.0
+"""A step that is shorter prints no line in a log file."""
 _MAX_TABLE_WIDTH = 1000
 """Of a table that is written to a file or a pipe."""
 
@@ -60,18 +64,24 @@ def progress(title: str, total: int | None, *, unit_bytes: bool = False) -> Iter
 
     amount: ProgressColumn = DownloadColumn() if unit_bytes else MofNCompleteColumn()
     is_command = _draws_progress.get()
-    if is_command and not stderr_console.is_terminal:
-        stderr_console.print(f"{title} …")
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        amount,
-        TimeElapsedColumn(),
-        TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[note]}"),
-        console=stderr_console,
-        disable=not (is_command and stderr_console.is_terminal),
-    ) as bars:
+    with ExitStack() as stack:
+        if is_command and not stderr_console.is_terminal:
+            line = threading.Timer(_SHORT_S, print_line, [f"{title} …"])
+            line.daemon = True
+            line.start()
+            stack.callback(line.cancel)
+        bars = stack.enter_context(
+            Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                amount,
+                TimeElapsedColumn(),
+                TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[note]}"),
+                console=stderr_console,
+                disable=not (is_command and stderr_console.is_terminal),
+            )
+        )
         yield Bar(bars, bars.add_task(title, total=total, note=""))
 
 
