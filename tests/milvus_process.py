@@ -13,6 +13,8 @@ from typing import Any, Self
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from certificates import Pair
+
 _PLACES = (Path(__file__).parents[1] / "build/milvus/bin", Path(sys.executable).parent)
 MILVUS_SERVER = next(
     (str(path) for folder in _PLACES if (path := folder / "milvus-server").exists()),
@@ -62,21 +64,31 @@ print(json.dumps({"port": config.get("proxy_port"), "health": ports[-1], "etcd":
 """
 
 
-class MilvusProcess:
-    """The server, with its data in a folder. Leaving the `with` block kills it."""
+TOKEN = "root:Milvus"
+"""Of a new server."""
 
-    def __init__(self, folder: Path) -> None:
+
+class MilvusProcess:
+    """The server, with its data in a folder, and with TLS and tokens. Leaving the `with` block kills it."""
+
+    def __init__(self, folder: Path, pair: Pair) -> None:
         assert MILVUS_SERVER is not None
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         python = str(Path(MILVUS_SERVER).with_name("python"))
-        words = [python, "-c", _PREPARE, str(folder), str(_UNPACKED), json.dumps(_FAST)]
+        settings = _FAST | {
+            "common.security.authorizationEnabled": "true",
+            "common.security.tlsMode": 1,
+            "tls.serverPemPath": str(pair.certificate),
+            "tls.serverKeyPath": str(pair.key),
+        }
+        words = [python, "-c", _PREPARE, str(folder), str(_UNPACKED), json.dumps(settings)]
         ports = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
         self.port: int = ports["port"]
         self._health_port: int = ports["health"]
         self._etcd_port: int = ports["etcd"]
         self._leases: list[str] = []
-        self.address = f"milvus://127.0.0.1:{self.port}"
+        self.address = f"milvus+tls://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

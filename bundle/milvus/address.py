@@ -114,13 +114,18 @@ def milvus_token() -> str:
         raise SecurityError(f"{TOKEN_FILE} names {name}, which cannot be read: {error}") from error
 
 
+def authorities_file() -> str:
+    """Return the name of the PEM file with the authorities of servers; empty for those of the system."""
+    return os.environ.get(CA_FILE, "")
+
+
 def authorities() -> bytes | None:
     """Return the PEM text of the authorities of a server's certificate; None for those of the system.
 
     Raises:
         SecurityError: their file cannot be read.
     """
-    if not (name := os.environ.get(CA_FILE, "")):
+    if not (name := authorities_file()):
         return None
     try:
         return Path(name).read_bytes()

@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from re4.bundle.milvus.address import MilvusAddress, milvus_token
+from re4.bundle.milvus.address import MilvusAddress, authorities_file, milvus_token
 from re4.bundle.milvus.fields import MAX_VALUES_OF_ITEM, ROW, VECTOR
 from re4.bundle.milvus.stub import MilvusStub, require_pymilvus
 from re4.common.errors import BundleUnavailableError, IndexUnavailableError
@@ -60,6 +60,8 @@ class MilvusServer:
         self.address = address
         self._stub = MilvusStub(address)
         scheme = "https" if address.has_tls else "http"
+        # Despite its name, pymilvus trusts the authorities of this file.
+        trust = {"server_pem_path": authorities_file()} if address.has_tls and authorities_file() else {}
         with self._errors():
             self._client = pymilvus.MilvusClient(
                 f"{scheme}://{address.target}",
@@ -67,6 +69,7 @@ class MilvusServer:
                 db_name=address.database,
                 timeout=timeout_s,
                 dedicated=True,
+                **trust,
             )
 
     def __enter__(self) -> Self:
@@ -265,8 +268,9 @@ class MilvusServer:
             raise BundleUnavailableError(f"{self.address}: {error}") from None
         except (pymilvus.MilvusException, grpc.RpcError, grpc.FutureTimeoutError, OSError) as error:
             reason = getattr(error, "message", "") or str(error) or type(error).__name__
+            tls = " with TLS, by a certificate that is trusted" if self.address.has_tls else " without TLS"
             raise BundleUnavailableError(
-                f"{self.address}: {reason[:300]}. Is Milvus running there, and is its token right?"
+                f"{self.address}: {reason[:300]}. Is Milvus running there{tls}, and is its token right?"
             ) from None
 
 

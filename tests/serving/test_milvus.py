@@ -1,4 +1,6 @@
-"""Versions whose index is a collection in Milvus, against a real server: export, answers, accidents, pruning.
+"""Versions whose index is a collection in Milvus, against a real server with TLS and tokens.
+
+Export, answers, accidents, pruning.
 
 The last tests harm the server and the versions that the first ones use.
 """
@@ -18,11 +20,12 @@ import grpc
 import numpy as np
 import polars as pl
 import pytest
+from certificates import Authority
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import given
 from hypothesis import strategies as st
 from live_catalogue import open_snapshot, records_of, upsert
-from milvus_process import MilvusProcess
+from milvus_process import TOKEN, MilvusProcess
 from rebuild_samples import Shop
 from running_server import DEADLINE_S, RunningServer, wait_until
 from small_bundles import MAX_HISTORY
@@ -32,7 +35,8 @@ from re4.bundle.hidden_ids import HiddenIds
 from re4.bundle.layout import COLLECTION_PREFIX, CURRENT, INDEX, VECTORS
 from re4.bundle.live_items.records import Removal
 from re4.bundle.manifest import CollectionInfo, Manifest
-from re4.bundle.milvus.address import MilvusAddress
+from re4.bundle.milvus.address import CA_FILE, TOKEN_FILE, MilvusAddress
+from re4.bundle.milvus.address import TOKEN as TOKEN_VARIABLE
 from re4.bundle.milvus.collections import (
     check_collection,
     collection_name,
@@ -47,6 +51,7 @@ from re4.common.errors import (
     BundleDamagedError,
     BundleError,
     BundleMismatchError,
+    BundleUnavailableError,
     GateError,
     IndexUnavailableError,
     Re4Error,
@@ -118,7 +123,11 @@ def _write_catalogue(shop: Shop) -> Path:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("milvus")
     shop = Shop(folder, num_items=NUM_ITEMS)
-    with MilvusProcess(folder / "server") as milvus:
+    authority, token = Authority(folder), folder / "token"
+    token.write_text(f"{TOKEN}\n")
+    with MilvusProcess(folder / "server", authority.issue()) as milvus, pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CA_FILE, str(authority.path))
+        patch.setenv(TOKEN_FILE, str(token))
         catalogue, versions = _write_catalogue(shop), []
         for index in ("flat", milvus.address, f"{milvus.address}?index=ivf-sq8"):
             options = ("--catalogue", catalogue, "--attributes", "colour,tags,price", "--index", index)
@@ -163,6 +172,26 @@ def test_a_version_names_its_collection_and_no_credentials(world: World) -> None
     assert not world.records()
     listed = CliRunner().invoke(build_app(["versions"]), ["versions", str(world.bundles), "--json"])
     assert "Milvus IVF_SQ8" in listed.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(TOKEN_VARIABLE, "root:wrong"), (CA_FILE, ""), (CA_FILE, "stranger"), (None, "")]
+)
+def test_strangers_and_wrong_credentials_are_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str | None, value: str
+) -> None:
+    address = world.milvus.address
+    if value == "stranger":
+        value = str(Authority(tmp_path, "stranger").path)
+    if name is None:
+        address = address.replace("+tls", "")
+    else:
+        monkeypatch.setenv(name, value)
+    with pytest.raises(BundleUnavailableError, match="is its token right"):
+        MilvusServer(MilvusAddress.parse(address), timeout_s=5)
+    if name is not None:
+        path = world.bundles / world.flat
+        assert "cannot be searched" in open_snapshot(path.parent, path.name).index_failure
 
 
 _Policies = st.sampled_from(sorted(POLICIES))
