@@ -1,6 +1,6 @@
-"""Roll back and prune again and again in child processes, each killed one line of code later than the last.
+"""Roll back and prune again and again in child processes, each killed some lines of code later than the last.
 
-usage: change_and_die.py BUNDLES
+usage: change_and_die.py BUNDLES FIRST_LINE STEP
 
 The directory has versions of different times; the newest is live. After each death `CURRENT` must name a
 version, every version must be complete, and those that must stay must be there. Prints one JSON object: the
@@ -35,10 +35,11 @@ TRACED = (
 )
 
 
-def die_at_every_line(change: Callable[[], object], check: Callable[[], None]) -> int:
+def die_at_lines(change: Callable[[], object], check: Callable[[], None]) -> int:
     """Return the number of deaths before a child lived."""
+    first_line, step = map(int, sys.argv[2:])
     num_deaths = 0
-    while not lives(change, num_deaths, traced=TRACED):
+    while not lives(change, first_line + step * num_deaths, traced=TRACED):
         check()
         num_deaths += 1
     check()
@@ -58,10 +59,10 @@ def main() -> None:
         for name in left:
             verify_version(bundles / name)
 
-    rollback_deaths = die_at_every_line(lambda: roll_back(bundles, before), lambda: is_sound({live, before}))
+    rollback_deaths = die_at_lines(lambda: roll_back(bundles, before), lambda: is_sound({live, before}))
     assert read_current(bundles) == before
     roll_back(bundles, live)
-    prune_deaths = die_at_every_line(lambda: prune(bundles, num_kept=1), lambda: is_sound({live}))
+    prune_deaths = die_at_lines(lambda: prune(bundles, num_kept=1), lambda: is_sound({live}))
     assert version_names(bundles) == [before, live]
     assert not list(bundles.glob(".pruned-*")), "left-overs of the dead"
     sys.stdout.write(json.dumps({"rollback_deaths": rollback_deaths, "prune_deaths": prune_deaths}))

@@ -1,6 +1,6 @@
-"""Publish a version again and again in child processes, each killed one line of code later than the last.
+"""Publish a version again and again in child processes, each killed some lines of code later than the last.
 
-usage: publish_and_die.py BUNDLES
+usage: publish_and_die.py BUNDLES FIRST_LINE STEP
 
 Every child forks from here, traces the lines of the publishing code and of `shutil`, and kills itself with
 SIGKILL at its line. After each death `CURRENT` must name a complete version, the old one or the child's, and
@@ -53,7 +53,7 @@ def clear_up(bundles: Path) -> None:
     assert not list(bundles.glob(".*"))
 
 
-def main(bundles: Path) -> None:
+def main(bundles: Path, first_line: int, step: int) -> None:
     os.fsync = lambda descriptor: None  # a kill loses nothing that was written; this saves the time
     publish_one(bundles, "before")
     contents = {read_current(bundles): "before"}
@@ -63,7 +63,8 @@ def main(bundles: Path) -> None:
         before = read_current(bundles)
         plant_leftover(bundles)
         content = f"content {counts['died']}"
-        lived = lives(partial(publish_one, bundles, content), counts["died"], traced=TRACED)
+        line = first_line + step * counts["died"]
+        lived = lives(partial(publish_one, bundles, content), line, traced=TRACED)
         after = live_version(bundles)
         verify_version(after)
         contents.setdefault(after.name, content)
@@ -79,4 +80,4 @@ def main(bundles: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -256,12 +256,14 @@ def test_nothing_is_pruned_while_the_live_version_is_in_doubt(
 
 
 def test_killed_at_any_line_every_version_is_complete_and_current_names_one(
-    bundles: Path, names: list[str]
+    bundles: Path, names: list[str], lines_of_deaths: tuple[int, int]
 ) -> None:
+    """At each line with `--hardening long`, and at every fourth otherwise: see change_and_die.py."""
+    first_line, step = lines_of_deaths
     script = Path(__file__).with_name("change_and_die.py")
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run(
-        [sys.executable, str(script), str(bundles)],
+        [sys.executable, str(script), str(bundles), str(first_line), str(step)],
         capture_output=True,
         text=True,
         check=False,
@@ -269,8 +271,8 @@ def test_killed_at_any_line_every_version_is_complete_and_current_names_one(
     )
     assert done.returncode == 0, done.stderr
     deaths = json.loads(done.stdout)
-    assert deaths["rollback_deaths"] > 20
-    assert deaths["prune_deaths"] > 20
+    assert deaths["rollback_deaths"] * step > 20
+    assert deaths["prune_deaths"] * step > 20
 
 
 def test_the_subcommands(bundles: Path, names: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,14 +1,17 @@
-"""Every model that can be trained is exported, and answers online with its own training scores."""
+"""Every model that can be trained is exported at its defaults, and answers online with its training scores."""
 
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from planted_tastes import write_planted
 
+from re4.bundle.layout import ENCODER
 from re4.bundle.publishing.current import live_version
 from re4.bundle.verify import read_manifest
+from re4.exporting.encoder.onnx_encoder import list_initializers
 from re4.exporting.exporter import export_run
 from re4.exporting.settings import VersionSettings
 from re4.serving.retrieval.pipeline import Query, QueryResult
@@ -23,12 +26,17 @@ from re4.training.trainer.loop import train
 def test_every_model_is_served_as_it_was_trained(model: str, tmp_path: Path) -> None:
     is_trained = "num_epochs" not in PRESETS[model].fixed
     options = {"scores": "cosine", "temperature": 0.2, "num_epochs": 1} if is_trained else {}
-    config = TrainConfig(model=model, embedding_dim=8, attention_dim=8, **options)
+    config = TrainConfig(model=model, **options)
     train(write_planted(tmp_path / "data"), config, tmp_path / "run", device="cpu")
     export_run(tmp_path / "run", tmp_path / "bundles", VersionSettings(index="flat"))
 
     trained = Run.open(tmp_path / "run").load_model()
     path = live_version(tmp_path / "bundles")
+    encoder = (path / ENCODER).read_bytes()
+    assert len(encoder) < 1 << 20
+    assert {
+        name: value.shape for name, value in list_initializers(onnx.load_from_string(encoder)).items()
+    } == {name: tuple(value.shape) for name, value in trained.encoder.state_dict().items()}
     snapshot = load_snapshot(path, read_manifest(path), max_batch_size=4)
     for history in ([3], [7, 1, 12], [5, 9, 2, 4, 11, 8]):
         query = Query(history_rows_L=np.array(history), num_candidates=20)
