@@ -102,7 +102,7 @@ gpu-check: $(READY) ## Tests and a short benchmark on a GPU; reports it where th
 	$(BIN)/python -m re4.benchmarks.gpu_check
 
 # These tests measure times, or count failed calls under load, so they run alone.
-ALONE := $(addprefix tests/benchmarks/,common load_generator overhead overload serve soak) \
+ALONE := $(addprefix tests/benchmarks/,common load_generator serve/test_measured_delays.py) \
 	$(addprefix tests/hardening/test_,network_attacks.py stops_under_load.py swaps_under_load.py)
 
 audit: $(AUDIT_READY) ## Look for known vulnerabilities of everything that set-up installs (pip-audit)

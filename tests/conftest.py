@@ -50,7 +50,21 @@ _LONG_FILES = (
 )
 """Run first, so that no process is left with one of them at the end."""
 
-for _name, _max_examples in (("short", 40), ("long", 400)):
+_SHARED_SERVER = (
+    *(
+        f"serving/api/test_{name}.py"
+        for name in ("bad_input", "batch_retrieve", "grpcurl", "request_options")
+    ),
+    *(f"serving/client/test_{name}.py" for name in ("async_client", "client", "retrieve_cli")),
+    "serving/http/test_http_calls.py",
+    "serving/observability/test_metrics_page.py",
+    "serving/test_serving_cli.py",
+    "serving/transports/test_transport_choice.py",
+    "serving/transports/test_wire_format.py",
+)
+"""Use the servers of serving/conftest.py. One process of several runs all that have the same transport."""
+
+for _name, _max_examples in (("short", 25), ("long", 400)):
     settings.register_profile(
         _name,
         derandomize=True,
@@ -94,7 +108,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Deselect GPU tests where there is no GPU, and report their number; put long files first."""
     here = Path(__file__).parent
     order = {here / name: place for place, name in enumerate(_LONG_FILES)}
-    items.sort(key=lambda item: order.get(item.path, len(order)))
+    shared = {here / name for name in _SHARED_SERVER}
+    items.sort(key=lambda item: order.get(item.path, len(order) + (item.path not in shared)))
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if on_gpu and not has_gpu():
         items[:] = [item for item in items if item not in on_gpu]
@@ -102,6 +117,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.stash[_LEFT_OUT] = len(on_gpu)
         if hasattr(config, "workeroutput"):  # one of several processes: the parent prints the report
             config.workeroutput["left_out"] = len(on_gpu)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give a process whole files, or the tests of all files that share the servers of one transport."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class FileScheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path, _, test = nodeid.partition("::")
+            if not path.endswith(_SHARED_SERVER):
+                return path
+            return next((name for name in ("native", "grpcio") if f"[{name}" in test), "auto")
+
+    return FileScheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.hookimpl(optionalhook=True)

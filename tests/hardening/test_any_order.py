@@ -313,7 +313,7 @@ def test_the_server_is_right_after_any_steps_in_any_order(
             seed(machine_seed)(Machine),
             settings=settings(
                 max_examples=4 if is_long else 1,
-                stateful_step_count=50 if is_long else 8,
+                stateful_step_count=50 if is_long else 6,
                 deadline=None,
                 # Processes are not repeatable, so a failure cannot be made smaller.
                 phases=[Phase.explicit, Phase.generate],

@@ -170,7 +170,7 @@ def tracebacks(log: str) -> list[str]:
 @pytest.fixture(scope="module")
 def num_requests(is_long: bool) -> int:
     """Of each of the two large attacks on each kind of ids: 100,000 together in the long size."""
-    return 25_000 if is_long else 150
+    return 25_000 if is_long else 100
 
 
 def test_fields_with_any_values(target: Target, num_requests: int) -> None:

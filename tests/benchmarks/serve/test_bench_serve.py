@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +15,16 @@ import polars as pl
 import pytest
 from known_server import DEADLINE_S, KnownServer, info, reply
 from running_server import RE4
+from serve_reports import options, read
 from small_bundles import SmallVersion
 
 from re4.benchmarks.load_generator.load import Timing
 from re4.benchmarks.serve import runner
 from re4.benchmarks.serve.benchmark import run
 from re4.benchmarks.serve.cli import serve
-from re4.benchmarks.serve.options import ServeOptions
 from re4.cli import main
 from re4.common.errors import DataError, Re4Error, UsageError
 from re4.protos.v1 import retrieval_pb2 as pb
-
-
-@pytest.fixture(autouse=True)
-def _known_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Most tests are not about the client's own limit."""
-    monkeypatch.setattr("re4.benchmarks.serve.benchmark.measure_ceiling", lambda *_, **__: 5000.0)
-    monkeypatch.setattr(runner, "MIN_LAG_MS", 1000.0)  # a busy machine is late by itself
 
 
 @pytest.fixture
@@ -39,34 +32,6 @@ def real_ceiling(_known_ceiling: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure the client against a null server, but shortly."""
     monkeypatch.setattr(runner, "_CEILING_TIMING", Timing(warmup_s=0.1, duration_s=0.4, deadline_s=10))
     monkeypatch.setattr("re4.benchmarks.serve.benchmark.measure_ceiling", runner.measure_ceiling)
-
-
-@pytest.fixture
-def ids_file(tmp_path: Path) -> Path:
-    path = tmp_path / "ids.txt"
-    path.write_text("".join(f"{item_id}\n" for item_id in range(100)))
-    return path
-
-
-def options(server: KnownServer | str, ids: Path | None, out: Path, **changes: Any) -> ServeOptions:
-    defaults: dict[str, Any] = {
-        "address": server if isinstance(server, str) else server.address,
-        "ids": ids,
-        "arrivals": "constant",
-        "warmup_s": 0.2,
-        "duration_s": 0.6,
-        "deadline_s": 3,
-        "num_channels": 2,
-        "num_candidates": 5,
-        "out": out,
-    }
-    if not {"rate", "concurrency"} & changes.keys():
-        defaults["rate"] = 50
-    return ServeOptions(**(defaults | changes))
-
-
-def read(out: Path) -> dict[str, Any]:
-    return json.loads((out / "report.json").read_text())
 
 
 @pytest.mark.usefixtures("real_ceiling")
@@ -169,49 +134,6 @@ def test_a_server_that_dies_leaves_a_partial_report(tmp_path: Path, ids_file: Pa
     assert "the server cannot be reached any more" in report["status_reason"]
     assert report["points"][0]["num_answered"] > 0
     assert report["points"][0]["failures"]["UNAVAILABLE"] > 0
-
-
-def test_two_servers_in_pairs_give_ratios_with_intervals(tmp_path: Path, ids_file: Path) -> None:
-    def delay_of(seconds: float) -> Callable[[int], Awaitable[None]]:
-        async def delay(number: int) -> None:
-            await asyncio.sleep(seconds)
-
-        return delay
-
-    with KnownServer(delay_of(0.05)) as server, KnownServer(delay_of(0.15)) as other:
-        run(options(server, ids_file, tmp_path, against_address=other.address))
-        assert abs(server.num_calls - other.num_calls) < 60  # the same load; first looks beside it
-    report = read(tmp_path)
-    against = report["against"]
-    assert against["server"]["address"] == other.address
-    assert [len(point["runs"]) for point in (*report["points"], *against["points"])] == [3, 3]
-    found = against["ratios"]["p50_ms"]
-    assert 2 < found["low"] <= found["mean"] <= found["high"] < 4
-    assert against["ratios"]["answers_per_s"]["mean"] == pytest.approx(1, rel=0.3)
-    assert against["ratios"]["server_cores"] is None
-    text = (tmp_path / "report.md").read_text()
-    assert f", at {other.address}\n" in text
-    assert "| p50 ms |" in text
-
-
-def test_a_sweep_ends_where_the_objective_is_missed(
-    tmp_path: Path, ids_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("re4.benchmarks.serve.sweep._NUM_HALVINGS", 1)
-    lock = asyncio.Lock()
-
-    async def queue(number: int) -> None:
-        async with lock:  # one call at a time, 10 ms each: 100 calls a second are all that it can do
-            await asyncio.sleep(0.01)
-
-    with KnownServer(queue) as server:
-        run(options(server, ids_file, tmp_path, sweep=True, p99_ms=100, num_runs=1))
-    report = read(tmp_path)
-    assert report["status"] == "complete"
-    assert 20 <= report["knee"]["rate_per_s"] <= 110
-    assert not report["knee"]["is_client_limited"]
-    assert report["knee"]["reason"] == "higher rates miss a 99th percentile of 100 ms"
-    assert any(point["latency_ms"]["p99"]["pooled"] > 100 for point in report["points"])
 
 
 def test_a_sweep_that_reaches_the_client_s_end_does_not_call_it_the_server_s(

@@ -1,4 +1,4 @@
-"""Every model that can be trained is exported at its defaults, and answers online with its training scores."""
+"""Every model, at its defaults, is exported and answers online with its own training scores."""
 
 from pathlib import Path
 

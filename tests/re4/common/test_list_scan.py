@@ -199,7 +199,7 @@ def test_a_search_with_a_selector_is_faiss_s(
 
 def test_what_cannot_be_scanned_is_left_to_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = np.random.default_rng(0).standard_normal((500, 12)).astype(np.float32)
-    for factory in ("IVF16,Flat", "IVF16,PQ6x4fs", "IVF16,PQ6x8"):
+    for factory in ("IVF16,Flat", "IVF16,PQ6x4fs", "IVF16,PQ6x4"):
         assert open_list_scan(build_index(factory, vectors).index, None) is None
     index = build_index("IVF16,PQ12x4fsr", vectors).index
     monkeypatch.setenv("RE4_NATIVE", "0")

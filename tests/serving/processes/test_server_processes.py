@@ -96,7 +96,6 @@ def test_a_stop_exits_with_0_leaves_no_process_and_frees_the_port(bundles: Path)
         address = running.address
 
 
-@on_both_transports
 def test_a_killed_worker_is_replaced_and_answers_from_the_last_good_version(tmp_path: Path) -> None:
     bundles = tmp_path / "bundles"
     good = SmallVersion(seed=1).publish(bundles)
@@ -210,7 +209,6 @@ def test_the_port_is_open_and_not_serving_until_the_version_is_warm(bundles: Pat
     assert running.wait() == 0
 
 
-@on_both_transports
 def test_what_is_served_survives_newer_versions_that_are_refused_and_their_pruning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
