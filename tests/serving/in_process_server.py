@@ -66,6 +66,7 @@ def drive_port(
             patch.setattr("re4.serving.api.service.usable_cores", lambda: 99)
             transport = TransportName(os.environ["RE4_SERVE_TRANSPORT"])
             settings.setdefault("transport", transport)
+            settings.setdefault("max_queue_ms", 1e9)  # on a busy machine, no call is rejected for its wait
             server = RetrievalServer(live, ServerSettings(max_batch_size=8, **settings))
         address = await server.start(Address(host="127.0.0.1", port=0))
         async with grpc.aio.insecure_channel(str(address)) as channel:
