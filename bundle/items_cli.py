@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from re4.bundle.remote.options import takes_url
+from re4.bundle.remote.options import ids_alone, manifest_alone, takes_url
 from re4.common import console
 from re4.common.errors import BundleError, UsageError
 
@@ -27,7 +27,7 @@ _AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON obje
 _NUM_NAMED = 5
 
 
-@takes_url()
+@takes_url(live_files=ids_alone)
 def hide(bundles: _Bundles, ids: _Ids = None, file: _File = None, as_json: _AsJson = False) -> None:
     """Keep items out of every answer until they are unhidden.
 
@@ -61,7 +61,7 @@ def hide(bundles: _Bundles, ids: _Ids = None, file: _File = None, as_json: _AsJs
         console.print_line(f"not in the live version, hidden in those that have them: {_named(unknown)}")
 
 
-@takes_url()
+@takes_url(live_files=ids_alone)
 def unhide(bundles: _Bundles, ids: _Ids = None, file: _File = None, as_json: _AsJson = False) -> None:
     """Show hidden items again. Running servers follow within seconds.
 
@@ -84,7 +84,7 @@ def unhide(bundles: _Bundles, ids: _Ids = None, file: _File = None, as_json: _As
         console.print_line(f"were not hidden: {_named(not_hidden)}")
 
 
-@takes_url()
+@takes_url(live_files=manifest_alone)
 def list_hidden(bundles: _Bundles, as_json: _AsJson = False) -> None:
     """List the hidden items, one a line.
 
@@ -101,7 +101,7 @@ def list_hidden(bundles: _Bundles, as_json: _AsJson = False) -> None:
     console.print_line(f"{console.number_of(len(hidden.ids), 'item')} hidden")
 
 
-@takes_url()
+@takes_url(live_files=ids_alone)
 def remove(bundles: _Bundles, ids: _Ids = None, file: _File = None, as_json: _AsJson = False) -> None:
     """Remove items from every answer, until they are added again.
 
@@ -125,7 +125,7 @@ def remove(bundles: _Bundles, ids: _Ids = None, file: _File = None, as_json: _As
         console.print_line(f"not in the live version, removed where they were added: {_named(unknown)}")
 
 
-@takes_url()
+@takes_url(live_files=manifest_alone)
 def repair(bundles: _Bundles, as_json: _AsJson = False) -> None:
     """Make the list of live items again, from what is intact of their segments.
 

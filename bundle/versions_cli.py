@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from re4.bundle.remote.options import takes_url, version_to_go_back_to
+from re4.bundle.remote.address import LiveFiles
+from re4.bundle.remote.options import manifest_alone, takes_url, version_to_go_back_to
 from re4.common import console
 from re4.common.errors import BundleError, UsageError
 
@@ -17,7 +18,7 @@ _Bundles = Annotated[Path, typer.Argument(help="Bundle directory, as `re4 export
 _AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.")]
 
 
-@takes_url()
+@takes_url(live_files=lambda given: LiveFiles.ALL if given.get("verify") else LiveFiles.MANIFEST)
 def versions(
     bundles: _Bundles,
     verify: Annotated[
@@ -67,7 +68,7 @@ def _columns(facts: "VersionFacts") -> list[str]:
     return [", ".join(state), *([""] * 4 if facts.problem else about)]
 
 
-@takes_url(version_to_go_back_to)
+@takes_url(version_to_go_back_to, manifest_alone)
 def rollback(
     bundles: _Bundles,
     version: Annotated[

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeAlias
 
 import typer
 
-from re4.bundle.remote.options import takes_url
+from re4.bundle.remote.options import manifest_alone, takes_url
 from re4.common import console
 from re4.common.errors import RequestError, UsageError
 
@@ -24,7 +24,7 @@ _Item: TypeAlias = tuple[str, Any, Mapping[str, Any], Any]
 """Its place in the file, for error messages; id, attributes, and vector."""
 
 
-@takes_url()
+@takes_url(live_files=manifest_alone)
 def add(
     file: Annotated[
         Path,

@@ -1,9 +1,23 @@
-"""Addresses of bundle directories in object storage, and the folders of their local copies."""
+"""Addresses of bundle directories in object storage, their local copies, and what is downloaded."""
 
 import hashlib
 import os
 import re
+from enum import Enum
 from pathlib import Path
+
+
+class LiveFiles(Enum):
+    """The files of the live version that a subcommand opens."""
+
+    ALL = ""
+    IDS = "item_ids."
+    """Those whose names begin so, and the manifest."""
+    MANIFEST = "manifest.json"
+
+    def include(self, name: str) -> bool:
+        """Return whether a file of a version is one of them."""
+        return name.startswith(self.value)
 
 
 def url_of(bundles: Path | str) -> str | None:

@@ -30,6 +30,7 @@ from re4.bundle.publishing.canary import parse_canary
 from re4.bundle.publishing.retention import PRUNED_PREFIX
 from re4.bundle.publishing.version_lease import is_served
 from re4.bundle.publishing.versions import version_names
+from re4.bundle.remote.address import LiveFiles
 from re4.bundle.remote.live_pieces import parse_stored_live, read_pieces, remove_unlisted
 from re4.bundle.remote.object_store import ObjectStore, StoredObject
 from re4.bundle.remote.push import State, read_state, stored_versions
@@ -102,8 +103,13 @@ class Mirror:
             raise BundleError(f"{self._store.url}: nothing was pushed there yet: re4 push")
         return _version_in(current, self._store.url)
 
-    def take_over(self) -> State:
-        """Take over the present state, which is returned; to be called under the lock."""
+    def take_over(self, live_files: LiveFiles = LiveFiles.ALL) -> State:
+        """Take over the present state, which is returned; to be called under the lock.
+
+        Args:
+            live_files: The files of the live version and of the canary that are needed; others than all of
+                them in a working copy only.
+        """
         self._check_directory()
         state = read_state(self._store)
         current, canary, hidden = state[CURRENT], state[CANARY], state[HIDDEN]
@@ -113,10 +119,13 @@ class Mirror:
         if hidden is not None:
             parse_hidden(hidden.content, f"{self._store.url}/{HIDDEN}")
         try:
-            for version in wanted:
-                self.fetch(version, wanted)
+            if live_files is LiveFiles.ALL:
+                for version in wanted:
+                    self.fetch(version, wanted)
             if self._is_working_copy:
                 self._take_over_manifests(wanted)
+                for version in wanted:
+                    self._fetch_files(version, live_files)
             else:
                 self._replace(MIRROR_URL, f"{self._store.url}\n".encode())
             self._update_live_items(state[LIVE])
@@ -144,6 +153,15 @@ class Mirror:
         if self._files_of(self._bundles / version) is None:
             self._download(version, {version, *wanted})
         self._complete.add(version)
+
+    def _fetch_files(self, version: str, files: LiveFiles) -> None:
+        """Make sure that some files of a version are here, whose manifest is."""
+        folder = self._bundles / version
+        for entry in read_manifest(folder).files:
+            if files.include(entry.name) and not (folder / entry.name).exists():
+                with staging_folder(self._bundles, _STAGING_PREFIX) as staging:
+                    self._download_file(f"{version}/{entry.name}", staging / entry.name, entry)
+                    (staging / entry.name).rename(folder / entry.name)
 
     def follow(self, interval_s: float, stop: threading.Event, on_error: Callable[[Exception], None]) -> None:
         """Update every so many seconds until `stop` is set; any error is reported, and tried again."""

@@ -3,7 +3,8 @@
     CACHE/NAME/serve      mirror of a server
     CACHE/NAME/work-1     working copy of a command; a second command at the same time takes work-2
 
-A working copy has the files of the live version and the manifests of all stored ones. A command that ends
+A working copy has the files of the live version that its command needs, and the manifests of all stored ones.
+A command that ends
 well is pushed: new versions first, then each of HIDDEN, LIVE, CURRENT and CANARY that the command changed, by
 a conditional put against the state at the command's start. Versions that it removed are removed last.
 """
@@ -16,7 +17,7 @@ from typing import Final
 
 from re4.bundle.layout import CURRENT, LIVE
 from re4.bundle.publishing.versions import version_names
-from re4.bundle.remote.address import cache_folder, url_of
+from re4.bundle.remote.address import LiveFiles, cache_folder, url_of
 from re4.bundle.remote.mirror import Mirror
 from re4.bundle.remote.object_store import ObjectStore
 from re4.bundle.remote.push import State, push_file, push_version, read_contents, remove_versions
@@ -29,7 +30,10 @@ _MAX_COPIES: Final = 9
 
 @contextmanager
 def bundle_directory(
-    bundles: Path, *, version_of: Callable[[Path], str | None] = lambda folder: None
+    bundles: Path,
+    *,
+    version_of: Callable[[Path], str | None] = lambda folder: None,
+    live_files: LiveFiles = LiveFiles.ALL,
 ) -> Iterator[Path]:
     """Yield the local directory of `--bundles`: itself, or a copy of object storage, pushed at the end.
 
@@ -37,6 +41,7 @@ def bundle_directory(
         bundles: A local directory, or an address such as `s3://models/shop`.
         version_of: Returns, from the local copy, a version whose files are needed beside those of the live
             one; None for none.
+        live_files: The files of the live version and of the canary that are needed.
 
     Raises:
         BundleBusyError: another publisher changed the same file meanwhile. Nothing of the command counts.
@@ -49,7 +54,7 @@ def bundle_directory(
     store = ObjectStore(url)
     with ExitStack() as stack:
         mirror, folder = _free_copy(store, stack)
-        state = mirror.take_over()
+        state = mirror.take_over(live_files)
         names, contents = version_names(folder), read_contents(folder)
         if (version := version_of(folder)) in names:
             mirror.fetch(str(version))

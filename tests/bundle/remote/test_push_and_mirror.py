@@ -27,6 +27,7 @@ from re4.bundle.publishing.current import read_current
 from re4.bundle.publishing.rollback import roll_back
 from re4.bundle.publishing.version_lease import VersionLease
 from re4.bundle.publishing.versions import version_names
+from re4.bundle.remote.address import cache_folder
 from re4.bundle.remote.mirror import Mirror
 from re4.bundle.remote.object_store import ObjectStore
 from re4.bundle.remote.push import follow_and_push, push, stored_versions
@@ -254,6 +255,9 @@ def test_commands_take_an_address(url: str, tmp_path: Path, monkeypatch: pytest.
     command("items", "remove", "item-3-é", "--bundles", url)
     (tmp_path / "new.jsonl").write_text('{"id": "new-1"}\n')
     command("items", "add", str(tmp_path / "new.jsonl"), "--bundles", url)
+    downloaded = {path.name for path in (cache_folder(url, "work-1") / names[2]).iterdir()}
+    assert MANIFEST in downloaded
+    assert {name.partition(".")[0] for name in downloaded - {MANIFEST}} == {"item_ids"}
     assert mirror.update() == names[2]
     assert read_hidden(copy).ids == ("item-7-é",)
     assert LiveItemsReader(copy).read().sequence == 2
