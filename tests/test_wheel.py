@@ -125,11 +125,16 @@ def test_the_client_needs_no_extra(wheel: Path, project: Path, words: list[str])
         (["train", "data", "--out", "run"], "train"),
         (["serve", "--bundles", "."], "serve"),
         (["export", "run", "--bundles", "."], "serve"),
+        (["histories", "rotate"], "serve"),
+        (["inspect", "--bundles", "."], "inspect"),
     ],
 )
 def test_a_missing_extra_is_one_line(wheel: Path, project: Path, words: list[str], extra: str) -> None:
+    (project / "run").mkdir(exist_ok=True)
+    (project / "run/config.json").touch()
     done = start(wheel, project, "-c", BLOCK.format(modules=CLIENT, words=words))
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: re4 {words[0]} needs ")
+    assert done.stderr.startswith(f"error: re4 {words[0]} ")
     assert f"re4-retrieval[{extra}]'" in done.stderr
+    assert ("re4-retrieval[cpu]" in done.stderr) == (extra != "inspect")
     assert "Traceback" not in done.stderr

@@ -27,6 +27,13 @@ _EXTRAS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("implicit", "sklearn"), "rivals"),
 }
 """The extra of each module."""
+_SMALLER: Final[Mapping[tuple[str, str], str]] = {
+    ("histories", "polars"): "serve",
+    ("items", "polars"): "serve",
+    ("inspect", "jinja2"): "inspect",
+    ("inspect", "uvicorn"): "inspect",
+}
+"""Subcommands for which another extra is enough, by the module that is missing."""
 
 
 def missing_package(error: ModuleNotFoundError, what: str) -> str | None:
@@ -52,14 +59,19 @@ def require(what: str, *modules: str) -> None:
 
 
 def _message(module: str, what: str) -> str:
-    extra = _EXTRAS[module]
+    subcommand = what.removeprefix("re4 ").partition(" ")[0]
+    extra = _SMALLER.get((subcommand, module), _EXTRAS[module])
     if extra == "torchrec":
         return (
             f"{what} under torchrun needs {module}, which is not installed: pip install "
             f"'re4-retrieval[torchrec]' with CUDA; on CPUs: pip install 're4-retrieval[torchrec-cpu]', then "
             "pip install --no-deps 'torchrec==1.8.*'"
         )
+    everything = (
+        " (training, export, serving and benchmarks: 're4-retrieval[cpu]', or 're4-retrieval[gpu]' where an "
+        "NVIDIA GPU is to be used)"
+    )
     return (
-        f"{what} needs {module}, which is not installed: pip install 're4-retrieval[{extra}]' (all "
-        "subcommands: 're4-retrieval[cpu]', or 're4-retrieval[gpu]' where an NVIDIA GPU is to be used)"
+        f"{what} needs {module}, which is not installed: pip install 're4-retrieval[{extra}]'"
+        f"{everything if extra in ('serve', 'train', 'bench') else ''}"
     )
