@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
-from running_server import RunningServer
+from running_server import DEADLINE_S, RunningServer
 
 from re4 import AsyncRetrievalClient, RequestError, RetrievalClient, ServerError, UsageError
 from re4.protos.v1 import retrieval_pb2
@@ -36,31 +37,32 @@ def stopped(server: RunningServer) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def overloaded(server: RunningServer, num_rejected: list[int]) -> Iterator[None]:
-    """Keep the queue of a server full while the block runs."""
-    end = threading.Event()
+def overloaded(server: RunningServer) -> Iterator[None]:
+    """Overfill the queue of a server again and again.
+
+    It is free for as long as a burst took, so that other calls come through on a slow machine, too.
+    """
+    users = [[f"item-{user % 60}-é"] for user in range(256)]
+    end, was_rejected = threading.Event(), threading.Event()
 
     def load() -> None:
-        users = [[f"item-{user % 60}-é"] for user in range(256)]
-        with RetrievalClient(server.address) as client:
+        with RetrievalClient(server.address) as client, ThreadPoolExecutor(6) as callers:
             while not end.is_set():
-                try:
-                    client.retrieve_batch(users, 50)
-                except ServerError as error:
-                    assert "RESOURCE_EXHAUSTED" in str(error)  # noqa: PT017
-                    num_rejected.append(1)
-                    end.wait(0.05)
+                began_s = time.monotonic()
+                calls = [callers.submit(client.retrieve_batch, users, 50) for _ in range(6)]
+                for error in filter(None, [call.exception() for call in calls]):
+                    assert "RESOURCE_EXHAUSTED" in str(error)
+                    was_rejected.set()
+                end.wait(time.monotonic() - began_s)
 
-    with ThreadPoolExecutor(3) as pool:
-        loads = [pool.submit(load) for _ in range(3)]
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(load)
         try:
-            while not num_rejected:
-                assert not any(each.done() for each in loads)
+            assert was_rejected.wait(DEADLINE_S)
             yield
         finally:
             end.set()
-    for each in loads:
-        each.result()
+    loading.result()
 
 
 def test_no_call_fails_with_one_server_killed_one_hanging_and_one_overloaded(bundles: Path) -> None:
@@ -85,7 +87,7 @@ def test_no_call_fails_with_one_server_killed_one_hanging_and_one_overloaded(bun
         assert ask_in_threads(40) == [expected] * 40
         with stopped(hanging):
             assert ask_in_threads(40) == [expected] * 40
-            with overloaded(busy, []):
+            with overloaded(busy):
                 assert ask_in_threads(40) == [expected] * 40
                 assert asyncio.run(ask()) == [expected] * 40
         assert client.info()["num_processes"] == 1

@@ -36,7 +36,9 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Smal
 @pytest.fixture(scope="module")
 def server(both: tuple[Path, dict[str, SmallVersion]]) -> Iterator[RunningServer]:
     options = ("--poll-interval-s", "0.02", "--num-processes", "2", "--metrics-address", "127.0.0.1:0")
-    options += ("--recall-sample", "1", "--recall-cpu-share", "1")
+    # One sample is measured at a time. If each answer were one, that of the live version would always come
+    # first, and on a busy machine the shadow's would always be dropped.
+    options += ("--recall-sample", "0.5", "--recall-cpu-share", "1")
     with RunningServer(both[0], *options, "--histories", "none", "--fallback", "popular") as running:
         yield running
 
