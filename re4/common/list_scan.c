@@ -13,6 +13,7 @@
 #endif
 
 #define BLOCK 32
+#define ANY_DROP 1e30f
 
 typedef struct {
     int64_t num_lists, dim, num_subs, num_interests, pool_size, num_items;
@@ -354,7 +355,8 @@ static void drop_repeated(const scan_index *index, const float *interests, float
     }
 }
 
-/* For each request, find the best items by their exact scores among the pool that `scan_lists` returns.
+/* For each request, find the best items by their exact scores among the pool that `scan_lists` returns. Where that
+   pool has fewer than `num_wanted`, lists of any reach are read, still at most `most_pairs`.
 
    `reaches` is overwritten for interests that repeat the first one. `vectors` has those of the index, and `more_vectors` those of `more`. The three results are
    [num_requests, num_wanted], best first; rows are -1 where no more was found. Returns 0, or 1 without memory. */
@@ -373,7 +375,12 @@ int best_of_lists(
         const float *request = interests + r * num_interests * dim;
         float *own_reaches = reaches + r * num_interests * index->num_lists;
         drop_repeated(index, request, own_reaches);
-        const int64_t number = fill_pool(&own, request, own_reaches, NULL);
+        int64_t number = fill_pool(&own, request, own_reaches, NULL);
+        if (number < num_wanted) {
+            own.reach_drop = ANY_DROP;
+            number = fill_pool(&own, request, own_reaches, NULL);
+            own.reach_drop = reach_drop;
+        }
         const int64_t place = r * num_wanted;
         write_best(&best, request, own.keys, number, num_wanted, rows + place, scores + place, numbers + place);
     }

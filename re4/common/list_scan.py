@@ -166,6 +166,8 @@ class ListScan:
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
         """Return the best rows of the `pool` by their exact scores, best first.
 
+        Where the pool holds fewer than are wanted, lists of any reach are read, up to `num_lists`.
+
         Args:
             interests_BKD: As for `pool`.
             reaches_QC: Reaches of all lists; those of interests that repeat the first one are overwritten.

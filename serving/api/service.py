@@ -304,32 +304,36 @@ class RetrievalService:
     def _answer_many(
         self, name: str, method: _Batched, scope: Scope, server_calls: Sequence[WholeCall]
     ) -> None:
-        """Queue calls that arrived together, without a task for each, and start a batch."""
+        """Answer calls that arrived together without a task for each: a lone one now, others in a batch."""
         group = _default_group(self._live.snapshot)
         wait_ms: float | None = self._batcher.wait_ms(group)
-        num_admitted = self._batcher.num_admitted(group, wait_ms)
+        num_admitted, has_queued = self._batcher.num_admitted(group, wait_ms), False
         for server_call in server_calls[:num_admitted]:
             running = _RunningCall(self, name, server_call)
             try:
                 running.admit_caller(scope)
                 running.begin()
                 snapshot, time_left_s = self._live.current(), server_call.time_left()
-                admitted = self._admit(snapshot, time_left_s, wait_ms)
+                self._admit(group, time_left_s, wait_ms)
                 wait_ms = None  # the next one waits behind this one
                 request = method.check(server_call.message, snapshot)
                 if request.user_id:
                     queueing = asyncio.get_running_loop().create_task(
-                        self._queue_with_history(running, method, server_call, request, admitted)
+                        self._queue_with_history(running, method, server_call, request, group)
                     )
                     queueing.add_done_callback(running.end_cancelled)
                     server_call.on_cancel(queueing.cancel)
                 else:
-                    self._queue(running, method, server_call, request, admitted)
+                    entry = self._entry(running, method, server_call, request, group, time_left_s)
+                    if len(server_calls) > 1 or not self._batcher.run_alone(entry):
+                        self._batcher.add(entry)
+                        has_queued = True
             except Exception as error:
                 running.fail(server_call, error)
         if num_admitted < len(server_calls):
             self._reject_many(name, scope, server_calls[num_admitted:])
-        self._batcher.start()
+        if has_queued:
+            self._batcher.start()
 
     def _reject_many(self, name: str, scope: Scope, server_calls: Sequence[WholeCall]) -> None:
         """Reject calls for which even a default search would wait too long.
@@ -397,21 +401,22 @@ class RetrievalService:
         if self._batcher.is_batch_running:
             self._rejections.pace()
 
-    def _queue(
+    def _entry(
         self,
         running: "_RunningCall",
         method: _Batched,
         server_call: WholeCall,
         request: CheckedRequest,
         admitted: BatchGroup,
-    ) -> None:
-        """Queue a checked request, without a start of a batch."""
-        group, time_left_s = batch_group(request), server_call.time_left()
+        time_left_s: float | None,
+    ) -> "_QueuedCall":
+        """Return a checked request for the queue of the batcher."""
+        group = batch_group(request)
         if group != admitted:
             self._batcher.admit(group, time_left_s=time_left_s)
         entry = _QueuedCall(running, method, server_call, request, group, time_left_s)
         server_call.on_cancel(entry.cancel)
-        self._batcher.add(entry)
+        return entry
 
     async def _queue_with_history(
         self,
@@ -424,7 +429,8 @@ class RetrievalService:
         """Queue a request with the stored history of its user, and start a batch."""
         try:
             request = await self._histories.with_history(request, server_call.time_left, running.call)
-            self._queue(running, method, server_call, request, admitted)
+            time_left_s = server_call.time_left()
+            self._batcher.add(self._entry(running, method, server_call, request, admitted, time_left_s))
         except Exception as error:
             running.fail(server_call, error)
         else:
@@ -487,7 +493,8 @@ class RetrievalService:
         """Answer one call of a method whose calls share batches."""
         began_s = perf_counter()
         snapshot = self._live.current()
-        admitted = self._admit(snapshot, time_left())
+        admitted = _default_group(snapshot)
+        self._admit(admitted, time_left())
         request = method.check(data, snapshot)
         if request.user_id:
             request = await self._histories.with_history(request, time_left, CURRENT_CALL.get())
@@ -500,7 +507,7 @@ class RetrievalService:
 
     async def _batch_retrieve(self, data: bytes, time_left: TimeLeft) -> bytes:
         snapshot = self._live.current()
-        self._admit(snapshot, time_left())
+        self._admit(_default_group(snapshot), time_left())
         message = decode(retrieval_pb2.BatchRetrieveRequest, data)
         snapshot = self._chosen_version(snapshot)
         call = CURRENT_CALL.get()
@@ -599,22 +606,18 @@ class RetrievalService:
                     return reply.SerializeToString()
                 await asyncio.sleep(0)
 
-    def _admit(
-        self, snapshot: Snapshot, time_left_s: float | None, wait_ms: float | None = None
-    ) -> BatchGroup:
+    def _admit(self, group: BatchGroup, time_left_s: float | None, wait_ms: float | None = None) -> None:
         """Reject a call before it is parsed, where even a default search would be rejected.
 
         Args:
-            snapshot: The live version.
+            group: Of default searches.
             time_left_s: Seconds until the caller's deadline; None for none.
             wait_ms: How long a default search would wait now; None to compute it.
         """
-        group = _default_group(snapshot)
         if wait_ms is None:
             wait_ms = self._batcher.wait_ms(group)
         self._brown_out.observe(wait_ms)
         self._batcher.admit(group, time_left_s=time_left_s, wait_ms=wait_ms)
-        return group
 
     def _with_current_effort(self, request: CheckedRequest) -> CheckedRequest:
         """Return the request; in a brown-out, a default search gets a lower effort."""

@@ -335,6 +335,22 @@ class Batcher(Generic[RequestT, ResultT]):
         if not self._is_busy:
             self._start_next()
 
+    def run_alone(self, entry: Entry[RequestT, ResultT]) -> bool:
+        """Run a request that was admitted without the queue; return whether it was run.
+
+        That is where no other one waits or runs, and its batch is known to be short.
+        """
+        is_idle = not self._is_busy and self._starting is None and not self._delay_s
+        if not is_idle or not self._is_short(entry.group, 1):
+            return False
+        started_ns = self._clock_ns()
+        self._num_arrived += 1
+        self._is_busy = True
+        outcomes = self._outcomes([entry.request])
+        self._unread_ms = (self._clock_ns() - started_ns) / 1e6
+        self._finish([entry], started_ns, outcomes)
+        return True
+
     def _start_soon(self) -> None:
         if self._starting is None:
             self._starting = asyncio.get_running_loop().call_soon(self.start)

@@ -144,6 +144,7 @@ def test_one_step_gives_the_best_of_the_pool(
     vectors, more_vectors = (rng.standard_normal((n, DIM)).astype(np.float32) for n in (NUM_ITEMS, 700))
     is_hidden = rng.random(NUM_ITEMS) < 0.3
     more, budget = None, SharedBudget(40, 0.8)
+    unlimited = budget._replace(reach_drop=NO_DROP_TOO_LARGE)
     if has_more:
         further = faiss.clone_index(indexes[factory])
         further.reset()
@@ -153,6 +154,9 @@ def test_one_step_gives_the_best_of_the_pool(
         more = FurtherItems(scan, first_row, rng.random(700) < 0.3)
     search = SharedListSearch(indexes[factory])
     pool = search.search(interests, 7, budget, pool_size=pool_size, is_hidden_N=is_hidden, more=more)
+    further = search.search(interests, 7, unlimited, pool_size=pool_size, is_hidden_N=is_hidden, more=more)
+    is_short = np.count_nonzero(pool[1] >= 0, axis=(1, 2)) < min(50, pool_size)
+    pool = tuple(np.where(is_short[:, None, None], *pair) for pair in zip(further, pool, strict=True))
     expected = best_rescored(
         *pool, interests, vectors, pool_size, 50, None if more is None else (first_row, more_vectors)
     )
@@ -169,6 +173,21 @@ def test_one_step_gives_the_best_of_the_pool(
     assert found is not None
     assert all(map(np.array_equal, found, expected))
     assert search.best(interests, budget, vectors[:, ::-1], 50, pool_size=9) is None  # not contiguous
+
+
+def test_lists_that_promise_less_are_read_where_others_hold_too_few(
+    indexes: dict[str, faiss.IndexIVF], interests: np.ndarray
+) -> None:
+    vectors = np.random.default_rng(0).standard_normal((NUM_ITEMS, DIM)).astype(np.float32)
+    search = SharedListSearch(indexes["IVF300,PQ16x4fsr"])
+    few = search.search(interests, 7, SharedBudget(40, 0.0), pool_size=90)[1]
+    assert (np.count_nonzero(few >= 0, axis=(1, 2)) < 60).all()
+    found = search.best(interests, SharedBudget(40, 0.0), vectors, 60, pool_size=90)
+    expected = search.best(interests, SharedBudget(40, NO_DROP_TOO_LARGE), vectors, 60, pool_size=90)
+    assert found is not None
+    assert expected is not None
+    assert (found[0] >= 0).all()
+    assert all(map(np.array_equal, found, expected))
 
 
 def test_a_batch_and_a_lone_request_find_the_same(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from re4.common.errors import ShedError
-from re4.serving.batching.batcher import Batcher
+from re4.serving.batching.batcher import Batcher, QueuedRequest
 from re4.serving.batching.queue import BatchGroup
 
 
@@ -363,3 +363,42 @@ def test_a_queue_does_not_keep_the_event_loop_from_its_other_work() -> None:
         assert len(set(seen)) >= 3
 
     assert [size for size, _ in drive_timed(test)] == [1, 8, 8, 8]
+
+
+def test_a_request_is_run_alone_where_its_batch_is_known_to_be_short_and_none_waits() -> None:
+    group = BatchGroup(version=0, relative_cost=1)
+    runs: list[list[str]] = []
+
+    def run(queries: Sequence[str]) -> list[str | Exception]:
+        runs.append(list(queries))
+        return [query.upper() for query in queries]
+
+    async def main() -> None:
+        batcher: Batcher[str, str] = Batcher(
+            run,
+            max_batch_size=4,
+            max_wait_ms=1e9,
+            max_block_ms=1e9,
+            waits_for_quiet=False,
+            group_of=lambda _: group,
+            on_thread_start=lambda: None,
+        )
+        first, alone, waiting, beside = (
+            QueuedRequest[str, str](query, group, batcher._queue, 0, float("inf")) for query in "abcd"
+        )
+        assert not batcher.run_alone(first), "it is not known how long it takes"
+        batcher.add(first)
+        batcher.start()
+        assert await first == "A"
+        assert batcher.run_alone(alone)
+        assert alone.result() == "B"
+        batcher.add(waiting)
+        batcher._start_soon()
+        assert not batcher.run_alone(beside)
+        batcher.add(beside)
+        assert await waiting == "C"
+        assert await beside == "D"
+        batcher.close()
+
+    asyncio.run(main())
+    assert runs == [["a"], ["b"], ["c", "d"]]

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[4]))
 from re4.bundle.ids.id_map import ItemIds
 from re4.bundle.scoring.rescoring import best_rescored
 from re4.common.onnx_runtime import onnxruntime as ort
-from re4.common.shared_list_search import SharedBudget, SharedListSearch
+from re4.common.shared_list_search import NO_DROP_TOO_LARGE, SharedBudget, SharedListSearch
 
 
 class Encoder:
@@ -86,4 +86,7 @@ class Retrieval(Encoder):
             scores, rows = (part.reshape(shape) for part in found)
         else:
             scores, rows = self._shared_search.search(interests_BKD, num_found, self._budget, pool_size=size)
+            if (np.count_nonzero(rows >= 0, axis=(1, 2)) < num_candidates).any():  # read further lists
+                budget = self._budget._replace(reach_drop=NO_DROP_TOO_LARGE)
+                scores, rows = self._shared_search.search(interests_BKD, num_found, budget, pool_size=size)
         return best_rescored(scores, rows, interests_BKD, self.vectors_ND, size, num_candidates)
