@@ -7,7 +7,7 @@ were checked.
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from re4.common.errors import UsageError
 from re4.settings.fields import declared
@@ -24,6 +24,16 @@ if TYPE_CHECKING:
 
 Device = Literal["auto", "cpu", "cuda"]
 HeldOutSplit = Literal["valid", "test"]
+
+
+class _RunOptions(TypedDict):
+    """The options of a training that are no hyper-parameters."""
+
+    device: Device
+    precision: str
+    checkpoint_minutes: float
+    tensorboard: bool
+    mlflow: bool
 
 
 def train(
@@ -71,6 +81,13 @@ def train(
     if problem:
         raise UsageError(problem)
     fresh = TrainConfig(**given)
+    how = _RunOptions(
+        device=device,
+        precision=precision,
+        checkpoint_minutes=checkpoint_minutes,
+        tensorboard=tensorboard,
+        mlflow=mlflow,
+    )
     dataset = _opened(data)
     if from_run is not None:
         refuse_unfinished_run(Path(from_run))
@@ -81,16 +98,7 @@ def train(
             raise UsageError(
                 "--from continues an earlier run on one machine only; leave torchrun or --from out."
             )
-        return train_on_ranks(
-            dataset,
-            fresh,
-            Path(out),
-            device=device,
-            precision=precision,
-            checkpoint_minutes=checkpoint_minutes,
-            tensorboard=tensorboard,
-            mlflow=mlflow,
-        )
+        return train_on_ranks(dataset, fresh, Path(out), **how)
     refuse_used_folder(Path(out))
     from re4.training.run.run import Run
     from re4.training.trainer.interest_choice import train_either
@@ -102,27 +110,14 @@ def train(
                 "--num-interests auto: with --from, the number of interests is that of the earlier run. "
                 "Leave the option out."
             )
-        return train_either(
-            dataset,
-            fresh,
-            Path(out),
-            device=device,
-            precision=precision,
-            checkpoint_minutes=checkpoint_minutes,
-            tensorboard=tensorboard,
-            mlflow=mlflow,
-        )
+        return train_either(dataset, fresh, Path(out), **how)
     previous = None if from_run is None else Run.open(Path(from_run))
     return train_model(
         dataset,
         fresh if previous is None else TrainConfig(**(previous.config.to_json() | given)),
         Path(out),
         previous=previous,
-        device=device,
-        precision=precision,
-        checkpoint_minutes=checkpoint_minutes,
-        tensorboard=tensorboard,
-        mlflow=mlflow,
+        **how,
     )
 
 
