@@ -81,6 +81,11 @@ def train(
     if problem:
         raise UsageError(problem)
     fresh = TrainConfig(**given)
+    if fresh.num_interests == AUTO and from_run is not None:
+        raise UsageError(
+            "--num-interests auto: with --from, the number of interests is that of the earlier run. "
+            "Leave the option out."
+        )
     how = _RunOptions(
         device=device,
         precision=precision,
@@ -105,11 +110,6 @@ def train(
     from re4.training.trainer.loop import train as train_model
 
     if fresh.num_interests == AUTO:
-        if from_run is not None:
-            raise UsageError(
-                "--num-interests auto: with --from, the number of interests is that of the earlier run. "
-                "Leave the option out."
-            )
         return train_either(dataset, fresh, Path(out), **how)
     previous = None if from_run is None else Run.open(Path(from_run))
     return train_model(
