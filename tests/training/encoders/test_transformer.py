@@ -1,5 +1,7 @@
 """The causal transformer: its equations, its positions, its loss, and Re4 on top of it."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import reference
@@ -15,6 +17,7 @@ from re4.training.losses.mixture import EVENNESS
 from re4.training.model import model as model_module
 from re4.training.model.model import MultiInterestModel
 from re4.training.samplers.sampler import Negatives
+from re4.training.trainer.loop import resolve_and_log
 
 LENGTHS = [6, 1, 2, 3, 5]
 DIM = 5  # odd: one head
@@ -232,6 +235,13 @@ def test_auto_takes_the_transformer_where_users_have_many_events():
     assert TrainConfig(model="auto").resolve(100, 29.0) == TrainConfig().resolve(100, 29.0)
     with pytest.raises(UsageError, match=r"--contrast-weight .* with --model transformer"):
         TrainConfig(model="auto", contrast_weight=0.1).resolve(100, 30.0)
+
+
+def test_training_re4_where_users_have_many_events_names_the_other_model(caplog):
+    caplog.set_level("INFO")
+    for events_per_user in (29.0, 40.0):
+        resolve_and_log(TrainConfig(), SimpleNamespace(num_items=100, events_per_user=events_per_user))
+    assert ["--model auto" in message for message in caplog.messages] == [True]
 
 
 def test_only_the_transformer_trains_at_every_position():
