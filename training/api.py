@@ -94,16 +94,16 @@ def train(
         mlflow=mlflow,
     )
     dataset = _opened(data)
-    if from_run is not None:
-        refuse_unfinished_run(Path(from_run))
     if is_distributed():
-        from re4.training.distributed.trainer import train as train_on_ranks
-
         if from_run is not None:
             raise UsageError(
                 "--from continues an earlier run on one machine only; leave torchrun or --from out."
             )
+        from re4.training.distributed.trainer import train as train_on_ranks
+
         return train_on_ranks(dataset, fresh, Path(out), **how)
+    if from_run is not None:
+        refuse_unfinished_run(Path(from_run))
     refuse_used_folder(Path(out))
     from re4.training.run.run import Run
     from re4.training.trainer.interest_choice import train_either
