@@ -16,6 +16,7 @@ from re4.serving.api.server import RetrievalServer
 from re4.serving.host.addresses import Address
 from re4.serving.retrieval.pipeline import Query
 from re4.serving.settings import ServerSettings, TransportName
+from re4.serving.transports import grpcio_transport
 from re4.serving.versions.live_version import LiveVersion
 from re4.serving.versions.snapshot import Snapshot
 
@@ -64,6 +65,10 @@ def drive_port(
             patch.setattr("re4.serving.api.service._MAX_BLOCK_OWN_CORE_MS", 0.0)
             patch.setattr("re4.serving.api.service._MAX_BLOCK_BATCH_TRANSPORT_MS", 0.0)
             patch.setattr("re4.serving.api.service.usable_cores", lambda: 99)
+            # On a busy machine, a call may wait for a second before the event loop accepts it.
+            accept = dict(grpcio_transport._QUEUE_OPTIONS)
+            accept["grpc.server_max_unrequested_time_in_server"] = DEADLINE_S
+            patch.setattr(grpcio_transport, "_QUEUE_OPTIONS", tuple(accept.items()))
             transport = TransportName(os.environ["RE4_SERVE_TRANSPORT"])
             settings.setdefault("transport", transport)
             settings.setdefault("max_queue_ms", 1e9)  # on a busy machine, no call is rejected for its wait

@@ -70,26 +70,36 @@ def test_a_caller_with_a_known_token_is_served(guarded: RunningServer, token: st
         assert caller.info()["settings"]["tokens"]["value"].endswith("tokens.toml")
 
 
-@pytest.mark.parametrize("method", ["Retrieve", "BatchRetrieve", "Encode", "Info"])
+WRONG_METADATA = (
+    (),
+    (("authorization", ""),),
+    (("authorization", "Bearer"),),
+    (("authorization", "Bearer "),),
+    (("authorization", GOOD),),
+    (("authorization", f"Basic {GOOD}"),),
+    (("authorization", f"Bearer {GOOD} "),),
+    (("authorization", f"Bearer {GOOD}x"),),
+    (("authorization", f"Bearer {GOOD[:-1]}"),),
+    (("authorization", f"Bearer {token_hash(GOOD).hex()}"),),
+    (("authorization", "Bearer ranking"),),
+    (("authorization", "Bearer " + "x" * 4000),),
+    (("token", GOOD),),
+    (("authorization", "Bearer wrong"), ("authorization", f"Bearer {GOOD}")),
+)
+
+
+# All metadata with one method, all methods with the first and the last ones: methods share the check.
 @pytest.mark.parametrize(
-    "metadata",
+    ("method", "metadata"),
     [
-        (),
-        (("authorization", ""),),
-        (("authorization", "Bearer"),),
-        (("authorization", "Bearer "),),
-        (("authorization", GOOD),),
-        (("authorization", f"Basic {GOOD}"),),
-        (("authorization", f"Bearer {GOOD} "),),
-        (("authorization", f"Bearer {GOOD}x"),),
-        (("authorization", f"Bearer {GOOD[:-1]}"),),
-        (("authorization", f"Bearer {token_hash(GOOD).hex()}"),),
-        (("authorization", "Bearer ranking"),),
-        (("authorization", "Bearer " + "x" * 4000),),
-        (("token", GOOD),),
-        (("authorization", "Bearer wrong"), ("authorization", f"Bearer {GOOD}")),
+        *(("Info", metadata) for metadata in WRONG_METADATA),
+        *(
+            (method, WRONG_METADATA[place])
+            for method in ("Retrieve", "BatchRetrieve", "Encode")
+            for place in (0, -1)
+        ),
     ],
-    ids=range(14),
+    ids=range(len(WRONG_METADATA) + 6),
 )
 def test_no_token_and_wrong_tokens_are_refused(
     guarded: RunningServer, method: str, metadata: tuple[tuple[str, str], ...], transport: str
