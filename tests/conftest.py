@@ -100,7 +100,7 @@ def transport(request: pytest.FixtureRequest) -> Iterator[str]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marker = metafunc.definition.get_closest_marker("transports")
-    if marker is not None:
+    if marker is not None and marker.args:
         metafunc.parametrize("transport", marker.args, indirect=True, scope="session")
 
 

@@ -76,7 +76,8 @@ def drive_port(
         address = await server.start(Address(host="127.0.0.1", port=0))
         async with grpc.aio.insecure_channel(str(address)) as channel:
             try:
-                await test(server, channel, address.port)
+                async with asyncio.timeout(3 * DEADLINE_S):
+                    await test(server, channel, address.port)
             finally:
                 await server.stop()
 

@@ -67,7 +67,7 @@ def test_an_open_reflection_call_ends_at_the_time_limit_of_its_next_message(snap
             assert "re4.v1.Retrieval" in names
         assert await open_call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
-    drive(serving(snapshot), test, limits=SHORT, reflection=True)
+    drive(serving(snapshot), test, limits=Limits(message_timeout_s=1.5), reflection=True)
 
 
 def test_a_call_that_ends_without_a_message_gets_a_status(snapshot: Snapshot) -> None:

@@ -18,6 +18,7 @@ from re4.serving.settings import Limits
 from re4.serving.versions.snapshot import Snapshot
 
 pytestmark = pytest.mark.transports("native", "grpcio")
+without_server = pytest.mark.transports()
 
 NO_WINDOW = struct.pack(">HI", 4, 0)
 """SETTINGS_INITIAL_WINDOW_SIZE 0: the server may send no data."""
@@ -88,6 +89,7 @@ def test_a_batch_is_ended_when_its_reply_grows_too_large(snapshot: Snapshot) -> 
     drive_port(serving(snapshot), test, limits=LIMITS)
 
 
+@without_server
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 60)), max_size=40))
 def test_no_order_of_replies_exceeds_the_bounds(sizes: list[tuple[str, int]]) -> None:
     memory = ReplyMemory(max_bytes=100, max_bytes_per_caller=50)
@@ -110,6 +112,7 @@ def test_no_order_of_replies_exceeds_the_bounds(sizes: list[tuple[str, int]]) ->
     assert not memory._bytes_of
 
 
+@without_server
 def test_a_refused_reply_names_the_bound() -> None:
     memory = ReplyMemory(max_bytes=100, max_bytes_per_caller=50)
     memory.begin("a").finish(50)

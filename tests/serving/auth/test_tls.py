@@ -29,6 +29,7 @@ from re4.serving.cli import serve
 from re4.serving.settings import Access
 
 pytestmark = pytest.mark.transports("native", "grpcio")
+without_server = pytest.mark.transports()
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +132,7 @@ def test_a_client_refuses_a_server_of_another_name(bundles: Path, authority: Aut
         assert "UNAVAILABLE" in refused(running.address, connection(authority))
 
 
+@without_server
 def test_a_client_refuses_a_server_whose_certificate_has_ended(authority: Authority) -> None:
     """Ours would not start with one; it may end while a server runs."""
     late = authority.issue(begins=-2 * DAY, ends=-DAY)
@@ -307,6 +309,7 @@ def test_files_that_cannot_be_used_are_named_at_start(
         serve(bundles=bundles, address="127.0.0.1:0", **given)
 
 
+@without_server
 def test_a_certificate_that_will_have_ended(authority: Authority, pair: Pair) -> None:
     files = CertificateFiles(certificate=pair.certificate, key=pair.key, client_ca=None)
     not_after = read_certificates(files).not_after
@@ -314,6 +317,7 @@ def test_a_certificate_that_will_have_ended(authority: Authority, pair: Pair) ->
         read_certificates(files, now=not_after + timedelta(seconds=1))
 
 
+@without_server
 @pytest.mark.parametrize("given", [{"tls_certificate": "a"}, {"tls_key": "a"}, {"tls_client_ca": "a"}])
 def test_halves_are_refused(given: dict[str, str]) -> None:
     with pytest.raises(UsageError, match="--tls-certificate"):

@@ -24,6 +24,7 @@ from re4.serving.auth.rate_limit import TokenBucket
 from re4.serving.auth.tokens import Scope, read_tokens, token_hash
 
 pytestmark = pytest.mark.transports("native", "grpcio")
+without_server = pytest.mark.transports()
 
 GOOD, OLD, SLOW = "a-token-of-ranking", "an-older-token-of-ranking", "a-token-of-mail"
 
@@ -188,6 +189,7 @@ def test_a_batch_that_is_refused_costs_one_call(num_users: int, limited: Running
     assert statuses == [grpc.StatusCode.INVALID_ARGUMENT] * 10 + [grpc.StatusCode.RESOURCE_EXHAUSTED] * 2
 
 
+@without_server
 def test_nothing_is_put_back_into_a_bucket() -> None:
     rate = TokenBucket("a", users_per_s=0.001, burst=2)
     rate.charge(2)
@@ -229,6 +231,7 @@ def test_callers_are_named_in_metrics_and_no_token_is_in_any_output(guarded: Run
             assert token_hash(token).hex() not in place
 
 
+@without_server
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -280,6 +283,7 @@ def test_a_server_without_a_usable_file_does_not_start(bundles: Path, tmp_path: 
     assert "absent cannot be read" in " ".join(done.stderr.split())
 
 
+@without_server
 @pytest.mark.parametrize(
     "content",
     [
@@ -305,6 +309,7 @@ def test_no_file_ends_the_following_so_that_revoked_tokens_stay_valid(content: b
         authenticator.identify(old)
 
 
+@without_server
 def test_a_pipe_in_place_of_the_file_blocks_nothing(tmp_path: Path) -> None:
     path, pipe = tmp_path / "tokens.toml", tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -321,6 +326,7 @@ def test_a_pipe_in_place_of_the_file_blocks_nothing(tmp_path: Path) -> None:
     assert authenticator.identify(Connection(token=GOOD).metadata).name == "ranking"
 
 
+@without_server
 def test_an_error_that_nobody_expected_does_not_end_the_following(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -337,6 +343,7 @@ def test_an_error_that_nobody_expected_does_not_end_the_following(
     assert authenticator.identify(Connection(token=GOOD).metadata).name == "ranking"
 
 
+@without_server
 @pytest.mark.parametrize("content", [b"[ranking", None], ids=["bad", "absent"])
 def test_a_worker_that_starts_while_the_file_is_bad_admits_the_last_good_callers(
     content: bytes | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -364,6 +371,7 @@ def test_a_worker_that_starts_while_the_file_is_bad_admits_the_last_good_callers
     assert sorted(each.name for each in shared.iterdir()) == ["+tokens"]
 
 
+@without_server
 def test_a_copy_is_not_of_a_file_that_was_replaced_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -382,6 +390,7 @@ def test_a_copy_is_not_of_a_file_that_was_replaced_meanwhile(
     assert [each.name for each in tmp_path.iterdir()] == ["tokens.toml"]
 
 
+@without_server
 def test_bytes_that_are_no_text_are_no_token(tokens_file: Path) -> None:
     gate = Authenticator(tokens_file, None)
     with pytest.raises(UnauthenticatedError):
@@ -402,6 +411,7 @@ def test_a_new_token_fits_the_entry_that_comes_with_it(tmp_path: Path) -> None:
     assert token not in repr(Connection(token=token))
 
 
+@without_server
 @pytest.mark.parametrize("text", ["", " \n", "two words", "ünicode"])
 def test_a_file_that_holds_no_token_is_refused(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -414,6 +424,7 @@ def test_a_file_that_holds_no_token_is_refused(
         Connection.read()
 
 
+@without_server
 @given(
     steps_s=st.lists(st.floats(0, 2), max_size=60),
     users_per_s=st.floats(0.1, 50),
@@ -453,6 +464,7 @@ def _charge(folder: Path, results: "multiprocessing.Queue[int]") -> None:
     results.put(num_let_in)
 
 
+@without_server
 def test_a_full_disk_keeps_no_token_from_being_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -469,6 +481,7 @@ def test_a_full_disk_keeps_no_token_from_being_read(
         rate.charge()
 
 
+@without_server
 def test_a_caller_that_is_gone_leaves_no_file(tmp_path: Path) -> None:
     path, folder = tmp_path / "tokens.toml", tmp_path / "cells"
     folder.mkdir()
@@ -482,6 +495,7 @@ def test_a_caller_that_is_gone_leaves_no_file(tmp_path: Path) -> None:
     assert {cell.name for cell in folder.iterdir()} == files - {"mail"}
 
 
+@without_server
 def test_processes_share_a_bucket(tmp_path: Path) -> None:
     """Without a lock a charge may be lost where two meet within a microsecond; the rate hardly changes."""
     context = multiprocessing.get_context("spawn")

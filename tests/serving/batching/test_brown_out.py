@@ -21,6 +21,7 @@ from re4.serving.retrieval.indexes.kinds import scaled
 from re4.serving.versions.snapshot import Snapshot
 
 pytestmark = pytest.mark.transports("native", "grpcio")
+without_server = pytest.mark.transports()
 
 
 def point(recall: float, **parameters: int | float) -> FrontierPoint:
@@ -36,6 +37,7 @@ IVF = IndexInfo(
 )
 
 
+@without_server
 def test_the_lowest_effort_that_keeps_the_floor() -> None:
     assert lowest_effort(IVF, 0.9) is None
     assert lowest_effort(IVF, 0.8) == 0.5
@@ -43,6 +45,7 @@ def test_the_lowest_effort_that_keeps_the_floor() -> None:
     assert lowest_effort(IndexInfo(kind="flat"), 0.5) is None
 
 
+@without_server
 def test_no_parameter_goes_below_those_of_a_setting_that_was_measured() -> None:
     refined = IndexInfo(
         kind="ivf-refined",
@@ -52,6 +55,7 @@ def test_no_parameter_goes_below_those_of_a_setting_that_was_measured() -> None:
     assert lowest_effort(refined, 0.8) == 0.75
 
 
+@without_server
 def test_with_one_budget_for_all_interests_only_that_budget_counts() -> None:
     shared = IndexInfo(
         kind="ivf",
@@ -68,6 +72,7 @@ def test_with_one_budget_for_all_interests_only_that_budget_counts() -> None:
     assert 0.5 <= used["reach_drop"] < 0.6
 
 
+@without_server
 @given(
     st.lists(st.tuples(st.integers(1, 512), st.integers(1, 32), st.floats(0, 1)), min_size=1, max_size=8),
     st.floats(0, 1),
@@ -90,6 +95,7 @@ def test_the_scaled_setting_covers_a_measured_point_that_keeps_the_floor(
     )
 
 
+@without_server
 def test_it_begins_at_half_of_the_wait_allowed_and_ends_after_a_calm_second() -> None:
     now_s = 0.0
     state = BrownOut(200.0, 0.9, lambda: now_s)

@@ -14,8 +14,6 @@ from re4.common.errors import ShedError, TooLateError
 from re4.serving.batching.batcher import Batcher
 from re4.serving.batching.queue import BatchGroup, BatchQueue, LatencyEstimate
 
-pytestmark = pytest.mark.transports("native", "grpcio")
-
 MAX_BATCH = 4
 MAX_WAIT_MS = 100.0
 GROUP = BatchGroup(version=0, relative_cost=1)
