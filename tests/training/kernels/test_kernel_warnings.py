@@ -45,7 +45,9 @@ def test_no_warning(source, cpu, tmp_path):
     folder = SCANS.get(source, FOLDER)
     flags = [flag for flag in kernels._FLAGS if not flag.startswith("-march")]
     assert {"-Wall", "-Wextra"} <= set(flags)
-    for constants in CONSTANTS.get(source, [{}]):
+    for number, constants in enumerate(CONSTANTS.get(source, [{}])):
+        if number and number % len(CPUS) != CPUS.index(cpu):
+            continue  # the first constants are compiled for all CPUs, and the others for one in turn
         defines = [f"-D{name}={value}" for name, value in constants.items()]
         command = [
             compiler(),
