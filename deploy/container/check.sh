@@ -40,7 +40,7 @@ mount -t tmpfs tmpfs "$root/tmp"
 mount --bind /dev "$root/dev"
 mount -o remount,ro,bind "$root"
 in_root() { chroot "$root" setpriv --reuid 10001 --regid 10001 --clear-groups --no-new-privs --bounding-set -all \
-    env -i PATH=/opt/re4/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 HOME=/ "\$@"; }
+    env -i PATH=/opt/re4/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 XDG_CACHE_HOME=/tmp/cache HOME=/ "\$@"; }
 in_root sh -c '! touch /opt/re4/x 2>/dev/null' || { echo "the root can be written"; exit 1; }
 if [ "$size" != serve ]; then
     in_root sh -euc 'cd /bundles
