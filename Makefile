@@ -19,7 +19,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PYTHONS ?= $(shell for version in 3.11 3.12 3.13; do \
 	for python in python$$version $$(ls -d ~/.pyenv/versions/$$version.*/bin/python 2>/dev/null | sort -rV); do \
 		if $$python -c 'import ensurepip' 2>/dev/null; then echo $$python; break; fi; done; done)
-# How long make fuzz runs. An hour before a release; CI runs 40 seconds.
+# How long make fuzz runs. An hour before a release; CI runs a minute.
 FUZZ_SECONDS ?= 3600
 
 TORCHREC_READY := build/torchrec/.ready
