@@ -81,11 +81,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture(autouse=True)
 def _log_of_the_library() -> Iterator[None]:
-    """Undo the changes of the log by a command that runs in the test's process, so that `caplog` works."""
-    logger = logging.getLogger("re4")
-    before = logger.handlers, logger.level, logger.propagate
+    """Undo the changes of the log by a command that runs in the test's process, so that `caplog` works.
+
+    Before the test as well: a fixture of its module may have run a command.
+    """
+    _reset_log()
     yield
-    logger.handlers, logger.level, logger.propagate = before
+    _reset_log()
+
+
+def _reset_log() -> None:
+    logger = logging.getLogger("re4")
+    logger.handlers, logger.level, logger.propagate = [], logging.NOTSET, True
     console._draws_progress.set(False)
 
 

@@ -5,6 +5,7 @@ returns. A reader sees the last commit at the time when its transaction began.
 """
 
 import errno
+import gc
 import os
 import shutil
 import threading
@@ -115,15 +116,27 @@ class LmdbEnvironment:
 
         if not is_read_only:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        environment = lmdb.open(
-            str(self.folder),
-            map_size=self._max_bytes,
-            max_dbs=_NUM_DATABASES,
-            max_readers=_MAX_READERS,
-            mode=0o600,
-            readonly=is_read_only,
-            readahead=False,  # users are read in random order
-        )
+
+        def opened() -> Any:
+            return lmdb.open(
+                str(self.folder),
+                map_size=self._max_bytes,
+                max_dbs=_NUM_DATABASES,
+                max_readers=_MAX_READERS,
+                mode=0o600,
+                readonly=is_read_only,
+                readahead=False,  # users are read in random order
+            )
+
+        try:
+            environment = opened()
+        except lmdb.Error as error:
+            if "already open" not in str(error):
+                raise
+            # LMDB opens a folder once in a process. The traceback of an exception, in a cycle, still holds
+            # the environment that was closed.
+            gc.collect()
+            environment = opened()
         try:
             if not is_read_only:
                 environment.reader_check()  # frees the places of readers that were killed

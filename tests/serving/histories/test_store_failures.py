@@ -1,6 +1,7 @@
 """A store that is away, slow, full or read-only: refused in words, nothing lost, others unaffected."""
 
 import asyncio
+import gc
 import itertools
 import resource
 import signal
@@ -247,6 +248,20 @@ def test_a_full_store_refuses_in_words_and_loses_nothing(tmp_path: Path) -> None
     larger = LmdbStore(LmdbEnvironment(tmp_path, 2 << 20), BOUNDS)
     larger.append(events(5, "one more"), NOW_MS)
     assert larger.health().num_users == recorded + 1
+
+
+def test_a_closed_folder_that_an_exception_still_holds_is_opened_again(tmp_path: Path) -> None:
+    first = LmdbStore(LmdbEnvironment(tmp_path, 1 << 20), BOUNDS)
+    gc.disable()
+    try:
+        first.append(events(5, "t"), NOW_MS)
+        held: list[object] = [first._environment._opened]
+        held.append(held)
+        first.close()
+        del held
+        LmdbStore(LmdbEnvironment(tmp_path, 2 << 20), BOUNDS).append(events(5, "u"), NOW_MS)
+    finally:
+        gc.enable()
 
 
 def test_a_full_disk_refuses_in_words_loses_nothing_and_heals(tmp_path: Path) -> None:
