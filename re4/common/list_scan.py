@@ -130,13 +130,10 @@ class ListScan:
             bonuses_BK = np.ascontiguousarray(bonuses_BK, np.float32)
         scores_BP = np.empty((num_requests, size), np.float32)
         rows_BP = np.empty((num_requests, size), np.int64)
-        index = self._for_call(num_interests, size, 0, is_hidden_N)
-        other = None
-        if more is not None:
-            other = more.scan._for_call(num_interests, size, more.first_row, more.is_hidden_R)
+        index, other = self._both_for_call(num_interests, size, is_hidden_N, more)
         failed = self._library.scan_lists(
-            ctypes.byref(index),
-            None if other is None else ctypes.byref(other),
+            index,
+            other,
             num_requests,
             address_of(interests_BKD),
             address_of(reaches_BE),
@@ -189,13 +186,10 @@ class ListScan:
         shape = num_requests, min(num_best, size)
         rows_BM, scores_BM = np.empty(shape, np.int64), np.empty(shape, np.float32)
         numbers_BM = np.empty(shape, np.int64)
-        index = self._for_call(num_interests, size, 0, is_hidden_N)
-        other = None
-        if more is not None:
-            other = more.scan._for_call(num_interests, size, more.first_row, more.is_hidden_R)
+        index, other = self._both_for_call(num_interests, size, is_hidden_N, more)
         failed = self._library.best_of_lists(
-            ctypes.byref(index),
-            None if other is None else ctypes.byref(other),
+            index,
+            other,
             num_requests,
             address_of(interests_BKD),
             address_of(reaches_QC),
@@ -211,6 +205,20 @@ class ListScan:
         if failed:
             raise MemoryError(f"no memory for a pool of {size} rows")
         return rows_BM, scores_BM, numbers_BM
+
+    def _both_for_call(
+        self,
+        num_interests: int,
+        pool_size: int,
+        is_hidden_N: NDArray[np.bool_] | None,
+        more: FurtherItems | None,
+    ) -> tuple[Any, Any]:
+        """Return this index and that of the further items, as the compiled code takes them."""
+        index = self._for_call(num_interests, pool_size, 0, is_hidden_N)
+        if more is None:
+            return ctypes.byref(index), None
+        other = more.scan._for_call(num_interests, pool_size, more.first_row, more.is_hidden_R)
+        return ctypes.byref(index), ctypes.byref(other)
 
     def _for_call(
         self, num_interests: int, pool_size: int, first_row: int, is_hidden_N: NDArray[np.bool_] | None
