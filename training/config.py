@@ -16,7 +16,7 @@ from re4.training.presets import COMMON_DEFAULTS, MANY_EVENTS, PRESETS, SMALL_CA
 from re4.training.samplers import SAMPLERS
 
 AUTO = "auto"
-"""The value of `num_interests` that is decided by validation."""
+"""The value of `model` that the log decides, and of `num_interests` that validation decides."""
 _MODELS_OWN = "the model's own"
 SVD_ITEMS = 2_000_000
 """Largest catalogue that starts from SVD vectors by default: the SVD takes some 1,600 bytes an item."""
@@ -42,7 +42,7 @@ class TrainConfig:
     """The settings of one run. Built with `TrainConfig.resolve`, stored as `config.json` in the run."""
 
     model: str = setting(
-        "re4",
+        AUTO,
         f"Encoder: {', '.join(PRESETS)}; auto: transformer where users have {MANY_EVENTS} training events or "
         "more on average, otherwise re4.",
         choices=(*PRESETS, AUTO),
@@ -229,8 +229,15 @@ class TrainConfig:
         if self.num_interests == AUTO:
             raise UsageError("--num-interests auto is for `re4 train` alone; give a number here.")
         if self.model == AUTO:
-            model = "transformer" if events_per_user >= MANY_EVENTS else "re4"
-            return replace(self, model=model).resolve(num_items, events_per_user)
+            if events_per_user < MANY_EVENTS:
+                return replace(self, model="re4").resolve(num_items, events_per_user)
+            try:
+                return replace(self, model="transformer").resolve(num_items, events_per_user)
+            except UsageError as error:
+                raise UsageError(
+                    f"{error} --model auto takes it because users have {events_per_user:.0f} training events "
+                    "on average; name --model re4, or another model."
+                ) from error
         preset = PRESETS[self.model]
         usual = {**COMMON_DEFAULTS, **preset.defaults}
         if num_items <= SMALL_CATALOGUE:

@@ -13,7 +13,7 @@ class QualityOptions:
     data: Path
     out: Path = setting(MISSING, "Folder of the runs; finished ones in it are used again.")
     variants: str = setting(
-        "re4,comirec-sa,re4:num_interests=1",
+        "re4,re4:num_interests=1,transformer,comirec-sa",
         "What to train: models, each with settings of its own after colons, separated by commas. Of "
         "alternatives, `learning_rate=0.001|0.002`, the best on validation with seed 0 is taken.",
     )

@@ -27,7 +27,6 @@ from re4.training.evaluation.run_evaluation import match_items, rank_matched, un
 from re4.training.kernels import has_kernels
 from re4.training.kernels.precision import arithmetic, check_precision, is_bf16
 from re4.training.model.model import Losses, MultiInterestModel
-from re4.training.presets import MANY_EVENTS
 from re4.training.run.mlflow_tracking import (
     check_mlflow,
     dataset_tags,
@@ -156,11 +155,6 @@ def resolve_and_log(config: TrainConfig, dataset: Dataset) -> TrainConfig:
         _log.info(
             f"--model auto: {resolved.model}, because users have {dataset.events_per_user:.0f} training "
             "events on average"
-        )
-    elif resolved.model == TrainConfig.model and dataset.events_per_user >= MANY_EVENTS:
-        _log.info(
-            f"users have {dataset.events_per_user:.0f} training events on average: --model auto trains a "
-            "transformer there, which found 9 to 11 % more on MovieLens-1M"
         )
     if config.next_n is None and resolved.next_n != 1:
         _log.info(

@@ -120,12 +120,12 @@ def test_variants_cannot_choose_a_seed():
 
 
 def test_alternatives_are_read_and_checked():
-    assert alternatives("re4") == [TrainConfig()]
+    assert alternatives("re4") == [TrainConfig(model="re4")]
     assert alternatives("re4:head=true|false:learning_rate=0.1|0.2") == [
-        TrainConfig(head=True, learning_rate=0.1),
-        TrainConfig(head=True, learning_rate=0.2),
-        TrainConfig(head=False, learning_rate=0.1),
-        TrainConfig(head=False, learning_rate=0.2),
+        TrainConfig(model="re4", head=True, learning_rate=0.1),
+        TrainConfig(model="re4", head=True, learning_rate=0.2),
+        TrainConfig(model="re4", head=False, learning_rate=0.1),
+        TrainConfig(model="re4", head=False, learning_rate=0.2),
     ]
     with pytest.raises(UsageError, match="--learning-rate"):
         alternatives("re4:learning_rate=0.1|-1")

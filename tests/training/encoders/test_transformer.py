@@ -226,22 +226,25 @@ def test_where_users_have_many_events_the_target_is_one_of_the_next_seven():
     assert next_n(100, 30.0, model="transformer") == 7
     assert next_n(100, 29.9, model="transformer") == next_n(100, model="transformer") == 1
     assert next_n(100, 30.0, model="transformer", next_n=1) == 1
-    assert next_n(100, 300.0) == 1, "other models keep the very next event"
+    assert next_n(100, 300.0, model="re4") == 1, "other models keep the very next event"
 
 
-def test_auto_takes_the_transformer_where_users_have_many_events():
-    busy = TrainConfig(model="auto").resolve(100, 30.0)
-    assert busy == TrainConfig(model="transformer").resolve(100, 30.0)
-    assert TrainConfig(model="auto").resolve(100, 29.0) == TrainConfig().resolve(100, 29.0)
-    with pytest.raises(UsageError, match=r"--contrast-weight .* with --model transformer"):
-        TrainConfig(model="auto", contrast_weight=0.1).resolve(100, 30.0)
+def test_the_default_is_the_transformer_where_users_have_many_events():
+    assert TrainConfig().resolve(100, 30.0) == TrainConfig(model="transformer").resolve(100, 30.0)
+    assert TrainConfig().resolve(100, 29.0) == TrainConfig(model="re4").resolve(100, 29.0)
+    assert TrainConfig().resolve(100).model == "re4", "where the events of a user are unknown"
+    with pytest.raises(UsageError, match=r"--contrast-weight .* with --model transformer.*--model re4"):
+        TrainConfig(contrast_weight=0.1).resolve(100, 30.0)
 
 
-def test_training_re4_where_users_have_many_events_names_the_other_model(caplog):
+def test_the_log_of_a_training_names_the_model_and_its_reason(caplog):
     caplog.set_level("INFO")
-    for events_per_user in (29.0, 40.0):
-        resolve_and_log(TrainConfig(), SimpleNamespace(num_items=100, events_per_user=events_per_user))
-    assert ["--model auto" in message for message in caplog.messages] == [True]
+    for settings in ({}, {"model": "re4"}):
+        facts = SimpleNamespace(num_items=100, events_per_user=40.0)
+        resolve_and_log(TrainConfig(**settings), facts)
+    assert [message for message in caplog.messages if "--model" in message] == [
+        "--model auto: transformer, because users have 40 training events on average"
+    ]
 
 
 def test_only_the_transformer_trains_at_every_position():
