@@ -25,6 +25,7 @@ CHECKPOINT_MINUTES = 10.0
 ADDED_SINCE: dict[str, Any] = {
     "averaging": 0.0,
     "information_weight": 0.0,
+    "logit_adjustment": 0.0,
     "history_weight": 0.0,
     "warm_up": 0.0,
     "next_n": 1,
@@ -154,6 +155,12 @@ class TrainConfig:
         default_text=_MODELS_OWN,
     )
 
+    logit_adjustment: float = setting(
+        0.0,
+        "Weight of the log of an item's training events, added to its scores in the recommendation loss and "
+        "not in serving: rarer items get more places; 0 switches it off.",
+        low=0,
+    )
     information_weight: float = setting(
         0.0,
         "Weight of the mutual information between an item and the interest that finds it, which keeps "
@@ -255,6 +262,10 @@ class TrainConfig:
                     f"with --model {self.model} it is always {value}."
                 )
             chosen[name] = value
+        if self.logit_adjustment and self.loss == "bce":
+            raise UsageError(
+                "--logit-adjustment changes softmax and mixture alone; leave it or --loss bce out."
+            )
         if self.initial_vectors == "fitted" and preset.fixed.get("initial_vectors") != "fitted":
             raise UsageError(f"--initial-vectors is fitted; --model {self.model} has no fitted vectors.")
         if chosen.get("initial_vectors") == "svd" and num_items > SVD_ITEMS:

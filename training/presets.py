@@ -57,7 +57,14 @@ _HARD = {"interest_choice": "hard", "initial_vectors": "svd", "routing_weight": 
 _PLAIN_LOSS = {"negative_scores": "chosen", "history_weight": 0.0}
 _NO_CHOICE = {"interest_choice": "hard", **_NO_ATTENTION}
 _ONE_INTEREST = {"num_interests": 1, **_NO_CHOICE}
-_NO_STEPS = {**_ONE_INTEREST, **_NO_BLOCKS, "num_epochs": 0, "scores": "inner", "temperature": 1.0}
+_NO_STEPS = {
+    **_ONE_INTEREST,
+    **_NO_BLOCKS,
+    "num_epochs": 0,
+    "scores": "inner",
+    "temperature": 1.0,
+    "logit_adjustment": 0.0,
+}
 _FITTED = {**_NO_STEPS, "initial_vectors": "fitted"}
 PLAIN_ATTENTION: Mapping[str, Any] = {
     "num_interests": 4,

@@ -521,7 +521,12 @@ def main(
     first_seen = None if events is None else first_events(events)
     out.mkdir(parents=True, exist_ok=True)
     ledger = ledger or out / f"cold-{data.name}.jsonl"
-    settings = {"num_interests": num_interests, "num_epochs": num_epochs, "patience": patience}
+    settings = {
+        "model": "re4",
+        "num_interests": num_interests,
+        "num_epochs": num_epochs,
+        "patience": patience,
+    }
     for seed in map(int, seeds.split(",")):
         records = {int(record["seed"]): record for record in read_records(ledger)}
         if seed not in records or (learned and LEARNED not in records[seed]["rows"]):

@@ -188,6 +188,7 @@ def main(
     num_seeds: Annotated[int, typer.Option(help="Seeds 0, 1, … of every training.", min=1)] = 5,
     num_epochs: Annotated[int, typer.Option(help="Most epochs of a training.")] = 15,
     patience: Annotated[int, typer.Option(help="Epochs without a better one before it stops.")] = 3,
+    model: Annotated[str, typer.Option(help="As for re4 train.")] = "re4",
     num_interests: Annotated[int | None, typer.Option(help="Default: the model's own.")] = None,
 ) -> None:
     """Compare warm with cold training over several days."""
@@ -197,7 +198,12 @@ def main(
         log = pl.read_parquet(events) if events.suffix == ".parquet" else pl.read_csv(events)
         log = log.select("user", "item", "timestamp").sort("timestamp", maintain_order=True)
     out.mkdir(parents=True, exist_ok=True)
-    settings = {"num_epochs": num_epochs, "patience": patience, "num_interests": num_interests}
+    settings = {
+        "model": model,
+        "num_epochs": num_epochs,
+        "patience": patience,
+        "num_interests": num_interests,
+    }
     records = run_study(log, out, num_days, settings, num_seeds)
     write_json(out / "daily_training.json", {"settings": settings, "num_seeds": num_seeds, "days": records})
     headings = ["day", "test users", "cold R@50", "warm R@50", "warm − cold", "warm − run of the day before"]

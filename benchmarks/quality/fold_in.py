@@ -458,7 +458,12 @@ def main(
     dataset = Dataset.open(data)
     out.mkdir(parents=True, exist_ok=True)
     ledger = ledger or out / f"fold-in-{data.name}.jsonl"
-    settings = {"num_interests": num_interests, "num_epochs": num_epochs, "patience": patience}
+    settings = {
+        "model": "re4",
+        "num_interests": num_interests,
+        "num_epochs": num_epochs,
+        "patience": patience,
+    }
     for seed in map(int, seeds.split(",")):
         records = {int(record["seed"]): record for record in read_records(ledger)}
         if seed not in records:

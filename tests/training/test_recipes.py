@@ -62,7 +62,7 @@ def test_the_square_root_sampler_draws_and_trains(planted, small_options, tmp_pa
     counts_N = torch.tensor([100, 1, 0, 25])
     sampler = samplers.build_sampler("square-root", 17_000, counts_N)
     drawn = sampler.draw(torch.Generator().manual_seed(1), torch.tensor([0, 1]))
-    expected_N = drawn.log_expected_count(torch.arange(4)).exp()
+    expected_N = drawn.correction(torch.arange(4)).exp()
     torch.testing.assert_close(expected_N, torch.tensor([10_000.0, 1_000, 1_000, 5_000]))
     torch.testing.assert_close(torch.bincount(drawn.rows_M).float(), expected_N, rtol=0.1, atol=0)
     # The choices of the setting are read from the table when the module is imported.

@@ -235,10 +235,10 @@ class ShardedTrainer(Trainer):
         assert isinstance(model, ShardedModel)
         return ShardedOptimiser(model)
 
-    def item_counts(self, sampler: str) -> Tensor:
+    def item_counts(self, config: TrainConfig) -> Tensor:
         """Return the training events of each item; for samplers that only use their number, no memory."""
-        if sampler in ("in-batch", "mixed"):
-            return super().item_counts(sampler)
+        if config.negatives in ("in-batch", "mixed") or config.logit_adjustment:
+            return super().item_counts(config)
         return torch.empty(self._dataset.num_items, device="meta")
 
     def loss_values(self, losses: Losses) -> dict[str, float]:

@@ -113,7 +113,7 @@ class MultiInterestModel(nn.Module):
         """
         touched, places_BL, places_B, places_M = self._touch(batch, negatives)
         vectors_RD = self.as_scored(touched.vectors_RD)
-        drawn_M, correction = negatives.rows_M, negatives.log_expected_count
+        drawn_M, correction = negatives.rows_M, negatives.correction
         num_examples = len(batch.lengths_B)
         num_blocks = min(num_examples, num_microbatches(len(places_B), vectors_RD.device))
         blocks = _blocks(num_examples, num_blocks)
@@ -128,9 +128,10 @@ class MultiInterestModel(nn.Module):
         gathered_GD = F.embedding(torch.cat(read), vectors_RD)
         pieces = torch.split(gathered_GD, [len(places) for places in read])
         targets_BD = pieces[len(histories)]
+        scored_M = torch.arange(len(vectors_RD), device=places_B.device) if drawn_M is None else drawn_M
         shared = SharedNegatives(
             vectors_MD=vectors_RD if drawn_M is None else pieces[-1],
-            corrections_M=None if correction is None or drawn_M is None else correction(drawn_M),
+            corrections_M=None if correction is None else correction(scored_M),
         )
         microbatches = [
             Microbatch(

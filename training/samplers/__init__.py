@@ -22,8 +22,14 @@ SAMPLERS: Mapping[str, str] = {
 }
 
 
-def build_sampler(name: str, num_negatives: int, item_counts_N: "Tensor") -> "Sampler":
+def build_sampler(
+    name: str, num_negatives: int, item_counts_N: "Tensor", *, logit_adjustment: float = 0.0
+) -> "Sampler":
     """Make a sampler for a number of negatives a step and the items' training events."""
     module, _, class_name = SAMPLERS[name].partition(":")
     sampler: Sampler = getattr(import_module(module), class_name)(num_negatives, item_counts_N)
+    if logit_adjustment:
+        from re4.training.samplers.logit_adjustment import LogitAdjusted
+
+        return LogitAdjusted(sampler, logit_adjustment, item_counts_N)
     return sampler

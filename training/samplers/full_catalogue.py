@@ -14,4 +14,4 @@ class FullCatalogue:
 
     def draw(self, generator: torch.Generator, targets_B: Tensor) -> Negatives:
         """Return all rows."""
-        return Negatives(rows_M=None, log_expected_count=None)
+        return Negatives(rows_M=None, correction=None)

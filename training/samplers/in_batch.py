@@ -23,4 +23,4 @@ class InBatch:
         """Return the targets, with the correction for any row of the catalogue."""
         log_share_N = self._log_share_N = self._log_share_N.to(targets_B.device)
         log_size = torch.tensor(float(len(targets_B))).log().item()
-        return Negatives(rows_M=targets_B, log_expected_count=lambda rows: log_share_N[rows] + log_size)
+        return Negatives(rows_M=targets_B, correction=lambda rows: log_share_N[rows] + log_size)

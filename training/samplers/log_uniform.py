@@ -27,9 +27,7 @@ class LogUniform:
             self._num_negatives, generator=generator, device=generator.device, dtype=torch.float64
         )
         rows_M = (uniform_M * math.log(self._num_items + 1)).exp().long() - 1
-        return Negatives(
-            rows_M=rows_M.clamp_(0, self._num_items - 1), log_expected_count=self._log_expected_count
-        )
+        return Negatives(rows_M=rows_M.clamp_(0, self._num_items - 1), correction=self._log_expected_count)
 
     def _log_expected_count(self, rows: Tensor) -> Tensor:
         probability = torch.log1p(1 / (rows.double() + 1)) / math.log(self._num_items + 1)

@@ -27,12 +27,10 @@ class Mixed:
         chosen, drawn = self._in_batch.draw(generator, targets_B), self._uniform.draw(generator, targets_B)
         assert chosen.rows_M is not None
         assert drawn.rows_M is not None
-        log_in_batch = chosen.log_expected_count
+        log_in_batch = chosen.correction
         assert log_in_batch is not None
 
         def log_expected_count(rows: Tensor) -> Tensor:
             return (log_in_batch(rows).exp() + self._uniform_count).log()
 
-        return Negatives(
-            rows_M=torch.cat([chosen.rows_M, drawn.rows_M]), log_expected_count=log_expected_count
-        )
+        return Negatives(rows_M=torch.cat([chosen.rows_M, drawn.rows_M]), correction=log_expected_count)

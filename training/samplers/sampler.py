@@ -15,9 +15,9 @@ class Negatives:
     rows_M: Tensor | None
     """Rows, int64, possibly with repeats; None for every row 0..N-1 in order."""
 
-    log_expected_count: Callable[[Tensor], Tensor] | None
-    """The log of how often rows are expected in a draw (the logQ correction); None where all are
-    equally likely, and for the whole catalogue."""
+    correction: Callable[[Tensor], Tensor] | None
+    """What is subtracted from the scores of rows in the loss: the log of how often they are expected in a
+    draw (the logQ correction), less the logit adjustment. None where it is equal for all rows."""
 
 
 class Sampler(Protocol):

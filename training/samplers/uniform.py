@@ -18,4 +18,4 @@ class Uniform:
         rows_M = torch.randint(
             self._num_items, (self._num_negatives,), generator=generator, device=generator.device
         )
-        return Negatives(rows_M=rows_M, log_expected_count=None)
+        return Negatives(rows_M=rows_M, correction=None)

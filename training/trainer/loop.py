@@ -326,7 +326,10 @@ class Trainer:
             next_n=config.next_n or 1,
         )
         self._sampler = build_sampler(
-            config.negatives, config.num_negatives, self.item_counts(config.negatives)
+            config.negatives,
+            config.num_negatives,
+            self.item_counts(config),
+            logit_adjustment=config.logit_adjustment,
         )
 
     def restore(self) -> None:
@@ -491,8 +494,8 @@ class Trainer:
         """Make the optimiser of a model."""
         return Optimiser(model)
 
-    def item_counts(self, sampler: str) -> Tensor:
-        """Return the training events of each item, for a sampler."""
+    def item_counts(self, config: TrainConfig) -> Tensor:
+        """Return the training events of each item, for the sampler."""
         return torch.from_numpy(self._dataset.item_counts())
 
     def loss_values(self, losses: Losses) -> dict[str, float]:

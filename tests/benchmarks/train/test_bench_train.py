@@ -117,7 +117,7 @@ def test_the_textbook_step_is_the_same_work():
     )
     negatives_M = torch.from_numpy(random.integers(0, 40, 15))
     losses = ours.losses(
-        batch, Negatives(rows_M=negatives_M, log_expected_count=None), torch.Generator().manual_seed(4)
+        batch, Negatives(rows_M=negatives_M, correction=None), torch.Generator().manual_seed(4)
     )
     losses.total.backward()
     terms = textbook.terms(batch, negatives_M, torch.Generator().manual_seed(4))

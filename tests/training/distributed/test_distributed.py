@@ -34,6 +34,7 @@ OPTIONS = {
     "contrast_weight": 0.1,
     "construct_weight": 0.1,
     "attend_weight": 0.01,
+    "logit_adjustment": 0.1,
     "negatives": "uniform",
     "num_negatives": 50,
 }
@@ -128,8 +129,9 @@ def test_settings_that_ranks_cannot_train_are_refused(ranks):
 
 
 @needs_torchrec
-def test_one_and_two_ranks_have_the_same_curve(ranks):
-    assert_same_curve(ranks / "two-exact", ranks / "one-exact", loss=2e-4, recall=0.01)
+@pytest.mark.parametrize("training", ["exact", "transformer"])
+def test_one_and_two_ranks_have_the_same_curve(ranks, training):
+    assert_same_curve(ranks / f"two-{training}", ranks / f"one-{training}", loss=2e-4, recall=0.01)
 
 
 @needs_torchrec

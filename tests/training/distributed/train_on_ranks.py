@@ -102,6 +102,8 @@ def main():
     data, folder, options = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
     rank = int(os.environ["RANK"])
     exact = options | {"contrast_weight": 0.0}
+    transformer = {name: value for name, value in options.items() if not name.endswith("_weight")}
+    transformer |= {"model": "transformer", "num_interests": 3, "batch_size": 500}
     with process_group(torch.device("cpu")):  # one for all trainings, because a store joins ranks once
         look_up_and_rank(data, folder, options)
         messages = [
@@ -112,6 +114,7 @@ def main():
         api.train(data, folder / "two", device="cpu", **options)
         api.train(data, folder / "two-exact", device="cpu", **exact)
         stop_in_second_epoch(data, folder / "stopped", exact)
+        api.train(data, folder / "two-transformer", device="cpu", **transformer)
     if rank == 0:
         (folder / "messages.json").write_text(json.dumps(messages))
     with socket.socket() as free:
@@ -128,6 +131,7 @@ def main():
     }
     if rank == 0:
         api.train(data, folder / "one-exact", device="cpu", **exact)
+        api.train(data, folder / "one-transformer", device="cpu", **transformer)
     else:
         shutil.copytree(folder / "stopped/checkpoints", folder / "damaged/checkpoints")
         api.resume(folder / "stopped", device="cpu")

@@ -221,7 +221,7 @@ def test_corrections_are_the_log_of_the_expected_counts(name):
         targets = torch.multinomial(counts / counts.sum(), 64, replacement=True, generator=generator)
         negatives = sampler.draw(generator, targets)
         seen += torch.bincount(negatives.rows_M, minlength=5)
-    expected = negatives.log_expected_count(torch.arange(5)).exp()
+    expected = negatives.correction(torch.arange(5)).exp()
     np.testing.assert_allclose(seen / num_batches, expected, rtol=0.03)
 
 

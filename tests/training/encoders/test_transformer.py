@@ -139,7 +139,7 @@ def test_the_loss_at_every_position_is_the_mean_cross_entropy(monkeypatch, num_i
             parameter.add_(torch.randn_like(parameter) * 0.3)
     users = [np.random.default_rng(user).integers(0, 30, 3 + user).tolist() for user in range(9)]
     (batch,) = WindowBatches(sequences(*users), max_history_length=4, batch_size=1000).epoch([1])
-    every = Negatives(rows_M=None, log_expected_count=None)
+    every = Negatives(rows_M=None, correction=None)
     totals, gradients = [], []
     for num_blocks in (1, 3):
         monkeypatch.setattr(model_module, "num_microbatches", lambda *_, number=num_blocks: number)

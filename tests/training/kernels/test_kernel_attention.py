@@ -128,9 +128,7 @@ def test_a_model_has_the_same_losses_and_gradients(monkeypatch, model):
         lengths_B=torch.randint(1, 13, (size,), generator=generator).sort(descending=True).values,
         targets_B=torch.randint(num_items, (size,), generator=generator),
     )
-    negatives = Negatives(
-        rows_M=torch.randint(num_items, (300,), generator=generator), log_expected_count=None
-    )
+    negatives = Negatives(rows_M=torch.randint(num_items, (300,), generator=generator), correction=None)
     config = TrainConfig(
         model=model,
         embedding_dim=32,

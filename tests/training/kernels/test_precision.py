@@ -71,7 +71,7 @@ def losses_and_gradients(
     config = TrainConfig(num_interests=4, history_dropout=0.0, **options).resolve(planted.num_items)
     model = MultiInterestModel(config, planted.num_items)
     batches = TrainingBatches(planted.train, max_history_length=20, batch_size=256)
-    everything = Negatives(rows_M=None, log_expected_count=None)
+    everything = Negatives(rows_M=None, correction=None)
     with arithmetic(CPU, bf16=bf16):
         losses = model.losses(next(batches.epoch([0])), everything, torch.Generator().manual_seed(0))
     losses.total.backward()

@@ -89,7 +89,7 @@ def test_it_is_a_term_of_the_losses_and_a_step_lowers_it(model):
     )
     terms = []
     for _ in range(30):
-        losses = made.losses(batch, Negatives(rows_M=None, log_expected_count=None), torch.Generator())
+        losses = made.losses(batch, Negatives(rows_M=None, correction=None), torch.Generator())
         terms.append(float(losses.terms["information"].detach()))
         made.zero_grad()
         losses.total.backward()
@@ -102,6 +102,6 @@ def test_it_is_a_term_of_the_losses_and_a_step_lowers_it(model):
         assert terms[-1] < terms[0]
     one = TrainConfig(model="re4", num_interests=1, information_weight=0.3, **small).resolve(30)
     losses = MultiInterestModel(one, 30).losses(
-        batch, Negatives(rows_M=None, log_expected_count=None), torch.Generator()
+        batch, Negatives(rows_M=None, correction=None), torch.Generator()
     )
     assert "information" not in losses.terms

@@ -55,7 +55,7 @@ class Case:
             for parameter in self.model.parameters():
                 parameter.copy_(torch.randn_like(parameter) * 0.4)
         self.batch = make_batch()
-        self.negatives = Negatives(rows_M=torch.tensor([1, 5, 5, 9, 20, 28, 3]), log_expected_count=None)
+        self.negatives = Negatives(rows_M=torch.tensor([1, 5, 5, 9, 20, 28, 3]), correction=None)
 
     def array(self, name):
         parameters = dict(self.model.named_parameters())
@@ -319,7 +319,7 @@ def test_the_whole_catalogue_is_the_exact_softmax():
     chosen = interests[range(len(targets)), select_interest(interests, items[targets])]
     exact = torch.nn.functional.cross_entropy(chosen @ items.T, targets)
     assert loss == pytest.approx(float(exact.detach()), rel=1e-10)
-    everything = Negatives(rows_M=None, log_expected_count=None)
+    everything = Negatives(rows_M=None, correction=None)
     by_model = case.model.losses(case.batch, everything, torch.Generator()).terms["recommend"]
     assert loss == pytest.approx(float(by_model.detach()), rel=1e-10)
 
