@@ -14,8 +14,9 @@ Legend: N items, U users, K interests, D embedding, M places, L history length, 
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any, Final, TypeAlias
@@ -28,11 +29,13 @@ from numpy.typing import NDArray
 
 from re4.benchmarks.common.confidence import half_width
 from re4.benchmarks.common.report import page_table, write_report
+from re4.benchmarks.quality.attribute_likelihood import fit_by_likelihood
 from re4.benchmarks.quality.learned_attributes import AttributeModel, train_with_attributes
 from re4.bundle.cold_start import fold_in
 from re4.common.console import print_line
 from re4.common.files import replacing
 from re4.exporting.catalogue.cold_start import PENALTY, fit_weights, scale_for_share
+from re4.exporting.catalogue.fold_in import fold_in_model, num_users_for
 from re4.training import api
 from re4.training.config import TrainConfig
 from re4.training.data.dataset import Dataset, Sequences
@@ -49,6 +52,7 @@ PENALTIES: Final = (1.0, 3.0, 10.0, 30.0, 100.0)
 NUM_USERS: Final = (1, 5, 20)
 CEILING: Final = "trained with them (ceiling)"
 ABSENT: Final = "cold items not listed"
+LIKELIHOOD: Final = "likelihood of choices"
 LEARNED: Final = "attributes learned with the model"
 LEARNED_ABSENT: Final = f"{LEARNED}, cold items not listed"
 _SHRINKAGE: Final = 10.0
@@ -248,24 +252,32 @@ def regression(
     events_N: NDArray[np.int64],
     warm_rows: NDArray[np.int64],
     items: pl.DataFrame,
-    penalty: float,
+    penalty: float = PENALTY,
+    interests_UKD: Floats | None = None,
 ) -> tuple[Floats, Floats]:
-    """Return the mean, and the vectors of all items by ridge regression on the warm ones."""
+    """Return the mean, and the vectors of all items by ridge regression on the warm ones.
+
+    With interests of users, the regression is refined by the likelihood of their choices.
+    """
     owners, weights, _, num_weights = entries(items)
     places = np.full(len(vectors_ND), -1)
     places[warm_rows] = np.arange(len(warm_rows))
     is_warm = places[owners] >= 0
-    weights_WD = fit_weights(
-        vectors_ND[warm_rows],
-        events_N[warm_rows],
-        places[owners[is_warm]],
-        weights[is_warm],
-        num_weights,
-        penalty=penalty,
-    )
-    predicted = np.tile(weights_WD[0], (len(vectors_ND), 1))
-    np.add.at(predicted, owners, weights_WD[weights])
-    return weights_WD[0], predicted
+    warm_ND, events_R = vectors_ND[warm_rows], events_N[warm_rows]
+    inputs = places[owners[is_warm]], weights[is_warm]
+    weights_WD = fit_weights(warm_ND, events_R, *inputs, num_weights, penalty=penalty)
+
+    def vectors() -> Floats:
+        predicted_ND = np.tile(weights_WD[0], (len(vectors_ND), 1))
+        np.add.at(predicted_ND, owners, weights_WD[weights])
+        return predicted_ND
+
+    if interests_UKD is not None:
+        users = interests_UKD[: num_users_for(interests_UKD.shape[1])]
+        model = fold_in_model(warm_ND, vectors()[warm_rows], events_R, users, num_items=len(warm_rows)).model
+        if model is not None:
+            weights_WD = fit_by_likelihood(warm_ND, *inputs, weights_WD, model, float(events_R.sum()))
+    return weights_WD[0], vectors()
 
 
 def touching_interests(
@@ -311,17 +323,17 @@ class Contest:
         self._is_cold_N, self._share = is_cold_N, share
         self.warm_rows = np.flatnonzero(trained.row_N >= 0)
         self._is_warm_N = trained.row_N >= 0
-        self._interests = {name: trained.interests(users.histories) for name, users in splits.items()}
+        self.interests = {name: trained.interests(users.histories) for name, users in splits.items()}
         self.mean_D: Floats = self._vectors_ND[self.warm_rows].mean(axis=0)
         self._warm_size = _rms(self._vectors_ND[self.warm_rows] - self.mean_D)
         self._others_UM = best_places(
-            self._interests["valid"], self._vectors_ND, splits["valid"], self._is_warm_N & ~is_cold_N
+            self.interests["valid"], self._vectors_ND, splits["valid"], self._is_warm_N & ~is_cold_N
         )[0]
 
     def judge(self, vectors_ND: Floats, split: str = "test", *, has_cold: bool = True) -> Figures:
         """Return the figures of a split's users, with or without cold items in the catalogue."""
         is_listed_N = self._is_warm_N | self._is_cold_N if has_cold else self._is_warm_N & ~self._is_cold_N
-        return figures(self._interests[split], vectors_ND, self._splits[split], self._is_cold_N, is_listed_N)
+        return figures(self.interests[split], vectors_ND, self._splits[split], self._is_cold_N, is_listed_N)
 
     def rows(self, name: str, base_D: Floats, cold_ND: Floats) -> dict[str, Figures]:
         """Return the figures of vectors as they are, and with the scale that gives cold items the share."""
@@ -331,7 +343,7 @@ class Contest:
 
         deviations = np.ascontiguousarray((cold_ND - base_D)[self._is_cold_N])
         found = scale_for_share(
-            self._interests["valid"],
+            self.interests["valid"],
             self._others_UM,
             base_D,
             deviations,
@@ -373,9 +385,20 @@ def run_seed(
     settings: Mapping[str, Any],
     first_seen: Mapping[Any, float] | None,
     *,
+    known: Mapping[str, Figures],
     with_learned: bool = False,
 ) -> dict[str, Any]:
-    """Train the models of a seed unless they are there, and return the figures of all rows."""
+    """Train the models of a seed unless they are there, and return the figures of all rows.
+
+    Args:
+        dataset: The data set.
+        out: Folder of the reduced data sets and the runs.
+        seed: The seed.
+        settings: Settings of the trainings.
+        first_seen: The time of the first event of each item, to hold out the newest; None to draw items.
+        known: Rows of the seed that were made before.
+        with_learned: Whether to train with attributes in the model, too.
+    """
     items, events_N = dataset.items(), dataset.item_counts()
     is_cold_N = hold_out(dataset, seed, first_seen)
     reduced = without(dataset, is_cold_N, out / f"data-{seed}")
@@ -385,28 +408,42 @@ def run_seed(
     of_ceiling = Contest(ceiling, splits, is_cold_N, 0.0)
     share = of_ceiling.judge(ceiling.vectors_ND, "valid")["share"]
     contest = Contest(ours, splits, is_cold_N, share)
-    warm_rows = contest.warm_rows
-    rows = {
-        CEILING: of_ceiling.judge(ceiling.vectors_ND),
-        ABSENT: contest.judge(ours.vectors_ND, has_cold=False),
-        "global mean": contest.judge(np.where(is_cold_N[:, None], contest.mean_D, ours.vectors_ND)),
-        **contest.rows("means", contest.mean_D, group_means(ours.vectors_ND, warm_rows, items)),
+    fit = partial(regression, ours.vectors_ND, warm_rows=contest.warm_rows, items=items)
+    mean_ND = np.where(is_cold_N[:, None], contest.mean_D, ours.vectors_ND)
+
+    def folded(name: str, num: int) -> dict[str, Figures]:
+        base_D, predicted_ND = fit(events_N)
+        norm = float(np.median(np.linalg.norm(ours.vectors_ND[contest.warm_rows], axis=1)))
+        sums_ND, num_N = touching_interests(ours, dataset, is_cold_N, predicted_ND, num, seed)
+        return contest.rows(name, base_D, fold_in(predicted_ND, sums_ND, num_N, norm))
+
+    makers: dict[str, Callable[[str], dict[str, Figures]]] = {
+        CEILING: lambda name: {name: of_ceiling.judge(ceiling.vectors_ND)},
+        ABSENT: lambda name: {name: contest.judge(ours.vectors_ND, has_cold=False)},
+        "global mean": lambda name: {name: contest.judge(mean_ND)},
+        "means": lambda name: contest.rows(
+            name, contest.mean_D, group_means(ours.vectors_ND, contest.warm_rows, items)
+        ),
+        **{
+            "ridge" if penalty == PENALTY else f"ridge, λ = {penalty:g}": partial(
+                lambda name, penalty: contest.rows(name, *fit(events_N, penalty=penalty)), penalty=penalty
+            )
+            for penalty in PENALTIES
+        },
+        "ridge, equal weights": lambda name: contest.rows(name, *fit(np.ones_like(events_N))),
+        LIKELIHOOD: lambda name: contest.rows(name, *fit(events_N, interests_UKD=contest.interests["valid"])),
+        **{f"folded in from {num} users": partial(folded, num=num) for num in NUM_USERS},
     }
-    for penalty in PENALTIES:
-        name = "ridge" if penalty == PENALTY else f"ridge, λ = {penalty:g}"
-        rows |= contest.rows(name, *regression(ours.vectors_ND, events_N, warm_rows, items, penalty))
-    equal = regression(ours.vectors_ND, np.ones_like(events_N), warm_rows, items, PENALTY)
-    rows |= contest.rows("ridge, equal weights", *equal)
-    base_D, predicted = regression(ours.vectors_ND, events_N, warm_rows, items, PENALTY)
-    norm = float(np.median(np.linalg.norm(ours.vectors_ND[warm_rows], axis=1)))
-    for num in NUM_USERS:
-        sums_ND, num_N = touching_interests(ours, dataset, is_cold_N, predicted, num, seed)
-        folded = fold_in(predicted, sums_ND, num_N, norm)
-        rows |= contest.rows(f"folded in from {num} users", base_D, folded)
-    if with_learned:
-        rows |= learned_rows(
-            runs[0].config, reduced, items, splits, is_cold_N, share, out / f"learned-{seed}.pt"
+    if with_learned or LEARNED in known:
+        path = out / f"learned-{seed}.pt"
+        makers[LEARNED_ABSENT] = lambda _: learned_rows(
+            runs[0].config, reduced, items, splits, is_cold_N, share, path
         )
+    rows: dict[str, Figures] = {}
+    for name, make in makers.items():
+        own = (LEARNED_ABSENT, LEARNED) if name == LEARNED_ABSENT else (name,)
+        found = {row: known[row] for each in own for row in (each, f"{each}, matched") if row in known}
+        rows |= found or make(name)
     return {
         "seed": seed,
         "settings": dict(settings),
@@ -529,8 +566,11 @@ def main(
     }
     for seed in map(int, seeds.split(",")):
         records = {int(record["seed"]): record for record in read_records(ledger)}
-        if seed not in records or (learned and LEARNED not in records[seed]["rows"]):
-            records[seed] = run_seed(dataset, out, seed, settings, first_seen, with_learned=learned)
+        known = records[seed]["rows"] if seed in records else {}
+        if LIKELIHOOD not in known or (learned and LEARNED not in known):
+            records[seed] = run_seed(
+                dataset, out, seed, settings, first_seen, known=known, with_learned=learned
+            )
             lines = [json.dumps(records[each]) + "\n" for each in sorted(records)]
             with replacing(ledger) as part:
                 part.write_text("".join(lines), encoding="utf-8")

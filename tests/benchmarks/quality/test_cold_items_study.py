@@ -56,6 +56,18 @@ def test_a_study_has_all_rows_and_keeps_finished_seeds(
     main(shop.path, out, seeds="0", **options)
     assert [json.loads(line) for line in ledger.read_text().splitlines()] == [record]
     assert "| ridge, matched |" in (out / "cold-shop.md").read_text()
+    # Of a seed that lacks rows, those alone are made.
+    less = {name: row for name, row in rows.items() if not name.startswith(cold_items.LIKELIHOOD)}
+    ledger.write_text(
+        json.dumps({**record, "rows": {**less, "ridge": {**rows["ridge"], "cold": 0.5}}}) + "\n"
+    )
+    main(shop.path, out, seeds="0", **options)
+    again = json.loads(ledger.read_text())["rows"]
+    assert list(again) == list(rows)
+    assert again["ridge"]["cold"] == 0.5
+    assert again[cold_items.LIKELIHOOD]["norm"] == pytest.approx(
+        rows[cold_items.LIKELIHOOD]["norm"], rel=0.01
+    )
     main(shop.path, out, seeds="0", learned=True, **options)
     more = json.loads(ledger.read_text())["rows"]
     assert more.keys() - rows.keys() == {
