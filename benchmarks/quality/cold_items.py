@@ -29,8 +29,11 @@ from numpy.typing import NDArray
 
 from re4.benchmarks.common.confidence import half_width
 from re4.benchmarks.common.report import page_table, write_report
-from re4.benchmarks.quality.attribute_likelihood import fit_by_likelihood
-from re4.benchmarks.quality.learned_attributes import AttributeModel, train_with_attributes
+from re4.benchmarks.quality.learned_attributes import (
+    AttributeModel,
+    fit_by_likelihood,
+    train_with_attributes,
+)
 from re4.bundle.cold_start import fold_in
 from re4.common.console import print_line
 from re4.common.files import replacing
