@@ -1,9 +1,9 @@
 """Two experiments of the study of unseen items, which are no options of the product.
 
-**Attributes learned with the model.** An item's vector is a sum: vectors of its attribute values, learned, and
-an own part. In each step the own part of some items is left out, so that the attributes' part can stand
-alone: it is the vector of an item that training has not seen. Everything else is as in `re4 train`: losses,
-negatives, averaging, the choice of the epoch.
+**Attributes learned with the model.** An item's vector is a sum: vectors of its attribute values, learned,
+and an own part. In each step the own part of some items is left out, so that the attributes' part can
+stand alone: it is the vector of an item that training has not seen. Everything else is as in `re4 train`:
+losses, negatives, averaging, the choice of the epoch.
 
 **Likelihood of choices.** Ridge regression counts all directions and all users alike. The likelihood counts
 them by the choices of users. Let a(i) be mean + sum of effects, u the interests of users, n the events of a
