@@ -92,7 +92,7 @@ def train(
     training stops when it has not improved for `--patience` epochs. The run holds weights, resolved
     configuration and metrics.
 
-    Example: re4 train data/ml-100k --out runs/first --num-interests 4
+    Example: re4 train data/ml-100k --out runs/first --model re4 --num-interests 4
 
     Example: re4 train data/today --out runs/today --from runs/yesterday
     """
