@@ -128,10 +128,13 @@ class MultiInterestModel(nn.Module):
         gathered_GD = F.embedding(torch.cat(read), vectors_RD)
         pieces = torch.split(gathered_GD, [len(places) for places in read])
         targets_BD = pieces[len(histories)]
-        scored_M = torch.arange(len(vectors_RD), device=places_B.device) if drawn_M is None else drawn_M
+        corrections_M = None
+        if correction is not None:
+            every_N = torch.arange(len(vectors_RD), device=places_B.device)
+            corrections_M = correction(every_N if drawn_M is None else drawn_M)
         shared = SharedNegatives(
             vectors_MD=vectors_RD if drawn_M is None else pieces[-1],
-            corrections_M=None if correction is None else correction(scored_M),
+            corrections_M=corrections_M,
         )
         microbatches = [
             Microbatch(
