@@ -414,9 +414,10 @@ def run_seed(
     fit = partial(regression, ours.vectors_ND, warm_rows=contest.warm_rows, items=items)
     mean_ND = np.where(is_cold_N[:, None], contest.mean_D, ours.vectors_ND)
 
+    base_D, predicted_ND = fit(events_N)
+    norm = float(np.median(np.linalg.norm(ours.vectors_ND[contest.warm_rows], axis=1)))
+
     def folded(name: str, num: int) -> dict[str, Figures]:
-        base_D, predicted_ND = fit(events_N)
-        norm = float(np.median(np.linalg.norm(ours.vectors_ND[contest.warm_rows], axis=1)))
         sums_ND, num_N = touching_interests(ours, dataset, is_cold_N, predicted_ND, num, seed)
         return contest.rows(name, base_D, fold_in(predicted_ND, sums_ND, num_N, norm))
 

@@ -188,7 +188,6 @@ def main(
     num_seeds: Annotated[int, typer.Option(help="Seeds 0, 1, … of every training.", min=1)] = 5,
     num_epochs: Annotated[int, typer.Option(help="Most epochs of a training.")] = 15,
     patience: Annotated[int, typer.Option(help="Epochs without a better one before it stops.")] = 3,
-    model: Annotated[str, typer.Option(help="As for re4 train.")] = "re4",
     num_interests: Annotated[int | None, typer.Option(help="Default: the model's own.")] = None,
 ) -> None:
     """Compare warm with cold training over several days."""
@@ -199,7 +198,7 @@ def main(
         log = log.select("user", "item", "timestamp").sort("timestamp", maintain_order=True)
     out.mkdir(parents=True, exist_ok=True)
     settings = {
-        "model": model,
+        "model": "re4",
         "num_epochs": num_epochs,
         "patience": patience,
         "num_interests": num_interests,

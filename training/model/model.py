@@ -130,8 +130,8 @@ class MultiInterestModel(nn.Module):
         targets_BD = pieces[len(histories)]
         corrections_M = None
         if correction is not None:
-            every_N = torch.arange(len(vectors_RD), device=places_B.device)
-            corrections_M = correction(every_N if drawn_M is None else drawn_M)
+            rows_M = torch.arange(len(vectors_RD), device=places_B.device) if drawn_M is None else drawn_M
+            corrections_M = correction(rows_M)
         shared = SharedNegatives(
             vectors_MD=vectors_RD if drawn_M is None else pieces[-1],
             corrections_M=corrections_M,
