@@ -190,7 +190,7 @@ def assemble(
         vectors_ND,
         inputs.cold_rows,
         fitted,
-        events_R,
+        None if inputs.is_trained_with_attributes else events_R,
         attributes,
         attribute_infos,
         interests_of(encoder, vectors_ND, rows_PL[judging], lengths_P[judging]),

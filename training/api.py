@@ -99,6 +99,8 @@ def train(
             raise UsageError(
                 "--from continues an earlier run on one machine only; leave torchrun or --from out."
             )
+        if fresh.attributes:
+            raise UsageError("--attributes is trained by one process only; leave torchrun or the option out.")
         from re4.training.distributed.trainer import train as train_on_ranks
 
         return train_on_ranks(dataset, fresh, Path(out), **how)

@@ -23,6 +23,7 @@ SVD_ITEMS = 2_000_000
 CHECKPOINT_MINUTES = 10.0
 """Default interval of the checkpoints within an epoch."""
 ADDED_SINCE: dict[str, Any] = {
+    "attributes": "",
     "averaging": 0.0,
     "information_weight": 0.0,
     "logit_adjustment": 0.0,
@@ -84,6 +85,12 @@ class TrainConfig:
         "popularity and fitted belong to models that take no training steps.",
         choices=("svd", "random", "popularity", "fitted"),
         default_text=_MODELS_OWN,
+    )
+    attributes: str = setting(
+        "",
+        "Columns of the data set's catalogue whose values get vectors: an item's vector is its own part plus "
+        "those of its values, so that items which share values are alike. It helps rare and new items.",
+        metavar="NAME,NAME",
     )
     history_dropout: float | None = setting(
         None,

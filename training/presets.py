@@ -61,6 +61,7 @@ _NO_STEPS = {
     **_ONE_INTEREST,
     **_NO_BLOCKS,
     "num_epochs": 0,
+    "attributes": "",
     "scores": "inner",
     "temperature": 1.0,
     "logit_adjustment": 0.0,

@@ -7,7 +7,7 @@ from typing import Any
 
 from re4.benchmarks.common.report import write_report
 from re4.benchmarks.quality.entries import baseline_entries, rival_entry, trained_entry
-from re4.benchmarks.quality.ledger import Entry, Ledger, alternatives, variant_name
+from re4.benchmarks.quality.ledger import Entry, Ledger, alternatives, split_variants, variant_name
 from re4.benchmarks.quality.options import QualityOptions
 from re4.benchmarks.quality.rivals import check_rivals
 from re4.benchmarks.quality.summary import render_markdown, summarise_entries, verdict
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 def run(options: QualityOptions) -> dict[str, Any]:
     """Train what the ledger lacks, write `quality.json` and the ledger's page, and return the report."""
-    configs = [alternatives(text) for text in options.variants.split(",")]
+    configs = [alternatives(text) for text in split_variants(options.variants)]
     dataset = Dataset.open(options.data)
     ledger = Ledger(options.ledger or options.out / "ledger.jsonl", dataset)
     rivals = [name for name in options.rivals.split(",") if name]

@@ -29,22 +29,18 @@ from numpy.typing import NDArray
 
 from re4.benchmarks.common.confidence import half_width
 from re4.benchmarks.common.report import page_table, write_report
-from re4.benchmarks.quality.learned_attributes import (
-    AttributeModel,
-    fit_by_likelihood,
-    train_with_attributes,
-)
+from re4.benchmarks.quality.choice_likelihood import fit_by_likelihood
 from re4.bundle.cold_start import fold_in
 from re4.common.console import print_line
 from re4.common.files import replacing
-from re4.exporting.catalogue.cold_start import PENALTY, fit_weights, scale_for_share
+from re4.exporting.catalogue.cold_start import scale_for_share
 from re4.exporting.catalogue.fold_in import fold_in_model, num_users_for
 from re4.training import api
-from re4.training.config import TrainConfig
 from re4.training.data.dataset import Dataset, Sequences
 from re4.training.data.layout import SPLITS
 from re4.training.data.prepare import prepare_sequences
 from re4.training.evaluation.protocol import history_and_targets
+from re4.training.model.attributes import PENALTY, PENALTY_AMONG_EQUALS, AttributeMatrix, fit_effects
 from re4.training.model.model import MultiInterestModel
 from re4.training.run.run import Run
 
@@ -56,8 +52,8 @@ NUM_USERS: Final = (1, 5, 20)
 CEILING: Final = "trained with them (ceiling)"
 ABSENT: Final = "cold items not listed"
 LIKELIHOOD: Final = "likelihood of choices"
-LEARNED: Final = "attributes learned with the model"
-LEARNED_ABSENT: Final = f"{LEARNED}, cold items not listed"
+ATTRIBUTES: Final = "trained with --attributes"
+ATTRIBUTES_ABSENT: Final = f"{ATTRIBUTES}, cold items not listed"
 _SHRINKAGE: Final = 10.0
 _MAX_SCALE: Final = 50.0
 _CHUNK_USERS: Final = 256
@@ -151,7 +147,7 @@ def without(dataset: Dataset, is_cold_N: NDArray[np.bool_], out: Path) -> Datase
                 lines.append(" ".join([str(user), *ids[kept]]))
         files[split] = out.with_name(f"{out.name}-{split}.txt")
         files[split].write_text("\n".join(lines) + "\n")
-    return prepare_sequences(files, out)
+    return prepare_sequences(files, out, catalogue=dataset.items(), catalogue_item_column="item_id")
 
 
 def held_out_users(held_out: Sequences, is_cold_N: NDArray[np.bool_]) -> Users:
@@ -267,8 +263,8 @@ def regression(
     places[warm_rows] = np.arange(len(warm_rows))
     is_warm = places[owners] >= 0
     warm_ND, events_R = vectors_ND[warm_rows], events_N[warm_rows]
-    inputs = places[owners[is_warm]], weights[is_warm]
-    weights_WD = fit_weights(warm_ND, events_R, *inputs, num_weights, penalty=penalty)
+    matrix = AttributeMatrix(places[owners[is_warm]], weights[is_warm], len(warm_rows), num_weights)
+    weights_WD = fit_effects(torch.from_numpy(warm_ND), events_R, matrix, penalty=penalty).numpy()
 
     def vectors() -> Floats:
         predicted_ND = np.tile(weights_WD[0], (len(vectors_ND), 1))
@@ -279,7 +275,7 @@ def regression(
         users = interests_UKD[: num_users_for(interests_UKD.shape[1])]
         model = fold_in_model(warm_ND, vectors()[warm_rows], events_R, users, num_items=len(warm_rows)).model
         if model is not None:
-            weights_WD = fit_by_likelihood(warm_ND, *inputs, weights_WD, model, float(events_R.sum()))
+            weights_WD = fit_by_likelihood(warm_ND, matrix, weights_WD, model, float(events_R.sum()))
     return weights_WD[0], vectors()
 
 
@@ -369,16 +365,19 @@ def trained_pair(
     dataset: Dataset, reduced: Dataset, out: Path, seed: int, settings: Mapping[str, Any]
 ) -> tuple[Run, Run]:
     """Train without and with the held-out items, unless the runs are there."""
+    return (
+        trained(out / f"without-{seed}", reduced, seed, settings),
+        trained(out / f"with-{seed}", dataset, seed, settings),
+    )
 
-    def run(name: str, data: Dataset) -> Run:
-        path = out / f"{name}-{seed}"
-        if (path / "checkpoint.safetensors").exists():
-            api.resume(path, data=data, device="cpu")
-        elif not (path / "config.json").exists():
-            api.train(data, path, device="cpu", seed=seed, **settings)
-        return Run.open(path)
 
-    return run("without", reduced), run("with", dataset)
+def trained(path: Path, data: Dataset, seed: int, settings: Mapping[str, Any]) -> Run:
+    """Train, unless the run is there."""
+    if (path / "checkpoint.safetensors").exists():
+        api.resume(path, data=data, device="cpu")
+    elif not (path / "config.json").exists():
+        api.train(data, path, device="cpu", seed=seed, **settings)
+    return Run.open(path)
 
 
 def run_seed(
@@ -389,7 +388,7 @@ def run_seed(
     first_seen: Mapping[Any, float] | None,
     *,
     known: Mapping[str, Figures],
-    with_learned: bool = False,
+    with_attributes: bool = False,
 ) -> dict[str, Any]:
     """Train the models of a seed unless they are there, and return the figures of all rows.
 
@@ -400,7 +399,7 @@ def run_seed(
         settings: Settings of the trainings.
         first_seen: The time of the first event of each item, to hold out the newest; None to draw items.
         known: Rows of the seed that were made before.
-        with_learned: Whether to train with attributes in the model, too.
+        with_attributes: Whether to train with `--attributes`, too.
     """
     items, events_N = dataset.items(), dataset.item_counts()
     is_cold_N = hold_out(dataset, seed, first_seen)
@@ -438,14 +437,24 @@ def run_seed(
         LIKELIHOOD: lambda name: contest.rows(name, *fit(events_N, interests_UKD=contest.interests["valid"])),
         **{f"folded in from {num} users": partial(folded, num=num) for num in NUM_USERS},
     }
-    if with_learned or LEARNED in known:
-        path = out / f"learned-{seed}.pt"
-        makers[LEARNED_ABSENT] = lambda _: learned_rows(
-            runs[0].config, reduced, items, splits, is_cold_N, share, path
-        )
+    if with_attributes or ATTRIBUTES in known:
+
+        def with_effects(_: str) -> dict[str, Figures]:
+            names = ",".join(items.drop("item_id", "title", strict=False).columns)
+            run = trained(out / f"attributes-{seed}", reduced, seed, {**settings, "attributes": names})
+            model = Trained.of(run, items)
+            contest = Contest(model, splits, is_cold_N, share)
+            alike_N = np.ones_like(events_N)
+            as_rebuilt = regression(model.vectors_ND, alike_N, contest.warm_rows, items, PENALTY_AMONG_EQUALS)
+            return {
+                ATTRIBUTES_ABSENT: contest.judge(model.vectors_ND, has_cold=False),
+                **contest.rows(ATTRIBUTES, *as_rebuilt),
+            }
+
+        makers[ATTRIBUTES_ABSENT] = with_effects
     rows: dict[str, Figures] = {}
     for name, make in makers.items():
-        own = (LEARNED_ABSENT, LEARNED) if name == LEARNED_ABSENT else (name,)
+        own = (ATTRIBUTES_ABSENT, ATTRIBUTES) if name == ATTRIBUTES_ABSENT else (name,)
         found = {row: known[row] for each in own for row in (each, f"{each}, matched") if row in known}
         rows |= found or make(name)
     return {
@@ -456,38 +465,6 @@ def run_seed(
         "share_wanted": share,
         "epochs": [each.best_epoch for each in runs],
         "rows": rows,
-    }
-
-
-def learned_rows(
-    config: TrainConfig,
-    reduced: Dataset,
-    items: pl.DataFrame,
-    splits: Mapping[str, Users],
-    is_cold_N: NDArray[np.bool_],
-    share: float,
-    path: Path,
-) -> dict[str, Figures]:
-    """Train with attributes unless the file is there, and return the figures."""
-    owners, weights, _, num_weights = entries(items)
-    its_items = reduced.items()
-    rows = items.select("item_id").join(
-        its_items.select("item_id").with_row_index("row"), on="item_id", how="left", maintain_order="left"
-    )["row"]
-    row_N = rows.cast(pl.Int64).fill_null(-1).to_numpy()
-    is_trained = row_N[owners] >= 0
-    if not path.exists():
-        train_with_attributes(
-            reduced, config, row_N[owners[is_trained]], weights[is_trained], num_weights, path
-        )
-    model = AttributeModel.load(path, config, reduced.num_items, num_weights)
-    contest = Contest(trained := Trained.match(model, its_items, items), splits, is_cold_N, share)
-    weights_WD = model.weights_WD.detach().numpy()
-    from_attributes = np.tile(weights_WD[0], (len(items), 1))
-    np.add.at(from_attributes, owners, weights_WD[weights])
-    return {
-        LEARNED_ABSENT: contest.judge(trained.vectors_ND, has_cold=False),
-        **contest.rows(LEARNED, weights_WD[0], from_attributes),
     }
 
 
@@ -553,8 +530,8 @@ def main(
     num_interests: Annotated[int, typer.Option(help="K.")] = 1,
     num_epochs: Annotated[int, typer.Option(help="Most epochs of a training.")] = 6,
     patience: Annotated[int, typer.Option(help="Epochs without a better one before it stops.")] = 2,
-    learned: Annotated[
-        bool, typer.Option("--learned", help="Also train with attributes in the model.")
+    with_attributes: Annotated[
+        bool, typer.Option("--with-attributes", help="Also train with --attributes.")
     ] = False,
 ) -> None:
     """Compare the ways to make vectors of items that no training has seen."""
@@ -571,9 +548,9 @@ def main(
     for seed in map(int, seeds.split(",")):
         records = {int(record["seed"]): record for record in read_records(ledger)}
         known = records[seed]["rows"] if seed in records else {}
-        if LIKELIHOOD not in known or (learned and LEARNED not in known):
+        if LIKELIHOOD not in known or (with_attributes and ATTRIBUTES not in known):
             records[seed] = run_seed(
-                dataset, out, seed, settings, first_seen, known=known, with_learned=learned
+                dataset, out, seed, settings, first_seen, known=known, with_attributes=with_attributes
             )
             lines = [json.dumps(records[each]) + "\n" for each in sorted(records)]
             with replacing(ledger) as part:

@@ -46,7 +46,7 @@ from re4.bundle.cold_start import PRIOR_USERS, fold_in
 from re4.bundle.fold_in import FoldInModel
 from re4.common.console import print_line
 from re4.common.files import replacing
-from re4.exporting.catalogue.cold_start import PENALTY, scale_for_share
+from re4.exporting.catalogue.cold_start import scale_for_share
 from re4.exporting.catalogue.fold_in import fold_in_model, num_users_for
 from re4.training.data.dataset import Dataset
 from re4.training.data.layout import SPLITS
@@ -330,7 +330,7 @@ def run_seed(
     cold_rows, warm_rows = lists.cold_rows, np.flatnonzero(ours.row_N >= 0)
     share = of_ceiling.share(ceiling.vectors_ND[cold_rows])
 
-    mean_D, predicted_ND = regression(ours.vectors_ND, events_N, warm_rows, items, PENALTY)
+    mean_D, predicted_ND = regression(ours.vectors_ND, events_N, warm_rows, items)
     prior_CD = lists.scaled(mean_D, predicted_ND[cold_rows], min(_MAX_SHARE, len(cold_rows) / len(items)))
     scale = float(np.linalg.norm(prior_CD - mean_D) / np.linalg.norm(predicted_ND[cold_rows] - mean_D))
     scaled_ND = np.asarray(mean_D + scale * (predicted_ND - mean_D), np.float32)

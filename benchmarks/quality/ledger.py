@@ -29,6 +29,7 @@ from re4.training.config import ADDED_SINCE, TrainConfig
 from re4.training.data.dataset import Dataset
 from re4.training.evaluation.metrics import UserMetrics, rank_metrics
 from re4.training.evaluation.protocol import CUTS, history_and_targets
+from re4.training.presets import PRESETS
 
 DEPTH: Final = 50
 PROTOCOLS: Final = ("kept", "excluded")
@@ -156,6 +157,18 @@ def _entry(line: dict[str, Any], *facts: Any) -> Entry:
         settings = ADDED_SINCE | line["settings"]
         line = line | {"settings": settings, "variant": variant_name(settings, *facts)}
     return Entry(**{**line, "test": test})
+
+
+def split_variants(text: str) -> list[str]:
+    """Return the variants of a list by commas; `attributes=category,brand` at the end of one is not cut."""
+    variants: list[str] = []
+    for piece in text.split(","):
+        follows_columns = variants and variants[-1].rpartition(":")[2].startswith("attributes=")
+        if follows_columns and piece.partition(":")[0] not in PRESETS:
+            variants[-1] += f",{piece}"
+        else:
+            variants.append(piece)
+    return variants
 
 
 def parse_variant(text: str) -> TrainConfig:

@@ -2,13 +2,9 @@
 
     vector(i) = mean + scale * sum over the item's values v of effect(v)
 
-Mean and effects minimise, over trained items with vectors x and w = min(events, MAX_EVENTS),
-
-    sum of w(i) |x(i) - mean - sum of effect(v)|² + PENALTY * sum of |effect(v)|²
-
-Effects of rare values are shrunk, as in a random-effects model; items with many events have better vectors.
-Predictions deviate less from the mean than trained vectors, so without a scale they are in nobody's list.
-The scale gives new items a chosen share of the places in the lists of held-out users.
+Mean and effects are fitted to the trained items (`re4.training.model.attributes.fit_effects`). Predictions
+deviate less from the mean than trained vectors, so without a scale they are in nobody's list. The scale gives
+new items a chosen share of the places in the lists of held-out users.
 
 Legend: N items, R trained items, C cold items, D embedding, W weights (the mean, then the effects),
 E values of items, Q queries, K interests, M places.
@@ -21,7 +17,6 @@ from typing import Final, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.functional import embedding_bag
 
 from re4.bundle.attributes.reader import Attributes
 from re4.bundle.cold_start import ColdStart, first_weights, num_weights, weights_of
@@ -29,10 +24,8 @@ from re4.bundle.manifest import AttributeInfo
 from re4.bundle.scoring.exact_search import exact_search
 from re4.exporting.catalogue.histories import evenly_spaced
 from re4.exporting.storage.mapped_vectors import chunks, read_rows
+from re4.training.model.attributes import AttributeMatrix, fit_effects
 
-PENALTY: Final = 10.0
-MAX_EVENTS: Final = 50
-"""Events beyond which an item's vector does not count more."""
 MAX_SHARE: Final = 0.1
 """Most that the default gives: the share of the places is the cold items' share of the catalogue."""
 
@@ -44,10 +37,10 @@ _STAND_IN_STEP: Final = 10
 """… one of so many: their vectors are predicted from the others."""
 _MAX_CATALOGUE_SHARE: Final = 0.05
 """Places counted, at most this share of the catalogue: in a tiny one every item is in every list."""
+_MAX_LENGTH: Final = 1.5
+"""Most that deviations from the mean may be as long as those of trained items, by their root mean squares."""
 _CHUNK_ROWS: Final = 65_536
 
-_MAX_STEPS: Final = 200
-_TOLERANCE: Final = 1e-5
 _NUM_SCALES: Final = 65
 _BISECTIONS: Final = 20
 
@@ -66,7 +59,7 @@ def fit_cold_start(
     vectors_ND: NDArray[np.float32],
     cold_rows: NDArray[np.int64],
     fitted_rows: NDArray[np.int64],
-    events_R: NDArray[np.integer],
+    events_R: NDArray[np.integer] | None,
     attributes: Attributes,
     infos: Sequence[AttributeInfo],
     interests_QKD: NDArray[np.float32],
@@ -82,7 +75,7 @@ def fit_cold_start(
         vectors_ND: Vectors of all items; those of cold items are not read.
         cold_rows: The cold items, ascending.
         fitted_rows: Trained items, ascending.
-        events_R: Training events of each of those.
+        events_R: Training events of each of those; None where the vectors were trained with attributes.
         attributes: The attributes of all items.
         infos: The same, as in the manifest.
         interests_QKD: Interests of held-out users.
@@ -96,7 +89,10 @@ def fit_cold_start(
     def fit(is_used_R: NDArray[np.bool_]) -> NDArray[np.float32]:
         rows = fitted_rows[is_used_R]
         owners, weights = weights_of(attributes, firsts, rows)
-        return fit_weights(read_rows(vectors_ND, rows), events_R[is_used_R], owners, weights, num_all)
+        matrix = AttributeMatrix(owners, weights, len(rows), num_all)
+        vectors_RD = torch.from_numpy(read_rows(vectors_ND, rows))
+        events = None if events_R is None else events_R[is_used_R]
+        return np.asarray(fit_effects(vectors_RD, events, matrix).numpy())
 
     weights_WD = fit(np.ones(len(fitted_rows), np.bool_))
     trained_RD = read_rows(vectors_ND, fitted_rows)
@@ -127,7 +123,7 @@ def fit_cold_start(
             judging_WD[0],
             deviations_CD,
             share=min(MAX_SHARE, len(judged_rows) / len(vectors_ND)) if share is None else share,
-            max_scale=trained_size / size,
+            max_scale=_MAX_LENGTH * trained_size / size,
         )
     weights_WD[1:] *= found.scale
     fitted = ColdStart(weights_WD=weights_WD, typical_norm=typical_norm, firsts=firsts)
@@ -164,70 +160,6 @@ def _root_mean_square(vectors_RD: NDArray[np.float32]) -> float:
     if not len(vectors_RD):
         return 0.0
     return float(np.sqrt(np.einsum("rd,rd->r", vectors_RD, vectors_RD, dtype=np.float64).mean()))
-
-
-def fit_weights(
-    vectors_ND: NDArray[np.float32],
-    events_N: NDArray[np.integer],
-    owners_E: NDArray[np.int64],
-    weights_E: NDArray[np.int64],
-    num_weights: int,
-    *,
-    penalty: float = PENALTY,
-) -> NDArray[np.float32]:
-    """Return the mean and the effects of all values, unscaled: [W, D].
-
-    The normal equations are solved by conjugate gradients, so that cost and memory grow with the number of
-    values of items, not with the square of the number of different values.
-
-    Args:
-        vectors_ND: Vectors of trained items.
-        events_N: Events of each in training.
-        owners_E: The item of each of its values.
-        weights_E: The weight of each value, 1 to W - 1.
-        num_weights: W.
-        penalty: As `PENALTY`.
-    """
-    num_items = len(vectors_ND)
-    owners = np.concatenate([np.arange(num_items), owners_E])
-    weights = np.concatenate([np.zeros(num_items, np.int64), weights_E])
-    precision_N1 = torch.from_numpy(np.clip(events_N, 1, MAX_EVENTS).astype(np.float32))[:, None]
-    to_items = _bags(owners, weights, num_items)
-    to_weights = _bags(weights, owners, num_weights)
-    penalty_W1 = torch.full((num_weights, 1), penalty)
-    penalty_W1[0] = 0
-
-    def gather(bags: tuple[torch.Tensor, torch.Tensor], values: torch.Tensor) -> torch.Tensor:
-        sums: torch.Tensor = embedding_bag(bags[0], values, bags[1], mode="sum")
-        return sums
-
-    diagonal_W1 = gather(to_weights, precision_N1) + penalty_W1
-    right_WD = gather(to_weights, precision_N1 * torch.from_numpy(np.ascontiguousarray(vectors_ND)))
-    found_WD = torch.zeros_like(right_WD)
-    rest_WD = right_WD.clone()
-    step_WD = rest_WD / diagonal_W1
-    size_D = (rest_WD * step_WD).sum(dim=0)
-    wanted_D = _TOLERANCE * right_WD.norm(dim=0)
-    for _ in range(_MAX_STEPS):
-        image_WD = gather(to_weights, precision_N1 * gather(to_items, step_WD)) + penalty_W1 * step_WD
-        length_D = size_D / (step_WD * image_WD).sum(dim=0).clamp_min(torch.finfo(torch.float32).tiny)
-        found_WD += length_D * step_WD
-        rest_WD -= length_D * image_WD
-        if (rest_WD.norm(dim=0) <= wanted_D).all():
-            break
-        scaled_WD = rest_WD / diagonal_W1
-        before_D, size_D = size_D, (rest_WD * scaled_WD).sum(dim=0)
-        step_WD = scaled_WD + size_D / before_D.clamp_min(torch.finfo(torch.float32).tiny) * step_WD
-    return np.asarray(found_WD.numpy())
-
-
-def _bags(
-    owners_E: NDArray[np.int64], values_E: NDArray[np.int64], num_owners: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the values of each owner one after another, and where each owner's begin."""
-    ends = np.cumsum(np.bincount(owners_E, minlength=num_owners))
-    starts = np.concatenate([[0], ends[:-1]])
-    return torch.from_numpy(values_E[np.argsort(owners_E, kind="stable")]), torch.from_numpy(starts)
 
 
 class Scale(NamedTuple):

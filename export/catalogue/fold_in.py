@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from re4.bundle.attributes.reader import Attributes
 from re4.bundle.cold_start import ColdStart
 from re4.bundle.fold_in import FoldInModel
-from re4.exporting.catalogue.cold_start import MAX_EVENTS
 from re4.exporting.catalogue.histories import evenly_spaced
 from re4.exporting.storage.mapped_vectors import read_rows
+from re4.training.model.attributes import MAX_EVENTS
 
 MAX_USERS: Final = 512
 MAX_INTERESTS: Final = 1024

@@ -138,6 +138,8 @@ class VersionInputs:
     lineage: Mapping[str, JsonValue]
     catalogue_item_column: str | None = None
     """The catalogue's column of ids when the run's data set was prepared; None where it is unknown."""
+    is_trained_with_attributes: bool = False
+    """Whether the vectors are those of a training with `--attributes`."""
     cold_rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     """Items whose vector was not trained but made from their attributes; ascending."""
 
@@ -184,6 +186,7 @@ def inputs_from_run(run: RunToExport, folder: Path) -> VersionInputs:
         model=model_info(config, vectors_ND),
         evaluation=run.evaluation(),
         catalogue_item_column=run.catalogue_item_column,
+        is_trained_with_attributes=bool(config.attributes),
         lineage={
             "run": run.path.resolve().name,
             "config": config.to_json(),

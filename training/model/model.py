@@ -7,6 +7,7 @@ training alone.
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +22,12 @@ from re4.training.kernels.precision import arithmetic
 from re4.training.losses.accidental_hits import find_accidental_hits
 from re4.training.losses.flows.reconstruct import Reconstruct
 from re4.training.losses.fused_reconstruction import DecoderWeights
+from re4.training.model.attributes import AttributeEffects
 from re4.training.model.microbatch import Microbatch, MicrobatchGradients, SharedNegatives, num_microbatches
 from re4.training.samplers.sampler import Negatives
+
+_ITEM_TABLE: Final = "item_embedding.weight"
+"""The item vectors among the weights of a run."""
 
 
 class TouchedRows:
@@ -54,12 +59,21 @@ class Losses:
 class MultiInterestModel(nn.Module):
     """Item vectors, an encoder, and the losses that train them."""
 
-    def __init__(self, config: TrainConfig, num_items: int, *, to_be_loaded: bool = False) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        num_items: int,
+        *,
+        attributes: AttributeEffects | None = None,
+        to_be_loaded: bool = False,
+    ) -> None:
         """Make a model with random weights.
 
         Args:
             config: Its settings.
             num_items: Size of the catalogue.
+            attributes: Effects of the items' attributes, to be trained with them; `item_embedding` then has
+                the items' own parts.
             to_be_loaded: Whether the item vectors take no memory, because `load_state_dict(…,
                 assign=True)` follows.
         """
@@ -73,6 +87,7 @@ class MultiInterestModel(nn.Module):
             nn.init.normal_(self.item_embedding.weight, std=config.embedding_dim**-0.5)
         # Gradients flow to the rows of a step (`TouchedRows`), never to the whole table.
         self.item_embedding.weight.requires_grad_(False)
+        self.attributes = attributes
         self.encoder = build_encoder(config)
         self.reconstruct: Reconstruct | None = None
         if config.construct_weight:
@@ -84,20 +99,39 @@ class MultiInterestModel(nn.Module):
 
     def set_item_vectors(self, vectors_ND: Tensor) -> None:
         """Replace the item vectors, before training."""
+        if self.attributes is not None:
+            vectors_ND = self.attributes.own_parts(vectors_ND)
         self.item_embedding.weight.copy_(vectors_ND)
 
     @property
     def item_table_ND(self) -> Tensor:
-        """The item vectors [N, D] as they are trained, float32, detached."""
+        """The item vectors [N, D] as they are trained, float32, detached; with attributes their own parts."""
         return self.item_embedding.weight.detach()
 
     def item_vectors_ND(self) -> Tensor:
         """Return the item vectors [N, D] as served, float32, detached."""
-        return self.as_scored(self.item_table_ND)
+        return self.as_scored(self.whole_vectors_ND())
+
+    def whole_vectors_ND(self) -> Tensor:
+        """Return the item vectors [N, D] with the parts of their attributes, float32, detached."""
+        if self.attributes is None:
+            return self.item_table_ND
+        return self.attributes.added_to(self.item_table_ND, None).detach()
+
+    def run_weights(self) -> dict[str, Tensor]:
+        """Return the weights that a run keeps: whole item vectors, encoder and flows."""
+        kept = {
+            name: value for name, value in self.state_dict().items() if not name.startswith("attributes.")
+        }
+        return kept | {_ITEM_TABLE: self.whole_vectors_ND()}
 
     def interests(self, rows_BL: Tensor, lengths_B: Tensor) -> Encoded:
         """Encode histories of item rows, newest first."""
-        encoded: Encoded = self.encoder.encode(self.as_scored(self.item_embedding(rows_BL)), lengths_B)
+        vectors_BLD = self.item_embedding(rows_BL)
+        if self.attributes is not None:
+            own_RD = vectors_BLD.flatten(0, 1)
+            vectors_BLD = self.attributes.added_to(own_RD, rows_BL.flatten()).view_as(vectors_BLD)
+        encoded: Encoded = self.encoder.encode(self.as_scored(vectors_BLD), lengths_B)
         return encoded
 
     def as_scored(self, vectors: Tensor) -> Tensor:
@@ -112,7 +146,7 @@ class MultiInterestModel(nn.Module):
         total only distributes them to the parameters and the touched rows.
         """
         touched, places_BL, places_B, places_M = self._touch(batch, negatives)
-        vectors_RD = self.as_scored(touched.vectors_RD)
+        vectors_RD = self.as_scored(self._whole(touched, generator))
         drawn_M, correction = negatives.rows_M, negatives.correction
         num_examples = len(batch.lengths_B)
         num_blocks = min(num_examples, num_microbatches(len(places_B), vectors_RD.device))
@@ -209,6 +243,13 @@ class MultiInterestModel(nn.Module):
                 )
 
         return in_threads(differentiate, len(microbatches), device)
+
+    def _whole(self, touched: TouchedRows, generator: torch.Generator) -> Tensor:
+        """Return the vectors of a step; with attributes, some items are without their own part."""
+        if self.attributes is None:
+            return touched.vectors_RD
+        own_RD = self.attributes.without_some_own(touched.vectors_RD, touched.rows_R, generator)
+        return self.attributes.added_to(own_RD, touched.rows_R)
 
     def _touch(self, batch: Batch, negatives: Negatives) -> tuple[TouchedRows, Tensor, Tensor, Tensor]:
         """Gather the rows of a step; return them, and the places of history, targets and negatives

@@ -59,7 +59,7 @@ def write_metrics(path: Path, records: list[dict[str, Any]]) -> None:
 
 def write_weights(path: Path, model: MultiInterestModel) -> None:
     """Save the model's weights in place of an earlier epoch's."""
-    write_tensors(path / WEIGHTS, model.state_dict())
+    write_tensors(path / WEIGHTS, model.run_weights())
 
 
 def finish_run(

@@ -26,6 +26,8 @@ from re4.training.evaluation.protocol import Evaluation, Ranking, rank, recall_5
 from re4.training.evaluation.run_evaluation import match_items, rank_matched, unseen_part
 from re4.training.kernels import has_kernels
 from re4.training.kernels.precision import arithmetic, check_precision, is_bf16
+from re4.training.model.attribute_values import attribute_values
+from re4.training.model.attributes import AttributeEffects
 from re4.training.model.model import Losses, MultiInterestModel
 from re4.training.run.mlflow_tracking import (
     check_mlflow,
@@ -164,6 +166,23 @@ def resolve_and_log(config: TrainConfig, dataset: Dataset) -> TrainConfig:
     return resolved
 
 
+def new_model(config: TrainConfig, dataset: Dataset) -> MultiInterestModel:
+    """Make the model of a data set, with random weights.
+
+    Raises:
+        UsageError: as `attribute_values`.
+    """
+    attributes = None
+    if config.attributes:
+        values = attribute_values(dataset.items(), config.attributes)
+        _log.info(
+            f"attributes: {values.num_weights - 1:,} values; {len(np.unique(values.owners_E)):,} of "
+            f"{dataset.num_items:,} items have one"
+        )
+        attributes = AttributeEffects(values, dataset.item_counts(), config.embedding_dim)
+    return MultiInterestModel(config, dataset.num_items, attributes=attributes)
+
+
 def initial_vectors(config: TrainConfig, dataset: Dataset) -> Tensor | None:
     """Return the item vectors [N, D] that the log decides; None for random ones, and for fitted ones."""
     if config.initial_vectors == "popularity":
@@ -206,7 +225,7 @@ def train(
         check_mlflow()
     config = resolve_and_log(config, dataset)
     torch.manual_seed(config.seed)
-    model = MultiInterestModel(config, dataset.num_items)
+    model = new_model(config, dataset)
     if (vectors_ND := initial_vectors(config, dataset)) is not None:
         model.set_item_vectors(vectors_ND)
     progress = Progress()
@@ -265,7 +284,7 @@ def resume(
         facts = read_facts(run)
         dataset = dataset or open_trained_on(run, facts.dataset_path)
         check_unchanged(run, facts, dataset)
-        model = MultiInterestModel(facts.config, dataset.num_items).to(choose_device(device))
+        model = new_model(facts.config, dataset).to(choose_device(device))
         if tensorboard:
             check_tensorboard()
         if mlflow:

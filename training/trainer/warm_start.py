@@ -59,7 +59,7 @@ def warm_start(model: MultiInterestModel, previous: MultiInterestModel, rows_N: 
         rows_N: from `match_items`.
     """
     known_N = torch.from_numpy(rows_N >= 0)
-    vectors_ND = model.item_embedding.weight.detach().clone()
+    vectors_ND = model.whole_vectors_ND().clone()
     trained_CD = previous.item_embedding.weight.detach()[torch.from_numpy(rows_N[rows_N >= 0])]
     if model.config.initial_vectors == "svd":
         before_CD = vectors_ND[known_N].double()

@@ -11,7 +11,15 @@ from user_sequences import sequences
 
 from re4.benchmarks.quality import rivals
 from re4.benchmarks.quality.cli import quality
-from re4.benchmarks.quality.ledger import Entry, Ledger, alternatives, pack_hits, parse_variant, variant_name
+from re4.benchmarks.quality.ledger import (
+    Entry,
+    Ledger,
+    alternatives,
+    pack_hits,
+    parse_variant,
+    split_variants,
+    variant_name,
+)
 from re4.benchmarks.quality.ledger import TestResult as LedgerResult
 from re4.benchmarks.quality.summary import verdict
 from re4.common.errors import DataError, RunError, UsageError
@@ -112,6 +120,15 @@ def test_newer_events_can_weigh_more(planted):
 def test_wrong_variants_are_named(text, message):
     with pytest.raises(UsageError, match=message):
         parse_variant(text)
+
+
+def test_columns_of_attributes_are_no_variants():
+    assert split_variants("re4:num_interests=1:attributes=category,brand,transformer:num_epochs=3,re4") == [
+        "re4:num_interests=1:attributes=category,brand",
+        "transformer:num_epochs=3",
+        "re4",
+    ]
+    assert split_variants("re4,brand") == ["re4", "brand"]  # refused as a model
 
 
 def test_variants_cannot_choose_a_seed():

@@ -68,11 +68,11 @@ def test_a_study_has_all_rows_and_keeps_finished_seeds(
     assert again[cold_items.LIKELIHOOD]["norm"] == pytest.approx(
         rows[cold_items.LIKELIHOOD]["norm"], rel=0.01
     )
-    main(shop.path, out, seeds="0", learned=True, **options)
+    main(shop.path, out, seeds="0", with_attributes=True, **options)
     more = json.loads(ledger.read_text())["rows"]
     assert more.keys() - rows.keys() == {
-        cold_items.LEARNED,
-        f"{cold_items.LEARNED}, matched",
-        cold_items.LEARNED_ABSENT,
+        cold_items.ATTRIBUTES,
+        f"{cold_items.ATTRIBUTES}, matched",
+        cold_items.ATTRIBUTES_ABSENT,
     }
-    assert more[cold_items.LEARNED]["among_cold"] > more[cold_items.LEARNED_ABSENT]["among_cold"]
+    assert more[cold_items.ATTRIBUTES]["among_cold"] > more[cold_items.ATTRIBUTES_ABSENT]["among_cold"]

@@ -1,47 +1,31 @@
 """The map from attributes to vectors: the regression against its definition, the scale, and their use."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from run_samples import FakeRun, publish_run
 
 from re4.bundle.attributes.reader import Attributes
 from re4.bundle.attributes.writer import write_attributes
 from re4.bundle.cold_start import ColdStart
 from re4.bundle.layout import VECTORS
+from re4.exporting import assemble
 from re4.exporting.catalogue import cold_start as cold
 from re4.exporting.catalogue.cold_start import (
-    MAX_EVENTS,
-    PENALTY,
     FittedColdStart,
     fit_cold_start,
-    fit_weights,
     scale_for_share,
     write_cold_vectors,
 )
 from re4.exporting.sources.version_inputs import VersionInputs
 
 DIM = 8
-
-
-@given(seed=st.integers(0, 1000), num_values=st.integers(0, 40))
-@settings(max_examples=20, deadline=None)
-def test_effects_solve_the_normal_equations(seed: int, num_values: int) -> None:
-    rng = np.random.default_rng(seed)
-    is_of_NV = rng.random((60, num_values)) < 0.2
-    vectors = rng.standard_normal((60, DIM)).astype(np.float32) + 1
-    events = rng.integers(0, 2 * MAX_EVENTS, 60)
-    owners, values = np.nonzero(is_of_NV)
-    found = fit_weights(vectors, events, owners, 1 + values, 1 + num_values)
-    inputs = np.concatenate([np.ones((60, 1)), is_of_NV], axis=1)
-    precision = np.clip(events, 1, MAX_EVENTS)[:, None]
-    penalty = np.diag([0.0] + [PENALTY] * num_values)
-    expected = np.linalg.solve(inputs.T @ (precision * inputs) + penalty, inputs.T @ (precision * vectors))
-    np.testing.assert_allclose(found, expected, atol=1e-3)
-    assert (found[1:][~is_of_NV.any(axis=0)] == 0).all()
 
 
 @given(seed=st.integers(0, 1000), share=st.floats(0.02, 0.6), num_interests=st.integers(1, 3))
@@ -136,6 +120,22 @@ def test_cold_items_get_the_share_and_lie_in_their_groups(share: float | None, t
         assert np.median(cosines) > 0.8
     norms = np.linalg.norm(catalogue.vectors[:2000], axis=1)
     assert fitted.cold_start.typical_norm == pytest.approx(np.median(norms))
+
+
+@pytest.mark.parametrize("names", ["", "kind"])
+def test_items_that_were_trained_with_attributes_count_alike(
+    names: str, fake_run: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = []
+
+    def fitting(*given: Any, **options: Any) -> FittedColdStart:
+        events.append(given[3])
+        return fit_cold_start(*given, **options)
+
+    monkeypatch.setattr(assemble, "fit_cold_start", fitting)
+    fake_run.config = replace(fake_run.config, attributes=names)
+    publish_run(fake_run, tmp_path, index="flat")
+    assert [each is None for each in events] == [bool(names)]
 
 
 @pytest.mark.parametrize("num_cold", [0, 3])
