@@ -33,6 +33,8 @@ def attribute_values(items: pl.DataFrame, names: str) -> AttributeValues:
         UsageError: a column is missing, holds something else, or has no value that two items share.
     """
     columns = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+    if not columns:
+        raise UsageError(f"--attributes {names!r} names no column; write category,brand, or leave it out.")
     known = items.columns[1:]
     if missing := [name for name in columns if name not in known]:
         raise UsageError(

@@ -60,17 +60,21 @@ class AttributeMatrix(nn.Module):
 
     def rows(self, weights_WD: Tensor, rows_R: Tensor) -> Tensor:
         """Return the sum of the weights of some items, [R, D]."""
-        first_R = self._first_N1[rows_R]
-        lengths_R = self._first_N1[rows_R + 1] - first_R
+        lengths_R = self._lengths(rows_R)
         starts_R = lengths_R.cumsum(0) - lengths_R
         places_E = torch.arange(int(lengths_R.sum()), device=rows_R.device)
-        places_E = places_E + (first_R - starts_R).repeat_interleave(lengths_R)
+        places_E = places_E + (self._first_N1[rows_R] - starts_R).repeat_interleave(lengths_R)
         return _sums(self._weights_E[places_E], weights_WD, starts_R)
 
     def has_values(self, rows_R: Tensor | None) -> Tensor:
         """Return which items, of some or of all, have a value: bool [R]."""
-        has_values_N = self._first_N1.diff() > 1
-        return has_values_N if rows_R is None else has_values_N[rows_R]
+        return self._lengths(rows_R) > 1
+
+    def _lengths(self, rows_R: Tensor | None) -> Tensor:
+        """Return the number of weights of items, the mean among them."""
+        if rows_R is None:
+            return self._first_N1.diff()
+        return self._first_N1[rows_R + 1] - self._first_N1[rows_R]
 
     def weights(self, values_ND: Tensor) -> Tensor:
         """Return the sum of the values of each weight's items, [W, D]."""

@@ -54,6 +54,7 @@ def test_a_column_holds_texts_numbers_booleans_or_dates(values: Any, expected: l
         ("kind,colour", "no column 'colour'; it has kind, words, year, title"),
         ("kind,title", "no two items share a value of 'title'"),
         ("item_id", "no column 'item_id'"),
+        (" , ", "names no column"),
     ],
 )
 def test_names_that_give_nothing_are_refused(names: str, message: str) -> None:
