@@ -10,7 +10,7 @@ import json
 import logging
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
@@ -29,15 +29,16 @@ _log = logging.getLogger(__name__)
 
 MAX_SLIM_ITEMS: Final = 5_000
 """Beyond it, an elastic net for each item takes hours."""
+RECTOOLS: Final = ("sasrec", "esasrec")
+"""Models of RecTools; validation also chooses their number of epochs."""
 ALTERNATIVES: Final[Mapping[str, Mapping[str, tuple[Any, ...]]]] = {
     "ials": {"alpha": (1.0, 10.0, 40.0), "regularization": (0.01, 1.0), "newest": (None, 20)},
     "slim": {"alpha": (0.0003, 0.001, 0.003), "l1_ratio": (0.1,), "newest": (None, 20)},
+    **{name: {"dropout_rate": (0.2, 0.5), "lr": (0.001, 0.003)} for name in RECTOOLS},
 }
 """Settings of each rival with the values that validation chooses from. `newest` is how many of a history's
 events count, None for all."""
-RECTOOLS: Final = ("sasrec", "esasrec")
-"""Models of RecTools; validation chooses their number of epochs."""
-NAMES: Final = (*ALTERNATIVES, *RECTOOLS)
+NAMES: Final = tuple(ALTERNATIVES)
 _RECTOOLS_ENVIRONMENT: Final = ".venv-rectools"
 _FACTORS: Final = 64
 
@@ -68,35 +69,41 @@ def fit_rival(name: str, dataset: Dataset) -> tuple[Rank, dict[str, Any]]:
     Raises:
         UsageError: the catalogue is too large for it.
     """
-    if name in RECTOOLS:
-        return _rectools(name, dataset)
-    num_items = dataset.num_items
-    if name == "slim" and num_items > MAX_SLIM_ITEMS:
-        raise UsageError(f"--rivals slim: {num_items:,} items, it is fitted to at most {MAX_SLIM_ITEMS:,}.")
-    fits: Mapping[str, Callable[..., Baseline]] = {"ials": _ials, "slim": _slim}
+    if name == "slim" and dataset.num_items > MAX_SLIM_ITEMS:
+        raise UsageError(
+            f"--rivals slim: {dataset.num_items:,} items, it is fitted to at most {MAX_SLIM_ITEMS:,}."
+        )
     best: tuple[float, Rank, dict[str, Any]] | None = None
-    choices = ALTERNATIVES[name]
-    fixed = {key: values for key, values in choices.items() if key != "newest"}
-    for values in product(*fixed.values()):
-        settings = dict(zip(fixed, values, strict=True))
-        baseline = fits[name](dataset, **settings)
-        for newest in choices["newest"]:
-            rank = _ranker(baseline, num_items, newest)
-            recall = summarise(rank(dataset.valid, False), dataset.valid, num_items).recall_50
-            _log.info(f"{name} {settings}, newest {newest}: validation Recall@50 {recall:.4f}")
-            if best is None or recall > best[0]:
-                best = recall, rank, {**settings, "newest": newest}
+    for rank, settings in _fitted(name, dataset):
+        recall = summarise(rank(dataset.valid, False), dataset.valid, dataset.num_items).recall_50
+        _log.info(f"{name} {settings}: validation Recall@50 {recall:.4f}")
+        if best is None or recall > best[0]:
+            best = recall, rank, settings
     assert best is not None, "there are alternatives"
     return best[1], best[2]
 
 
-def _rectools(name: str, dataset: Dataset) -> tuple[Rank, dict[str, Any]]:
+def _fitted(name: str, dataset: Dataset) -> Iterator[tuple[Rank, dict[str, Any]]]:
+    """Yield a rival's ranking by each of its alternatives, with the settings."""
+    choices = dict(ALTERNATIVES[name])
+    histories = choices.pop("newest", ())
+    fits: Mapping[str, Callable[..., Baseline]] = {"ials": _ials, "slim": _slim}
+    for values in product(*choices.values()):
+        settings = dict(zip(choices, values, strict=True))
+        if name in RECTOOLS:
+            yield _rectools(name, dataset, settings)
+            continue
+        baseline = fits[name](dataset, **settings)
+        for newest in histories:
+            yield _ranker(baseline, dataset.num_items, newest), {**settings, "newest": newest}
+
+
+def _rectools(name: str, dataset: Dataset, given: dict[str, Any]) -> tuple[Rank, dict[str, Any]]:
     """Train a model of RecTools in its environment, and read the lists of the held-out users."""
     with tempfile.TemporaryDirectory() as scratch:
         script = BASELINES / "rectools_lists.py"
-        subprocess.run(
-            [python_of(_RECTOOLS_ENVIRONMENT), script, dataset.path, scratch, "--model", name], check=True
-        )
+        words = ["--model", name, "--settings", json.dumps(given)]
+        subprocess.run([python_of(_RECTOOLS_ENVIRONMENT), script, dataset.path, scratch, *words], check=True)
         lists = {path.stem: np.load(path, allow_pickle=False) for path in Path(scratch).glob("*.npy")}
         settings = json.loads((Path(scratch) / "settings.json").read_text("utf-8"))
 

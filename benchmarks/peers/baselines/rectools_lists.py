@@ -1,6 +1,6 @@
 """Lists of RecTools' SASRec and eSASRec for the held-out users of a prepared data set.
 
-    .venv-rectools/bin/python rectools_lists.py DATA OUT --model esasrec
+    .venv-rectools/bin/python rectools_lists.py DATA OUT --model esasrec --settings '{"lr": 0.003}'
 
 RecTools needs NumPy 1, so it has an environment of its own and communicates by files. It is trained on the
 train users. Validation Recall@50 is judged every hundred steps, and OUT holds the lists of the best one:
@@ -110,18 +110,19 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", choices=tuple(OF_MODEL), required=True)
+    parser.add_argument("--settings", type=json.loads, default={}, help="those that differ, a JSON object")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-epochs", type=int, default=1000)
     given = parser.parse_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     torch.manual_seed(given.seed)
     np.random.seed(given.seed)
-    settings = {**SETTINGS, **OF_MODEL[given.model]}
+    settings = {**SETTINGS, **OF_MODEL[given.model], **given.settings}
     layers = {"transformer_layers_type": LiGRLayers} if given.model == "esasrec" else {}
     model = SASRecModel(**settings, **layers, get_trainer_func=make_trainer)
     sequences = [np.concatenate(user) for user in read_users(given.data, "train")]
     train = to_dataset(sequences)
-    num_each = ceil(NUM_STEPS_EACH * SETTINGS["batch_size"] / len(sequences))
+    num_each = ceil(NUM_STEPS_EACH * settings["batch_size"] / len(sequences))
     held_out = {split: read_users(given.data, split) for split in ("valid", "test")}
     given.out.mkdir(parents=True, exist_ok=True)
     best, num_idle, seconds = -1.0, 0, 0.0
@@ -130,7 +131,9 @@ def main() -> None:
         model.fit_partial(train, min_epochs=num_each, max_epochs=num_each)
         seconds += time.perf_counter() - began_s
         judged = recall(lists_of(model, held_out["valid"], exclude_history=False), held_out["valid"])
-        sys.stderr.write(f"{given.model}, epoch {epoch}: validation Recall@50 {judged:.4f}\n")
+        sys.stderr.write(
+            f"{given.model} {given.settings}, epoch {epoch}: validation Recall@50 {judged:.4f}\n"
+        )
         if judged <= best:
             num_idle += 1
             if num_idle == PATIENCE:

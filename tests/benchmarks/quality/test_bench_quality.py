@@ -398,7 +398,7 @@ def test_rivals_that_cannot_be_fitted_are_refused(planted, tmp_path, capsys, mon
 
 
 def test_lists_of_rectools_come_from_its_environment(planted, tmp_path, capsys, monkeypatch):
-    """Its interpreter is played by a script that writes lists; without one the rival is refused."""
+    """A script plays its interpreter, and has hits by one alternative; without one the rival is refused."""
     options = {"out": tmp_path, "variants": "most-popular", "num_seeds": 1, "rivals": "esasrec"}
     monkeypatch.setattr(rivals, "missing", lambda environment: f"no environment at {environment}")
     with pytest.raises(UsageError, match=r"--rivals esasrec: no environment at \.venv-rectools"):
@@ -409,11 +409,12 @@ def test_lists_of_rectools_come_from_its_environment(planted, tmp_path, capsys, 
         f"""#!{sys.executable}
 import json, pathlib, sys
 import numpy as np
-out = pathlib.Path(sys.argv[3])
+out, settings = pathlib.Path(sys.argv[3]), json.loads(sys.argv[7])
 for split, size in {sizes}.items():
     for name in ("kept", "excluded"):
-        np.save(out / f"{{split}}.{{name}}.npy", np.tile(np.arange(50), (size, 1)))
-(out / "settings.json").write_text(json.dumps({{"model": sys.argv[5]}}))
+        top = np.arange(50) if settings == {{"dropout_rate": 0.5, "lr": 0.001}} else np.full(50, -1)
+        np.save(out / f"{{split}}.{{name}}.npy", np.tile(top, (size, 1)))
+(out / "settings.json").write_text(json.dumps({{"model": sys.argv[5], **settings}}))
 """
     )
     fake.chmod(0o755)
@@ -423,7 +424,7 @@ for split, size in {sizes}.items():
     (entry,) = (
         each for each in Ledger(tmp_path / "ledger.jsonl", planted).entries if each.variant == "esasrec"
     )
-    assert entry.settings == {"model": "esasrec"}
+    assert entry.settings == {"model": "esasrec", "dropout_rate": 0.5, "lr": 0.001}
     assert entry.test["kept"].coverage_50 == pytest.approx(50 / planted.num_items, abs=1e-4)
 
 
