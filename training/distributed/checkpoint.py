@@ -27,11 +27,12 @@ from torch.distributed.tensor import DTensor, Shard
 from re4.common.errors import RunError
 from re4.common.files import write_json
 from re4.training.distributed.collectives import on_first_rank
+from re4.training.model.model import ITEM_TABLE
 from re4.training.trainer.checkpoint import CHECKPOINTS, CheckpointFacts, facts_from_json
 
 _FACTS: Final = "facts.json"
 _COMPLETE: Final = ".metadata"
-_BY_ROW: Final = ("item_embedding.weight", "items.squares")
+_BY_ROW: Final = (ITEM_TABLE, "items.squares")
 """Ends of the names of tensors that have the rows of a rank."""
 
 

@@ -17,10 +17,10 @@ from torch import Tensor
 from re4.common.files import sync
 from re4.training.distributed.collectives import on_first_rank
 from re4.training.distributed.model import ShardedModel
+from re4.training.model.model import ITEM_TABLE
 from re4.training.run.run import WEIGHTS
 from re4.training.run.tensor_files import CHECKSUM, FACTS, describe
 
-_TABLE: Final = "item_embedding.weight"
 _CHUNK_ROWS: Final = 1 << 17
 _ALIGNMENT: Final = 8
 
@@ -33,7 +33,7 @@ def write_sharded_weights(run: Path, model: ShardedModel) -> None:
     """
     tensors = dict(sorted(model.state_dict().items()))
     shapes = {name: tuple(each.shape) for name, each in tensors.items()}
-    shapes[_TABLE] = (model.items.num_items, model.config.embedding_dim)
+    shapes[ITEM_TABLE] = (model.items.num_items, model.config.embedding_dim)
     header, starts = _layout(shapes)
     part = run / f".{WEIGHTS}.ranks.part"
 
@@ -41,9 +41,9 @@ def write_sharded_weights(run: Path, model: ShardedModel) -> None:
         part.touch()
 
     on_first_rank(begin)
-    table_nD = tensors[_TABLE]
+    table_nD = tensors[ITEM_TABLE]
     with part.open("r+b") as file:
-        file.seek(starts[_TABLE] + model.items.first_row * table_nD.shape[1] * 4)
+        file.seek(starts[ITEM_TABLE] + model.items.first_row * table_nD.shape[1] * 4)
         for chunk in _chunks(table_nD):
             file.write(chunk)
     sync(part)
@@ -53,7 +53,7 @@ def write_sharded_weights(run: Path, model: ShardedModel) -> None:
         with part.open("r+b") as file:
             file.write(header(f"{checksum:08x}"))
             for name, tensor in tensors.items():
-                if name != _TABLE:
+                if name != ITEM_TABLE:
                     file.seek(starts[name])
                     file.writelines(_chunks(tensor))
         sync(part)
@@ -93,10 +93,10 @@ def _checksum(tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]) ->
     total = torch.tensor(zlib.crc32(json.dumps({}).encode()))
     for name, tensor in tensors.items():
         total = torch.tensor(zlib.crc32(describe(name, tensor.dtype, shapes[name]), int(total)))
-        for rank in range(dist.get_world_size() if name == _TABLE else 1):
-            if rank == dist.get_rank() or name != _TABLE:
+        for rank in range(dist.get_world_size() if name == ITEM_TABLE else 1):
+            if rank == dist.get_rank() or name != ITEM_TABLE:
                 for chunk in _chunks(tensor):
                     total = torch.tensor(zlib.crc32(chunk, int(total)))
-            if name == _TABLE:
+            if name == ITEM_TABLE:
                 dist.broadcast(total, src=rank)
     return int(total)

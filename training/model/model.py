@@ -26,8 +26,8 @@ from re4.training.model.attributes import AttributeEffects
 from re4.training.model.microbatch import Microbatch, MicrobatchGradients, SharedNegatives, num_microbatches
 from re4.training.samplers.sampler import Negatives
 
-_ITEM_TABLE: Final = "item_embedding.weight"
-"""The item vectors among the weights of a run."""
+ITEM_TABLE: Final = "item_embedding.weight"
+"""The item vectors among the weights of a model, and of a run."""
 
 
 class TouchedRows:
@@ -123,7 +123,7 @@ class MultiInterestModel(nn.Module):
         kept = {
             name: value for name, value in self.state_dict().items() if not name.startswith("attributes.")
         }
-        return kept | {_ITEM_TABLE: self.whole_vectors_ND()}
+        return kept | {ITEM_TABLE: self.whole_vectors_ND()}
 
     def interests(self, rows_BL: Tensor, lengths_B: Tensor) -> Encoded:
         """Encode histories of item rows, newest first."""
